@@ -1,0 +1,1 @@
+"""Kubeflow components: each imports the core, calls it, and writes its outputs."""

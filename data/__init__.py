@@ -1,0 +1,1 @@
+"""The data set contract and where data comes from."""

@@ -1,0 +1,107 @@
+"""Every error that Lungline raises on purpose.
+
+    LunglineError
+    ├── SettingsError            a setting is unknown or out of range
+    ├── DataError                a data set cannot be used
+    │   └── ContractBreached     it can be read, but breaks the data contract
+    ├── ImageRefused             an image cannot be judged; carries a reason code
+    ├── EventMalformed           a message is not an upload event
+    ├── PackageError             a model package is damaged or does not answer
+    ├── RegistryError            the model registry refuses
+    │   ├── PromotionRefused     the gate, the policy or a missing person stands against it
+    │   └── PromotionConflict    somebody else promoted at the same time
+    ├── PipelineFailed           a step of the pipeline failed
+    ├── StackError               a part of the laptop stack cannot start or stop
+    ├── ObjectGone               an object was deleted before it could be read
+    ├── ObjectTooLarge           an object is larger than the limit
+    └── Unavailable              a service is down for now: the same call may succeed later
+        ├── StorageUnavailable
+        ├── KafkaUnavailable
+        ├── RegistryUnavailable
+        └── ModelNotReady
+
+Errors of other libraries are translated where they enter. The message is one sentence for a person.
+"""
+
+
+class LunglineError(Exception):
+    """Anything that Lungline refuses; `str()` of it is one sentence for a person."""
+
+
+class SettingsError(LunglineError):
+    """A setting is unknown or out of range."""
+
+
+class DataError(LunglineError):
+    """A data set cannot be used; the message says what was expected and what was found."""
+
+
+class ContractBreached(DataError):
+    """A data set breaks the data contract; the message names expectation, count and first offenders."""
+
+
+class ImageRefused(LunglineError):
+    """An image cannot be judged.
+
+    `reason` is one word or a few joined by hyphens, for counters and records: `not-an-image`, `truncated`, `empty`, ...
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class EventMalformed(LunglineError):
+    """A message is not an upload event."""
+
+
+class PackageError(LunglineError):
+    """A model package is damaged, incomplete, or does not answer."""
+
+
+class RegistryError(LunglineError):
+    """The model registry refuses."""
+
+
+class PromotionRefused(RegistryError):
+    """The gate, the policy or a missing person stands against a promotion."""
+
+
+class PromotionConflict(RegistryError):
+    """Somebody else promoted at the same time; nothing was changed by this call."""
+
+
+class PipelineFailed(LunglineError):
+    """A step of the pipeline failed; the message names the step and its cause."""
+
+
+class StackError(LunglineError):
+    """A part of the laptop stack cannot start or stop."""
+
+
+class ObjectGone(LunglineError):
+    """An object was deleted before it could be read."""
+
+
+class ObjectTooLarge(LunglineError):
+    """An object is larger than the limit."""
+
+
+class Unavailable(LunglineError):
+    """A service is down for now: the same call may succeed later."""
+
+
+class StorageUnavailable(Unavailable):
+    """The object store does not answer, or answers that it cannot."""
+
+
+class KafkaUnavailable(Unavailable):
+    """The Kafka broker does not answer."""
+
+
+class RegistryUnavailable(Unavailable):
+    """The MLflow server does not answer."""
+
+
+class ModelNotReady(Unavailable):
+    """No model package is loaded yet."""

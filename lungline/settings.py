@@ -1,0 +1,162 @@
+"""The one place where Lungline is configured.
+
+`Settings()` reads `LUNGLINE_*` from the environment; nested blocks use two underscores (`LUNGLINE_TRAIN__EPOCHS`).
+An unknown name is refused with the nearest known one, so that a typing error cannot pass in silence.
+"""
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from lungline.errors import SettingsError
+
+PREFIX = "LUNGLINE_"
+
+
+class Block(BaseModel):
+    """A group of settings; frozen, and closed to unknown names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ModelSettings(Block):
+    """The network."""
+
+    size: int = Field(default=64, ge=32, le=512, description="Side of the square network input, in pixels.")
+    width: int = Field(
+        default=24, ge=4, le=256, description="Channels of the first stage; later stages are multiples of it."
+    )
+    dropout: float = Field(
+        default=0.3, ge=0, lt=1, description="Share of features dropped before the last layer in training."
+    )
+
+
+class TrainSettings(Block):
+    """One training run."""
+
+    epochs: int = Field(default=20, ge=1, le=1000, description="Passes over the training split.")
+    batch: int = Field(default=32, ge=2, le=4096, description="Images in one step.")
+    learning_rate: float = Field(default=3e-3, gt=0, lt=1, description="Peak of the cosine schedule.")
+    weight_decay: float = Field(default=1e-4, ge=0, lt=1, description="AdamW's weight decay.")
+    seed: int = Field(default=7, ge=0, description="Seeds shuffling, augmentation and weights.")
+
+
+class GateSettings(Block):
+    """What a model must reach before it may be registered."""
+
+    auc: float = Field(default=0.90, ge=0, le=1, description="Least area under the ROC curve on the test split.")
+    accuracy: float = Field(
+        default=0.80, ge=0, le=1, description="Least accuracy on the test split at the operating point."
+    )
+    sensitivity: float = Field(default=0.85, ge=0, le=1, description="Least sensitivity on the test split.")
+    specificity: float = Field(default=0.60, ge=0, le=1, description="Least specificity on the test split.")
+    margin: float = Field(default=0.01, ge=0, le=1, description="AUC that a challenger may lose against the champion.")
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, with its default; frozen."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        frozen=True,
+        extra="forbid",
+        protected_namespaces=(),
+    )
+
+    home: Path = Field(default=Path(".lungline"), description="Folder that holds all state of the laptop stack.")
+    data: str = Field(
+        default="auto",
+        description="Training data: a folder, a zip, an .npz, medmnist:SIZE, s3://bucket/prefix, phantom[:N], or auto.",
+    )
+    offline: bool = Field(default=False, description="Never download data; `auto` then falls back to phantoms at once.")
+
+    s3_endpoint: str | None = Field(
+        default=None, description="Address of the object store; empty starts the embedded one."
+    )
+    s3_region: str = Field(default="us-east-1", description="Region that requests to the object store are signed for.")
+    s3_access_key: SecretStr | None = Field(default=None, description="Access key; empty uses boto3's own search.")
+    s3_secret_key: SecretStr | None = Field(default=None, description="Secret key; empty uses boto3's own search.")
+    uploads_bucket: str = Field(default="xray-uploads", description="Bucket that imaging equipment uploads to.")
+    results_bucket: str = Field(default="lungline-results", description="Bucket of result records and heatmaps.")
+    models_bucket: str = Field(default="lungline-models", description="Bucket of model packages and promotion history.")
+    mlflow_bucket: str = Field(default="lungline-mlflow", description="Bucket of MLflow's artifacts.")
+
+    kafka_bootstrap: str | None = Field(
+        default=None, description="Kafka bootstrap servers; empty starts the embedded broker."
+    )
+    uploads_topic: str = Field(default="xray-uploads", description="Topic of upload events.")
+    results_topic: str = Field(default="xray-results", description="Topic of result events.")
+    dead_letters_topic: str = Field(
+        default="xray-dead-letters", description="Topic of events that could not be handled."
+    )
+
+    mlflow_uri: str | None = Field(default=None, description="Address of the MLflow server; empty starts one.")
+    experiment: str = Field(default="pneumonia", description="MLflow experiment of training runs.")
+    model_name: str = Field(
+        default="pneumonia", description="Name of the model in MLflow, KServe and the models bucket."
+    )
+
+    image_max_bytes: int = Field(default=64 * 2**20, ge=1, description="Largest image file that is judged, in bytes.")
+    image_max_pixels: int = Field(default=64_000_000, ge=1, description="Largest image that is judged, in pixels.")
+    image_min_side: int = Field(default=32, ge=1, description="Shortest side of an image that is judged, in pixels.")
+
+    policy: Literal["auto", "manual"] = Field(
+        default="auto", description="Who promotes: the gate alone, or a named person."
+    )
+    kfp_image: str = Field(
+        default="ghcr.io/lungline/pipeline-python:0.1.0",
+        description="Image that every pipeline step runs in on a cluster.",
+    )
+
+    model: ModelSettings = Field(default_factory=ModelSettings, description="The network.")
+    train: TrainSettings = Field(default_factory=TrainSettings, description="One training run.")
+    gate: GateSettings = Field(default_factory=GateSettings, description="What a model must reach.")
+
+
+def known_names(model: type[BaseModel] = Settings, before: str = "") -> Iterator[str]:
+    """Dotted names of all settings, such as `home` and `train.epochs`."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from known_names(field.annotation, f"{before}{name}.")
+        else:
+            yield before + name
+
+
+def variable(name: str) -> str:
+    """The environment variable of a dotted setting name: `train.epochs` is `LUNGLINE_TRAIN__EPOCHS`."""
+    return PREFIX + name.replace(".", "__").upper()
+
+
+def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Settings from the environment, then `overrides` by dotted name (`{"train.epochs": 5}`).
+
+    Raises SettingsError, which names the setting, for an unknown name or a value out of range.
+    """
+    names = list(known_names())
+    _refuse_unknown([name for name in os.environ if name.startswith(PREFIX)], [variable(name) for name in names])
+    _refuse_unknown(list(overrides or {}), names)
+    values: dict[str, Any] = {}
+    for name, value in (overrides or {}).items():
+        block, _, leaf = name.rpartition(".")
+        (values.setdefault(block, {}) if block else values)[leaf] = value
+    try:
+        return Settings(**values)
+    except ValidationError as exc:
+        # The value itself stays out of the message: it may be a secret.
+        problems = (f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in exc.errors())
+        raise SettingsError(f"Setting refused: {'; '.join(problems)}.") from exc
+
+
+def _refuse_unknown(given: list[str], known: list[str]) -> None:
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]}?" if near else " `lungline env --settings` lists the known ones."
+            raise SettingsError(f"Unknown setting {name}.{hint}")

@@ -1,0 +1,1 @@
+"""How the components join into the training pipeline."""

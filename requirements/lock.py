@@ -1,0 +1,69 @@
+"""Resolve every dependency once and write the locks in layers: `make lock`.
+
+One resolution for all layers, so that the predictor, the pipeline and the tests run the same versions. The layers
+include each other with `-r`, so that each package stands in one file:
+
+    core.txt      what the predictor and the pipeline share
+    serving.txt   + the predictor's image
+    pipeline.txt  + the pipeline's image
+    laptop.txt    + the whole flow on one machine
+    dev.txt       + tests and checks
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+HEADER = "# Written by requirements/lock.py (make lock); do not edit.\n"
+
+
+def resolve(*arguments: str | Path) -> dict[str, str]:
+    """The resolved requirements by package name; a name that forks by marker holds both of its entries."""
+    uv = Path(sys.executable).with_name("uv")
+    options = (
+        "--quiet",
+        "--universal",
+        "--python-version",
+        "3.11",
+        "--no-emit-index-url",
+        "--no-header",
+        "--no-annotate",
+    )
+    command = [uv, "pip", "compile", *options, *arguments, HERE.parent / "pyproject.toml"]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found: dict[str, str] = {}
+    for entry in re.split(r"\n(?=[a-z0-9])", text.strip()):
+        name = re.split(r"[=\[ ;]", entry, maxsplit=1)[0]
+        found[name] = found.get(name, "") + entry + "\n"
+    return found
+
+
+def main() -> None:
+    """Write the five layers."""
+    entries = resolve("--generate-hashes", "--all-extras", "--group", "dev")
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as pins:
+        pins.write("".join(re.sub(r"\s+\\\n +--hash=\S+", "", entry) for entry in entries.values()))
+        pins.flush()
+        extras = {
+            name: set(resolve("--constraints", pins.name, "--extra", name))
+            for name in ("serving", "pipeline", "laptop")
+        }
+    serving, pipeline = extras["serving"], extras["pipeline"]
+    layers = {
+        "core": ((), serving & pipeline),
+        "serving": (("core",), serving - pipeline),
+        "pipeline": (("core",), pipeline - serving),
+        "laptop": (("serving", "pipeline"), extras["laptop"] - serving - pipeline),
+        "dev": (("laptop",), set(entries) - serving - pipeline - extras["laptop"]),
+    }
+    for layer, (below, members) in layers.items():
+        includes = "".join(f"-r {name}.txt\n" for name in below)
+        body = "".join(entries[name] for name in sorted(members))
+        (HERE / f"{layer}.txt").write_text(HEADER + includes + body, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
