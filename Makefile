@@ -1,0 +1,49 @@
+# One vocabulary of commands for people, hooks and CI. A fresh machine has Python 3.11 and make; the rest is installed.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format lock bench clean
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+# Byte code is worth seconds at every start of a part, so it is written even where a container forbids it.
+unexport PYTHONDONTWRITEBYTECODE
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(INSTALLED): pyproject.toml $(wildcard requirements/*.txt)
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	  || { echo "Lungline needs Python 3.11 to 3.13; found $$($(BIN)/python --version). Try: make PYTHON=python3.11" >&2; rm -r .venv; exit 1; }
+	@echo "Installing the locked dependencies into .venv (about 3 GB, a minute or two) ..." >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements/dev.txt)" >&2
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --require-hashes -r requirements/dev.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-build-isolation --no-deps -e .
+	@touch $@
+
+setup: $(INSTALLED) ## install everything into .venv
+
+demo: $(INSTALLED) ## the whole flow on this machine (ARGS="--exit --json" for scripts)
+	@$(BIN)/lungline demo $(ARGS)
+
+test: $(INSTALLED) ## run all tests (ARGS="-k events" for some)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(INSTALLED) ## lint, format, types and import rules
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/basedpyright
+	@$(BIN)/python -m pytest -q tests/test_house.py -k "import or secret or blob"
+
+format: $(INSTALLED) ## format the code and mend what can be mended
+	@$(BIN)/ruff format
+	@$(BIN)/ruff check --fix
+
+lock: $(INSTALLED) ## resolve the dependencies again and write requirements/
+	@$(BIN)/python requirements/lock.py
+
+bench: $(INSTALLED) ## measure the predictor and the whole way beside peers
+	@$(BIN)/lungline bench $(ARGS)
+
+clean: ## stop the stack and remove what was made here, but not .venv
+	@if test -d .lungline && test -x $(BIN)/lungline; then $(BIN)/lungline down; fi
+	rm -rf .lungline .pytest_cache .ruff_cache .hypothesis dist build

@@ -1,0 +1,128 @@
+"""The rules of the house: who may import whom, and what may lie in the repository."""
+
+import ast
+import re
+import subprocess
+import sys
+import venv
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# What each package may import of the others; nothing looks up but lungline/cli.py, inside its commands.
+BELOW = {
+    "lungline": set(),
+    "data": {"lungline"},
+    "components": {"lungline", "data"},
+    "pipelines": {"lungline", "data", "components"},
+    "serving": {"lungline"},
+    "laptop": {"lungline", "data", "components", "pipelines", "serving"},
+}
+HEAVY = {"tensorflow", "keras", "kserve", "mlflow", "kfp", "pandas", "sklearn", "matplotlib", "great_expectations"}
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imported(nodes: Iterator[ast.AST]) -> Iterator[str]:
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.split(".")[0]
+
+
+def at_import(tree: ast.AST) -> Iterator[ast.AST]:
+    """Nodes that run when the module is imported: not those inside functions, nor under TYPE_CHECKING."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        yield node
+        yield from at_import(node)
+
+
+@pytest.mark.parametrize("package", BELOW)
+def test_imports_point_one_way(package: str) -> None:
+    above = set(BELOW) - BELOW[package] - {package}
+    for path in sources(package):
+        if path == ROOT / "lungline/cli.py":
+            continue
+        assert not above & set(imported(ast.walk(ast.parse(path.read_text())))), f"{path} imports from above"
+
+
+def test_the_command_line_looks_up_only_inside_its_commands() -> None:
+    tree = ast.parse((ROOT / "lungline/cli.py").read_text())
+    assert not (set(BELOW) - {"lungline"} | HEAVY) & set(imported(at_import(tree)))
+
+
+def test_importing_the_core_imports_no_heavy_library() -> None:
+    for path in sources("lungline"):
+        assert not HEAVY & set(imported(at_import(ast.parse(path.read_text())))), f"{path} imports a heavy library"
+
+
+def test_help_answers_without_importing_a_heavy_library() -> None:
+    script = (
+        "import sys, time\n"
+        "from lungline.cli import main\n"
+        "sys.argv = ['lungline', '--help']\n"
+        "try: main()\n"
+        "except SystemExit as done: assert not done.code\n"
+        f"heavy = {sorted(HEAVY | {'boto3', 'confluent_kafka'})!r}\n"
+        "print('imported:', [name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert "Usage: lungline" in done.stdout
+    assert done.stdout.rstrip().endswith("imported: []")
+
+
+def tracked() -> list[Path]:
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listing.returncode:
+        pytest.skip("not a git checkout: the files of the repository cannot be listed")
+    return [ROOT / name for name in listing.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_no_blob_over_200_kb_is_tracked() -> None:
+    assert [path for path in tracked() if path.stat().st_size > 200_000] == []
+
+
+def test_no_secret_and_no_registry_address_is_tracked() -> None:
+    secret = re.compile(r"AKIA[0-9A-Z]{16}|-----BEGIN [A-Z ]*PRIVATE KEY-----|^--(extra-)?index-url", re.MULTILINE)
+    found = [path for path in tracked() if secret.search(path.read_text(errors="ignore"))]
+    assert found == []
+
+
+def test_the_wheel_installs_in_a_clean_environment_and_every_package_imports(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT]
+    subprocess.run(build, check=True, capture_output=True, timeout=120)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "lungline/py.typed" in names
+    assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "notebooks/"))]
+    clean = tmp_path / "clean"
+    # The locked dependencies are already on this machine: a path file lends them, the wheel itself is installed clean.
+    venv.create(clean, with_pip=False)
+    python = clean / "bin/python"
+    uv = Path(sys.executable).with_name("uv")
+    subprocess.run([uv, "pip", "install", "-q", "--no-deps", "--python", python, wheel], check=True, timeout=120)
+    (site,) = clean.glob("lib/python*/site-packages")
+    dependencies = Path(pytest.__file__).parent.parent
+    modules = [
+        name[:-3].replace("/", ".") for name in names if name.endswith(".py") and not name.endswith("__main__.py")
+    ]
+    script = (
+        f"import sys; sys.path.append({str(dependencies)!r})\n"
+        "import importlib, pathlib, lungline\n"
+        f"assert pathlib.Path(lungline.__file__).is_relative_to({str(site)!r}), lungline.__file__\n"
+        f"for name in {modules!r}: importlib.import_module(name.removesuffix('.__init__'))\n"
+        "print('imported')"
+    )
+    run = [python, "-c", script]
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert done.stdout.strip() == "imported", done.stderr
