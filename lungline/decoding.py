@@ -1,0 +1,228 @@
+"""The one decoder: bytes of an image file to grey pixels, or a refusal with its reason.
+
+Content decides, never the file name. All limits are checked on the header, so a decompression bomb costs nothing.
+A new format is one entry in `_FORMATS`: its magic bytes, and a reader that gives pixels.
+"""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+
+from lungline.containers import JPEG_MAGIC, PNG_MAGIC, Container, read_jpeg, read_png
+from lungline.errors import ImageRefused
+
+if TYPE_CHECKING:
+    from lungline.settings import Settings
+
+Pixels = npt.NDArray[np.uint8]
+
+_COLOUR_THUMBNAIL = 32
+_SUPPORTED = "expected JPEG or PNG"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What may be decoded: bytes of the file, pixels (width times height), shortest side in pixels."""
+
+    max_bytes: int = 64 * 2**20
+    max_pixels: int = 64_000_000
+    min_side: int = 32
+
+    @classmethod
+    def from_settings(cls, settings: "Settings") -> "Limits":
+        """The limits that the settings name."""
+        return cls(settings.image_max_bytes, settings.image_max_pixels, settings.image_min_side)
+
+    def check_size(self, width: int, height: int) -> None:
+        """Raises ImageRefused (too-many-pixels, too-small) for an image of this size."""
+        if width * height > self.max_pixels:
+            raise ImageRefused(
+                "too-many-pixels",
+                f"The image has {width} x {height} pixels, {width * height:,}; at most {self.max_pixels:,} are judged.",
+            )
+        if min(width, height) < self.min_side:
+            raise ImageRefused(
+                "too-small",
+                f"The image is {width} x {height} pixels; its shortest side must have at least {self.min_side}.",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded image: grey uint8 pixels (H, W), bright is dense.
+
+    `width` and `height` are the original's in pixels, upright; `pixels` may be smaller, when less was asked for.
+    `colour` is the mean chroma of the original, 0 (grey) to 1: evidence that it is not an X-ray.
+    """
+
+    pixels: Pixels
+    format: str
+    width: int
+    height: int
+    colour: float
+    warnings: tuple[str, ...]
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether all pixels are the same: there is nothing to judge."""
+        return bool(self.pixels.min() == self.pixels.max())
+
+
+def decode(data: bytes, limits: Limits = Limits(), *, at_least: int | None = None) -> Picture:
+    """The picture in an image file.
+
+    `at_least` is the shortest side in pixels that the caller needs: a larger JPEG is decoded at 1/2, 1/4 or 1/8 of its
+    size while that leaves enough, which is several times faster. The pixels differ a little from a full decode, so
+    training and serving go through `Preparation.decode`, which fixes it.
+    Raises ImageRefused: empty, too-large, too-many-pixels, too-small, not-an-image, unsupported-format, truncated,
+    corrupt.
+    """
+    if not data:
+        raise ImageRefused("empty", "The file is empty.")
+    if len(data) > limits.max_bytes:
+        raise ImageRefused("too-large", f"The file has {len(data):,} bytes; at most {limits.max_bytes:,} are read.")
+    for magic, read in _FORMATS:
+        if data.startswith(magic):
+            return read(data, limits, at_least)
+    raise _unknown(data)
+
+
+def _read_jpeg(data: bytes, limits: Limits, at_least: int | None) -> Picture:
+    container = read_jpeg(data, limits.check_size)
+
+    def load() -> Image.Image:
+        image = JpegImageFile(io.BytesIO(container.data))
+        # Luma is the grey image as it is stored; libjpeg cannot give it beside the chroma of an RGB file.
+        mode = "YCbCr" if container.components == 3 and not container.rgb else None
+        image.draft(mode, (at_least, at_least) if at_least else None)
+        image.load()
+        return image
+
+    return _picture(container, _guarded(load, "JPEG"))
+
+
+def _read_png(data: bytes, limits: Limits, at_least: int | None) -> Picture:  # noqa: ARG001 - PNG has no reduced decode
+    container = read_png(data, limits.check_size)
+
+    def load() -> Image.Image:
+        image = PngImageFile(io.BytesIO(container.data))
+        image.load()
+        return image
+
+    return _picture(container, _guarded(load, "PNG"))
+
+
+_FORMATS: tuple[tuple[bytes, Callable[[bytes, Limits, int | None], Picture]], ...] = (
+    (JPEG_MAGIC, _read_jpeg),
+    (PNG_MAGIC, _read_png),
+)
+
+# Formats that hospitals and people do send: refused by name, so that the sender knows what to convert.
+_KNOWN: tuple[tuple[int, bytes, str], ...] = (
+    (128, b"DICM", "DICOM"),
+    (0, b"GIF8", "GIF"),
+    (0, b"BM", "BMP"),
+    (0, b"II*\0", "TIFF"),
+    (0, b"MM\0*", "TIFF"),
+    (0, b"II+\0", "BigTIFF"),
+    (8, b"WEBP", "WebP"),
+    (4, b"ftypavif", "AVIF"),
+    (4, b"ftyphei", "HEIC"),
+    (4, b"ftypmif1", "HEIF"),
+    (0, b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (0, b"%PDF", "PDF"),
+)
+
+
+def _unknown(data: bytes) -> ImageRefused:
+    for offset, magic, name in _KNOWN:
+        if data.startswith(magic, offset):
+            return ImageRefused("unsupported-format", f"The file is {name}; {_SUPPORTED}.")
+    if JPEG_MAGIC.startswith(data) or PNG_MAGIC.startswith(data):
+        return ImageRefused("truncated", f"The file ends after {len(data)} bytes.")
+    return ImageRefused("not-an-image", f"The file's content is not an image; {_SUPPORTED}.")
+
+
+def _guarded(load: Callable[[], Image.Image], name: str) -> Image.Image:
+    """The loaded image; whatever Pillow raises for damaged data becomes one refusal."""
+    try:
+        return load()
+    except MemoryError:
+        raise  # the machine's fault, not the image's
+    except Exception as exc:  # Pillow names no closed set of errors for damaged files
+        if "truncated" in str(exc):
+            raise ImageRefused("truncated", f"The {name}'s pixels end early: its last part is missing.") from exc
+        raise ImageRefused("corrupt", f"The {name}'s pixels cannot be decoded.") from exc
+
+
+def _picture(container: Container, image: Image.Image) -> Picture:
+    grey, colour, warnings = _grey(image)
+    width, height = container.width, container.height
+    if container.orientation > 4:
+        width, height = height, width
+    return Picture(_upright(grey, container.orientation), container.format, width, height, colour, tuple(warnings))
+
+
+def _grey(image: Image.Image) -> tuple[Pixels, float, list[str]]:
+    """Grey pixels, mean chroma, and what was changed on the way."""
+    warnings: list[str] = []
+    if image.mode.startswith("I"):
+        return _eight_bits(np.asarray(image)), 0.0, ["16 bit reduced to 8 by min-max"]
+    if image.has_transparency_data:
+        image = _on_black(image)
+        warnings.append("transparency placed on black")
+    if image.mode in ("1", "L"):
+        return np.asarray(image.convert("L")), 0.0, warnings
+    colour = mean_chroma(image)
+    if colour > 0.01:
+        warnings.append("colour image converted to grey")
+    grey = image.getchannel(0) if image.mode == "YCbCr" else _opaque(image).convert("L")
+    return np.asarray(grey), colour, warnings
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _on_black(image: Image.Image) -> Image.Image:
+    if image.mode == "LA":
+        black = Image.new("L", image.size)
+        return Image.composite(image.getchannel(0), black, image.getchannel(1))
+    image = image.convert("RGBA")
+    return Image.composite(image.convert("RGB"), Image.new("RGB", image.size), image.getchannel(3))
+
+
+def mean_chroma(image: Image.Image) -> float:
+    """Mean of the largest minus the smallest of red, green and blue, 0 to 1, on a thumbnail."""
+    if min(image.size) > _COLOUR_THUMBNAIL and image.mode not in ("P", "1"):
+        image = image.reduce(min(image.size) // _COLOUR_THUMBNAIL)
+    rgb = np.asarray(image.convert("RGB")).astype(np.int16)
+    return float((rgb.max(axis=2) - rgb.min(axis=2)).mean() / 255)
+
+
+def _eight_bits(pixels: npt.NDArray[np.generic]) -> Pixels:
+    values = pixels.astype(np.float32)
+    low, high = float(values.min()), float(values.max())
+    return np.rint((values - low) * (255 / max(high - low, 1))).astype(np.uint8)
+
+
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
+    """The pixels as they are meant to be seen; `orientation` as in EXIF."""
+    if orientation > 4:
+        pixels = pixels.T
+    # After that each case is a flip of rows, of columns, or both.
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
