@@ -179,8 +179,8 @@ def _grey(image: Image.Image) -> tuple[Pixels, float, list[str]]:
     if image.mode.startswith("I"):
         return _eight_bits(np.asarray(image)), 0.0, ["16 bit reduced to 8 by min-max"]
     if image.has_transparency_data:
-        image = _on_black(image)
-        warnings.append("transparency placed on black")
+        image, seen_through = _on_black(image)
+        warnings += ["transparency placed on black"] * seen_through
     if image.mode in ("1", "L"):
         return np.asarray(image.convert("L")), 0.0, warnings
     colour = mean_chroma(image)
@@ -194,12 +194,15 @@ def _opaque(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _on_black(image: Image.Image) -> Image.Image:
-    if image.mode == "LA":
-        black = Image.new("L", image.size)
-        return Image.composite(image.getchannel(0), black, image.getchannel(1))
-    image = image.convert("RGBA")
-    return Image.composite(image.convert("RGB"), Image.new("RGB", image.size), image.getchannel(3))
+def _on_black(image: Image.Image) -> tuple[Image.Image, bool]:
+    """The image without transparency, and whether any of it could be seen through."""
+    image = image.convert("LA" if image.mode in ("1", "L", "LA") else "RGBA")
+    alpha = image.getchannel("A")
+    grey_or_rgb = image.convert("L" if image.mode == "LA" else "RGB")
+    lowest, _ = alpha.getextrema()
+    if lowest == 255:
+        return grey_or_rgb, False
+    return Image.composite(grey_or_rgb, Image.new(grey_or_rgb.mode, image.size), alpha), True
 
 
 def mean_chroma(image: Image.Image) -> float:
