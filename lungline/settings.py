@@ -25,9 +25,15 @@ class Block(BaseModel):
 
 
 class ModelSettings(Block):
-    """The network."""
+    """The network and what it sees."""
 
     size: int = Field(default=64, ge=32, le=512, description="Side of the square network input, in pixels.")
+    geometry: Literal["stretch", "centre-crop"] = Field(
+        default="stretch", description="How a picture that is not square becomes square."
+    )
+    normalisation: Literal["none", "equalise", "stretch-percentiles"] = Field(
+        default="equalise", description="How grey levels are normalised, so that exposure matters less."
+    )
     width: int = Field(
         default=24, ge=4, le=256, description="Channels of the first stage; later stages are multiples of it."
     )
@@ -40,21 +46,34 @@ class TrainSettings(Block):
     """One training run."""
 
     epochs: int = Field(default=20, ge=1, le=1000, description="Passes over the training split.")
-    batch: int = Field(default=32, ge=2, le=4096, description="Images in one step.")
+    batch: int = Field(default=32, ge=2, le=4096, description="Images in one step, half of them of each class.")
     learning_rate: float = Field(default=3e-3, gt=0, lt=1, description="Peak of the cosine schedule.")
     weight_decay: float = Field(default=1e-4, ge=0, lt=1, description="AdamW's weight decay.")
+    smoothing: float = Field(default=0.05, ge=0, lt=0.5, description="Label smoothing of the loss.")
+    average: float = Field(
+        default=0.99, ge=0, lt=1, description="Decay a step of the running average of the weights that is kept."
+    )
+    augment: float = Field(default=1.0, ge=0, le=3, description="Strength of the augmentation; 0 turns it off.")
     seed: int = Field(default=7, ge=0, description="Seeds shuffling, augmentation and weights.")
+    sensitivity: float = Field(
+        default=0.97, gt=0, le=1, description="Sensitivity outside the Unsure band that the thresholds aim at."
+    )
+    specificity: float = Field(
+        default=0.95, gt=0, le=1, description="Specificity outside the Unsure band that the thresholds aim at."
+    )
+    unsure: float = Field(default=0.15, ge=0, lt=1, description="Largest share of pictures in the Unsure band.")
 
 
 class GateSettings(Block):
-    """What a model must reach before it may be registered."""
+    """What a model must reach on the test split before it may be registered."""
 
-    auc: float = Field(default=0.90, ge=0, le=1, description="Least area under the ROC curve on the test split.")
-    accuracy: float = Field(
-        default=0.80, ge=0, le=1, description="Least accuracy on the test split at the operating point."
-    )
-    sensitivity: float = Field(default=0.85, ge=0, le=1, description="Least sensitivity on the test split.")
-    specificity: float = Field(default=0.60, ge=0, le=1, description="Least specificity on the test split.")
+    auc: float = Field(default=0.90, ge=0, le=1, description="Least area under the ROC curve.")
+    accuracy: float = Field(default=0.80, ge=0, le=1, description="Least accuracy at the operating point.")
+    sensitivity: float = Field(default=0.85, ge=0, le=1, description="Least sensitivity at the operating point.")
+    specificity: float = Field(default=0.60, ge=0, le=1, description="Least specificity at the operating point.")
+    ece: float = Field(default=0.10, ge=0, le=1, description="Largest expected calibration error.")
+    unsure: float = Field(default=0.30, ge=0, le=1, description="Largest share of pictures in the Unsure band.")
+    refused: float = Field(default=0.02, ge=0, le=1, description="Largest share of pictures refused or doubted.")
     margin: float = Field(default=0.01, ge=0, le=1, description="AUC that a challenger may lose against the champion.")
 
 

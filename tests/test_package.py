@@ -1,0 +1,185 @@
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lungline.errors import PackageError
+from lungline.images import Preparation
+from lungline.model import build
+from lungline.package import (
+    CARD,
+    MODEL,
+    Card,
+    CodeFacts,
+    DataFacts,
+    Package,
+    Thresholds,
+    amend_card,
+    read_card,
+    write_package,
+)
+from lungline.settings import ModelSettings
+
+SIZE = 32
+
+
+def card(**changes: Any) -> Card:
+    values: dict[str, Any] = {
+        "preparation": Preparation(size=SIZE, normalisation="equalise"),
+        "thresholds": Thresholds(low=0.3, high=0.7, operating=0.5, chosen="By hand."),
+        "data": DataFacts(name="phantom", digest="0" * 64, synthetic=True),
+        "code": CodeFacts(version="0.1.0"),
+    }
+    return Card(**(values | changes))
+
+
+@pytest.fixture(scope="module")
+def network() -> Any:
+    return build(ModelSettings(size=SIZE, width=4), seed=3)
+
+
+@pytest.fixture(scope="module")
+def written(network: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("packages") / "first"
+    write_package(folder, keras_model=network, card=card())
+    return folder
+
+
+@pytest.fixture
+def folder(written: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(written, tmp_path / "copy")
+
+
+def pictures(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((count, SIZE, SIZE, 1), np.float32)
+
+
+def test_a_package_answers_as_the_network_it_was_written_from(network: Any, written: Path) -> None:
+    inputs = pictures(8)
+    found = Package.load(written).logits(inputs)
+    expected = network.predict(inputs, verbose=0)["logit"].ravel()
+    assert np.abs(found - expected).max() < 1e-4
+
+
+def test_a_result_does_not_depend_on_the_rest_of_the_batch(written: Path) -> None:
+    package, inputs = Package.load(written), pictures(5)
+    together = package.predict(inputs)
+    alone = [package.predict(one[np.newaxis])[0] for one in inputs]
+    assert [one.probability for one in together] == [one.probability for one in alone]
+    assert all(np.array_equal(a.cam, b.cam) for a, b in zip(together, alone, strict=True))
+
+
+def test_the_map_lies_between_0_and_1_and_covers_the_picture(written: Path) -> None:
+    (prediction,) = Package.load(written).predict(pictures(1))
+    assert prediction.cam.shape == (SIZE // 8, SIZE // 8)
+    assert prediction.cam.min() >= 0
+    assert prediction.cam.max() <= 1
+
+
+def test_many_threads_get_the_answers_that_one_gets(written: Path) -> None:
+    package, inputs = Package.load(written), pictures(40)
+    expected = [one.probability for one in package.predict(inputs)]
+    found: dict[int, list[float]] = {}
+
+    def work(number: int) -> None:
+        found[number] = [one.probability for one in package.predict(inputs)]
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert list(found.values()) == [expected] * 6
+
+
+def test_loading_and_judging_need_no_tensorflow_and_give_the_same_answer(written: Path) -> None:
+    inputs = pictures(4)
+    expected = [one.probability for one in Package.load(written).predict(inputs)]
+    program = (
+        "import json, sys, numpy as np; from pathlib import Path; from lungline.package import Package\n"
+        f"inputs = np.random.default_rng(0).random((4, {SIZE}, {SIZE}, 1), np.float32)\n"
+        f"print(json.dumps([one.probability for one in Package.load(Path({str(written)!r})).predict(inputs)]))\n"
+        "sys.exit(any(name in sys.modules for name in ('tensorflow', 'keras', 'mlflow')))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == expected
+
+
+def test_pictures_of_the_wrong_shape_are_refused_in_a_sentence(written: Path) -> None:
+    with pytest.raises(PackageError, match=r"shape \(N, 32, 32, 1\) and was given \(1, 64, 64, 1\)"):
+        Package.load(written).predict(np.zeros((1, 64, 64, 1), np.float32))
+
+
+def flip_a_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "a changed network": (lambda f: flip_a_byte(f / MODEL), "model.tflite .* is damaged"),
+    "a truncated network": (lambda f: (f / MODEL).write_bytes((f / MODEL).read_bytes()[:999]), "is damaged"),
+    "a missing network": (lambda f: (f / MODEL).unlink(), "model.tflite .* is missing"),
+    "a changed saved model": (lambda f: flip_a_byte(f / "saved_model/saved_model.pb"), "saved_model.pb .* is damaged"),
+    "a foreign file": (lambda f: (f / "extra.txt").write_text("x"), "extra.txt .* not listed"),
+    "no card": (lambda f: (f / CARD).unlink(), "no readable card.json"),
+    "an empty card": (lambda f: (f / CARD).write_text(""), "card.json .* is damaged"),
+    "a card that is not a card": (lambda f: (f / CARD).write_text("[]"), "card.json .* is damaged"),
+    "a card that lists nothing": (lambda f: amend_card(f, files={}), "does not list model.tflite"),
+    "no folder": (shutil.rmtree, "no readable card.json"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_package_is_refused_in_one_sentence(damage: str, folder: Path) -> None:
+    harm, sentence = DAMAGES[damage]
+    harm(folder)
+    with pytest.raises(PackageError, match=sentence) as caught:
+        Package.load(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_that_lite_rt_cannot_read_is_refused_even_when_its_digest_fits(folder: Path) -> None:
+    import hashlib
+
+    (folder / MODEL).write_bytes(b"not a network")
+    files = read_card(folder)[0].files | {MODEL: hashlib.sha256(b"not a network").hexdigest()}
+    amend_card(folder, files=files)
+    with pytest.raises(PackageError, match="LiteRT cannot load"):
+        Package.load(folder)
+
+
+def test_new_figures_in_the_card_keep_the_package_whole_and_change_its_identity(folder: Path) -> None:
+    before = Package.load(folder).sha256
+    amend_card(folder, version="7", metrics={"auc": 0.9})
+    after = Package.load(folder)
+    assert (after.card.version, after.card.metrics) == ("7", {"auc": 0.9})
+    assert after.sha256 != before
+
+
+def test_a_package_is_not_written_over_another(network: Any, folder: Path) -> None:
+    with pytest.raises(PackageError, match="already holds files"):
+        write_package(folder, keras_model=network, card=card())
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(AttributeError):
+        write_package(tmp_path / "new", keras_model=object(), card=card())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_labels_follow_the_thresholds() -> None:
+    from lungline.package import label_of
+
+    thresholds = Thresholds(low=0.3, high=0.7, operating=0.5, chosen="By hand.")
+    assert [label_of(p, thresholds) for p in (0.0, 0.29, 0.3, 0.69, 0.7, 1.0)] == [
+        "Normal", "Normal", "Unsure", "Unsure", "Pneumonia", "Pneumonia",
+    ]  # fmt: skip
