@@ -1,0 +1,361 @@
+"""The S3 store, seen through the few calls that Lungline needs.
+
+Works with any store that speaks S3 with conditional writes (AWS, MinIO, Ceph, SeaweedFS). Keys never appear in
+messages: they may hold patient names.
+"""
+# boto3 ships no types; it stays behind this module's own.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
+import tempfile
+import threading
+import time
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pydantic import SecretStr
+
+from lungline.errors import LunglineError, ObjectGone, ObjectTooLarge, SettingsError, StorageUnavailable
+from lungline.settings import Settings
+
+CONNECT_SECONDS = 2
+READ_SECONDS = 10
+ATTEMPTS = 3
+TRANSFER_SECONDS = 60  # of one object, however slowly its bytes trickle in
+CONNECTIONS = 64  # kept open by one client; threads beyond it open and close their own
+CONFLICT_ATTEMPTS = 5
+
+_CHUNK = 2**20
+_GONE = {"404", "NoSuchKey", "NoSuchVersion", "NotFound"}
+# What stores say to a read that can never succeed: a key or a version id that they do not allow, a delete marker.
+_IMPOSSIBLE = {"InvalidArgument", "InvalidRequest", "InvalidURI", "KeyTooLongError", "MethodNotAllowed"} | {
+    "XMinioInvalidObjectName"
+}
+_BUSY = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "TooManyRequests", "Throttling"}
+_CREDENTIALS = {"401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What a store tells of an object without its content; the ETag without its quotes."""
+
+    key: str = field(repr=False)
+    etag: str
+    size: int
+    modified: datetime
+    version_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """Content of an object, and which version of it this is; the ETag without its quotes."""
+
+    data: bytes = field(repr=False)
+    etag: str
+    size: int
+    modified: datetime
+    version_id: str | None = None
+
+
+class Storage:
+    """An S3 store; may be shared by threads. Connects with the first call, not before.
+
+    Every call raises StorageUnavailable when the store does not answer or answers that it cannot (after three
+    attempts), and LunglineError when it refuses, for example for wrong credentials.
+    """
+
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        region: str = "us-east-1",
+        access_key: SecretStr | None = None,
+        secret_key: SecretStr | None = None,
+    ) -> None:
+        self.endpoint = endpoint
+        self.region = region
+        self._access_key = access_key
+        self._secret_key = secret_key
+        self._made: Any = None
+        self._making = threading.Lock()
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "Storage":
+        """The store that the settings name."""
+        return cls(settings.s3_endpoint, settings.s3_region, settings.s3_access_key, settings.s3_secret_key)
+
+    def get(self, bucket: str, key: str, version_id: str | None = None, max_bytes: int | None = None) -> StoredObject:
+        """An object's content. Raises ObjectGone, or ObjectTooLarge before more than `max_bytes` were read."""
+        with _translated(bucket, reading=True):
+            answer = self._client.get_object(**_address(bucket, key, version_id))
+            with closing(answer["Body"]) as body:
+                data = _read(body, answer.get("ContentLength"), max_bytes)
+        info = _info(key, answer)
+        return StoredObject(data, info.etag, len(data), info.modified, info.version_id)
+
+    def head(self, bucket: str, key: str, version_id: str | None = None) -> ObjectInfo:
+        """What the store tells of an object. Raises ObjectGone."""
+        with _translated(bucket, reading=True):
+            return _info(key, self._client.head_object(**_address(bucket, key, version_id)))
+
+    def exists(self, bucket: str, key: str) -> bool:
+        """Whether there is an object."""
+        try:
+            self.head(bucket, key)
+        except ObjectGone:
+            return False
+        return True
+
+    def put(self, bucket: str, key: str, data: bytes, content_type: str = "application/octet-stream") -> str:
+        """Store an object, over whatever was there; returns its ETag."""
+        with _translated(bucket):
+            answer = self._client.put_object(Bucket=bucket, Key=key, Body=data, ContentType=content_type)
+        return _unquoted(answer["ETag"])
+
+    def put_if_absent(self, bucket: str, key: str, data: bytes, content_type: str = "application/octet-stream") -> bool:
+        """Store an object only where there is none; the store itself decides between two that try at once.
+
+        False means that an object is there; after a lost answer it may be the one that this very call stored.
+        """
+        wanted = {"Bucket": bucket, "Key": key, "Body": data, "ContentType": content_type, "IfNoneMatch": "*"}
+        for attempt in range(CONFLICT_ATTEMPTS):
+            try:
+                with _translated(bucket):
+                    self._client.put_object(**wanted)
+            except LunglineError as exc:
+                status = _status(exc.__cause__)
+                if status == 412:
+                    return False
+                if status != 409:
+                    raise
+                # AWS: another conditional write of the key was under way; it may have failed, so ask again.
+                time.sleep(0.05 * 2**attempt)
+            else:
+                return True
+        raise StorageUnavailable(f"Others kept writing the same object in bucket {bucket}; try again later.")
+
+    def delete(self, bucket: str, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+        with _translated(bucket):
+            self._client.delete_object(Bucket=bucket, Key=key)
+
+    def list(self, bucket: str, prefix: str = "", start_after: str | None = None) -> Iterator[ObjectInfo]:
+        """Objects in the order of their keys, from the first after `start_after`; fetched page by page."""
+        asked = {"Bucket": bucket, "Prefix": prefix} | ({"StartAfter": start_after} if start_after else {})
+        with _translated(bucket):
+            for page in self._client.get_paginator("list_objects_v2").paginate(**asked):
+                for entry in page.get("Contents", ()):
+                    yield ObjectInfo(
+                        entry["Key"], _unquoted(entry["ETag"]), entry["Size"], entry["LastModified"].astimezone(UTC)
+                    )
+
+    def ensure_buckets(self, *buckets: str) -> None:
+        """Make the buckets that are not there yet."""
+        from botocore.exceptions import ClientError
+
+        here = {} if self.region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": self.region}}
+        for bucket in buckets:
+            with _translated(bucket):
+                try:
+                    self._client.head_bucket(Bucket=bucket)
+                except ClientError as exc:
+                    if _status(exc) != 404:
+                        raise
+                    self._create_bucket(bucket, here)
+
+    def upload_folder(self, folder: Path, bucket: str, prefix: str, last: str | None = None) -> None:
+        """Store the files of a folder under a prefix; the file named `last` when all others are there.
+
+        A reader that waits for that file never sees half a folder.
+        """
+        files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        commit = files.pop(last, None) if last else None
+        if last and commit is None:
+            raise LunglineError(f"Folder {folder} has no file {last}.")
+        with _translated(bucket), ThreadPoolExecutor(4) as pool:
+            jobs = [pool.submit(self._put_file, path, bucket, _join(prefix, name)) for name, path in files.items()]
+            for job in jobs:
+                job.result()
+            if last and commit:
+                self._put_file(commit, bucket, _join(prefix, last))
+
+    def download_folder(self, bucket: str, prefix: str, folder: Path) -> None:
+        """Fetch all objects under a prefix; the folder appears in one rename when it is complete.
+
+        A folder of that name is replaced. Raises ObjectGone when nothing is stored under the prefix.
+        """
+        prefix = _join(prefix, "")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+            fresh = Path(temporary) / "fresh"
+            names = [info.key.removeprefix(prefix) for info in self.list(bucket, prefix) if not info.key.endswith("/")]
+            if not names:
+                raise ObjectGone(f"Nothing is stored under s3://{bucket}/{prefix}.")
+            with _translated(bucket), ThreadPoolExecutor(4) as pool:
+                jobs = [pool.submit(self._get_file, bucket, prefix + name, _inside(fresh, name)) for name in names]
+                for job in jobs:
+                    job.result()
+            if folder.exists():
+                folder.rename(Path(temporary) / "old")
+            fresh.rename(folder)
+
+    def close(self) -> None:
+        """Close the connections; the next call opens new ones."""
+        with self._making:
+            made, self._made = self._made, None
+        if made is not None:
+            made.close()
+
+    @property
+    def _client(self) -> Any:
+        made = self._made
+        if made is None:
+            with self._making:
+                made = self._made = self._made or self._make_client()
+        return made
+
+    def _make_client(self) -> Any:
+        from boto3.session import Session
+        from botocore.config import Config
+
+        config = Config(
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=READ_SECONDS,
+            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+            max_pool_connections=CONNECTIONS,
+            tcp_keepalive=True,
+            # Stores other than AWS know buckets by path, and not all of them the checksums that boto3 adds unasked.
+            s3={"addressing_style": "path" if self.endpoint else "auto"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        # A session of its own: boto3's default one must not be shared by threads.
+        return Session().client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name=self.region,
+            aws_access_key_id=self._access_key and self._access_key.get_secret_value(),
+            aws_secret_access_key=self._secret_key and self._secret_key.get_secret_value(),
+            config=config,
+        )
+
+    def _create_bucket(self, bucket: str, here: dict[str, Any]) -> None:
+        from botocore.exceptions import ClientError
+
+        try:
+            self._client.create_bucket(Bucket=bucket, **here)
+        except ClientError as exc:
+            if _code(exc) not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
+                raise
+
+    def _put_file(self, path: Path, bucket: str, key: str) -> None:
+        self._client.upload_file(str(path), bucket, key)
+
+    def _get_file(self, bucket: str, key: str, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._client.download_file(bucket, key, str(path))
+
+
+def parse_uri(uri: str) -> tuple[str, str]:
+    """Bucket and key (or prefix, perhaps empty) of `s3://bucket/key`; raises SettingsError for anything else."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if not uri.startswith("s3://") or not bucket:
+        raise SettingsError(f"Expected an address like s3://bucket/prefix, found {uri!r}.")
+    return bucket, key
+
+
+@contextmanager
+def _translated(bucket: str, *, reading: bool = False) -> Generator[None]:
+    """Errors of boto3 become ours."""
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+
+    try:
+        yield
+    except ClientError as exc:
+        raise _refusal(exc, bucket, reading=reading) from exc
+    except (NoCredentialsError, PartialCredentialsError) as exc:
+        raise LunglineError("No credentials for the object store: set LUNGLINE_S3_ACCESS_KEY and its secret.") from exc
+    except Boto3Error as exc:  # transfers of files wrap the error that says why
+        cause = exc.__cause__ or exc.__context__
+        raise (
+            _refusal(cause, bucket, reading=reading) if isinstance(cause, ClientError) else _silence(exc, bucket)
+        ) from exc
+    except (BotoCoreError, TimeoutError) as exc:
+        raise _silence(exc, bucket) from exc
+
+
+def _silence(exc: BaseException, bucket: str) -> StorageUnavailable:
+    return StorageUnavailable(f"The object store does not answer for bucket {bucket} ({type(exc).__name__}).")
+
+
+def _refusal(exc: Exception, bucket: str, *, reading: bool) -> LunglineError:
+    code, status = _code(exc), _status(exc)
+    if code == "NoSuchBucket":
+        return LunglineError(f"The object store has no bucket {bucket}.")
+    if code in _GONE or (reading and code in _IMPOSSIBLE):
+        return ObjectGone(f"The object is not in bucket {bucket} any more.")
+    if code in _BUSY or status in {408, 429} or (status >= 500 and status != 501):
+        return StorageUnavailable(f"The object store cannot answer for bucket {bucket} now ({code}).")
+    if code in _CREDENTIALS:
+        return LunglineError(f"The object store refuses these credentials for bucket {bucket} ({code}).")
+    return LunglineError(f"The object store refused a request for bucket {bucket} ({code}).")
+
+
+def _code(exc: object) -> str:
+    return str(getattr(exc, "response", {}).get("Error", {}).get("Code", ""))
+
+
+def _status(exc: object) -> int:
+    """HTTP status of a store's refusal; 0 for any other error."""
+    return int(getattr(exc, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _read(body: Any, length: int | None, max_bytes: int | None) -> bytes:
+    limit = float("inf") if max_bytes is None else max_bytes
+    if length is not None and length > limit:
+        raise ObjectTooLarge(f"The object has {length} bytes; the limit is {max_bytes}.")
+    deadline = time.monotonic() + TRANSFER_SECONDS
+    data = bytearray()
+    for chunk in body.iter_chunks(_CHUNK):
+        data += chunk
+        if len(data) > limit:
+            raise ObjectTooLarge(f"The object has more than {max_bytes} bytes.")
+        if time.monotonic() > deadline:
+            raise TimeoutError
+    return bytes(data)
+
+
+def _info(key: str, answer: dict[str, Any]) -> ObjectInfo:
+    version_id = answer.get("VersionId")
+    return ObjectInfo(
+        key=key,
+        etag=_unquoted(answer["ETag"]),
+        size=int(answer["ContentLength"]),
+        modified=answer["LastModified"].astimezone(UTC),
+        version_id=None if version_id == "null" else version_id,
+    )
+
+
+def _address(bucket: str, key: str, version_id: str | None) -> dict[str, str]:
+    address = {"Bucket": bucket, "Key": key}
+    return address | {"VersionId": version_id} if version_id else address
+
+
+def _unquoted(etag: str) -> str:
+    return etag.strip('"')
+
+
+def _join(prefix: str, name: str) -> str:
+    return f"{prefix.rstrip('/')}/{name}" if prefix.strip("/") else name
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The path of a downloaded file, refused where its name would lead out of the folder."""
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts:
+        raise LunglineError("A stored object has a name that leads out of the folder it belongs in.")
+    return folder.joinpath(*parts)

@@ -1,0 +1,257 @@
+import json
+import socket
+import socketserver
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from lungline.errors import LunglineError, ObjectGone, ObjectTooLarge, SettingsError, StorageUnavailable
+from lungline.storage import Storage, parse_uri
+
+KEY = "ward 7/Ünïcode + 100%/a=b&c.jpeg"
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that are free together with the port 10,000 above, where SeaweedFS puts gRPC."""
+    found: list[int] = []
+    held: list[socket.socket] = []
+    while len(found) < count:
+        low, high = socket.socket(), socket.socket()
+        held += [low, high]
+        low.bind(("127.0.0.1", 0))
+        port = low.getsockname()[1]
+        try:
+            high.bind(("127.0.0.1", port + 10_000))
+        except (OSError, OverflowError):
+            continue
+        found.append(port)
+    for one in held:
+        one.close()
+    return found
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
+    """A real object store on free ports."""
+    folder = tmp_path_factory.mktemp("store")
+    access, secret = "test-access", "test-secret"
+    identity = {"name": "t", "credentials": [{"accessKey": access, "secretKey": secret}], "actions": ["Admin"]}
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    s3, master, volume, filer, admin = free_ports(5)
+    weed = Path(sys.executable).with_name("weed")
+    command = [
+        *(str(weed), "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={folder}/s3.json"),
+        *(f"-s3.port={s3}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"),
+        *(f"-admin.port={admin}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false"),
+        "-master.telemetry=false",
+    ]
+    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log, cwd=folder) as process:
+        storage = Storage(f"http://127.0.0.1:{s3}", access_key=SecretStr(access), secret_key=SecretStr(secret))
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                storage.ensure_buckets("bucket")
+                storage.put("bucket", "ready", b"")
+                break
+            except LunglineError:
+                if time.monotonic() > deadline:
+                    raise
+        yield storage
+        storage.close()
+        process.terminate()
+
+
+def test_an_object_comes_back_as_it_was_stored(store: Storage) -> None:
+    etag = store.put("bucket", KEY, b"pixels", "image/jpeg")
+    found = store.get("bucket", KEY)
+    assert (found.data, found.etag, found.size) == (b"pixels", etag, 6)
+    assert '"' not in etag
+    info = store.head("bucket", KEY)
+    assert (info.etag, info.size, info.modified) == (etag, 6, found.modified)
+    assert store.exists("bucket", KEY)
+
+
+def test_an_object_that_is_not_there_is_gone(store: Storage) -> None:
+    for call in (store.get, store.head):
+        with pytest.raises(ObjectGone, match="not in bucket bucket") as gone:
+            call("bucket", "Doe-Jane.jpeg")
+        assert "Doe" not in str(gone.value)
+    assert not store.exists("bucket", "Doe-Jane.jpeg")
+
+
+def test_a_version_is_read_as_it_was(store: Storage) -> None:
+    store.ensure_buckets("versioned")
+    client = store._client  # noqa: SLF001 - Lungline itself never switches versioning on
+    client.put_bucket_versioning(Bucket="versioned", VersioningConfiguration={"Status": "Enabled"})
+    store.put("versioned", "x", b"first")
+    first = store.head("versioned", "x").version_id
+    store.put("versioned", "x", b"second")
+    assert first is not None
+    assert store.get("versioned", "x", version_id=first).data == b"first"
+    assert store.get("versioned", "x").data == b"second"
+    with pytest.raises(ObjectGone):
+        store.get("versioned", "x", version_id="096fKKXTRTtl3on89fVO.nfljtsv6qko")
+
+
+@pytest.mark.parametrize("key", ["../bucket/ready", "./ready", "../../etc/passwd", "/../../../etc/passwd"])
+def test_a_key_that_leads_out_of_the_bucket_names_no_object(store: Storage, key: str) -> None:
+    with pytest.raises(ObjectGone):
+        store.get("bucket", key)
+
+
+@pytest.mark.parametrize("key", ["file:///etc/passwd", "http://169.254.169.254/latest", "s3://bucket/ready", "a?b#c"])
+def test_a_key_that_looks_like_an_address_is_just_a_key(store: Storage, key: str) -> None:
+    with pytest.raises(ObjectGone):
+        store.get("bucket", key)
+    store.put("bucket", key, key.encode())
+    assert store.get("bucket", key).data == key.encode()
+
+
+def test_an_object_beyond_the_limit_is_not_read(store: Storage) -> None:
+    store.put("bucket", "large", bytes(100_000))
+    assert len(store.get("bucket", "large", max_bytes=100_000).data) == 100_000
+    with pytest.raises(ObjectTooLarge, match="100000 bytes; the limit is 99999"):
+        store.get("bucket", "large", max_bytes=99_999)
+
+
+def test_only_the_first_of_many_simultaneous_writers_stores_its_object(store: Storage) -> None:
+    for round_ in range(5):
+        key = f"race/{round_}"
+        barrier = threading.Barrier(8)
+
+        def write(number: int, key: str = key, barrier: threading.Barrier = barrier) -> bool:
+            barrier.wait()
+            return store.put_if_absent("bucket", key, str(number).encode())
+
+        with ThreadPoolExecutor(8) as pool:
+            won = list(pool.map(write, range(8)))
+        assert won.count(True) == 1
+        assert store.get("bucket", key).data == str(won.index(True)).encode()
+
+
+def test_a_listing_goes_over_pages_in_order_and_starts_after_a_key(store: Storage) -> None:
+    keys = sorted(f"list/é +{number:04}" for number in range(1050))
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda key: store.put("bucket", key, b"x"), keys))
+    assert [info.key for info in store.list("bucket", "list/")] == keys
+    assert [info.key for info in store.list("bucket", "list/", start_after=keys[1000])] == keys[1001:]
+    assert list(store.list("bucket", "nothing/")) == []
+
+
+def test_a_folder_comes_back_whole_and_replaces_the_one_that_was_there(store: Storage, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "saved_model").mkdir(parents=True)
+    (source / "card.json").write_text("{}")
+    (source / "saved_model" / "weights").write_bytes(bytes(10_000_000))
+    store.upload_folder(source, "bucket", "models/1/", last="card.json")
+    target = tmp_path / "packages" / "1"
+    target.mkdir(parents=True)
+    (target / "stale").write_text("")
+    store.download_folder("bucket", "models/1", target)
+    files = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
+    assert files == {"card.json", "saved_model/weights"}
+    assert (target / "saved_model" / "weights").stat().st_size == 10_000_000
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_prefix_is_not_the_beginning_of_a_name(store: Storage, tmp_path: Path) -> None:
+    store.put("bucket", "models2/10/card.json", b"{}")
+    with pytest.raises(ObjectGone, match="Nothing is stored under s3://bucket/models2/1/"):
+        store.download_folder("bucket", "models2/1", tmp_path / "1")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_credentials_and_a_missing_bucket_are_said_in_a_sentence(store: Storage) -> None:
+    with pytest.raises(LunglineError, match="refuses these credentials for bucket bucket"):
+        stranger(store.endpoint).get("bucket", "ready")
+    with pytest.raises(LunglineError, match="has no bucket missing"):
+        store.get("missing", "x")
+
+
+@pytest.fixture
+def answering() -> Iterator[Callable[[bytes], Storage]]:
+    """Makes stores that give every request the same answer and hang up."""
+    servers: list[socketserver.ThreadingTCPServer] = []
+
+    def start(answer: bytes) -> Storage:
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                while self.rfile.readline().strip():
+                    pass
+                self.wfile.write(answer)
+
+        server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        servers.append(server)
+        return stranger(f"http://127.0.0.1:{server.server_address[1]}")
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def stranger(endpoint: str | None) -> Storage:
+    return Storage(endpoint, access_key=SecretStr("nobody"), secret_key=SecretStr("wrong"))
+
+
+def refusal(status: str, code: str) -> bytes:
+    body = f"<Error><Code>{code}</Code></Error>"
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode()
+
+
+def test_a_store_that_is_busy_is_unavailable(answering: Callable[[bytes], Storage]) -> None:
+    storage = answering(refusal("503 Slow Down", "SlowDown"))
+    with pytest.raises(StorageUnavailable, match="cannot answer for bucket bucket now"):
+        storage.get("bucket", "x")
+    with pytest.raises(StorageUnavailable):
+        storage.put_if_absent("bucket", "x", b"")
+
+
+def test_a_store_that_is_not_there_is_unavailable() -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        with pytest.raises(StorageUnavailable, match="does not answer"):
+            stranger(f"http://127.0.0.1:{nobody.getsockname()[1]}").get("bucket", "x")
+
+
+def test_an_answer_that_breaks_off_is_unavailable(answering: Callable[[bytes], Storage]) -> None:
+    storage = answering(
+        b'HTTP/1.1 200 OK\r\nContent-Length: 8\r\nETag: "e"\r\nLast-Modified: Sat, 21 Nov 2026 22:31:45 GMT\r\n\r\nhalf'
+    )
+    with pytest.raises(StorageUnavailable):
+        storage.get("bucket", "x")
+
+
+def test_a_store_without_conditional_writes_is_said_so(answering: Callable[[bytes], Storage]) -> None:
+    storage = answering(refusal("501 Not Implemented", "NotImplemented"))
+    with pytest.raises(LunglineError, match=r"refused a request for bucket bucket \(NotImplemented\)"):
+        storage.put_if_absent("bucket", "x", b"")
+
+
+def test_an_address_of_a_store_has_a_bucket_and_perhaps_a_prefix() -> None:
+    assert parse_uri("s3://bucket/a/b c") == ("bucket", "a/b c")
+    assert parse_uri("s3://bucket") == ("bucket", "")
+    for wrong in ("bucket/a", "s3://", "s3:///a", "http://bucket/a"):
+        with pytest.raises(SettingsError, match="Expected an address like s3://bucket/prefix"):
+            parse_uri(wrong)
+
+
+def test_nothing_connects_or_imports_boto3_before_the_first_call() -> None:
+    script = "import sys, lungline.storage as s; s.Storage('http://127.0.0.1:1'); sys.exit('boto3' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_threads_share_one_client() -> None:
+    storage = stranger("http://127.0.0.1:1")
+    with ThreadPoolExecutor(8) as pool:
+        clients = {id(client) for client in pool.map(lambda _: storage._client, range(8))}  # noqa: SLF001
+    assert len(clients) == 1
+    storage.close()
