@@ -117,6 +117,9 @@ class Settings(BaseSettings):
     )
 
     mlflow_uri: str | None = Field(default=None, description="Address of the MLflow server; empty starts one.")
+    predictor_uri: str | None = Field(
+        default=None, description="Address of the predictor that a promotion waits for; empty starts one."
+    )
     experiment: str = Field(default="pneumonia", description="MLflow experiment of training runs.")
     model_name: str = Field(
         default="pneumonia", description="Name of the model in MLflow, KServe and the models bucket."
