@@ -33,7 +33,7 @@ class Limits:
 
     max_bytes: int = 64 * 2**20
     max_pixels: int = 64_000_000
-    min_side: int = 32
+    min_side: int = 28  # the smallest public form of chest X-rays, PneumoniaMNIST, has 28
 
     @classmethod
     def from_settings(cls, settings: "Settings") -> "Limits":

@@ -1,0 +1,118 @@
+"""Open labelled X-rays, wherever they lie."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from lungline.arrays import ArraySource
+from lungline.download import FILES, cached, download
+from lungline.errors import DataError
+from lungline.examples import CLASSES, SPLITS, Dataset, Example, Kind, cut_validation
+from lungline.layout import EXPECTED, find_layout
+from lungline.phantoms import PHANTOMS, open_phantoms
+from lungline.prepared import Prepared, Row, prepare
+from lungline.settings import Settings
+from lungline.sources import FolderSource, S3Source, Source, ZipSource
+from lungline.storage import Storage, parse_uri
+
+__all__ = [
+    "CLASSES",
+    "SPLITS",
+    "Dataset",
+    "Example",
+    "Kind",
+    "Prepared",
+    "Row",
+    "open_dataset",
+    "prepare",
+]
+
+SPECS = "a folder, a zip, an .npz, medmnist:28|64|128|224, s3://bucket/prefix, phantom[:N] or auto"
+# The size that the default network takes.
+_AUTO_SIZE = 64
+
+
+def open_dataset(spec: str = "auto", *, settings: Settings, require: Sequence[str] = SPLITS) -> Dataset:
+    """The data set that `spec` names: a folder, a zip, an .npz, medmnist:SIZE, s3://, phantom[:N], or auto.
+
+    `auto` is the setting `data`; when that says auto too, a cached download, else a download, else phantoms with a
+    notice. `require` names the splits that must hold both classes; a missing val is cut from train by patient.
+    With one required split, images may also lie in class folders directly.
+    Raises DataError with what was expected and what was found.
+    """
+    if spec == "auto":
+        spec = settings.data
+    dataset = _open_auto(settings) if spec == "auto" else _open(spec, settings, require)
+    examples = dataset.examples
+    if "val" in require and not dataset.of("val"):
+        examples = cut_validation(examples)
+    _check_classes(dataset.name, examples, require)
+    return Dataset(dataset.name, examples, dataset.reader, dataset.synthetic, dataset.notice)
+
+
+def _open(spec: str, settings: Settings, require: Sequence[str]) -> Dataset:
+    kind, _, rest = spec.partition(":")
+    if kind == "phantom":
+        return open_phantoms(rest or str(PHANTOMS))
+    if kind == "medmnist":
+        return _open_medmnist(rest)
+    if spec.startswith("s3://"):
+        bucket, prefix = parse_uri(spec)
+        source = S3Source(Storage.from_settings(settings), bucket, prefix, settings.image_max_bytes)
+        return _laid_out(spec, source, require)
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return _laid_out(path.resolve().name, FolderSource(path, settings.image_max_bytes), require)
+    if not path.is_file():
+        raise DataError(f"There is no data at {spec}; expected {SPECS}.")
+    zipped = ZipSource(path, settings.image_max_bytes)
+    if any(name.endswith("_images.npy") for name in zipped.paths()):
+        return _in_arrays(path.name, path)
+    return _laid_out(path.name, zipped, require)
+
+
+def _laid_out(name: str, source: Source, require: Sequence[str]) -> Dataset:
+    try:
+        layout = find_layout(source.paths(), only_split=require[0] if len(require) == 1 else None)
+    except DataError as exc:
+        raise DataError(f"{name}: {exc}") from exc
+    left = layout.left_out
+    notice = f"{name}: {len(left)} files outside of {EXPECTED} were left out, such as {left[0]}." if left else None
+    return Dataset(name, layout.examples, lambda example: source.read(layout.paths[example.name]), notice=notice)
+
+
+def _in_arrays(name: str, file: Path) -> Dataset:
+    source = ArraySource(file)
+    return Dataset(name, tuple(source.examples()), source.read)
+
+
+def _open_medmnist(size: str) -> Dataset:
+    if size not in map(str, FILES):
+        raise DataError(
+            f"Expected medmnist:SIZE with SIZE one of {', '.join(map(str, FILES))}; found {size or 'none'}."
+        )
+    return _in_arrays(f"medmnist:{size}", download(int(size)))
+
+
+def _open_auto(settings: Settings) -> Dataset:
+    """Real data where they can be had, else phantoms that say why."""
+    if cached(_AUTO_SIZE):
+        return _open_medmnist(str(_AUTO_SIZE))
+    why = "downloads are off"
+    if not settings.offline:
+        try:
+            return _open_medmnist(str(_AUTO_SIZE))
+        except DataError:
+            why = "PneumoniaMNIST could not be downloaded from zenodo.org"
+    phantoms = open_phantoms(str(PHANTOMS))
+    notice = f"LUNGLINE_DATA is not set and {why}, so synthetic phantoms stand in. {phantoms.notice}"
+    return Dataset(phantoms.name, phantoms.examples, phantoms.reader, synthetic=True, notice=notice)
+
+
+def _check_classes(name: str, examples: Sequence[Example], require: Sequence[str]) -> None:
+    counts = Counter((example.split, example.label) for example in examples)
+    for split in require:
+        for label, title in enumerate(CLASSES):
+            if not counts[split, label]:
+                found = ", ".join(f"{counts[split, at]} {other}" for at, other in enumerate(CLASSES))
+                raise DataError(f"{name}: expected both classes in {split}; found no {title} image ({found}).")

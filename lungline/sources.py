@@ -1,0 +1,118 @@
+"""Where the images of a data set lie: a folder, a zip, arrays in an .npz, an S3 prefix, or nowhere yet (phantoms).
+
+A source lists the paths that it holds and reads one of them. Nothing is ever extracted to disk.
+"""
+
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from lungline.errors import DataError, LunglineError, ObjectTooLarge, Unavailable
+from lungline.storage import Storage
+
+
+class Source(Protocol):
+    """Files by path; paths use `/` and are relative to the source."""
+
+    def paths(self) -> Sequence[str]:
+        """All files. Raises DataError when the source cannot be listed."""
+        ...
+
+    def read(self, path: str) -> bytes:
+        """One file. Raises DataError when it cannot be read, or is larger than the source's limit."""
+        ...
+
+
+class FolderSource:
+    """A folder on disk, with all folders below it."""
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self._folder = folder
+        self._max_bytes = max_bytes
+
+    def paths(self) -> Sequence[str]:
+        """All files, in the order of their paths."""
+        found = [
+            os.path.relpath(Path(where) / file, self._folder)
+            for where, _, files in os.walk(self._folder, onerror=_raise_unlistable)
+            for file in files
+        ]
+        return sorted(path.replace(os.sep, "/") for path in found)
+
+    def read(self, path: str) -> bytes:
+        """One file."""
+        try:
+            with (self._folder / path).open("rb") as file:
+                return _bounded(file.read, path, self._max_bytes)
+        except OSError as exc:
+            raise DataError(f"{path} cannot be read: {exc.strerror or exc}.") from exc
+
+
+def _raise_unlistable(error: OSError) -> None:
+    raise DataError(f"Folder {error.filename} cannot be listed: {error.strerror}.") from error
+
+
+class ZipSource:
+    """A zip file; its members are read one by one and never extracted, so their paths can do no harm."""
+
+    def __init__(self, file: Path, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        try:
+            self._zip = zipfile.ZipFile(file)
+        except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as exc:
+            raise DataError(
+                f"Expected a folder, a zip or an .npz; found {file}, which cannot be read as one: {exc}."
+            ) from exc
+        self._members = {info.filename: info for info in self._zip.infolist() if not info.is_dir()}
+
+    def paths(self) -> Sequence[str]:
+        """All files, in the order of their paths."""
+        return sorted(self._members)
+
+    def read(self, path: str) -> bytes:
+        """One file; what a member claims as its size is not trusted."""
+        try:
+            with self._zip.open(self._members[path]) as file:
+                return _bounded(file.read, path, self._max_bytes)
+        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as exc:
+            raise DataError(f"{path} cannot be read from the zip: {exc}.") from exc
+
+
+class S3Source:
+    """All objects below a prefix of an S3 bucket."""
+
+    def __init__(self, storage: Storage, bucket: str, prefix: str, max_bytes: int) -> None:
+        self._storage = storage
+        self._bucket = bucket
+        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self._max_bytes = max_bytes
+
+    def paths(self) -> Sequence[str]:
+        """All objects below the prefix."""
+        keys = [info.key for info in self._storage.list(self._bucket, self._prefix)]
+        return [key[len(self._prefix) :] for key in keys if not key.endswith("/")]
+
+    def read(self, path: str) -> bytes:
+        """One object."""
+        try:
+            return self._storage.get(self._bucket, self._prefix + path, max_bytes=self._max_bytes).data
+        except Unavailable:
+            raise  # nothing is wrong with the data: the same call may succeed later
+        except ObjectTooLarge as exc:
+            raise _too_large(path, self._max_bytes) from exc
+        except LunglineError as exc:
+            raise DataError(f"{path} cannot be read from bucket {self._bucket}: {exc}") from exc
+
+
+def _bounded(read: Callable[[int], bytes], path: str, max_bytes: int) -> bytes:
+    data = read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise _too_large(path, max_bytes)
+    return data
+
+
+def _too_large(path: str, max_bytes: int) -> DataError:
+    return DataError(f"{path} has more than {max_bytes:,} bytes, the limit for one image.")
