@@ -1,15 +1,14 @@
-import json
 import socket
 import socketserver
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from object_store import running_store
 from pydantic import SecretStr
 
 from lungline.errors import LunglineError, ObjectGone, ObjectTooLarge, SettingsError, StorageUnavailable
@@ -18,54 +17,10 @@ from lungline.storage import Storage, parse_uri
 KEY = "ward 7/Ünïcode + 100%/a=b&c.jpeg"
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that are free together with the port 10,000 above, where SeaweedFS puts gRPC."""
-    found: list[int] = []
-    held: list[socket.socket] = []
-    while len(found) < count:
-        low, high = socket.socket(), socket.socket()
-        held += [low, high]
-        low.bind(("127.0.0.1", 0))
-        port = low.getsockname()[1]
-        try:
-            high.bind(("127.0.0.1", port + 10_000))
-        except (OSError, OverflowError):
-            continue
-        found.append(port)
-    for one in held:
-        one.close()
-    return found
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
-    """A real object store on free ports."""
-    folder = tmp_path_factory.mktemp("store")
-    access, secret = "test-access", "test-secret"
-    identity = {"name": "t", "credentials": [{"accessKey": access, "secretKey": secret}], "actions": ["Admin"]}
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    s3, master, volume, filer, admin = free_ports(5)
-    weed = Path(sys.executable).with_name("weed")
-    command = [
-        *(str(weed), "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={folder}/s3.json"),
-        *(f"-s3.port={s3}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"),
-        *(f"-admin.port={admin}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false"),
-        "-master.telemetry=false",
-    ]
-    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log, cwd=folder) as process:
-        storage = Storage(f"http://127.0.0.1:{s3}", access_key=SecretStr(access), secret_key=SecretStr(secret))
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                storage.ensure_buckets("bucket")
-                storage.put("bucket", "ready", b"")
-                break
-            except LunglineError:
-                if time.monotonic() > deadline:
-                    raise
+    with running_store(tmp_path_factory.mktemp("store"), "bucket") as storage:
         yield storage
-        storage.close()
-        process.terminate()
 
 
 def test_an_object_comes_back_as_it_was_stored(store: Storage) -> None:

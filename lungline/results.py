@@ -1,0 +1,171 @@
+"""Result records: what was found for an upload, as JSON in the results bucket.
+
+    results/ab/abcdef.../3.json    the record of upload abcdef... by model version 3
+    results/ab/abcdef.../3.png     its heatmap, stored before the record: the record is the commit point
+
+One record for each upload and model version, found by name alone, so that neither saving nor looking up grows slower
+with the number of records. The record holds the object's key; the bucket is protected, logs are not.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lungline.errors import LunglineError, ObjectGone
+from lungline.package import Card
+from lungline.storage import Storage
+
+PREFIX = "results/"
+
+Outcome = Literal["judged", "refused", "superseded", "gone"]
+ResultLabel = Literal["Normal", "Pneumonia", "Unsure", "Refused"]
+
+# A record is replaced only by one that knows more: an upload that was gone, or that an older decoder refused, may
+# come back (sent again, replayed after a fix) and must then be judged. What has been judged stays.
+_RANK: dict[Outcome, int] = {"gone": 0, "superseded": 0, "refused": 1, "judged": 2}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ModelFacts(_Part):
+    """The model that answered."""
+
+    name: str
+    version: str
+    run_id: str | None
+    sha256: str
+    synthetic: bool
+
+
+class Operating(_Part):
+    """Below `low` Normal, from `high` on Pneumonia, between them Unsure; `operating` halves them for accuracy."""
+
+    low: float
+    high: float
+    operating: float
+
+
+class UploadFacts(_Part):
+    """The upload as its event told it."""
+
+    identity: str
+    bucket: str
+    key: str
+    version_id: str | None
+    etag: str | None
+    sequencer: str | None
+
+
+class ReadFacts(_Part):
+    """The object as it was really read."""
+
+    etag: str
+    version_id: str | None
+    size: int
+    modified: datetime
+
+
+class PictureFacts(_Part):
+    """The image file; width and height in pixels, upright."""
+
+    format: str
+    width: int
+    height: int
+
+
+class Times(_Part):
+    """When the object was stored, when its event arrived here, and when the record was written."""
+
+    uploaded: datetime | None
+    received: datetime
+    done: datetime
+
+
+class ResultRecord(_Part):
+    """What was found for one upload by one model version.
+
+    `outcome` says how it ended: `judged` has a label and a probability; `refused` the label Refused with a reason code
+    and a sentence; `superseded` (the object was overwritten before it was read; `superseded_by` is the identity of what
+    is there now) and `gone` (it was deleted) have no label at all. `timings` are milliseconds by stage.
+    """
+
+    form: Literal[1] = 1
+    id: str
+    outcome: Outcome
+    label: ResultLabel | None = None
+    probability: float | None = None
+    thresholds: Operating
+    reason: str | None = None
+    message: str | None = None
+    superseded_by: str | None = None
+    warnings: tuple[str, ...] = ()
+    model: ModelFacts
+    upload: UploadFacts
+    read: ReadFacts | None = None
+    picture: PictureFacts | None = None
+    heatmap: str | None = None
+    times: Times
+    timings: dict[str, float] = {}
+
+    @property
+    def key(self) -> str:
+        """Where the record lies in the results bucket."""
+        return record_key(self.upload.identity, self.model.version)
+
+
+def version_of(card: Card, sha256: str) -> str:
+    """The version that records name: the registered one, or the beginning of the package's digest."""
+    return card.version or sha256[:12]
+
+
+def record_key(identity: str, version: str) -> str:
+    """Where the record of an upload lies in the results bucket."""
+    return f"{PREFIX}{identity[:2]}/{identity}/{version}.json"
+
+
+def heatmap_key(identity: str, version: str) -> str:
+    """Where the heatmap of an upload lies in the results bucket."""
+    return f"{PREFIX}{identity[:2]}/{identity}/{version}.png"
+
+
+def save(storage: Storage, bucket: str, record: ResultRecord) -> ResultRecord:
+    """Store a record, unless one that knows at least as much is there; returns the one that is there now."""
+    data = record.model_dump_json().encode()
+    if storage.put_if_absent(bucket, record.key, data, "application/json"):
+        return record
+    stored = load(storage, bucket, record.key)
+    if _RANK[stored.outcome] >= _RANK[record.outcome]:
+        return stored
+    storage.put(bucket, record.key, data, "application/json")
+    return record
+
+
+def load(storage: Storage, bucket: str, key: str) -> ResultRecord:
+    """The record at a key. Raises ObjectGone, or LunglineError when what is there is no record."""
+    try:
+        return ResultRecord.model_validate_json(storage.get(bucket, key).data)
+    except ValidationError as exc:
+        raise LunglineError(f"The object {key} in bucket {bucket} is not a result record.") from exc
+
+
+def find(storage: Storage, bucket: str, identity: str) -> list[ResultRecord]:
+    """The records of one upload, one for each model version that judged it."""
+    return list(_records(storage, bucket, f"{PREFIX}{identity[:2]}/{identity}/"))
+
+
+def every(storage: Storage, bucket: str) -> Iterator[ResultRecord]:
+    """All records, in no order that means anything; fetched as they are asked for."""
+    return _records(storage, bucket, PREFIX)
+
+
+def _records(storage: Storage, bucket: str, prefix: str) -> Iterator[ResultRecord]:
+    for info in storage.list(bucket, prefix):
+        if info.key.endswith(".json"):
+            try:
+                yield load(storage, bucket, info.key)
+            except ObjectGone:  # removed since it was listed
+                continue

@@ -1,0 +1,249 @@
+import io
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from object_store import running_store
+from PIL import Image
+from pydantic import SecretStr
+from tiny_package import write_tiny_package
+
+from lungline import results
+from lungline.diagnosis import PHANTOM_WARNING, Diagnoser, judge_upload
+from lungline.errors import EventMalformed, LunglineError, StorageUnavailable
+from lungline.events import Upload
+from lungline.images import Limits
+from lungline.package import Package, Thresholds, amend_card
+from lungline.phantom import jpeg
+from lungline.results import ResultRecord
+from lungline.settings import Settings
+from lungline.storage import Storage
+
+SETTINGS = Settings()
+UPLOADS, RESULTS = SETTINGS.uploads_bucket, SETTINGS.results_bucket
+KEY = "ward 7/Ünïcode + 100%/a=b&c.jpeg"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
+    with running_store(tmp_path_factory.mktemp("store"), UPLOADS, RESULTS) as storage:
+        yield storage
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("packages") / "1"
+    write_tiny_package(folder, mlflow_run_id="run")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def diagnoser(folder: Path) -> Diagnoser:
+    return Diagnoser(Package.load(folder))
+
+
+@pytest.fixture
+def upload(store: Storage, request: pytest.FixtureRequest) -> Upload:
+    return put(store, f"{request.node.name}/{KEY}", jpeg(1, opacities=True))
+
+
+def put(store: Storage, key: str, data: bytes) -> Upload:
+    return Upload(UPLOADS, key, etag=store.put(UPLOADS, key, data), sequencer="1", uploaded_at=datetime.now(UTC))
+
+
+def records(store: Storage, upload: Upload) -> list[ResultRecord]:
+    return results.find(store, RESULTS, upload.identity)
+
+
+def test_an_image_is_judged_with_a_heatmap(diagnoser: Diagnoser) -> None:
+    found = diagnoser.diagnose(jpeg(1, opacities=True))
+    assert found.label in {"Normal", "Pneumonia", "Unsure"}
+    assert found.probability is not None
+    assert found.heatmap is not None
+    assert found.heatmap.startswith(b"\x89PNG")
+    assert found.picture is not None
+    assert (found.picture.format, found.picture.width, found.picture.height) == ("jpeg", 224, 224)
+    assert set(found.timings) == {"decode", "prepare", "predict", "explain"}
+    assert PHANTOM_WARNING in found.warnings
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "label"), [(0.0, 0.0, "Pneumonia"), (1.0, 1.0, "Normal"), (0.0, 1.0, "Unsure")]
+)
+def test_the_thresholds_of_the_card_make_the_label(
+    folder: Path, tmp_path: Path, low: float, high: float, label: str
+) -> None:
+    other = shutil.copytree(folder, tmp_path / "other")
+    amend_card(other, thresholds=Thresholds(low=low, high=high, operating=high, chosen="By hand."))
+    assert Diagnoser(Package.load(other)).diagnose(jpeg(1, opacities=True)).label == label
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"not an image at all", "not-an-image"),
+        (jpeg(1, opacities=False)[:1000], "truncated"),
+        (bytes(2**20 + 1), "too-large"),
+    ],
+)
+def test_an_image_that_cannot_be_judged_is_refused_with_a_reason(folder: Path, data: bytes, reason: str) -> None:
+    found = Diagnoser(Package.load(folder), Limits(max_bytes=2**20)).diagnose(data)
+    assert (found.label, found.reason, found.probability, found.heatmap) == ("Refused", reason, None, None)
+    assert found.message is not None
+    assert found.message.endswith(".")
+
+
+def test_a_blank_image_is_refused(diagnoser: Diagnoser) -> None:
+    blank = io.BytesIO()
+    Image.new("L", (100, 100), 7).save(blank, "PNG")
+    assert diagnoser.diagnose(blank.getvalue()).reason == "blank"
+
+
+def test_an_upload_is_judged_and_saved(store: Storage, diagnoser: Diagnoser, upload: Upload) -> None:
+    received = datetime.now(UTC)
+    record = judge_upload(upload, diagnoser, store, SETTINGS, received)
+    direct = diagnoser.diagnose(jpeg(1, opacities=True))
+    assert (record.outcome, record.label, record.probability) == ("judged", direct.label, direct.probability)
+    assert record.upload.key == upload.key
+    assert record.read is not None
+    assert record.read.etag == upload.etag
+    assert (record.model.version, record.model.run_id, record.model.synthetic) == ("1", "run", True)
+    assert record.model.sha256 == diagnoser.package.sha256
+    assert upload.uploaded_at == record.times.uploaded
+    assert received == record.times.received <= record.times.done
+    assert record.heatmap == f"results/{upload.identity[:2]}/{upload.identity}/1.png"
+    assert store.get(RESULTS, results.heatmap_key(upload.identity, "1")).data == direct.heatmap
+    assert results.load(store, RESULTS, record.key) == record
+    assert set(record.timings) == {"fetch", "decode", "prepare", "predict", "explain", "save_heatmap"}
+
+
+def test_a_duplicate_gets_the_stored_record(store: Storage, diagnoser: Diagnoser, upload: Upload) -> None:
+    first = judge_upload(upload, diagnoser, store, SETTINGS)
+    later = judge_upload(replace(upload, sequencer="2"), diagnoser, store, SETTINGS)
+    assert later == first
+    assert records(store, upload) == [first]
+
+
+def test_many_simultaneous_duplicates_give_one_record(store: Storage, diagnoser: Diagnoser, upload: Upload) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: judge_upload(upload, diagnoser, store, SETTINGS), range(16)))
+    assert all(record == found[0] for record in found)
+    assert records(store, upload) == [found[0]]
+
+
+def test_another_model_version_gives_another_record(
+    store: Storage, diagnoser: Diagnoser, folder: Path, upload: Upload, tmp_path: Path
+) -> None:
+    second = shutil.copytree(folder, tmp_path / "2")
+    amend_card(second, version="2")
+    judge_upload(upload, diagnoser, store, SETTINGS)
+    judge_upload(upload, Diagnoser(Package.load(second)), store, SETTINGS)
+    assert [record.model.version for record in records(store, upload)] == ["1", "2"]
+
+
+def test_a_refused_image_gets_a_record_with_the_reason(store: Storage, diagnoser: Diagnoser) -> None:
+    upload = put(store, "Doe-Jane.jpeg", b"not an image")
+    record = judge_upload(upload, diagnoser, store, SETTINGS)
+    assert (record.outcome, record.label, record.reason) == ("refused", "Refused", "not-an-image")
+    assert (record.probability, record.heatmap) == (None, None)
+    assert records(store, upload) == [record]
+    assert record.message is not None
+    assert "Doe" not in record.message
+
+
+def test_an_image_that_is_too_large_is_refused_without_reading_it(store: Storage, folder: Path, upload: Upload) -> None:
+    record = judge_upload(upload, Diagnoser(Package.load(folder), Limits(max_bytes=1000)), store, SETTINGS)
+    assert (record.label, record.reason) == ("Refused", "too-large")
+
+
+def test_what_was_refused_is_judged_when_it_can_be(store: Storage, folder: Path, upload: Upload) -> None:
+    strict, able = Diagnoser(Package.load(folder), Limits(min_side=1000)), Diagnoser(Package.load(folder))
+    assert judge_upload(upload, strict, store, SETTINGS).outcome == "refused"
+    judged = judge_upload(upload, able, store, SETTINGS)
+    assert judged.outcome == "judged"
+    assert judge_upload(upload, strict, store, SETTINGS) == judged
+    assert records(store, upload) == [judged]
+
+
+def test_a_deleted_object_ends_as_gone_and_is_judged_when_it_comes_back(
+    store: Storage, diagnoser: Diagnoser, upload: Upload
+) -> None:
+    store.delete(UPLOADS, upload.key)
+    gone = judge_upload(upload, diagnoser, store, SETTINGS)
+    assert (gone.outcome, gone.label, gone.read) == ("gone", None, None)
+    assert judge_upload(upload, diagnoser, store, SETTINGS) == gone
+    store.put(UPLOADS, upload.key, jpeg(1, opacities=True))
+    judged = judge_upload(upload, diagnoser, store, SETTINGS)
+    assert judged.outcome == "judged"
+    store.delete(UPLOADS, upload.key)
+    assert judge_upload(upload, diagnoser, store, SETTINGS) == judged
+
+
+def test_the_event_of_an_overwritten_object_ends_as_superseded(
+    store: Storage, diagnoser: Diagnoser, upload: Upload
+) -> None:
+    newer = put(store, upload.key, jpeg(2, opacities=False))
+    stale = judge_upload(upload, diagnoser, store, SETTINGS)
+    assert (stale.outcome, stale.label, stale.probability) == ("superseded", None, None)
+    assert stale.superseded_by == newer.identity
+    current = judge_upload(newer, diagnoser, store, SETTINGS)
+    assert current.outcome == "judged"
+    assert current.probability == diagnoser.diagnose(jpeg(2, opacities=False)).probability
+    assert current.read is not None
+    assert current.read.etag == newer.etag
+    assert records(store, newer) == [current]
+    assert records(store, upload) == [stale]
+
+
+def test_an_event_without_etag_is_judged_as_it_is_read(store: Storage, diagnoser: Diagnoser, upload: Upload) -> None:
+    record = judge_upload(replace(upload, etag=None), diagnoser, store, SETTINGS)
+    assert record.outcome == "judged"
+    assert record.read is not None
+    assert record.read.etag == upload.etag
+
+
+def test_an_event_may_not_point_at_another_bucket(store: Storage, diagnoser: Diagnoser) -> None:
+    with pytest.raises(EventMalformed, match="only xray-uploads is read"):
+        judge_upload(Upload(RESULTS, "ready"), diagnoser, store, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "key", ["../lungline-results/x", "../../etc/passwd", "file:///etc/passwd", "http://169.254.169.254/"]
+)
+def test_a_key_that_looks_like_a_path_or_an_address_reaches_nothing(
+    store: Storage, diagnoser: Diagnoser, key: str
+) -> None:
+    assert judge_upload(Upload(UPLOADS, key, etag="e"), diagnoser, store, SETTINGS).outcome == "gone"
+
+
+def test_a_store_that_is_down_leaves_nothing_behind(diagnoser: Diagnoser) -> None:
+    nowhere = Storage("http://127.0.0.1:9", access_key=SecretStr("a"), secret_key=SecretStr("b"))
+    with pytest.raises(StorageUnavailable):
+        judge_upload(Upload(UPLOADS, "x"), diagnoser, nowhere, SETTINGS)
+
+
+def test_200_different_images_at_once_each_get_their_own_result(store: Storage, diagnoser: Diagnoser) -> None:
+    images = {f"many/{seed}.jpeg": jpeg(seed, opacities=bool(seed % 2)) for seed in range(200)}
+    expected = {key: diagnoser.diagnose(data, heatmap=False).probability for key, data in images.items()}
+    assert len(set(expected.values())) == 200
+    with ThreadPoolExecutor(16) as pool:
+        uploads = list(pool.map(lambda item: put(store, *item), images.items()))
+        found = list(pool.map(lambda upload: judge_upload(upload, diagnoser, store, SETTINGS), uploads))
+    assert {record.upload.key: record.probability for record in found} == expected
+
+
+def test_a_record_that_is_damaged_is_said_so(store: Storage) -> None:
+    store.put(RESULTS, "results/00/0/1.json", b"{}")
+    with pytest.raises(LunglineError, match="is not a result record"):
+        results.load(store, RESULTS, "results/00/0/1.json")
+    store.delete(RESULTS, "results/00/0/1.json")
+
+
+def test_every_record_can_be_listed(store: Storage, diagnoser: Diagnoser, upload: Upload) -> None:
+    record = judge_upload(upload, diagnoser, store, SETTINGS)
+    assert record in list(results.every(store, RESULTS))
