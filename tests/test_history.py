@@ -1,0 +1,185 @@
+import json
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from threading import Barrier
+
+import pytest
+from pydantic import SecretStr
+
+from lungline.errors import PromotionConflict, RegistryError, StorageUnavailable
+from lungline.history import Entry, Facts, History, _hash
+from lungline.storage import Storage
+from tests.object_store import running_store
+
+BUCKET = "models"
+FACTS = Facts(package="a" * 64, figures={"auc": 0.987654321}, data="phantom", data_digest="d" * 64)
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
+    with running_store(tmp_path_factory.mktemp("store"), BUCKET) as storage:
+        yield storage
+
+
+@pytest.fixture
+def history(storage: Storage) -> History:
+    return History(storage, BUCKET, uuid.uuid4().hex)
+
+
+def serve(history: History, version: str, *, by: str = "Ada", act: str = "promoted") -> Entry:
+    """One entry on top of the chain, whatever is there."""
+    values = {"kind": "promotion", "version": version, "by": by, "reason": "better", "facts": FACTS}
+    return history.append(history.head(), act=act, champion=version, **values)
+
+
+def key(history: History, number: int) -> str:
+    return f"{history.prefix}{number:08d}.json"
+
+
+def rewrite(storage: Storage, history: History, number: int, **changes: object) -> None:
+    document = json.loads(storage.get(BUCKET, key(history, number)).data)
+    storage.put(BUCKET, key(history, number), json.dumps(document | changes).encode())
+
+
+def test_a_history_that_was_never_written_is_empty_and_sound(history: History) -> None:
+    assert history.verify() == []
+    assert history.head() is None
+    assert history.champion() is None
+    assert history.at(datetime.now(UTC)) is None
+
+
+def test_an_entry_comes_back_as_it_was_written(history: History) -> None:
+    written = serve(history, "1")
+    assert history.verify() == [written]
+    assert written.facts == FACTS
+    assert history.champion() == "1"
+
+
+def test_the_history_tells_which_version_served_at_a_time(history: History) -> None:
+    before = datetime.now(UTC)
+    first = serve(history, "1")
+    serve(history, "2", act="failed")
+    second = serve(history, "2")
+    assert history.at(before) is None
+    assert history.at(first.at) == first
+    assert history.at(second.at - timedelta(microseconds=1)) == first
+    assert history.at(datetime.now(UTC)) == second
+
+
+def test_time_never_runs_backwards_in_the_chain(history: History) -> None:
+    first = serve(history, "1")
+    ahead = first.model_copy(update={"at": datetime.now(UTC) + timedelta(hours=1)})
+    values = {"kind": "promotion", "version": "2", "by": "Ada", "reason": "later", "facts": FACTS}
+    assert history.append(ahead, act="promoted", champion="2", **values).at == ahead.at
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"by": "Eve"},
+        {"version": "9"},
+        {"facts": {"package": "b" * 64}},
+        {"added": "later"},
+        {"previous": "0" * 63 + "1"},
+    ],
+)
+def test_a_changed_entry_is_found_and_named(history: History, storage: Storage, changes: dict[str, object]) -> None:
+    for version in "123":
+        serve(history, version)
+    rewrite(storage, history, 2, **changes)
+    with pytest.raises(RegistryError, match="entry 2 was changed"):
+        history.verify()
+
+
+def test_a_changed_entry_with_a_fresh_hash_breaks_the_chain_after_it(history: History, storage: Storage) -> None:
+    for version in "123":
+        serve(history, version)
+    document = json.loads(storage.get(BUCKET, key(history, 2)).data) | {"by": "Eve"}
+    rewrite(storage, history, 2, by="Eve", hash=_hash(document))
+    with pytest.raises(RegistryError, match="entry 3 does not follow"):
+        history.verify()
+
+
+def test_a_removed_entry_is_found_and_named(history: History, storage: Storage) -> None:
+    for version in "123":
+        serve(history, version)
+    storage.delete(BUCKET, key(history, 2))
+    with pytest.raises(RegistryError, match="entry 2 is missing"):
+        history.verify()
+
+
+def test_two_entries_that_changed_places_are_found(history: History, storage: Storage) -> None:
+    for version in "123":
+        serve(history, version)
+    second, third = (storage.get(BUCKET, key(history, number)).data for number in (2, 3))
+    storage.put(BUCKET, key(history, 2), third)
+    storage.put(BUCKET, key(history, 3), second)
+    with pytest.raises(RegistryError, match="entry 2 was written as entry 3"):
+        history.verify()
+
+
+def test_an_end_that_was_cut_off_is_found_by_the_anchor(history: History, storage: Storage) -> None:
+    entries = [serve(history, version) for version in "123"]
+    assert history.verify(entries[1].anchor) == entries, "the anchor may be behind: a crash may have come between"
+    storage.delete(BUCKET, key(history, 3))
+    with pytest.raises(RegistryError, match="MLflow remembers entry 3, but it ends at 2"):
+        history.verify(entries[2].anchor)
+
+
+def test_an_end_that_was_written_anew_is_found_by_the_anchor(history: History, storage: Storage) -> None:
+    entries = [serve(history, version) for version in "12"]
+    storage.delete(BUCKET, key(history, 2))
+    serve(history, "2", by="Eve")
+    assert len(history.verify()) == 2
+    with pytest.raises(RegistryError, match="entry 2 is not the one that MLflow remembers"):
+        history.verify(entries[1].anchor)
+
+
+def test_a_file_that_is_no_entry_is_found(history: History, storage: Storage) -> None:
+    serve(history, "1")
+    storage.put(BUCKET, f"{history.prefix}00000001.json.bak", b"{}")
+    with pytest.raises(RegistryError, match="no entry"):
+        history.verify()
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b'{"number": 1}', b"\xff"])
+def test_an_entry_that_cannot_be_read_is_damage(history: History, storage: Storage, data: bytes) -> None:
+    storage.put(BUCKET, key(history, 1), data)
+    with pytest.raises(RegistryError, match="cannot be read"):
+        history.verify()
+
+
+def test_of_many_who_write_the_same_entry_one_wins_and_the_others_learn_who(history: History) -> None:
+    first, together = serve(history, "1"), Barrier(8)
+
+    def attempt(number: int) -> Entry | PromotionConflict:
+        together.wait()
+        values = {"kind": "promotion", "version": f"{number}", "by": f"promoter {number}", "reason": "race"}
+        try:
+            return history.append(first, act="began", champion="1", facts=FACTS, **values)
+        except PromotionConflict as exc:
+            return exc
+
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(attempt, range(8)))
+    (winner,) = (outcome for outcome in outcomes if isinstance(outcome, Entry))
+    told = [str(outcome) for outcome in outcomes if isinstance(outcome, PromotionConflict)]
+    assert len(told) == 7
+    assert all(winner.by in sentence for sentence in told)
+    assert history.verify() == [first, winner]
+
+
+def test_a_later_release_may_add_fields_to_an_entry(history: History, storage: Storage) -> None:
+    entry = serve(history, "1")
+    document = entry.model_dump(mode="json") | {"site": "ward 7"}
+    storage.put(BUCKET, key(history, 1), json.dumps(document | {"hash": _hash(document)}).encode())
+    assert history.verify()[0].version == "1"
+
+
+def test_reading_a_store_that_is_away_is_told_as_such() -> None:
+    with pytest.raises(StorageUnavailable):
+        History(
+            Storage("http://127.0.0.1:1", access_key=SecretStr("a"), secret_key=SecretStr("b")), BUCKET, "pneumonia"
+        ).entries()
