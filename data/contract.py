@@ -1,0 +1,269 @@
+"""The data contract: what must hold of a prepared data set before a model may be trained on it.
+
+Great Expectations checks it and writes the Data Docs page. The contract is the list TERMS; each term has its reason.
+"""
+
+# great-expectations and pandas ship partial types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data.page import Line, self_contained
+from lungline.errors import ContractBreached
+from lungline.examples import CLASSES, SPLITS
+from lungline.prepared import Prepared, Row
+
+OFFENDERS_SHOWN = 3
+
+# Fewer images than these make figures that nobody should read. The public data set's own val split has 8 a class.
+FEWEST = {"train": 30, "val": 5, "test": 10}
+
+
+@dataclass(frozen=True)
+class Term:
+    """One expectation: what must hold, why, and how Great Expectations says it.
+
+    `where` limits it to rows with these values.
+    """
+
+    sentence: str
+    reason: str
+    expectation: str
+    arguments: Mapping[str, Any]
+    where: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """A term that does not hold.
+
+    `count` images stand against it, `examples` are the first of them with what was found. Where a whole split is
+    judged, `count` is the number of its images and `figure` says what was found.
+    """
+
+    expectation: str
+    count: int
+    examples: tuple[str, ...]
+    figure: str | None = None
+
+    @property
+    def found(self) -> str:
+        """What was found, for a sentence."""
+        more = ", ..." if self.count > len(self.examples) else ""
+        return self.figure or f"{self.count} against it ({', '.join(self.examples)}{more})"
+
+    def __str__(self) -> str:
+        return f"{self.expectation}; found {self.found}"
+
+
+TERMS: tuple[Term, ...] = (
+    Term(
+        "every image must be readable",
+        "An unreadable file is a hole in the data that nobody chose.",
+        "ExpectColumnValuesToBeNull",
+        {"column": "error"},
+    ),
+    Term(
+        "every label must be known",
+        f"The network has one output: {CLASSES[0]} is 0, {CLASSES[1]} is 1.",
+        "ExpectColumnValuesToBeInSet",
+        {"column": "label", "value_set": list(range(len(CLASSES)))},
+    ),
+    Term(
+        "every split must be known",
+        "An image in another split would be counted and never used.",
+        "ExpectColumnValuesToBeInSet",
+        {"column": "split", "value_set": list(SPLITS)},
+    ),
+    Term(
+        "every name must be unique",
+        "A name is how a reviewer finds the image again.",
+        "ExpectColumnValuesToBeUnique",
+        {"column": "name"},
+    ),
+    Term(
+        "no image may be in two splits",
+        "A model that has seen a test image is graded on its memory.",
+        "ExpectColumnValuesToBeNull",
+        {"column": "same_image_in_other_split"},
+    ),
+    Term(
+        "no patient may be in two splits",
+        "Two pictures of one patient are nearly the same picture.",
+        "ExpectColumnValuesToBeNull",
+        {"column": "same_patient_in_other_split"},
+    ),
+    Term(
+        "no image may have both labels",
+        "One of the two is wrong, and nobody knows which.",
+        "ExpectColumnValuesToBeNull",
+        {"column": "same_image_with_other_label"},
+    ),
+    Term(
+        "the shortest side must have at least 28 pixels",
+        "Below that not even the smallest public form of chest X-rays lies; it is a thumbnail or an icon.",
+        "ExpectColumnValuesToBeBetween",
+        {"column": "shortest_side", "min_value": 28},
+    ),
+    Term(
+        "no side may be more than four times the other",
+        "A chest is about as wide as it is high: such a strip is a crop, a ruler or a scan line.",
+        "ExpectColumnValuesToBeBetween",
+        {"column": "longest_to_shortest_side", "max_value": 4},
+    ),
+    Term(
+        "the grey levels of an image must span at least 32 of 256",
+        "A blank or nearly blank image shows nothing, whatever its label says.",
+        "ExpectColumnValuesToBeBetween",
+        {"column": "grey_span", "min_value": 32},
+    ),
+    Term(
+        "the mean grey level of an image must lie between 10 and 245",
+        "All black or all white with a few letters is a failed exposure or an empty page.",
+        "ExpectColumnValuesToBeBetween",
+        {"column": "mean", "min_value": 10, "max_value": 245},
+    ),
+    *(
+        Term(
+            f"{split} must have at least {fewest} {name} images",
+            "With fewer, chance decides the figures.",
+            "ExpectTableRowCountToBeBetween",
+            {"min_value": fewest},
+            where={"split": split, "label": label},
+        )
+        for split, fewest in FEWEST.items()
+        for label, name in enumerate(CLASSES)
+    ),
+    *(
+        Term(
+            f"pneumonia must be between 5 % and 95 % of {split}",
+            "Beyond that, always giving the same answer looks like a good model.",
+            "ExpectColumnMeanToBeBetween",
+            {"column": "label", "min_value": 0.05, "max_value": 0.95},
+            where={"split": split},
+        )
+        for split in SPLITS
+    ),
+)
+
+
+def check(folder: Path, docs: Path) -> list[Breach]:
+    """The terms that a prepared data set breaks, none when it keeps the contract.
+
+    Writes the Data Docs page to `docs`/index.html: one file that needs nothing else and asks no other host.
+    Raises DataError when the folder is not a prepared data set.
+    """
+    prepared = Prepared.load(folder)
+    table = _table(prepared.index)
+    result, details = _validate(table)
+    broken = {outcome.expectation_config.meta["term"]: outcome for outcome in result.results if not outcome.success}
+    breaches = {at: _breach(TERMS[at], broken[at], table) for at in sorted(broken)}
+    lines = [
+        Line(term.sentence, term.reason, breaches[at].found if at in breaches else None)
+        for at, term in enumerate(TERMS)
+    ]
+    heading = f"{prepared.name}, {len(prepared.index):,} images, digest {prepared.digest[:12]}"
+    docs.mkdir(parents=True, exist_ok=True)
+    text = self_contained(details, heading, prepared.notice, lines)
+    (docs / "index.html").write_text(text, encoding="utf-8", errors="surrogateescape")
+    return list(breaches.values())
+
+
+def enforce(folder: Path, docs: Path) -> None:
+    """Raises ContractBreached, which names expectation, count and first offenders, unless the contract is kept."""
+    breaches = check(folder, docs)
+    if breaches:
+        raise ContractBreached(f"The data break the contract: {'. And: '.join(map(str, breaches))}.")
+
+
+def _table(rows: Sequence[Row]) -> Any:
+    """The index as a pandas table, with what the terms look at beside it; nothing stands where nothing is known."""
+    import pandas as pd
+
+    table = pd.DataFrame([asdict(row) for row in rows])
+    unread = table["error"] != ""
+    table["error"] = table["error"].where(unread, None)
+    sides = table[["width", "height"]]
+    table["shortest_side"] = sides.min(axis=1).mask(unread)
+    table["longest_to_shortest_side"] = (sides.max(axis=1) / sides.min(axis=1).clip(lower=1)).round(2).mask(unread)
+    table["grey_span"] = (table["high"] - table["low"]).mask(unread)
+    table["mean"] = table["mean"].mask(unread)
+    table["same_image_in_other_split"] = _twin(table, "sha256", "split")
+    table["same_patient_in_other_split"] = _twin(table, "patient", "split")
+    table["same_image_with_other_label"] = _twin(table, "sha256", "label")
+    return table
+
+
+def _twin(table: Any, same: str, other: str) -> list[str | None]:
+    """For each row the name of the first row with the same value in one column and another in the other, or None."""
+    groups: dict[Any, dict[Any, str]] = {}
+    pairs = list(zip(table[same], table[other], table["name"], strict=True))
+    for key, kind, name in pairs:
+        groups.setdefault(key, {}).setdefault(kind, name)
+    return [next((name for at, name in groups[key].items() if key and at != kind), None) for key, kind, _ in pairs]
+
+
+def _validate(table: Any) -> tuple[Any, str]:
+    """Great Expectations' result for the table, and its Data Docs page as HTML."""
+    import great_expectations as gx
+    import numpy as np
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+    from great_expectations.render.renderer.page_renderer import ValidationResultsPageRenderer
+    from great_expectations.render.view.view import DefaultJinjaPageView
+
+    # An ephemeral context leaves no files behind; its log tells how it works, not what it found.
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    asset = context.data_sources.add_pandas("prepared data").add_dataframe_asset("index")
+    batch = asset.add_batch_definition_whole_dataframe("all images").get_batch({"dataframe": table})
+    suite = context.suites.add(gx.ExpectationSuite("data contract", expectations=_expectations()))
+    shown = {"result_format": "COMPLETE", "unexpected_index_column_names": ["name"], "partial_unexpected_count": 10}
+    result = batch.validate(suite, result_format=shown)
+    for outcome in result.results:
+        # The page's renderer takes a number's repr for its digits; numpy 2 writes np.float64(0.5).
+        figure: Any = outcome.result.get("observed_value")
+        if isinstance(figure, np.generic):
+            outcome.result["observed_value"] = figure.item()
+    page = DefaultJinjaPageView().render(ValidationResultsPageRenderer().render(result))
+    return result, page
+
+
+def _expectations() -> list[Any]:
+    import great_expectations.expectations as kinds
+    from great_expectations.expectations.row_conditions import Column
+
+    made: list[Any] = []
+    for at, term in enumerate(TERMS):
+        conditions = [Column(column) == value for column, value in term.where.items()]
+        where = None
+        for condition in conditions:
+            where = condition if where is None else where & condition
+        limited = {"row_condition": where} if where is not None else {}
+        notes = f"{term.sentence[0].upper()}{term.sentence[1:]}. {term.reason}"
+        made.append(getattr(kinds, term.expectation)(**term.arguments, **limited, notes=notes, meta={"term": at}))
+    return made
+
+
+def _breach(term: Term, outcome: Any, table: Any) -> Breach:
+    """What Great Expectations found against a term, with the images' names."""
+    found = outcome.result
+    if "unexpected_index_list" not in found:
+        return _breach_of_split(term, found["observed_value"], table)
+    column = term.arguments["column"]
+    offenders = found["unexpected_index_list"] or []
+    shown = tuple(
+        entry["name"] if column == "name" else f"{entry['name']}: {entry[column]}"
+        for entry in offenders[:OFFENDERS_SHOWN]
+    )
+    return Breach(term.sentence, int(found["unexpected_count"]), shown)
+
+
+def _breach_of_split(term: Term, figure: float | None, table: Any) -> Breach:
+    for column, value in term.where.items():
+        table = table[table[column] == value]
+    return Breach(term.sentence, len(table), (), "none" if figure is None else f"{figure:.3g}")
