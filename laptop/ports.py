@@ -1,0 +1,86 @@
+"""Addresses of the parts: free ports of the loopback interface, chosen once and kept, so that they stay the same."""
+
+import random
+import socket
+from dataclasses import asdict, dataclass, fields
+
+from laptop.home import Home, read_json, write_private
+from lungline.errors import StackError
+
+HOST = "127.0.0.1"
+# Below the ports that Linux (32768) and macOS (49152) give to outgoing connections: one of those could sit on a
+# part's port just when that part restarts.
+LOWEST, HIGHEST = 20_000, 32_000
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """One port for each listener; the store has five, each with gRPC beside it."""
+
+    s3: int
+    s3_grpc: int
+    master: int
+    master_grpc: int
+    volume: int
+    volume_grpc: int
+    filer: int
+    filer_grpc: int
+    admin: int
+    admin_grpc: int
+    broker: int
+    mlflow: int
+    predictor: int
+
+    @classmethod
+    def choose(cls, kept: "Ports | None" = None) -> "Ports":
+        """Free ports: of the kept ones those that are still free, new ones for the others."""
+        chosen = {name: port for name, port in (asdict(kept) if kept else {}).items() if is_free(port)}
+        taken = set(chosen.values())
+        for field in fields(cls):
+            if field.name not in chosen:
+                chosen[field.name] = _free(taken)
+                taken.add(chosen[field.name])
+        return cls(**chosen)
+
+
+def load_ports(home: Home) -> Ports | None:
+    """The ports that this home has; None before its first start."""
+    kept = read_json(home.file("ports.json"))
+    try:
+        return Ports(**kept) if isinstance(kept, dict) else None
+    except TypeError:  # written by a version with other parts
+        return None
+
+
+def claim_ports(home: Home) -> Ports:
+    """The home's ports, new ones in place of those that somebody else holds now."""
+    ports = Ports.choose(load_ports(home))
+    write_private(home.file("ports.json"), asdict(ports))
+    return ports
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on the port now."""
+    with socket.socket() as probe:
+        # As servers do: a connection of the last run that lingers does not hold the port.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def answers(port: int) -> bool:
+    """Whether a server accepts connections on the port."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((HOST, port)) == 0
+
+
+def _free(taken: set[int]) -> int:
+    for _ in range(1000):
+        port = random.randrange(LOWEST, HIGHEST)  # noqa: S311 - any port will do; nothing rests on it being secret
+        if port not in taken and is_free(port):
+            return port
+    raise StackError(f"No free port between {LOWEST} and {HIGHEST} on {HOST}.")

