@@ -18,8 +18,8 @@ def bootstrap(settings: Settings) -> str:
 
 def ensure_topics(settings: Settings) -> None:
     """Make the topics that are not there yet. Raises KafkaUnavailable."""
-    from confluent_kafka import KafkaError, KafkaException, NewTopic
-    from confluent_kafka.admin import AdminClient
+    from confluent_kafka import KafkaError, KafkaException
+    from confluent_kafka.admin import AdminClient, NewTopic  # pyright: ignore[reportPrivateImportUsage] - as its docs do
 
     # log_level 0: the client would write to our standard error while the broker starts.
     admin = AdminClient({"bootstrap.servers": bootstrap(settings), "log_level": 0})
