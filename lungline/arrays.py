@@ -1,7 +1,6 @@
 """Images in the arrays of an .npz file, in the form of MedMNIST: `{train,val,test}_{images,labels}`."""
 
 import math
-import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy.typing as npt
 
 from lungline.errors import DataError
 from lungline.examples import CLASSES, SPLITS, Example
+from lungline.png import write_png
 
 # PneumoniaMNIST at 224 px has 0.3 GB; a header that claims more than this is an attack or another data set.
 _MOST_BYTES = 4 * 2**30
@@ -47,7 +47,7 @@ class ArraySource:
     def read(self, example: Example) -> bytes:
         """One image as a PNG file."""
         split, _, file = example.name.split("/")
-        return png(self._images[split][int(file.removesuffix(".png"))])
+        return write_png(self._images[split][int(file.removesuffix(".png"))], stored=True)
 
     def _check(self, split: str) -> None:
         images, labels = self._images[split], self._labels[split]
@@ -78,25 +78,3 @@ def _load(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
     if len(data) != size:
         raise ValueError(f"{name} holds another number of bytes than its shape {shape} needs")
     return np.frombuffer(data, dtype).reshape(shape, order="F" if columns_first else "C")
-
-
-def png(pixels: npt.NDArray[np.uint8]) -> bytes:
-    """A PNG file of grey (H, W) or colour (H, W, 3) pixels, stored without compression.
-
-    Written by hand: the bytes of a compressed file depend on the version of zlib, and a data set's digest must not.
-    """
-    height, width = pixels.shape[:2]
-    rows = np.zeros((height, 1 + pixels[0].size), np.uint8)
-    rows[:, 1:] = pixels.reshape(height, -1)
-    raw = rows.tobytes()
-    blocks = b"".join(
-        struct.pack("<BHH", start + 65535 >= len(raw), len(block), len(block) ^ 0xFFFF) + block
-        for start in range(0, len(raw), 65535)
-        for block in [raw[start : start + 65535]]
-    )
-    header = struct.pack(">IIBBBBB", width, height, 8, 2 if pixels.ndim == 3 else 0, 0, 0, 0)
-    body = b"\x78\x01" + blocks + struct.pack(">I", zlib.adler32(raw))
-    chunks = ((b"IHDR", header), (b"IDAT", body), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
-    )

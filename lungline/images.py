@@ -1,6 +1,5 @@
 """Images on their way into the network and back out as heatmaps: the only such path, for training and serving alike."""
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from lungline.decoding import Limits, Picture, Pixels, decode
+from lungline.png import write_png
 
 __all__ = ["NORMALISATIONS", "Limits", "Picture", "Pixels", "Preparation", "decode", "heatmap_png"]
 
@@ -134,31 +134,29 @@ def heatmap_png(picture: Picture, cam: Floats, preparation: Preparation) -> byte
     size = max(1, round(width * scale)), max(1, round(height * scale))
     grey = Image.fromarray(picture.pixels).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
     heat = _heat(cam, size, preparation)
-    base = np.asarray(grey).astype(np.uint16)[..., None]
-    opacity = _OPACITY[heat][..., None]
-    mixed = (base * (255 - opacity) + _COLOURS[heat] * opacity) // 255
-    buffer = io.BytesIO()
-    Image.fromarray(mixed.astype(np.uint8)).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+    opacity = heat.point(_OPACITY)
+    heat.putpalette(_COLOURS)
+    return write_png(np.asarray(Image.composite(heat.convert("RGB"), grey.convert("RGB"), opacity)))
 
 
-def _heat(cam: Floats, size: tuple[int, int], preparation: Preparation) -> Pixels:
-    """`cam` as uint8 in the picture's geometry; what the network did not see stays 0."""
+def _heat(cam: Floats, size: tuple[int, int], preparation: Preparation) -> Image.Image:
+    """`cam` as grey levels in the picture's geometry; what the network did not see stays 0."""
     levels = np.rint(np.clip(np.nan_to_num(cam), 0, 1) * 255).astype(np.uint8)
     box = _crop(*size) if preparation.geometry == "centre-crop" else (0, 0, *size)
     left, top, right, bottom = (round(edge) for edge in box)
     seen = Image.fromarray(levels).resize((right - left, bottom - top), Image.Resampling.BICUBIC)
-    heat = np.zeros((size[1], size[0]), np.uint8)
-    heat[top:bottom, left:right] = np.asarray(seen)
+    heat = Image.new("L", size)
+    heat.paste(seen, (left, top))
     return heat
 
 
-def _ramp(*stops: tuple[int, int, int, int]) -> npt.NDArray[np.uint16]:
+def _ramp(*stops: tuple[int, int, int, int]) -> bytes:
+    """A palette of 256 colours between stops of grey level, red, green and blue."""
     at, *channels = zip(*stops, strict=True)
-    return np.stack([np.interp(np.arange(256), at, channel) for channel in channels], axis=1).astype(np.uint16)
+    return np.stack([np.interp(np.arange(256), at, channel) for channel in channels], axis=1).astype(np.uint8).tobytes()
 
 
 # Blue over yellow to red: the order is readable by most people with a colour vision deficiency.
 _COLOURS = _ramp((0, 0, 0, 140), (110, 40, 130, 230), (170, 250, 220, 60), (255, 220, 20, 20))
 # What carries little evidence stays as it was; even the strongest spot lets the anatomy show through.
-_OPACITY = np.clip((np.arange(256) - 60) * 0.75, 0, 130).astype(np.uint16)
+_OPACITY = [min(130, max(0, round((level - 60) * 0.75))) for level in range(256)]
