@@ -1,12 +1,13 @@
 """The one decoder: bytes of an image file to grey pixels, or a refusal with its reason.
 
 Content decides, never the file name. All limits are checked on the header, so a decompression bomb costs nothing.
-A new format is one entry in `_FORMATS`: its magic bytes, and a reader that gives pixels.
+A new format is one entry in `_FORMATS`.
 """
 
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from lungline.containers import JPEG_MAGIC, PNG_MAGIC, Container, read_jpeg, read_png
+from lungline.containers import JPEG_MAGIC, PNG_MAGIC, CheckSize, Container, read_jpeg, read_png
 from lungline.errors import ImageRefused
 
 if TYPE_CHECKING:
@@ -88,41 +89,38 @@ def decode(data: bytes, limits: Limits = Limits(), *, at_least: int | None = Non
         raise ImageRefused("empty", "The file is empty.")
     if len(data) > limits.max_bytes:
         raise ImageRefused("too-large", f"The file has {len(data):,} bytes; at most {limits.max_bytes:,} are read.")
-    for magic, read in _FORMATS:
-        if data.startswith(magic):
-            return read(data, limits, at_least)
+    for form in _FORMATS:
+        if data.startswith(form.magic):
+            container = form.read(data, limits.check_size)
+            return _picture(container, partial(form.load, container, at_least))
     raise _unknown(data)
 
 
-def _read_jpeg(data: bytes, limits: Limits, at_least: int | None) -> Picture:
-    container = read_jpeg(data, limits.check_size)
-
-    def load() -> Image.Image:
-        image = JpegImageFile(io.BytesIO(container.data))
-        # Luma is the grey image as it is stored; libjpeg cannot give it beside the chroma of an RGB file.
-        mode = "YCbCr" if container.components == 3 and not container.rgb else None
-        image.draft(mode, (at_least, at_least) if at_least else None)
-        image.load()
-        return image
-
-    return _picture(container, _guarded(load, "JPEG"))
+def _load_jpeg(container: Container, at_least: int | None) -> Image.Image:
+    image = JpegImageFile(io.BytesIO(container.data))
+    # Luma is the grey image as it is stored; libjpeg cannot give it beside the chroma of an RGB file.
+    mode = "YCbCr" if container.components == 3 and not container.rgb else None
+    image.draft(mode, (at_least, at_least) if at_least else None)
+    image.load()
+    return image
 
 
-def _read_png(data: bytes, limits: Limits, at_least: int | None) -> Picture:  # noqa: ARG001 - PNG has no reduced decode
-    container = read_png(data, limits.check_size)
-
-    def load() -> Image.Image:
-        image = PngImageFile(io.BytesIO(container.data))
-        image.load()
-        return image
-
-    return _picture(container, _guarded(load, "PNG"))
+def _load_png(container: Container, at_least: int | None) -> Image.Image:  # noqa: ARG001 - PNG has no reduced decode
+    image = PngImageFile(io.BytesIO(container.data))
+    image.load()
+    return image
 
 
-_FORMATS: tuple[tuple[bytes, Callable[[bytes, Limits, int | None], Picture]], ...] = (
-    (JPEG_MAGIC, _read_jpeg),
-    (PNG_MAGIC, _read_png),
-)
+@dataclass(frozen=True, slots=True)
+class _Format:
+    """How a format is told, checked, and loaded; each step sees only what the one before let pass."""
+
+    magic: bytes
+    read: Callable[[bytes, CheckSize], Container]
+    load: Callable[[Container, int | None], Image.Image]
+
+
+_FORMATS = (_Format(JPEG_MAGIC, read_jpeg, _load_jpeg), _Format(PNG_MAGIC, read_png, _load_png))
 
 # Formats that hospitals and people do send: refused by name, so that the sender knows what to convert.
 _KNOWN: tuple[tuple[int, bytes, str], ...] = (
@@ -153,20 +151,17 @@ def _unknown(data: bytes) -> ImageRefused:
     return ImageRefused("not-an-image", f"The file's content is not an image; {_SUPPORTED}.")
 
 
-def _guarded(load: Callable[[], Image.Image], name: str) -> Image.Image:
-    """The loaded image; whatever Pillow raises for damaged data becomes one refusal."""
+def _picture(container: Container, load: Callable[[], Image.Image]) -> Picture:
+    """The picture; whatever Pillow raises for damaged data becomes one refusal."""
     try:
-        return load()
+        grey, colour, warnings = _grey(load())
     except MemoryError:
         raise  # the machine's fault, not the image's
     except Exception as exc:  # Pillow names no closed set of errors for damaged files
+        name = container.format.upper()
         if "truncated" in str(exc):
             raise ImageRefused("truncated", f"The {name}'s pixels end early: its last part is missing.") from exc
         raise ImageRefused("corrupt", f"The {name}'s pixels cannot be decoded.") from exc
-
-
-def _picture(container: Container, image: Image.Image) -> Picture:
-    grey, colour, warnings = _grey(image)
     width, height = container.width, container.height
     if container.orientation > 4:
         width, height = height, width

@@ -229,6 +229,9 @@ class TestWhatIsRefused:
     def test_a_png_whose_first_chunk_is_not_its_header(self) -> None:
         assert reason(b"\x89PNG\r\n\x1a\n" + chunk(b"IDAT", b"") + chunk(b"IEND", b"")) == "corrupt"
 
+    def test_a_palette_png_without_its_palette(self) -> None:
+        assert reason(png_of(64, 64, zlib.compress(b"\0" * 65 * 64), 8, 3)) == "corrupt"
+
     def test_a_png_of_endless_empty_chunks(self) -> None:
         header = struct.pack(">IIBBBBB", 64, 64, 8, 0, 0, 0, 0)
         data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") * 100_001
