@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 import numpy as np
 
 from lungline import results
-from lungline.errors import EventMalformed, ImageRefused, ObjectGone, ObjectTooLarge
-from lungline.events import Upload
+from lungline.errors import ImageRefused, ObjectGone, ObjectTooLarge
+from lungline.events import Upload, require_bucket
 from lungline.images import Limits, Picture, heatmap_png
 from lungline.package import Package, Prediction
 from lungline.results import (
@@ -108,8 +108,7 @@ def judge_upload(
     Judging an upload again, at the same time or later, gives the stored record. Raises EventMalformed when the upload
     is not in the uploads bucket, StorageUnavailable when it should be tried again later.
     """
-    if upload.bucket != settings.uploads_bucket:
-        raise EventMalformed(f"The event points at bucket {upload.bucket}; only {settings.uploads_bucket} is read.")
+    require_bucket([upload], settings.uploads_bucket)
     case = _Case(diagnoser, storage, settings.results_bucket, received or datetime.now(UTC))
     timings: dict[str, float] = {}
     try:

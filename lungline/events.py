@@ -20,6 +20,7 @@ from lungline.errors import EventMalformed
 # Types and source of the CloudEvents that carry uploads in and results out.
 UPLOAD_TYPE = "dev.knative.kafka.event"
 RESULT_TYPE = "org.lungline.result.v1"
+RESULTS_TYPE = "org.lungline.results.v1"  # of an event with several uploads: {"records": [...]}
 RESULT_SOURCE = "/lungline/predictor"
 
 MAX_EVENT_BYTES = 2**20  # Kafka's own default limit of a message
@@ -77,6 +78,13 @@ def parse(payload: bytes | str | dict[str, Any] | list[Any]) -> list[Upload]:
     if isinstance(value, dict) and cast("dict[str, Any]", value).get("Event") == "s3:TestEvent":
         return []
     return [_upload(record) for record in _records(value) if _is_created(record)]
+
+
+def require_bucket(uploads: list[Upload], bucket: str) -> None:
+    """Raise EventMalformed when an upload is in any other bucket: an event must not choose what is read."""
+    for upload in uploads:
+        if upload.bucket != bucket:
+            raise EventMalformed(f"The event points at bucket {upload.bucket}; only {bucket} is read.")
 
 
 def minio_record(upload: Upload) -> dict[str, Any]:

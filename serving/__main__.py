@@ -1,0 +1,74 @@
+"""Start the predictor: arguments, settings, wiring."""
+
+import argparse
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from lungline.errors import LunglineError
+from lungline.images import Limits
+from lungline.settings import load_settings
+from lungline.storage import Storage
+from serving import logs
+from serving.champion import Champion
+
+# Most of an upload is waiting for the store; more threads than this only wait for each other.
+THREADS = 8
+
+
+def main() -> int:
+    """Serve until SIGTERM; the exit code."""
+    arguments = _arguments()
+    logs.configure()
+    try:
+        settings = load_settings()
+    except LunglineError as exc:
+        print(exc, file=sys.stderr)
+        return 2
+    # Loading the package and importing KServe take half a second each: side by side.
+    champion = Champion(arguments.model_dir, Limits.from_settings(settings))
+    champion.start()
+
+    from serving.app import Predictor
+    from serving.deliveries import Deliveries
+    from serving.limits import BODIES, PLACES, Gate
+    from serving.model_server import Server
+
+    # An image as base64 text, and some room for what surrounds it.
+    max_body = settings.image_max_bytes * 4 // 3 + 2**20
+    deliveries = Deliveries(
+        Storage.from_settings(settings), settings, os.environ.get("CE_TYPE", ""), os.environ.get("CE_SOURCE", "")
+    )
+    predictor = Predictor(
+        name=arguments.model_name or settings.model_name,
+        champion=champion,
+        deliveries=deliveries,
+        pool=ThreadPoolExecutor(arguments.threads, "judge"),
+        gate=Gate(PLACES, BODIES * max_body),
+        max_body=max_body,
+    )
+    Server(predictor, arguments.http_host, arguments.http_port).run()
+    champion.stop()
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m serving", description="The KServe predictor.", allow_abbrev=False)
+    parser.add_argument(
+        "--model_dir", type=Path, default=Path("/mnt/models"), help="folder of the model package (%(default)s)"
+    )
+    parser.add_argument("--model_name", help="name in the addresses (the setting model_name)")
+    parser.add_argument("--http_port", type=int, default=8080, help="port to listen on (%(default)s)")
+    parser.add_argument(
+        "--http_host", default="127.0.0.1", help="address to listen on; 0.0.0.0 in a container (%(default)s)"
+    )
+    parser.add_argument("--threads", type=int, default=THREADS, help="images judged at once (%(default)s)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    # A thread that still waits for the store must not keep the process; what it does is done again by a redelivery.
+    os._exit(code)
