@@ -7,8 +7,10 @@ Great Expectations checks it and writes the Data Docs page. The contract is the 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -159,9 +161,13 @@ def check(folder: Path, docs: Path) -> list[Breach]:
     """
     prepared = Prepared.load(folder)
     table = _table(prepared.index)
-    result, details = _validate(table)
-    broken = {outcome.expectation_config.meta["term"]: outcome for outcome in result.results if not outcome.success}
-    breaches = {at: _breach(TERMS[at], broken[at], table) for at in sorted(broken)}
+    with warnings.catch_warnings():
+        # What great-expectations warns of is its own: modules it imports that Python or Google will drop some day.
+        warnings.simplefilter("ignore")
+        result = _validate(table)
+        broken = {outcome.expectation_config.meta["term"]: outcome for outcome in result.results if not outcome.success}
+        breaches = {at: _breach(TERMS[at], broken[at], table) for at in sorted(broken)}
+        details = _details(result)
     lines = [
         Line(term.sentence, term.reason, breaches[at].found if at in breaches else None)
         for at, term in enumerate(TERMS)
@@ -189,7 +195,7 @@ def _table(rows: Sequence[Row]) -> Any:
     table["error"] = table["error"].where(unread, None)
     sides = table[["width", "height"]]
     table["shortest_side"] = sides.min(axis=1).mask(unread)
-    table["longest_to_shortest_side"] = (sides.max(axis=1) / sides.min(axis=1).clip(lower=1)).round(2).mask(unread)
+    table["longest_to_shortest_side"] = (sides.max(axis=1) / sides.min(axis=1).clip(lower=1)).round(3).mask(unread)
     table["grey_span"] = (table["high"] - table["low"]).mask(unread)
     table["mean"] = table["mean"].mask(unread)
     table["same_image_in_other_split"] = _twin(table, "sha256", "split")
@@ -207,13 +213,10 @@ def _twin(table: Any, same: str, other: str) -> list[str | None]:
     return [next((name for at, name in groups[key].items() if key and at != kind), None) for key, kind, _ in pairs]
 
 
-def _validate(table: Any) -> tuple[Any, str]:
-    """Great Expectations' result for the table, and its Data Docs page as HTML."""
+def _validate(table: Any) -> Any:
+    """Great Expectations' result for the table."""
     import great_expectations as gx
-    import numpy as np
     from great_expectations.data_context.types.base import ProgressBarsConfig
-    from great_expectations.render.renderer.page_renderer import ValidationResultsPageRenderer
-    from great_expectations.render.view.view import DefaultJinjaPageView
 
     # An ephemeral context leaves no files behind; its log tells how it works, not what it found.
     logging.getLogger("great_expectations").setLevel(logging.WARNING)
@@ -223,14 +226,34 @@ def _validate(table: Any) -> tuple[Any, str]:
     batch = asset.add_batch_definition_whole_dataframe("all images").get_batch({"dataframe": table})
     suite = context.suites.add(gx.ExpectationSuite("data contract", expectations=_expectations()))
     shown = {"result_format": "COMPLETE", "unexpected_index_column_names": ["name"], "partial_unexpected_count": 10}
-    result = batch.validate(suite, result_format=shown)
+    return batch.validate(suite, result_format=shown)
+
+
+def _details(result: Any) -> str:
+    """The Data Docs page of a result."""
+    from great_expectations.render.renderer.page_renderer import ValidationResultsPageRenderer
+    from great_expectations.render.view.view import DefaultJinjaPageView
+
     for outcome in result.results:
-        # The page's renderer takes a number's repr for its digits; numpy 2 writes np.float64(0.5).
-        figure: Any = outcome.result.get("observed_value")
-        if isinstance(figure, np.generic):
-            outcome.result["observed_value"] = figure.item()
-    page = DefaultJinjaPageView().render(ValidationResultsPageRenderer().render(result))
-    return result, page
+        outcome.result = _harmless(outcome.result)
+    return DefaultJinjaPageView().render(ValidationResultsPageRenderer().render(result))
+
+
+def _harmless(value: Any) -> Any:
+    """What was found, as the page's renderer needs it.
+
+    It copies text from the data into the page as it is, and a file's name may hold markup. And it takes a number's
+    repr for its digits, where numpy 2 writes np.float64(0.5).
+    """
+    import numpy as np
+
+    if isinstance(value, dict):
+        return {key: _harmless(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_harmless(item) for item in value]
+    if isinstance(value, str):
+        return escape(value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _expectations() -> list[Any]:

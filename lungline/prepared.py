@@ -193,7 +193,7 @@ class Prepared:
             prepared = cls(
                 folder, **facts | {"preparation": Preparation(**facts["preparation"])}, index=index, pixels=pixels
             )
-        except (OSError, ValueError, TypeError, KeyError, csv.Error) as exc:
+        except (OSError, EOFError, ValueError, TypeError, KeyError, csv.Error) as exc:
             raise DataError(f"{folder} is not a prepared data set: {exc}.") from exc
         if len(index) != len(pixels):
             raise DataError(f"{folder} is damaged: {INDEX} has {len(index)} rows, {PIXELS} {len(pixels)} images.")
