@@ -7,7 +7,7 @@ from pathlib import Path
 
 from laptop.home import Home
 from laptop.part import Command, State, base_environment, s3_environment
-from laptop.ports import HOST, Ports, answers, claim_ports
+from laptop.ports import HOST, Ports, answers, claim_ports, load_ports
 from laptop.process import running
 from laptop.store import BROKER_BUCKET
 from laptop.topics import ensure_topics
@@ -69,6 +69,7 @@ class Broker:
 def running_broker(home: Path, settings: Settings) -> Iterator[Settings]:
     """A broker alone; gives the settings completed with its address. Without an object store it logs to memory."""
     made = Home.make(home)
-    broker = Broker(made, settings, claim_ports(made))
+    # Beside a running store the ports are what they are, taken.
+    broker = Broker(made, settings, load_ports(made) or claim_ports(made))
     with running(broker, made.log(broker.name)):
         yield broker.connected()

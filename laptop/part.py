@@ -13,6 +13,7 @@ from lungline.settings import PREFIX, Settings, known_names, variable
 State = Literal[
     "starting",  # its process runs and does not answer yet
     "ready",
+    "waiting",  # its process runs; the store or the broker that it needs does not answer
     "waiting for a champion",  # a predictor without a model
     "restarting",  # its process ended by itself; the next one starts after a pause
     "stopped",

@@ -11,11 +11,13 @@ HOST = "127.0.0.1"
 # Below the ports that Linux (32768) and macOS (49152) give to outgoing connections: one of those could sit on a
 # part's port just when that part restarts.
 LOWEST, HIGHEST = 20_000, 32_000
+# The store's admin server takes its gRPC port from an option, its worker looks for it here.
+ADMIN_GRPC_ABOVE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """One port for each listener; the store has five, each with gRPC beside it."""
+    """One port for each listener; the store has five, with gRPC beside each (the admin server's 10,000 above it)."""
 
     s3: int
     s3_grpc: int
@@ -26,7 +28,6 @@ class Ports:
     filer: int
     filer_grpc: int
     admin: int
-    admin_grpc: int
     broker: int
     mlflow: int
     predictor: int
@@ -34,12 +35,13 @@ class Ports:
     @classmethod
     def choose(cls, kept: "Ports | None" = None) -> "Ports":
         """Free ports: of the kept ones those that are still free, new ones for the others."""
-        chosen = {name: port for name, port in (asdict(kept) if kept else {}).items() if is_free(port)}
-        taken = set(chosen.values())
+        chosen: dict[str, int] = {}
         for field in fields(cls):
-            if field.name not in chosen:
-                chosen[field.name] = _free(taken)
-                taken.add(chosen[field.name])
+            above = ADMIN_GRPC_ABOVE if field.name == "admin" else 0
+            taken = {*chosen.values(), chosen.get("admin", 0) + ADMIN_GRPC_ABOVE}
+            before = getattr(kept, field.name, None)
+            good = before and before not in taken and is_free(before) and is_free(before + above)
+            chosen[field.name] = before if good else _free(taken, above)
         return cls(**chosen)
 
 
@@ -78,9 +80,9 @@ def answers(port: int) -> bool:
         return probe.connect_ex((HOST, port)) == 0
 
 
-def _free(taken: set[int]) -> int:
+def _free(taken: set[int], above: int) -> int:
     for _ in range(1000):
-        port = random.randrange(LOWEST, HIGHEST)  # noqa: S311 - any port will do; nothing rests on it being secret
-        if port not in taken and is_free(port):
+        port = random.randrange(LOWEST, HIGHEST - above)  # noqa: S311 - nothing rests on a port being secret
+        if not taken & {port, port + above} and is_free(port) and is_free(port + above):
             return port
     raise StackError(f"No free port between {LOWEST} and {HIGHEST} on {HOST}.")

@@ -113,7 +113,7 @@ def _end_with_parent() -> Callable[[], None] | None:
     parent = os.getpid()
 
     def ask_kernel() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before the kernel was asked
             os._exit(1)
 

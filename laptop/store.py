@@ -4,17 +4,18 @@ Every listener is on 127.0.0.1. The S3 port asks for the identities of `s3.json`
 would answer anybody, ask for tokens signed with the keys of `security.toml`.
 """
 
+import json
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from pydantic import SecretStr
 
-from laptop.credentials import Credentials, claim_credentials
+from laptop.credentials import Credentials, Key, claim_credentials
 from laptop.home import Home, write_private
 from laptop.part import Command, State, base_environment
 from laptop.ports import HOST, Ports, claim_ports
@@ -24,6 +25,16 @@ from lungline.settings import Settings
 from lungline.storage import Storage
 
 BROKER_BUCKET = "tansu"
+UPLOAD = [
+    f"s3:{action}"
+    for action in (
+        "PutObject",
+        "CreateMultipartUpload",
+        "UploadPart",
+        "CompleteMultipartUpload",
+        "AbortMultipartUpload",
+    )
+]
 
 
 @dataclass(frozen=True)
@@ -97,13 +108,16 @@ class Store:
         return Storage.from_settings(self.connected())
 
     def _identities(self) -> dict[str, object]:
-        def identity(name: str, actions: list[str]) -> dict[str, object]:
-            key = asdict(self.credentials)[name]
-            pair = {"accessKey": key["access_key"], "secretKey": key["secret_key"]}
-            return {"name": name, "credentials": [pair], "actions": actions}
-
-        scanner = [f"Write:{self.settings.uploads_bucket}"]
-        return {"identities": [identity("owner", ["Admin"]), identity("scanner", scanner)]}
+        owner = {"name": "owner", "credentials": [_pair(self.credentials.owner)], "actions": ["Admin"]}
+        # A policy and not the store's own action Write, which would let a scanner delete too.
+        scanner = {"name": "scanner", "credentials": [_pair(self.credentials.scanner)], "policyNames": ["upload"]}
+        statement = {
+            "Effect": "Allow",
+            "Action": UPLOAD,
+            "Resource": [f"arn:aws:s3:::{self.settings.uploads_bucket}/*"],
+        }
+        upload = {"name": "upload", "content": json.dumps({"Version": "2012-10-17", "Statement": [statement]})}
+        return {"identities": [owner, scanner], "policies": [upload]}
 
 
 @contextmanager
@@ -124,9 +138,13 @@ def find_weed() -> str:
     return found
 
 
+def _pair(key: Key) -> dict[str, str]:
+    return {"accessKey": key.access_key, "secretKey": key.secret_key}
+
+
 def _port_options(ports: Ports) -> dict[str, int]:
-    names = ("s3", "master", "volume", "filer", "admin")
-    plain = {f"{name}.port": getattr(ports, name) for name in names}
+    names = ("s3", "master", "volume", "filer")
+    plain = {f"{name}.port": getattr(ports, name) for name in (*names, "admin")}
     return plain | {f"{name}.port.grpc": getattr(ports, f"{name}_grpc") for name in names}
 
 

@@ -16,6 +16,21 @@ def bootstrap(settings: Settings) -> str:
     return settings.kafka_bootstrap
 
 
+def producer_options(settings: Settings) -> dict[str, str | int | float | bool]:
+    """A producer that keeps a message for as long as the broker is away, and sends it at once when it is there."""
+    return {
+        "bootstrap.servers": bootstrap(settings),
+        "acks": "all",
+        "linger.ms": 0,
+        "message.timeout.ms": 0,  # never give up: whoever produces waits for the delivery before it moves on
+        "queue.buffering.max.messages": 10_000,
+        "socket.nagle.disable": True,
+        "reconnect.backoff.ms": 50,
+        "reconnect.backoff.max.ms": 500,
+        "log_level": 3,
+    }
+
+
 def ensure_topics(settings: Settings) -> None:
     """Make the topics that are not there yet. Raises KafkaUnavailable."""
     from confluent_kafka import KafkaError, KafkaException

@@ -1,0 +1,210 @@
+"""The event bridge: each completed upload in the store's log of changes becomes one S3 record on the uploads topic.
+
+It notes how far the broker has taken the records. After any end it goes on from there, so nothing is lost while the
+bridge or the broker is away, and a record may come twice (the upload's identity makes that harmless). Lost are the
+changes that the store itself had not written to its log when it was killed and that no running bridge had read:
+`lungline reconcile` finds those uploads.
+"""
+
+import hashlib
+import json
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from laptop.changes import Change, Changes
+from laptop.home import Home
+from laptop.notes import find_note, leave_note, noted_state
+from laptop.part import Command, State, base_environment, settings_environment
+from laptop.ports import Ports, claim_ports, load_ports
+from laptop.process import running
+from laptop.progress import Progress
+from laptop.topics import ensure_topics, producer_options
+from lungline.errors import LunglineError, ObjectGone, Unavailable
+from lungline.events import Upload, minio_record
+from lungline.settings import Settings, load_settings
+from lungline.storage import Storage
+
+if TYPE_CHECKING:
+    from confluent_kafka import KafkaError, Message
+
+NOTE_SECONDS = 0.2
+SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 1.0
+
+log = logging.getLogger("lungline.bridge")
+
+
+@dataclass(frozen=True)
+class BridgePart:
+    """The bridge as a part of the stack; `settings` name store and broker."""
+
+    home: Home
+    settings: Settings
+    ports: Ports
+
+    name = "bridge"
+    address = None
+    after = ()  # it waits for store and broker by itself
+    grace = 5.0
+
+    def command(self) -> Command:
+        """How to start it."""
+        argv = (sys.executable, "-P", "-m", "laptop.bridge", str(self.ports.filer_grpc))
+        return Command(argv, base_environment() | settings_environment(self.settings), self.home.path)
+
+    def probe(self, pid: int) -> State:
+        """What it has noted of itself."""
+        return noted_state(self.home, self.name, pid)
+
+
+@contextmanager
+def running_bridge(home: Path, settings: Settings) -> Iterator[None]:
+    """A bridge alone, between a store in the same home and a broker."""
+    made = Home.make(home)
+    # The store runs already: its ports are taken and must stay what they are.
+    part = BridgePart(made, settings, load_ports(made) or claim_ports(made))
+    with running(part, made.log(part.name)):
+        yield
+
+
+class Bridge:
+    """Follows the log of changes; `run` until `stop`, from another thread or a signal handler."""
+
+    def __init__(self, home: Home, settings: Settings, filer_grpc_port: int) -> None:
+        from confluent_kafka import Producer
+
+        self._home = home
+        self._settings = settings
+        self._port = filer_grpc_port
+        self._storage = Storage.from_settings(settings)
+        self._producer = Producer(producer_options(settings))
+        note = find_note(home, "bridge")
+        self._progress = Progress(int(note.get("position", 0)))
+        self._seen = self._progress.done
+        self._delivered = int(note.get("delivered", 0))
+        self._state: State = "waiting"
+        self._refused = threading.Event()
+        self._stopping = threading.Event()
+        self._changes: Changes | None = None
+
+    def run(self) -> None:
+        """Carry records until `stop`."""
+        keeper = threading.Thread(target=self._keep_notes, name="notes")
+        keeper.start()
+        pause = SHORTEST_PAUSE_SECONDS
+        while not self._stopping.is_set():
+            try:
+                self._connect()
+                pause = SHORTEST_PAUSE_SECONDS
+                for change in self._changes or ():
+                    self._take(change)
+            except Unavailable as exc:
+                self._state = "waiting"
+                if not self._stopping.is_set():
+                    log.warning("%s Trying again.", exc)
+            self._stopping.wait(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        keeper.join()
+        self._producer.flush(2)
+        self._note()
+
+    def stop(self) -> None:
+        """End `run` soon."""
+        self._stopping.set()
+        if self._changes:
+            self._changes.close()
+
+    def _connect(self) -> None:
+        ensure_topics(self._settings)
+        if self._refused.is_set():
+            # Read again from the last place that is safe.
+            self._producer.purge()
+            self._progress = Progress(self._progress.done)
+            self._seen = self._progress.done
+            self._refused.clear()
+        self._changes = Changes(self._port, self._settings.uploads_bucket, self._seen)
+        self._state = "ready"
+        log.info("Following the changes in bucket %s.", self._settings.uploads_bucket)
+
+    def _take(self, change: Change) -> None:
+        if change.moment <= self._seen:
+            return
+        self._seen = change.moment
+        progress = self._progress
+        progress.begin(change.moment)
+        upload = change.upload and self._complete(change.upload)
+        if upload is None:
+            progress.finish(change.moment)
+            return
+
+        def delivered(error: "KafkaError | None", _: "Message") -> None:
+            if error is None:
+                progress.finish(change.moment)
+                self._delivered += 1
+            elif not self._stopping.is_set() and not self._refused.is_set():
+                log.error("The broker refused upload %s: %s.", upload.identity, error)
+                self._refused.set()
+                if self._changes:
+                    self._changes.close()
+
+        self._produce(upload, delivered)
+
+    def _complete(self, upload: Upload) -> Upload | None:
+        """The upload with its ETag, which is missing where something other than S3 wrote the object."""
+        if upload.etag:
+            return upload
+        try:
+            info = self._storage.head(upload.bucket, upload.key, upload.version_id)
+        except ObjectGone:
+            return None
+        return Upload(
+            upload.bucket, upload.key, upload.version_id, info.etag, upload.sequencer, info.size, upload.uploaded_at
+        )
+
+    def _produce(self, upload: Upload, delivered: "Callable[[KafkaError | None, Message], None]") -> None:
+        # Not MinIO's key `bucket/object`: keys turn up in logs and headers, where no patient's name belongs.
+        key = hashlib.sha256(f"{upload.bucket}/{upload.key}".encode()).hexdigest()[:32]
+        value = json.dumps(minio_record(upload), ensure_ascii=False)
+        while not self._stopping.is_set():
+            try:
+                self._producer.produce(self._settings.uploads_topic, value, key, on_delivery=delivered)
+            except BufferError:  # so many wait for the broker: let the log of changes hold the rest
+                self._stopping.wait(NOTE_SECONDS)
+            else:
+                return
+
+    def _keep_notes(self) -> None:
+        """Serve the broker's answers, and note the progress they make."""
+        noted = None
+        while not self._stopping.is_set():
+            self._producer.poll(NOTE_SECONDS)
+            if (now := (self._state, self._progress.done)) != noted:
+                self._note()
+                noted = now
+
+    def _note(self) -> None:
+        leave_note(self._home, "bridge", self._state, position=self._progress.done, delivered=self._delivered)
+
+
+def main() -> None:
+    """Run a bridge until SIGTERM; its one argument is the store's gRPC port."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    settings = load_settings()
+    bridge = Bridge(Home.make(settings.home), settings, int(sys.argv[1]))
+    signal.signal(signal.SIGTERM, lambda *_: bridge.stop())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the supervisor, which decides who ends when
+    bridge.run()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except LunglineError as exc:
+        log.error("%s", exc)  # noqa: TRY400 - the sentence says it; a traceback would not add to it
+        sys.exit(1)
