@@ -33,13 +33,13 @@ class Patient:
     def drawn(cls, rng: np.random.Generator) -> "Patient":
         """A patient by chance."""
         return cls(
-            chest=rng.uniform(0.60, 0.74),
-            apex=rng.uniform(-0.76, -0.60),
-            dome=rng.uniform(0.22, 0.46),
+            chest=rng.uniform(0.66, 0.80),
+            apex=rng.uniform(-0.78, -0.62),
+            dome=rng.uniform(0.30, 0.50),
             dome_step=rng.uniform(-0.02, 0.09),
-            heart=rng.uniform(0.24, 0.36),
-            heart_shift=rng.uniform(0.06, 0.16),
-            thymus=rng.uniform(0.09, 0.20),
+            heart=rng.uniform(0.24, 0.38),
+            heart_shift=rng.uniform(0.05, 0.14),
+            thymus=rng.uniform(0.10, 0.20),
             rib_gap=rng.uniform(0.125, 0.165),
             rib_slope=rng.uniform(0.15, 0.45),
             bone=rng.uniform(0.7, 1.3),
@@ -71,7 +71,7 @@ def arms(patient: Patient, x: Map, y: Map, spread: float) -> Map:
     """Upper arms and shoulder joints; `spread` 0 lies at the body, 1 points away."""
     across = np.abs(x) - (patient.chest + patient.fat + 0.13 + spread * (y + 0.75))
     limb = np.sqrt(np.clip(1 - (across / 0.14) ** 2, 0, None)) * edge(y + 0.82, 0.03)
-    return limb * np.float32(0.8) + bump(across, 0.045) * edge(y + 0.72, 0.02) * np.float32(0.5)
+    return limb * np.float32(0.45) + bump(across, 0.045) * edge(y + 0.72, 0.02) * np.float32(0.25 * patient.bone)
 
 
 def lung(patient: Patient, x: Map, y: Map, side: int) -> Map:
@@ -82,7 +82,10 @@ def lung(patient: Patient, x: Map, y: Map, side: int) -> Map:
     along = (y - centre) / half
     reach = (patient.chest - 0.1) / 2 * (1 + 0.22 * np.clip(along, -1, 0.6))
     shape = 1 - np.abs((out - 0.08 - reach) / reach) ** 2.6 - np.abs(along) ** 3.2
-    return edge(shape, 0.05) * edge(diaphragm(patient, x, side) - y, 0.010)
+    # A lung is thin at its rim, so its air fades there; only the diaphragm is sharp.
+    return (
+        edge(shape - 0.12, 0.09) * (0.72 + 0.28 * np.clip(shape, 0, 1)) * edge(diaphragm(patient, x, side) - y, 0.014)
+    )
 
 
 def diaphragm(patient: Patient, x: Map, side: int) -> Map:
@@ -93,13 +96,14 @@ def diaphragm(patient: Patient, x: Map, side: int) -> Map:
 
 def heart(patient: Patient, x: Map, y: Map) -> Map:
     """Heart, great vessels and thymus."""
-    low = patient.dome - 0.12
+    low = patient.dome - 0.10
     across, along = x - patient.heart_shift, y - low
-    tilted, upright = across * 0.92 + along * 0.38, along * 0.92 - across * 0.38
-    muscle = edge(1 - (tilted / patient.heart) ** 2 - (upright / (patient.heart * 0.86)) ** 2, 0.06)
-    width = patient.thymus * (1 + 0.35 * np.clip(y - patient.apex, 0, 1))
-    vessels = edge(width - np.abs(x - 0.02), 0.018) * edge(y - patient.apex + 0.05, 0.06)
-    return np.maximum(muscle, vessels * 0.9)
+    tilted, upright = across * 0.86 - along * 0.5, along * 0.86 + across * 0.5
+    muscle = edge(1 - (tilted / (patient.heart * 1.1)) ** 2 - (upright / (patient.heart * 0.8)) ** 2, 0.10)
+    # From the vessels at the top the shade widens evenly into the heart.
+    width = patient.thymus * (0.75 + 0.9 * np.clip((y - patient.apex) / (low - patient.apex), 0, 1.2) ** 2)
+    vessels = edge(width - np.abs(x - 0.03 * (y + 1)), 0.025) * edge(y - patient.apex + 0.05, 0.08)
+    return np.maximum(muscle, vessels * 0.92)
 
 
 def spine(x: Map, y: Map, gap: float) -> Map:

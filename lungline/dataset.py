@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lungline.arrays import ArraySource
@@ -47,7 +48,7 @@ def open_dataset(spec: str = "auto", *, settings: Settings, require: Sequence[st
     if "val" in require and not dataset.of("val"):
         examples = cut_validation(examples)
     _check_classes(dataset.name, examples, require)
-    return Dataset(dataset.name, examples, dataset.reader, dataset.synthetic, dataset.notice)
+    return replace(dataset, examples=examples)
 
 
 def _open(spec: str, settings: Settings, require: Sequence[str]) -> Dataset:
@@ -106,7 +107,7 @@ def _open_auto(settings: Settings) -> Dataset:
             why = "PneumoniaMNIST could not be downloaded from zenodo.org"
     phantoms = open_phantoms(str(PHANTOMS))
     notice = f"LUNGLINE_DATA is not set and {why}, so synthetic phantoms stand in. {phantoms.notice}"
-    return Dataset(phantoms.name, phantoms.examples, phantoms.reader, synthetic=True, notice=notice)
+    return replace(phantoms, notice=notice)
 
 
 def _check_classes(name: str, examples: Sequence[Example], require: Sequence[str]) -> None:

@@ -59,7 +59,7 @@ def _grid(rng: np.random.Generator, size: int) -> tuple[Map, Map]:
     steps = np.linspace(-1, 1, size, dtype=np.float32)
     across, down = np.meshgrid(steps, steps)
     angle = rng.normal(0, 0.045)
-    scale, aspect = rng.uniform(0.92, 1.22), rng.uniform(0.92, 1.10)
+    scale, aspect = rng.uniform(0.84, 1.14), rng.uniform(0.92, 1.10)
     across = (across - rng.normal(0, 0.04)) * np.float32(scale * aspect)
     down = (down - rng.normal(0, 0.05)) * np.float32(scale / aspect)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
@@ -72,12 +72,15 @@ def _chest(rng: np.random.Generator, patient: Patient, x: Map, y: Map) -> tuple[
     right, left = (anatomy.lung(patient, x, y, side) for side in (-1, 1))
     air = (right + left) * (1 - np.float32(0.92) * heart)
     texture = _clouds(rng, x.shape, cells=28) * 0.6 + _clouds(rng, x.shape, cells=9) * 0.4
-    chest = anatomy.body(patient, x, y) * np.float32(0.95) + anatomy.arms(patient, x, y, rng.uniform(0.1, 0.5))
+    chest = anatomy.body(patient, x, y) * np.float32(0.92) + anatomy.arms(patient, x, y, rng.uniform(0.1, 0.6))
     chest -= _AIR * air
-    chest += np.float32(0.10) * heart
-    chest += np.float32(0.13 * patient.bone) * anatomy.ribs(patient, x, y)
-    chest += np.float32(0.16 * patient.bone) * anatomy.spine(x, y, patient.rib_gap)
-    chest += np.float32(0.14 * patient.bone) * anatomy.clavicles(patient, x, y, rng.uniform(-0.02, 0.2))
+    chest += np.float32(rng.uniform(0.05, 0.2)) * heart
+    chest += np.float32(0.15 * patient.bone) * anatomy.ribs(patient, x, y)
+    chest += np.float32(0.22 * patient.bone) * anatomy.spine(x, y, patient.rib_gap)
+    chest += np.float32(0.16 * patient.bone) * anatomy.clavicles(patient, x, y, rng.uniform(-0.02, 0.2))
+    # The liver and what lies around it are denser than the chest's wall.
+    below = anatomy.edge(y - np.where(x < 0, anatomy.diaphragm(patient, x, -1), anatomy.diaphragm(patient, x, 1)), 0.02)
+    chest += np.float32(rng.uniform(0.05, 0.2)) * below * anatomy.edge(patient.chest + 0.05 - np.abs(x), 0.05)
     # Vessels: a shade at the roots of the lungs, and a fine texture that thins out towards the ribs.
     chest += air * anatomy.hila(x, y, rng.uniform(0.05, 0.20)) * (1 + texture)
     chest += air * np.float32(rng.uniform(0.02, 0.06)) * texture
@@ -101,7 +104,7 @@ def _opacity(rng: np.random.Generator, pattern: Pattern, patient: Patient, x: Ma
         place = _patchy(rng, patient, x, y)
     else:
         place = {"lobar": _lobar, "perihilar": _perihilar}[pattern](rng, x, y)
-    grain = 1 + np.float32(0.35) * _clouds(rng, x.shape, cells=14) + np.float32(0.25) * _clouds(rng, x.shape, cells=32)
+    grain = 1 + np.float32(0.25) * _clouds(rng, x.shape, cells=14) + np.float32(0.12) * _clouds(rng, x.shape, cells=32)
     return np.clip(place * grain, 0, 1) * np.float32(rng.uniform(0.5, 0.95))
 
 
@@ -147,9 +150,11 @@ def _clouds(rng: np.random.Generator, shape: tuple[int, ...], cells: int) -> Map
 def _film(rng: np.random.Generator, attenuation: Map) -> npt.NDArray[np.uint8]:
     """What the detector and the archive make of it: exposure, curve, blur, noise, markers, tubes, collimation."""
     size = len(attenuation)
-    dark, bright = rng.uniform(-0.02, 0.14), rng.uniform(1.05, 1.45)
-    curve = np.clip((attenuation - dark) / (bright - dark), 0, 1) ** np.float32(rng.uniform(0.7, 1.35))
-    grey = np.clip(curve * np.float32(rng.uniform(205, 262)) + np.float32(rng.uniform(0, 18)), 0, 255)
+    # A film saturates slowly: the denser, the less difference each further layer makes.
+    dark, contrast = rng.uniform(0.0, 0.16), rng.uniform(0.7, 2.2)
+    layers = np.clip(attenuation - dark, 0, None)
+    curve = (1 - np.exp(-contrast * layers)) / np.float32(1 - np.exp(-contrast * 1.35))
+    grey = np.clip(curve * np.float32(rng.uniform(190, 262)) + np.float32(rng.uniform(0, 20)), 0, 255)
     grey += rng.standard_normal(grey.shape, dtype=np.float32) * np.float32(rng.uniform(0.5, 5))
     image = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
     _mark(rng, image)

@@ -137,7 +137,7 @@ def _facts(dataset: Dataset, preparation: Preparation, rows: Sequence[Row]) -> d
     counts = Counter((row.split, row.label) for row in rows)
     return {
         "name": dataset.name,
-        "digest": digest_of((row.example, row.sha256) for row in rows),
+        "digest": dataset.digest if dataset.recipe else digest_of((row.example, row.sha256) for row in rows),
         "synthetic": dataset.synthetic,
         "notice": dataset.notice,
         "preparation": asdict(preparation),
