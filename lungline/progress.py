@@ -27,6 +27,7 @@ class Event(BaseModel):
     kind: Literal["started", "progress", "done", "failed", "reused"]
     text: str = Field(default="", description="One sentence for a person.")
     figures: dict[str, Any] = Field(default_factory=dict)
+    ours: bool = Field(default=False, description="Whether a failure is one that Lungline raises on purpose.")
     seconds: float | None = Field(default=None, description="Of the step, once it is done or failed.")
 
 
@@ -60,7 +61,8 @@ def step(name: str) -> Generator[Step]:
     try:
         yield speaker
     except Exception as exc:
-        _tell(Event(step=name, kind="failed", text=_sentence(exc), seconds=time.monotonic() - started))
+        seconds, ours = time.monotonic() - started, isinstance(exc, LunglineError)
+        _tell(Event(step=name, kind="failed", text=_sentence(exc), seconds=seconds, ours=ours))
         raise
     _tell(Event(step=name, kind="done", seconds=time.monotonic() - started, **speaker.done))
 
@@ -90,7 +92,9 @@ def read(line: str) -> Event | None:
 
 
 def _tell(event: Event) -> None:
-    line = MARK + json.dumps(event.model_dump(mode="json", exclude_defaults=True))
+    # A file name from disk may hold bytes that are no text.
+    text = event.text.encode("utf-8", "backslashreplace").decode()
+    line = MARK + json.dumps(event.model_copy(update={"text": text}).model_dump(exclude_defaults=True))
     # In one write: native libraries write to the same pipe, and must not get between the line and its end.
     sys.stdout.write(line + "\n")
     sys.stdout.flush()

@@ -83,7 +83,14 @@ class Registry:
             version = self._reserve(client, run_id)
             folder = Path(temporary) / version
             shutil.copytree(package, folder)
-            amend_card(folder, version=version, mlflow_run_id=run_id, pipeline_run=pipeline_run, metrics=dict(figures))
+            amend_card(
+                folder,
+                name=self.name,
+                version=version,
+                mlflow_run_id=run_id,
+                pipeline_run=pipeline_run,
+                metrics=dict(figures),
+            )
             loaded = Package.load(folder)
             self._store(folder, version)
             self._describe(client, version, loaded)

@@ -1,0 +1,56 @@
+"""Measure the package on the test split, on the path that serving takes and without TensorFlow."""
+
+from typing import Any
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def evaluate(
+    *,
+    prepared: dsl.Input[dsl.Dataset],
+    package: dsl.Input[dsl.Model],
+    record: dsl.Input[dsl.Artifact],
+    images: dict[str, Any],
+    evaluation: dsl.Output[dsl.Artifact],
+    figures: dsl.Output[dsl.Metrics],
+    classification: dsl.Output[dsl.ClassificationMetrics],
+    report: dsl.Output[dsl.HTML],
+) -> None:
+    """Judge the test split's original files.
+
+    `evaluation` is a folder: evaluation.json, scores.json with what became of each picture, and plots.
+    """
+    import json
+    from pathlib import Path
+
+    from components.blocks import settings_of
+    from lungline import progress, scoring
+    from lungline.dataset import Prepared
+    from lungline.images import Limits
+    from lungline.package import Package
+    from lungline.plots import draw, page
+    from lungline.tracking import Record
+
+    with progress.step("evaluate") as step:
+        data = Prepared.load(Path(prepared.path))
+        loaded = Package.load(Path(package.path))
+        limits = Limits.from_settings(settings_of(images=images))
+        heard = progress.every(2, step.progress)
+        scored = scoring.score_split(loaded, data, "test", limits, on_progress=heard)
+        folder = Path(evaluation.path)
+        scored.save(folder)
+        draw(folder, Record.load(Path(record.path)), scored, loaded, data)
+        Path(report.path).write_text(page(folder, scored))
+        for name, value in scored.evaluation.figures().items():
+            figures.log_metric(name, value)
+        classification.log_roc_curve(*scored.roc())
+        classification.log_confusion_matrix(*scored.confusion_matrix())
+        for artifact in (figures, classification):
+            # Their content is metadata, but kfp.local reuses a step only while each of its artifacts is a file.
+            Path(artifact.path).write_text(json.dumps(artifact.metadata))
+        step.conclude(
+            f"AUC {scored.evaluation.auc:.4f} on {scored.evaluation.n} pictures", **scored.evaluation.figures()
+        )

@@ -1,0 +1,51 @@
+"""Open the data, decode every image once, and write the form that all later steps read."""
+
+from typing import Any
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def prepare(
+    *,
+    data: str,
+    data_digest: str,
+    code_version: str,
+    model: dict[str, Any],
+    images: dict[str, Any],
+    prepared: dsl.Output[dsl.Dataset],
+) -> None:
+    """Prepare a data set.
+
+    `data_digest`, when given, is the digest that the data must have: whoever starts the run pins what it is about, and
+    the cache of steps knows changed data by it. `code_version` does the same for the code.
+    """
+    from pathlib import Path
+
+    from components.blocks import settings_of
+    from lungline import dataset, progress
+    from lungline.errors import DataError
+    from lungline.images import Limits
+    from lungline.model import preparation_of
+
+    with progress.step("prepare") as step:
+        settings = settings_of(model=model, images=images)
+        opened = dataset.open_dataset(data, settings=settings)
+        done = dataset.prepare(
+            opened,
+            preparation_of(settings.model),
+            Path(prepared.path),
+            limits=Limits.from_settings(settings),
+            on_progress=progress.every(2, step.progress),
+        )
+        if data_digest and done.digest != data_digest:
+            raise DataError(
+                f"{done.name} has changed since the run was started: "
+                f"expected digest {data_digest[:12]}, found {done.digest[:12]}."
+            )
+        prepared.metadata.update(
+            name=done.name, digest=done.digest, synthetic=done.synthetic, counts=done.counts, code=code_version
+        )
+        step.conclude(f"{len(done.index)} images of {done.name}", digest=done.digest)

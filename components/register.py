@@ -1,0 +1,33 @@
+"""Register the package as the challenger."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def register(
+    package: dsl.Input[dsl.Model],
+    evaluation: dsl.Input[dsl.Artifact],
+    mlflow_run: str,
+    pipeline_run: str,
+    pipeline_id: str,
+) -> str:
+    """Register the package of a run; returns the version. Never reused: the registry knows what it has."""
+    from pathlib import Path
+
+    from lungline import progress
+    from lungline.registry import Registry
+    from lungline.scoring import Scores
+    from lungline.settings import load_settings
+
+    with progress.step("register") as step:
+        registered = Registry(load_settings()).register(
+            Path(package.path),
+            run_id=mlflow_run,
+            pipeline_run=f"{pipeline_run}/{pipeline_id}",
+            figures=Scores.load(Path(evaluation.path)).evaluation.figures(),
+        )
+        before = "" if registered.new else " (registered before)"
+        step.conclude(f"version {registered.version}{before}", version=registered.version, package=registered.package)
+    return registered.version

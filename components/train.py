@@ -1,0 +1,61 @@
+"""Fit the network and write the model package."""
+
+from typing import Any
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def train(
+    prepared: dsl.Input[dsl.Dataset],
+    model: dict[str, Any],
+    train: dict[str, Any],
+    package: dsl.Output[dsl.Model],
+    record: dsl.Output[dsl.Artifact],
+) -> None:
+    """Train on the prepared data.
+
+    `package` is the folder that is served; `record` is what MLflow shows of the run, with the Keras model.
+    """
+    from pathlib import Path
+
+    from components.blocks import settings_of
+    from lungline import progress
+    from lungline.dataset import Prepared
+    from lungline.model import Epoch
+    from lungline.model import train as fit
+    from lungline.package import DataFacts, write_package
+    from lungline.provenance import code_facts
+    from lungline.tracking import Recorder, new_record
+
+    with progress.step("train") as step:
+        settings = settings_of(model=model, train=train)
+        data = Prepared.load(Path(prepared.path))
+        counts = {split: sum(classes.values()) for split, classes in data.counts.items()}
+        facts = DataFacts(name=data.name, digest=data.digest, synthetic=data.synthetic, counts=counts)
+        with Recorder(settings, new_record(settings, facts, code_facts())) as recorder:
+
+            def heard(epoch: Epoch) -> None:
+                recorder.epoch(epoch)
+                step.progress(
+                    f"epoch {epoch.number}/{epoch.of}: loss {epoch.loss:.3f}, validation AUC {epoch.val_auc:.4f}",
+                    epoch=epoch.number,
+                    of=epoch.of,
+                    loss=epoch.loss,
+                    val_auc=epoch.val_auc,
+                )
+
+            trained = fit(data, settings, heard)
+        write_package(Path(package.path), keras_model=trained.model, card=trained.card(facts, code_facts(), settings))
+        folder = Path(record.path)
+        folder.mkdir(parents=True)
+        trained.model.save(folder / "network.keras")
+        recorder.record.save(folder)
+        package.metadata.update(data_digest=data.digest, synthetic=data.synthetic, record=recorder.record.id)
+        step.conclude(
+            f"{settings.train.epochs} epochs in {trained.seconds:.0f} s",
+            val_auc=trained.history[-1].val_auc,
+            fit_seconds=trained.seconds,
+        )
