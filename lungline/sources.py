@@ -34,12 +34,13 @@ class FolderSource:
         self._max_bytes = max_bytes
 
     def paths(self) -> Sequence[str]:
-        """All files, in the order of their paths."""
-        found = [
-            os.path.relpath(Path(where) / file, self._folder)
-            for where, _, files in os.walk(self._folder, onerror=_raise_unlistable)
-            for file in files
-        ]
+        """All files, in the order of their paths; links to folders are followed, each real folder once."""
+        found: list[str] = []
+        seen: set[str] = set()
+        for where, folders, files in os.walk(self._folder, onerror=_raise_unlistable, followlinks=True):
+            seen.add(os.path.realpath(where))
+            folders[:] = [name for name in folders if os.path.realpath(Path(where) / name) not in seen]
+            found += (os.path.relpath(Path(where) / file, self._folder) for file in files)
         return sorted(path.replace(os.sep, "/") for path in found)
 
     def read(self, path: str) -> bytes:

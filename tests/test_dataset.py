@@ -189,6 +189,13 @@ class TestFolderAndZip:
         assert set(here.examples) == set(there.examples)
         assert {example.name: there.read(example) for example in there.examples} == files
 
+    def test_links_to_folders_are_followed_but_not_in_circles(self, tmp_path: Path) -> None:
+        folder = folder_of(tmp_path / "set", small_set())
+        (folder / "train/NORMAL").rename(tmp_path / "elsewhere")
+        (folder / "train/NORMAL").symlink_to(tmp_path / "elsewhere")
+        (folder / "test/NORMAL/again").symlink_to(folder)
+        assert names(opened(folder)) == set(small_set())
+
     def test_their_names_are_safe_to_show(self, tmp_path: Path) -> None:
         assert opened(folder_of(tmp_path / "ward 7", small_set())).name == "ward 7"
         assert opened(zip_of(tmp_path / "set.zip", small_set())).name == "set.zip"
