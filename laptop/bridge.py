@@ -52,6 +52,7 @@ class BridgePart:
     address = None
     after = ()  # it waits for store and broker by itself
     grace = 5.0
+    watched = True
 
     def command(self) -> Command:
         """How to start it."""

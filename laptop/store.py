@@ -49,6 +49,7 @@ class Store:
     name = "store"
     after = ()
     grace = 5.0
+    watched = False
 
     @property
     def address(self) -> str:

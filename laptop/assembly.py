@@ -1,0 +1,68 @@
+"""Which parts a stack has, and which it borrows because the settings name others: wired here and nowhere else."""
+
+from dataclasses import dataclass
+from typing import cast
+
+from laptop.bridge import BridgePart
+from laptop.broker import Broker
+from laptop.credentials import Credentials, claim_credentials, load_credentials
+from laptop.home import Home
+from laptop.part import Part
+from laptop.ports import Ports, claim_ports, load_ports
+from laptop.predictor import Predictor
+from laptop.status import PartStatus
+from laptop.store import Store
+from laptop.tracking import Tracking
+from laptop.trigger import TriggerPart
+from lungline.errors import StackError
+from lungline.settings import Settings
+
+NAMES = ("store", "broker", "bridge", "predictor", "trigger", "mlflow")
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """The parts that are ours, those that are not, and the settings with the addresses of all."""
+
+    parts: tuple[Part, ...]
+    others: tuple[PartStatus, ...]
+    settings: Settings
+
+
+def assemble(home: Home, settings: Settings) -> Assembly:
+    """A stack that is about to start: claims ports, makes credentials. Raises StackError."""
+    return _assemble(home, settings, claim_ports(home), claim_credentials(home))
+
+
+def assembled(home: Home, settings: Settings) -> Assembly:
+    """The stack that has started in this home. Raises StackError when none ever has."""
+    ports, credentials = load_ports(home), load_credentials(home)
+    if not ports or not credentials:
+        raise StackError(f"No stack has been started in {home.path}: `lungline up` starts one.")
+    return _assemble(home, settings, ports, credentials)
+
+
+def _assemble(home: Home, settings: Settings, ports: Ports, credentials: Credentials) -> Assembly:
+    ours = settings.model_copy(update={"home": home.path})
+    parts: list[Part] = []
+    others: list[PartStatus] = []
+
+    def settle(part: Store | Broker | Predictor | Tracking, external: str | None) -> Settings:
+        if external:
+            others.append(PartStatus(part.name, "external", address=external))
+            return part.settings
+        parts.append(cast("Part", part))
+        return part.connected()
+
+    own_store = not settings.s3_endpoint
+    ours = settle(Store(home, ours, ports, credentials), settings.s3_endpoint)
+    ours = settle(Broker(home, ours, ports, in_memory=not own_store), settings.kafka_bootstrap)
+    if own_store:
+        parts.append(BridgePart(home, ours, ports))
+    else:
+        note = f"The object store at {settings.s3_endpoint} must send its upload events to Kafka itself."
+        others.append(PartStatus("bridge", "external", note=note))
+    ours = settle(Predictor(home, ours, ports), settings.predictor_uri)
+    parts.append(TriggerPart(home, ours))
+    ours = settle(Tracking(home, ours, ports), settings.mlflow_uri)
+    return Assembly(tuple(parts), tuple(others), ours)

@@ -1,0 +1,93 @@
+"""CloudEvents on their way from Kafka over HTTP and back, exactly as Knative's Kafka source and sink write them."""
+
+import base64
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from lungline.events import UPLOAD_TYPE
+
+SOURCE = "/apis/v1/namespaces/lungline/kafkasources/laptop"
+STRUCTURED = "application/cloudevents+json"
+# Knative cuts what it quotes of a sink's answer here.
+MAX_ERROR_BYTES = 1024
+
+# Typed as confluent-kafka has it.
+KafkaHeaders = list[tuple[str, str | bytes | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A Kafka record, as far as it travels."""
+
+    topic: str
+    partition: int
+    offset: int
+    value: bytes = field(repr=False)
+    key: bytes | None = field(default=None, repr=False)
+    content_type: str | None = None
+    milliseconds: int = 0
+    """When it was produced, since 1970."""
+
+    def attributes(self) -> dict[str, str]:
+        """What Knative's KafkaSource says of a record that is no CloudEvent itself."""
+        attributes = {
+            "specversion": "1.0",
+            "type": UPLOAD_TYPE,
+            "source": f"{SOURCE}#{self.topic}",
+            "subject": f"partition:{self.partition}#{self.offset}",
+            "id": f"partition:{self.partition}/offset:{self.offset}",
+            "time": datetime.fromtimestamp(self.milliseconds / 1000, UTC).isoformat(timespec="milliseconds"),
+        }
+        if self.key is not None:
+            key = self.key.decode(errors="replace")
+            attributes |= {"key": key, "partitionkey": key}
+        return attributes
+
+
+def http_headers(record: Record) -> dict[str, str]:
+    """The headers of a binary CloudEvent over HTTP."""
+    headers = {f"ce-{name}": percent_encode(value) for name, value in record.attributes().items()}
+    return headers | ({"content-type": record.content_type} if record.content_type else {})
+
+
+def dead_letter_headers(record: Record, destination: str, code: int, answer: bytes) -> KafkaHeaders:
+    """The headers of a dead letter: the record's own attributes, and why nobody took it.
+
+    `code` is the status of the last attempt, 500 for a sink that did not answer, as Knative has it.
+    """
+    data = base64.b64encode(answer[:MAX_ERROR_BYTES]).decode()
+    why = {"knativeerrordest": destination, "knativeerrorcode": str(code), "knativeerrordata": data}
+    return kafka_headers(record.attributes() | why, record.content_type)
+
+
+def kafka_headers(attributes: dict[str, str], content_type: str | None) -> KafkaHeaders:
+    """The headers of a binary CloudEvent in Kafka."""
+    headers: KafkaHeaders = [(f"ce_{name}", value.encode()) for name, value in attributes.items()]
+    return headers + ([("content-type", content_type.encode())] if content_type else [])
+
+
+def reply_headers(answer: Iterable[tuple[str, str]]) -> KafkaHeaders | None:
+    """Kafka headers of a sink's answer; None for an answer that is no CloudEvent, which goes nowhere."""
+    headers = {name.lower(): value for name, value in answer}
+    content_type = headers.get("content-type")
+    if content_type and content_type.startswith(STRUCTURED):
+        return [("content-type", content_type.encode())]
+    if "ce-specversion" not in headers:
+        return None
+    attributes = {name[3:]: percent_decode(value) for name, value in headers.items() if name.startswith("ce-")}
+    return kafka_headers(attributes, content_type)
+
+
+def percent_encode(text: str) -> str:
+    """CloudEvents' HTTP binding 3.1.3.2: printable ASCII stands for itself, but for space, quote and percent."""
+    return "".join(
+        chr(byte) if 0x21 <= byte <= 0x7E and byte not in b'"%' else f"%{byte:02X}" for byte in text.encode()
+    )
+
+
+def percent_decode(text: str) -> str:
+    """The text that `percent_encode` was given."""
+    from urllib.parse import unquote
+
+    return unquote(text)

@@ -1,0 +1,53 @@
+"""Log files of the parts: bounded, and without object keys.
+
+The object store names the keys of uploads in its messages; they may hold names of patients, so the rest of a line
+behind the name of the uploads bucket is cut.
+"""
+
+import os
+import re
+from pathlib import Path
+
+MAX_BYTES = 5 * 2**20
+KEPT = 2
+_LONGEST_LINE = 16 * 2**10
+
+
+class LogFile:
+    """One part's log; when it is full it becomes `NAME.log.1`, and that one `NAME.log.2`."""
+
+    def __init__(self, path: Path, private: str, max_bytes: int = MAX_BYTES) -> None:
+        self._path = path
+        self._max_bytes = max_bytes
+        self._private = re.compile(rb"(\b" + re.escape(private.encode()) + rb")[/ :].*")
+        self._rest = b""
+        self._file = self._open()
+
+    def write(self, data: bytes) -> None:
+        """Append output of the part; a line is kept back until it is complete."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > _LONGEST_LINE:
+            lines, self._rest = [*lines, self._rest], b""
+        if lines:
+            self._append(b"".join(self._private.sub(rb"\1/...", line) + b"\n" for line in lines))
+
+    def close(self) -> None:
+        """Write what is kept back, and close the file."""
+        if self._rest:
+            self.write(b"\n")
+        self._file.close()
+
+    def _append(self, data: bytes) -> None:
+        if self._file.tell() + len(data) > self._max_bytes and self._file.tell():
+            self._file.close()
+            for number in range(KEPT, 0, -1):
+                older = self._path.with_suffix(f".log.{number}")
+                newer = self._path.with_suffix(f".log.{number - 1}") if number > 1 else self._path
+                if newer.exists():
+                    newer.replace(older)
+            self._file = self._open()
+        self._file.write(data)
+        self._file.flush()
+
+    def _open(self):
+        return os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")

@@ -1,0 +1,204 @@
+"""The laptop stack: start it, stop it, ask it, connect to it. These functions return data; showing it is the CLI's."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection
+
+from laptop.assembly import Assembly, assembled
+from laptop.credentials import load_credentials
+from laptop.home import Home
+from laptop.lock import is_locked
+from laptop.part import State, base_environment, s3_environment, settings_environment
+from laptop.process import birth, tail
+from laptop.status import PartStatus, StackStatus, read_status
+from lungline.errors import StackError
+from lungline.settings import Settings
+
+# MLflow takes longer than all others together, and nothing but training needs it.
+ESSENTIAL = frozenset({"store", "broker", "bridge", "predictor", "trigger"})
+SETTLED: frozenset[State] = frozenset({"ready", "waiting for a champion", "external"})
+START_SECONDS = 120.0
+STOP_SECONDS = 30.0
+POLL_SECONDS = 0.03
+# So often may a part end before it was ready once; then its start has failed.
+FAILURES = 3
+
+OnChange = Callable[[str, State], None]
+
+
+def up(
+    settings: Settings,
+    on_change: OnChange | None = None,
+    *,
+    wait_for: Collection[str] = ESSENTIAL,
+    attached: bool = False,
+) -> StackStatus:
+    """Start the stack in the background and wait until the parts in `wait_for` are ready.
+
+    `on_change` hears of each part's new state. An `attached` stack ends when this process ends, however it ends.
+    Raises StackError when a stack runs in this home already or a part does not start; then nothing is left running.
+    """
+    home = Home.make(settings.home)
+    if is_locked(home):
+        raise StackError(f"A stack runs in {home.path} already: `lungline status` shows it.")
+    supervisor = _spawn(home, settings, attached=attached)
+    try:
+        return _await(home, wait_for, on_change, START_SECONDS, supervisor)
+    except BaseException:
+        supervisor.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            supervisor.wait(STOP_SECONDS)
+        supervisor.kill()
+        supervisor.wait()
+        raise
+
+
+def wait(
+    settings: Settings, part: str, seconds: float = START_SECONDS, on_change: OnChange | None = None
+) -> PartStatus:
+    """Wait until a part of the running stack is ready. Raises StackError when it is not in time."""
+    return _await(Home(settings.home.absolute()), {part}, on_change, seconds, None).part(part)
+
+
+def down(settings: Settings) -> bool:
+    """Stop the stack; False when none runs. Raises StackError when it does not end."""
+    home = Home(settings.home.absolute())
+    if not is_locked(home):
+        return False
+    status = read_status(home)
+    if status.pid is None or birth(status.pid) != status.birth:
+        raise StackError(f"A process that is not a supervisor of ours holds {home.file('lock')}.")
+    for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, 5.0)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(status.pid, number)
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if not is_locked(home):
+                _reap()
+                return True
+            time.sleep(POLL_SECONDS)
+    raise StackError(f"The supervisor, process {status.pid}, does not end.")
+
+
+def status(settings: Settings) -> StackStatus:
+    """What runs, where, and since how many restarts."""
+    return read_status(Home(settings.home.absolute()))
+
+
+def connect(settings: Settings) -> Settings:
+    """The settings completed with addresses and credentials of the running stack.
+
+    What the settings name already stays. Raises StackError when no stack runs in their home.
+    """
+    return _running(settings).settings
+
+
+def env(settings: Settings, *, scanner: bool = False) -> dict[str, str]:
+    """Variables with which any S3, Kafka or MLflow client, and Lungline itself, uses the running stack.
+
+    For a `scanner` only those of an S3 client, with credentials that may upload and nothing else. Raises StackError.
+    """
+    connected = _running(settings).settings
+    if not scanner:
+        ours = {name: value for name, value in settings_environment(connected).items() if name in _ADDRESSES}
+        mlflow = {"MLFLOW_TRACKING_URI": connected.mlflow_uri} if connected.mlflow_uri else {}
+        return s3_environment(connected) | mlflow | ours
+    credentials = load_credentials(Home(connected.home))
+    if settings.s3_endpoint or not credentials:
+        raise StackError("The object store is not the stack's own: ask its owner for a scanner's credentials.")
+    return s3_environment(connected) | {
+        "AWS_ACCESS_KEY_ID": credentials.scanner.access_key,
+        "AWS_SECRET_ACCESS_KEY": credentials.scanner.secret_key,
+    }
+
+
+_ADDRESSES = {
+    f"LUNGLINE_{name}"
+    for name in (
+        *("HOME", "S3_ENDPOINT", "S3_REGION", "S3_ACCESS_KEY", "S3_SECRET_KEY"),
+        *("KAFKA_BOOTSTRAP", "MLFLOW_URI", "PREDICTOR_URI"),
+    )
+}
+
+
+def _running(settings: Settings) -> Assembly:
+    home = Home(settings.home.absolute())
+    if not is_locked(home):
+        raise StackError(f"No stack runs in {home.path}: `lungline up` starts one.")
+    return assembled(home, settings)
+
+
+def _spawn(home: Home, settings: Settings, *, attached: bool) -> "subprocess.Popen[bytes]":
+    """Start the supervisor in a session of its own: Ctrl-C in this terminal is not for it."""
+    settings = settings.model_copy(update={"home": home.path})
+    argv = (sys.executable, "-P", "-m", "laptop.supervisor", *(["--attached"] if attached else []))
+    with home.log("supervisor").open("wb") as log:
+        supervisor = subprocess.Popen(
+            argv,
+            env=base_environment() | settings_environment(settings),
+            cwd=home.path,
+            stdin=subprocess.PIPE if attached else subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    _spawned.append(supervisor)
+    return supervisor
+
+
+# Held while they live: with the object an attached supervisor's pipe would be closed.
+_spawned: "list[subprocess.Popen[bytes]]" = []
+
+
+def _reap() -> None:
+    """Let go of supervisors of ours that have ended, so that they do not stay as zombies."""
+    for supervisor in list(_spawned):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            supervisor.wait(1)
+            if supervisor.stdin:
+                supervisor.stdin.close()
+            _spawned.remove(supervisor)
+
+
+def _await(
+    home: Home,
+    wait_for: Collection[str],
+    on_change: OnChange | None,
+    seconds: float,
+    supervisor: "subprocess.Popen[bytes] | None",
+) -> StackStatus:
+    deadline = time.monotonic() + seconds
+    seen: dict[str, State] = {}
+    while True:
+        now = read_status(home)
+        for part in now.parts:
+            if seen.get(part.name) != part.state:
+                seen[part.name] = part.state
+                if on_change:
+                    on_change(part.name, part.state)
+        states = [now.part(name).state for name in wait_for]
+        if now.running and all(state in SETTLED for state in states):
+            return now
+        _refuse_failure(home, now, wait_for, time.monotonic() > deadline, supervisor)
+        time.sleep(POLL_SECONDS)
+
+
+def _refuse_failure(
+    home: Home,
+    now: StackStatus,
+    wait_for: Collection[str],
+    late: bool,
+    supervisor: "subprocess.Popen[bytes] | None",
+) -> None:
+    ended = not now.running if supervisor is None else supervisor.poll() is not None
+    if ended:
+        raise StackError(f"The stack in {home.path} does not run: {tail(home.log('supervisor'), 1)}")
+    for part in (now.part(name) for name in wait_for):
+        if part.ready_seconds is None and part.restarts >= FAILURES:
+            raise StackError(f"The {part.name} does not start: {part.note}")
+        if late and part.state not in SETTLED:
+            raise StackError(f"The {part.name} is not ready in time ({part.state}): {tail(home.log(part.name), 1)}")

@@ -1,0 +1,228 @@
+"""The background process that keeps the parts of a stack running.
+
+It starts them side by side, each as soon as what it needs is ready, restarts one that ends by itself, and stops them
+in the order in which they use each other. One thread starts all processes: the kernel's guard against orphans
+watches the thread that started a child, not the process.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from laptop import leash
+from laptop.assembly import assemble
+from laptop.home import Home
+from laptop.lock import take_lock
+from laptop.logs import LogFile
+from laptop.part import Part, State
+from laptop.process import Process, birth, tail
+from laptop.status import PartStatus, StackStatus, read_leftovers, write_status
+from lungline.errors import LunglineError
+from lungline.settings import Settings, load_settings
+
+log = logging.getLogger("lungline.supervisor")
+
+# Each group ends before the next: what is under way is finished, and what was done is still written down.
+STOPPING = (("trigger", "bridge"), ("predictor", "mlflow", "broker"), ("store",))
+PROBE_SECONDS, WATCH_SECONDS = 0.03, 1.0
+SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 30.0
+# A part that has run so long has recovered: its next end counts as its first.
+STEADY_SECONDS = 60.0
+
+
+class Supervisor:
+    """Runs the parts from `run` until `stop`."""
+
+    def __init__(self, home: Home, parts: Sequence[Part], others: Sequence[PartStatus], private: str) -> None:
+        self._home = home
+        self._parts = {part.name: part for part in parts}
+        self._status = {part.name: PartStatus(part.name, "stopped", address=part.address) for part in parts}
+        self._status |= {other.name: other for other in others}
+        self._logs = {part.name: LogFile(home.log(part.name), private) for part in parts}
+        self._ready = {name: asyncio.Event() for name in self._status}
+        for other in others:
+            self._ready[other.name].set()
+        self._processes: dict[str, Process] = {}
+        self._keepers: dict[str, asyncio.Task[None]] = {}
+        self._ended = asyncio.Condition()
+        self._stopping = asyncio.Event()
+        read, self._tied = os.pipe()
+        self._leash = subprocess.Popen((sys.executable, "-I", "-S", leash.__file__), stdin=read, start_new_session=True)
+        os.close(read)
+
+    async def run(self) -> None:
+        """Start everything, keep it running, and stop it when asked."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGCHLD, lambda: loop.create_task(self._notice_ends()))
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self.stop)
+        self._keepers = {name: loop.create_task(self._keep(part)) for name, part in self._parts.items()}
+        try:
+            await self._stopping.wait()
+        finally:
+            await self._stop_all()
+
+    def stop(self) -> None:
+        """End `run` soon."""
+        self._stopping.set()
+
+    async def _keep(self, part: Part) -> None:
+        """Start a part again and again, with growing pauses."""
+        pause = SHORTEST_PAUSE_SECONDS
+        while True:
+            await asyncio.gather(*(self._ready[name].wait() for name in part.after if name in self._ready))
+            started = time.monotonic()
+            try:
+                note = await self._run_once(part)
+            except LunglineError as exc:
+                note = str(exc)
+            self._ready[part.name].clear()
+            if time.monotonic() - started > STEADY_SECONDS:
+                pause = SHORTEST_PAUSE_SECONDS
+            restarts = self._status[part.name].restarts + 1
+            self._tell(part.name, "restarting", pid=None, birth=None, restarts=restarts, note=note)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    async def _run_once(self, part: Part) -> str:
+        """Run a part until it ends by itself; returns a sentence on how it ended."""
+        process = self._start(part)
+        self._tell(part.name, "starting", pid=process.pid, birth=birth(process.pid))
+        started = time.monotonic()
+        watcher = asyncio.create_task(self._watch(part, process, started))
+        try:
+            async with self._ended:
+                await self._ended.wait_for(lambda: process.exit_code is not None)
+        finally:
+            watcher.cancel()
+            if process.exit_code is not None:
+                self._forget(part.name, process)
+        lasted = time.monotonic() - started
+        last = tail(self._home.log(part.name), 1)
+        return f"It ended by itself after {lasted:.1f} s ({_ending(process.exit_code)}): {last}"
+
+    def _start(self, part: Part) -> Process:
+        read, write = os.pipe()
+        try:
+            process = Process(part.command(), write)
+        except BaseException:
+            os.close(read)
+            raise
+        finally:
+            os.close(write)
+        self._processes[part.name] = process
+        self._tie("+", process.pid)
+        os.set_blocking(read, False)
+        asyncio.get_running_loop().add_reader(read, self._pump, part.name, read)
+        return process
+
+    def _pump(self, name: str, read: int) -> None:
+        """Move what a part has written into its log."""
+        with contextlib.suppress(BlockingIOError):
+            if data := os.read(read, 2**16):
+                self._logs[name].write(data)
+                return
+            asyncio.get_running_loop().remove_reader(read)
+            os.close(read)
+
+    async def _watch(self, part: Part, process: Process, started: float) -> None:
+        """Ask a part for its state until it is settled, and further if its state can change."""
+        while (state := await asyncio.to_thread(part.probe, process.pid)) == "starting":
+            await asyncio.sleep(PROBE_SECONDS)
+        self._ready[part.name].set()
+        self._tell(part.name, state, ready_seconds=round(time.monotonic() - started, 2))
+        while part.watched:
+            await asyncio.sleep(WATCH_SECONDS)
+            if (now := await asyncio.to_thread(part.probe, process.pid)) != state:
+                state = now
+                self._tell(part.name, state)
+
+    async def _notice_ends(self) -> None:
+        async with self._ended:
+            self._ended.notify_all()
+
+    async def _stop_all(self) -> None:
+        for keeper in self._keepers.values():
+            keeper.cancel()
+        await asyncio.gather(*self._keepers.values(), return_exceptions=True)
+        for group in STOPPING:
+            await asyncio.gather(*(self._stop(name) for name in group if name in self._processes))
+        for log in self._logs.values():
+            log.close()
+        self._tie(".")
+
+    async def _stop(self, name: str) -> None:
+        process = self._processes[name]
+        await asyncio.to_thread(process.stop, self._parts[name].grace)
+        self._forget(name, process)
+        self._tell(name, "stopped", pid=None, birth=None)
+
+    def _forget(self, name: str, process: Process) -> None:
+        process.sweep()
+        self._processes.pop(name, None)
+        self._tie("-", process.pid)
+
+    def _tie(self, what: str, pid: int | None = None) -> None:
+        with contextlib.suppress(OSError):  # somebody killed the leash; the kernel's guard is left
+            os.write(self._tied, f"{what}{pid or ''}\n".encode())
+
+    def _tell(self, name: str, state: State, **changes: Any) -> None:
+        """Publish a part's new state: in the home folder, and to whoever started us."""
+        self._status[name] = replace(self._status[name], state=state, **changes)
+        pid = os.getpid()
+        write_status(self._home, StackStatus(self._home.path, True, pid, tuple(self._status.values()), birth(pid)))
+        note = self._status[name].note
+        log.info("%s is %s%s", name, state, f": {note}" if note and state == "restarting" else "")
+
+
+def end_leftovers(home: Home) -> None:
+    """End what a supervisor that was killed has left running; without it the new parts would find their ports taken."""
+    left = [(pid, born) for pid, born in read_leftovers(home) if birth(pid) == born]
+    for pid, _ in left:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while any(birth(pid) == born for pid, born in left) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _ending(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    return f"killed by {signal.Signals(-code).name}"
+
+
+def main() -> None:
+    """Supervise the stack of the settings' home until SIGTERM; with `--attached`, until standard input ends."""
+    os.umask(0o077)
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stdout)
+    settings = load_settings()
+    home = Home.make(settings.home)
+    take_lock(home)
+    end_leftovers(home)
+    asyncio.run(_supervise(home, settings, attached="--attached" in sys.argv))
+
+
+async def _supervise(home: Home, settings: Settings, *, attached: bool) -> None:
+    assembly = assemble(home, settings)
+    supervisor = Supervisor(home, assembly.parts, assembly.others, private=settings.uploads_bucket)
+    if attached:
+        # Nothing is ever written there: it becomes readable when whoever started us has ended.
+        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), supervisor.stop)
+    await supervisor.run()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except LunglineError as exc:
+        log.error("%s", exc)  # noqa: TRY400 - the sentence says it; a traceback would not add to it
+        sys.exit(1)
