@@ -1,6 +1,5 @@
 import os
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -24,9 +23,7 @@ from lungline.promotion import Promotion, promote, prove, rollback
 from lungline.registry import Registry
 from lungline.settings import Settings, load_settings
 from lungline.storage import Storage
-from tests.object_store import ACCESS_KEY, SECRET_KEY, running_store
 from tests.tiny_package import write_tiny_package
-from tests.tracking_server import running_mlflow
 
 FIGURES = {"auc": 0.98, "accuracy": 0.93}
 
@@ -50,22 +47,6 @@ class Place:
 
     def serving(self) -> str | None:
         return self.version
-
-
-@pytest.fixture(scope="module")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A real object store and a real MLflow server with its artifacts there."""
-    folder = tmp_path_factory.mktemp("services")
-    with (
-        running_store(folder, "lungline-models", "lungline-mlflow") as storage,
-        running_mlflow(folder, str(storage.endpoint), "lungline-mlflow") as uri,
-    ):
-        yield {
-            "s3_endpoint": str(storage.endpoint),
-            "s3_access_key": ACCESS_KEY,
-            "s3_secret_key": SECRET_KEY,
-            "mlflow_uri": uri,
-        }
 
 
 @pytest.fixture
