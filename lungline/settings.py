@@ -77,6 +77,51 @@ class GateSettings(Block):
     margin: float = Field(default=0.01, ge=0, le=1, description="AUC that a challenger may lose against the champion.")
 
 
+class WorklistSettings(Block):
+    """The page that readers keep open."""
+
+    database: SecretStr | None = Field(
+        default=None, description="SQLAlchemy address of the database; empty keeps SQLite in the home folder."
+    )
+    uri: str | None = Field(
+        default=None, description="Address that people reach the worklist at; links in notices start with it."
+    )
+    hosts: str = Field(
+        default="127.0.0.1,localhost,[::1]", description="Host names that requests may be addressed to, with commas."
+    )
+    event_token: SecretStr | None = Field(
+        default=None, description="Bearer token that senders of events must show; empty asks for none."
+    )
+    secret: SecretStr | None = Field(
+        default=None, description="What cookies are signed with; empty makes one in the home folder."
+    )
+    login: Literal["token", "oidc"] = Field(
+        default="token", description="How people sign in: by a link that works once, or at an OpenID provider."
+    )
+    oidc_issuer: str | None = Field(default=None, description="Address of the OpenID provider.")
+    oidc_client_id: str | None = Field(default=None, description="What the OpenID provider calls this worklist.")
+    oidc_client_secret: SecretStr | None = Field(
+        default=None, description="The secret that the OpenID provider gave this worklist."
+    )
+    oidc_role_claim: str = Field(default="groups", description="Claim of the identity that names a person's groups.")
+    oidc_reader_group: str | None = Field(
+        default=None, description="Group whose members may read; empty lets everybody in whom the provider knows."
+    )
+    oidc_admin_group: str | None = Field(
+        default=None, description="Group whose members may also export and see the audit log; empty means nobody."
+    )
+    session_hours: float = Field(default=12, gt=0, le=168, description="Hours until a person must sign in again.")
+    notice_rules: Path | None = Field(
+        default=None, description="TOML file of the rules that send notices; empty writes to a file in the home folder."
+    )
+    notice_max_age: float = Field(
+        default=60, gt=0, description="Minutes after which a late result sends no notice any more."
+    )
+    retrain_labels: int = Field(
+        default=50, ge=1, description="New labels from readers after which a training run is due."
+    )
+
+
 class Settings(BaseSettings):
     """Everything that can be set, with its default; frozen."""
 
@@ -140,6 +185,9 @@ class Settings(BaseSettings):
     model: ModelSettings = Field(default_factory=ModelSettings, description="The network.")
     train: TrainSettings = Field(default_factory=TrainSettings, description="One training run.")
     gate: GateSettings = Field(default_factory=GateSettings, description="What a model must reach.")
+    worklist: WorklistSettings = Field(
+        default_factory=WorklistSettings, description="The page that readers keep open."
+    )
 
 
 def known_names(model: type[BaseModel] = Settings, before: str = "") -> Iterator[str]:

@@ -1,0 +1,1 @@
+"""The worklist: results on a page, staff told, readers teach the model."""

@@ -1,0 +1,43 @@
+"""Serve the worklist: `python -m worklist --http_port 8900`."""
+
+import argparse
+import logging
+import sys
+
+import uvicorn
+
+from lungline.errors import LunglineError
+from lungline.settings import load_settings
+from worklist.app import build_app
+
+
+def main() -> int:
+    """Serve until stopped; 0 after an orderly end."""
+    parser = argparse.ArgumentParser(prog="worklist", description="Serve the worklist.")
+    parser.add_argument("--http_port", type=int, default=8900)
+    parser.add_argument("--host", default="127.0.0.1", help="Address to listen at.")
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # Apprise says more than we want to keep: it names services by their addresses.
+    logging.getLogger("apprise").setLevel(logging.CRITICAL)
+    try:
+        app = build_app(load_settings(), address=f"http://{given.host}:{given.http_port}")
+    except LunglineError as exc:
+        print(f"Error: {exc}", file=sys.stderr)
+        return 1
+    # No access log: an address may hold what somebody searched for. Pages that stay open must not delay the end.
+    uvicorn.run(
+        app,
+        host=given.host,
+        port=given.http_port,
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=1,
+        proxy_headers=False,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""The worklist's web service, wired in one place."""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.staticfiles import StaticFiles
+from fastapi.templating import Jinja2Templates
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from lungline.errors import EventMalformed, ImageRefused, LunglineError, Unavailable
+from lungline.settings import Settings
+from lungline.storage import Storage
+from worklist import access_routes, event_routes, export_routes, list_routes, oidc, viewer_routes
+from worklist.access import Access
+from worklist.chores import Chores
+from worklist.database import Database
+from worklist.headers import SecurityHeaders
+from worklist.live import Live
+from worklist.pictures import Pictures
+from worklist.readings import ReadingRefused
+from worklist.rules import load_rules
+from worklist.service import Forbidden, NotHere, SignInNeeded, Worklist
+from worklist.tables import Entry
+from worklist.text import FILTERS
+
+HERE = Path(__file__).parent
+# What an error means to whoever asked; the first that fits.
+STATUS: tuple[tuple[type[LunglineError], int], ...] = (
+    (SignInNeeded, 401),
+    (Forbidden, 403),
+    (NotHere, 404),
+    (ReadingRefused, 400),
+    (EventMalformed, 400),
+    (ImageRefused, 422),
+    (Unavailable, 503),
+)
+
+
+def build_app(settings: Settings, storage: Storage | None = None, *, address: str = "http://127.0.0.1:8900") -> FastAPI:
+    """The service; `address` is where people reach it unless the settings say otherwise.
+
+    Raises SettingsError for rules that cannot be used, DatabaseUnavailable when the database does not answer.
+    """
+    rules = load_rules(settings.worklist.notice_rules)
+    database = Database.open(settings)
+    storage = storage or Storage.from_settings(settings)
+    pages = Jinja2Templates(env=_environment())
+    row = pages.env.get_template("_row.html")
+
+    def render(entry: Entry) -> str:
+        return row.render(entry=entry, query="")
+
+    live = Live(database, render)
+    access = Access(database, settings)
+    pictures = Pictures(storage, settings)
+    app = FastAPI(lifespan=_lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.worklist = Worklist(settings, database, storage, access, live, pages, pictures, rules)
+    app.state.chores = Chores(database, storage, settings, rules, address)
+    for routes in (event_routes, list_routes, viewer_routes, access_routes, export_routes):
+        app.include_router(routes.router)
+    app.mount("/static", StaticFiles(directory=HERE / "static"))
+    _add_handlers(app)
+    if settings.worklist.login == "oidc":
+        oidc.install(app, settings)
+    hosts = [host.strip() for host in settings.worklist.hosts.split(",") if host.strip()]
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
+    app.add_middleware(SecurityHeaders, https=app.state.worklist.https)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    here: Worklist = app.state.worklist
+    tasks = [asyncio.create_task(here.live.run()), asyncio.create_task(app.state.chores.run())]
+    try:
+        yield
+    finally:
+        here.live.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        here.database.close()
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(FILTERS)
+    environment.globals["static"] = _static_names()
+    return environment
+
+
+def _static_names() -> dict[str, str]:
+    """Addresses of our files that change with their content, so that no browser shows an old one."""
+    files = sorted((HERE / "static").iterdir())
+    return {file.name: f"/static/{file.name}?{hashlib.sha256(file.read_bytes()).hexdigest()[:12]}" for file in files}
+
+
+def _add_handlers(app: FastAPI) -> None:
+    async def ours(request: Request, exc: Exception) -> Response:
+        status = next((code for kind, code in STATUS if isinstance(exc, kind)), 500)
+        if isinstance(exc, SignInNeeded) and _wants_page(request):
+            return RedirectResponse("/login", status_code=303)
+        return _say(request, status, str(exc))
+
+    async def malformed(request: Request, _exc: Exception) -> Response:
+        return _say(request, 400, "The request lacks something, or has too much.")
+
+    async def unknown(request: Request, exc: Exception) -> Response:
+        status = exc.status_code if isinstance(exc, HTTPException) else 500
+        return _say(request, status, "There is nothing here." if status == 404 else "That cannot be done here.")
+
+    app.add_exception_handler(LunglineError, ours)
+    app.add_exception_handler(RequestValidationError, malformed)
+    app.add_exception_handler(HTTPException, unknown)
+
+
+def _say(request: Request, status: int, sentence: str) -> Response:
+    headers = {"retry-after": "5"} if status == 503 else None
+    if not _wants_page(request):
+        return JSONResponse({"error": sentence}, status_code=status, headers=headers)
+    pages: Any = request.app.state.worklist.pages
+    values = {"status": status, "sentence": sentence, "person": getattr(request.state, "person", None)}
+    return pages.TemplateResponse(request, "message.html", values, status_code=status, headers=headers)
+
+
+def _wants_page(request: Request) -> bool:
+    return "text/html" in request.headers.get("accept", "")

@@ -1,0 +1,118 @@
+"""What the worklist does by itself: sends notices, escalates them, and brings readings to S3."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from starlette.concurrency import run_in_threadpool
+
+from lungline.errors import LunglineError
+from lungline.settings import Settings
+from lungline.storage import Storage
+from worklist import notices, readings
+from worklist.access import signer
+from worklist.database import Database
+from worklist.notices import Due
+from worklist.rules import LOCAL_FILE, Rule
+
+EVERY_SECONDS = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class Chores:
+    """Everything that waits to be done outside a request; each round does what is due."""
+
+    def __init__(
+        self, database: Database, storage: Storage, settings: Settings, rules: Sequence[Rule], address: str
+    ) -> None:
+        self._database = database
+        self._storage = storage
+        self._settings = settings
+        self._rules = {rule.name: rule for rule in rules}
+        self._address = (settings.worklist.uri or address).rstrip("/")
+        self._signer = signer(settings, "acknowledge")
+
+    async def run(self) -> None:
+        """Do one round after the other until cancelled."""
+        while True:
+            for chore in (self.send_notices, self.save_readings):
+                await run_in_threadpool(_attempt, chore)
+            await asyncio.sleep(EVERY_SECONDS)
+
+    def send_notices(self) -> None:
+        """Send what is due, and queue what nobody acknowledged for the next to be told."""
+        with self._database.reading() as session:
+            if not notices.anything_due(session):
+                return
+        with self._database.writing() as session:
+            notices.escalate(session, list(self._rules.values()))
+            due = notices.claim(session)
+        for one in due:
+            error = self._send(one)
+            with self._database.writing() as session:
+                if error:
+                    notices.mark_failed(session, one, error)
+                else:
+                    rule = self._rules.get(one.rule)
+                    last = rule is None or one.step + 1 >= len(rule.to)
+                    notices.mark_sent(session, one.number, None if last or not rule else rule.escalate_minutes)
+
+    def save_readings(self) -> None:
+        """Store readings in S3 that are not there yet."""
+        with self._database.reading() as session:
+            waiting = readings.unsaved(session)
+        saved: list[str] = []
+        try:
+            for reading in waiting:
+                data = reading.model_dump_json().encode()
+                self._storage.put_if_absent(self._settings.results_bucket, reading.key, data, "application/json")
+                saved.append(reading.id)
+        finally:
+            if saved:
+                with self._database.writing() as session:
+                    readings.mark_saved(session, saved)
+
+    def _send(self, due: Due) -> str | None:
+        """Send one notice; what went wrong, in words that show no address."""
+        rule = self._rules.get(due.rule)
+        if rule is None or due.step >= len(rule.to) or due.target >= len(rule.to[due.step]):
+            return "The rule does not name this target any more."
+        link = f"{self._address}/x/{due.identity}"
+        target = rule.to[due.step][due.target]
+        if target == LOCAL_FILE:
+            self._write(rule.name, due.step, link)
+            return None
+        acknowledge = f"{self._address}/acknowledge/{self._signer.dumps(due.identity)}"
+        text = f"An X-ray on the worklist needs a reader.\n\nOpen it: {link}\nAcknowledge: {acknowledge}\n"
+        return _tell(target, f"Lungline worklist: {rule.name}", text)
+
+    def _write(self, rule: str, step: int, link: str) -> None:
+        folder = self._settings.home / "worklist"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "rule": rule, "step": step, "link": link}
+        with (folder / "notices.log").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _tell(target: str, title: str, text: str) -> str | None:
+    import apprise
+
+    sender = apprise.Apprise()
+    sender.add(target)
+    try:
+        told = sender.notify(body=text, title=title)
+    except Exception as exc:  # noqa: BLE001 - a hundred services, each with errors of its own
+        return f"The service failed ({type(exc).__name__})."
+    return None if told else "The service did not take the notice."
+
+
+def _attempt(chore: Callable[[], None]) -> None:
+    try:
+        chore()
+    except LunglineError as exc:
+        _log.warning("%s waits: %s", chore.__name__, exc)
+    except OSError as exc:
+        _log.warning("%s waits: %s", chore.__name__, type(exc).__name__)

@@ -1,0 +1,77 @@
+"""Events in: results from the predictor's trigger, and what befell uploads elsewhere."""
+
+import hashlib
+import secrets
+from datetime import UTC, datetime
+
+from fastapi import APIRouter, Request, Response
+from sqlalchemy import select
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse
+
+from lungline.errors import EventMalformed
+from lungline.events import MAX_EVENT_BYTES, UPLOAD_TYPE
+from worklist import cloudevents
+from worklist.cloudevents import DEIDENTIFIED_TYPE
+from worklist.notices import take_in
+from worklist.service import Forbidden, Here, Worklist
+from worklist.tables import Signal
+
+router = APIRouter()
+
+
+@router.post("/")
+async def receive(request: Request, here: Here) -> Response:
+    """A CloudEvent. 204: taken in, or known already; 400: no retry can help; 503: send it again."""
+    _authorise(request, here)
+    event = cloudevents.parse(request.headers, await _body(request))
+    if event.type == DEIDENTIFIED_TYPE:
+        await run_in_threadpool(_signal, here, "deidentified", cloudevents.identity_of(event), "")
+    else:
+        record = cloudevents.result_of(event)
+        await run_in_threadpool(take_in, here.database, here.rules, record, here.settings)
+    here.live.nudge()
+    return Response(status_code=204)
+
+
+@router.post("/dead-letters")
+async def receive_dead_letter(request: Request, here: Here) -> Response:
+    """An event that nobody could handle, from Knative's dead letter sink or the laptop's; only its digest is kept."""
+    _authorise(request, here)
+    body = await _body(request)
+    if not request.headers.get("ce-type", UPLOAD_TYPE).startswith(("dev.knative", "org.lungline")):
+        raise EventMalformed("The dead letter is not one of Lungline's events.")
+    code = request.headers.get("ce-knativeerrorcode", "")[:16]
+    await run_in_threadpool(_signal, here, "dead-lettered", hashlib.sha256(body).hexdigest()[:32], code)
+    here.live.nudge()
+    return Response(status_code=204)
+
+
+@router.get("/healthz")
+def health(here: Here) -> JSONResponse:
+    """Whether the database answers; 503 when it does not."""
+    with here.database.reading() as session:
+        session.execute(select(1))
+    return JSONResponse({"status": "ready", "pages": here.live.pages})
+
+
+async def _body(request: Request) -> bytes:
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_EVENT_BYTES:
+            raise EventMalformed(f"The event has more than {MAX_EVENT_BYTES} bytes.")
+    return body
+
+
+def _authorise(request: Request, here: Worklist) -> None:
+    wanted = here.settings.worklist.event_token
+    given = request.headers.get("authorization", "").removeprefix("Bearer ")
+    if wanted and not secrets.compare_digest(given.encode(), wanted.get_secret_value().encode()):
+        raise Forbidden("Events must carry the token that the setting worklist.event_token names.")
+
+
+def _signal(here: Worklist, kind: str, name: str, reason: str) -> None:
+    with here.database.writing() as session:
+        if session.get(Signal, (kind, name)) is None:
+            session.add(Signal(kind=kind, id=name, reason=reason, at=datetime.now(UTC)))

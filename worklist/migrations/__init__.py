@@ -1,0 +1,1 @@
+"""Alembic migrations of the worklist's tables; `worklist.database.migrate` runs them."""

@@ -1,0 +1,201 @@
+"use strict";
+// The viewer: zoom, pan, window and level, overlay, and the keys that say what is seen.
+
+const viewer = document.querySelector(".viewer");
+const stage = document.getElementById("stage");
+const film = document.getElementById("film");
+const xray = document.getElementById("xray");
+const heat = document.getElementById("heat");
+const slider = (id) => document.getElementById(id);
+
+const view = { scale: 1, x: 0, y: 0, width: 256, level: 128, inverted: false, fitted: true };
+let lastOverlay = 60;
+
+function draw() {
+  film.style.transform = `translate(${view.x}px, ${view.y}px) scale(${view.scale})`;
+  // Out = (in - level) / width + 1/2, the linear window of DICOM, in 0..1.
+  const slope = 256 / view.width;
+  const intercept = 0.5 - view.level / view.width;
+  for (const part of document.querySelectorAll("#window-level feComponentTransfer *")) {
+    part.setAttribute("slope", view.inverted ? -slope : slope);
+    part.setAttribute("intercept", view.inverted ? 1 - intercept : intercept);
+  }
+  slider("width").value = view.width;
+  slider("level").value = view.level;
+  slider("invert").setAttribute("aria-pressed", String(view.inverted));
+  slider("readout").textContent = `${Math.round(view.scale * 100)}%  W ${Math.round(view.width)}  L ${Math.round(view.level)}`;
+}
+
+function fit() {
+  const room = stage.getBoundingClientRect();
+  const margin = 28;
+  view.scale = Math.min((room.width - margin) / xray.naturalWidth, (room.height - 2 * margin) / xray.naturalHeight);
+  view.x = (room.width - xray.naturalWidth * view.scale) / 2;
+  view.y = (room.height - xray.naturalHeight * view.scale) / 2;
+  view.fitted = true;
+  draw();
+}
+
+function zoom(by, at) {
+  const room = stage.getBoundingClientRect();
+  const [x, y] = at ? [at.clientX - room.left, at.clientY - room.top] : [room.width / 2, room.height / 2];
+  const scale = Math.min(40, Math.max(0.02, view.scale * by));
+  view.x = x - (x - view.x) * (scale / view.scale);
+  view.y = y - (y - view.y) * (scale / view.scale);
+  view.scale = scale;
+  view.fitted = false;
+  draw();
+}
+
+function pan(x, y) {
+  view.x += x;
+  view.y += y;
+  view.fitted = false;
+  draw();
+}
+
+function windowTo(width, level) {
+  view.width = Math.min(512, Math.max(2, width));
+  view.level = Math.min(255, Math.max(0, level));
+  draw();
+}
+
+// The grey levels between the 1st and the 99th percentile, measured on a small copy.
+function autoWindow() {
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = 128;
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.drawImage(xray, 0, 0, 128, 128);
+  const grey = context.getImageData(0, 0, 128, 128).data.filter((_, at) => at % 4 === 0).sort();
+  const [low, high] = [grey[Math.floor(grey.length * 0.01)], grey[Math.floor(grey.length * 0.99)]];
+  windowTo(high - low + 1, (high + low + 1) / 2);
+}
+
+function overlay(value) {
+  if (!heat) return;
+  const percent = Math.min(100, Math.max(0, value));
+  if (percent > 0) lastOverlay = percent;
+  slider("overlay").value = percent;
+  heat.style.opacity = percent / 100;
+  sessionStorage.setItem("overlay", percent);
+}
+
+function reset() {
+  view.inverted = false;
+  windowTo(256, 128);
+  fit();
+}
+
+// Only the service's own sentence, and never as HTML.
+async function explain(image, said) {
+  let sentence = "The X-ray cannot be shown now.";
+  try {
+    const answer = await fetch(image.src, { headers: { accept: "application/json" } });
+    if (answer.status === 401) { location.href = "/login"; return; }
+    if (answer.ok) { image.src = `${image.src.split("#")[0]}#again`; return; }
+    sentence = (await answer.json()).error || sentence;
+  } catch { sentence = "The worklist does not answer."; }
+  said.hidden = false;
+  said.textContent = `${sentence} `;
+  const again = document.createElement("button");
+  again.textContent = "Try again";
+  again.addEventListener("click", () => location.reload());
+  said.append(again);
+}
+
+function showFilm() {
+  film.style.width = `${xray.naturalWidth}px`;
+  film.style.height = `${xray.naturalHeight}px`;
+  document.getElementById("stage-message").hidden = true;
+  film.classList.add("ready");
+  fit();
+  const following = viewer.dataset.following;
+  if (following) new Image().src = `/x/${following}/xray`; // the next one is there when its page opens
+}
+
+function followPointers() {
+  const held = new Map();
+  stage.addEventListener("pointerdown", (event) => {
+    if (event.target.closest("button, a")) return;
+    held.set(event.pointerId, event);
+    stage.setPointerCapture(event.pointerId);
+    stage.classList.add("dragging");
+  });
+  stage.addEventListener("pointermove", (event) => {
+    const before = held.get(event.pointerId);
+    if (!before) return;
+    const [x, y] = [event.clientX - before.clientX, event.clientY - before.clientY];
+    if (held.size === 2) {
+      const other = [...held.values()].find((one) => one.pointerId !== event.pointerId);
+      const distance = (one) => Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY);
+      zoom(distance(event) / Math.max(1, distance(before)), other);
+    } else if (before.buttons & 2 || event.shiftKey) {
+      windowTo(view.width + x, view.level + y / 2);
+    } else {
+      pan(x, y);
+    }
+    held.set(event.pointerId, event);
+  });
+  for (const end of ["pointerup", "pointercancel"]) {
+    stage.addEventListener(end, (event) => {
+      held.delete(event.pointerId);
+      stage.classList.toggle("dragging", held.size > 0);
+    });
+  }
+  stage.addEventListener("contextmenu", (event) => event.preventDefault());
+  stage.addEventListener("dblclick", fit);
+  stage.addEventListener("wheel", (event) => {
+    event.preventDefault();
+    zoom(Math.exp(-event.deltaY * 0.0016), event);
+  }, { passive: false });
+}
+
+if (film) {
+  xray.addEventListener("error", () => explain(xray, document.getElementById("stage-message")));
+  if (heat) {
+    heat.addEventListener("error", () => { heat.hidden = true; slider("overlay").disabled = true; });
+    overlay(Number(sessionStorage.getItem("overlay") ?? 60));
+  }
+  if (xray.complete && xray.naturalWidth) showFilm();
+  else if (xray.complete) explain(xray, document.getElementById("stage-message"));
+  xray.addEventListener("load", showFilm);
+  followPointers();
+  addEventListener("resize", () => { if (view.fitted && xray.naturalWidth) fit(); });
+  slider("width").addEventListener("input", (event) => windowTo(Number(event.target.value), view.level));
+  slider("level").addEventListener("input", (event) => windowTo(view.width, Number(event.target.value)));
+  slider("overlay")?.addEventListener("input", (event) => overlay(Number(event.target.value)));
+  const clicks = {
+    "zoom-in": () => zoom(1.25), "zoom-out": () => zoom(0.8), fit, reset, auto: autoWindow,
+    invert: () => { view.inverted = !view.inverted; draw(); },
+  };
+  for (const [id, act] of Object.entries(clicks)) slider(id).addEventListener("click", act);
+}
+
+const press = (id) => document.getElementById(id)?.click();
+const shown = () => film?.classList.contains("ready");
+const moves = { ArrowLeft: [60, 0], ArrowRight: [-60, 0], ArrowUp: [0, 60], ArrowDown: [0, -60] };
+const looks = {
+  "+": () => zoom(1.25), "=": () => zoom(1.25), "-": () => zoom(0.8), 0: fit, i: () => press("invert"), w: autoWindow, r: reset,
+  o: () => overlay(Number(slider("overlay")?.value) > 0 ? 0 : lastOverlay),
+  "[": () => overlay(Number(slider("overlay")?.value) - 10), "]": () => overlay(Number(slider("overlay")?.value) + 10),
+};
+const steps = {
+  j: () => press("to-next"), n: () => press("to-next"), k: () => press("to-previous"), p: () => press("to-previous"),
+  Escape: () => press("to-list"), m: () => document.getElementById("comment")?.focus(),
+};
+
+document.addEventListener("keydown", (event) => {
+  if (event.target.id === "comment" && event.key === "Escape") { event.target.blur(); return; }
+  if (page.typing(event) || page.helpIsOpen()) return;
+  const onSlider = event.target.type === "range" && event.key.startsWith("Arrow");
+  const say = document.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
+  if (say && event.key.length === 1) { event.preventDefault(); say.click(); return; }
+  const act = steps[event.key] || (shown() && (looks[event.key] || (!onSlider && moves[event.key] && (() => pan(...moves[event.key])))));
+  if (act) { event.preventDefault(); act(); }
+});
+
+// A held key must not say the same of the next X-ray as well.
+document.getElementById("reading")?.addEventListener("submit", (event) => {
+  if (event.target.dataset.sent) { event.preventDefault(); return; }
+  event.target.dataset.sent = "1";
+});
