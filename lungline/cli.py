@@ -1,0 +1,302 @@
+"""The command line: each command reads settings, calls one function of the project, and shows what came back.
+
+Every import of another package, and of anything slow, stands inside the command that needs it: `lungline --help`
+must answer at once.
+"""
+
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lungline import screen
+from lungline.errors import LunglineError
+
+if TYPE_CHECKING:
+    from lungline.package import Package
+    from lungline.settings import Settings
+
+app = typer.Typer(
+    name="lungline",
+    help=f"Train, register and serve a pneumonia classifier for chest X-rays.\n\n{screen.DISCLAIMER}",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+Home = Annotated[Path | None, typer.Option(help="Folder of the laptop stack's state [default: .lungline].")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of a table.")]
+Data = Annotated[
+    str | None,
+    typer.Option(help="A folder, a zip, an .npz, medmnist:SIZE, s3://bucket/prefix, phantom[:N], or auto."),
+]
+Set = Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE, such as train.epochs=10; repeatable.")]
+By = Annotated[str, typer.Option(help="Who decides.")]
+Reason = Annotated[str, typer.Option(help="Why.")]
+
+
+def main() -> None:
+    """Run the command line; a refusal is one sentence on standard error and exit code 1."""
+    try:
+        app()
+    except LunglineError as exc:
+        screen.error(str(exc))
+        sys.exit(1)
+
+
+def _settings(home: Path | None = None, assignments: list[str] | None = None, **named: Any) -> "Settings":
+    """Settings from the environment, the options that were given, and `--set`."""
+    from lungline.settings import load_settings
+
+    overrides = {name: value for name, value in {"home": home, **named}.items() if value is not None}
+    for assignment in assignments or []:
+        name, found, value = assignment.partition("=")
+        if not found:
+            raise typer.BadParameter(f"expected NAME=VALUE, such as train.epochs=10; found {assignment!r}")
+        overrides[name.strip()] = value.strip()
+    return load_settings(overrides)
+
+
+def _connected(home: Path | None = None, assignments: list[str] | None = None, **named: Any) -> "Settings":
+    """Settings completed with the addresses and credentials of the running stack."""
+    from laptop import stack
+
+    return stack.connect(_settings(home, assignments, **named))
+
+
+def _started(home: Path | None = None, assignments: list[str] | None = None, **named: Any) -> "Settings":
+    """Like `_connected`, with a stack started first where none runs."""
+    from laptop import stack
+
+    settings = _settings(home, assignments, **named)
+    if not stack.status(settings).running:
+        screen.heading("Starting the laptop stack; `lungline down` stops it.")
+        stack.up(settings, screen.part_changed)
+    return stack.connect(settings)
+
+
+@contextmanager
+def _package(model: str, settings: "Settings") -> "Generator[Package]":
+    """The package that a person means: a folder, or a version of the registry."""
+    from lungline.package import Package
+
+    if Path(model).is_dir():
+        yield Package.load(Path(model))
+        return
+    from lungline.registry import Registry
+
+    registry = Registry(settings)
+    with TemporaryDirectory(prefix="lungline-") as temporary:
+        yield registry.fetch(registry.resolve(model), Path(temporary) / "package")
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as exc:
+        raise typer.BadParameter(f"expected a moment such as 2026-11-21T22:00; found {text!r}") from exc
+    return moment if moment.tzinfo else moment.astimezone()
+
+
+def _show(value: Any, as_json: bool, show: Callable[[], None]) -> None:
+    if as_json:
+        screen.dump(value)
+    else:
+        show()
+
+
+@app.command()
+def demo(
+    data: Data = None,
+    stay: Annotated[
+        bool | None, typer.Option("--stay/--exit", help="Stay up until Ctrl-C, or end [default: stay at a terminal].")
+    ] = None,
+    assignments: Set = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Show the whole flow: start the stack, train, register, promote, upload X-rays, watch the results arrive."""
+    from laptop import demo as show
+
+    stays = sys.stdout.isatty() and not as_json if stay is None else stay
+    with show.stage(_settings(home, assignments, data=data), screen.part_changed) as stage:
+        report = show.perform(stage, screen)
+        _show(report.value(), as_json, lambda: screen.demo(report.value()))
+        if stays:
+            screen.notice("Everything stays up until Ctrl-C.")
+            show.rest()
+
+
+@app.command()
+def up(home: Home = None, as_json: Json = False) -> None:
+    """Start the laptop stack in the background: store, broker, MLflow, bridge, trigger, predictor."""
+    from laptop import stack
+
+    settings = _settings(home)
+    started = stack.up(settings, screen.part_changed)
+    _show(asdict(started), as_json, lambda: screen.stack(started.parts))
+
+
+@app.command()
+def down(home: Home = None, as_json: Json = False) -> None:
+    """Stop the laptop stack; what it stored stays."""
+    from laptop import stack
+
+    settings = _settings(home)
+    stopped = stack.down(settings)
+    text = "The stack is stopped." if stopped else f"No stack runs in {settings.home.absolute()}."
+    _show({"stopped": stopped}, as_json, lambda: screen.say(text))
+
+
+@app.command()
+def status(home: Home = None, as_json: Json = False) -> None:
+    """Show each part of the stack; exit code 1 when no stack runs."""
+    from laptop import stack
+
+    found = stack.status(_settings(home))
+    _show(asdict(found), as_json, lambda: screen.stack(found.parts))
+    if not found.running:
+        screen.notice(f"No stack runs in {found.home}: `lungline up` starts one.")
+        raise typer.Exit(1)
+
+
+@app.command()
+def env(
+    scanner: Annotated[
+        bool, typer.Option("--scanner", help="Credentials that may upload X-rays and nothing else.")
+    ] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Print shell exports, so that any S3, Kafka or MLflow client uses the stack: eval "$(lungline env)"."""
+    import shlex
+
+    from laptop import stack
+
+    found = stack.env(_settings(home), scanner=scanner)
+    _show(found, as_json, lambda: screen.raw(f"export {name}={shlex.quote(value)}" for name, value in found.items()))
+
+
+@app.command()
+def train(  # noqa: PLR0917  # Typer makes options of them, whatever their kind
+    data: Data = None,
+    assignments: Set = None,
+    policy: Annotated[str | None, typer.Option(help="Who promotes: auto (the gate alone) or manual.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Reuse no step of an earlier run.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Run the training pipeline: prepare, validate, train, evaluate, gate, register, promote."""
+    from pipelines.run import run_local
+
+    settings = _started(home, assignments, data=data, policy=policy)
+    summary = run_local(settings, screen.pipeline_event, reuse=not fresh)
+    links = {"MLflow": summary.mlflow_url, "Report": summary.report}
+    value = summary.model_dump(mode="json")
+    _show(value, as_json, lambda: screen.training(summary.evaluation, summary.verdict, summary.next, links))
+    if summary.data.notice:
+        screen.notice(summary.data.notice)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        str, typer.Option(help="champion, challenger, a version, or the folder of a package.")
+    ] = "champion",
+    data: Data = None,
+    split: Annotated[str, typer.Option(help="The split that is judged.")] = "test",
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Judge labelled X-rays with a model, on the path that serving takes, and give its figures."""
+    from lungline.dataset import open_dataset
+    from lungline.images import Limits
+    from lungline.metrics import evaluate as figures_of
+
+    folder = Path(model)
+    settings = _settings(home, data=data) if folder.is_dir() else _connected(home, data=data)
+    dataset = open_dataset(settings.data, settings=settings, require=(split,))
+    examples = dataset.of(split)
+    with _package(model, settings) as package:
+        pictures = ((example.label, dataset.read(example)) for example in examples)
+        evaluation = figures_of(package, pictures, Limits.from_settings(settings))
+        facts = {"model": package.card.version or model, "data": dataset.name, "digest": dataset.digest, "split": split}
+    _show(facts | evaluation.model_dump(mode="json"), as_json, lambda: screen.evaluation(facts, evaluation))
+
+
+@app.command()
+def models(home: Home = None, as_json: Json = False) -> None:
+    """List the registered versions, newest first, and which one serves."""
+    from lungline.registry import Registry
+
+    versions = Registry(_connected(home)).versions()
+    _show([asdict(version) for version in versions], as_json, lambda: screen.versions(versions))
+
+
+@app.command()
+def promote(
+    by: By,
+    reason: Reason,
+    version: Annotated[str | None, typer.Argument(help="A version; the challenger when none is given.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Put a version into service, in the name of a person and for a reason."""
+    from lungline import promotion
+    from lungline.deployment import LaptopDeployment
+
+    settings = _connected(home)
+    deployment = LaptopDeployment.from_settings(settings)
+    done = promotion.promote(version, by=by, reason=reason, settings=settings, deployment=deployment)
+    _show(asdict(done), as_json, lambda: screen.say(done.sentence))
+
+
+@app.command()
+def rollback(by: By, reason: Reason, home: Home = None, as_json: Json = False) -> None:
+    """Put the champion before this one back into service."""
+    from lungline import promotion
+    from lungline.deployment import LaptopDeployment
+
+    settings = _connected(home)
+    deployment = LaptopDeployment.from_settings(settings)
+    done = promotion.rollback(by=by, reason=reason, settings=settings, deployment=deployment)
+    _show(asdict(done), as_json, lambda: screen.say(done.sentence))
+
+
+@app.command()
+def history(
+    at: Annotated[str | None, typer.Option(help="Only who was in service at this moment, as 2026-11-21T22:00.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Tell who put which version into service, when, why and on what figures, once the chain is proven unbroken."""
+    from lungline.registry import Registry
+
+    registry = Registry(_connected(home))
+    entries = registry.verified_history()
+    if at is not None:
+        served = registry.history.at(_moment(at))
+        entries = [served] if served else []
+    _show([entry.model_dump(mode="json") for entry in entries], as_json, lambda: screen.history(entries))
+
+
+@app.command()
+def compile(  # noqa: A001  # the command's name; the builtin is not used here
+    output: Annotated[Path, typer.Option("-o", "--output", help="The YAML file to write.")] = Path("pipeline.yaml"),
+    assignments: Set = None,
+) -> None:
+    """Compile the training pipeline for a Kubeflow Pipelines server."""
+    from pipelines.compile import compile_pipeline
+
+    settings = _settings(assignments=assignments)
+    compile_pipeline(output, settings)
+    screen.say(f"Wrote {output}; every step runs in {settings.kfp_image}.")
+
+
+if __name__ == "__main__":
+    main()
