@@ -117,6 +117,10 @@ class WorklistSettings(Block):
     notice_max_age: float = Field(
         default=60, gt=0, description="Minutes after which a late result sends no notice any more."
     )
+    patient_pattern: str | None = Field(
+        default=None,
+        description="Regular expression whose first group names the patient in an object's key; empty takes its folder.",
+    )
     retrain_labels: int = Field(
         default=50, ge=1, description="New labels from readers after which a training run is due."
     )
@@ -172,7 +176,7 @@ class Settings(BaseSettings):
 
     image_max_bytes: int = Field(default=64 * 2**20, ge=1, description="Largest image file that is judged, in bytes.")
     image_max_pixels: int = Field(default=64_000_000, ge=1, description="Largest image that is judged, in pixels.")
-    image_min_side: int = Field(default=32, ge=1, description="Shortest side of an image that is judged, in pixels.")
+    image_min_side: int = Field(default=28, ge=1, description="Shortest side of an image that is judged, in pixels.")
 
     policy: Literal["auto", "manual"] = Field(
         default="auto", description="Who promotes: the gate alone, or a named person."
