@@ -18,8 +18,8 @@ def main() -> int:
     parser.add_argument("--host", default="127.0.0.1", help="Address to listen at.")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # Apprise says more than we want to keep: it names services by their addresses.
-    logging.getLogger("apprise").setLevel(logging.CRITICAL)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("apprise").setLevel(logging.CRITICAL)  # names services by their addresses
     try:
         app = build_app(load_settings(), address=f"http://{given.host}:{given.http_port}")
     except LunglineError as exc:

@@ -104,7 +104,7 @@ def lift(overlaid: bytes) -> bytes:
         raise ImageRefused("not-an-image", "The stored heatmap is not a PNG image.") from exc
     lowest = mixed.min(axis=2, keepdims=True)
     chroma = mixed.max(axis=2, keepdims=True) - lowest
-    colour = (mixed - lowest) / np.maximum(chroma, 1.0) * 235.0 + 20.0
+    colour = (mixed - lowest) / np.maximum(chroma, 1.0) * _FULL_CHROMA
     opacity = np.clip(chroma / _FULL_CHROMA, 0.0, 1.0) * 255.0
     opacity[chroma < 4] = 0  # rounding of grey
     out = io.BytesIO()

@@ -1,0 +1,86 @@
+"""What the command line does with a worklist, running or not: plain functions of the settings."""
+
+import getpass
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Literal
+
+from lungline.settings import Settings
+from lungline.storage import Storage
+from worklist import exports, feedback
+from worklist.access import LINK_FILE, Access, write_private
+from worklist.database import Database
+from worklist.feedback import Exported, RetrainCheck
+from worklist.pictures import Pictures
+from worklist.rebuild import Rebuilt, rebuild
+
+Progress = Callable[[int], None]
+
+
+def rebuild_worklist(settings: Settings, on_progress: Progress | None = None) -> Rebuilt:
+    """Take in all result records and readings that lie in S3; safe beside a running worklist, and to repeat."""
+    with _opened(settings) as (database, storage):
+        return rebuild(database, storage, settings.results_bucket, on_progress)
+
+
+def login_url(settings: Settings, address: str = "http://127.0.0.1:8900") -> str:
+    """A link that lets whoever opens it in, once and within a day; the link before it stops working.
+
+    It is kept in a file that only its owner can read, and removed with its use.
+    """
+    with closing(Database.open(settings)) as database:
+        token = Access(database, settings).new_token(_me(), "admin")
+    url = f"{(settings.worklist.uri or address).rstrip('/')}/login?token={token}"
+    write_private(settings.home / "worklist" / LINK_FILE, url + "\n")
+    return url
+
+
+def export_results(settings: Settings, form: Literal["csv", "fhir"], path: Path) -> int:
+    """Write all results to a file, as CSV or as FHIR DiagnosticReports one a line; how many lines."""
+    from worklist import audit
+
+    with closing(Database.open(settings)) as database:
+        with database.writing() as session:
+            audit.note(session, _me(), "admin", "exported", detail=form)
+        count = 0
+        draft = path.with_name(f".{path.name}.draft")
+        with database.reading() as session, draft.open("w", newline="", encoding="utf-8") as file:
+            for line in exports.csv_lines(session) if form == "csv" else exports.fhir_lines(session):
+                file.write(line)
+                count += 1
+        draft.replace(path)
+    return count - (form == "csv")
+
+
+def export_feedback(settings: Settings, folder: Path, on_progress: Progress | None = None) -> Exported:
+    """Write what readers confirmed and corrected as a data set, usable with `--data` and `--feedback`."""
+    with _opened(settings) as (database, storage):
+        pictures = Pictures(storage, settings)
+        pattern = settings.worklist.patient_pattern
+        return feedback.export_feedback(database, pictures, folder, _me(), pattern, on_progress)
+
+
+def retrain_check(settings: Settings) -> RetrainCheck:
+    """Whether enough new labels have come for a training run."""
+    with closing(Database.open(settings)) as database:
+        return feedback.retrain_check(database, settings.worklist.retrain_labels)
+
+
+def mark_trained(settings: Settings, check: RetrainCheck) -> None:
+    """Note that a training run knows all labels that a check counted."""
+    with closing(Database.open(settings)) as database:
+        feedback.mark_trained(database, check.last)
+
+
+@contextmanager
+def _opened(settings: Settings) -> Generator[tuple[Database, Storage]]:
+    with closing(Database.open(settings)) as database, closing(Storage.from_settings(settings)) as storage:
+        yield database, storage
+
+
+def _me() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in a container
+        return "somebody"
