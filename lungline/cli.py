@@ -170,11 +170,21 @@ def env(
     scanner: Annotated[
         bool, typer.Option("--scanner", help="Credentials that may upload X-rays and nothing else.")
     ] = False,
+    settings: Annotated[
+        bool, typer.Option("--settings", help="List all settings instead, with their defaults.")
+    ] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Print shell exports, so that any S3, Kafka or MLflow client uses the stack: eval "$(lungline env)"."""
     import shlex
+
+    if settings:
+        from lungline.settings import described, variable
+
+        known = [(variable(name), default, text) for name, default, text in described()]
+        _show(known, as_json, lambda: screen.table(("variable", "default", "meaning"), known))
+        return
 
     from laptop import stack
 

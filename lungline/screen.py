@@ -4,6 +4,7 @@ Progress goes to standard error, results to standard output, so that `--json` an
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -90,8 +91,9 @@ def raw(lines: Iterable[str]) -> None:
 
 
 def part_changed(name: str, state: str) -> None:
-    """A part of the stack has another state."""
-    step(name, state, COLOURS.get(state, ""))
+    """A part of the stack has another state; that it has not begun yet is no news."""
+    if state != "stopped":
+        step(name, state, COLOURS.get(state, ""))
 
 
 def stack(parts: Iterable[Any]) -> None:
@@ -101,7 +103,11 @@ def stack(parts: Iterable[Any]) -> None:
 
 
 def pipeline_event(event: "Event") -> None:
-    """A step of the pipeline has started, moved on, or ended."""
+    """A step of the pipeline has started, moved on, or ended; counters stand still on one line, at a terminal only."""
+    if re.fullmatch(r"\d+ of \d+", event.text) and event.kind == "progress":
+        if progress.is_terminal:
+            progress.print(Text(f"{event.step.replace('_', ' '):>14}  {event.text}", style="dim"), end="\r")
+        return
     took = f"  {event.seconds:.1f} s" if event.seconds is not None else ""
     text = {"started": "started", "reused": f"reused: {event.text}"}.get(event.kind, event.text)
     style = {"started": "dim", "failed": "bold red", "reused": "dim", "progress": "dim"}.get(event.kind, "")
