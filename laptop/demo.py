@@ -1,35 +1,29 @@
-"""The demo: train and promote a model on the laptop stack, upload X-rays that training never saw, watch the results.
-
-The uploads go through a plain S3 client with the scanner's write-only credentials, as imaging equipment would send
-them; everything after that is what the stack does by itself on the store's event.
-"""
+"""The demo: train and promote a model on the laptop stack, upload X-rays that training never saw, watch the results."""
 
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from laptop import stack
+from laptop.uploads import Arrival, upload_and_watch
 from lungline.dataset import Dataset, Example, open_dataset
-from lungline.errors import PipelineFailed, StackError
+from lungline.errors import PipelineFailed
 from lungline.progress import Event
-from lungline.results import ResultRecord
+from lungline.registry import Registry
 from lungline.settings import Settings
 from pipelines.run import RunSummary, run_local
 
-if TYPE_CHECKING:
-    from confluent_kafka import Consumer
-
 UPLOADS = 40
-# The least that a person who waits would call stuck; a result takes some 20 ms.
-PATIENCE_SECONDS = 60.0
 
 
 class Screen(Protocol):
@@ -37,6 +31,9 @@ class Screen(Protocol):
 
     def heading(self, text: str) -> None:
         """A part of the demo begins."""
+
+    def notice(self, text: str) -> None:
+        """Something that a person must not miss."""
 
     def pipeline_event(self, event: Event) -> None:
         """Something happened in the pipeline."""
@@ -55,19 +52,19 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
-    """A result as the demo saw it; `milliseconds` run from the start of the upload until its event was in our hands."""
+class Shown:
+    """An upload of the demo with its truth and its result."""
 
     example: Example
-    record: ResultRecord
-    milliseconds: float
+    arrival: Arrival
 
     @property
     def right(self) -> bool:
         """Whether the risk lies on the right side of the model's operating point; Unsure does not excuse."""
-        if self.record.probability is None:
+        record = self.arrival.record
+        if record.probability is None:
             return False
-        return (self.record.probability >= self.record.thresholds.operating) == bool(self.example.label)
+        return (record.probability >= record.thresholds.operating) == bool(self.example.label)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,24 +72,26 @@ class Report:
     """What the demo has shown."""
 
     summary: RunSummary
-    arrivals: list[Arrival]
+    version: str
+    """The version that served the uploads."""
+    shown: list[Shown]
     uploads: int
     seconds: dict[str, float]
     addresses: dict[str, str] = field(default_factory=dict)
 
     def value(self) -> dict[str, Any]:
         """For `--json`."""
-        spent = [arrival.milliseconds for arrival in self.arrivals]
+        spent = [one.arrival.milliseconds for one in self.shown]
         data = self.summary.data
         return {
             "data": data.name,
             "synthetic": data.synthetic,
             "auc": self.summary.evaluation.auc,
-            "version": self.summary.version,
+            "version": self.version,
             "uploads": self.uploads,
-            "results": len(self.arrivals),
-            "correct": sum(arrival.right for arrival in self.arrivals),
-            "unsure": sum(arrival.record.label == "Unsure" for arrival in self.arrivals),
+            "results": len(self.shown),
+            "correct": sum(one.right for one in self.shown),
+            "unsure": sum(one.arrival.record.label == "Unsure" for one in self.shown),
             "latency_ms": {"p50": float(np.percentile(spent, 50)), "p99": float(np.percentile(spent, 99))},
             "seconds": self.seconds,
             "addresses": self.addresses,
@@ -120,25 +119,35 @@ def perform(stage: Stage, screen: Screen) -> Report:
     screen.heading("Train: one Kubeflow pipeline, run on this machine")
     # A model of the demo goes into service by its gate, whatever the policy is for others.
     summary = run_local(settings.model_copy(update={"policy": "auto"}), screen.pipeline_event)
-    if not summary.champion:
+    # A challenger that the gate stopped leaves the champion of an earlier demo in service, and the show goes on.
+    version = summary.version if summary.champion else Registry(settings).champion()
+    if version is None:
         raise PipelineFailed(summary.next)
+    if not summary.champion:
+        screen.notice(f"{summary.next} Version {version} goes on serving.")
     screen.heading("Upload: X-rays that training never saw, through a plain S3 client")
     dataset = open_dataset(settings.data, settings=settings)
-    examples = choose(dataset)
+    # A prefix of its own for each run: the same picture under the same key is, rightly, the same upload.
+    prefix = f"demo/{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    examples = {f"{prefix}/{number:03d}/{Path(one.name).name}": one for number, one in enumerate(choose(dataset))}
+    shown: list[Shown] = []
 
     def show(arrival: Arrival) -> None:
-        record, example = arrival.record, arrival.example
-        truth = "Pneumonia" if example.label else "Normal"
-        screen.arrival(str(record.label), record.probability, truth, arrival.right, arrival.milliseconds)
+        one = Shown(examples[arrival.key], arrival)
+        shown.append(one)
+        truth = "Pneumonia" if one.example.label else "Normal"
+        record = arrival.record
+        screen.arrival(str(record.label), record.probability, truth, one.right, arrival.milliseconds)
 
-    arrivals = upload_and_watch(dataset, examples, settings, show)
+    pictures = ((key, partial(dataset.read, example)) for key, example in examples.items())
+    upload_and_watch(pictures, settings, show)
     seconds = {
         "setup": round(stage.setup_seconds, 1),
         "train": round(summary.seconds["total"], 1),
         "total": round(time.monotonic() - stage.began, 1),
     }
     addresses = {"MLflow": summary.mlflow_url, "Predictor's API": f"{settings.predictor_uri}/docs"}
-    return Report(summary, arrivals, len(examples), seconds, addresses | {"Report": summary.report})
+    return Report(summary, version, shown, len(examples), seconds, addresses | {"Report": summary.report})
 
 
 def rest() -> None:
@@ -158,88 +167,3 @@ def _spread(examples: list[Example], count: int) -> list[Example]:
     if len(examples) <= count:
         return examples
     return [examples[index * len(examples) // count] for index in range(count)]
-
-
-def upload_and_watch(
-    dataset: Dataset, examples: list[Example], settings: Settings, on_arrival: Callable[[Arrival], None]
-) -> list[Arrival]:
-    """Upload each example and wait for all results.
-
-    Raises StackError, which says how many are missing, when results do not come.
-    """
-    # A prefix of its own for each run: the same picture under the same key is, rightly, the same upload.
-    prefix = f"demo/{datetime.now(UTC):%Y%m%dT%H%M%S}"
-    client = _scanner_client(settings)
-    consumer = _results(settings)
-    watch = _Watch(consumer, on_arrival)
-    try:
-        for number, example in enumerate(examples):
-            key = f"{prefix}/{number:03d}/{example.name.rsplit('/', 1)[-1]}"
-            data = dataset.read(example)
-            watch.sent[key] = (example, time.monotonic())
-            client.put_object(Bucket=settings.uploads_bucket, Key=key, Body=data)
-            watch.look(0.05)
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while watch.sent and time.monotonic() < deadline:
-            watch.look(0.2)
-    finally:
-        consumer.close()
-    if watch.sent:
-        missing = f"{len(watch.sent)} of {len(examples)} uploads"
-        raise StackError(f"{missing} had no result after {PATIENCE_SECONDS:.0f} s; `lungline status` may say why.")
-    return watch.arrivals
-
-
-class _Watch:
-    """Matches results with uploads as they come in."""
-
-    def __init__(self, consumer: "Consumer", on_arrival: Callable[[Arrival], None]) -> None:
-        self._consumer = consumer
-        self._on_arrival = on_arrival
-        self.sent: dict[str, tuple[Example, float]] = {}
-        self.arrivals: list[Arrival] = []
-
-    def look(self, seconds: float) -> None:
-        """Take what arrives within some seconds; a repeated delivery of a result changes nothing."""
-        for record in self._records(seconds):
-            if found := self.sent.pop(record.upload.key, None):
-                example, started = found
-                self.arrivals.append(Arrival(example, record, (time.monotonic() - started) * 1000))
-                self._on_arrival(self.arrivals[-1])
-
-    def _records(self, seconds: float) -> Iterator[ResultRecord]:
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
-            message = self._consumer.poll(left)
-            if message is not None and not message.error() and (value := message.value()):
-                yield ResultRecord.model_validate_json(value)
-
-
-def _results(settings: Settings) -> "Consumer":
-    """A consumer at the present end of the results topic; `assign` needs no group to form first."""
-    from confluent_kafka import Consumer, TopicPartition
-
-    topic = settings.results_topic
-    consumer = Consumer(
-        {"bootstrap.servers": settings.kafka_bootstrap, "group.id": "lungline-demo", "enable.auto.commit": False}
-    )
-    numbers = consumer.list_topics(topic, timeout=10).topics[topic].partitions
-    ends = [
-        TopicPartition(topic, number, consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10)[1])
-        for number in numbers
-    ]
-    consumer.assign(ends)
-    return consumer
-
-
-def _scanner_client(settings: Settings) -> Any:
-    import boto3
-
-    environment = stack.env(settings, scanner=True)
-    return boto3.client(
-        "s3",
-        endpoint_url=environment["AWS_ENDPOINT_URL"],
-        region_name=environment["AWS_DEFAULT_REGION"],
-        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
-    )

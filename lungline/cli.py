@@ -4,6 +4,7 @@ Every import of another package, and of anything slow, stands inside the command
 must answer at once.
 """
 
+import heapq
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -190,6 +191,50 @@ def env(
 
     found = stack.env(_settings(home), scanner=scanner)
     _show(found, as_json, lambda: screen.raw(f"export {name}={shlex.quote(value)}" for name, value in found.items()))
+
+
+@app.command()
+def doctor(home: Home = None, as_json: Json = False) -> None:
+    """Check what the stack needs and what runs of it; each fault comes with its cure, and exit code 1."""
+    from laptop.doctor import examine
+
+    found = examine(_settings(home))
+    _show([asdict(check) for check in found], as_json, lambda: screen.checks(found))
+    if not all(check.passed for check in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def upload(
+    files: Annotated[list[Path], typer.Argument(help="X-ray images.", exists=True, dir_okay=False)],
+    prefix: Annotated[str, typer.Option(help="Put before each file's name to make its key.")] = "",
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Upload X-rays as a scanner would, and show each result as it arrives."""
+    from laptop.uploads import upload_and_watch
+
+    pictures = [(prefix + file.name, file.read_bytes) for file in files]
+    settings = _connected(home)
+    arrivals = upload_and_watch(pictures, settings, lambda arrival: None if as_json else screen.result(arrival.record))
+    if as_json:
+        screen.dump([arrival.record.model_dump(mode="json") for arrival in arrivals])
+
+
+@app.command()
+def results(
+    last: Annotated[int, typer.Option(help="How many, the latest first.", min=1)] = 20,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Show the latest saved results."""
+    from lungline.results import every
+    from lungline.storage import Storage
+
+    settings = _connected(home)
+    records = every(Storage.from_settings(settings), settings.results_bucket)
+    found = heapq.nlargest(last, records, key=lambda record: record.times.done)
+    _show([record.model_dump(mode="json") for record in found], as_json, lambda: screen.results(found))
 
 
 @app.command()

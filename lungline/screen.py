@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lungline.metrics import Evaluation
     from lungline.progress import Event
     from lungline.registry import Version
+    from lungline.results import ResultRecord
 
 progress = Console(stderr=True, highlight=False, soft_wrap=True)
 output = Console(highlight=False, soft_wrap=True)
@@ -100,6 +101,36 @@ def stack(parts: Iterable[Any]) -> None:
     """The parts of the stack, one a line."""
     rows = [(p.name, p.state, p.pid, p.address, p.restarts or "", p.note or "") for p in parts]
     table(("part", "state", "pid", "address", "restarts", "note"), rows)
+
+
+def checks(found: Iterable[Any]) -> None:
+    """What the doctor has found."""
+    rows = [("passed" if c.passed else "failed", c.name, c.finding, c.cure if not c.passed else "") for c in found]
+    table(("", "check", "finding", "cure"), rows)
+
+
+def result(record: "ResultRecord") -> None:
+    """One saved result: the label, the risk, and a reason where there is no risk."""
+    risk = f"{bar(record.probability)} {record.probability:6.1%}" if record.probability is not None else ""
+    label = record.label or record.outcome
+    say(f"{label:>10}  {risk or record.message or record.reason}  {record.upload.key}", COLOURS.get(label, ""))
+
+
+def results(records: "Sequence[ResultRecord]") -> None:
+    """Saved results."""
+    rows = [
+        (
+            f"{r.times.done:%Y-%m-%d %H:%M:%S}",
+            r.label or r.outcome,
+            f"{r.probability:.1%}" if r.probability is not None else "",
+            r.model.version,
+            r.upload.key,
+            r.message or "; ".join(r.warnings),
+        )
+        for r in records
+    ]
+    table(("done (UTC)", "label", "risk", "version", "key", "remark"), rows)
+    say(DISCLAIMER, "dim")
 
 
 def pipeline_event(event: "Event") -> None:
