@@ -14,29 +14,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic import SecretStr
 
 from lungline.errors import LunglineError, ObjectGone, ObjectTooLarge, SettingsError, StorageUnavailable
+from lungline.refusals import refusal, silence
 from lungline.settings import Settings
+from lungline.signed import ATTEMPTS, CONNECT_SECONDS, READ_SECONDS, Answer, SignedRequests, bad_address
 
-CONNECT_SECONDS = 2
-READ_SECONDS = 10
-ATTEMPTS = 3
-TRANSFER_SECONDS = 60  # of one object, however slowly its bytes trickle in
 CONNECTIONS = 64  # kept open by one client; threads beyond it open and close their own
 CONFLICT_ATTEMPTS = 5
-
-_CHUNK = 2**20
-_GONE = {"404", "NoSuchKey", "NoSuchVersion", "NotFound"}
-# What stores say to a read that can never succeed: a key or a version id that they do not allow, a delete marker.
-_IMPOSSIBLE = {"InvalidArgument", "InvalidRequest", "InvalidURI", "KeyTooLongError", "MethodNotAllowed"} | {
-    "XMinioInvalidObjectName"
-}
-_BUSY = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "TooManyRequests", "Throttling"}
-_CREDENTIALS = {"401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +71,12 @@ class Storage:
         self._secret_key = secret_key
         self._made: Any = None
         self._making = threading.Lock()
+        # Other addresses and credentials (TLS, a session token, a role) are boto3's business.
+        self._signed: SignedRequests | None = None
+        if endpoint and endpoint.startswith("http://") and access_key and secret_key:
+            self._signed = SignedRequests(
+                endpoint, region, access_key.get_secret_value(), secret_key.get_secret_value()
+            )
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Storage":
@@ -89,12 +85,15 @@ class Storage:
 
     def get(self, bucket: str, key: str, version_id: str | None = None, max_bytes: int | None = None) -> StoredObject:
         """An object's content. Raises ObjectGone, or ObjectTooLarge before more than `max_bytes` were read."""
+        if self._signed:
+            return _stored(self._signed.get(bucket, key, version_id, max_bytes))
         with _translated(bucket, reading=True):
-            answer = self._client.get_object(**_address(bucket, key, version_id))
-            with closing(answer["Body"]) as body:
-                data = _read(body, answer.get("ContentLength"), max_bytes)
-        info = _info(key, answer)
-        return StoredObject(data, info.etag, len(data), info.modified, info.version_id)
+            found = self._client.get_object(**_address(bucket, key, version_id))
+            info = _info(key, found)
+            with closing(found["Body"]) as body:
+                if max_bytes is not None and info.size > max_bytes:
+                    raise ObjectTooLarge(f"The object has {info.size} bytes; the limit is {max_bytes}.")
+                return StoredObject(body.read(), info.etag, info.size, info.modified, info.version_id)
 
     def head(self, bucket: str, key: str, version_id: str | None = None) -> ObjectInfo:
         """What the store tells of an object. Raises ObjectGone."""
@@ -111,31 +110,38 @@ class Storage:
 
     def put(self, bucket: str, key: str, data: bytes, content_type: str = "application/octet-stream") -> str:
         """Store an object, over whatever was there; returns its ETag."""
+        if self._signed:
+            answer = self._signed.put(bucket, key, data, {"content-type": content_type})
+            return _unquoted(answer.headers["ETag"])
         with _translated(bucket):
             answer = self._client.put_object(Bucket=bucket, Key=key, Body=data, ContentType=content_type)
-        return _unquoted(answer["ETag"])
+            return _unquoted(answer["ETag"])
 
     def put_if_absent(self, bucket: str, key: str, data: bytes, content_type: str = "application/octet-stream") -> bool:
         """Store an object only where there is none; the store itself decides between two that try at once.
 
         False means that an object is there; after a lost answer it may be the one that this very call stored.
         """
-        wanted = {"Bucket": bucket, "Key": key, "Body": data, "ContentType": content_type, "IfNoneMatch": "*"}
         for attempt in range(CONFLICT_ATTEMPTS):
-            try:
-                with _translated(bucket):
-                    self._client.put_object(**wanted)
-            except LunglineError as exc:
-                status = _status(exc.__cause__)
-                if status == 412:
-                    return False
-                if status != 409:
-                    raise
-                # AWS: another conditional write of the key was under way; it may have failed, so ask again.
-                time.sleep(0.05 * 2**attempt)
-            else:
-                return True
+            status = self._put_if_absent(bucket, key, data, content_type)
+            if status != 409:
+                return status != 412
+            # AWS: another conditional write of the key was under way; it may have failed, so ask again.
+            time.sleep(0.05 * 2**attempt)
         raise StorageUnavailable(f"Others kept writing the same object in bucket {bucket}; try again later.")
+
+    def _put_if_absent(self, bucket: str, key: str, data: bytes, content_type: str) -> int:
+        if self._signed:
+            return self._signed.put(bucket, key, data, {"content-type": content_type, "if-none-match": "*"}).status
+        wanted = {"Bucket": bucket, "Key": key, "Body": data, "ContentType": content_type, "IfNoneMatch": "*"}
+        try:
+            with _translated(bucket):
+                self._client.put_object(**wanted)
+        except LunglineError as exc:
+            if (status := _status(exc.__cause__)) in {409, 412}:
+                return status
+            raise
+        return 200
 
     def delete(self, bucket: str, key: str) -> None:
         """Remove an object; one that is not there is no error."""
@@ -204,6 +210,8 @@ class Storage:
 
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
+        if self._signed:
+            self._signed.close()
         with self._making:
             made, self._made = self._made, None
         if made is not None:
@@ -232,15 +240,18 @@ class Storage:
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
-        # A session of its own: boto3's default one must not be shared by threads.
-        return Session().client(
-            "s3",
-            endpoint_url=self.endpoint,
-            region_name=self.region,
-            aws_access_key_id=self._access_key and self._access_key.get_secret_value(),
-            aws_secret_access_key=self._secret_key and self._secret_key.get_secret_value(),
-            config=config,
-        )
+        try:
+            # A session of its own: boto3's default one must not be shared by threads.
+            return Session().client(
+                "s3",
+                endpoint_url=self.endpoint,
+                region_name=self.region,
+                aws_access_key_id=self._access_key and self._access_key.get_secret_value(),
+                aws_secret_access_key=self._secret_key and self._secret_key.get_secret_value(),
+                config=config,
+            )
+        except ValueError as exc:
+            raise bad_address(self.endpoint) from exc
 
     def _create_bucket(self, bucket: str, here: dict[str, Any]) -> None:
         from botocore.exceptions import ClientError
@@ -276,33 +287,15 @@ def _translated(bucket: str, *, reading: bool = False) -> Generator[None]:
     try:
         yield
     except ClientError as exc:
-        raise _refusal(exc, bucket, reading=reading) from exc
+        raise refusal(_code(exc), _status(exc), bucket, reading=reading) from exc
     except (NoCredentialsError, PartialCredentialsError) as exc:
         raise LunglineError("No credentials for the object store: set LUNGLINE_S3_ACCESS_KEY and its secret.") from exc
     except Boto3Error as exc:  # transfers of files wrap the error that says why
         cause = exc.__cause__ or exc.__context__
-        raise (
-            _refusal(cause, bucket, reading=reading) if isinstance(cause, ClientError) else _silence(exc, bucket)
-        ) from exc
+        known = refusal(_code(cause), _status(cause), bucket, reading=reading) if _status(cause) else None
+        raise known or silence(exc, bucket) from exc
     except (BotoCoreError, TimeoutError) as exc:
-        raise _silence(exc, bucket) from exc
-
-
-def _silence(exc: BaseException, bucket: str) -> StorageUnavailable:
-    return StorageUnavailable(f"The object store does not answer for bucket {bucket} ({type(exc).__name__}).")
-
-
-def _refusal(exc: Exception, bucket: str, *, reading: bool) -> LunglineError:
-    code, status = _code(exc), _status(exc)
-    if code == "NoSuchBucket":
-        return LunglineError(f"The object store has no bucket {bucket}.")
-    if code in _GONE or (reading and code in _IMPOSSIBLE):
-        return ObjectGone(f"The object is not in bucket {bucket} any more.")
-    if code in _BUSY or status in {408, 429} or (status >= 500 and status != 501):
-        return StorageUnavailable(f"The object store cannot answer for bucket {bucket} now ({code}).")
-    if code in _CREDENTIALS:
-        return LunglineError(f"The object store refuses these credentials for bucket {bucket} ({code}).")
-    return LunglineError(f"The object store refused a request for bucket {bucket} ({code}).")
+        raise silence(exc, bucket) from exc
 
 
 def _code(exc: object) -> str:
@@ -314,19 +307,15 @@ def _status(exc: object) -> int:
     return int(getattr(exc, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def _read(body: Any, length: int | None, max_bytes: int | None) -> bytes:
-    limit = float("inf") if max_bytes is None else max_bytes
-    if length is not None and length > limit:
-        raise ObjectTooLarge(f"The object has {length} bytes; the limit is {max_bytes}.")
-    deadline = time.monotonic() + TRANSFER_SECONDS
-    data = bytearray()
-    for chunk in body.iter_chunks(_CHUNK):
-        data += chunk
-        if len(data) > limit:
-            raise ObjectTooLarge(f"The object has more than {max_bytes} bytes.")
-        if time.monotonic() > deadline:
-            raise TimeoutError
-    return bytes(data)
+def _stored(answer: Answer) -> StoredObject:
+    version_id = answer.headers["x-amz-version-id"]
+    return StoredObject(
+        data=answer.data,
+        etag=_unquoted(answer.headers["ETag"]),
+        size=len(answer.data),
+        modified=parsedate_to_datetime(answer.headers["Last-Modified"]),
+        version_id=None if version_id == "null" else version_id,
+    )
 
 
 def _info(key: str, answer: dict[str, Any]) -> ObjectInfo:

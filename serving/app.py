@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 from fastapi import FastAPI
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 ANSWER_SECONDS = 100.0
 
 RESULTS = Counter("lungline_results_total", "Uploads that were handled, by outcome and label.", ["outcome", "label"])
+IN_FLIGHT = Gauge("lungline_in_flight", "Requests that are being judged, or wait for a thread.")
 SECONDS = Histogram(
     "lungline_request_seconds",
     "Seconds from the last byte of a request to its answer.",
@@ -134,8 +135,9 @@ class Predictor:
         with self.gate.hold(declared_size(request.scope, self.max_body)):
             body = await _body(request)
             started = time.perf_counter()
-            job = asyncio.get_running_loop().run_in_executor(self.pool, work, body)
-            response = await asyncio.wait_for(job, ANSWER_SECONDS)
+            with IN_FLIGHT.track_inprogress():
+                job = asyncio.get_running_loop().run_in_executor(self.pool, work, body)
+                response = await asyncio.wait_for(job, ANSWER_SECONDS)
         SECONDS.labels(route).observe(time.perf_counter() - started)
         return response
 

@@ -5,18 +5,22 @@ import sys
 from typing import Any
 
 from fastapi import FastAPI
-from kserve import Model, ModelServer
-from kserve.errors import ModelNotFound, ModelNotReady, ServerNotReady
-from kserve.protocol.dataplane import DataPlane
-from kserve.protocol.rest.server import RESTServer, metrics_handler
-from kserve.protocol.rest.v1_endpoints import V1Endpoints
-from kserve.protocol.rest.v2_endpoints import V2Endpoints
 from starlette.responses import JSONResponse
 
 from serving import documentation
 from serving.app import Predictor, add_error_answers
 from serving.champion import Champion
+from serving.lean import lean_kserve
 from serving.limits import BodyLimit
+
+with lean_kserve():
+    from kserve.errors import ModelNotFound, ModelNotReady, ServerNotReady
+    from kserve.model import Model
+    from kserve.model_server import ModelServer
+    from kserve.protocol.dataplane import DataPlane
+    from kserve.protocol.rest.server import RESTServer, metrics_handler
+    from kserve.protocol.rest.v1_endpoints import V1Endpoints
+    from kserve.protocol.rest.v2_endpoints import V2Endpoints
 
 # Knative and the laptop's supervisor allow 5 s in all.
 GRACE_SECONDS = 4

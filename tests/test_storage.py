@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from object_store import running_store
+from object_store import ACCESS_KEY, SECRET_KEY, running_store
 from pydantic import SecretStr
 
 from lungline.errors import LunglineError, ObjectGone, ObjectTooLarge, SettingsError, StorageUnavailable
@@ -18,9 +18,24 @@ KEY = "ward 7/Ünïcode + 100%/a=b&c.jpeg"
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
     with running_store(tmp_path_factory.mktemp("store"), "bucket") as storage:
         yield storage
+
+
+@pytest.fixture(scope="module", params=["signed here", "by boto3"])
+def store(request: pytest.FixtureRequest, started: Storage) -> Iterator[Storage]:
+    """The store, reached in both ways: boto3 is asked where its own search gives the credentials."""
+    if request.param == "signed here":
+        yield started
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+        storage = Storage(started.endpoint)
+        storage.ensure_buckets("bucket")
+        yield storage
+        storage.close()
 
 
 def test_an_object_comes_back_as_it_was_stored(store: Storage) -> None:
@@ -31,6 +46,19 @@ def test_an_object_comes_back_as_it_was_stored(store: Storage) -> None:
     info = store.head("bucket", KEY)
     assert (info.etag, info.size, info.modified) == (etag, 6, found.modified)
     assert store.exists("bucket", KEY)
+
+
+@pytest.mark.parametrize("key", ["a b+c~d-e_f.g", "ä/日本/😀", "%41%2F", "a&b=c;d,e'f(g)h*i!j@k$l:m"])
+def test_every_character_of_a_key_is_kept(store: Storage, key: str) -> None:
+    store.put("bucket", key, key.encode())
+    assert store.get("bucket", key).data == key.encode()
+    assert key in {info.key for info in store.list("bucket", key[:1])}
+
+
+def test_an_empty_object_and_a_large_one_come_back(store: Storage) -> None:
+    for data in (b"", bytes(range(256)) * 50_000):
+        store.put("bucket", "sized", data)
+        assert store.get("bucket", "sized").data == data
 
 
 def test_an_object_that_is_not_there_is_gone(store: Storage) -> None:
@@ -63,6 +91,7 @@ def test_a_key_that_leads_out_of_the_bucket_names_no_object(store: Storage, key:
 
 @pytest.mark.parametrize("key", ["file:///etc/passwd", "http://169.254.169.254/latest", "s3://bucket/ready", "a?b#c"])
 def test_a_key_that_looks_like_an_address_is_just_a_key(store: Storage, key: str) -> None:
+    store.delete("bucket", key)
     with pytest.raises(ObjectGone):
         store.get("bucket", key)
     store.put("bucket", key, key.encode())
@@ -77,8 +106,8 @@ def test_an_object_beyond_the_limit_is_not_read(store: Storage) -> None:
 
 
 def test_only_the_first_of_many_simultaneous_writers_stores_its_object(store: Storage) -> None:
-    for round_ in range(5):
-        key = f"race/{round_}"
+    for round_ in range(3):
+        key = f"race/{id(store)}/{round_}"
         barrier = threading.Barrier(8)
 
         def write(number: int, key: str = key, barrier: threading.Barrier = barrier) -> bool:
@@ -204,9 +233,22 @@ def test_nothing_connects_or_imports_boto3_before_the_first_call() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+def test_an_address_that_is_none_is_said_so() -> None:
+    for wrong in ("nowhere at all", "http://", "http://host:port"):
+        with pytest.raises(SettingsError, match="is not one like http://host:9000"):
+            stranger(wrong).get("bucket", "x")
+
+
 def test_threads_share_one_client() -> None:
     storage = stranger("http://127.0.0.1:1")
     with ThreadPoolExecutor(8) as pool:
         clients = {id(client) for client in pool.map(lambda _: storage._client, range(8))}  # noqa: SLF001
     assert len(clients) == 1
     storage.close()
+
+
+def test_kept_connections_to_a_store_that_went_away_are_no_trap(tmp_path: Path) -> None:
+    with running_store(tmp_path, "bucket") as storage:
+        storage.put("bucket", "x", b"1")
+    with pytest.raises(StorageUnavailable):
+        storage.get("bucket", "x")

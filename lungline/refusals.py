@@ -1,0 +1,35 @@
+"""What an object store's errors mean to us: one table for every way of asking it."""
+
+from lungline.errors import LunglineError, ObjectGone, StorageUnavailable
+
+_GONE = {"404", "NoSuchKey", "NoSuchVersion", "NotFound"}
+# What stores say to a read that can never succeed: a key or a version id that they do not allow, a delete marker.
+_IMPOSSIBLE = {
+    *("InvalidArgument", "InvalidRequest", "InvalidURI", "KeyTooLongError", "MethodNotAllowed"),
+    "XMinioInvalidObjectName",
+}
+_BUSY = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "TooManyRequests", "Throttling"}
+_CREDENTIALS = {"401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
+
+
+def refusal(code: str, status: int, bucket: str, *, reading: bool) -> LunglineError:
+    """Our error for a store's answer of this error code and HTTP status."""
+    if code == "NoSuchBucket":
+        return LunglineError(f"The object store has no bucket {bucket}.")
+    if code in _GONE or (reading and code in _IMPOSSIBLE):
+        return ObjectGone(f"The object is not in bucket {bucket} any more.")
+    if is_busy(code, status):
+        return StorageUnavailable(f"The object store cannot answer for bucket {bucket} now ({code}).")
+    if code in _CREDENTIALS:
+        return LunglineError(f"The object store refuses these credentials for bucket {bucket} ({code}).")
+    return LunglineError(f"The object store refused a request for bucket {bucket} ({code}).")
+
+
+def is_busy(code: str, status: int) -> bool:
+    """Whether the same request may succeed later."""
+    return code in _BUSY or status in {408, 429} or (status >= 500 and status != 501)
+
+
+def silence(exc: BaseException, bucket: str) -> StorageUnavailable:
+    """Our error for a store that does not answer at all."""
+    return StorageUnavailable(f"The object store does not answer for bucket {bucket} ({type(exc).__name__}).")
