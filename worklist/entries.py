@@ -67,7 +67,7 @@ class Filter:
         conditions: list[ColumnElement[bool]] = [_place(self.view, self.label)]
         if self.view in ("unread", "read"):
             conditions.append(Entry.read == (1 if self.view == "read" else 0))
-        if self.label and self.sort == "newest":
+        if self.label and self.sort == "newest" and self.view != "missing":
             conditions.append(Entry.label == self.label)  # the same, in words that the other index knows
         if self.version:
             conditions.append(Entry.version == self.version)
@@ -82,7 +82,7 @@ class Filter:
         return (
             (entry.label is None) == (self.view == "missing")
             and self.view in ("all", "missing", "read" if entry.read else "unread")
-            and self.label in ("", entry.label)
+            and (self.label in ("", entry.label) or self.view == "missing")
             and self.version in ("", entry.version)
             and (not self.age or entry.arrived >= now - _AGES[self.age])
             and self.q.lower() in entry.sought

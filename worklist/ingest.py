@@ -29,11 +29,15 @@ def ingest(database: Database, record: ResultRecord) -> bool:
 
 def add(session: Session, record: ResultRecord) -> bool:
     """Take a result in, within a session that writes."""
-    stored = session.get(Record, record.id)
+    identity = record.upload.identity
+    stored = session.get(Record, record.id, with_for_update=True)
     if stored and _KNOWS[stored.outcome] >= _KNOWS[record.outcome]:
         return False
-    identity, body = record.upload.identity, record.model_dump_json()
-    session.merge(Record(id=record.id, identity=identity, outcome=record.outcome, done=record.times.done, body=body))
+    if stored is None:
+        stored = Record(id=record.id, identity=identity)
+        session.add(stored)
+    stored.outcome, stored.done, stored.body = record.outcome, record.times.done, record.model_dump_json()
+    session.flush()
     entry = session.scalar(select(Entry).where(Entry.identity == identity).with_for_update())
     if entry is None:
         session.add(_new_entry(session, record))

@@ -141,7 +141,7 @@ def of_upload(session: Session, identity: str) -> list[Notice]:
 def latest(session: Session, limit: int = 200) -> list[tuple[Notice, Entry]]:
     """Notices with their uploads, the latest first."""
     asked = select(Notice, Entry).join(Entry, Entry.identity == Notice.identity).order_by(Notice.number.desc())
-    return [(notice, entry) for notice, entry in session.execute(asked.limit(limit)).tuples()]
+    return [(row[0], row[1]) for row in session.execute(asked.limit(limit))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,168 @@
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from lungline.events import RESULT_TYPE
+from tests.worklist_site import Site, headers, home, record, running_site
+from worklist import entries
+from worklist.entries import Counters, Filter
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with running_site(home(tmp_path)) as site:
+        yield site
+
+
+def count(site: Site) -> Counters:
+    with site.database.reading() as session:
+        return entries.count(session)
+
+
+def structured(data: Any, **changes: Any) -> tuple[bytes, dict[str, str]]:
+    event = {"specversion": "1.0", "type": RESULT_TYPE, "id": "1", "source": "/x", "data": data} | changes
+    return json.dumps(event).encode(), {"content-type": "application/cloudevents+json; charset=utf-8"}
+
+
+def test_a_result_arrives_in_binary_and_structured_mode_and_counts_once(site: Site) -> None:
+    result = record()
+    assert site.send(result).status_code == 204
+    body, said = structured(json.loads(result.model_dump_json()))
+    assert httpx.post(site.url, content=body, headers=said).status_code == 204
+    assert site.send(result).status_code == 204
+    assert count(site).uploaded == 1
+
+
+def values(**changes: Any) -> bytes:
+    return json.dumps(json.loads(record().model_dump_json()) | changes).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", {}),
+        (b"{}", {}),
+        (b"[]", {}),
+        (b'"text"', {}),
+        (b"\xff\xfe", {}),
+        (b"[" * 100_000, {}),
+        (values(), {"ce-type": "com.example.order"}),
+        (values(), {"ce-type": ""}),
+        (values(), {"ce-specversion": "0.3"}),
+        (values(), {"content-type": "text/plain"}),
+        (values(id="other"), {}),
+        (values(probability=7), {}),
+        (values(probability=None), {}),
+        (values(label="Cat"), {}),
+        (values(label="Refused"), {}),
+        (values(outcome="gone"), {}),
+        (values(unknown=1), {}),
+        (values(times={"uploaded": None, "received": "2026-01-01T00:00:00", "done": "2026-01-01T00:00:00"}), {}),
+        (values(upload=json.loads(record(2).model_dump_json())["upload"]), {}),
+        (values(model={"name": "m", "version": "../../x", "run_id": None, "sha256": "", "synthetic": False}), {}),
+        (b'{"key": "' + b"x" * 2**20 + b'"}', {}),
+        structured({"no": "result"}),
+        structured(None, specversion="2.0"),
+        (b"[]", {"content-type": "application/cloudevents+json"}),
+    ],
+)
+def test_what_is_no_result_is_refused_for_good_and_leaves_nothing(
+    site: Site, body: bytes, said: dict[str, str]
+) -> None:
+    answer = httpx.post(site.url, content=body, headers=headers() | said)
+    assert answer.status_code == 400
+    assert "ward/xray" not in answer.text
+    assert count(site) == Counters()
+
+
+def test_a_locked_database_asks_for_the_event_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worklist.database.BUSY_SECONDS", 0.1)
+    with running_site(home(tmp_path)) as site:
+        other = sqlite3.connect(tmp_path / "worklist/worklist.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        assert site.send(record()).status_code == 503
+        other.execute("ROLLBACK")
+        other.close()
+        assert site.send(record()).status_code == 204
+
+
+def test_a_removed_database_asks_for_the_event_again_and_is_not_healthy(site: Site, tmp_path: Path) -> None:
+    assert httpx.get(f"{site.url}/healthz").status_code == 200
+    (tmp_path / "worklist/worklist.db").unlink()
+    assert site.send(record()).status_code == 503
+    assert httpx.get(f"{site.url}/healthz").status_code == 503
+
+
+def test_a_worklist_that_was_killed_finds_everything_after_its_restart(tmp_path: Path) -> None:
+    with running_site(home(tmp_path)) as site:
+        assert site.send(record(1)).status_code == 204
+    with pytest.raises(httpx.ConnectError):
+        site.send(record(2))
+    with running_site(home(tmp_path)) as site:
+        assert site.send(record(2)).status_code == 204  # the trigger tries again
+        assert count(site).uploaded == 2
+
+
+def test_events_need_the_token_when_there_is_one(tmp_path: Path) -> None:
+    with running_site(home(tmp_path, event_token="s3cret")) as site:
+        assert site.send(record()).status_code == 403
+        said = headers() | {"authorization": "Bearer s3cret"}
+        assert httpx.post(site.url, content=record().model_dump_json(), headers=said).status_code == 204
+
+
+def test_dead_letters_and_deidentified_uploads_are_counted_once(site: Site) -> None:
+    for body in (b"first", b"second", b"first"):
+        letter = headers("dev.knative.kafka.event") | {"ce-knativeerrorcode": "400"}
+        assert httpx.post(f"{site.url}/dead-letters", content=body, headers=letter).status_code == 204
+    body = json.dumps({"identity": "a" * 32})
+    for _ in range(2):
+        said = headers("org.lungline.deidentified.v1")
+        assert httpx.post(site.url, content=body, headers=said).status_code == 204
+    assert (count(site).dead_lettered, count(site).deidentified) == (2, 1)
+    assert httpx.post(site.url, content=b"{}", headers=headers("org.lungline.deidentified.v1")).status_code == 400
+
+
+def lines(site: Site, query: str, seen: list[str]) -> Iterator[str]:
+    with site.client() as client, client.stream("GET", f"/live{query}") as stream:
+        for line in stream.iter_lines():
+            seen.append(line)
+            yield line
+
+
+def test_open_pages_hear_of_what_their_filter_asks_for_and_of_nothing_else(site: Site) -> None:
+    seen: list[str] = []
+    following = lines(site, "?label=Unsure", seen)
+    next(line for line in following if line.startswith("data:"))
+    site.send(record(1, 0.9))
+    site.send(record(2, 0.5))
+    told = next(line for line in following if "row" in line and line.startswith("event"))
+    assert told == "event: row"
+    message = json.loads(next(following).removeprefix("data: "))
+    assert message["identity"] == record(2).upload.identity
+    assert "Unsure" in message["html"]
+    assert record(1).upload.identity not in [
+        json.loads(line[6:]).get("identity") for line in seen if line.startswith("data: ") and "html" in line
+    ]
+
+
+def test_a_change_by_another_process_shows_too(site: Site, tmp_path: Path) -> None:
+    from worklist.database import Database
+    from worklist.ingest import ingest
+
+    following = lines(site, "?view=all", [])
+    next(line for line in following if line.startswith("data:"))
+    other = Database.open(home(tmp_path))
+    ingest(other, record(5))
+    other.close()
+    assert next(line for line in following if line == "event: row")
+
+
+def test_the_filter_of_an_address_is_read_back_from_it() -> None:
+    wanted = Filter(view="all", label="Unsure", version="3", age="7d", q='"><b>&x=1', sort="newest")
+    assert Filter.of(httpx.QueryParams(wanted.query()[1:])) == wanted
+    assert Filter.of({"view": "nonsense", "label": "Cat", "sort": "", "age": "1y"}) == Filter()

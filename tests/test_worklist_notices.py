@@ -1,0 +1,188 @@
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, time, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+from lungline.errors import SettingsError
+from lungline.results import ResultRecord
+from tests.worklist_site import Site, home, record, running_site, wait
+from worklist import notices
+from worklist.rules import DEFAULT, Rule, load_rules
+from worklist.tables import Notice
+
+# Apprise's plug-in for mail looks for a module that Python 3.13 dropped; it has its own where there is none.
+pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
+
+
+class Service:
+    """A chat service's webhook, which answers as it is told."""
+
+    def __init__(self) -> None:
+        self.received: list[dict[str, Any]] = []
+        self.status = 200
+
+
+@contextmanager
+def running_service() -> Iterator[tuple[Service, str]]:
+    service = Service()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            if service.status == 200:
+                service.received.append(json.loads(body))
+            self.send_response(service.status)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield service, f"json://127.0.0.1:{server.server_address[1]}/hook"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def rules(folder: Path, text: str) -> Path:
+    path = folder / "rules.toml"
+    path.write_text(text)
+    return path
+
+
+def fresh(**changes: Any) -> ResultRecord:
+    now = datetime.now(UTC)
+    given: dict[str, Any] = {"arrived": now, "done": now, "key": "Ward 9/DOE^JANE.jpeg"} | changes
+    return record(0, 0.9, **given)
+
+
+def states(site: Site) -> list[tuple[int, int, str]]:
+    with site.database.reading() as session:
+        found = session.scalars(select(Notice).order_by(Notice.step, Notice.target))
+        return [(notice.step, notice.target, notice.state) for notice in found]
+
+
+def test_a_notice_is_sent_once_however_often_the_result_comes_and_names_no_patient(tmp_path: Path) -> None:
+    with running_service() as (service, address):
+        text = f'[[rule]]\nname = "urgent"\nlabel = ["Pneumonia"]\nto = [["{address}"]]\n'
+        with running_site(home(tmp_path, notice_rules=rules(tmp_path, text))) as site:
+            for _ in range(3):
+                assert site.send(fresh()).status_code == 204
+            assert site.send(record(1, 0.1, arrived=datetime.now(UTC))).status_code == 204
+            wait(lambda: states(site) == [(0, 0, "sent")])
+            site.send(fresh())
+            site.app.state.chores.send_notices()
+            (told,) = service.received
+            assert "DOE" not in json.dumps(told)
+            assert "Ward" not in json.dumps(told)
+            assert f"{site.url}/x/{fresh().upload.identity}" in told["message"]
+
+
+def test_a_service_that_is_down_is_tried_again_and_shown_meanwhile(tmp_path: Path) -> None:
+    with running_service() as (service, address), running_service() as (well, other):
+        service.status = 500
+        text = f'[[rule]]\nname = "urgent"\nto = [["{address}", "{other}"]]\n'
+        with running_site(home(tmp_path, notice_rules=rules(tmp_path, text))) as site:
+            site.send(fresh())
+            wait(lambda: states(site) == [(0, 0, "waiting"), (0, 1, "sent")])
+            with site.client() as client:
+                assert "could not be sent yet" in client.get("/aside").text
+                assert "did not take the notice" in client.get("/notices").text
+                assert address not in client.get("/notices").text
+            service.status = 200
+            with site.database.writing() as session:
+                session.execute(update(Notice).where(Notice.state == "waiting").values(due=datetime.now(UTC)))
+            wait(lambda: states(site) == [(0, 0, "sent"), (0, 1, "sent")])
+            assert (len(service.received), len(well.received)) == (1, 1)
+
+
+def test_the_next_is_told_when_nobody_acknowledges_and_nobody_when_somebody_does(tmp_path: Path) -> None:
+    with running_service() as (first, one), running_service() as (second, two):
+        text = f'[[rule]]\nname = "urgent"\nescalate_minutes = 30\nto = [["{one}"], ["{two}"]]\n'
+        with running_site(home(tmp_path, notice_rules=rules(tmp_path, text))) as site:
+            site.send(fresh())
+            other = fresh(etag="0" * 32)
+            site.send(other)
+            wait(lambda: len(first.received) == 2)
+            wait(lambda: states(site) == [(0, 0, "sent")] * 2)
+            with site.client() as client:
+                client.post(f"/x/{other.upload.identity}/acknowledge", data={"csrf": site.csrf(client)})
+            assert second.received == []
+            with site.database.writing() as session:
+                late = Notice.escalates.is_not(None)
+                session.execute(update(Notice).where(late).values(escalates=datetime.now(UTC)))
+            wait(lambda: states(site)[-1] == (1, 0, "sent"))
+            (told,) = second.received
+            assert fresh().upload.identity in told["message"]
+
+
+def test_a_reading_answers_the_notice(tmp_path: Path) -> None:
+    with running_site(home(tmp_path)) as site:
+        site.send(fresh())
+        wait(lambda: states(site) == [(0, 0, "sent")])
+        with site.client() as client:
+            assert "not acknowledged" in client.get("/").text
+            site.say(client, fresh().upload.identity, "confirmed")
+            assert "not acknowledged" not in client.get("/").text
+    (line,) = (tmp_path / "worklist/notices.log").read_text().splitlines()
+    assert json.loads(line)["link"].endswith(f"/x/{fresh().upload.identity}")
+
+
+def test_old_results_are_told_to_nobody(tmp_path: Path) -> None:
+    with running_site(home(tmp_path)) as site:
+        site.send(record(done=datetime.now(UTC) - timedelta(hours=2)))
+        assert states(site) == []
+
+
+def test_each_try_waits_longer_and_the_last_one_counts_as_failed(tmp_path: Path) -> None:
+    with running_site(home(tmp_path)) as site:
+        site.send(fresh())
+        wait(lambda: states(site) == [(0, 0, "sent")])
+        with site.database.writing() as session:
+            number = session.scalar(select(Notice.number)) or 0
+            waits = []
+            for attempt in range(1, notices.ATTEMPTS + 1):
+                notices.mark_failed(session, notices.Due(number, "i", "pneumonia", 0, 0, attempt), "down")
+                notice = session.get_one(Notice, number, populate_existing=True)
+                waits.append(round((notice.due - datetime.now(UTC)).total_seconds()))
+            assert waits == sorted(waits)
+            assert session.scalar(select(Notice.state)) == "failed"
+
+
+def test_rules_say_who_is_told_of_what() -> None:
+    night = Rule(name="n", label=("Pneumonia",), risk=0.8, prefix="icu/", hours=(time(18), time(7)), to=(("file",),))
+    at = datetime(2026, 1, 1, 23)  # noqa: DTZ001 - local time is what a rule means
+    assert night.fits(record(key="icu/a"), at)
+    assert not night.fits(record(key="ward/a"), at)
+    assert not night.fits(record(0, 0.75, key="icu/a"), at)
+    assert not night.fits(record(0, 0.1, key="icu/a"), at)
+    assert not night.fits(record(key="icu/a"), at.replace(hour=12))
+    assert not night.fits(record(key="icu/a", outcome="gone"), at)
+    assert load_rules(None) == DEFAULT
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "not toml",
+        '[[rule]]\nname = "a"\n',
+        '[[rule]]\nname = "a"\nto = [["nonsense://password"]]\n',
+        '[[rule]]\nname = "a"\nrisk = 7\nto = [["file"]]\n',
+        '[[rule]]\nname = "a"\nhours = "late"\nto = [["json://password"]]\n',
+        '[[rule]]\nname = "a"\nto = [["file"]]\n' * 2,
+    ],
+)
+def test_rules_that_cannot_work_are_refused_without_showing_an_address(tmp_path: Path, text: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_rules(rules(tmp_path, text))
+    assert "password" not in str(caught.value)
