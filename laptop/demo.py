@@ -46,7 +46,10 @@ class Screen(Protocol):
 class Stage:
     """A running stack, and when the demo began."""
 
+    asked: Settings
+    """As they were given."""
     settings: Settings
+    """Completed with the addresses and credentials of the stack."""
     began: float
     setup_seconds: float
 
@@ -107,7 +110,7 @@ def stage(settings: Settings, on_change: stack.OnChange) -> Generator[Stage]:
         # Attached: however this process ends, the stack ends with it. MLflow starts beside the training.
         stack.up(settings, on_change, attached=True)
     try:
-        yield Stage(stack.connect(settings), began, time.monotonic() - began)
+        yield Stage(settings, stack.connect(settings), began, time.monotonic() - began)
     finally:
         if ours:
             stack.down(settings)
@@ -140,7 +143,7 @@ def perform(stage: Stage, screen: Screen) -> Report:
         screen.arrival(str(record.label), record.probability, truth, one.right, arrival.milliseconds)
 
     pictures = ((key, partial(dataset.read, example)) for key, example in examples.items())
-    upload_and_watch(pictures, settings, show)
+    upload_and_watch(pictures, stage.asked, show)
     seconds = {
         "setup": round(stage.setup_seconds, 1),
         "train": round(summary.seconds["total"], 1),

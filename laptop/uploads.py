@@ -35,12 +35,12 @@ class Arrival:
 def upload_and_watch(
     pictures: Iterable[tuple[str, Callable[[], bytes]]], settings: Settings, on_arrival: Callable[[Arrival], None]
 ) -> list[Arrival]:
-    """Upload (key, reader of the bytes) pairs and wait for all results.
+    """Upload (key, reader of the bytes) pairs to the running stack and wait for all results.
 
     Raises StackError, which says how many are missing, when results do not come.
     """
-    client = _scanner_client(settings)
-    consumer = _results(settings)
+    client = _client(settings)
+    consumer = _results(stack.connect(settings))
     watch = _Watch(consumer, on_arrival)
     try:
         for key, read in pictures:
@@ -103,14 +103,15 @@ def _results(settings: Settings) -> "Consumer":
     return consumer
 
 
-def _scanner_client(settings: Settings) -> Any:
+def _client(settings: Settings) -> Any:
     import boto3
 
-    environment = stack.env(settings, scanner=True)
+    # Credentials that may upload and nothing else, where the store is ours; a store of others has its own.
+    environment = stack.env(settings, scanner=settings.s3_endpoint is None)
     return boto3.client(
         "s3",
         endpoint_url=environment["AWS_ENDPOINT_URL"],
         region_name=environment["AWS_DEFAULT_REGION"],
-        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+        aws_access_key_id=environment.get("AWS_ACCESS_KEY_ID"),
+        aws_secret_access_key=environment.get("AWS_SECRET_ACCESS_KEY"),
     )

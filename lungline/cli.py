@@ -215,7 +215,7 @@ def upload(
     from laptop.uploads import upload_and_watch
 
     pictures = [(prefix + file.name, file.read_bytes) for file in files]
-    settings = _connected(home)
+    settings = _settings(home)
     arrivals = upload_and_watch(pictures, settings, lambda arrival: None if as_json else screen.result(arrival.record))
     if as_json:
         screen.dump([arrival.record.model_dump(mode="json") for arrival in arrivals])
