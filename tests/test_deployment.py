@@ -1,4 +1,5 @@
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -8,29 +9,34 @@ from laptop.predictor import running_predictor
 from lungline import deployment
 from lungline.deployment import LaptopDeployment
 from lungline.errors import ModelNotReady, ObjectGone, PackageError
+from lungline.package import amend_card
 from lungline.settings import Settings, load_settings
 from lungline.storage import Storage
-from tests.tiny_package import write_tiny_package
 
 BUCKET = "lungline-models"
 
 
 @pytest.fixture
 def settings(services: dict[str, str], tmp_path: Path) -> Settings:
-    named = {name: value for name, value in services.items() if name != "mlflow_uri"}
-    return load_settings({**named, "home": str(tmp_path / "home")})
+    return load_settings({**services, "home": str(tmp_path / "home")})
 
 
 @pytest.fixture(scope="module")
-def stored(services: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def stored(
+    services: dict[str, str], packages: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
     """Addresses of stored packages by version."""
-    folder = tmp_path_factory.mktemp("packages")
-    named = {name: value for name, value in services.items() if name != "mlflow_uri"}
-    storage = Storage.from_settings(load_settings(named))
-    for version in ("101", "102"):
-        write_tiny_package(folder / version, seed=int(version), version=version)
-        storage.upload_folder(folder / version, BUCKET, f"pneumonia/{version}", last="card.json")
+    folder = tmp_path_factory.mktemp("stored")
+    storage = Storage.from_settings(load_settings(services))
+    for version, package in zip(("101", "102"), packages, strict=True):
+        storage.upload_folder(versioned(package, folder / version, version), BUCKET, f"pneumonia/{version}")
     return {version: f"s3://{BUCKET}/pneumonia/{version}/" for version in ("101", "102")}
+
+
+def versioned(package: Path, folder: Path, version: str) -> Path:
+    shutil.copytree(package, folder)
+    amend_card(folder, version=version)
+    return folder
 
 
 def test_without_a_predictor_the_version_waits_for_one_and_the_sentence_says_so(
@@ -78,22 +84,22 @@ def test_a_first_deployment_that_fails_leaves_nothing_to_serve(
 
 
 def test_a_package_that_is_not_there_or_does_not_load_is_never_pointed_to(
-    settings: Settings, stored: dict[str, str], tmp_path: Path
+    settings: Settings, stored: dict[str, str], packages: tuple[Path, Path], tmp_path: Path
 ) -> None:
     place = LaptopDeployment.from_settings(settings)
     place.deploy(stored["101"], "101")
     with pytest.raises(ObjectGone):
         place.deploy(f"s3://{BUCKET}/pneumonia/999/", "999")
-    write_tiny_package(tmp_path / "broken", version="103")
-    (tmp_path / "broken/model.tflite").write_bytes(b"damage")
-    Storage.from_settings(settings).upload_folder(tmp_path / "broken", BUCKET, "pneumonia/103")
+    broken = versioned(packages[0], tmp_path / "broken", "103")
+    (broken / "model.tflite").write_bytes(b"damage")
+    Storage.from_settings(settings).upload_folder(broken, BUCKET, "pneumonia/103")
     with pytest.raises(PackageError, match="damaged"):
         place.deploy(f"s3://{BUCKET}/pneumonia/103/", "103")
     assert place.serving() == "101"
 
 
 def test_a_package_that_is_here_already_is_checked_against_the_store(
-    settings: Settings, stored: dict[str, str], tmp_path: Path
+    settings: Settings, stored: dict[str, str], packages: tuple[Path, Path], tmp_path: Path
 ) -> None:
     place = LaptopDeployment.from_settings(settings)
     place.deploy(stored["101"], "101")
@@ -104,10 +110,10 @@ def test_a_package_that_is_here_already_is_checked_against_the_store(
     (settings.home / "predictor/packages/101/model.tflite").write_bytes(b"damage on this disk")
     place.deploy(stored["101"], "101")
     assert card.stat().st_ino != before
-    write_tiny_package(tmp_path / "other", seed=9, version="101")
-    Storage.from_settings(settings).upload_folder(tmp_path / "other", BUCKET, "reset/101")
+    other = versioned(packages[1], tmp_path / "other", "101")
+    Storage.from_settings(settings).upload_folder(other, BUCKET, "reset/101")
     place.deploy(f"s3://{BUCKET}/reset/101/", "101")
-    assert card.read_bytes() == (tmp_path / "other/card.json").read_bytes()
+    assert card.read_bytes() == (other / "card.json").read_bytes()
 
 
 def test_there_is_a_version_to_load_at_every_moment_of_a_switch(settings: Settings, stored: dict[str, str]) -> None:

@@ -22,7 +22,6 @@ from lungline.storage import Storage
 from pipelines.arguments import STEPS
 from pipelines.compile import compile_pipeline
 from pipelines.run import RunSummary, run_local
-from tests.object_store import SECRET_KEY
 
 TRAINING = {"data": "phantom:220", "model.size": 32, "model.width": 4, "train.epochs": 2, "train.batch": 16}
 # Two epochs teach nothing; what a real model must reach is the gate's own test.
@@ -114,15 +113,15 @@ def test_the_mlflow_page_shows_what_was_asked_and_what_came_of_it(
 
 
 def test_no_secret_and_nothing_temporary_is_left_behind(
-    first: tuple[RunSummary, list[Event]], settings_for: Callable[..., Settings]
+    first: tuple[RunSummary, list[Event]], settings_for: Callable[..., Settings], services: dict[str, str]
 ) -> None:
     summary, _ = first
-    log = Path(summary.log)
-    assert SECRET_KEY not in log.read_text()
+    log, secret = Path(summary.log), services["s3_secret_key"].encode()
+    assert secret not in log.read_bytes()
     assert [path.name for path in log.parent.iterdir()] == [log.name]
     folder = settings_for().home / "pipeline"
     for path in folder.rglob("*"):
-        assert not path.is_file() or SECRET_KEY.encode() not in path.read_bytes()
+        assert not path.is_file() or secret not in path.read_bytes()
 
 
 def test_a_second_run_reuses_what_has_not_changed_and_says_so(

@@ -23,7 +23,6 @@ from lungline.promotion import Promotion, promote, prove, rollback
 from lungline.registry import Registry
 from lungline.settings import Settings, load_settings
 from lungline.storage import Storage
-from tests.tiny_package import write_tiny_package
 
 FIGURES = {"auc": 0.98, "accuracy": 0.93}
 
@@ -56,15 +55,6 @@ def settings(services: dict[str, str], request: pytest.FixtureRequest, tmp_path:
     return load_settings({**services, "model_name": name, "experiment": name, "home": str(tmp_path / "home")})
 
 
-@pytest.fixture(scope="module")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two packages that differ, as training leaves them: without version and figures."""
-    folder = tmp_path_factory.mktemp("packages")
-    for seed in (1, 2):
-        write_tiny_package(folder / str(seed), seed=seed, version=None)
-    return [folder / "1", folder / "2"]
-
-
 def settled_run(settings: Settings, folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     data = DataFacts(name="phantom", digest="d" * 64, synthetic=True)
@@ -82,7 +72,7 @@ def promoted(settings: Settings, place: Place, version: str | None = None) -> Pr
 
 
 def test_a_registered_package_is_the_challenger_and_knows_where_it_comes_from(
-    settings: Settings, packages: list[Path], tmp_path: Path
+    settings: Settings, packages: tuple[Path, Path], tmp_path: Path
 ) -> None:
     registry = Registry(settings)
     run_id = settled_run(settings, tmp_path / "record")
@@ -101,7 +91,9 @@ def test_a_registered_package_is_the_challenger_and_knows_where_it_comes_from(
     assert registry.champion() is None
 
 
-def test_the_package_of_a_run_is_registered_once(settings: Settings, packages: list[Path], tmp_path: Path) -> None:
+def test_the_package_of_a_run_is_registered_once(
+    settings: Settings, packages: tuple[Path, Path], tmp_path: Path
+) -> None:
     registry = Registry(settings)
     run_id = settled_run(settings, tmp_path / "record")
     first = registry.register(packages[0], run_id=run_id, pipeline_run="a", figures=FIGURES)
@@ -110,7 +102,9 @@ def test_the_package_of_a_run_is_registered_once(settings: Settings, packages: l
     assert len(registry.versions()) == 1
 
 
-def test_a_registration_that_broke_off_is_done_anew(settings: Settings, packages: list[Path], tmp_path: Path) -> None:
+def test_a_registration_that_broke_off_is_done_anew(
+    settings: Settings, packages: tuple[Path, Path], tmp_path: Path
+) -> None:
     registry = Registry(settings)
     run_id = settled_run(settings, tmp_path / "record")
     first = registry.register(packages[0], run_id=run_id, pipeline_run="a", figures=FIGURES).version
@@ -122,7 +116,7 @@ def test_a_registration_that_broke_off_is_done_anew(settings: Settings, packages
 
 
 def test_a_number_that_a_lost_registry_has_used_is_never_used_again(
-    settings: Settings, packages: list[Path], tmp_path: Path
+    settings: Settings, packages: tuple[Path, Path], tmp_path: Path
 ) -> None:
     registry = Registry(settings)
     registry.storage.put(registry.bucket, f"{settings.model_name}/1/{CARD}", b"of a registry that was lost")
@@ -139,7 +133,7 @@ def test_a_version_that_is_not_there_is_refused_by_name(settings: Settings) -> N
             registry.resolve(name)
 
 
-def test_a_damaged_package_is_not_registered(settings: Settings, packages: list[Path], tmp_path: Path) -> None:
+def test_a_damaged_package_is_not_registered(settings: Settings, packages: tuple[Path, Path], tmp_path: Path) -> None:
     broken = shutil.copytree(packages[0], tmp_path / "broken")
     (broken / "model.tflite").write_bytes(b"")
     with pytest.raises(PackageError, match=r"model\.tflite"):
@@ -147,7 +141,7 @@ def test_a_damaged_package_is_not_registered(settings: Settings, packages: list[
 
 
 def test_promotion_moves_the_champion_and_the_history_answers_for_it(
-    settings: Settings, packages: list[Path], tmp_path: Path
+    settings: Settings, packages: tuple[Path, Path], tmp_path: Path
 ) -> None:
     registry, place = Registry(settings), Place()
     first = register(settings, packages[0], tmp_path)
@@ -171,7 +165,7 @@ def test_promotion_moves_the_champion_and_the_history_answers_for_it(
 
 
 def test_promoting_the_champion_again_changes_nothing_but_mends_what_lags(
-    settings: Settings, packages: list[Path], tmp_path: Path
+    settings: Settings, packages: tuple[Path, Path], tmp_path: Path
 ) -> None:
     registry, place = Registry(settings), Place()
     version = register(settings, packages[0], tmp_path)
@@ -186,7 +180,9 @@ def test_promoting_the_champion_again_changes_nothing_but_mends_what_lags(
     assert len(registry.verified_history()) == 2
 
 
-def test_rollback_walks_back_through_the_champions(settings: Settings, packages: list[Path], tmp_path: Path) -> None:
+def test_rollback_walks_back_through_the_champions(
+    settings: Settings, packages: tuple[Path, Path], tmp_path: Path
+) -> None:
     registry, place = Registry(settings), Place()
     versions = [register(settings, packages[index % 2], tmp_path) for index in range(3)]
     for version in versions:
@@ -201,7 +197,7 @@ def test_rollback_walks_back_through_the_champions(settings: Settings, packages:
 
 
 def test_a_rollback_needs_no_mlflow_and_says_that_the_alias_lags(
-    settings: Settings, packages: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, packages: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracking, "ANSWER_SECONDS", 0.0)
     place = Place()
@@ -223,7 +219,9 @@ def test_a_change_without_a_person_or_a_reason_is_refused(settings: Settings, by
             change(by=by, reason=reason, settings=settings, deployment=Place())
 
 
-def test_a_model_of_phantoms_stays_on_the_laptop(settings: Settings, packages: list[Path], tmp_path: Path) -> None:
+def test_a_model_of_phantoms_stays_on_the_laptop(
+    settings: Settings, packages: tuple[Path, Path], tmp_path: Path
+) -> None:
     register(settings, packages[0], tmp_path)
     cluster = Place(accepts_synthetic=False)
     with pytest.raises(PromotionRefused, match="trained on drawn phantoms"):
@@ -233,7 +231,7 @@ def test_a_model_of_phantoms_stays_on_the_laptop(settings: Settings, packages: l
 
 
 def test_a_package_that_was_changed_after_registration_is_not_promoted(
-    settings: Settings, packages: list[Path], tmp_path: Path
+    settings: Settings, packages: tuple[Path, Path], tmp_path: Path
 ) -> None:
     registry, place = Registry(settings), Place()
     version = register(settings, packages[0], tmp_path)
@@ -249,7 +247,7 @@ def test_a_package_that_was_changed_after_registration_is_not_promoted(
     assert registry.champion() is None
 
 
-def test_a_package_that_answers_nonsense_is_not_proven(packages: list[Path]) -> None:
+def test_a_package_that_answers_nonsense_is_not_proven(packages: tuple[Path, Path]) -> None:
     package = Package.load(packages[0])
     prove(package)
 
@@ -263,7 +261,7 @@ def test_a_package_that_answers_nonsense_is_not_proven(packages: list[Path]) -> 
 
 @pytest.mark.parametrize("fault", [ModelNotReady("The predictor slept."), KeyboardInterrupt()])
 def test_a_deployment_that_fails_leaves_the_old_champion_and_a_failed_entry(
-    settings: Settings, packages: list[Path], tmp_path: Path, fault: BaseException
+    settings: Settings, packages: tuple[Path, Path], tmp_path: Path, fault: BaseException
 ) -> None:
     registry, place = Registry(settings), Place()
     old = register(settings, packages[0], tmp_path)
@@ -280,7 +278,7 @@ def test_a_deployment_that_fails_leaves_the_old_champion_and_a_failed_entry(
 
 
 def test_of_two_who_promote_at_once_one_wins_and_the_other_is_told(
-    settings: Settings, packages: list[Path], tmp_path: Path
+    settings: Settings, packages: tuple[Path, Path], tmp_path: Path
 ) -> None:
     versions = [register(settings, package, tmp_path) for package in packages]
     place, together = Place(), Barrier(2)
@@ -307,7 +305,7 @@ def test_of_two_who_promote_at_once_one_wins_and_the_other_is_told(
 
 
 def test_a_promotion_that_nobody_finished_stands_in_the_way_until_its_lease_ends(
-    settings: Settings, packages: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, packages: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry, place = Registry(settings), Place()
     old = register(settings, packages[0], tmp_path)
@@ -329,7 +327,7 @@ def test_a_promotion_that_nobody_finished_stands_in_the_way_until_its_lease_ends
 
 
 def test_a_store_that_fails_before_the_last_entry_brings_the_old_champion_back(
-    settings: Settings, packages: list[Path], tmp_path: Path
+    settings: Settings, packages: tuple[Path, Path], tmp_path: Path
 ) -> None:
     registry, place = Registry(settings), Place()
     old = register(settings, packages[0], tmp_path)
