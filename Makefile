@@ -1,6 +1,6 @@
 # One vocabulary of commands for people, hooks and CI. A fresh machine has Python 3.11 and make; the rest is installed.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lock bench clean
+.PHONY: help setup demo test check format lock docs bench clean
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -40,6 +40,9 @@ format: $(INSTALLED) ## format the code and mend what can be mended
 
 lock: $(INSTALLED) ## resolve the dependencies again and write requirements/
 	@$(BIN)/python requirements/lock.py
+
+docs: $(INSTALLED) ## write the generated tables of the README again
+	@$(BIN)/python -m tests.write_readme
 
 bench: $(INSTALLED) ## measure the predictor and the whole way beside peers
 	@$(BIN)/lungline bench $(ARGS)
