@@ -41,7 +41,7 @@ def running_service() -> Iterator[tuple[Service, str]]:
             self.send_response(service.status)
             self.end_headers()
 
-        def log_message(self, *args: object) -> None: ...
+        def log_request(self, code: int | str = "-", size: int | str = "-") -> None: ...
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 from fastapi import FastAPI
+from pydantic import SecretStr
 
 from lungline.events import RESULT_TYPE, Upload
 from lungline.results import (
@@ -31,6 +31,7 @@ from lungline.storage import Storage
 from worklist.access import COOKIE, Access, Role
 from worklist.app import build_app
 from worklist.database import Database
+from worklist.server import Server
 
 START = datetime(2026, 3, 1, 8, 0, tzinfo=UTC)
 
@@ -119,9 +120,12 @@ def running_site(settings: Settings, storage: Storage | None = None) -> Iterator
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     # Without a store of its own, a test has one that never answers.
-    app = build_app(settings, storage or Storage("http://127.0.0.1:9"), address=url)
-    config = uvicorn.Config(app, access_log=False, log_level="warning", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
+    app = build_app(
+        settings,
+        storage or Storage("http://127.0.0.1:9", access_key=SecretStr("a"), secret_key=SecretStr("b")),
+        address=url,
+    )
+    server = Server(app)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     try:

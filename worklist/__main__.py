@@ -4,11 +4,10 @@ import argparse
 import logging
 import sys
 
-import uvicorn
-
 from lungline.errors import LunglineError
 from lungline.settings import load_settings
 from worklist.app import build_app
+from worklist.server import Server
 
 
 def main() -> int:
@@ -25,17 +24,7 @@ def main() -> int:
     except LunglineError as exc:
         print(f"Error: {exc}", file=sys.stderr)
         return 1
-    # No access log: an address may hold what somebody searched for. Pages that stay open must not delay the end.
-    uvicorn.run(
-        app,
-        host=given.host,
-        port=given.http_port,
-        access_log=False,
-        log_level="warning",
-        server_header=False,
-        timeout_graceful_shutdown=1,
-        proxy_headers=False,
-    )
+    Server(app, given.host, given.http_port).run()
     return 0
 
 

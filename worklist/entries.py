@@ -60,7 +60,7 @@ class Filter:
         changed = replace(self, **{name: value for name, value in changes.items() if name in names})
         more = {name: value for name, value in changes.items() if name not in names}
         said = {name: getattr(changed, name) for name in names if getattr(changed, name) != getattr(Filter(), name)}
-        return "?" + urlencode(said | more) if said or more else "?"
+        return "?" + urlencode(said | more) if said or more else ""
 
     def where(self, now: datetime) -> list[ColumnElement[bool]]:
         """The same as conditions for the database."""

@@ -1,0 +1,191 @@
+"""How the worklist answers with 100,000 results, and what 200 open pages cost: `python benchmarks/worklist.py`.
+
+Everything is real: the service in a process of its own, an SQLite file, HTTP on loopback. Figures are milliseconds at
+the client, one request at a time. SQLAlchemy address in LUNGLINE_WORKLIST__DATABASE for another database.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import psutil
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from lungline.results import ResultRecord
+from lungline.settings import load_settings
+from tests.object_store import free_ports
+from tests.worklist_site import headers, record
+from worklist import ingest
+from worklist.access import COOKIE, Access
+from worklist.database import Database
+
+REQUESTS = 60
+
+
+def results(count: int) -> list[ResultRecord]:
+    """Results of a month: a third of them urgent, a tenth unsure, some refused."""
+    dice = random.Random(1)
+    now = datetime.now(UTC)
+    return [
+        record(
+            number,
+            dice.betavariate(1.2, 4) if dice.random() < 0.6 else dice.betavariate(6, 2),
+            key=f"ward-{number % 17}/2026/{dice.randrange(10**9):09d}_{number}.jpeg",
+            arrived=now - timedelta(seconds=dice.uniform(60, 30 * 86400)),
+            outcome="refused" if dice.random() < 0.02 else "judged",
+            version=str(1 + number % 3),
+        )
+        for number in range(count)
+    ]
+
+
+def fill(database: Database, count: int) -> float:
+    """Take results in; how many a second."""
+    wanted = results(count)
+    start = time.perf_counter()
+    for at in range(0, count, 1000):
+        with database.writing() as session:
+            for result in wanted[at : at + 1000]:
+                ingest.add(session, result)
+            session.expunge_all()
+    return count / (time.perf_counter() - start)
+
+
+def timed(ask: Callable[[], httpx.Response]) -> dict[str, float]:
+    """Median and 95th percentile of one request, in milliseconds."""
+    taken: list[float] = []
+    for _ in range(REQUESTS):
+        start = time.perf_counter()
+        ask().raise_for_status()
+        taken.append((time.perf_counter() - start) * 1000)
+    return {"p50": round(statistics.median(taken), 1), "p95": round(statistics.quantiles(taken, n=20)[-1], 1)}
+
+
+def paths(client: httpx.Client) -> dict[str, str]:
+    """What is measured, and the address of a page deep in the list."""
+    path, steps = "/rows?view=all", 0
+    while steps < 40 and (at := client.get(path).text.find('rel="next"')) > 0:
+        text = client.get(path).text
+        path = "/rows" + text[text.rfind('href="/', 0, at) + 7 : text.rfind('"', 0, at - 1)].replace("&amp;", "&")
+        steps += 1
+    return {
+        "list, to read": "/",
+        "rows, to read": "/rows",
+        "rows, all": "/rows?view=all",
+        f"rows, page {steps + 1}": path,
+        "rows, newest": "/rows?view=all&sort=newest",
+        "rows, label": "/rows?label=Unsure",
+        "rows, rare label, newest": "/rows?view=all&label=Refused&sort=newest",
+        "rows, model and time": "/rows?view=all&version=2&age=7d",
+        "search, common": "/rows?view=all&q=ward-3",
+        "search, one": "/rows?view=all&q=_99871.jpeg",
+        "search, nothing": "/rows?view=all&q=no-such-name",
+        "aside": "/aside",
+    }
+
+
+async def follow(url: str, cookie: str, pages: int, process: psutil.Process) -> dict[str, float]:
+    """Open pages, send ten results a second for ten seconds, and see what it costs and how late they come."""
+    arrivals: list[float] = []
+    sent: dict[str, float] = {}
+    ready = asyncio.Semaphore(0)
+    before = process.memory_info().rss
+
+    async def page(client: httpx.AsyncClient) -> None:
+        async with client.stream("GET", f"{url}/live?view=all", timeout=None) as stream:
+            async for line in stream.aiter_lines():
+                if line.startswith("event: counters"):
+                    ready.release()
+                if line.startswith("data: ") and '"html"' in line:
+                    arrivals.append(time.perf_counter() - sent[json.loads(line[6:])["identity"]])
+
+    limits = httpx.Limits(max_connections=pages + 10)
+    async with httpx.AsyncClient(cookies={COOKIE: cookie}, limits=limits) as client:
+        tasks = [asyncio.create_task(page(client)) for _ in range(pages)]
+        for _ in range(pages):
+            await ready.acquire()
+        opened = process.memory_info().rss
+        idle = await asyncio.to_thread(process.cpu_percent, 5.0)
+        start, used = time.perf_counter(), sum(process.cpu_times()[:2])
+        for number in range(100):
+            result = record(10**7 + number, random.Random(number).random(), arrived=datetime.now(UTC))
+            sent[result.upload.identity] = time.perf_counter()
+            answer = await client.post(url, content=result.model_dump_json(), headers=headers())
+            answer.raise_for_status()
+            await asyncio.sleep(max(0.0, start + (number + 1) * 0.1 - time.perf_counter()))
+        await asyncio.sleep(2)
+        busy = (sum(process.cpu_times()[:2]) - used) / (time.perf_counter() - start) * 100
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return {
+        "memory before, MB": round(before / 2**20),
+        "memory, MB": round(opened / 2**20),
+        "idle CPU, percent of a core": round(idle, 1),
+        "CPU at 10 results a second, percent of a core": round(busy, 1),
+        "rows delivered": len(arrivals),
+        "rows expected": 100 * pages,
+        "delay p50, ms": round(statistics.median(arrivals) * 1000),
+        "delay p95, ms": round(statistics.quantiles(arrivals, n=20)[-1] * 1000),
+    }
+
+
+def main() -> None:
+    """Measure, and print one JSON value."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=int, default=100_000)
+    parser.add_argument("--pages", type=int, default=200)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        settings = load_settings({"home": Path(folder)})
+        with closing(Database.open(settings)) as database:
+            rate = fill(database, given.results)
+            cookie = Access(database, settings).begin("benchmark", "admin")
+        port = free_ports(1)[0]
+        url = f"http://127.0.0.1:{port}"
+        environment = os.environ | {"LUNGLINE_HOME": folder, "LUNGLINE_S3_ENDPOINT": "http://127.0.0.1:9"}
+        command = [sys.executable, "-m", "worklist", "--http_port", str(port)]
+        with subprocess.Popen(command, env=environment, cwd=Path(__file__).parent.parent) as server:
+            try:
+                print(json.dumps(measure(url, cookie, given.pages, psutil.Process(server.pid), rate), indent=2))
+            finally:
+                server.terminate()
+
+
+def measure(url: str, cookie: str, pages: int, process: psutil.Process, rate: float) -> dict[str, object]:
+    """All figures."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            httpx.get(f"{url}/healthz").raise_for_status()
+            break
+        except httpx.HTTPError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+    with httpx.Client(base_url=url, cookies={COOKIE: cookie}, timeout=60) as client:
+        figures: dict[str, object] = {
+            name: timed(lambda path=path: client.get(path)) for name, path in paths(client).items()
+        }
+        fresh = iter(results(2000)[-REQUESTS:])
+        figures["event"] = timed(lambda: client.post("/", content=next(fresh).model_dump_json(), headers=headers()))
+    figures["results a second into the database"] = round(rate)
+    figures[f"{pages} pages"] = asyncio.run(follow(url, cookie, pages, process))
+    return figures
+
+
+if __name__ == "__main__":
+    main()

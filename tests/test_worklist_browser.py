@@ -1,0 +1,290 @@
+import os
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from sqlalchemy import select
+
+from lungline import phantom
+from lungline.images import Preparation, decode, heatmap_png
+from lungline.results import ResultRecord, heatmap_key
+from lungline.storage import Storage
+from tests.chromium import running_chromium
+from tests.object_store import running_store
+from tests.worklist_site import Site, home, record, running_site, wait
+from worklist.access import COOKIE
+from worklist.commands import login_url
+from worklist.tables import Reading
+
+HOSTILE = (
+    "<script>window.hacked=1</script>.jpeg",
+    '"><img src=x onerror=window.hacked=1>.jpeg',
+    "'-window.hacked=1-'.jpeg",
+    "{{7*7}}${7*7}</td></tr></table><svg onload=window.hacked=1>.jpeg",
+    "javascript:window.hacked=1//\u202egepj.exe",
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with running_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
+    with running_store(tmp_path_factory.mktemp("store"), "xray-uploads", "lungline-results") as storage:
+        yield storage
+
+
+@pytest.fixture
+def site(tmp_path: Path, store: Storage) -> Iterator[Site]:
+    with running_site(home(tmp_path), store) as site:
+        yield site
+
+
+def upload(store: Storage, number: int, probability: float = 0.9, **changes: Any) -> ResultRecord:
+    """An X-ray and its heatmap in the store, and the result that the predictor would send."""
+    data = phantom.jpeg(number, opacities=probability > 0.5)
+    key = changes.pop("key", f"ward/xray-{number}.jpeg")
+    result = record(number, probability, key=key, etag=store.put("xray-uploads", key, data), heatmap=True, **changes)
+    cam = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    png = heatmap_png(decode(data), cam, Preparation())
+    store.put("lungline-results", heatmap_key(result.upload.identity, result.model.version), png)
+    return result
+
+
+@contextmanager
+def opened(browser: Browser, site: Site, path: str = "/", **options: Any) -> Iterator[Page]:
+    """A page of somebody who is signed in; it must end without an error, a dialogue or a breach of the policy."""
+    context = browser.new_context(**({"viewport": {"width": 1280, "height": 800}} | options))
+    context.add_cookies([{"name": COOKIE, "value": site.access.begin("dr.adams", "admin"), "url": site.url}])
+    page = context.new_page()
+    trouble: list[str] = []
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.on("dialog", lambda dialog: trouble.append(dialog.message))
+    page.on("console", lambda said: trouble.append(said.text) if "Content Security Policy" in said.text else None)
+    page.goto(site.url + path)
+    yield page
+    assert page.evaluate("window.hacked") is None
+    context.close()
+    assert trouble == []
+
+
+def film(page: Page) -> None:
+    expect(page.locator(".film.ready")).to_be_visible()
+
+
+def test_an_upload_appears_without_reload_within_three_seconds(browser: Browser, site: Site, store: Storage) -> None:
+    site.send(upload(store, 1, 0.5))
+    with opened(browser, site) as page:
+        expect(page.locator("#live")).to_have_text("live")
+        page.evaluate("window.same = true")
+        assert site.send(upload(store, 2)).status_code == 204
+        rows = page.locator(".list tbody tr")
+        expect(rows).to_have_count(2, timeout=3000)
+        expect(rows.first).to_contain_text("xray-2.jpeg")  # the more urgent one is put above
+        expect(page.locator("[data-counter=uploaded]")).to_have_text("2")
+        expect(page).to_have_title("(1) Worklist · Lungline")
+        assert page.evaluate("window.same")
+
+
+def test_the_list_catches_up_after_the_worklist_was_away(
+    browser: Browser, site: Site, store: Storage, tmp_path: Path
+) -> None:
+    with opened(browser, site) as page:
+        expect(page.locator("#live")).to_have_text("live")
+        page.context.set_offline(True)
+        page.evaluate("source.close(); follow()")
+        expect(page.locator("#live")).to_contain_text("no connection")
+        site.send(upload(store, 3))
+        page.context.set_offline(False)
+        expect(page.locator(".list tbody tr")).to_have_count(1, timeout=15000)
+
+
+def test_somebody_reads_the_whole_list_by_keyboard(browser: Browser, site: Site, store: Storage) -> None:
+    uploads = [upload(store, number, risk) for number, risk in ((10, 0.95), (11, 0.8), (12, 0.5))]
+    for result in uploads:
+        site.send(result)
+    with opened(browser, site) as page:
+        page.keyboard.press("j")
+        page.keyboard.press("Enter")
+        film(page)
+        page.keyboard.press("c")
+        page.wait_for_url(f"**/x/{uploads[1].upload.identity}")
+        film(page)
+        page.keyboard.press("m")
+        page.keyboard.type("clear on both sides, 123")
+        page.keyboard.press("Escape")
+        page.keyboard.press("1")
+        page.wait_for_url(f"**/x/{uploads[2].upload.identity}")
+        film(page)
+        assert page.locator(".primary").count() == 0  # there is nothing to confirm in Unsure
+        page.keyboard.press("3")
+        expect(page.locator(".empty")).to_contain_text("Everything is read")
+    with site.database.reading() as session:
+        said = [
+            (one.action, one.verdict, one.comment) for one in session.scalars(select(Reading).order_by(Reading.number))
+        ]
+    assert said == [
+        ("confirmed", "Pneumonia", ""),
+        ("corrected", "Normal", "clear on both sides, 123"),
+        ("corrected", "Not usable", ""),
+    ]
+    wait(lambda: len(list(store.list("lungline-results", "readings/"))) >= 3)
+
+
+def test_overlay_window_zoom_and_inversion_work(browser: Browser, site: Site, store: Storage) -> None:
+    result = upload(store, 20)
+    site.send(result)
+    with opened(browser, site, f"/x/{result.upload.identity}") as page:
+        film(page)
+        heat, slope = page.locator("#heat"), page.locator("feFuncG")
+        assert heat.evaluate("image => image.naturalWidth") > 0
+        expect(heat).to_have_css("opacity", "0.6")
+        page.keyboard.press("o")
+        expect(heat).to_have_css("opacity", "0")
+        page.keyboard.press("o")
+        expect(heat).to_have_css("opacity", "0.6")
+        page.keyboard.press("i")
+        assert float(slope.get_attribute("slope") or 0) == -1
+        page.keyboard.press("w")
+        assert float(slope.get_attribute("slope") or 0) < -1
+        before = page.locator("#film").bounding_box()
+        page.keyboard.press("+")
+        page.keyboard.press("ArrowLeft")
+        after = page.locator("#film").bounding_box()
+        assert before
+        assert after
+        assert after["width"] > before["width"]
+        page.keyboard.press("r")
+        assert page.locator("#film").bounding_box() == before
+        assert float(slope.get_attribute("slope") or 0) == 1
+        page.mouse.move(300, 300)
+        page.mouse.wheel(0, -400)
+        zoomed = page.locator("#film").bounding_box()
+        assert zoomed
+        assert zoomed["width"] > before["width"]
+
+
+def test_filters_and_search_work_without_loading_the_page_again(browser: Browser, site: Site, store: Storage) -> None:
+    for number, risk in ((30, 0.9), (31, 0.1), (32, 0.5)):
+        site.send(upload(store, number, risk))
+    with opened(browser, site) as page:
+        page.evaluate("window.same = true")
+        page.keyboard.press("/")
+        page.keyboard.type("XRAY-31")
+        expect(page.locator(".list tbody tr")).to_have_count(1)
+        expect(page.locator(".list tbody tr")).to_contain_text("Normal")
+        assert page.evaluate("window.same")
+        site.send(upload(store, 33))
+        page.fill("[type=search]", "")
+        expect(page.locator(".list tbody tr")).to_have_count(4)
+        page.get_by_role("link", name="Unsure", exact=True).click()
+        expect(page.locator(".list tbody tr")).to_have_count(1)
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_hostile_text_is_shown_as_text(browser: Browser, site: Site, store: Storage, hostile: str) -> None:
+    result = upload(store, 40, key=f"ward/{hostile}", warnings=(hostile,))
+    with opened(browser, site) as page:
+        site.send(result)
+        expect(page.locator(".list tbody tr")).to_have_count(1)
+        shown = hostile.rstrip("/").rpartition("/")[2]
+        expect(page.locator(".xray a")).to_have_text(shown)
+        with site.client() as client:
+            site.say(client, result.upload.identity, "read", hostile)
+        page.goto(f"{site.url}/x/{result.upload.identity}?view=all&q=%22%3E%3Cscript%3Ewindow.hacked=1%3C/script%3E")
+        film(page)
+        expect(page.locator(".said-list q")).to_have_text(hostile)
+        page.goto(f"{site.url}/?view=all&q=%3Cscript%3Ewindow.hacked=1%3C/script%3E")
+        expect(page.locator(".empty")).to_contain_text("<script>window.hacked=1</script>")
+
+
+def test_the_viewer_says_that_the_store_is_down_and_the_list_works(
+    browser: Browser, tmp_path: Path, store: Storage
+) -> None:
+    result = upload(store, 50)
+    with running_site(home(tmp_path)) as site:
+        site.send(result)
+        with opened(browser, site) as page:
+            expect(page.locator(".list tbody tr")).to_have_count(1)
+            page.goto(f"{site.url}/x/{result.upload.identity}")
+            expect(page.locator("#stage-message")).to_contain_text("does not answer", timeout=30000)
+            expect(page.get_by_role("button", name="Confirm Pneumonia")).to_be_visible()
+
+
+def test_the_viewer_says_when_the_image_was_overwritten(browser: Browser, site: Site, store: Storage) -> None:
+    result = upload(store, 51)
+    site.send(result)
+    store.put("xray-uploads", result.upload.key, phantom.jpeg(99, opacities=False))
+    with opened(browser, site, f"/x/{result.upload.identity}") as page:
+        expect(page.locator("#stage-message")).to_contain_text("overwritten")
+
+
+def test_a_link_signs_in_and_leaves_no_token_in_the_address(browser: Browser, site: Site) -> None:
+    page = browser.new_page()
+    page.goto(login_url(site.settings, site.url))
+    assert page.url == f"{site.url}/"
+    expect(page.get_by_text("Everything is read")).to_be_visible()
+    page.get_by_role("button", name="Sign out").click()
+    page.goto(site.url)
+    assert page.url == f"{site.url}/login"
+    page.close()
+
+
+@pytest.mark.parametrize("size", [(1280, 800), (1024, 768), (820, 1180)])
+def test_pages_fit_the_screens_they_are_made_for(
+    browser: Browser, site: Site, store: Storage, size: tuple[int, int]
+) -> None:
+    result = upload(store, 60, key="a-rather-long-folder-name/" * 5 + "and-a-long-file-name" * 5 + ".jpeg")
+    site.send(result)
+    viewport = {"width": size[0], "height": size[1]}
+    for path in ("/", f"/x/{result.upload.identity}", "/audit", "/notices"):
+        with opened(browser, site, path, viewport=viewport) as page:
+            assert page.evaluate("document.documentElement.scrollWidth") <= size[0], path
+            expect(page.locator(".disclaimer")).to_be_in_viewport(ratio=1)
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("axe")
+    command = ["npm", "pack", "--silent", "axe-core@4"]
+    try:
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120)
+    except (OSError, subprocess.SubprocessError):
+        assert not os.environ.get("CI"), "CI must reach npm for axe-core"
+        pytest.skip("axe-core cannot be fetched from npm")
+    (archive,) = folder.glob("*.tgz")
+    with tarfile.open(archive) as file:
+        member = file.extractfile("package/axe.min.js")
+        assert member
+        return member.read().decode()
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_axe_finds_no_serious_fault(browser: Browser, site: Site, store: Storage, axe: str, theme: str) -> None:
+    uploads = [upload(store, 70 + number, risk) for number, risk in enumerate((0.9, 0.5, 0.1))]
+    for result in [*uploads, record(74, outcome="refused")]:
+        site.send(result)
+    with site.client() as client:
+        site.say(client, uploads[2].upload.identity, "Pneumonia", "a comment")
+    viewer = f"/x/{uploads[0].upload.identity}"
+    for path in ("/?view=all", viewer, f"/x/{uploads[2].upload.identity}", "/notices", "/audit", "/nowhere"):
+        with opened(browser, site, path) as page:
+            page.context.add_cookies([{"name": "theme", "value": theme, "url": site.url}])
+            page.reload()
+            page.evaluate(axe)
+            found = page.evaluate("axe.run({runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice']})")
+            serious = [
+                (one["id"], [node["target"] for node in one["nodes"]][:5], one["nodes"][0]["failureSummary"])
+                for one in found["violations"]
+                if one["impact"] in ("serious", "critical")
+            ]
+            assert serious == [], (path, serious)
