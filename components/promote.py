@@ -9,7 +9,7 @@ from components import IMAGE
 def promote(version: str, verdict: str) -> None:
     """Promote a version in the name of the policy, with the gate's verdict as the reason."""
     from lungline import progress, promotion
-    from lungline.deployment import LaptopDeployment
+    from lungline.deployment import deployment_of
     from lungline.settings import load_settings
 
     with progress.step("promote") as step:
@@ -19,6 +19,6 @@ def promote(version: str, verdict: str) -> None:
             by="policy:auto",
             reason=verdict,
             settings=settings,
-            deployment=LaptopDeployment.from_settings(settings),
+            deployment=deployment_of(settings),
         )
         step.conclude(done.sentence, version=done.version, replaced=done.replaced, changed=done.changed)

@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 from typing import Protocol
 
-from lungline.errors import ModelNotReady, PackageError
+from lungline.errors import ModelNotReady, PackageError, StackError
 from lungline.package import CARD, Package
 from lungline.settings import Settings
 from lungline.storage import Storage, parse_uri
@@ -36,6 +36,11 @@ class Deployment(Protocol):
         ...
 
 
+def deployment_of(settings: Settings) -> Deployment:
+    """Where the settings have models served; the one place that decides it."""
+    return LaptopDeployment.from_settings(settings)
+
+
 class LaptopDeployment:
     """The predictor of the laptop stack, which follows the link `predictor/current` in the stack's home folder."""
 
@@ -49,7 +54,11 @@ class LaptopDeployment:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "LaptopDeployment":
-        """The deployment of the stack that the settings name."""
+        """The deployment of the stack that the settings name. Raises StackError where there never was a stack."""
+        folder = settings.home.absolute() / "predictor"
+        if not folder.is_dir():
+            # Anywhere else, in a pod for one, a link that no predictor follows would only look like a promotion.
+            raise StackError(f"There is no laptop stack in {folder.parent} to serve a model: `lungline up` makes one.")
         storage = Storage.from_settings(settings)
         return cls(settings.home.absolute(), storage, settings.predictor_uri, settings.model_name)
 

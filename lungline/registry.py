@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lungline.errors import ObjectGone, PackageError, RegistryError
+from lungline.flavour import PACKAGE, write_mlmodel
 from lungline.history import Entry, History
 from lungline.package import CARD, Package, amend_card
 from lungline.settings import Settings
@@ -211,7 +212,10 @@ class Registry:
         """Show the package on MLflow's pages: its files, where it truly lies, and what it is."""
         source = str(client.get_model_version(self.name, version).source)
         model_id = source.removeprefix("models:/")
-        client.log_model_artifacts(model_id, str(package.folder))
+        with tempfile.TemporaryDirectory(prefix="lungline-") as temporary:
+            shutil.copytree(package.folder, Path(temporary) / PACKAGE)
+            write_mlmodel(Path(temporary), model_id, package.card.mlflow_run_id or "")
+            client.log_model_artifacts(model_id, temporary)
         client.finalize_logged_model(model_id, "READY")
         card = package.card
         tags = {

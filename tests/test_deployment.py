@@ -7,8 +7,8 @@ import pytest
 
 from laptop.predictor import running_predictor
 from lungline import deployment
-from lungline.deployment import LaptopDeployment
-from lungline.errors import ModelNotReady, ObjectGone, PackageError
+from lungline.deployment import LaptopDeployment, deployment_of
+from lungline.errors import ModelNotReady, ObjectGone, PackageError, StackError
 from lungline.package import amend_card
 from lungline.settings import Settings, load_settings
 from lungline.storage import Storage
@@ -18,6 +18,7 @@ BUCKET = "lungline-models"
 
 @pytest.fixture
 def settings(services: dict[str, str], tmp_path: Path) -> Settings:
+    (tmp_path / "home/predictor").mkdir(parents=True)
     return load_settings({**services, "home": str(tmp_path / "home")})
 
 
@@ -37,6 +38,13 @@ def versioned(package: Path, folder: Path, version: str) -> Path:
     shutil.copytree(package, folder)
     amend_card(folder, version=version)
     return folder
+
+
+def test_where_there_never_was_a_stack_nothing_is_deployed(settings: Settings, tmp_path: Path) -> None:
+    elsewhere = settings.model_copy(update={"home": tmp_path / "pod"})
+    with pytest.raises(StackError, match="There is no laptop stack in"):
+        deployment_of(elsewhere)
+    assert not (tmp_path / "pod").exists()
 
 
 def test_without_a_predictor_the_version_waits_for_one_and_the_sentence_says_so(

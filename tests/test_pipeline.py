@@ -34,11 +34,12 @@ OPEN_GATE = {
 @pytest.fixture(scope="module")
 def settings_for(services: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]:
     """Settings that share one home, so that later runs may reuse the steps of the first."""
-    home = str(tmp_path_factory.mktemp("home"))
+    home = tmp_path_factory.mktemp("home")
+    (home / "predictor").mkdir()
 
     def made(**changes: Any) -> Settings:
         named = {name.replace("__", "."): value for name, value in changes.items()}
-        return load_settings({**services, "home": home, **TRAINING, **OPEN_GATE, **named})
+        return load_settings({**services, "home": str(home), **TRAINING, **OPEN_GATE, **named})
 
     return made
 

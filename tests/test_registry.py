@@ -1,5 +1,8 @@
+import json
 import os
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -89,6 +92,24 @@ def test_a_registered_package_is_the_challenger_and_knows_where_it_comes_from(
     assert version.mlflow_run == run_id
     assert version.tags["test_auc"] == "0.9800"
     assert registry.champion() is None
+
+
+def test_mlflow_loads_a_version_and_it_answers_as_serving_does(
+    settings: Settings, packages: tuple[Path, Path], tmp_path: Path
+) -> None:
+    version = register(settings, packages[0], tmp_path)
+    script = (
+        "import json, sys, numpy, mlflow\n"
+        "loaded = mlflow.pyfunc.load_model(sys.argv[1])\n"
+        "found = loaded.predict(numpy.full((2, 32, 32, 1), 0.5, numpy.float32))\n"
+        "print(json.dumps([one['probability'] for one in found]))\n"
+    )
+    command = [sys.executable, "-c", script, f"models:/{settings.model_name}@challenger"]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": str(settings.mlflow_uri), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120, env=environment)
+    package = Registry(settings).fetch(version, tmp_path / "fetched")
+    expected = package.predict(np.full((2, 32, 32, 1), 0.5, np.float32))
+    assert json.loads(done.stdout.splitlines()[-1]) == [one.probability for one in expected]
 
 
 def test_the_package_of_a_run_is_registered_once(
