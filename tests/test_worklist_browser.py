@@ -61,9 +61,9 @@ def upload(store: Storage, number: int, probability: float = 0.9, **changes: Any
 
 
 @contextmanager
-def opened(browser: Browser, site: Site, path: str = "/", **options: Any) -> Iterator[Page]:
+def opened(browser: Browser, site: Site, path: str = "/", size: tuple[int, int] = (1280, 800)) -> Iterator[Page]:
     """A page of somebody who is signed in; it must end without an error, a dialogue or a breach of the policy."""
-    context = browser.new_context(**({"viewport": {"width": 1280, "height": 800}} | options))
+    context = browser.new_context(viewport={"width": size[0], "height": size[1]})
     context.add_cookies([{"name": COOKIE, "value": site.access.begin("dr.adams", "admin"), "url": site.url}])
     page = context.new_page()
     trouble: list[str] = []
@@ -245,9 +245,8 @@ def test_pages_fit_the_screens_they_are_made_for(
 ) -> None:
     result = upload(store, 60, key="a-rather-long-folder-name/" * 5 + "and-a-long-file-name" * 5 + ".jpeg")
     site.send(result)
-    viewport = {"width": size[0], "height": size[1]}
     for path in ("/", f"/x/{result.upload.identity}", "/audit", "/notices"):
-        with opened(browser, site, path, viewport=viewport) as page:
+        with opened(browser, site, path, size) as page:
             assert page.evaluate("document.documentElement.scrollWidth") <= size[0], path
             expect(page.locator(".disclaimer")).to_be_in_viewport(ratio=1)
 

@@ -1,4 +1,4 @@
-"""What the worklist does by itself: sends notices, escalates them, and brings readings to S3."""
+"""What the worklist does by itself: sends notices, escalates them, brings readings and DICOM results to S3."""
 
 import asyncio
 import json
@@ -6,16 +6,21 @@ import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
+from sqlalchemy import select, update
 from starlette.concurrency import run_in_threadpool
 
-from lungline.errors import LunglineError
+from lungline.errors import DataError, LunglineError, ObjectGone
+from lungline.results import ResultRecord
 from lungline.settings import Settings
 from lungline.storage import Storage
 from worklist import notices, readings
 from worklist.access import signer
 from worklist.database import Database
+from worklist.dicom_out import capture, capture_key
 from worklist.notices import Due
+from worklist.pictures import Pictures
 from worklist.rules import LOCAL_FILE, Rule
+from worklist.tables import Record
 
 EVERY_SECONDS = 1.0
 
@@ -33,12 +38,13 @@ class Chores:
         self._settings = settings
         self._rules = {rule.name: rule for rule in rules}
         self._address = (settings.worklist.uri or address).rstrip("/")
+        self._pictures = Pictures(storage, settings)
         self._signer = signer(settings, "acknowledge")
 
     async def run(self) -> None:
         """Do one round after the other until cancelled."""
         while True:
-            for chore in (self.send_notices, self.save_readings):
+            for chore in (self.send_notices, self.save_readings, self.save_captures):
                 await run_in_threadpool(_attempt, chore)
             await asyncio.sleep(EVERY_SECONDS)
 
@@ -74,6 +80,26 @@ class Chores:
             if saved:
                 with self._database.writing() as session:
                     readings.mark_saved(session, saved)
+
+    def save_captures(self) -> None:
+        """Store results of DICOM uploads as DICOM, beside their records."""
+        with self._database.reading() as session:
+            bodies = session.scalars(select(Record.body).where(Record.capture == 1).limit(20)).all()
+        for record in map(ResultRecord.model_validate_json, bodies):
+            self._save_capture(record)
+            with self._database.writing() as session:
+                session.execute(update(Record).where(Record.id == record.id).values(capture=0))
+
+    def _save_capture(self, record: ResultRecord) -> None:
+        bucket = self._settings.results_bucket
+        try:
+            original = self._pictures.original(record)
+            overlaid = self._storage.get(bucket, record.heatmap or "").data
+            data = capture(original, overlaid, record)
+        except (ObjectGone, DataError) as exc:  # it will not get better by waiting
+            _log.warning("Upload %s gets no DICOM result: %s", record.upload.identity, exc)
+        else:
+            self._storage.put_if_absent(bucket, capture_key(record), data, "application/dicom")
 
     def _send(self, due: Due) -> str | None:
         """Send one notice; what went wrong, in words that show no address."""

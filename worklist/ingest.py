@@ -36,6 +36,7 @@ def add(session: Session, record: ResultRecord) -> bool:
     if stored is None:
         stored = Record(id=record.id, identity=identity)
         session.add(stored)
+    stored.capture = int(record.heatmap is not None and record.picture is not None and record.picture.format == "dicom")
     stored.outcome, stored.done, stored.body = record.outcome, record.times.done, record.model_dump_json()
     session.flush()
     entry = session.scalar(select(Entry).where(Entry.identity == identity).with_for_update())

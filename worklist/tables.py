@@ -100,7 +100,7 @@ class Entry(Table):
 
 
 class Record(Table):
-    """A result record as it came; `body` is its JSON."""
+    """A result record as it came; `body` is its JSON, `capture` is 1 while a DICOM file of it has yet to be written."""
 
     __tablename__ = "records"
 
@@ -109,6 +109,7 @@ class Record(Table):
     outcome: Mapped[str] = mapped_column(String(16))
     done: Mapped[datetime]
     body: Mapped[str]
+    capture: Mapped[int] = mapped_column(default=0, index=True)
 
 
 class Reading(Table):

@@ -117,8 +117,10 @@ def upgrade() -> None:
         sa.Column("outcome", sa.String(length=16), nullable=False),
         sa.Column("done", sa.BigInteger(), nullable=False),
         sa.Column("body", sa.Text(), nullable=False),
+        sa.Column("capture", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
+    op.create_index(op.f("ix_records_capture"), "records", ["capture"], unique=False)
     op.create_index(op.f("ix_records_identity"), "records", ["identity"], unique=False)
     op.create_table(
         "sessions",
