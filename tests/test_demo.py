@@ -1,0 +1,44 @@
+"""The whole flow, as `make demo` shows it: on drawn phantoms, with the least training that goes through all steps."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from laptop import stack
+from lungline.settings import load_settings
+
+# Two epochs on phantoms teach little; what is tested is the way, not the figures.
+GATE = [f"--set=gate.{rule}=0" for rule in ("auc", "accuracy", "sensitivity", "specificity")]
+ARGUMENTS = ["--exit", "--json", "--data", "phantom:120", "--set=train.epochs=2", "--set=gate.unsure=1", *GATE]
+
+
+@pytest.mark.stack
+@pytest.mark.timeout(600)
+def test_the_demo_trains_promotes_uploads_and_leaves_nothing_running(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LUNGLINE_")}
+    command = [sys.executable, "-m", "lungline.cli", "demo", "--home", str(home), *ARGUMENTS]
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=580, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["results"] == report["uploads"] >= 20
+    assert report["version"] == "1"
+    assert report["synthetic"] is True
+    assert 0 < report["latency_ms"]["p50"] <= report["latency_ms"]["p99"]
+    assert {"setup", "train", "total"} <= set(report["seconds"])
+    assert report["addresses"]["MLflow"].startswith("http://127.0.0.1:")
+
+    assert "Phantoms are drawn" in done.stderr
+    for step in ("prepare", "validate data", "train", "evaluate", "gate", "register", "promote"):
+        assert f"{step:>14}  " in done.stderr, step
+
+    assert not stack.status(load_settings({"home": home})).running
+    left = subprocess.run(["pgrep", "-f", str(home)], capture_output=True, text=True, check=False).stdout
+    assert left == ""
