@@ -1,0 +1,226 @@
+"""Promotions on a cluster: the real client against a Kubernetes API made small."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lungline.deployment import Deployment
+from lungline.errors import ModelNotReady, PackageError
+from lungline.inference_service import READY_SECONDS, ClusterDeployment, render
+from lungline.kubernetes_api import ClusterRefused, ClusterUnavailable, KubernetesApi
+from lungline.promotion import LEASE
+from tests.cluster import ROOT, Cluster, api_of, running_cluster
+
+MANIFEST = yaml.safe_load((ROOT / "manifests/base/inference/inference_service.yaml").read_text())
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    with running_cluster() as running:
+        yield running
+
+
+def deployment(cluster: Cluster, **options: Any) -> ClusterDeployment:
+    quick: dict[str, Any] = {"poll_seconds": 0.01, "ready_seconds": 5.0, "failed_seconds": 0.2}
+    return ClusterDeployment(api_of(cluster), "pneumonia", **quick | options)
+
+
+def uri(version: int) -> str:
+    return f"s3://lungline-models/pneumonia/{version}/"
+
+
+def install(cluster: Cluster) -> None:
+    """What `kubectl apply -k` does."""
+    cluster.apply("pneumonia", render("pneumonia", "lungline"), "kubectl")
+
+
+def test_it_is_a_deployment_like_the_laptops(cluster: Cluster) -> None:
+    there: Deployment = deployment(cluster)
+    assert there.accepts_synthetic is False
+    assert LEASE.total_seconds() > READY_SECONDS
+
+
+def test_the_manifest_is_the_one_that_the_overlays_apply() -> None:
+    assert render("pneumonia", "lungline")["spec"] == MANIFEST["spec"]
+
+
+def test_a_promotion_ends_when_the_new_version_takes_all_requests(cluster: Cluster) -> None:
+    install(cluster)
+    cluster.slow = 3
+    said: list[str] = []
+    sentence = deployment(cluster, on_progress=said.append).deploy(uri(1), "1")
+    assert sentence == "Version 1 serves as lungline/pneumonia."
+    assert said[0] == "Version 1 takes 0 % of the requests."
+    assert deployment(cluster).serving() == "1"
+    assert cluster.services["pneumonia"]["spec"]["predictor"]["model"]["storageUri"] == uri(1)
+
+
+def test_a_cluster_without_the_object_gets_the_whole_manifest_first(cluster: Cluster) -> None:
+    deployment(cluster).deploy(uri(1), "1")
+    predictor = cluster.services["pneumonia"]["spec"]["predictor"]
+    assert predictor["model"]["runtime"] == MANIFEST["spec"]["predictor"]["model"]["runtime"]
+    assert predictor["serviceAccountName"] == "predictor"
+
+
+def test_a_promotion_leaves_alone_what_the_platform_team_owns(cluster: Cluster) -> None:
+    install(cluster)
+    cluster.services["pneumonia"]["spec"]["predictor"]["maxReplicas"] = 24
+    deployment(cluster).deploy(uri(1), "1")
+    assert cluster.services["pneumonia"]["spec"]["predictor"]["maxReplicas"] == 24
+    owned = {way for way in cluster.owned["lungline-promotion"] if way[0] == "spec"}
+    assert {way[-1] for way in owned} == {"storageUri", "name"}, "the model format's name goes with the model"
+    install(cluster)
+    assert cluster.services["pneumonia"]["spec"]["predictor"]["model"]["storageUri"] == uri(1)
+
+
+def test_nothing_serves_before_the_first_promotion(cluster: Cluster) -> None:
+    assert deployment(cluster).serving() is None
+    install(cluster)
+    assert deployment(cluster).serving() is None
+
+
+def test_a_status_of_the_version_before_is_not_taken_for_the_new_ones(cluster: Cluster) -> None:
+    install(cluster)
+    deployment(cluster).deploy(uri(1), "1")
+    cluster.slow = 1_000_000
+    with pytest.raises(ModelNotReady, match=r"Not within 0 s: Version 2 takes 0 %"):
+        deployment(cluster, ready_seconds=0.3).deploy(uri(2), "2")
+
+
+def test_a_package_that_does_not_load_says_why_and_the_old_version_serves_on(cluster: Cluster) -> None:
+    install(cluster)
+    deployment(cluster).deploy(uri(1), "1")
+    cluster.plays = "failing"
+    with pytest.raises(ModelNotReady, match=r"^Version 2 does not come up: ModelLoadFailed: No objects found in s3://"):
+        deployment(cluster).deploy(uri(2), "2")
+    assert cluster.services["pneumonia"]["spec"]["predictor"]["model"]["storageUri"] == uri(1)
+    cluster.plays = "ready"
+    cluster.revisions[-1]["plays"] = "ready"
+    deployment(cluster).deploy(uri(1), "1")
+    assert deployment(cluster).serving() == "1"
+
+
+def test_a_first_promotion_that_fails_leaves_no_model(cluster: Cluster) -> None:
+    install(cluster)
+    cluster.plays = "failing"
+    with pytest.raises(ModelNotReady):
+        deployment(cluster).deploy(uri(1), "1")
+    assert "storageUri" not in cluster.services["pneumonia"]["spec"]["predictor"]["model"]
+
+
+def test_a_condition_that_stays_false_is_the_reason(cluster: Cluster) -> None:
+    install(cluster)
+    cluster.plays = "crashing"
+    with pytest.raises(ModelNotReady, match="PredictorReady: RevisionFailed: Container failed with: out of memory"):
+        deployment(cluster).deploy(uri(1), "1")
+
+
+def test_the_pods_own_words_are_told(cluster: Cluster) -> None:
+    install(cluster)
+    waiting = {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "predictor:0.1.0"'}
+    cluster.pods = [
+        {
+            "metadata": {"labels": {"serving.kserve.io/inferenceservice": "pneumonia"}},
+            "status": {"containerStatuses": [{"name": "kserve-container", "state": {"waiting": waiting}}]},
+        }
+    ]
+    cluster.plays = "stuck"
+    with pytest.raises(ModelNotReady, match=r"Container kserve-container: ImagePullBackOff: Back-off pulling image"):
+        deployment(cluster, ready_seconds=0.2).deploy(uri(1), "1")
+
+
+def test_an_object_that_somebody_deletes_ends_the_wait(cluster: Cluster) -> None:
+    install(cluster)
+    cluster.slow = 1_000_000
+
+    def deleted(_: str) -> None:
+        cluster.services.clear()
+        cluster.owned.clear()
+
+    with pytest.raises(ModelNotReady, match="somebody deleted the InferenceService"):
+        deployment(cluster, on_progress=deleted).deploy(uri(1), "1")
+
+
+def test_an_api_server_that_is_away_for_a_moment_ends_no_promotion(cluster: Cluster) -> None:
+    install(cluster)
+    cluster.slow = 5
+
+    def away(_: str) -> None:
+        cluster.refuses, cluster.refusals = 503, 3
+
+    assert deployment(cluster, on_progress=away, failed_seconds=2.0).deploy(uri(1), "1")
+
+
+def test_a_canary_takes_its_share_is_finished_and_takes_all(cluster: Cluster) -> None:
+    install(cluster)
+    there = deployment(cluster)
+    there.deploy(uri(1), "1")
+    assert there.try_out(uri(2), "2", 10) == "Version 2 takes 10 % of the requests of lungline/pneumonia."
+    assert there.serving() == "1"
+    assert there.canary() == ("2", 10)
+    there.deploy(uri(2), "2")
+    assert there.serving() == "2"
+    assert there.canary() is None
+    assert "canaryTrafficPercent" not in cluster.services["pneumonia"]["spec"]["predictor"]
+
+
+def test_a_canary_is_withdrawn_at_once_and_a_later_version_serves(cluster: Cluster) -> None:
+    install(cluster)
+    there = deployment(cluster)
+    there.deploy(uri(1), "1")
+    there.try_out(uri(2), "2", 10)
+    assert there.withdraw() == "Version 2 takes no requests any more; version 1 serves."
+    assert there.serving() == "1"
+    assert there.canary() is None
+    there.deploy(uri(3), "3")
+    assert there.serving() == "3"
+    assert there.revisions()["3"].startswith("pneumonia-predictor-")
+
+
+def test_a_canary_that_does_not_come_up_changes_nothing(cluster: Cluster) -> None:
+    install(cluster)
+    there = deployment(cluster)
+    there.deploy(uri(1), "1")
+    cluster.plays = "failing"
+    with pytest.raises(ModelNotReady):
+        there.try_out(uri(2), "2", 10)
+    predictor = cluster.services["pneumonia"]["spec"]["predictor"]
+    assert predictor["model"]["storageUri"] == uri(1)
+    assert "canaryTrafficPercent" not in predictor
+
+
+def test_a_canary_needs_a_champion_and_a_share(cluster: Cluster) -> None:
+    install(cluster)
+    there = deployment(cluster)
+    with pytest.raises(PackageError, match="no other version in service"):
+        there.try_out(uri(1), "1", 10)
+    there.deploy(uri(1), "1")
+    with pytest.raises(PackageError, match="1 to 99 percent"):
+        there.try_out(uri(2), "2", 100)
+    with pytest.raises(PackageError, match="No canary of pneumonia is out"):
+        there.withdraw()
+
+
+@pytest.mark.parametrize(("status", "error"), [(403, ClusterRefused), (422, ClusterRefused), (503, ClusterUnavailable)])
+def test_what_the_api_server_says_is_told(cluster: Cluster, status: int, error: type[Exception]) -> None:
+    install(cluster)
+    cluster.refuses, cluster.refusals = status, 1
+    with pytest.raises(error, match=r"the stand-in was told to refuse\.$"):
+        deployment(cluster).deploy(uri(1), "1")
+
+
+def test_a_cluster_that_does_not_answer_is_unavailable(cluster: Cluster) -> None:
+    there = Cluster(address="http://127.0.0.1:9")
+    with pytest.raises(ClusterUnavailable, match="does not answer"):
+        deployment(there).serving()
+
+
+def test_without_a_way_to_a_cluster_one_sentence_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
+    with pytest.raises(ClusterRefused, match="There is no way to a cluster"):
+        KubernetesApi.connect()
