@@ -7,15 +7,14 @@ is read from the metadata, because it turns the picture.
 Sources: ITU-T T.81 annex B (JPEG), W3C PNG third edition, CIPA DC-008 (EXIF).
 """
 
+import math
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lungline.errors import ImageRefused
-
-CheckSize = Callable[[int, int], None]
-"""Called with width and height as soon as they are known; raises to refuse the image before anything is decoded."""
+from lungline.picture import CheckSize
 
 JPEG_MAGIC = b"\xff\xd8\xff"
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -26,6 +25,7 @@ _OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF}
 _JFIF, _EXIF, _ADOBE, _END_OF_IMAGE, _START_OF_SCAN = 0xE0, 0xE1, 0xEE, 0xD9, 0xDA
 # Progressive JPEGs have about ten scans. Each one costs a pass over all coefficients, so thousands are an attack.
 _MOST_SCANS = 100
+_MOST_WORK = 640_000_000  # scans times pixels
 # PNG writers put at least 4 KB into a chunk; a file of empty chunks would only keep the reader busy.
 _MOST_CHUNKS = 100_000
 _PIXEL_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
@@ -36,7 +36,7 @@ class Container:
     """An image file reduced to what its pixels need.
 
     `width` and `height` are as stored, before `orientation` (EXIF 1 to 8) is applied. `rgb` tells that a JPEG with
-    three components holds red, green and blue instead of the usual luma and chroma.
+    three components holds red, green and blue instead of the usual luma and chroma. `inverted` tells that white is 0.
     """
 
     format: str
@@ -46,6 +46,7 @@ class Container:
     components: int
     rgb: bool
     data: bytes
+    inverted: bool = False
 
 
 def read_jpeg(data: bytes, check_size: CheckSize) -> Container:
@@ -65,7 +66,7 @@ def read_jpeg(data: bytes, check_size: CheckSize) -> Container:
         if not 0xE0 <= marker <= 0xEF or marker in (_JFIF, _ADOBE):
             kept.append(data[start:end])
         if marker == _START_OF_SCAN:
-            _check_scans(data, end)
+            _check_scans(data, end, frame)
             kept.append(data[end:])
     if not frame:
         raise ImageRefused("corrupt", "The JPEG has no frame header, which would hold its size.")
@@ -118,13 +119,15 @@ def _frame_size(frame: bytes) -> tuple[int, int]:
     return width, height
 
 
-def _check_scans(data: bytes, position: int) -> None:
+def _check_scans(data: bytes, position: int, frame: bytes) -> None:
     # Inside compressed data 0xFF is always followed by 0, so these pairs are markers.
     if data.find(b"\xff\xd9", position) < 0:
         raise ImageRefused("truncated", "The JPEG has no end marker: its last part is missing.")
     scans = 1 + data.count(b"\xff\xda", position)
     if scans > _MOST_SCANS:
         raise ImageRefused("corrupt", f"The JPEG has {scans} scans; expected at most {_MOST_SCANS}.")
+    if frame and scans * math.prod(_frame_size(frame)) > _MOST_WORK:
+        raise ImageRefused("bomb", f"The JPEG has {scans} scans, each of so many pixels that they take too long.")
 
 
 def _is_rgb(frame: bytes, adobe: bytes) -> bool:

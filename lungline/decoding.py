@@ -8,92 +8,59 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
-from lungline.containers import JPEG_MAGIC, PNG_MAGIC, CheckSize, Container, read_jpeg, read_png
+from lungline import dicom
+from lungline.bitmaps import BMP_MAGIC, is_webp, read_bmp, read_webp
+from lungline.containers import JPEG_MAGIC, PNG_MAGIC, Container, read_jpeg, read_png
 from lungline.errors import ImageRefused
+from lungline.picture import CheckSize, Limits, Picture, Pixels
+from lungline.tiff import TIFF_MAGICS, read_tiff
 
-if TYPE_CHECKING:
-    from lungline.settings import Settings
-
-Pixels = npt.NDArray[np.uint8]
+__all__ = ["Limits", "Picture", "Pixels", "decode", "mean_chroma"]
 
 _COLOUR_THUMBNAIL = 32
-_SUPPORTED = "expected JPEG or PNG"
+_SUPPORTED = "expected JPEG, PNG, TIFF, BMP, WebP or DICOM"
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What may be decoded: bytes of the file, pixels (width times height), shortest side in pixels."""
-
-    max_bytes: int = 64 * 2**20
-    max_pixels: int = 64_000_000
-    min_side: int = 28  # the smallest public form of chest X-rays, PneumoniaMNIST, has 28
-
-    @classmethod
-    def from_settings(cls, settings: "Settings") -> "Limits":
-        """The limits that the settings name."""
-        return cls(settings.image_max_bytes, settings.image_max_pixels, settings.image_min_side)
-
-    def check_size(self, width: int, height: int) -> None:
-        """Raises ImageRefused (too-many-pixels, too-small) for an image of this size."""
-        if width * height > self.max_pixels:
-            raise ImageRefused(
-                "too-many-pixels",
-                f"The image has {width} x {height} pixels, {width * height:,}; at most {self.max_pixels:,} are judged.",
-            )
-        if min(width, height) < self.min_side:
-            raise ImageRefused(
-                "too-small",
-                f"The image is {width} x {height} pixels; its shortest side must have at least {self.min_side}.",
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A decoded image: grey uint8 pixels (H, W), bright is dense.
-
-    `width` and `height` are the original's in pixels, upright; `pixels` may be smaller, when less was asked for.
-    `colour` is the mean chroma of the original, 0 (grey) to 1: evidence that it is not an X-ray.
-    """
-
-    pixels: Pixels
-    format: str
-    width: int
-    height: int
-    colour: float
-    warnings: tuple[str, ...]
-
-    @property
-    def is_blank(self) -> bool:
-        """Whether all pixels are the same: there is nothing to judge."""
-        return bool(self.pixels.min() == self.pixels.max())
-
-
-def decode(data: bytes, limits: Limits = Limits(), *, at_least: int | None = None) -> Picture:
+def decode(data: bytes, limits: Limits = Limits(), *, at_least: int | None = None) -> Picture:  # noqa: B008 - frozen
     """The picture in an image file.
 
     `at_least` is the shortest side in pixels that the caller needs: a larger JPEG is decoded at 1/2, 1/4 or 1/8 of its
     size while that leaves enough, which is several times faster. The pixels differ a little from a full decode, so
     training and serving go through `Preparation.decode`, which fixes it.
     Raises ImageRefused: empty, too-large, too-many-pixels, too-small, not-an-image, unsupported-format, truncated,
-    corrupt.
+    corrupt, bomb, not-an-xray.
     """
     if not data:
         raise ImageRefused("empty", "The file is empty.")
     if len(data) > limits.max_bytes:
         raise ImageRefused("too-large", f"The file has {len(data):,} bytes; at most {limits.max_bytes:,} are read.")
+    check_size = limits.for_file(len(data))
+    if dicom.is_dicom(data):
+        return _dicom_picture(dicom.read(data, check_size))
     for form in _FORMATS:
-        if data.startswith(form.magic):
-            container = form.read(data, limits.check_size)
+        if form.matches(data):
+            container = form.read(data, check_size)
             return _picture(container, partial(form.load, container, at_least))
     raise _unknown(data)
+
+
+def _dicom_picture(frame: dicom.Frame) -> Picture:
+    """The picture in a DICOM file's first frame; a frame in colour goes the way of all colour images."""
+    height, width = frame.pixels.shape[:2]
+    if frame.pixels.ndim == 2:
+        return Picture(frame.pixels, "dicom", width, height, 0.0, frame.warnings)
+    grey, colour, warnings = _grey(Image.fromarray(frame.pixels))
+    return Picture(grey, "dicom", width, height, colour, (*frame.warnings, *warnings))
 
 
 def _load_jpeg(container: Container, at_least: int | None) -> Image.Image:
@@ -105,32 +72,38 @@ def _load_jpeg(container: Container, at_least: int | None) -> Image.Image:
     return image
 
 
-def _load_png(container: Container, at_least: int | None) -> Image.Image:  # noqa: ARG001 - PNG has no reduced decode
-    image = PngImageFile(io.BytesIO(container.data))
-    image.load()
-    return image
+def _load_by(opened: Callable[[io.BytesIO], Image.Image]) -> Callable[[Container, int | None], Image.Image]:
+    """A loader for a format that has no reduced decode."""
+
+    def load(container: Container, at_least: int | None) -> Image.Image:  # noqa: ARG001
+        image = opened(io.BytesIO(container.data))
+        image.load()
+        return image
+
+    return load
 
 
 @dataclass(frozen=True, slots=True)
 class _Format:
     """How a format is told, checked, and loaded; each step sees only what the one before let pass."""
 
-    magic: bytes
+    matches: Callable[[bytes], bool]
     read: Callable[[bytes, CheckSize], Container]
     load: Callable[[Container, int | None], Image.Image]
 
 
-_FORMATS = (_Format(JPEG_MAGIC, read_jpeg, _load_jpeg), _Format(PNG_MAGIC, read_png, _load_png))
+_FORMATS = (
+    _Format(lambda data: data.startswith(JPEG_MAGIC), read_jpeg, _load_jpeg),
+    _Format(lambda data: data.startswith(PNG_MAGIC), read_png, _load_by(PngImageFile)),
+    _Format(lambda data: data.startswith(TIFF_MAGICS), read_tiff, _load_by(TiffImageFile)),
+    _Format(lambda data: data.startswith(BMP_MAGIC), read_bmp, _load_by(BmpImageFile)),
+    _Format(is_webp, read_webp, _load_by(WebPImageFile)),
+)
 
 # Formats that hospitals and people do send: refused by name, so that the sender knows what to convert.
 _KNOWN: tuple[tuple[int, bytes, str], ...] = (
-    (128, b"DICM", "DICOM"),
     (0, b"GIF8", "GIF"),
-    (0, b"BM", "BMP"),
-    (0, b"II*\0", "TIFF"),
-    (0, b"MM\0*", "TIFF"),
     (0, b"II+\0", "BigTIFF"),
-    (8, b"WEBP", "WebP"),
     (4, b"ftypavif", "AVIF"),
     (4, b"ftyphei", "HEIC"),
     (4, b"ftypmif1", "HEIF"),
@@ -162,6 +135,8 @@ def _picture(container: Container, load: Callable[[], Image.Image]) -> Picture:
         if "truncated" in str(exc):
             raise ImageRefused("truncated", f"The {name}'s pixels end early: its last part is missing.") from exc
         raise ImageRefused("corrupt", f"The {name}'s pixels cannot be decoded.") from exc
+    if container.inverted:
+        grey = np.bitwise_not(grey)
     width, height = container.width, container.height
     if container.orientation > 4:
         width, height = height, width

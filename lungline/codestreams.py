@@ -1,0 +1,164 @@
+"""Compressed pixels inside a DICOM file: what they claim, checked against the file's header, and then their values.
+
+The claim is checked first because it decides what a decoder allocates. The decoders are libjpeg-turbo, CharLS and
+OpenJPEG as `imagecodecs` carries them: under permissive licences and fuzzed by their makers, unlike the other plugins.
+
+Sources: ITU-T T.81 (JPEG), T.87 (JPEG-LS), T.800 (JPEG 2000); DICOM PS3.5 annex G (RLE).
+"""
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lungline.errors import ImageRefused
+
+Values = npt.NDArray[np.integer]
+
+RLE = "1.2.840.10008.1.2.5"
+JPEG = {f"1.2.840.10008.1.2.4.{last}" for last in (50, 51, 57, 70)}
+JPEG_LS = {f"1.2.840.10008.1.2.4.{last}" for last in (80, 81)}
+JPEG_2000 = {f"1.2.840.10008.1.2.4.{last}" for last in (90, 91, 201, 202, 203)}
+COMPRESSED = {RLE} | JPEG | JPEG_LS | JPEG_2000
+
+_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+_SCAN, _END = 0xDA, b"\xff\xd9"
+_MOST_SCANS = 100
+# OpenJPEG keeps 6 KB a tile and 200 bytes a block of code, whether or not a byte of it is there.
+_MOST_TILES = 1024
+_SMALLEST_BLOCK = 8  # as the sum of both exponents: 16 x 16
+_SMALLEST_PRECINCT = 5  # exponent: 32
+_TILE_START = 0xFF90
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the DICOM header says of one frame; `bits` are those allocated to a sample, 8 or 16."""
+
+    width: int
+    height: int
+    samples: int
+    bits: int
+
+
+def values(syntax: str, data: bytes, shape: Shape) -> Values:
+    """The frame's values, (H, W) or (H, W, samples). Raises ImageRefused (corrupt, truncated)."""
+    decode = _rle if syntax == RLE else _jpeg_2000 if syntax in JPEG_2000 else _jpeg
+    try:
+        found = decode(data, shape)
+    except (ImageRefused, MemoryError):
+        raise
+    except Exception as exc:  # each codec has errors of its own, with nothing in common
+        raise ImageRefused("corrupt", "The DICOM's compressed pixels cannot be decoded.") from exc
+    expected = (shape.height, shape.width) + ((shape.samples,) if shape.samples > 1 else ())
+    if found.shape != expected or found.dtype.itemsize * 8 > shape.bits:
+        raise ImageRefused("corrupt", "The DICOM's compressed pixels are not those that its header announces.")
+    return found
+
+
+def _jpeg(data: bytes, shape: Shape) -> Values:
+    import imagecodecs
+
+    frame = _jpeg_frame(data)
+    precision, height, width, samples = struct.unpack(">BHHB", frame.body[:6])
+    _compare(shape, (width, height, samples, 16 if precision > 8 else 8))
+    if _END not in data[-64:]:
+        raise ImageRefused("truncated", "The DICOM's compressed pixels end early.")
+    if data.count(b"\xff\xda") > _MOST_SCANS:
+        raise ImageRefused("corrupt", "The DICOM's compressed pixels have more scans than any picture.")
+    return imagecodecs.jpegls_decode(data) if frame.marker == 0xF7 else imagecodecs.jpeg8_decode(data)
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    marker: int
+    body: bytes
+
+
+def _jpeg_frame(data: bytes) -> _Segment:
+    """The frame header of a JPEG or JPEG-LS stream."""
+    position = 2
+    while data[:2] == b"\xff\xd8" and position + 4 <= len(data):
+        start = data.find(b"\xff", position)
+        if start < 0 or start + 4 > len(data):
+            break
+        marker, length = data[start + 1], int.from_bytes(data[start + 2 : start + 4], "big")
+        if marker in (0x00, 0xFF):
+            position = start + 1
+            continue
+        if marker in _FRAMES and length >= 8:
+            return _Segment(marker, data[start + 4 : start + 2 + length])
+        if marker == _SCAN:
+            break
+        position = start + 2 + (0 if 0xD0 <= marker <= 0xD8 else max(2, length))
+    raise ImageRefused("corrupt", "The DICOM's compressed pixels have no frame header.")
+
+
+def _jpeg_2000(data: bytes, shape: Shape) -> Values:
+    import imagecodecs
+
+    # Some writers put the boxes of a JP2 file around the stream; what is in them is not needed.
+    start = data[:4096].find(b"\xff\x4f\xff\x51")
+    if start < 0 or len(data) < start + 44:
+        raise ImageRefused("corrupt", "The DICOM's compressed pixels have no frame header.")
+    stream = data[start:]
+    right, bottom, left, top, tile_width, tile_height = struct.unpack_from(">6I", stream, 8)
+    (samples,) = struct.unpack_from(">H", stream, 40)
+    _compare(shape, (right - left, bottom - top, samples, 16 if (stream[42] & 0x7F) + 1 > 8 else 8))
+    if not tile_width or not tile_height or -(-right // tile_width) * -(-bottom // tile_height) > _MOST_TILES:
+        raise ImageRefused("bomb", f"The DICOM's JPEG 2000 stream has more than {_MOST_TILES} tiles.")
+    _check_blocks(stream)
+    return imagecodecs.jpeg2k_decode(stream, numthreads=1)
+
+
+def _check_blocks(stream: bytes) -> None:
+    """Raises for blocks or precincts so small that their number is the attack."""
+    position = 2
+    while position + 4 <= len(stream):
+        marker, length = struct.unpack_from(">HH", stream, position)
+        if marker == _TILE_START:
+            return
+        body = stream[position + 4 : position + 2 + length]
+        start = {0xFF52: 5, 0xFF53: 2}.get(marker)  # COD and COC; levels, width, height, style, transform, precincts
+        if start is not None and len(body) >= start + 3:
+            small = any(min(size & 15, size >> 4) < _SMALLEST_PRECINCT for size in body[start + 5 : start + 5 + 33])
+            if (body[start + 1] & 15) + (body[start + 2] & 15) + 4 < _SMALLEST_BLOCK or (body[0] & 1 and small):
+                raise ImageRefused("bomb", "The DICOM's JPEG 2000 stream is cut into too many pieces.")
+        position += 2 + max(2, length)
+    raise ImageRefused("truncated", "The DICOM's compressed pixels end inside their header.")
+
+
+def _rle(data: bytes, shape: Shape) -> Values:
+    import imagecodecs
+
+    size = shape.width * shape.height
+    planes = shape.samples * shape.bits // 8
+    count, *offsets = struct.unpack_from("<16I", data)
+    if count != planes:
+        raise ImageRefused("corrupt", f"The DICOM's run lengths have {count} segments; expected {planes}.")
+    ends = [*offsets[1:planes], len(data)]
+    found = np.zeros((planes, size), np.uint8)
+    for plane, (start, end) in enumerate(zip(offsets[:planes], ends, strict=True)):
+        # A byte after the last run pads a segment to an even length; it may add to what comes out.
+        values = imagecodecs.packbits_decode(data[start:end], out=size + 2)
+        if len(values) < size:
+            raise ImageRefused("truncated", "The DICOM's run lengths end early.")
+        if len(values) > size + 1:
+            raise ImageRefused("corrupt", "The DICOM's run lengths hold more pixels than its header announces.")
+        found[plane] = np.frombuffer(values, np.uint8, size)
+    # Segments hold the most significant byte of each sample first.
+    joined = found.reshape(shape.samples, shape.bits // 8, size).transpose(2, 0, 1)
+    whole = np.ascontiguousarray(joined).view(">u2" if shape.bits == 16 else "u1")
+    flat = whole.reshape(shape.height, shape.width, shape.samples).astype(np.uint16 if shape.bits == 16 else np.uint8)
+    return flat[..., 0] if shape.samples == 1 else flat
+
+
+def _compare(shape: Shape, found: tuple[int, int, int, int]) -> None:
+    width, height, samples, bits = found
+    if (width, height, samples) != (shape.width, shape.height, shape.samples) or bits > shape.bits:
+        raise ImageRefused(
+            "corrupt",
+            f"The DICOM's header announces {shape.width} x {shape.height} pixels of {shape.samples} samples; "
+            f"its compressed pixels hold {width} x {height} of {samples}.",
+        )
