@@ -45,10 +45,11 @@ class Sink:
         self.url = url
         self._address = urlsplit(url)
         self._local = threading.local()
+        self._opened: list[http.client.HTTPConnection] = []
 
     def post(self, body: bytes, headers: Mapping[str, str]) -> Answer:
         """Deliver an event once; never raises for a sink that is away or misbehaves."""
-        reused = hasattr(self._local, "connection")
+        reused = self._connection().sock is not None
         answer = self._try("POST", self._address.path, body, headers)
         if answer.status is None and reused:
             # The sink may just have closed a connection that was idle; nobody has failed yet.
@@ -65,6 +66,11 @@ class Sink:
         except (ValueError, AttributeError):
             return True
 
+    def close(self) -> None:
+        """Close all connections; for when no thread uses the sink any more."""
+        for connection in self._opened:
+            connection.close()
+
     def _try(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Answer:
         connection = self._connection()
         try:
@@ -72,14 +78,14 @@ class Sink:
             response = connection.getresponse()
             return Answer(response.status, response.read(), tuple(response.getheaders()))
         except (OSError, http.client.HTTPException) as exc:
-            connection.close()
-            del self._local.connection
+            connection.close()  # it opens itself again with the next request
             return Answer(None, f"dispatch error: {type(exc).__name__}".encode())
 
     def _connection(self) -> http.client.HTTPConnection:
         if not hasattr(self._local, "connection"):
             kind = http.client.HTTPSConnection if self._address.scheme == "https" else http.client.HTTPConnection
             self._local.connection = kind(self._address.hostname or "", self._address.port, timeout=TIMEOUT_SECONDS)
+            self._opened.append(self._local.connection)
         return self._local.connection
 
 
@@ -103,13 +109,14 @@ class Gate:
         return self._open.is_set()
 
     def doubt(self) -> None:
-        """Ask the sink whether it takes anything; close until it does."""
+        """Close until the sink has said that it takes something."""
         if not self._asking.acquire(blocking=False):
-            return
+            return  # somebody asks, and it is closed
+        self._open.clear()
         if self._ended or self._sink.takes():
             self._asking.release()
+            self._open.set()
             return
-        self._open.clear()
         threading.Thread(target=self._ask, name="gate", daemon=True).start()
 
     def wait(self) -> bool:

@@ -87,6 +87,7 @@ class Store:
             "webdav": "false",
             "admin.ui": "false",
             "master.telemetry": "false",
+            "volume.preStopSeconds": 0,  # it has nobody to tell that it is about to end
             # Both listeners are fatal when their ports are taken, and nobody here speaks Iceberg or Lance.
             "s3.port.iceberg": 0,
             "s3.port.lance": 0,

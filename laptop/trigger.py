@@ -133,6 +133,7 @@ class Trigger:
             thread.join()
         self._commit(last=True)
         self._consumer.close()
+        self._sink.close()
 
     def stop(self) -> None:
         """End `run` soon."""
@@ -228,7 +229,8 @@ class Trigger:
         if headers is None:
             self._finish(record)
             return
-        key = next((value for name, value in headers if name == "ce_partitionkey"), None)
+        attributes = dict(headers)
+        key = attributes.get("ce_partitionkey") or attributes.get("ce_subject")
         self._produce(self._settings.results_topic, answer.body, key, headers, record)
 
     def _bury(self, record: Record, answer: Answer) -> None:

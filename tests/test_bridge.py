@@ -1,0 +1,226 @@
+"""The event bridge between a real store and a real broker."""
+
+import io
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from boto3.s3.transfer import TransferConfig
+from confluent_kafka import Message
+
+from laptop.bridge import BridgePart, running_bridge
+from laptop.broker import Broker, running_broker
+from laptop.home import Home
+from laptop.notes import find_note
+from laptop.ports import load_ports
+from laptop.process import running
+from laptop.progress import Progress
+from laptop.store import running_store
+from lungline.events import Upload, parse
+from lungline.settings import Settings
+from tests.kafka_tail import Tail, tail
+
+pytestmark = pytest.mark.stack
+
+BUCKET = "xray-uploads"
+MULTIPART = TransferConfig(multipart_threshold=5 * 2**20, multipart_chunksize=5 * 2**20)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bridge")
+
+
+@pytest.fixture(scope="module")
+def stores(home: Path) -> Iterator[Settings]:
+    """A store and, on it, a broker."""
+    with running_store(home, Settings(home=home)) as settings, running_broker(home, settings) as settings:
+        yield settings
+
+
+@pytest.fixture(scope="module")
+def bridge(home: Path, stores: Settings) -> Iterator[None]:
+    with running_bridge(home, stores):
+        yield
+
+
+@pytest.fixture(scope="module")
+def client(stores: Settings) -> Any:
+    return s3(stores)
+
+
+@pytest.fixture
+def uploads(stores: Settings) -> Iterator[Tail]:
+    with tail(stores, stores.uploads_topic) as records:
+        yield records
+
+
+def s3(settings: Settings) -> Any:
+    assert settings.s3_access_key
+    assert settings.s3_secret_key
+    return boto3.client(
+        "s3",
+        endpoint_url=settings.s3_endpoint,
+        region_name=settings.s3_region,
+        aws_access_key_id=settings.s3_access_key.get_secret_value(),
+        aws_secret_access_key=settings.s3_secret_key.get_secret_value(),
+    )
+
+
+def told(records: list[Message]) -> list[Upload]:
+    return [upload for record in records for upload in parse(record.value() or b"")]
+
+
+def of(prefix: str, records: list[Message]) -> list[Upload]:
+    return [upload for upload in told(records) if upload.key.startswith(prefix)]
+
+
+@pytest.mark.usefixtures("bridge")
+@pytest.mark.parametrize(
+    "key",
+    [
+        "ward 7/Ünïcode + 100%/a=b&c.jpeg",
+        "plain.jpg",
+        "plus+%2B?query#fragment.jpg",
+        "e\u0301 and \u00e9 differ.jpg",
+        "日本/放射線.png",
+        "quotes ' and \".jpg",
+        ".hidden/.uploads/x.jpg",
+    ],
+)
+def test_a_key_survives_exactly(client: Any, uploads: Tail, key: str) -> None:
+    etag = client.put_object(Bucket=BUCKET, Key=key, Body=key.encode())["ETag"]
+    uploads.until(lambda records: key in [upload.key for upload in told(records)])
+    (upload,) = [upload for upload in told(uploads.settled(0.3)) if upload.key == key]
+    assert f'"{upload.etag}"' == etag
+    assert upload.size == len(key.encode())
+    assert upload.bucket == BUCKET
+    assert upload.uploaded_at is not None
+
+
+@pytest.mark.usefixtures("bridge")
+def test_a_multipart_upload_is_one_event_with_the_object_s_own_etag(client: Any, uploads: Tail) -> None:
+    client.upload_fileobj(io.BytesIO(os.urandom(12 * 2**20)), BUCKET, "multi/ward 7/large.dcm", Config=MULTIPART)
+    uploads.until(lambda records: bool(of("multi/", records)))
+    (upload,) = of("multi/", uploads.settled())
+    head = client.head_object(Bucket=BUCKET, Key="multi/ward 7/large.dcm")
+    assert f'"{upload.etag}"' == head["ETag"]
+    assert "-3" in head["ETag"]
+    assert upload.size == 12 * 2**20
+
+
+@pytest.mark.usefixtures("bridge")
+def test_twenty_one_simultaneous_uploads_are_one_event_each(stores: Settings, uploads: Tail) -> None:
+    clients = [s3(stores) for _ in range(21)]
+    with ThreadPoolExecutor(21) as pool:
+        list(pool.map(lambda n: clients[n].put_object(Bucket=BUCKET, Key=f"many/{n}", Body=b"%d" % n), range(21)))
+    uploads.until(lambda records: len(of("many/", records)) >= 21)
+    seen = Counter(upload.key for upload in of("many/", uploads.settled()))
+    assert seen == {f"many/{number}": 1 for number in range(21)}
+
+
+@pytest.mark.usefixtures("bridge")
+def test_only_new_content_is_an_upload(client: Any, uploads: Tail) -> None:
+    client.put_object(Bucket=BUCKET, Key="what/a.jpg", Body=b"first")
+    client.put_object(Bucket=BUCKET, Key="what/a.jpg", Body=b"second")
+    client.put_object_tagging(Bucket=BUCKET, Key="what/a.jpg", Tagging={"TagSet": [{"Key": "a", "Value": "b"}]})
+    client.put_object(Bucket=BUCKET, Key="what/folder/", Body=b"")
+    client.put_object(Bucket="lungline-results", Key="what/elsewhere.jpg", Body=b"")
+    client.copy_object(Bucket=BUCKET, Key="what/copy.jpg", CopySource={"Bucket": BUCKET, "Key": "what/a.jpg"})
+    client.delete_object(Bucket=BUCKET, Key="what/a.jpg")
+    client.put_object(Bucket=BUCKET, Key="what/last.jpg", Body=b"")
+    uploads.until(lambda records: "what/last.jpg" in [upload.key for upload in told(records)])
+    keys = [upload.key for upload in of("what/", uploads.settled())]
+    assert sorted(keys) == ["what/a.jpg", "what/a.jpg", "what/copy.jpg", "what/last.jpg"]
+
+
+@pytest.mark.usefixtures("bridge")
+def test_the_topic_s_keys_show_no_object_key_and_keep_an_object_s_uploads_together(client: Any, uploads: Tail) -> None:
+    for body in (b"1", b"2"):
+        client.put_object(Bucket=BUCKET, Key="Jane Doe/1.jpg", Body=body)
+    uploads.until(lambda records: len(of("Jane", records)) == 2)
+    records = [record for record in uploads.records if of("Jane", [record])]
+    assert len({(record.key(), record.partition()) for record in records}) == 1
+    assert b"Jane" not in bytes(records[0].key() or b"")
+
+
+def test_a_version_of_an_object_is_told_by_its_key_and_its_id(tmp_path: Path) -> None:
+    with (
+        running_store(tmp_path, Settings(home=tmp_path)) as settings,
+        running_broker(tmp_path / "broker", Settings()) as kafka,
+        running_bridge(tmp_path, settings.model_copy(update={"kafka_bootstrap": kafka.kafka_bootstrap})),
+        tail(kafka, kafka.uploads_topic) as uploads,
+    ):
+        client = s3(settings)
+        client.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+        put = client.put_object(Bucket=BUCKET, Key="a/b c.jpg", Body=b"x")
+        client.delete_object(Bucket=BUCKET, Key="a/b c.jpg")
+        uploads.until(lambda records: len(records) >= 1)
+        (upload,) = told(uploads.settled(0.5))
+    assert (upload.key, upload.version_id, f'"{upload.etag}"') == ("a/b c.jpg", put["VersionId"], put["ETag"])
+
+
+def test_nothing_is_lost_while_bridge_broker_or_store_are_killed(tmp_path: Path) -> None:
+    home = Home.make(tmp_path)
+    sent: list[str] = []
+    with running_store(tmp_path, Settings(home=tmp_path)) as settings:
+        ports = load_ports(home)
+        assert ports
+        client = s3(settings)
+
+        def upload(count: int) -> None:
+            for _ in range(count):
+                sent.append(f"{len(sent)}.jpg")
+                client.put_object(Bucket=BUCKET, Key=sent[-1], Body=b"x")
+
+        broker = Broker(home, settings, ports)
+        bridge = BridgePart(home, broker.connected(), ports)
+        upload(3)  # before anybody listened
+        with running(broker, home.log("broker")) as first:
+            with running(bridge, home.log("bridge")) as process, tail(broker.connected(), BUCKET) as uploads:
+                upload(3)
+                uploads.until(lambda records: len(records) >= 6)
+                os.kill(process.pid, signal.SIGKILL)
+            upload(3)  # while there is no bridge
+            with running(bridge, home.log("bridge")):
+                upload(3)
+                os.kill(first.pid, signal.SIGKILL)
+                upload(3)  # while there is no broker
+                with running(broker, home.log("broker")), tail(broker.connected(), BUCKET) as uploads:
+                    upload(3)
+                    uploads.until(lambda records: {one.key for one in told(records)} == set(sent))
+                    repeated = len(uploads.settled()) - len(sent)
+    assert repeated <= 9  # at least once: only what was under way when something was killed may come again
+
+
+def test_a_bridge_ends_at_once_when_asked(home: Path, stores: Settings) -> None:
+    ports = load_ports(Home(home))
+    assert ports
+    part = BridgePart(Home(home), stores.model_copy(update={"uploads_bucket": "lungline-models"}), ports)
+    with running(part, Home(home).log("second")) as process:
+        assert process.stop(3) == 0
+
+
+def test_notes_of_a_bridge_count_what_it_delivered(home: Path, bridge: None, client: Any, uploads: Tail) -> None:
+    client.put_object(Bucket=BUCKET, Key="counted.jpg", Body=b"x")
+    uploads.until(lambda records: "counted.jpg" in [upload.key for upload in told(records)])
+    assert find_note(Home(home), "bridge")["delivered"] > 0
+
+
+def test_progress_stops_at_the_first_number_that_is_not_done() -> None:
+    progress = Progress(9)
+    for number in (10, 11, 15):
+        progress.begin(number)
+    progress.finish(15)
+    progress.finish(11)
+    assert (progress.done, progress.open) == (9, 3)
+    progress.finish(10)
+    assert (progress.done, progress.open) == (15, 0)
+    progress.finish(10)
+    assert progress.done == 15

@@ -1,0 +1,313 @@
+"""The trigger between a real broker and a sink whose answers the tests choose."""
+
+import base64
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic  # pyright: ignore[reportPrivateImportUsage] - as its docs do
+
+from laptop import trigger as module
+from laptop.broker import running_broker
+from laptop.home import Home
+from laptop.notes import find_note
+from laptop.process import running
+from laptop.sink import Gate, Sink
+from laptop.trigger import Trigger, TriggerPart
+from lungline.settings import Settings
+from tests.kafka_tail import tail
+
+pytestmark = pytest.mark.stack
+
+# What a sink does with the n-th delivery of a value: a status, and perhaps headers of its answer.
+Behaviour = Callable[[str, int], int | tuple[int, dict[str, str]]]
+
+
+class FakePredictor:
+    """A sink on a real port that remembers what it was sent."""
+
+    def __init__(self, behave: Behaviour) -> None:
+        self.ready = True
+        self.page = 200
+        self.connections: list[socket.socket] = []
+        self.deliveries: list[tuple[str, dict[str, str], float]] = []
+        self.counts: Counter[str] = Counter()
+        self.at_once = self.most_at_once = 0
+        lock = threading.Lock()
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                super().setup()
+                fake.connections.append(self.connection)
+
+            def do_GET(self) -> None:
+                self._answer(fake.page if fake.ready else 503)
+
+            def do_POST(self) -> None:
+                value = self.rfile.read(int(self.headers["content-length"])).decode()
+                with lock:
+                    fake.counts[value] += 1
+                    fake.at_once += 1
+                    fake.most_at_once = max(fake.most_at_once, fake.at_once)
+                    headers = {name.lower(): text for name, text in self.headers.items()}
+                    fake.deliveries.append((value, headers, time.monotonic()))
+                answer = behave(value, fake.counts[value])
+                with lock:
+                    fake.at_once -= 1
+                status, extra = answer if isinstance(answer, tuple) else (answer, {})
+                self._answer(status, extra, b'{"error": "no"}' if status >= 400 else b"done")
+
+            def _answer(self, status: int, headers: dict[str, str] | None = None, body: bytes = b"{}") -> None:
+                if not status:  # hang up
+                    self.close_connection = True
+                    return
+                self.send_response(status)
+                for name, text in (headers or {}).items():
+                    self.send_header(name, text)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *_: object) -> None:  # noqa: A002 - its name in the base class
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.uri = f"http://127.0.0.1:{self.server.server_port}"
+
+    def hang_up(self) -> None:
+        """Close all connections, as a server does with idle ones."""
+        for connection in self.connections:
+            connection.shutdown(socket.SHUT_RDWR)
+
+    def times(self, value: str) -> list[float]:
+        return [moment for one, _, moment in self.deliveries if one == value]
+
+
+@contextmanager
+def fake_predictor(behave: Behaviour = lambda *_: 200) -> Iterator[FakePredictor]:
+    fake = FakePredictor(behave)
+    thread = threading.Thread(target=fake.server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield fake
+    finally:
+        fake.server.shutdown()
+        fake.server.server_close()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """A broker that keeps its log in memory."""
+    with running_broker(tmp_path_factory.mktemp("broker"), Settings()) as settings:
+        yield settings
+
+
+@pytest.fixture
+def topics(broker: Settings, request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """Topics of the test's own, with several partitions, and a home of its own."""
+    name = request.node.name[:80]
+    admin = AdminClient({"bootstrap.servers": broker.kafka_bootstrap or ""})
+    values = {"uploads_topic": name, "results_topic": f"{name}-results", "dead_letters_topic": f"{name}-dead"}
+    for future in admin.create_topics([NewTopic(topic, 3, 1) for topic in values.values()]).values():
+        future.result(10)
+    return broker.model_copy(update={**values, "home": tmp_path})
+
+
+def produce(settings: Settings, *values: str, headers: Any = None) -> None:
+    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap})
+    for value in values:
+        producer.produce(settings.uploads_topic, value, key=value, headers=headers)
+    assert producer.flush(10) == 0
+
+
+@contextmanager
+def triggering(settings: Settings, fake: FakePredictor) -> Iterator[Trigger]:
+    trigger = Trigger(Home.make(settings.home), settings.model_copy(update={"predictor_uri": fake.uri}))
+    thread = threading.Thread(target=trigger.run)
+    thread.start()
+    try:
+        yield trigger
+    finally:
+        trigger.stop()
+        thread.join(15)
+        assert not thread.is_alive()
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same rules of retrying, hurried."""
+    monkeypatch.setattr(module, "FIRST_BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(module, "LONGEST_BACKOFF_SECONDS", 0.05)
+
+
+def test_records_of_all_partitions_are_delivered_as_binary_cloudevents(topics: Settings) -> None:
+    values = [json.dumps({"number": number}) for number in range(30)]
+    produce(topics, *values, headers=[("content-type", b"application/json")])
+    with fake_predictor() as fake, triggering(topics, fake):
+        eventually(lambda: len(fake.counts) == 30)
+    assert set(fake.counts.values()) == {1}
+    headers = [headers for _, headers, _ in fake.deliveries]
+    assert {one["ce-type"] for one in headers} == {"dev.knative.kafka.event"}
+    assert {one["content-type"] for one in headers} == {"application/json"}
+    assert len({one["ce-id"] for one in headers}) == 30
+    assert len({one["ce-subject"].partition("#")[0] for one in headers}) == 3
+
+
+def test_a_reply_event_goes_to_the_results_topic(topics: Settings) -> None:
+    reply = {"ce-specversion": "1.0", "ce-id": "1", "ce-type": "t", "ce-source": "s", "ce-subject": "abc"}
+    with fake_predictor(lambda *_: (200, reply)) as fake, triggering(topics, fake):
+        produce(topics, "x")
+        with tail(topics, topics.results_topic) as results:
+            (record,) = results.until(lambda records: len(records) == 1)
+    assert record.value() == b"done"
+    assert record.key() == b"abc"
+    assert dict(record.headers() or [])["ce_type"] == b"t"
+
+
+def test_a_refusal_is_a_dead_letter_at_once_with_the_reason(topics: Settings) -> None:
+    with fake_predictor(lambda value, _: 400 if value == "poison" else 200) as fake, triggering(topics, fake):
+        produce(topics, "poison", *"abcdef")
+        with tail(topics, topics.dead_letters_topic) as letters:
+            (letter,) = letters.until(lambda records: len(records) == 1)
+            eventually(lambda: len(fake.counts) == 7)
+            assert len(letters.settled(0.5)) == 1
+    assert fake.counts["poison"] == 1
+    assert letter.value() == b"poison"
+    headers = dict(letter.headers() or [])
+    assert headers["ce_knativeerrordest"] == f"{fake.uri}/v1/models/pneumonia:predict".encode()
+    assert headers["ce_knativeerrorcode"] == b"400"
+    assert base64.b64decode(headers["ce_knativeerrordata"] or b"") == b'{"error": "no"}'
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("status", [500, 503, 404, 408, 409, 429, 0])
+def test_what_knative_retries_is_retried_until_it_is_taken(topics: Settings, status: int) -> None:
+    with fake_predictor(lambda _, count: 200 if count > 3 else status) as fake, triggering(topics, fake):
+        produce(topics, "x")
+        eventually(lambda: fake.counts["x"] >= 4)
+        with tail(topics, topics.dead_letters_topic) as letters:
+            assert letters.settled(0.3) == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_record_that_fails_for_ever_is_a_dead_letter_after_ten_retries_and_holds_nobody_up(topics: Settings) -> None:
+    with fake_predictor(lambda value, _: 500 if value == "poison" else 200) as fake, triggering(topics, fake):
+        produce(topics, "poison", *"abcdef")
+        eventually(lambda: len(fake.counts) == 7)
+        with tail(topics, topics.dead_letters_topic) as letters:
+            (letter,) = letters.until(lambda records: len(records) == 1)
+    assert fake.counts["poison"] == 11
+    assert dict(letter.headers() or [])["ce_knativeerrorcode"] == b"500"
+
+
+def test_pauses_between_attempts_double(topics: Settings) -> None:
+    with fake_predictor(lambda _, count: 500 if count < 4 else 200) as fake, triggering(topics, fake):
+        produce(topics, "x")
+        eventually(lambda: fake.counts["x"] == 4)
+    first, second, third, fourth = fake.times("x")
+    assert second - first >= 0.2
+    assert third - second >= 0.4
+    assert fourth - third >= 0.8
+
+
+@pytest.mark.usefixtures("quick")
+def test_while_the_predictor_is_not_ready_events_wait_and_use_up_no_attempts(topics: Settings) -> None:
+    with fake_predictor(lambda *_: 200 if fake.ready else 503) as fake, triggering(topics, fake):
+        eventually(lambda: find_note(Home(topics.home), "trigger").get("state") == "ready")
+        fake.ready = False
+        produce(topics, *"abcdefghijklmnopqrstuvwxyz")
+        eventually(lambda: find_note(Home(topics.home), "trigger").get("state") == "waiting")
+        with tail(topics, topics.dead_letters_topic) as letters:
+            assert letters.settled(1) == []
+        assert sum(fake.counts.values()) <= module.IN_FLIGHT
+        fake.ready = True
+        eventually(lambda: len(fake.counts) == 26)
+    assert max(fake.counts.values()) < module.RETRIES
+
+
+def test_deliveries_go_side_by_side_but_not_without_limit(topics: Settings) -> None:
+    gate = threading.Event()
+    with fake_predictor(lambda *_: 200 if gate.wait(20) else 500) as fake, triggering(topics, fake):
+        produce(topics, *(str(number) for number in range(100)))
+        eventually(lambda: fake.at_once == module.IN_FLIGHT)
+        gate.set()
+        eventually(lambda: len(fake.counts) == 100)
+    assert fake.most_at_once == module.IN_FLIGHT
+
+
+def test_a_trigger_that_was_killed_goes_on_where_nothing_is_lost(topics: Settings) -> None:
+    gate = threading.Event()
+    home = Home.make(topics.home)
+    stuck = "3"
+    with fake_predictor(lambda value, _: 200 if value != stuck or gate.wait(20) else 500) as fake:
+        part = TriggerPart(home, topics.model_copy(update={"predictor_uri": fake.uri}))
+        with running(part, home.log("trigger")) as process:
+            produce(topics, *(str(number) for number in range(30)))
+            eventually(lambda: len(fake.counts) == 30)
+            os.kill(process.pid, signal.SIGKILL)
+        gate.set()
+        with running(part, home.log("trigger")):
+            eventually(lambda: fake.counts[stuck] == 2)
+    # What was done before the stuck one in its partition does not come again.
+    assert len(fake.deliveries) < 60
+
+
+def test_an_orderly_end_leaves_nothing_to_be_delivered_again(topics: Settings) -> None:
+    with fake_predictor() as fake:
+        for start in (0, 20):
+            with triggering(topics, fake):
+                produce(topics, *(str(number) for number in range(start, start + 20)))
+                eventually(lambda start=start: len(fake.counts) == start + 20)
+    assert set(fake.counts.values()) == {1}
+
+
+def test_a_sink_that_closes_idle_connections_costs_no_attempt() -> None:
+    with fake_predictor() as fake:
+        sink = Sink(f"{fake.uri}/x")
+        assert sink.post(b"1", {}).delivered
+        fake.hang_up()
+        assert sink.post(b"2", {}).delivered
+        sink.close()
+
+
+def test_a_gate_opens_when_its_sink_is_ready_again() -> None:
+    with fake_predictor() as fake:
+        sink = Sink(f"{fake.uri}/x")
+        gate = Gate(sink, every_seconds=0.01)
+        fake.ready = False
+        gate.doubt()
+        assert not gate.is_open
+        fake.ready = True
+        assert gate.wait()
+        sink.close()
+
+
+def test_a_sink_without_a_readiness_page_takes_whatever_comes() -> None:
+    with fake_predictor() as fake:
+        sink = Sink(f"{fake.uri}/x")
+        fake.page = 404
+        assert sink.takes()
+    assert not Sink(f"{fake.uri}/x").takes()
+    sink.close()

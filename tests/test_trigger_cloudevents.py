@@ -1,0 +1,71 @@
+"""How the trigger writes CloudEvents."""
+
+import base64
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from laptop.cloudevents import (
+    Record,
+    dead_letter_headers,
+    http_headers,
+    percent_decode,
+    percent_encode,
+    reply_headers,
+)
+
+RECORD = Record("xray-uploads", 2, 17, b"{}", b"bucket/ward 7/\xc3\x9cn.jpg", milliseconds=1_700_000_000_123)
+
+
+def test_a_record_is_sent_as_knative_s_kafka_source_sends_it() -> None:
+    assert http_headers(RECORD) == {
+        "ce-specversion": "1.0",
+        "ce-type": "dev.knative.kafka.event",
+        "ce-source": "/apis/v1/namespaces/lungline/kafkasources/laptop#xray-uploads",
+        "ce-subject": "partition:2#17",
+        "ce-id": "partition:2/offset:17",
+        "ce-time": "2023-11-14T22:13:20.123+00:00",
+        "ce-key": "bucket/ward%207/%C3%9Cn.jpg",
+        "ce-partitionkey": "bucket/ward%207/%C3%9Cn.jpg",
+    }
+
+
+def test_a_record_without_a_key_has_none_and_its_content_type_goes_along() -> None:
+    headers = http_headers(Record("t", 0, 0, b"", content_type="application/json"))
+    assert "ce-key" not in headers
+    assert headers["content-type"] == "application/json"
+
+
+def test_a_dead_letter_says_where_it_failed_and_why() -> None:
+    headers = dict(dead_letter_headers(RECORD, "http://127.0.0.1/predict", 400, b"x" * 2000))
+    assert headers["ce_knativeerrordest"] == b"http://127.0.0.1/predict"
+    assert headers["ce_knativeerrorcode"] == b"400"
+    assert base64.b64decode(headers["ce_knativeerrordata"] or b"") == b"x" * 1024
+    assert headers["ce_subject"] == b"partition:2#17"
+
+
+def test_a_reply_that_is_a_cloudevent_keeps_its_attributes() -> None:
+    answer = [("Content-Type", "application/json"), ("ce-specversion", "1.0"), ("ce-subject", "a%20b"), ("Date", "x")]
+    assert reply_headers(answer) == [
+        ("ce_specversion", b"1.0"),
+        ("ce_subject", b"a b"),
+        ("content-type", b"application/json"),
+    ]
+
+
+def test_a_reply_that_is_no_cloudevent_goes_nowhere() -> None:
+    assert reply_headers([("Content-Type", "application/json")]) is None
+
+
+def test_a_structured_reply_travels_as_it_is() -> None:
+    structured = "application/cloudevents+json; charset=utf-8"
+    assert reply_headers([("content-type", structured)]) == [("content-type", structured.encode())]
+
+
+@given(st.text())
+def test_every_text_comes_through_a_header(text: str) -> None:
+    encoded = percent_encode(text.encode(errors="replace").decode())
+    assert encoded.isascii()
+    assert encoded.isprintable()
+    assert " " not in encoded
+    assert percent_decode(encoded) == text.encode(errors="replace").decode()
