@@ -33,25 +33,18 @@ def main() -> int:
     champion = Champion(arguments.model_dir, Limits.from_settings(settings))
     champion.start()
 
-    from serving.app import Predictor
     from serving.deliveries import Deliveries
-    from serving.limits import BODIES, PLACES, Gate
+    from serving.judging import Judging
     from serving.model_server import Server
 
-    # An image as base64 text, and some room for what surrounds it.
-    max_body = settings.image_max_bytes * 4 // 3 + 2**20
     deliveries = Deliveries(
         Storage.from_settings(settings), settings, os.environ.get("CE_TYPE", ""), os.environ.get("CE_SOURCE", "")
     )
-    predictor = Predictor(
-        name=arguments.model_name or settings.model_name,
-        champion=champion,
-        deliveries=deliveries,
-        pool=ThreadPoolExecutor(arguments.threads, "judge"),
-        gate=Gate(PLACES, BODIES * max_body),
-        max_body=max_body,
-    )
-    server = Server(predictor, arguments.http_host, arguments.http_port)
+    judging = Judging(arguments.model_name or settings.model_name, champion, deliveries)
+    pool = ThreadPoolExecutor(arguments.threads, "judge")
+    # An image as base64 text, and some room for what surrounds it.
+    max_body = settings.image_max_bytes * 4 // 3 + 2**20
+    server = Server(judging, pool, arguments.http_host, arguments.http_port, max_body)
     gc.freeze()
     gc.enable()
     server.run()

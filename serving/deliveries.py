@@ -3,7 +3,6 @@
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Literal
 
 import orjson
@@ -14,17 +13,9 @@ from lungline.events import MAX_EVENT_BYTES, RESULT_SOURCE, RESULT_TYPE, RESULTS
 from lungline.results import ResultRecord
 from lungline.settings import Settings
 from lungline.storage import Storage
+from serving.door import Reply, Request, json_reply
 
 STRUCTURED = "application/cloudevents+json"
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An HTTP answer that is ready to be sent."""
-
-    status: int
-    body: bytes = b""
-    headers: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,24 +27,22 @@ class Deliveries:
     type: str = ""
     source: str = ""
 
-    def answer(
-        self, value: Any, size: int, headers: Mapping[str, str], diagnoser: Diagnoser, received: datetime
-    ) -> tuple[Reply, list[ResultRecord]]:
-        """Judge the uploads that an event's JSON `value` of `size` bytes tells of; the reply, and what it is made of.
+    def answer(self, value: Any, request: Request, diagnoser: Diagnoser) -> tuple[Reply, list[ResultRecord]]:
+        """Judge the uploads that an event tells of, `value` being its JSON; the reply, and what it is made of.
 
         Raises EventMalformed, and StorageUnavailable after which the whole event may be delivered again: what was
         saved is found, not judged twice.
         """
-        if size > MAX_EVENT_BYTES:
+        if len(request.body) > MAX_EVENT_BYTES:
             raise EventMalformed(f"The event has more than {MAX_EVENT_BYTES} bytes.")
         uploads = parse(value)
         require_bucket(uploads, self.settings.uploads_bucket)
         if not uploads:
             return Reply(204), []
-        records = [judge_upload(upload, diagnoser, self.storage, self.settings, received) for upload in uploads]
+        records = [judge_upload(one, diagnoser, self.storage, self.settings, request.received) for one in uploads]
         if all(record.outcome == "refused" for record in records):
             return _refusal(records), records
-        return self._event(records, _mode(value, headers)), records
+        return self._event(records, _mode(value, request.headers)), records
 
     def _event(self, records: list[ResultRecord], mode: Literal["binary", "structured"]) -> Reply:
         single = records[0] if len(records) == 1 else None
@@ -92,5 +81,5 @@ def _mode(value: Any, headers: Mapping[str, str]) -> Literal["binary", "structur
 def _refusal(records: list[ResultRecord]) -> Reply:
     """The key stays out: what is answered with 4xx ends in dead letters and logs of others."""
     first = records[0]
-    body = {"error": first.message, "reason": first.reason, "records": [record.id for record in records]}
-    return Reply(400, orjson.dumps(body), {"content-type": "application/json"})
+    ids = [record.id for record in records]
+    return json_reply({"error": first.message, "reason": first.reason, "records": ids}, 400)

@@ -32,12 +32,12 @@ _PREDICTION = {
 _ERROR = {"application/json": {"example": {"error": "The file's content is not an image; expected JPEG or PNG."}}}
 
 
-def _responses(content: dict[str, Any], description: str) -> dict[int | str, dict[str, Any]]:
+def _responses(content: dict[str, Any], description: str) -> dict[str, dict[str, Any]]:
     return {
-        200: {"description": description, "content": content},
-        400: {"description": "The image is refused, or the request is malformed.", "content": _ERROR},
-        413: {"description": "The body is too large.", "content": _ERROR},
-        503: {"description": "No model is loaded, or the object store does not answer.", "content": _ERROR},
+        "200": {"description": description, "content": content},
+        "400": {"description": "The image is refused, or the request is malformed.", "content": _ERROR},
+        "413": {"description": "The body is too large.", "content": _ERROR},
+        "503": {"description": "No model is loaded, or the object store does not answer.", "content": _ERROR},
     }
 
 
@@ -68,24 +68,18 @@ _JUDGE = {
     }
 }
 
-PREDICT: dict[str, Any] = {
-    "summary": "Judge the uploads of an event, or images in the request (V1)",
+_JUDGED = {
     "tags": ["Predictions"],
-    "openapi_extra": _JUDGE,
+    "requestBody": _JUDGE["requestBody"],
     "responses": _responses(_RECORD, "The result record of the upload; for instances, `predictions`.")
-    | {204: {"description": "The event tells of no upload."}},
+    | {"204": {"description": "The event tells of no upload."}},
 }
-EXPLAIN: dict[str, Any] = PREDICT | {"summary": "The same, with heatmaps in the predictions (V1)"}
-INFER: dict[str, Any] = {
+_INFER = {
     "summary": "Judge the images of a tensor (V2)",
     "tags": ["Predictions"],
-    "openapi_extra": {
-        "requestBody": {
-            "required": True,
-            "content": _json(
-                images={"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [_IMAGE]}]},
-            ),
-        }
+    "requestBody": {
+        "required": True,
+        "content": _json(images={"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [_IMAGE]}]}),
     },
     "responses": _responses(
         _json(
@@ -101,31 +95,36 @@ INFER: dict[str, Any] = {
         "Label and probability of each image.",
     ),
 }
-PICTURE: dict[str, Any] = {
+_HEATMAP = {
+    "name": "heatmap",
+    "in": "query",
+    "required": False,
+    "schema": {"type": "boolean", "default": False},
+    "description": "Whether to add a heatmap, a PNG as base64 text.",
+}
+_FILE = {"schema": {"type": "string", "format": "binary"}}
+_FORM = {"schema": {"type": "object", "properties": {"image": {"type": "string", "format": "binary"}}}}
+_PICTURE = {
     "summary": "Judge one image: `curl -F image=@chest.jpeg http://.../predict`",
     "tags": ["Predictions"],
-    "openapi_extra": {
-        "parameters": [
-            {
-                "name": "heatmap",
-                "in": "query",
-                "required": False,
-                "schema": {"type": "boolean", "default": False},
-                "description": "Whether to add a heatmap, a PNG as base64 text.",
-            }
-        ],
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": {
-                    "schema": {"type": "object", "properties": {"image": {"type": "string", "format": "binary"}}}
-                },
-                "image/jpeg": {"schema": {"type": "string", "format": "binary"}},
-                "image/png": {"schema": {"type": "string", "format": "binary"}},
-            },
-        },
+    "parameters": [_HEATMAP],
+    "requestBody": {
+        "required": True,
+        "content": {"multipart/form-data": _FORM, "image/jpeg": _FILE, "image/png": _FILE},
     },
     "responses": _responses(_json(answer=_PREDICTION), "The risk, and how sure the model is."),
 }
-MODEL: dict[str, Any] = {"summary": "Which model package answers now (V1)", "tags": ["KServe"]}
-METADATA: dict[str, Any] = {"summary": "Which model package answers now, and what it takes (V2)", "tags": ["KServe"]}
+
+
+def judging_paths(name: str) -> dict[str, dict[str, Any]]:
+    """OpenAPI path items of the judging routes for a model of this name."""
+    return {
+        f"/v1/models/{name}:predict": {
+            "post": _JUDGED | {"summary": "Judge the uploads of an event, or images in the request (V1)"}
+        },
+        f"/v1/models/{name}:explain": {
+            "post": _JUDGED | {"summary": "The same, with heatmaps in the predictions (V1)"}
+        },
+        f"/v2/models/{name}/infer": {"post": _INFER},
+        "/predict": {"post": _PICTURE},
+    }

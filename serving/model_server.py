@@ -2,16 +2,19 @@
 
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.responses import JSONResponse
 
+import lungline.errors
+from lungline.diagnosis import Diagnoser
 from serving import documentation
-from serving.app import Predictor, add_error_answers
 from serving.champion import Champion
+from serving.door import Door
+from serving.judging import Judging
 from serving.lean import lean_kserve
-from serving.limits import BodyLimit
 
 with lean_kserve():
     from kserve.errors import ModelNotFound, ModelNotReady, ServerNotReady
@@ -56,12 +59,13 @@ class _DataPlane(DataPlane):
 class _RESTServer(RESTServer):
     """KServe's HTTP server on our app: its inference endpoints know neither body limits nor threads."""
 
-    def __init__(self, app: FastAPI, host: str, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, app: Door, host: str, *args: Any, **kwargs: Any) -> None:
         super().__init__("", *args, **kwargs)
         self.config.app = app
         self.config.host = host
         self.config.access_log = False
         self.config.server_header = False
+        self.config.proxy_headers = False
 
     def create_application(self) -> None:
         """Nothing: the app comes complete."""
@@ -70,11 +74,11 @@ class _RESTServer(RESTServer):
 class Server(ModelServer):
     """The model server; `run` returns after SIGTERM or SIGINT, when what was under way has been answered."""
 
-    def __init__(self, predictor: Predictor, host: str, port: int) -> None:
+    def __init__(self, judging: Judging, pool: ThreadPoolExecutor, host: str, port: int, max_body: int) -> None:
         super().__init__(http_port=port, enable_grpc=False, workers=1, grace_period=GRACE_SECONDS)
-        self.dataplane = _DataPlane(self.registered_models, predictor.champion)
-        self.register_model(Pneumonia(predictor.name, predictor.champion))
-        self._app = _application(predictor, self.dataplane)
+        self.dataplane = _DataPlane(self.registered_models, judging.champion)
+        self.register_model(Pneumonia(judging.name, judging.champion))
+        self._app = Door(judging.routes(), _protocol(judging, self.dataplane), pool, max_body)
         self._host = host
 
     def run(self) -> None:
@@ -99,24 +103,62 @@ class Server(ModelServer):
         rest.run()
 
 
-def _application(predictor: Predictor, dataplane: DataPlane) -> FastAPI:
+def _protocol(judging: Judging, dataplane: DataPlane) -> FastAPI:
+    """KServe's protocol beside the judging itself: liveness, readiness, metadata, metrics; and the documentation."""
     app = FastAPI(title="Lungline predictor", description=documentation.ABOUT, version=documentation.VERSION)
-    predictor.add_routes(app)
     v1, v2 = V1Endpoints(dataplane), V2Endpoints(dataplane)
-    for path, handler in (
-        ("/", dataplane.live),
-        ("/metrics", metrics_handler),
-        ("/v1/models", v1.models),
-        ("/v2", v2.metadata),
-        ("/v2/health/live", v2.live),
-        ("/v2/health/ready", v2.ready),
-        ("/v2/models", v2.models),
-        ("/v2/models/{model_name}/ready", v2.model_ready),
+    routes = {
+        "/": dataplane.live,
+        "/metrics": metrics_handler,
+        "/v1/models": v1.models,
+        f"/v1/models/{judging.name}": lambda: readiness(judging.name, judging.champion.current()),
+        "/v2": v2.metadata,
+        "/v2/health/live": v2.live,
+        "/v2/health/ready": v2.ready,
+        "/v2/models": v2.models,
+        f"/v2/models/{judging.name}": lambda: metadata(judging.name, judging.champion.current()),
+        "/v2/models/{model_name}/ready": v2.model_ready,
+    }
+    for path, handler in routes.items():
+        app.add_api_route(path, handler, methods=["GET"], response_model=None, tags=["KServe"], name=path)
+    # A supervisor asks for readiness several times a second: these need no log lines.
+    for error, status in (
+        (ServerNotReady, 503),
+        (ModelNotReady, 503),
+        (lungline.errors.ModelNotReady, 503),
+        (ModelNotFound, 404),
     ):
-        app.add_api_route(path, handler, methods=["GET"], response_model=None, tags=["KServe"])
-    add_error_answers(app)
-    # A supervisor asks for readiness several times a second: no log lines for these.
-    for error, status in ((ServerNotReady, 503), (ModelNotReady, 503), (ModelNotFound, 404)):
         app.add_exception_handler(error, lambda _, exc, status=status: JSONResponse({"error": str(exc)}, status))
-    app.add_middleware(BodyLimit, most=predictor.max_body)
+    _document(app, documentation.judging_paths(judging.name))
     return app
+
+
+def _document(app: FastAPI, paths: dict[str, dict[str, Any]]) -> None:
+    """Add paths that FastAPI does not serve to what it describes."""
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = described()
+        schema["paths"] = paths | schema["paths"]
+        return schema
+
+    app.openapi = openapi
+
+
+def readiness(name: str, diagnoser: Diagnoser) -> dict[str, Any]:
+    """V1: whether the model is ready, and which package it is."""
+    return {"name": name, "ready": True, "version": diagnoser.version, "sha256": diagnoser.package.sha256}
+
+
+def metadata(name: str, diagnoser: Diagnoser) -> dict[str, Any]:
+    """V2: what the model takes and gives, and which package it is."""
+    return {
+        "name": name,
+        "versions": [diagnoser.version],
+        "platform": "litert",
+        "inputs": documentation.INPUTS,
+        "outputs": documentation.OUTPUTS,
+        "sha256": diagnoser.package.sha256,
+        "run_id": diagnoser.package.card.mlflow_run_id,
+        "synthetic": diagnoser.package.card.synthetic,
+    }

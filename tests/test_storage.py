@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from object_store import ACCESS_KEY, SECRET_KEY, running_store
 from pydantic import SecretStr
 
 from lungline.errors import LunglineError, ObjectGone, ObjectTooLarge, SettingsError, StorageUnavailable
 from lungline.storage import Storage, parse_uri
+from tests.object_store import ACCESS_KEY, SECRET_KEY, running_store
 
 KEY = "ward 7/Ünïcode + 100%/a=b&c.jpeg"
 
