@@ -132,7 +132,7 @@ def running_cluster(**plays: Any) -> Iterator[Cluster]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *args: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
             """Say nothing: tests print enough."""
 
     lock = threading.Lock()

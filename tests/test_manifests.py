@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 import yaml
-from manifests_of import (
+
+from lungline import events
+from lungline.settings import PREFIX, Settings, known_names, variable
+from tests.manifests_of import (
     MANIFESTS,
     NAMESPACE,
     OVERLAYS,
@@ -27,9 +30,6 @@ from manifests_of import (
     text_of,
     walk,
 )
-
-from lungline import events
-from lungline.settings import PREFIX, Settings, known_names, variable
 
 SHARED = Path(os.environ.get("LUNGLINE_SHARED", ROOT.parent / "shared"))
 DEFAULTS = Settings.model_construct()
@@ -530,7 +530,7 @@ def test_people_reach_the_worklist_by_the_name_that_it_answers_to() -> None:
         if ingress["metadata"]["name"] == "worklist"
     ]
     (pod,) = [pod for pod in pods("production") if pod.owner == "Deployment/worklist"]
-    env = {entry["name"]: entry.get("value") for entry in _env(pod.containers[0])}
+    env = {entry["name"]: entry.get("value", "") for entry in _env(pod.containers[0])}
     assert host in env["LUNGLINE_WORKLIST__HOSTS"].split(",")
     assert env["LUNGLINE_WORKLIST__URI"] == f"https://{host}"
 
@@ -676,7 +676,7 @@ def _secrets_of(pod: Pod) -> Iterator[tuple[str, str, str | None]]:
         if last == "secretKeyRef":
             yield pod.namespace, value["name"], value["key"]
         elif last == "secret" and isinstance(value, dict):
-            name = value.get("secretName", value.get("name"))
+            name = str(value.get("secretName", value.get("name")))
             yield from ((pod.namespace, name, item["key"]) for item in value["items"])
 
 

@@ -1,0 +1,224 @@
+"""Runs on a Kubeflow Pipelines server: kfp's real client against a server made small."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import SecretStr
+
+from lungline.errors import DataError, LunglineError, PipelineFailed, SettingsError
+from lungline.progress import Event
+from lungline.settings import Settings, load_settings, variable
+from pipelines.arguments import STEPS
+from pipelines.compile import compile_pipeline
+from pipelines.resources import ADDRESSES, SECRET, SERVICE_ACCOUNT, SETTINGS_MAP, SHARES
+from pipelines.server import PipelinesUnavailable, Server
+from pipelines.submit import schedule, submit
+from tests.manifests_of import MANIFESTS, generated_secrets
+from tests.pipelines_server import PipelinesServer, running_pipelines_server
+
+# kfp-server-api leaves its thread pool's sockets to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture
+def kubeflow() -> Iterator[PipelinesServer]:
+    with running_pipelines_server() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The pipeline and what it asks of Kubernetes, as they are uploaded."""
+    path = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
+    compile_pipeline(path, load_settings())
+    pipeline, platform = yaml.safe_load_all(path.read_text())
+    return pipeline, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+
+
+def settings(**overrides: Any) -> Settings:
+    return load_settings({"data": "medmnist:28", **overrides})
+
+
+def run(kubeflow: PipelinesServer, chosen: Settings | None = None, **options: Any) -> Any:
+    return submit(chosen or settings(), Server(kubeflow.host), poll_seconds=0.01, **options)
+
+
+# ---------------------------------------------------------------------------------------------------- what is uploaded
+
+
+def test_every_step_has_its_image_memory_time_and_another_try(compiled: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    pipeline, platform = compiled
+    executors = pipeline["deploymentSpec"]["executors"]
+    assert set(executors) == {f"exec-{name}" for name in SHARES}
+    assert {name.replace("-", "_") for name in SHARES} == set(STEPS)
+    for name, executor in executors.items():
+        container, share = executor["container"], SHARES[name.removeprefix("exec-")]
+        assert container["image"] == load_settings().kfp_image
+        assert container["resources"]["resourceMemoryLimit"] == share.memory[1]
+        assert container["resources"]["resourceCpuRequest"] == share.cpu[0]
+        assert platform[name]["activeDeadlineSeconds"] == str(share.seconds)
+        assert platform[name]["securityContext"]["runAsNonRoot"] is True
+    tasks = {name: task for dag in _dags(pipeline) for name, task in dag["tasks"].items() if name in SHARES}
+    assert {name: task["retryPolicy"]["maxRetryCount"] for name, task in tasks.items()} == {
+        name: share.tries_again for name, share in SHARES.items()
+    }
+
+
+def test_every_step_gets_its_addresses_and_credentials_from_what_the_manifests_make(
+    compiled: tuple[dict[str, Any], dict[str, Any]],
+) -> None:
+    (secret,) = [
+        one["stringData"]
+        for one in generated_secrets()
+        if (one["metadata"]["namespace"], one["metadata"]["name"]) == ("kubeflow", SECRET)
+    ]
+    told = {line.partition("=")[0] for line in (MANIFESTS / "base/settings.env").read_text().split()}
+    assert {variable(name) for name in ADDRESSES} <= told
+    for step in compiled[1].values():
+        (from_map,), (from_secret,) = step["configMapAsEnv"], step["secretAsEnv"]
+        assert from_map["configMapName"] == SETTINGS_MAP
+        assert from_secret["secretName"] == SECRET
+        assert {entry["secretKey"] for entry in from_secret["keyToEnv"]} <= set(secret)
+        names = {entry["envVar"] for source in (from_map, from_secret) for entry in source["keyToEnv"]}
+        assert names == {variable(name) for name in (*ADDRESSES, "s3_access_key", "s3_secret_key")}
+
+
+def test_no_secret_is_in_what_is_uploaded(kubeflow: PipelinesServer) -> None:
+    run(kubeflow, settings(s3_secret_key="c2VjcmV0LXZhbHVl", s3_access_key="QUNDRVNT"), wait=False)
+    sent = kubeflow.uploads[0] + str(kubeflow.runs)
+    assert "c2VjcmV0LXZhbHVl" not in sent
+    assert "QUNDRVNT" not in sent
+
+
+def test_a_pipeline_that_has_not_changed_is_not_uploaded_again(kubeflow: PipelinesServer) -> None:
+    first, second = run(kubeflow, wait=False), run(kubeflow, wait=False)
+    assert (first.uploaded, second.uploaded) == (True, False)
+    assert first.version == second.version
+    changed = settings(kfp_image="registry.example.org/pipeline-python:2")
+    third, fourth = run(kubeflow, changed, wait=False), run(kubeflow, changed, wait=False)
+    assert (third.uploaded, fourth.uploaded) == (True, False)
+    assert third.version not in {first.version, ""}
+    assert len(kubeflow.uploads) == 2
+    assert len(kubeflow.pipelines) == 1
+    assert "registry.example.org/pipeline-python:2" in kubeflow.uploads[1]
+
+
+# --------------------------------------------------------------------------------------------------------------- a run
+
+
+def test_a_run_is_followed_step_by_step_to_its_end(kubeflow: PipelinesServer) -> None:
+    heard: list[Event] = []
+    done = run(kubeflow, on_event=heard.append)
+    assert done.state == "SUCCEEDED"
+    assert done.link == f"{kubeflow.host}/#/runs/details/{done.run}"
+    assert heard[0].text == done.link
+    assert [event.step for event in heard if event.kind == "done"] == list(STEPS)
+    assert [event.step for event in heard if event.kind == "started"] == ["run", *STEPS]
+    assert {event.seconds for event in heard if event.kind == "done"} == {30.0}
+
+
+def test_a_run_is_asked_what_the_settings_say_in_our_own_account(kubeflow: PipelinesServer) -> None:
+    run(kubeflow, settings(policy="manual", **{"train.epochs": 3}), wait=False, reuse=False)
+    (asked,) = kubeflow.runs.values()
+    parameters = asked["runtime_config"]["parameters"]
+    assert parameters["data"] == "medmnist:28"
+    assert parameters["policy"] == "manual"
+    assert parameters["train"]["epochs"] == 3
+    assert asked["service_account"] == SERVICE_ACCOUNT
+    assert asked["pipeline_version_reference"]["pipeline_version_id"] == kubeflow.versions[-1]["pipeline_version_id"]
+
+
+def test_a_step_that_fails_is_named_with_its_cause(kubeflow: PipelinesServer) -> None:
+    kubeflow.fails = "train"
+    heard: list[Event] = []
+    with pytest.raises(PipelineFailed, match=r"^Step train failed: the data has changed\. Its log is at http://"):
+        run(kubeflow, on_event=heard.append)
+    assert heard[-1].kind == "failed"
+
+
+def test_a_server_that_is_away_for_a_moment_does_not_end_the_watch(kubeflow: PipelinesServer) -> None:
+    def away(event: Event) -> None:
+        if event.step == "train" and event.kind == "started":
+            kubeflow.refusals = 3
+
+    assert run(kubeflow, on_event=away).state == "SUCCEEDED"
+
+
+def test_what_is_heard_may_be_printed(kubeflow: PipelinesServer, capsys: pytest.CaptureFixture[str]) -> None:
+    run(kubeflow, on_event=lambda event: print(event.step, event.kind))
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "run started"
+    assert not [line for line in shown if "details" in line], "kfp's own links stay out"
+
+
+# ---------------------------------------------------------------------------------------------------------- a schedule
+
+
+def test_a_schedule_takes_the_place_of_the_one_before(kubeflow: PipelinesServer) -> None:
+    first = schedule(settings(), Server(kubeflow.host), "0 3 * * 1")
+    assert first.cron == "0 0 3 * * 1", "Kubeflow's cron begins with seconds"
+    assert first.replaced == 0
+    second = schedule(settings(), Server(kubeflow.host), "30 2 * * *")
+    assert second.replaced == 1
+    (kept,) = kubeflow.schedules
+    assert kept["recurring_run_id"] == second.schedule
+    assert kept["trigger"]["cron_schedule"]["cron"] == "0 30 2 * * *"
+    assert int(kept["max_concurrency"]) == 1
+    assert kept["no_catchup"] is True
+
+
+@pytest.mark.parametrize("cron", ["", "hourly", "0 3 * *", "0 0 3 * * 1", "0 3 * * $(id)"])
+def test_what_is_no_schedule_is_refused(kubeflow: PipelinesServer, cron: str) -> None:
+    with pytest.raises(SettingsError, match="five fields"):
+        schedule(settings(), Server(kubeflow.host), cron)
+    assert kubeflow.uploads == []
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize("data", ["/home/me/xrays", "chest_xray.zip", "~/x.npz"])
+def test_data_that_a_cluster_cannot_read_is_refused_before_anything_is_sent(
+    kubeflow: PipelinesServer, data: str
+) -> None:
+    with pytest.raises(DataError, match="s3://bucket/prefix"):
+        run(kubeflow, settings(data=data))
+    assert kubeflow.uploads == []
+
+
+def test_a_server_of_several_users_gets_token_and_namespace(kubeflow: PipelinesServer) -> None:
+    kubeflow.token = "of-the-user"
+    server = Server(kubeflow.host, namespace="radiology", token=SecretStr("of-the-user"))
+    assert submit(settings(), server, wait=False).uploaded
+    assert kubeflow.experiments[0]["namespace"] == "radiology"
+    with pytest.raises(LunglineError, match="check the token and the namespace") as refused:
+        submit(settings(), Server(kubeflow.host, token=SecretStr("wrong-one")), wait=False)
+    assert "wrong-one" not in str(refused.value)
+
+
+def test_a_server_that_is_not_there_is_unavailable_at_once() -> None:
+    with pytest.raises(PipelinesUnavailable, match="port-forward"):
+        submit(settings(), Server("http://127.0.0.1:9"))
+    with pytest.raises(SettingsError, match="http:// or https://"):
+        submit(settings(), Server("ml-pipeline:8888"))
+
+
+@pytest.mark.parametrize(("status", "error"), [(503, PipelinesUnavailable), (400, LunglineError)])
+def test_what_the_server_says_is_told(kubeflow: PipelinesServer, status: int, error: type[Exception]) -> None:
+    kubeflow.refuses, kubeflow.refusals = status, 1
+    with pytest.raises(error, match="the stand-in was told to refuse"):
+        run(kubeflow)
+
+
+def _dags(pipeline: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield pipeline["root"]["dag"]
+    yield from (one["dag"] for one in pipeline["components"].values() if "dag" in one)
+
+
+def test_the_account_of_runs_is_the_one_that_may_promote() -> None:
+    access = list(yaml.safe_load_all(Path(MANIFESTS / "base/pipeline/access.yaml").read_text()))
+    accounts = {one["metadata"]["name"] for one in access if one["kind"] == "ServiceAccount"}
+    assert accounts == {SERVICE_ACCOUNT}
