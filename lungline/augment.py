@@ -1,6 +1,7 @@
-"""Augmentation that mimics other scanners: position, tilt, aspect, exposure, gamma, blur, noise.
+"""Augmentation that mimics other scanners and other hands: framing, aspect, tilt, exposure, gamma, blur, noise.
 
-Works on whole batches inside the training graph, so that it costs a few milliseconds a step.
+Framing comes before normalisation, as it does for a picture that was framed otherwise; the rest works on whole batches
+inside the training graph. It is mild on purpose: stronger forms cost more on X-rays than they gave on corrupted ones.
 """
 
 # pyright: basic
@@ -8,8 +9,29 @@ Works on whole batches inside the training graph, so that it costs a few millise
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
 if TYPE_CHECKING:
     import tensorflow as tf
+
+# How much of the width and of the height may be cut away. More of the width: centre-cropping takes its share there, as
+# films are wider than high.
+CUT = (0.16, 0.10)
+
+
+def reframe(pixels: NDArray[np.uint8], strength: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Each image (N, size, size) cropped at random and stretched to its size again."""
+    count, size = len(pixels), pixels.shape[1]
+    cut = rng.random((count, 2)) * np.minimum(np.array(CUT) * strength, 0.6) * size
+    start = rng.random((count, 2)) * cut
+    result = np.empty_like(pixels)
+    for index, image in enumerate(pixels):
+        (left, top), (wide, high) = start[index], size - cut[index]
+        box = (left, top, left + wide, top + high)
+        result[index] = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box))
+    return result
 
 
 def augment(images: "tf.Tensor", strength: float, seed: "tf.Tensor") -> "tf.Tensor":
@@ -18,12 +40,12 @@ def augment(images: "tf.Tensor", strength: float, seed: "tf.Tensor") -> "tf.Tens
 
     if strength == 0:
         return images
-    seeds = tf.unstack(tf.random.split(seed, 4))
+    seeds = tf.unstack(tf.random.split(seed, 5))
     images = _place(images, strength, seeds[0])
-    images = _expose(images, strength, seeds[1])
-    images = _soften(images, strength, seeds[2])
-    (level,) = _uniform(tf.shape(images)[0], seeds[3], 0.06 * strength, 1)
-    noise = tf.random.stateless_normal(tf.shape(images), seeds[3])
+    images = _soften(images, strength, seeds[1])
+    images = _expose(images, strength, seeds[2])
+    (level,) = _uniform(tf.shape(images)[0], seeds[3], 0.03 * strength, 1)
+    noise = tf.random.stateless_normal(tf.shape(images), seeds[4])
     return tf.clip_by_value(images + tf.reshape(level, (-1, 1, 1, 1)) * noise, 0.0, 1.0)
 
 
@@ -34,19 +56,18 @@ def _uniform(count: Any, seed: "tf.Tensor", reach: float, columns: int) -> "list
 
 
 def _place(images: "tf.Tensor", strength: float, seed: "tf.Tensor") -> "tf.Tensor":
-    """Shift, tilt, zoom and stretch, and mirror half of the images."""
+    """Tilt, zoom, stretch and shift. Never mirror: the heart lies on one side."""
     import tensorflow as tf
 
     count, size = tf.shape(images)[0], int(images.shape[1] or 0)
-    tilt, zoom, aspect, right, down, mirror = _uniform(count, seed, 1.0, 6)
-    tilt, side = tilt * 0.2 * strength, tf.sign(mirror)
-    wide = tf.exp((zoom * 0.15 + aspect * 0.12) * strength) * side
-    high = tf.exp((zoom * 0.15 - aspect * 0.12) * strength)
+    tilt, zoom, aspect, right, down = _uniform(count, seed, strength, 5)
+    tilt = tilt * 0.12
+    wide, high = tf.exp(zoom * 0.05 + aspect * 0.04), tf.exp(zoom * 0.05 - aspect * 0.04)
     a, b = wide * tf.cos(tilt), -high * tf.sin(tilt)
     c, d = wide * tf.sin(tilt), high * tf.cos(tilt)
     centre = (size - 1) / 2
-    x = centre - centre * (a + b) + right * 0.1 * strength * size
-    y = centre - centre * (c + d) + down * 0.1 * strength * size
+    x = centre - centre * (a + b) + right * 0.05 * size
+    y = centre - centre * (c + d) + down * 0.05 * size
     zero = tf.zeros_like(a)
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=images,
@@ -58,21 +79,21 @@ def _place(images: "tf.Tensor", strength: float, seed: "tf.Tensor") -> "tf.Tenso
     )
 
 
+def _soften(images: "tf.Tensor", strength: float, seed: "tf.Tensor") -> "tf.Tensor":
+    """Blur some of the images and sharpen others: sharpness tells scanners apart, not lungs."""
+    import tensorflow as tf
+
+    blurred = tf.nn.avg_pool2d(images, 3, 1, "SAME")
+    (share,) = _uniform(tf.shape(images)[0], seed, min(strength, 1.0), 1)
+    return tf.clip_by_value(images + tf.reshape(share, (-1, 1, 1, 1)) * (blurred - images), 0.0, 1.0)
+
+
 def _expose(images: "tf.Tensor", strength: float, seed: "tf.Tensor") -> "tf.Tensor":
     """Change gamma, contrast and brightness."""
     import tensorflow as tf
 
     shape = (-1, 1, 1, 1)
     gamma, contrast, brightness = _uniform(tf.shape(images)[0], seed, strength, 3)
-    images = tf.pow(tf.clip_by_value(images, 1e-4, 1.0), tf.reshape(tf.exp(gamma * 0.4), shape))
-    images = (images - 0.5) * tf.reshape(tf.exp(contrast * 0.3), shape) + 0.5
-    return tf.clip_by_value(images + tf.reshape(brightness * 0.15, shape), 0.0, 1.0)
-
-
-def _soften(images: "tf.Tensor", strength: float, seed: "tf.Tensor") -> "tf.Tensor":
-    """Blur some of the images and sharpen others."""
-    import tensorflow as tf
-
-    blurred = tf.nn.avg_pool2d(images, 3, 1, "SAME")
-    (share,) = _uniform(tf.shape(images)[0], seed, strength, 1)
-    return tf.clip_by_value(images + tf.reshape(share, (-1, 1, 1, 1)) * (blurred - images), 0.0, 1.0)
+    images = tf.pow(tf.clip_by_value(images, 1e-4, 1.0), tf.reshape(tf.exp(gamma * 0.25), shape))
+    images = (images - 0.5) * tf.reshape(tf.exp(contrast * 0.2), shape) + 0.5
+    return tf.clip_by_value(images + tf.reshape(brightness * 0.1, shape), 0.0, 1.0)

@@ -34,30 +34,69 @@ def fit_calibration(logits: Floats, labels: Labels) -> Calibration:
 
 
 def choose_thresholds(probabilities: Floats, labels: Labels, settings: TrainSettings) -> Thresholds:
-    """Thresholds that meet the targets on these pictures with the narrowest Unsure band around the operating point."""
-    operating = best_cut(probabilities, labels)
-    low, high = operating, operating
-    steps = np.unique(np.concatenate([np.asarray(probabilities, float), [operating]]))
-    below, above = steps[steps <= operating][::-1], steps[steps >= operating]
-    for low in below:
-        if np.mean(probabilities[labels == 1] >= low) >= settings.sensitivity:
-            break
-    for high in above:
-        if np.mean(probabilities[labels == 0] < high) >= settings.specificity:
-            break
+    """The narrowest Unsure band around the operating point whose outside meets the targets with room for chance."""
+    p, sick = np.asarray(probabilities, np.float64), np.asarray(labels) == 1
+    operating = best_cut(p, labels)
+    low, high = _band(p, sick, operating, settings)
+    low, high = _within(p, operating, (low, high), settings.unsure)
     chosen = (
-        f"On {len(labels)} validation pictures: operating point at the best mean of sensitivity and specificity; "
-        f"low so that sensitivity outside the Unsure band is at least {settings.sensitivity:g}, "
-        f"high so that specificity outside it is at least {settings.specificity:g}."
+        f"On {len(p)} validation pictures, {np.mean(sick):.0%} of them pneumonia: operating point at the best mean of "
+        f"sensitivity and specificity; around it the narrowest Unsure band outside which sensitivity is at least "
+        f"{settings.sensitivity:g} and specificity {settings.specificity:g} at the low end of a 90 % interval, and "
+        f"which holds at most {settings.unsure:.0%} of the pictures."
     )
-    return Thresholds(low=float(low), high=float(high), operating=operating, chosen=chosen)
+    return Thresholds(low=low, high=high, operating=operating, chosen=chosen)
 
 
 def best_cut(probabilities: Floats, labels: Labels) -> float:
-    """The threshold with the best mean of sensitivity and specificity, midway between its neighbours."""
+    """The threshold with the best mean of sensitivity and specificity; the middle of the stretch that shares it."""
     p, y = np.asarray(probabilities, np.float64), np.asarray(labels)
     values = np.unique(p)
-    cuts = np.concatenate([[0.5], (values[1:] + values[:-1]) / 2])
+    cuts = np.concatenate([(values[1:] + values[:-1]) / 2, [0.5]])
     score = np.array([np.mean(p[y == 1] >= cut) + np.mean(p[y == 0] < cut) for cut in cuts], dtype=np.float64)
-    best = np.flatnonzero(np.isclose(score, np.max(score)))
-    return float(cuts[best[np.argmin(np.abs(cuts[best] - 0.5))]])
+    best = cuts[np.isclose(score, np.nanmax(score))] if np.isfinite(score).any() else cuts[-1:]
+    return float(_expit((_logit(best.min()) + _logit(best.max())) / 2))
+
+
+def _band(p: Vector, sick: NDArray[np.bool_], operating: float, settings: TrainSettings) -> tuple[float, float]:
+    """Low and high; each end moves the other a little, and both move outwards only, so that this settles."""
+    values = np.unique(np.concatenate([p, [0.0, 1.0]]))
+    cuts = (values[1:] + values[:-1]) / 2  # between pictures
+    downwards, upwards = [operating, *cuts[cuts < operating][::-1]], [operating, *cuts[cuts > operating]]
+    low = high = operating
+    for _ in range(10):
+        found = np.sum(p[sick] >= high)
+        low = next((c for c in downwards if _holds(found, np.sum(p[sick] < c), settings.sensitivity)), downwards[-1])
+        cleared = np.sum(p[~sick] < low)
+        high = next((c for c in upwards if _holds(cleared, np.sum(p[~sick] >= c), settings.specificity)), upwards[-1])
+    return float(low), float(high)
+
+
+def _holds(right: Any, wrong: Any, target: float) -> bool:
+    """Whether a share of right ones is at least the target at the low end of its 90 % Wilson interval."""
+    n, z = int(right) + int(wrong), 1.2816
+    if n == 0:
+        return True
+    share = int(right) / n
+    middle = share + z * z / (2 * n)
+    reach = z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return bool((middle - reach) / (1 + z * z / n) >= target)
+
+
+def _within(p: Vector, operating: float, band: tuple[float, float], most: float) -> tuple[float, float]:
+    """The band, drawn in towards the operating point until it holds no more than a share of the pictures."""
+    centre, ends = _logit(operating), [_logit(end) for end in band]
+    for width in np.linspace(1, 0, 101):
+        low, high = (float(_expit(centre + (end - centre) * width)) for end in ends)
+        if np.mean((p >= low) & (p < high)) <= most:
+            return low, high
+    return operating, operating
+
+
+def _logit(p: float) -> float:
+    clipped = min(max(float(p), 1e-9), 1 - 1e-9)
+    return float(np.log(clipped / (1 - clipped)))
+
+
+def _expit(x: float) -> float:
+    return float(1 / (1 + np.exp(-x)))

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lungline.errors import DataError, ImageRefused
 from lungline.images import Limits
-from lungline.package import Package, Thresholds
+from lungline.package import NOT_A_CHEST, Package, Thresholds
 
 Floats = NDArray[np.floating[Any]]
 Labels = NDArray[np.integer[Any]]
@@ -128,7 +128,7 @@ def _judge(package: Package, case: Case, limits: Limits) -> Scored:
         probability=prediction.probability,
         called=prediction.label,
         chest=prediction.chest,
-        reason="; ".join(prediction.warnings) or None,
+        reason=NOT_A_CHEST if NOT_A_CHEST in prediction.warnings else None,
         side=min(picture.width, picture.height),
     )
 
@@ -146,7 +146,7 @@ def summarise(scored: Sequence[Scored], thresholds: Thresholds, *, seed: int = 0
     return Evaluation(
         n=len(judged),
         refused=len(scored) - len(judged),
-        doubted=sum(one.called == "Unsure" and one.reason is not None for one in judged),
+        doubted=sum(one.reason == NOT_A_CHEST for one in judged),
         classes={"NORMAL": int(np.sum(labels == 0)), "PNEUMONIA": int(np.sum(labels == 1))},
         confusion={
             "tp": int(np.sum(positive & (labels == 1))),

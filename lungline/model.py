@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lungline.augment import augment, reframe
 from lungline.calibration import choose_thresholds, fit_calibration
+from lungline.chest import fit_chest_check
 from lungline.images import Preparation
 from lungline.metrics import auc
 from lungline.network import build
-from lungline.package import Calibration, Card, CodeFacts, DataFacts, Thresholds
+from lungline.package import Calibration, Card, ChestCheck, CodeFacts, DataFacts, Thresholds
 from lungline.settings import ModelSettings, Settings, TrainSettings
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ class Trained:
     history: tuple[Epoch, ...]
     calibration: Calibration
     thresholds: Thresholds
+    chest: ChestCheck
     seconds: float
 
     def card(self, data: DataFacts, code: CodeFacts, settings: Settings) -> Card:
@@ -57,6 +60,7 @@ class Trained:
             preparation=self.preparation,
             thresholds=self.thresholds,
             calibration=self.calibration,
+            chest=self.chest,
             data=data,
             code=code,
             seed=settings.train.seed,
@@ -78,9 +82,9 @@ def train(prepared: "Prepared", settings: Settings, on_epoch: Callable[[Epoch], 
     preparation = preparation_of(settings.model)
     pixels, labels = prepared.of("train")
     val_pixels, val_labels = prepared.of("val")
-    images, val_images = preparation.normalise(pixels), preparation.normalise(val_pixels)
+    val_images = preparation.normalise(val_pixels)
     model = build(settings.model, settings.train.seed)
-    loop = _Loop(model, images, labels, settings.train)
+    loop = _Loop(model, preparation, pixels, labels, settings.train)
     history: list[Epoch] = []
     for number in range(1, settings.train.epochs + 1):
         loss, rate = loop.epoch()
@@ -88,11 +92,13 @@ def train(prepared: "Prepared", settings: Settings, on_epoch: Callable[[Epoch], 
         history.append(Epoch(number, settings.train.epochs, loss, val_auc, rate, time.monotonic() - started))
         if on_epoch:
             on_epoch(history[-1])
-    found = logits(loop.averaged, val_images)
+    network = loop.averaged
+    chest = fit_chest_check(network, pixels, val_pixels, preparation, settings.train.seed)
+    found = logits(network, val_images)
     calibration = fit_calibration(found, val_labels)
     thresholds = choose_thresholds(calibration.probability(found), val_labels, settings.train)
     seconds = time.monotonic() - started
-    return Trained(loop.averaged, preparation, tuple(history), calibration, thresholds, seconds)
+    return Trained(network, preparation, tuple(history), calibration, thresholds, chest, seconds)
 
 
 def logits(model: "keras.Model", images: NDArray[np.float32], batch: int = 256) -> NDArray[np.float64]:
@@ -105,14 +111,19 @@ class _Loop:
     """The state of a run: the network that learns and the average of its weights that is kept."""
 
     def __init__(
-        self, model: "keras.Model", images: NDArray[np.float32], labels: NDArray[np.int_], settings: TrainSettings
+        self,
+        model: "keras.Model",
+        preparation: Preparation,
+        pixels: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        settings: TrainSettings,
     ) -> None:
         import keras
 
         self.model, self.settings = model, settings
         self.averaged = keras.models.clone_model(model)
         self.averaged.set_weights(model.get_weights())
-        self.images, self.labels = images, labels
+        self.preparation, self.pixels, self.labels = preparation, pixels, labels
         self.random = np.random.default_rng(settings.seed)
         self.steps = math.ceil(len(labels) / settings.batch)
         self.total, self.done = self.steps * settings.epochs, 0
@@ -125,13 +136,14 @@ class _Loop:
         import tensorflow as tf
 
         total, rate = 0.0, 0.0
+        images = self.preparation.normalise(reframe(self.pixels, self.settings.augment, self.random))
         for _ in range(self.steps):
             rows = self._balanced()
             rate = self._rate()
             # Early averages forget the random start quickly; later ones settle at the set decay.
             decay = min(self.settings.average, (1 + self.done) / (10 + self.done))
             seed = self.random.integers(0, 2**31 - 1, 2, dtype=np.int32)
-            values = (self.images[rows], self.labels[rows].astype(np.float32)[:, None], seed)
+            values = (images[rows], self.labels[rows].astype(np.float32)[:, None], seed)
             total += float(self._step(*map(tf.constant, values), tf.constant(rate), tf.constant(decay)))
             self.done += 1
         return total / self.steps, rate
@@ -148,8 +160,6 @@ class _Loop:
 
 def _compile(loop: _Loop) -> Any:
     import tensorflow as tf
-
-    from lungline.augment import augment
 
     model, optimizer, settings = loop.model, loop.optimizer, loop.settings
 

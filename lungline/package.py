@@ -28,10 +28,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lungline.errors import PackageError
 from lungline.images import Preparation
 
+OUTPUTS = {"logit", "cam", "chest"}
 MODEL, SAVED_MODEL, CARD = "model.tflite", "saved_model", "card.json"
 
 # Two threads that swap the descriptors at once could leave the process without a stderr.
 _SILENCING = threading.Lock()
+
+NOT_A_CHEST = "the picture does not look like a frontal chest X-ray"
 
 Label = Literal["Normal", "Pneumonia", "Unsure"]
 
@@ -60,6 +63,13 @@ class Calibration(_Part):
         """Calibrated probabilities of pneumonia, of the logits' shape."""
         with np.errstate(over="ignore"):
             return 1.0 / (1.0 + np.exp(-(self.scale * np.asarray(logit, dtype=np.float64) + self.bias)))
+
+
+class ChestCheck(_Part):
+    """A picture whose likeness to chest X-rays is below the threshold is Unsure, whatever its probability."""
+
+    threshold: float = Field(ge=0, le=1)
+    chosen: str = Field(description="How the threshold was chosen, in one sentence.")
 
 
 class DataFacts(_Part):
@@ -91,6 +101,7 @@ class Card(_Part):
     classes: tuple[str, ...] = ("NORMAL", "PNEUMONIA")
     thresholds: Thresholds
     calibration: Calibration = Field(default_factory=Calibration)
+    chest: ChestCheck | None = None
     data: DataFacts
     code: CodeFacts
     seed: int | None = None
@@ -108,7 +119,11 @@ class Card(_Part):
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the model says about one picture."""
+    """What the model says about one picture.
+
+    `probability` is the calibrated risk of pneumonia. `cam` (h, w) in 0..1 is the probability that each region alone
+    would give. `chest` in 0..1 is the likeness to a frontal chest X-ray, None where the model has no such check.
+    """
 
     probability: float
     label: Label
@@ -169,7 +184,13 @@ class Package:
         calibrate = self.card.calibration.probability
         probability = float(calibrate(outputs["logit"]).ravel()[0])
         cam = calibrate(outputs["cam"][0]).astype(np.float32)
-        return Prediction(probability, label_of(probability, self.card.thresholds), cam)
+        label = label_of(probability, self.card.thresholds)
+        if self.card.chest is None:
+            return Prediction(probability, label, cam)
+        chest = float(Calibration().probability(outputs["chest"]).ravel()[0])
+        if chest < self.card.chest.threshold:
+            return Prediction(probability, "Unsure", cam, chest, (NOT_A_CHEST,))
+        return Prediction(probability, label, cam, chest)
 
 
 def label_of(probability: float, thresholds: Thresholds) -> Label:
@@ -180,7 +201,7 @@ def label_of(probability: float, thresholds: Thresholds) -> Label:
 
 
 def write_package(folder: Path, *, keras_model: Any, card: Card) -> Card:
-    """Write a package from a Keras model with outputs `logit` and `cam`; `folder` must not exist or be empty.
+    """Write a package from a Keras model with outputs `logit`, `cam` and `chest`; `folder` must not exist or be empty.
 
     The folder appears complete or not at all, with card.json written last. Returns the card with the files' digests.
     """
@@ -259,7 +280,7 @@ def _runner(model: bytes, size: int, threads: int) -> Any:
             runner(image=np.zeros((1, size, size, 1), np.float32))  # plans its memory now, not at the first picture
     except (ValueError, RuntimeError) as exc:
         raise PackageError(f"LiteRT cannot load {MODEL}.") from exc
-    if missing := {"logit", "cam"} - set(runner.get_output_details()):
+    if missing := OUTPUTS - set(runner.get_output_details()):
         raise PackageError(f"The network in {MODEL} lacks the output {min(missing)}.")
     return runner
 

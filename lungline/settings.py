@@ -27,15 +27,16 @@ class Block(BaseModel):
 class ModelSettings(Block):
     """The network and what it sees."""
 
-    size: int = Field(default=64, ge=32, le=512, description="Side of the square network input, in pixels.")
+    size: int = Field(default=96, ge=32, le=512, description="Side of the square network input, in pixels.")
     geometry: Literal["stretch", "centre-crop"] = Field(
         default="stretch", description="How a picture that is not square becomes square."
     )
     normalisation: Literal["none", "equalise", "stretch-percentiles"] = Field(
-        default="equalise", description="How grey levels are normalised, so that exposure matters less."
+        default="none", description="How grey levels are normalised, so that exposure matters less."
     )
-    width: int = Field(
-        default=24, ge=4, le=256, description="Channels of the first stage; later stages are multiples of it."
+    width: int = Field(default=64, ge=4, le=256, description="Channels of the last layer before the map of evidence.")
+    start: Literal["imagenet", "random"] = Field(
+        default="imagenet", description="Weights that training starts from; random needs many more epochs."
     )
     dropout: float = Field(
         default=0.3, ge=0, lt=1, description="Share of features dropped before the last layer in training."
@@ -45,9 +46,9 @@ class ModelSettings(Block):
 class TrainSettings(Block):
     """One training run."""
 
-    epochs: int = Field(default=20, ge=1, le=1000, description="Passes over the training split.")
+    epochs: int = Field(default=7, ge=1, le=1000, description="Passes over the training split.")
     batch: int = Field(default=32, ge=2, le=4096, description="Images in one step, half of them of each class.")
-    learning_rate: float = Field(default=3e-3, gt=0, lt=1, description="Peak of the cosine schedule.")
+    learning_rate: float = Field(default=1e-3, gt=0, lt=1, description="Peak of the cosine schedule.")
     weight_decay: float = Field(default=1e-4, ge=0, lt=1, description="AdamW's weight decay.")
     smoothing: float = Field(default=0.05, ge=0, lt=0.5, description="Label smoothing of the loss.")
     average: float = Field(

@@ -16,7 +16,9 @@ from lungline.model import build
 from lungline.package import (
     CARD,
     MODEL,
+    NOT_A_CHEST,
     Card,
+    ChestCheck,
     CodeFacts,
     DataFacts,
     Package,
@@ -78,7 +80,7 @@ def test_a_result_does_not_depend_on_the_rest_of_the_batch(written: Path) -> Non
 
 def test_the_map_lies_between_0_and_1_and_covers_the_picture(written: Path) -> None:
     (prediction,) = Package.load(written).predict(pictures(1))
-    assert prediction.cam.shape == (SIZE // 8, SIZE // 8)
+    assert prediction.cam.shape == (SIZE // 16, SIZE // 16)
     assert prediction.cam.min() >= 0
     assert prediction.cam.max() <= 1
 
@@ -174,6 +176,16 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(AttributeError):
         write_package(tmp_path / "new", keras_model=object(), card=card())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_unlike_a_chest_is_unsure_with_the_reason_whatever_its_probability(folder: Path) -> None:
+    certain = Thresholds(low=0, high=0, operating=0, chosen="Everything is pneumonia.")
+    amend_card(folder, thresholds=certain, chest=ChestCheck(threshold=1, chosen="Nothing is a chest."))
+    (found,) = Package.load(folder).predict(pictures(1))
+    assert (found.label, found.warnings) == ("Unsure", (NOT_A_CHEST,))
+    amend_card(folder, chest=ChestCheck(threshold=0, chosen="Everything is a chest."))
+    (found,) = Package.load(folder).predict(pictures(1))
+    assert (found.label, found.warnings) == ("Pneumonia", ())
 
 
 def test_labels_follow_the_thresholds() -> None:

@@ -1,0 +1,80 @@
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from lungline import phantom
+from lungline.chest import fit_chest_check
+from lungline.images import Preparation
+from lungline.network import build
+from lungline.outliers import draw_outliers
+from lungline.package import NOT_A_CHEST, Card, CodeFacts, DataFacts, Package, Thresholds, write_package
+from lungline.settings import ModelSettings
+
+SIZE = 64
+PREPARATION = Preparation(size=SIZE)
+
+
+def chests(count: int, seed: int) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    return np.stack([phantom.draw(random, opacities=bool(at % 2), size=SIZE) for at in range(count)])
+
+
+def apply(package: Package, pixels: np.ndarray) -> Any:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return package.predict(PREPARATION.apply(PREPARATION.decode(buffer.getvalue()))[np.newaxis])[0]
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
+    """A network that knows no pneumonia, but was shown what a chest is."""
+    network = build(ModelSettings(size=SIZE, width=4))
+    check = fit_chest_check(network, chests(200, 1), chests(60, 2), PREPARATION, seed=0)
+    card = Card(
+        preparation=PREPARATION,
+        thresholds=Thresholds(low=0, high=0, operating=0, chosen="Everything is pneumonia."),
+        chest=check,
+        data=DataFacts(name="phantom", digest="0", synthetic=True),
+        code=CodeFacts(version="0"),
+    )
+    folder = tmp_path_factory.mktemp("package") / "chest"
+    write_package(folder, keras_model=network, card=card)
+    return Package.load(folder)
+
+
+def test_chests_are_not_doubted(package: Package) -> None:
+    found = package.predict(PREPARATION.normalise(chests(100, 3)))
+    assert sum(NOT_A_CHEST in one.warnings for one in found) <= 2
+
+
+def test_pictures_that_are_no_chest_are_unsure(package: Package) -> None:
+    others = draw_outliers(200, chests(50, 4), np.random.default_rng(9))
+    found = package.predict(PREPARATION.normalise(others))
+    assert np.mean([one.label == "Unsure" for one in found]) >= 0.95
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_photographs_that_the_check_never_saw_are_unsure(package: Package, index: int) -> None:
+    assert apply(package, load_sample_images().images[index]).label == "Unsure"
+
+
+def test_a_photograph_of_a_person_is_unsure(package: Package) -> None:
+    import matplotlib as mpl
+
+    photograph = Path(mpl.get_data_path()) / "sample_data/grace_hopper.jpg"
+    assert apply(package, np.asarray(Image.open(photograph))).label == "Unsure"
+
+
+def test_the_card_says_how_the_limit_was_chosen(package: Package) -> None:
+    assert package.card.chest is not None
+    assert "validation X-rays" in package.card.chest.chosen
+
+
+def test_the_same_seed_draws_the_same_pictures() -> None:
+    first, second = (draw_outliers(40, chests(5, 0), np.random.default_rng(1)) for _ in range(2))
+    assert np.array_equal(first, second)

@@ -1,0 +1,101 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lungline.augment import augment, reframe
+from lungline.backbone import imagenet_weights
+from lungline.dataset import Prepared, open_dataset, prepare
+from lungline.model import Epoch, Trained, build, logits, preparation_of, train
+from lungline.package import CodeFacts, DataFacts, Package, write_package
+from lungline.settings import ModelSettings, load_settings
+
+SETTINGS = load_settings(
+    {"data": "phantom:160", "model.size": 32, "model.width": 8, "train.epochs": 2, "train.batch": 16}
+)
+SMALL = ModelSettings(size=32, width=4)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    folder = tmp_path_factory.mktemp("prepared")
+    return prepare(open_dataset("phantom:160", settings=SETTINGS), preparation_of(SETTINGS.model), folder)
+
+
+@pytest.fixture(scope="module")
+def run(prepared: Prepared) -> tuple[Trained, list[Epoch]]:
+    heard: list[Epoch] = []
+    return train(prepared, SETTINGS, heard.append), heard
+
+
+def test_the_network_starts_from_weights_that_know_edges_and_textures() -> None:
+    stem = build(SMALL).get_layer("conv_stem").get_weights()[0]
+    assert np.allclose(stem[:, :, 0, :], imagenet_weights()["_conv_stem.weight"].sum(axis=1).transpose(1, 2, 0))
+
+
+def test_a_network_can_start_from_chance_and_the_seed_fixes_it() -> None:
+    settings = SMALL.model_copy(update={"start": "random"})
+    first, second, other = (build(settings, seed).get_weights() for seed in (1, 1, 2))
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    assert any(not np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_the_logit_is_the_mean_of_the_map() -> None:
+    images = np.random.default_rng(0).random((3, 32, 32, 1), np.float32)
+    found = build(SMALL).predict(images, verbose="0")
+    assert found["logit"][:, 0] == pytest.approx(found["cam"].mean(axis=(1, 2)), abs=1e-5)
+
+
+def test_training_tells_of_every_epoch_in_order(run: tuple[Trained, list[Epoch]]) -> None:
+    trained, heard = run
+    assert tuple(heard) == trained.history
+    assert [(epoch.number, epoch.of) for epoch in heard] == [(1, 2), (2, 2)]
+    assert heard[0].seconds < heard[1].seconds <= trained.seconds
+    assert all(np.isfinite(epoch.loss) and 0 <= epoch.val_auc <= 1 for epoch in heard)
+
+
+def test_training_learns_phantoms(run: tuple[Trained, list[Epoch]]) -> None:
+    assert run[1][-1].val_auc > 0.8
+
+
+def test_the_same_data_and_seed_give_the_same_network(prepared: Prepared, run: tuple[Trained, list[Epoch]]) -> None:
+    images = preparation_of(SETTINGS.model).normalise(prepared.of("test")[0])
+    again = train(prepared, SETTINGS)
+    assert logits(again.model, images) == pytest.approx(logits(run[0].model, images), abs=1e-3)
+
+
+def test_keras_and_lite_rt_agree_to_a_thousandth_on_256_pictures(
+    prepared: Prepared, run: tuple[Trained, list[Epoch]], tmp_path: Path
+) -> None:
+    trained = run[0]
+    card = trained.card(DataFacts(name="phantom", digest="0", synthetic=True), CodeFacts(version="0"), SETTINGS)
+    write_package(tmp_path / "package", keras_model=trained.model, card=card)
+    images = preparation_of(SETTINGS.model).normalise(np.resize(prepared.pixels, (256, 32, 32)))
+    expected = trained.calibration.probability(logits(trained.model, images))
+    found = [one.probability for one in Package.load(tmp_path / "package").predict(images)]
+    assert np.abs(np.array(found) - expected).max() < 1e-3
+    shutil.rmtree(tmp_path / "package")
+
+
+def changed(images: np.ndarray, strength: float, seed: int) -> np.ndarray:
+    import tensorflow as tf
+
+    return augment(tf.constant(images), strength, tf.constant([1, seed])).numpy()
+
+
+def test_augmentation_repeats_with_its_seed_and_stays_within_the_grey_levels() -> None:
+    images = np.random.default_rng(0).random((4, 32, 32, 1), np.float32)
+    first, second, other = (changed(images, 1.0, seed) for seed in (1, 1, 2))
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first, other)
+    assert first.min() >= 0
+    assert first.max() <= 1
+
+
+def test_augmentation_of_no_strength_changes_nothing() -> None:
+    rng = np.random.default_rng(0)
+    images = rng.random((2, 32, 32, 1), np.float32)
+    pixels = rng.integers(0, 256, (2, 32, 32), np.uint8)
+    assert np.array_equal(changed(images, 0, seed=1), images)
+    assert np.array_equal(reframe(pixels, 0, rng), pixels)
