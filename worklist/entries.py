@@ -67,7 +67,7 @@ class Filter:
         conditions: list[ColumnElement[bool]] = [_place(self.view, self.label)]
         if self.view in ("unread", "read"):
             conditions.append(Entry.read == (1 if self.view == "read" else 0))
-        if self.label and self.sort == "newest" and self.view != "missing":
+        if self.label and self.sort == "newest" and self.view != "missing" and not self.q:
             conditions.append(Entry.label == self.label)  # the same, in words that the other index knows
         if self.version:
             conditions.append(Entry.version == self.version)
@@ -148,7 +148,7 @@ def page(
 ) -> Page:
     """The rows after a place, or the ones that end before it."""
     backwards = before is not None
-    found = list(session.scalars(_ordered(wanted, after, before, now).limit(size + 1)))
+    found = list(session.scalars(_ordered(wanted, after, before, now, size + 1)))
     more = len(found) > size
     found = found[:size]
     if backwards:
@@ -159,8 +159,8 @@ def page(
 def neighbours(session: Session, wanted: Filter, entry: Entry) -> tuple[str | None, str | None]:
     """The identities of the rows before and after an entry, which need not be in the list itself any more."""
     place = Cursor.at(entry)
-    before = session.scalar(_ordered(wanted, None, place, None).limit(1))
-    after = session.scalar(_ordered(wanted, place, None, None).limit(1))
+    before = session.scalar(_ordered(wanted, None, place, None, 1))
+    after = session.scalar(_ordered(wanted, place, None, None, 1))
     return before and before.identity, after and after.identity
 
 
@@ -238,7 +238,9 @@ def _place(view: View, label: str) -> ColumnElement[bool]:
     return Entry.priority.between(first, last)
 
 
-def _ordered(wanted: Filter, after: Cursor | None, before: Cursor | None, now: datetime | None) -> Select[Entry]:
+def _ordered(
+    wanted: Filter, after: Cursor | None, before: Cursor | None, now: datetime | None, limit: int
+) -> Select[Entry]:
     """Rows in the order that is wanted; backwards from `before`."""
     urgent = wanted.sort == "urgent"
     columns = (Entry.priority, Entry.arrived, Entry.number) if urgent else (Entry.arrived, Entry.number)
@@ -251,6 +253,9 @@ def _ordered(wanted: Filter, after: Cursor | None, before: Cursor | None, now: d
         values = (place.priority, moment, place.number) if urgent else (moment, place.number)
         here = tuple_(*columns)
         conditions.append(here > values if upwards else here < values)
-    return (
-        select(Entry).where(*conditions).order_by(*(column.asc() if upwards else column.desc() for column in columns))
-    )
+    order = [column.asc() if upwards else column.desc() for column in columns]
+    if wanted.q:
+        # The names are read from an index that holds little else; the rows only of what was found.
+        found = select(Entry.number).where(*conditions).order_by(*order).limit(limit)
+        return select(Entry).where(Entry.number.in_(found)).order_by(*order)
+    return select(Entry).where(*conditions).order_by(*order).limit(limit)

@@ -88,10 +88,11 @@ def _client(settings: WorklistSettings) -> Any:
 def _translated() -> Generator[None]:
     from authlib.common.errors import AuthlibBaseError
     from httpx import HTTPError
+    from joserfc.errors import JoseError
 
     try:
         yield
     except HTTPError as exc:
         raise ProviderUnavailable("The OpenID provider does not answer; try again later.") from exc
-    except AuthlibBaseError as exc:
+    except (AuthlibBaseError, JoseError) as exc:
         raise Forbidden("The OpenID provider did not let you in, or the sign-in took too long.") from exc

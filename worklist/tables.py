@@ -94,6 +94,9 @@ class Entry(Table):
         Index("entries_newest", "arrived", "number"),
         Index("entries_unread_newest", "read", "arrived", "number"),
         Index("entries_label_newest", "label", "arrived", "number"),
+        # A search reads names from these alone, in order, and touches only the rows that it shows.
+        Index("entries_search_urgent", "priority", "arrived", "number", "read", "version", "sought"),
+        Index("entries_search_newest", "arrived", "number", "priority", "read", "version", "sought"),
         Index("entries_key", "key", "bucket"),
         Index("entries_counted", "outcome", "label", "read"),
     )

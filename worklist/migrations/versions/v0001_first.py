@@ -57,6 +57,12 @@ def upgrade() -> None:
     op.create_index("entries_key", "entries", ["key", "bucket"], unique=False)
     op.create_index("entries_label_newest", "entries", ["label", "arrived", "number"], unique=False)
     op.create_index("entries_newest", "entries", ["arrived", "number"], unique=False)
+    op.create_index(
+        "entries_search_newest", "entries", ["arrived", "number", "priority", "read", "version", "sought"], unique=False
+    )
+    op.create_index(
+        "entries_search_urgent", "entries", ["priority", "arrived", "number", "read", "version", "sought"], unique=False
+    )
     op.create_index("entries_unread_newest", "entries", ["read", "arrived", "number"], unique=False)
     op.create_index("entries_unread_urgent", "entries", ["read", "priority", "arrived", "number"], unique=False)
     op.create_index("entries_urgent", "entries", ["priority", "arrived", "number"], unique=False)

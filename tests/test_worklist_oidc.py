@@ -1,0 +1,148 @@
+import json
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+import httpx
+import pytest
+from joserfc import jwt
+from joserfc.jwk import KeySet, RSAKey
+
+from tests.worklist_site import Site, home, running_site
+
+# Authlib looks forward to another HTTP client than the one that all of us use.
+pytestmark = pytest.mark.filterwarnings("ignore:The httpx module is deprecated")
+
+
+class Provider:
+    """An OpenID provider that lets in whoever it is told to."""
+
+    def __init__(self) -> None:
+        self.key = RSAKey.generate_key(2048, parameters={"kid": "1"})
+        self.issuer = ""
+        self.groups: list[str] = []
+        self.asked: dict[str, dict[str, str]] = {}
+        self.changes: dict[str, Any] = {}
+
+    def answer(self, path: str, form: dict[str, str]) -> dict[str, Any]:
+        if path.endswith("openid-configuration"):
+            ends = {"authorization_endpoint": "authorize", "token_endpoint": "token", "jwks_uri": "keys"}
+            urls = {name: f"{self.issuer}/{end}" for name, end in ends.items()}
+            return {"issuer": self.issuer, "id_token_signing_alg_values_supported": ["RS256"]} | urls
+        if path == "/keys":
+            return dict(KeySet([self.key]).as_dict(private=False))
+        question = self.asked.pop(form["code"])
+        now = int(time.time())
+        claims = {
+            "iss": self.issuer, "aud": "worklist", "sub": "77", "preferred_username": "dr.berg", "iat": now,
+            "exp": now + 60, "nonce": question["nonce"], "groups": self.groups,
+        } | self.changes  # fmt: skip
+        token = jwt.encode({"alg": "RS256", "kid": "1"}, claims, self.key)
+        return {"access_token": "a", "token_type": "Bearer", "id_token": token}
+
+    def agree(self, url: str) -> str:
+        """The person behind the browser types a password; where they are sent back to."""
+        question = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
+        code = secrets.token_hex(8)
+        self.asked[code] = question
+        assert question["code_challenge_method"] == "S256"
+        return question["redirect_uri"] + "?" + urlencode({"code": code, "state": question["state"]})
+
+
+@contextmanager
+def running_provider() -> Iterator[Provider]:
+    provider = Provider()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            length = int(self.headers.get("content-length", 0))
+            form = {name: values[0] for name, values in parse_qs(self.rfile.read(length).decode()).items()}
+            body = json.dumps(provider.answer(self.path, form)).encode()
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET  # noqa: N815 - as http.server calls it
+
+        def log_request(self, code: int | str = "-", size: int | str = "-") -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    provider.issuer = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield provider
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    with running_provider() as provider:
+        yield provider
+
+
+@pytest.fixture
+def site(tmp_path: Path, provider: Provider) -> Iterator[Site]:
+    settings = home(
+        tmp_path,
+        login="oidc",
+        oidc_issuer=provider.issuer,
+        oidc_client_id="worklist",
+        oidc_client_secret="secret",
+        oidc_reader_group="readers",
+        oidc_admin_group="admins",
+    )
+    with running_site(settings) as site:
+        yield site
+
+
+def sign_in(site: Site, provider: Provider, browser: httpx.Client) -> httpx.Response:
+    return browser.get(provider.agree(browser.get("/login/oidc").headers["location"]))
+
+
+@pytest.mark.parametrize(("groups", "audit"), [(["readers"], 403), (["admins"], 200)])
+def test_the_provider_lets_people_in_with_the_role_of_their_group(
+    site: Site, provider: Provider, groups: list[str], audit: int
+) -> None:
+    provider.groups = groups
+    with site.client(None) as browser:
+        assert sign_in(site, provider, browser).headers["location"] == "/"
+        assert "dr.berg" in browser.get("/").text
+        assert browser.get("/audit").status_code == audit
+
+
+def test_who_belongs_to_no_group_and_what_is_forged_opens_nothing(site: Site, provider: Provider) -> None:
+    with site.client(None) as browser:
+        provider.groups = ["others"]
+        assert sign_in(site, provider, browser).status_code == 403
+        provider.groups = ["admins"]
+        for forged in ({"aud": "another"}, {"nonce": "old"}, {"exp": 1}, {"iss": "http://evil.example"}):
+            provider.changes = forged
+            assert sign_in(site, provider, browser).status_code == 403, forged
+        provider.changes = {}
+        assert browser.get("/login/callback?code=x&state=made-up").status_code == 403
+        assert browser.get("/").status_code == 303
+
+
+def test_a_token_link_opens_nothing_where_people_sign_in_at_a_provider(site: Site) -> None:
+    token = site.access.new_token("dr.adams", "admin")
+    with site.client(None) as browser:
+        assert browser.get(f"/login?token={token}").status_code == 200
+        assert browser.get("/").status_code == 303
+
+
+def test_a_provider_that_is_down_is_said_to_be(tmp_path: Path) -> None:
+    known = {"login": "oidc", "oidc_client_id": "w", "oidc_client_secret": "s", "oidc_issuer": "http://127.0.0.1:9"}
+    with running_site(home(tmp_path, **known)) as site, site.client(None) as browser:
+        assert browser.get("/login/oidc").status_code == 503
