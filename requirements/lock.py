@@ -3,9 +3,10 @@
 One resolution for all layers, so that the predictor, the pipeline and the tests run the same versions. The layers
 include each other with `-r`, so that each package stands in one file:
 
-    core.txt      what the predictor and the pipeline share
+    core.txt      what two images or more share
     serving.txt   + the predictor's image
     pipeline.txt  + the pipeline's image
+    worklist.txt  + the worklist's image
     laptop.txt    + the whole flow on one machine
     dev.txt       + tests and checks
 """
@@ -14,6 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -42,23 +44,22 @@ def resolve(*arguments: str | Path) -> dict[str, str]:
 
 
 def main() -> None:
-    """Write the five layers."""
+    """Write the six layers."""
     entries = resolve("--generate-hashes", "--all-extras", "--group", "dev")
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as pins:
         pins.write("".join(re.sub(r"\s+\\\n +--hash=\S+", "", entry) for entry in entries.values()))
         pins.flush()
         extras = {
             name: set(resolve("--constraints", pins.name, "--extra", name))
-            for name in ("serving", "pipeline", "laptop")
+            for name in ("serving", "pipeline", "worklist", "laptop")
         }
-    serving, pipeline = extras["serving"], extras["pipeline"]
-    layers = {
-        "core": ((), serving & pipeline),
-        "serving": (("core",), serving - pipeline),
-        "pipeline": (("core",), pipeline - serving),
-        "laptop": (("serving", "pipeline"), extras["laptop"] - serving - pipeline),
-        "dev": (("laptop",), set(entries) - serving - pipeline - extras["laptop"]),
-    }
+    images = ("serving", "pipeline", "worklist")
+    seen = Counter(name for image in images for name in extras[image])
+    core = {name for name, count in seen.items() if count > 1}
+    layers: dict[str, tuple[tuple[str, ...], set[str]]] = {"core": ((), core)}
+    layers |= {image: (("core",), extras[image] - core) for image in images}
+    layers["laptop"] = (images, extras["laptop"] - set(seen))
+    layers["dev"] = (("laptop",), set(entries) - set(seen) - extras["laptop"])
     for layer, (below, members) in layers.items():
         includes = "".join(f"-r {name}.txt\n" for name in below)
         body = "".join(entries[name] for name in sorted(members))

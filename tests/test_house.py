@@ -19,7 +19,8 @@ BELOW = {
     "components": {"lungline", "data"},
     "pipelines": {"lungline", "data", "components"},
     "serving": {"lungline"},
-    "laptop": {"lungline", "data", "components", "pipelines", "serving"},
+    "worklist": {"lungline"},
+    "laptop": {"lungline", "data", "components", "pipelines", "serving", "worklist"},
 }
 HEAVY = {"tensorflow", "keras", "kserve", "mlflow", "kfp", "pandas", "sklearn", "matplotlib", "great_expectations"}
 
