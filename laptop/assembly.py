@@ -8,7 +8,7 @@ from laptop.broker import Broker
 from laptop.credentials import Credentials, claim_credentials, load_credentials
 from laptop.home import Home
 from laptop.part import Part
-from laptop.ports import Ports, claim_ports, load_ports
+from laptop.ports import HOST, Ports, claim_ports, load_ports
 from laptop.predictor import Predictor
 from laptop.status import PartStatus
 from laptop.store import Store
@@ -31,6 +31,7 @@ class Assembly:
 
 def assemble(home: Home, settings: Settings) -> Assembly:
     """A stack that is about to start: claims ports, makes credentials. Raises StackError."""
+    settings = _without_own(settings, load_ports(home))
     return _assemble(home, settings, claim_ports(home), claim_credentials(home))
 
 
@@ -39,7 +40,22 @@ def assembled(home: Home, settings: Settings) -> Assembly:
     ports, credentials = load_ports(home), load_credentials(home)
     if not ports or not credentials:
         raise StackError(f"No stack has been started in {home.path}: `lungline up` starts one.")
-    return _assemble(home, settings, ports, credentials)
+    return _assemble(home, _without_own(settings, ports), ports, credentials)
+
+
+def _without_own(settings: Settings, ports: Ports | None) -> Settings:
+    """The settings without addresses of this very stack, which `lungline env` has put into somebody's shell."""
+    if ports is None:
+        return settings
+    own = {
+        "s3_endpoint": f"http://{HOST}:{ports.s3}",
+        "kafka_bootstrap": f"{HOST}:{ports.broker}",
+        "predictor_uri": f"http://{HOST}:{ports.predictor}",
+        "mlflow_uri": f"http://{HOST}:{ports.mlflow}",
+    }
+    return settings.model_copy(
+        update={name: None for name, address in own.items() if getattr(settings, name) == address}
+    )
 
 
 def _assemble(home: Home, settings: Settings, ports: Ports, credentials: Credentials) -> Assembly:

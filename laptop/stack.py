@@ -102,13 +102,14 @@ def env(settings: Settings, *, scanner: bool = False) -> dict[str, str]:
 
     For a `scanner` only those of an S3 client, with credentials that may upload and nothing else. Raises StackError.
     """
-    connected = _running(settings).settings
+    assembly = _running(settings)
+    connected = assembly.settings
     if not scanner:
         ours = {name: value for name, value in settings_environment(connected).items() if name in _ADDRESSES}
         mlflow = {"MLFLOW_TRACKING_URI": connected.mlflow_uri} if connected.mlflow_uri else {}
         return s3_environment(connected) | mlflow | ours
     credentials = load_credentials(Home(connected.home))
-    if settings.s3_endpoint or not credentials:
+    if "store" not in {part.name for part in assembly.parts} or not credentials:
         raise StackError("The object store is not the stack's own: ask its owner for a scanner's credentials.")
     return s3_environment(connected) | {
         "AWS_ACCESS_KEY_ID": credentials.scanner.access_key,

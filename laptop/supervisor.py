@@ -82,8 +82,8 @@ class Supervisor:
             started = time.monotonic()
             try:
                 note = await self._run_once(part)
-            except LunglineError as exc:
-                note = str(exc)
+            except Exception as exc:  # noqa: BLE001 - whatever is wrong with one part, the others must go on
+                note = f"It cannot be started: {exc}"
             self._ready[part.name].clear()
             if time.monotonic() - started > STEADY_SECONDS:
                 pause = SHORTEST_PAUSE_SECONDS
@@ -135,15 +135,23 @@ class Supervisor:
 
     async def _watch(self, part: Part, process: Process, started: float) -> None:
         """Ask a part for its state until it is settled, and further if its state can change."""
-        while (state := await asyncio.to_thread(part.probe, process.pid)) == "starting":
+        while (state := await self._ask(part, process)) == "starting":
             await asyncio.sleep(PROBE_SECONDS)
         self._ready[part.name].set()
         self._tell(part.name, state, ready_seconds=round(time.monotonic() - started, 2))
         while part.watched:
             await asyncio.sleep(WATCH_SECONDS)
-            if (now := await asyncio.to_thread(part.probe, process.pid)) != state:
+            if (now := await self._ask(part, process)) != state:
                 state = now
                 self._tell(part.name, state)
+
+    async def _ask(self, part: Part, process: Process) -> State:
+        try:
+            return await asyncio.to_thread(part.probe, process.pid)
+        except Exception:
+            log.exception("The %s could not be asked for its state.", part.name)
+            await asyncio.sleep(WATCH_SECONDS)
+            return "starting"
 
     async def _notice_ends(self) -> None:
         async with self._ended:

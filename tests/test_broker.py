@@ -1,0 +1,71 @@
+"""The embedded Kafka broker with its log on the embedded store."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from laptop import topics
+from laptop.broker import Broker, running_broker
+from laptop.home import Home
+from laptop.ports import load_ports
+from laptop.process import running
+from laptop.store import running_store
+from laptop.topics import bootstrap, ensure_topics
+from lungline.errors import KafkaUnavailable
+from lungline.settings import Settings
+from tests.kafka_tail import tail
+from tests.listening import command_line, listening
+
+pytestmark = pytest.mark.stack
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A broker that does not run yet, on a store that does."""
+    home = Home.make(tmp_path_factory.mktemp("broker"))
+    with running_store(home.path, Settings(home=home.path)) as settings:
+        ports = load_ports(home)
+        assert ports
+        yield Broker(home, settings, ports)
+
+
+def test_records_and_offsets_outlive_the_broker(broker: Broker) -> None:
+    settings = broker.connected()
+    partition = TopicPartition(settings.uploads_topic, 0, 7)
+    with running(broker, broker.home.log("broker")) as process:
+        producer = Producer({"bootstrap.servers": bootstrap(settings)})
+        producer.produce(settings.uploads_topic, b"kept", partition=0)
+        assert producer.flush(10) == 0
+        consumer = Consumer({"bootstrap.servers": bootstrap(settings), "group.id": "g"})
+        consumer.commit(offsets=[partition], asynchronous=False)
+        consumer.close()
+        process.stop(0)
+    with running(broker, broker.home.log("broker")), tail(settings, settings.uploads_topic) as records:
+        assert records.until(bool)[0].value() == b"kept"
+        consumer = Consumer({"bootstrap.servers": bootstrap(settings), "group.id": "g"})
+        assert consumer.committed([partition], timeout=10)[0].offset == 7
+        consumer.close()
+
+
+def test_the_broker_listens_on_loopback_only_and_shows_no_secret(broker: Broker) -> None:
+    with running(broker, broker.home.log("broker")) as process:
+        assert listening(process.pid) == {"127.0.0.1"}
+        secret = broker.settings.s3_secret_key
+        assert secret
+        assert secret.get_secret_value() not in command_line(process.pid)
+        assert secret.get_secret_value() not in broker.home.log("broker").read_text()
+
+
+def test_topics_are_made_once(tmp_path: Path) -> None:
+    with running_broker(tmp_path, Settings()) as settings:
+        ensure_topics(settings)
+        with tail(settings, settings.dead_letters_topic) as records:
+            assert records.settled(0.2) == []
+
+
+def test_a_broker_that_is_away_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topics, "TIMEOUT_SECONDS", 0.5)
+    with pytest.raises(KafkaUnavailable, match=r"The Kafka broker at 127.0.0.1:1 does not answer\."):
+        ensure_topics(Settings(kafka_bootstrap="127.0.0.1:1"))

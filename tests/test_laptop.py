@@ -1,0 +1,315 @@
+"""The whole laptop stack: real parts, started, killed and stopped."""
+
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from boto3.s3.transfer import TransferConfig
+
+from laptop import stack
+from laptop.home import Home
+from laptop.lock import is_locked
+from laptop.ports import Ports, is_free, load_ports
+from laptop.process import birth
+from laptop.status import StackStatus
+from lungline.errors import StackError
+from lungline.phantom import jpeg
+from lungline.results import ResultRecord
+from lungline.settings import Settings
+from tests.kafka_tail import tail
+from tests.listening import command_line, family, listening
+
+pytestmark = pytest.mark.stack
+
+BUCKET = "xray-uploads"
+# Without MLflow, which would take most of the tests' time; it has a test of its own.
+ELSEWHERE = "http://127.0.0.1:9"
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory, packages: tuple[Path, Path]) -> Iterator[Settings]:
+    """A running stack with a champion."""
+    home = tmp_path_factory.mktemp("stack") / "home"
+    promote(home, packages[0])
+    settings = Settings(home=home, mlflow_uri=ELSEWHERE)
+    stack.up(settings, attached=True)
+    yield settings
+    stack.down(settings)
+
+
+@pytest.fixture
+def connected(settings: Settings) -> Settings:
+    return stack.connect(settings)
+
+
+def promote(home: Path, package: Path) -> None:
+    shutil.copytree(package, home / "predictor" / "packages" / "1")
+    (home / "predictor" / "current").symlink_to("packages/1")
+
+
+def client(environment: dict[str, str]) -> Any:
+    return boto3.client(
+        "s3",
+        endpoint_url=environment["AWS_ENDPOINT_URL"],
+        region_name=environment["AWS_DEFAULT_REGION"],
+        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+    )
+
+
+def eventually(condition: Callable[[], object], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def results(settings: Settings, keys: set[str], seconds: float = 30) -> list[ResultRecord]:
+    """The result records of some uploads, one each."""
+
+    def found(records: list[Any]) -> list[ResultRecord]:
+        read = [ResultRecord.model_validate_json(record.value()) for record in records]
+        return [record for record in read if record.upload.key in keys]
+
+    with tail(settings, settings.results_topic) as events:
+        events.until(lambda records: {one.upload.key for one in found(records)} == keys, seconds)
+        return found(events.settled(0.3))
+
+
+def processes(status: StackStatus) -> set[int]:
+    """All processes of a stack; the leash is among them."""
+    assert status.pid
+    return family(status.pid)
+
+
+def alive(pids: set[int]) -> set[int]:
+    return {pid for pid in pids if birth(pid)}
+
+
+def test_an_upload_with_an_odd_key_from_another_process_becomes_a_result(
+    settings: Settings, connected: Settings
+) -> None:
+    key = "ward 7/Ünïcode + 100%/a=b&c.jpeg"
+    script = (
+        "import boto3, sys\n"
+        "body = sys.stdin.buffer.read()\n"
+        "boto3.client('s3').put_object(Bucket='xray-uploads', Key=sys.argv[1], Body=body)\n"
+    )
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "LUNGLINE_"))}
+    subprocess.run(
+        [sys.executable, "-c", script, key],
+        input=jpeg(1, opacities=True),
+        env=plain | stack.env(settings),
+        check=True,
+    )
+    (record,) = results(connected, {key})
+    assert record.outcome == "judged"
+    assert record.upload.bucket == BUCKET
+
+
+def test_a_scanner_s_multipart_upload_becomes_a_result(settings: Settings, connected: Settings) -> None:
+    scanner = client(stack.env(settings, scanner=True))
+    picture = jpeg(2, opacities=False)
+    body = picture + b"\0" * (12 * 2**20 - len(picture))
+    parts = TransferConfig(multipart_threshold=5 * 2**20, multipart_chunksize=5 * 2**20)
+    scanner.upload_fileobj(io.BytesIO(body), BUCKET, "large.jpg", Config=parts)
+    (record,) = results(connected, {"large.jpg"})
+    assert record.outcome == "judged"
+
+
+def test_twenty_one_simultaneous_uploads_become_one_result_each(settings: Settings, connected: Settings) -> None:
+    scanner = client(stack.env(settings, scanner=True))
+    pictures = {f"many/{number}.jpg": jpeg(number, opacities=bool(number % 2)) for number in range(21)}
+    with ThreadPoolExecutor(21) as pool:
+        list(pool.map(lambda one: scanner.put_object(Bucket=BUCKET, Key=one[0], Body=one[1]), pictures.items()))
+    assert len(results(connected, set(pictures))) == 21
+
+
+def test_what_is_not_an_image_is_a_dead_letter_and_a_record(settings: Settings, connected: Settings) -> None:
+    client(stack.env(settings)).put_object(Bucket=BUCKET, Key="not an image.jpg", Body=b"hello")
+    with tail(connected, connected.dead_letters_topic) as letters:
+        (letter,) = letters.until(lambda records: len(records) == 1)
+    assert dict(letter.headers() or [])["ce_knativeerrorcode"] == b"400"
+
+
+@pytest.mark.parametrize("name", ["store", "broker", "bridge", "predictor", "trigger"])
+def test_a_part_that_is_killed_is_restarted_and_loses_nothing(
+    settings: Settings, connected: Settings, name: str
+) -> None:
+    scanner = client(stack.env(settings, scanner=True))
+    before = stack.status(settings).part(name)
+    assert before.pid
+    address = before.address
+    keys = {f"{name}/{when}.jpg" for when in ("before", "after")}
+    scanner.put_object(Bucket=BUCKET, Key=f"{name}/before.jpg", Body=jpeg(3, opacities=True))
+    if name == "store":
+        results(connected, {f"{name}/before.jpg"})  # the one part whose death may lose what nobody has read yet
+    os.kill(before.pid, signal.SIGKILL)
+    eventually(lambda: stack.status(settings).part(name).pid not in {None, before.pid})
+    after = stack.wait(settings, name)
+    assert after.restarts == before.restarts + 1
+    assert after.address == address
+    assert "SIGKILL" in (after.note or "")
+    scanner.put_object(Bucket=BUCKET, Key=f"{name}/after.jpg", Body=jpeg(4, opacities=True))
+    assert {record.upload.key for record in results(connected, keys)} == keys
+
+
+def test_a_second_start_says_that_a_stack_runs(settings: Settings) -> None:
+    with pytest.raises(StackError, match=r"^A stack runs in .* already: `lungline status` shows it\.$"):
+        stack.up(settings)
+
+
+def test_everything_listens_on_loopback_only(settings: Settings) -> None:
+    addresses = {address for pid in processes(stack.status(settings)) for address in listening(pid)}
+    assert addresses == {"127.0.0.1"}
+
+
+def test_no_secret_is_on_a_command_line_or_in_a_log_and_no_key_of_an_upload_either(settings: Settings) -> None:
+    scanner = client(stack.env(settings, scanner=True))
+    scanner.put_object(Bucket=BUCKET, Key="Jane Doe 1950/x.jpg", Body=b"")
+    connected = stack.connect(settings)
+    with tail(connected, connected.dead_letters_topic) as letters:
+        letters.until(lambda records: any(b"Jane" in (record.value() or b"") for record in records))
+    shown = "".join(command_line(pid) for pid in processes(stack.status(settings)))
+    shown += "".join(path.read_text(errors="replace") for path in Home(settings.home).file("logs").iterdir())
+    secrets = json.loads(Home(settings.home).file("credentials.json").read_bytes())
+    for secret in (
+        *(one["secret_key"] for one in (secrets["owner"], secrets["scanner"])),
+        *secrets["signing"].values(),
+    ):
+        assert secret not in shown
+    assert "Jane" not in shown
+
+
+def test_lungline_itself_connects_through_the_exported_variables(
+    settings: Settings, connected: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in stack.env(settings).items():
+        monkeypatch.setenv(name, value)
+    exported = Settings()
+    assert exported.s3_endpoint == connected.s3_endpoint
+    assert exported.s3_secret_key == connected.s3_secret_key
+    assert exported.kafka_bootstrap == connected.kafka_bootstrap
+    # In such a shell the stack's own addresses are still the stack's own.
+    assert stack.connect(exported) == connected
+    assert stack.env(exported, scanner=True) == stack.env(settings, scanner=True)
+
+
+def test_one_stack_s_whole_life(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "home", mlflow_uri=ELSEWHERE)
+    changes: list[tuple[str, str]] = []
+    first = stack.up(settings, lambda part, state: changes.append((part, state)))
+    assert first.part("predictor").state == "waiting for a champion"
+    assert first.part("mlflow").state == "external"
+    assert ("store", "starting") in changes
+    assert ("store", "ready") in changes
+    pids = processes(first)
+    assert stack.down(settings) is True
+    assert not alive(pids)
+    assert stack.down(settings) is False
+    stopped = stack.status(settings)
+    assert not stopped.running
+    assert {part.state for part in stopped.parts} == {"stopped", "external"}
+
+    ports = load_ports(Home(settings.home))
+    assert isinstance(ports, Ports)
+    with socket.create_server(("127.0.0.1", ports.s3)):
+        second = stack.up(settings)
+        assert second.part("broker").address == first.part("broker").address  # as it was
+        assert second.part("store").address != first.part("store").address  # somebody else sits there
+        assert second.pid
+        pids = processes(second)
+        os.kill(second.pid, signal.SIGKILL)
+        eventually(lambda: not alive(pids), seconds=10)
+
+    assert not stack.status(settings).running
+    third = stack.up(settings)  # the lock of a killed supervisor is nobody's
+    assert third.running
+    stack.down(settings)
+    assert not is_locked(Home(settings.home))
+
+
+def test_a_stack_is_attached_to_the_process_that_asks_for_it(tmp_path: Path) -> None:
+    script = (
+        "import sys, time\n"
+        "from laptop import stack\n"
+        "from lungline.settings import Settings\n"
+        f"print(stack.up(Settings(home=sys.argv[1], mlflow_uri={ELSEWHERE!r}), attached=True).pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True) as caller:
+        assert caller.stdout
+        pids = family(int(caller.stdout.readline()))
+        caller.kill()
+    eventually(lambda: not alive(pids), seconds=15)
+
+
+def test_ctrl_c_while_the_stack_starts_leaves_nothing(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from laptop import stack\n"
+        "from lungline.settings import Settings\n"
+        f"settings = Settings(home=sys.argv[1], mlflow_uri={ELSEWHERE!r})\n"
+        "stack.up(settings, lambda part, state: print(state, flush=True))\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as caller:
+        assert caller.stdout
+        while caller.stdout.readline() != "starting\n":
+            pass
+        pids = family(caller.pid) - {caller.pid}
+        assert pids
+        caller.send_signal(signal.SIGINT)
+    assert caller.returncode
+    assert not alive(pids)
+    assert not is_locked(Home(tmp_path))
+
+
+def test_a_part_that_does_not_start_is_said_with_its_reason_and_nothing_is_left(tmp_path: Path) -> None:
+    home = Home.make(tmp_path)
+    home.file("store", "data").write_text("in the way")
+    with pytest.raises(StackError, match=r"^The store does not start: .*store/data"):
+        stack.up(Settings(home=tmp_path, mlflow_uri=ELSEWHERE))
+    assert not is_locked(home)
+
+
+def test_without_a_stack_there_is_nothing_to_connect_to(tmp_path: Path) -> None:
+    for ask in (stack.connect, stack.env):
+        with pytest.raises(StackError, match=r"^No stack runs in .*: `lungline up` starts one\.$"):
+            ask(Settings(home=tmp_path))
+    assert stack.status(Settings(home=tmp_path)).parts == ()
+
+
+def test_with_somebody_else_s_store_only_the_rest_is_ours(settings: Settings, tmp_path: Path) -> None:
+    real = stack.connect(settings)
+    borrowed = real.model_copy(update={"home": tmp_path, "kafka_bootstrap": None, "predictor_uri": None})
+    try:
+        started = stack.up(borrowed)
+        assert started.part("store").state == "external"
+        assert started.part("store").address == real.s3_endpoint
+        assert started.part("bridge").state == "external"
+        assert "must send its upload events to Kafka itself" in (started.part("bridge").note or "")
+        assert started.part("broker").state == "ready"
+    finally:
+        stack.down(borrowed)
+
+
+def test_ports_stay_free_for_others_and_for_us(tmp_path: Path) -> None:
+    ports = Ports.choose()
+    assert Ports.choose(ports) == ports
+    with socket.create_server(("127.0.0.1", ports.broker)):
+        assert not is_free(ports.broker)
+        assert Ports.choose(ports).broker != ports.broker
+        assert Ports.choose(ports).s3 == ports.s3

@@ -1,0 +1,152 @@
+"""The embedded object store and who may do what on it."""
+
+import io
+import json
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from boto3.s3.transfer import TransferConfig
+from botocore import UNSIGNED
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from laptop.credentials import Credentials, load_credentials
+from laptop.home import Home
+from laptop.ports import Ports, load_ports
+from laptop.process import Process, running
+from laptop.store import Store, running_store
+from laptop.tracking import answers_with
+from lungline.settings import Settings
+from tests.listening import command_line, listening
+
+pytestmark = pytest.mark.stack
+
+BUCKET = "xray-uploads"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return Home.make(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def store(home: Home) -> Store:
+    """A store in a home that has been stopped once already: identities must outlive that."""
+    settings = Settings(home=home.path)
+    with running_store(home.path, settings):
+        pass
+    ports, credentials = load_ports(home), load_credentials(home)
+    assert isinstance(ports, Ports)
+    assert isinstance(credentials, Credentials)
+    return Store(home, settings, ports, credentials)
+
+
+@pytest.fixture(scope="module")
+def process(home: Home, store: Store) -> Iterator[Process]:
+    with running(store, home.log("store")) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def client(store: Store, process: Process) -> Any:
+    made = s3(store, store.credentials.owner.access_key, store.credentials.owner.secret_key)
+    made.put_object(Bucket=BUCKET, Key="of/others.jpg", Body=b"1")
+    return made
+
+
+@pytest.fixture(scope="module")
+def scanner(store: Store, client: Any) -> Any:
+    return s3(store, store.credentials.scanner.access_key, store.credentials.scanner.secret_key)
+
+
+def s3(store: Store, access_key: str | None = None, secret_key: str | None = None) -> Any:
+    return boto3.client(
+        "s3",
+        endpoint_url=store.address,
+        region_name="us-east-1",
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
+        config=Config(signature_version=None if access_key else UNSIGNED, retries={"total_max_attempts": 1}),
+    )
+
+
+READS_AND_MORE: dict[str, Callable[[Any], object]] = {
+    "read": lambda s3: s3.get_object(Bucket=BUCKET, Key="of/others.jpg"),
+    "ask for": lambda s3: s3.head_object(Bucket=BUCKET, Key="of/others.jpg"),
+    "list": lambda s3: s3.list_objects_v2(Bucket=BUCKET),
+    "list the multipart uploads": lambda s3: s3.list_multipart_uploads(Bucket=BUCKET),
+    "delete": lambda s3: s3.delete_object(Bucket=BUCKET, Key="of/others.jpg"),
+    "copy": lambda s3: s3.copy_object(Bucket=BUCKET, Key="x", CopySource=f"{BUCKET}/of/others.jpg"),
+    "publish": lambda s3: s3.put_object_acl(Bucket=BUCKET, Key="of/others.jpg", ACL="public-read"),
+    "write to the results": lambda s3: s3.put_object(Bucket="lungline-results", Key="x", Body=b""),
+    "read the models of": lambda s3: s3.list_objects_v2(Bucket="lungline-models"),
+    "make a bucket in": lambda s3: s3.create_bucket(Bucket="another"),
+    "change the rules of": lambda s3: s3.put_bucket_policy(Bucket=BUCKET, Policy="{}"),
+}
+
+
+@pytest.mark.parametrize("what", READS_AND_MORE)
+def test_without_credentials_nobody_may(store: Store, client: Any, what: str) -> None:
+    with pytest.raises(ClientError) as refusal:
+        READS_AND_MORE[what](s3(store))
+    assert refusal.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
+
+
+@pytest.mark.parametrize("what", READS_AND_MORE)
+def test_a_scanner_may_not(scanner: Any, what: str) -> None:
+    with pytest.raises(ClientError) as refusal:
+        READS_AND_MORE[what](scanner)
+    assert refusal.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
+
+
+def test_a_scanner_may_not_delete_several_at_once(scanner: Any, client: Any) -> None:
+    answer = scanner.delete_objects(Bucket=BUCKET, Delete={"Objects": [{"Key": "of/others.jpg"}]})
+    assert [error["Code"] for error in answer["Errors"]] == ["AccessDenied"]
+    assert client.head_object(Bucket=BUCKET, Key="of/others.jpg")["ContentLength"] == 1
+
+
+def test_a_scanner_may_upload_in_one_part_and_in_several(scanner: Any, client: Any) -> None:
+    scanner.put_object(Bucket=BUCKET, Key="ward 7/Ünïcode + 100%/a=b&c.jpeg", Body=b"12")
+    assert client.head_object(Bucket=BUCKET, Key="ward 7/Ünïcode + 100%/a=b&c.jpeg")["ContentLength"] == 2
+    parts = TransferConfig(multipart_threshold=5 * 2**20, multipart_chunksize=5 * 2**20)
+    scanner.upload_fileobj(io.BytesIO(b"x" * 12 * 2**20), BUCKET, "large", Config=parts)
+    assert client.head_object(Bucket=BUCKET, Key="large")["ContentLength"] == 12 * 2**20
+
+
+@pytest.mark.usefixtures("client")
+def test_the_store_s_inner_ports_ask_for_a_token(store: Store) -> None:
+    assert answers_with(store.ports.filer, f"/buckets/{BUCKET}/of/others.jpg") == 401
+    assert answers_with(store.ports.filer, f"/buckets/{BUCKET}/?pretty=y") == 401
+
+
+def test_the_store_listens_on_loopback_only(process: Process) -> None:
+    assert listening(process.pid) == {"127.0.0.1"}
+
+
+def test_no_secret_is_on_the_command_line_or_in_the_log(
+    home: Home, store: Store, process: Process, client: Any
+) -> None:
+    shown = command_line(process.pid) + home.log("store").read_text(errors="replace") + repr(store)
+    credentials = store.credentials
+    for secret in (credentials.owner.secret_key, credentials.scanner.secret_key, *credentials.signing.values()):
+        assert secret not in shown
+
+
+def test_what_holds_secrets_is_readable_for_its_owner_only(home: Home, process: Process) -> None:
+    assert stat.S_IMODE(home.path.stat().st_mode) == 0o700
+    private = [home.file("credentials.json"), *home.file("store", "config").iterdir()]
+    assert len(private) == 3
+    assert {stat.S_IMODE(path.stat().st_mode) for path in private} == {0o600}
+
+
+def test_credentials_are_generated_once_for_each_home(home: Home, tmp_path: Path) -> None:
+    first = json.loads(home.file("credentials.json").read_bytes())
+    with running_store(tmp_path, Settings(home=tmp_path)):
+        pass
+    other = json.loads((tmp_path / "credentials.json").read_bytes())
+    assert not set(first["owner"].values()) & set(other["owner"].values())
+    assert load_credentials(home) == load_credentials(home)
