@@ -99,7 +99,8 @@ def _samples(figure: "Figure", scores: Scores, package: Package, prepared: Prepa
             inputs = preparation.apply(preparation.decode(originals[name][1]))
             (found,) = package.predict(inputs[np.newaxis])
             place.imshow(inputs[..., 0], cmap="gray", extent=(0, 1, 0, 1))
-            place.imshow(found.cam, cmap="inferno", alpha=0.35, vmin=0, vmax=1, extent=(0, 1, 0, 1))
+            heat = {"cmap": "inferno", "alpha": 0.35, "vmin": 0, "vmax": 1, "interpolation": "bilinear"}
+            place.imshow(found.cam, extent=(0, 1, 0, 1), **heat)
             place.set_title(f"{found.probability:.2f} {found.label}", fontsize=8, color=(NORMAL, PNEUMONIA)[label])
     for place in axes.ravel():
         place.axis("off")

@@ -94,7 +94,7 @@ def read(line: str) -> Event | None:
 def _tell(event: Event) -> None:
     # A file name from disk may hold bytes that are no text.
     text = event.text.encode("utf-8", "backslashreplace").decode()
-    line = MARK + json.dumps(event.model_copy(update={"text": text}).model_dump(exclude_defaults=True))
+    line = MARK + json.dumps(event.model_copy(update={"text": text}).model_dump(exclude_defaults=True), default=float)
     # In one write: native libraries write to the same pipe, and must not get between the line and its end.
     sys.stdout.write(line + "\n")
     sys.stdout.flush()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 from kfp import dsl
 
@@ -185,6 +186,14 @@ def test_text_that_is_no_unicode_is_told_all_the_same(capsys: pytest.CaptureFixt
         speaker.progress("ward \udcff.jpeg")
     texts = [event.text for event in events(capsys.readouterr().out)]
     assert texts[1] == "ward \\udcff.jpeg"
+
+
+def test_figures_that_are_no_plain_numbers_are_told_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    with step("train") as speaker:
+        speaker.progress("epoch 1", loss=np.float32(0.5), val_auc=float("nan"))
+    _, told, _ = events(capsys.readouterr().out)
+    assert told.figures["loss"] == 0.5
+    assert np.isnan(told.figures["val_auc"])
 
 
 def test_blocks_of_settings_survive_the_way_through_a_pipeline() -> None:
