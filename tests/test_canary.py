@@ -1,0 +1,124 @@
+"""A version on trial, compared with the champion by what Prometheus has seen."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from lungline.canary import Comparison, Figures, PrometheusUnavailable, compare, figures, watch
+from lungline.errors import PromotionRefused
+from lungline.inference_service import ClusterDeployment
+from tests.cluster import Cluster, api_of, running_cluster
+from tests.manifests_of import text_of
+
+
+@contextmanager
+def prometheus(answers: dict[tuple[str, str], float]) -> Iterator[str]:
+    """Answers queries by revision and kind (count, errors, p99)."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            query = parse_qs(urlsplit(self.path).query)["query"][0]
+            kind = "p99" if "quantile" in query else "errors" if "5.." in query else "count"
+            revision = query.partition('serving_knative_dev_revision="')[2].partition('"')[0]
+            value = answers.get((revision, kind))
+            result = [] if value is None else [{"metric": {}, "value": [0, str(value)]}]
+            body = json.dumps({"status": "success", "data": {"resultType": "vector", "result": result}}).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    with running_cluster() as running:
+        yield running
+
+
+def on_trial(cluster: Cluster) -> ClusterDeployment:
+    there = ClusterDeployment(api_of(cluster), "pneumonia", poll_seconds=0.01)
+    there.deploy("s3://lungline-models/pneumonia/1/", "1")
+    there.try_out("s3://lungline-models/pneumonia/2/", "2", 10)
+    return there
+
+
+def seen(**two: float) -> dict[tuple[str, str], float]:
+    champion, canary = "pneumonia-predictor-00002", "pneumonia-predictor-00003"
+    normal = {"count": 900.0, "errors": 0.0, "p99": 0.2}
+    return {(champion, key): value for key, value in normal.items()} | {
+        (canary, key): value for key, value in ({"count": 100.0, "errors": 0.0, "p99": 0.2} | two).items()
+    }
+
+
+def test_a_canary_that_is_no_worse_stays(cluster: Cluster) -> None:
+    there = on_trial(cluster)
+    looks: list[Comparison] = []
+    with prometheus(seen()) as uri:
+        said = watch(there, uri, seconds=0.05, on_look=looks.append, poll_seconds=0.02)
+    assert said == "Version 2 is no worse than version 1 (100 requests)."
+    assert there.canary() == ("2", 10)
+    assert looks[0].champion == Figures(900.0, 0.0, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("worse", "why"),
+    [({"errors": 5.0}, "fails 5.0% of its requests, the champion 0.0%"), ({"p99": 0.9}, "p99 is 0.90 s")],
+)
+def test_a_canary_that_is_worse_is_withdrawn_by_itself(cluster: Cluster, worse: dict[str, float], why: str) -> None:
+    there = on_trial(cluster)
+    with prometheus(seen(**worse)) as uri:
+        said = watch(there, uri, seconds=60, poll_seconds=0.02)
+    assert why in said
+    assert said.endswith("Version 2 takes no requests any more; version 1 serves.")
+    assert there.canary() is None
+    assert there.serving() == "1"
+
+
+def test_a_few_requests_say_nothing(cluster: Cluster) -> None:
+    there = on_trial(cluster)
+    with prometheus(seen(count=10.0, errors=9.0)) as uri:
+        assert "too few requests" in watch(there, uri, seconds=0, poll_seconds=0.02)
+    assert there.canary() == ("2", 10)
+
+
+def test_a_champion_that_fails_as_well_condemns_nobody() -> None:
+    failing = Figures(requests=500, errors=0.4, p99=1.0)
+    assert compare(failing, failing).worse is None
+    assert compare(Figures(500, None, None), Figures(0, None, None)).worse is None
+
+
+def test_without_a_canary_there_is_nothing_to_watch(cluster: Cluster) -> None:
+    there = ClusterDeployment(api_of(cluster), "pneumonia", poll_seconds=0.01)
+    there.deploy("s3://lungline-models/pneumonia/1/", "1")
+    with pytest.raises(PromotionRefused, match="nothing to watch"):
+        watch(there, "http://127.0.0.1:9", seconds=1)
+
+
+def test_a_prometheus_that_is_away_is_told() -> None:
+    with pytest.raises(PrometheusUnavailable, match="does not answer with a number"):
+        figures("http://127.0.0.1:9", "pneumonia-predictor-00001")
+
+
+def test_the_manifests_collect_what_a_canary_is_judged_by() -> None:
+    rendered = text_of("overlays/minikube")
+    assert "http-usermetric" in rendered
+    assert "serving.knative.dev/revision" in rendered
+    assert "kn_serving_invocation_duration_seconds_count" in rendered

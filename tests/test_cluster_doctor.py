@@ -1,0 +1,96 @@
+"""What `lungline doctor --cluster` finds, against an API server made small."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from lungline.cluster_doctor import KINDS, READY, SECRETS, examine
+from tests.cluster import Cluster, api_of
+from tests.manifests_of import generated_secrets, objects
+
+
+@contextmanager
+def api_server(answers: dict[str, Any]) -> Iterator[Cluster]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found = answers.get(self.path)
+            status = found if isinstance(found, int) else 200 if found is not None else 404
+            body = json.dumps(found if isinstance(found, dict) else {"message": "not there"}).encode()
+            self.send_response(status)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield Cluster(address=f"http://127.0.0.1:{server.server_port}")
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def healthy() -> dict[str, Any]:
+    answers: dict[str, Any] = {"/version": {"major": "1", "minor": "34"}}
+    for _, group, plural in KINDS:
+        answers.setdefault(f"/apis/{group}", {"resources": []})["resources"].append({"name": plural})
+    answers["/api/v1/namespaces/kubeflow/services/ml-pipeline"] = {"metadata": {}}
+    observability = {"data": {"request-metrics-protocol": "prometheus"}}
+    answers["/api/v1/namespaces/knative-serving/configmaps/config-observability"] = observability
+    answers |= {f"/api/v1/namespaces/{namespace}/secrets/{secret}": {} for namespace, secret in SECRETS}
+    ready = {"metadata": {"name": "x"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+    return answers | {f"/apis/{group}/namespaces/lungline/{plural}/{one}": ready for group, plural, one in READY}
+
+
+def test_a_cluster_that_has_everything_is_well() -> None:
+    with api_server(healthy()) as there:
+        findings = list(examine(api_of(there)))
+    assert [finding.what for finding in findings if not finding.well] == []
+    assert len(findings) == 3 + len(KINDS) + len(SECRETS) + len(READY)
+
+
+def test_what_is_missing_is_named_with_its_cure() -> None:
+    answers = healthy()
+    answers["/version"] = {"major": "1", "minor": "29+"}
+    del answers["/apis/serving.kserve.io/v1beta1"]
+    del answers["/api/v1/namespaces/lungline/secrets/postgres"]
+    answers["/api/v1/namespaces/lungline/secrets/worklist"] = 403
+    with api_server(answers) as there:
+        ill = {finding.what: finding.cure for finding in examine(api_of(there)) if not finding.well}
+    assert ill["KServe (inferenceservices.serving.kserve.io)"] == "Install KServe: docs/cluster.md."
+    assert "generate_secrets.py" in ill["Secret lungline/postgres"]
+    assert ill["Secret lungline/worklist"].startswith("It cannot be looked at: The Kubernetes API refuses")
+    assert "1.32 or newer" in ill["Kubernetes 1.29+"]
+    assert len(ill) == 4, "objects are not asked for while their kinds are missing"
+
+
+def test_what_is_not_ready_says_why() -> None:
+    answers = healthy()
+    path = "/apis/eventing.knative.dev/v1/namespaces/lungline/triggers/judge"
+    condition = {"type": "Ready", "status": "False", "reason": "SubscriberNotFound", "message": "no such service"}
+    answers[path] = {"metadata": {"name": "judge"}, "status": {"conditions": [condition]}}
+    del answers["/apis/kafka.strimzi.io/v1/namespaces/lungline/kafkas/xray"]
+    with api_server(answers) as there:
+        ill = {finding.what: finding.cure for finding in examine(api_of(there)) if not finding.well}
+    assert ill == {
+        "triggers/judge": "SubscriberNotFound no such service",
+        "kafkas/xray": "kubectl apply -k manifests/overlays/minikube (or production)",
+    }
+
+
+def test_it_looks_for_what_the_manifests_have() -> None:
+    made = {(one["metadata"]["namespace"], one["metadata"]["name"]) for one in generated_secrets()}
+    assert set(SECRETS) <= made
+    here = {(one["apiVersion"], one["metadata"]["name"]) for one in objects("minikube")}
+    assert {(group, one) for group, _, one in READY} <= here
+    kinds = {one["apiVersion"] for one in objects("production") if "." in one["apiVersion"].partition("/")[0]}
+    custom = {kind for kind in kinds if not kind.split("/")[0].endswith("k8s.io")}
+    assert custom <= {group for _, group, _ in KINDS} | {"serving.kserve.io/v1alpha1"}

@@ -1,0 +1,139 @@
+"""What each user may do in the object store, tried on a real SeaweedFS that is started as the component starts it."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from lungline.errors import LunglineError
+from lungline.settings import Settings
+from lungline.storage import Storage
+from tests.manifests_of import generated_secrets, named
+from tests.object_store import free_ports
+
+OURS = Settings.model_construct()
+UPLOADS, RESULTS, MODELS, MLFLOW = OURS.uploads_bucket, OURS.results_bucket, OURS.models_bucket, OURS.mlflow_bucket
+MODEL = f"{OURS.model_name}/1/card.json"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Storage]]:
+    """The store of the component seaweedfs, seen by a user."""
+    folder = tmp_path_factory.mktemp("store")
+    values = {one["metadata"]["name"]: one["stringData"] for one in generated_secrets()}
+    (folder / "s3.json").write_text(values["seaweedfs-identities"]["s3.json"])
+    s3, *others = free_ports(7)
+    command = _command(folder, s3, others)
+
+    def seen_by(user: str) -> Storage:
+        key = values["object-store-root" if user == "root" else f"s3-{user}"]
+        access, secret = SecretStr(key["AWS_ACCESS_KEY_ID"]), SecretStr(key["AWS_SECRET_ACCESS_KEY"])
+        return Storage(f"http://127.0.0.1:{s3}", access_key=access, secret_key=secret)
+
+    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log, cwd=folder) as process:
+        try:
+            _fill(seen_by("root"))
+            yield seen_by
+        finally:
+            process.kill()
+
+
+def _command(folder: Path, s3: int, others: list[int]) -> list[str]:
+    """The container's arguments, on this machine's free ports and loopback interface."""
+    deployment = named("minikube-seaweedfs", "Deployment")["seaweedfs"]
+    (container,) = [one for one in deployment["spec"]["template"]["spec"]["containers"] if one["name"] == "seaweedfs"]
+    ports = ("master.port", "volume.port", "filer.port", "admin.port", "filer.port.grpc", "metricsPort")
+    changed: dict[str, Any] = {"dir": folder, "s3.config": folder / "s3.json", "s3.port": s3, "ip.bind": "127.0.0.1"}
+    changed |= dict(zip(ports, others, strict=True))
+    kept = [argument for argument in container["args"] if argument.lstrip("-").split("=")[0] not in changed]
+    return [
+        str(Path(sys.executable).with_name("weed")),
+        *kept,
+        *(f"-{name}={value}" for name, value in changed.items()),
+    ]
+
+
+def _fill(root: Storage) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            root.ensure_buckets(UPLOADS, RESULTS, MODELS, MLFLOW)
+            for bucket, key in ((UPLOADS, "a.jpeg"), (RESULTS, "results/aa/1.json"), (MODELS, MODEL), (MLFLOW, "x")):
+                root.put(bucket, key, b"{}")
+        except LunglineError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
+MAY: list[tuple[str, str, str, str]] = [
+    ("scanner", "put", UPLOADS, "b.jpeg"),
+    ("predictor", "get", UPLOADS, "a.jpeg"),
+    ("predictor", "put_if_absent", RESULTS, "results/bb/1.json"),
+    ("predictor", "list", MODELS, ""),
+    ("predictor", "get", MODELS, MODEL),
+    ("pipeline", "put", MODELS, f"{OURS.model_name}/2/card.json"),
+    ("pipeline", "get", UPLOADS, "a.jpeg"),
+    ("pipeline", "get", RESULTS, "results/aa/1.json"),
+    ("mlflow", "put", MLFLOW, "1/model"),
+    ("mlflow", "list", MLFLOW, ""),
+    ("worklist", "get", UPLOADS, "a.jpeg"),
+    ("worklist", "put_if_absent", RESULTS, "readings/1.json"),
+    ("worklist", "get", MODELS, MODEL),
+    ("reconcile", "list", UPLOADS, ""),
+    ("reconcile", "get", RESULTS, "results/aa/1.json"),
+]
+MAY_NOT: list[tuple[str, str, str, str]] = [
+    ("scanner", "get", UPLOADS, "a.jpeg"),
+    ("scanner", "list", UPLOADS, ""),
+    ("scanner", "delete", UPLOADS, "a.jpeg"),
+    ("scanner", "put", RESULTS, "results/aa/2.json"),
+    ("predictor", "put", UPLOADS, "c.jpeg"),
+    ("predictor", "put", MODELS, MODEL),
+    ("predictor", "get", MLFLOW, "x"),
+    ("pipeline", "put", UPLOADS, "c.jpeg"),
+    ("pipeline", "put", MODELS, "another-model/1/card.json"),
+    ("mlflow", "get", MODELS, MODEL),
+    ("mlflow", "get", UPLOADS, "a.jpeg"),
+    ("worklist", "delete", RESULTS, "results/aa/1.json"),
+    ("worklist", "put", UPLOADS, "c.jpeg"),
+    ("reconcile", "put", UPLOADS, "c.jpeg"),
+    ("reconcile", "get", MODELS, MODEL),
+]
+
+
+def attempt(storage: Storage, act: str, bucket: str, key: str) -> None:
+    if act == "list":
+        assert list(storage.list(bucket))
+    elif act.startswith("put"):
+        getattr(storage, act)(bucket, key, b"{}")
+    else:
+        getattr(storage, act)(bucket, key)
+
+
+@pytest.mark.parametrize(("user", "act", "bucket", "key"), MAY)
+def test_everybody_may_do_what_they_have_to(
+    store: Callable[[str], Storage], user: str, act: str, bucket: str, key: str
+) -> None:
+    attempt(store(user), act, bucket, key)
+
+
+@pytest.mark.parametrize(("user", "act", "bucket", "key"), MAY_NOT)
+def test_nobody_may_do_more(store: Callable[[str], Storage], user: str, act: str, bucket: str, key: str) -> None:
+    with pytest.raises(LunglineError):
+        attempt(store(user), act, bucket, key)
+
+
+def test_the_policies_are_the_ones_that_minio_is_given(store: Callable[[str], Storage]) -> None:
+    values = {one["metadata"]["name"]: one["stringData"] for one in generated_secrets()}
+    held = json.loads(values["seaweedfs-identities"]["s3.json"])
+    given = named("minikube", "ConfigMap")["object-store-setup"]["data"]
+    assert {f"{one['name']}.json" for one in held["policies"]} == {name for name in given if name.endswith(".json")}
