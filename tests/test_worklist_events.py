@@ -1,4 +1,5 @@
 import json
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,6 +81,10 @@ def test_what_is_no_result_is_refused_for_good_and_leaves_nothing(
     assert count(site) == Counters()
 
 
+on_sqlite = pytest.mark.skipif("LUNGLINE_TEST_POSTGRES" in os.environ, reason="is about SQLite's file")
+
+
+@on_sqlite
 def test_a_locked_database_asks_for_the_event_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worklist.database.BUSY_SECONDS", 0.1)
     with running_site(home(tmp_path)) as site:
@@ -91,6 +96,7 @@ def test_a_locked_database_asks_for_the_event_again(tmp_path: Path, monkeypatch:
         assert site.send(record()).status_code == 204
 
 
+@on_sqlite
 def test_a_removed_database_asks_for_the_event_again_and_is_not_healthy(site: Site, tmp_path: Path) -> None:
     assert httpx.get(f"{site.url}/healthz").status_code == 200
     (tmp_path / "worklist/worklist.db").unlink()

@@ -1,6 +1,7 @@
 """A real worklist for tests: uvicorn on a free port, a real database, real records."""
 
 import hashlib
+import os
 import socket
 import threading
 import time
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 from fastapi import FastAPI
+from psycopg import sql
 from pydantic import SecretStr
 
 from lungline.events import RESULT_TYPE, Upload
@@ -147,6 +150,20 @@ def wait(true: Any, seconds: float = 15.0) -> Any:
 
 
 def home(folder: Path, **values: Any) -> Settings:
-    """Settings of a worklist in a folder; `values` are of its own block."""
+    """Settings of a worklist in a folder; `values` are of its own block.
+
+    With the address of a PostgreSQL in LUNGLINE_TEST_POSTGRES, each folder has a database of its own there.
+    """
     database = values.pop("database", None)
+    server = os.environ.get("LUNGLINE_TEST_POSTGRES")
+    if server and database is None:
+        database = _own_database(server, folder)
     return Settings.model_validate({"home": folder, "worklist": values | ({"database": database} if database else {})})
+
+
+def _own_database(server: str, folder: Path) -> str:
+    name = f"worklist_{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone():
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    return f"{server.rpartition('/')[0]}/{name}"

@@ -85,6 +85,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         here.live.close()
+        app.state.chores.stop()
+        # What is under way ends by itself; a service that takes a notice for ever is not waited for.
+        await asyncio.wait(tasks, timeout=10)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,6 +1,7 @@
 """What the worklist does by itself: sends notices, escalates them, brings readings and DICOM results to S3."""
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -39,14 +40,20 @@ class Chores:
         self._rules = {rule.name: rule for rule in rules}
         self._address = (settings.worklist.uri or address).rstrip("/")
         self._pictures = Pictures(storage, settings)
+        self._stopping = asyncio.Event()
         self._signer = signer(settings, "acknowledge")
 
     async def run(self) -> None:
-        """Do one round after the other until cancelled."""
-        while True:
+        """Do one round after the other until stopped."""
+        while not self._stopping.is_set():
             for chore in (self.send_notices, self.save_readings, self.save_captures):
                 await run_in_threadpool(_attempt, chore)
-            await asyncio.sleep(EVERY_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), EVERY_SECONDS)
+
+    def stop(self) -> None:
+        """End after the round that is under way, so that no notice is left half sent."""
+        self._stopping.set()
 
     def send_notices(self) -> None:
         """Send what is due, and queue what nobody acknowledged for the next to be told."""

@@ -64,11 +64,9 @@ class Filter:
 
     def where(self, now: datetime) -> list[ColumnElement[bool]]:
         """The same as conditions for the database."""
-        conditions: list[ColumnElement[bool]] = [_place(self.view, self.label)]
+        conditions = [_place(self)]
         if self.view in ("unread", "read"):
             conditions.append(Entry.read == (1 if self.view == "read" else 0))
-        if self.label and self.sort == "newest" and self.view != "missing" and not self.q:
-            conditions.append(Entry.label == self.label)  # the same, in words that the other index knows
         if self.version:
             conditions.append(Entry.version == self.version)
         if self.age:
@@ -231,10 +229,13 @@ def count(session: Session) -> Counters:
     )
 
 
-def _place(view: View, label: str) -> ColumnElement[bool]:
-    if view == "missing":
+def _place(wanted: Filter) -> ColumnElement[bool]:
+    """Which labels are wanted, in words that lead the database to the index of the order that is wanted."""
+    if wanted.view == "missing":
         return Entry.priority == MISSING
-    first, last = RANGES.get(label, (0, MISSING - 1))
+    if wanted.sort == "newest" and not wanted.q:
+        return Entry.label == wanted.label if wanted.label else Entry.priority != MISSING
+    first, last = RANGES.get(wanted.label, (0, MISSING - 1))
     return Entry.priority.between(first, last)
 
 

@@ -69,9 +69,9 @@ class Live:
         self._nudge.set()
 
     async def run(self) -> None:
-        """Follow the database until cancelled; a database that does not answer is asked again."""
+        """Follow the database until closed; a database that does not answer is asked again."""
         self.counters = await self._count()
-        while True:
+        while not self._closing:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._nudge.wait(), POLL_SECONDS)
             self._nudge.clear()
@@ -103,6 +103,7 @@ class Live:
     def close(self) -> None:
         """Let all pages go: they come back to the next process."""
         self._closing = True
+        self._nudge.set()
         for page in self._pages:
             page.tell(": goodbye\n\n")
 
