@@ -53,6 +53,9 @@ RUN awk '/^[^ ]/ { wanted = /^(setuptools|wheel|packaging)==/ } wanted' requirem
  && uv pip install --require-hashes --no-build --no-deps -r build.txt \
  && uv pip install --require-hashes --only-binary :all: --no-binary kfp-server-api \
       --no-build-isolation-package kfp-server-api -r requirements/pipeline.txt
+# The MLflow server of the cluster runs in this image and keeps its runs in PostgreSQL: the driver of the worklist's lock.
+RUN awk '/^[^ ]/ { wanted = /^psycopg(-binary)?==/ } wanted' requirements/worklist.txt > driver.txt \
+ && uv pip install --require-hashes --no-build --no-deps -r driver.txt
 COPY --from=wheel /wheel/ /wheel/
 RUN uv pip install --no-deps --no-index /wheel/*.whl
 

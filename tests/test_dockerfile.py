@@ -1,9 +1,11 @@
 """The images: what the Dockerfile promises, as far as it can be told without building."""
 
+import ast
 import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -115,3 +117,40 @@ def test_secrets_and_data_do_not_come_into_the_build() -> None:
     assert packages
     for package in re.findall(r'"(\w+)"', packages.group(1)):
         assert f"!{package}" in lines, f"the wheel needs {package}"
+
+
+@pytest.mark.parametrize(
+    ("layers", "packages"),
+    [
+        (("core", "serving"), ("serving",)),
+        (("core", "worklist"), ("worklist",)),
+        (("core", "pipeline"), ("components", "pipelines", "data")),
+    ],
+)
+def test_an_image_has_everything_that_its_code_imports(layers: tuple[str, ...], packages: tuple[str, ...]) -> None:
+    names = {
+        re.sub(r"[-_.]+", "-", line.split("==")[0]).lower()
+        for layer in layers
+        for line in (ROOT / f"requirements/{layer}.txt").read_text().splitlines()
+        if "==" in line
+    }
+    makers = packages_distributions()
+    for package in packages:
+        for path in (ROOT / package).rglob("*.py"):
+            for module in imports(path) - sys.stdlib_module_names - OURS:
+                found = {re.sub(r"[-_.]+", "-", name).lower() for name in makers.get(module, [module])}
+                assert found & names, f"{path.relative_to(ROOT)} imports {module}, which {' and '.join(layers)} lack"
+
+
+OURS = {"lungline", "components", "pipelines", "serving", "worklist", "laptop", "data"}
+
+
+def imports(path: Path) -> set[str]:
+    """Top-level names of everything that a module imports, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found

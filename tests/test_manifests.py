@@ -321,7 +321,7 @@ def test_delivery_is_stated_in_full_because_a_part_replaces_all_defaults(overlay
 
 @every_overlay
 def test_each_waits_longer_than_the_one_behind_it(overlay: str) -> None:
-    from serving.app import ANSWER_SECONDS
+    from serving.door import ANSWER_SECONDS
 
     (service,) = of_kind(overlay, "InferenceService")
     patience = named(overlay, "Trigger")["judge"]["spec"]["delivery"]["timeout"]
