@@ -4,6 +4,7 @@ Content decides, never the file name. All limits are checked on the header, so a
 A new format is one entry in `_FORMATS`.
 """
 
+import importlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,11 +13,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
 from lungline import dicom
 from lungline.bitmaps import BMP_MAGIC, is_webp, read_bmp, read_webp
@@ -72,11 +69,11 @@ def _load_jpeg(container: Container, at_least: int | None) -> Image.Image:
     return image
 
 
-def _load_by(opened: Callable[[io.BytesIO], Image.Image]) -> Callable[[Container, int | None], Image.Image]:
-    """A loader for a format that has no reduced decode."""
+def _load_by(plugin: str, name: str) -> Callable[[Container, int | None], Image.Image]:
+    """A loader for a format that has no reduced decode, by a class of Pillow; a rare one is imported when it comes."""
 
     def load(container: Container, at_least: int | None) -> Image.Image:  # noqa: ARG001
-        image = opened(io.BytesIO(container.data))
+        image: Image.Image = getattr(importlib.import_module(f"PIL.{plugin}"), name)(io.BytesIO(container.data))
         image.load()
         return image
 
@@ -94,10 +91,10 @@ class _Format:
 
 _FORMATS = (
     _Format(lambda data: data.startswith(JPEG_MAGIC), read_jpeg, _load_jpeg),
-    _Format(lambda data: data.startswith(PNG_MAGIC), read_png, _load_by(PngImageFile)),
-    _Format(lambda data: data.startswith(TIFF_MAGICS), read_tiff, _load_by(TiffImageFile)),
-    _Format(lambda data: data.startswith(BMP_MAGIC), read_bmp, _load_by(BmpImageFile)),
-    _Format(is_webp, read_webp, _load_by(WebPImageFile)),
+    _Format(lambda data: data.startswith(PNG_MAGIC), read_png, _load_by("PngImagePlugin", "PngImageFile")),
+    _Format(lambda data: data.startswith(TIFF_MAGICS), read_tiff, _load_by("TiffImagePlugin", "TiffImageFile")),
+    _Format(lambda data: data.startswith(BMP_MAGIC), read_bmp, _load_by("BmpImagePlugin", "BmpImageFile")),
+    _Format(is_webp, read_webp, _load_by("WebPImagePlugin", "WebPImageFile")),
 )
 
 # Formats that hospitals and people do send: refused by name, so that the sender knows what to convert.

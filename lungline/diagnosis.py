@@ -119,13 +119,22 @@ def judge_upload(
     except ObjectTooLarge as exc:
         return case.close(upload, "refused", diagnosis=refused("too-large", str(exc), timings))
     if upload.version_id or upload.etag in (None, found.etag):
-        return case.judge(upload, found, timings)
+        return _kept(case.judge(upload, found, timings), found, storage, settings)
     # Overwritten since. What is there now is judged under its own identity, where its own event finds it done: an X-ray
     # must not go unjudged because a store writes ETags into events otherwise than it answers them.
     present = replace(upload, etag=found.etag, sequencer=None, size=found.size, uploaded_at=found.modified)
-    case.judge(present, found, timings)
+    _kept(case.judge(present, found, timings), found, storage, settings)
     message = "The object was overwritten before it could be read."
     return case.close(upload, "superseded", message=message, superseded_by=present.identity)
+
+
+def _kept(record: ResultRecord, found: StoredObject, storage: Storage, settings: Settings) -> ResultRecord:
+    """The record, which is saved, after its image went to the research bucket if it is unsure."""
+    if record.label == "Unsure":
+        from lungline import research
+
+        research.keep(record, found.data, storage, settings)
+    return record
 
 
 @dataclass(frozen=True, slots=True)

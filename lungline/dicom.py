@@ -29,7 +29,7 @@ from lungline.errors import ImageRefused
 from lungline.grey import Stored
 from lungline.picture import CheckSize, Pixels
 
-__all__ = ["Frame", "Raw", "is_dicom", "read", "read_raw"]
+__all__ = ["Frame", "Raw", "colours", "grey_of", "is_dicom", "read", "read_raw", "storage_class"]
 
 _CLASS, _MODALITY, _BODY_PART, _INTENT, _VIEW = 0x00080016, 0x00080060, 0x00180015, 0x00080068, 0x00185101
 _SAMPLES, _PHOTOMETRIC, _PLANAR, _FRAMES = 0x00280002, 0x00280004, 0x00280006, 0x00280008
@@ -101,10 +101,14 @@ def read(data: bytes, check_size: CheckSize) -> Frame:
     raw = read_raw(data, check_size)
     warnings = _remarks(raw.file)
     if raw.patterns.ndim == 3:
-        return Frame(_colours(raw), tuple(warnings))
-    inverted = raw.photometric == "MONOCHROME1"
-    pixels, done = grey.grey_levels(raw.patterns, raw.stored, raw.file, inverted=inverted)
+        return Frame(colours(raw), tuple(warnings))
+    pixels, done = grey_of(raw)
     return Frame(pixels, (*warnings, *done))
+
+
+def grey_of(raw: Raw) -> tuple[Pixels, list[str]]:
+    """The grey levels of a frame in one channel, bright is dense, and what was done on the way."""
+    return grey.grey_levels(raw.patterns, raw.stored, raw.file, inverted=raw.photometric == "MONOCHROME1")
 
 
 def read_raw(data: bytes, check_size: CheckSize) -> Raw:
@@ -187,7 +191,7 @@ def _plain(file: DicomFile, pixels: bytes, data: bytes, shape: Shape) -> npt.NDA
     return flat.reshape(shape.height, shape.width, shape.samples)
 
 
-def _colours(raw: Raw) -> Pixels:
+def colours(raw: Raw) -> Pixels:
     """Red, green and blue; decoders of compressed frames give them already."""
     from PIL import Image
 
@@ -211,3 +215,9 @@ def _remarks(file: DicomFile) -> list[str]:
     if file.text(_INTENT).upper() == "FOR PROCESSING":
         remarks.append("the DICOM holds raw detector values, not meant for viewing")
     return remarks
+
+
+def storage_class(raw: Raw) -> str | None:
+    """The storage class of a file that was taken, when it names one."""
+    named = raw.file.text(_CLASS)
+    return named if named in _RADIOGRAPHS | _CAPTURES else None

@@ -120,6 +120,28 @@ def read_file(data: bytes, needed: frozenset[int]) -> DicomFile:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class DicomHeader:
+    """All elements before the pixels, without the meta group, and how they are encoded."""
+
+    data: bytes
+    order: str
+    explicit: bool
+
+
+def read_header(data: bytes) -> DicomHeader:
+    """The header of a file that `read_file` has read; of a deflated one, no more is unpacked than that."""
+    meta, start = _meta(data, 132 if data[128:132] == b"DICM" else 0)
+    syntax = meta.get(SYNTAX, b"").decode("ascii", "replace").strip(" \0")
+    if syntax == DEFLATED:
+        data, start = _inflated(data, start, _DEFLATED_HEADER), 0
+    order, explicit = _encoding(data, start, syntax)
+    found = _Walk(data, order, explicit).collect(start, frozenset())
+    # The element's own head lies before its value: 12 bytes long when its form is named, else 8.
+    end = found.pixels[0] - (12 if explicit else 8) if found.pixels else len(data)
+    return DicomHeader(data[start:end], order, explicit)
+
+
 def inflate_pixels(data: bytes, needed: int) -> bytes:
     """The first `needed` bytes of the pixels of a deflated file that `read_file` has read."""
     _, start = _meta(data, 132 if data[128:132] == b"DICM" else 0)

@@ -156,6 +156,12 @@ class Settings(BaseSettings):
     results_bucket: str = Field(default="lungline-results", description="Bucket of result records and heatmaps.")
     models_bucket: str = Field(default="lungline-models", description="Bucket of model packages and promotion history.")
     mlflow_bucket: str = Field(default="lungline-mlflow", description="Bucket of MLflow's artifacts.")
+    research_bucket: str = Field(
+        default="lungline-research", description="Bucket of unsure images without whatever tells who was X-rayed."
+    )
+    research_secret: SecretStr | None = Field(
+        default=None, description="What pseudonyms in the research bucket are keyed with; empty makes one in the home."
+    )
 
     kafka_bootstrap: str | None = Field(
         default=None, description="Kafka bootstrap servers; empty starts the embedded broker."

@@ -110,6 +110,9 @@ def _check_samples(directory: _Directory) -> int:
         raise ImageRefused("unsupported-format", "The TIFF's compression is not LZW, Deflate or PackBits.")
     if photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE) or kinds - {1, 2, 4}:
         raise ImageRefused("unsupported-format", "The TIFF's pixels are neither whole grey levels nor colours.")
+    ways = (directory.one(_PLANAR, 1), directory.one(_PREDICTOR, 1), directory.one(_FILL_ORDER, 1))
+    if any(way not in (1, 2) for way in ways):
+        raise ImageRefused("corrupt", "The TIFF's pixels are laid out in a way that the format does not have.")
     least = 3 if photometric == _RGB else 1
     if len(bits) != 1 or bits - {1, 2, 4, 8, 16} or not least <= samples <= least + 1:
         raise ImageRefused("unsupported-format", f"The TIFF has {samples} samples a pixel in a form that is not read.")

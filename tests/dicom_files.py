@@ -8,8 +8,8 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.pixels.encoders import RLELosslessEncoder
-from pydicom.uid import generate_uid
+from pydicom.pixels.encoders.base import RLELosslessEncoder
+from pydicom.uid import UID, generate_uid
 
 from lungline import phantom
 
@@ -65,7 +65,7 @@ def write(
     if frames > 1:
         found.NumberOfFrames = frames
     found.file_meta = FileMetaDataset()
-    found.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
+    found.file_meta.TransferSyntaxUID = UID(syntax)
     found.file_meta.MediaStorageSOPClassUID = found.get("SOPClassUID", CR)
     found.file_meta.MediaStorageSOPInstanceUID = found.get("SOPInstanceUID", generate_uid())
     every = [pixels, *(pixels + 1 for _ in range(frames - 1))]
