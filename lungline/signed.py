@@ -12,7 +12,7 @@ import re
 import time
 import weakref
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import quote, urlsplit
 
@@ -46,16 +46,18 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Request:
+class Request:
+    """A request for one object; `path` and `query` as they are sent."""
+
     method: str
     path: str
     query: str
-    data: bytes = b""
-    headers: dict[str, str] = field(default_factory=dict)
-    limit: int | None = None
+    data: bytes
+    headers: dict[str, str]
 
     @property
     def target(self) -> str:
+        """What stands in the request line."""
         return f"{self.path}?{self.query}" if self.query else self.path
 
 
@@ -78,15 +80,14 @@ class SignedRequests:
 
     def get(self, bucket: str, key: str, version_id: str | None, max_bytes: int | None) -> Answer:
         """An object. Raises ObjectGone, ObjectTooLarge, and what `Storage` raises."""
-        query = f"versionId={quote(version_id, safe='-_.~')}" if version_id else ""
-        answer = self._ask(bucket, _Request("GET", self._path(bucket, key), query, limit=max_bytes))
+        answer = self._ask(bucket, self.request("GET", bucket, key, version_id=version_id), max_bytes)
         if answer.status >= 300:
             raise refusal(answer.code, answer.status, bucket, reading=True)
         return answer
 
     def put(self, bucket: str, key: str, data: bytes, headers: dict[str, str]) -> Answer:
         """Store an object; the statuses 409 and 412 are answers to a conditional one."""
-        answer = self._ask(bucket, _Request("PUT", self._path(bucket, key), "", data, headers))
+        answer = self._ask(bucket, self.request("PUT", bucket, key, data=data, headers=headers))
         if answer.status >= 300 and answer.status not in {409, 412}:
             raise refusal(answer.code, answer.status, bucket, reading=False)
         return answer
@@ -95,13 +96,29 @@ class SignedRequests:
         """Close the idle connections."""
         _close_all(self._idle)
 
-    def _path(self, bucket: str, key: str) -> str:
-        return f"{self._base}/{bucket}/{quote(key, safe='/-_.~')}"
+    def request(
+        self,
+        method: str,
+        bucket: str,
+        key: str,
+        *,
+        version_id: str | None = None,
+        data: bytes = b"",
+        headers: dict[str, str] | None = None,
+    ) -> "Request":
+        """A request, not signed yet."""
+        query = f"versionId={quote(version_id, safe='-_.~')}" if version_id else ""
+        path = f"{self._base}/{bucket}/{quote(key, safe='/-_.~')}"
+        return Request(method, path, query, data, headers or {})
 
-    def _ask(self, bucket: str, request: "_Request") -> Answer:
+    def signature(self, request: "Request") -> dict[str, str]:
+        """The headers that make a request ours, now."""
+        return self._signer.headers(request, self._netloc)
+
+    def _ask(self, bucket: str, request: "Request", limit: int | None = None) -> Answer:
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                answer = self._exchange(request, self._signer.headers(request, self._netloc))
+                answer = self._exchange(request, limit)
             except (OSError, http.client.HTTPException) as exc:
                 if attempt == ATTEMPTS:
                     raise silence(exc, bucket) from exc
@@ -112,14 +129,15 @@ class SignedRequests:
             time.sleep(random.uniform(0.05, 0.3) * 3 ** (attempt - 1))  # noqa: S311 - no secret in it
         raise AssertionError  # the last attempt returns or raises
 
-    def _exchange(self, request: "_Request", signature: dict[str, str]) -> Answer:
+    def _exchange(self, request: "Request", limit: int | None) -> Answer:
         """One request; on a fresh connection when the store has closed the kept one meanwhile."""
+        headers = self.signature(request) | request.headers
         while True:
             kept = self._kept()
             connection = kept or self._connected()
             try:
-                connection.request(request.method, request.target, request.data or None, signature | request.headers)
-                answer = self._received(connection, request.limit)
+                connection.request(request.method, request.target, request.data or None, headers)
+                answer = self._received(connection, limit)
             except (ConnectionError, http.client.BadStatusLine):
                 connection.close()
                 if kept is None:
@@ -196,7 +214,7 @@ class _Signer:
         self._secret_key = secret_key
         self._day = ("", b"")
 
-    def headers(self, request: _Request, host: str) -> dict[str, str]:
+    def headers(self, request: Request, host: str) -> dict[str, str]:
         """The headers that make a request ours, now."""
         moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
         digest = hashlib.sha256(request.data).hexdigest() if request.data else _EMPTY

@@ -20,6 +20,7 @@ Status codes, with Knative's retry rules in mind (it retries 5xx, 404, 408, 409 
          a record says so, and neither a retry nor a dead letter would bring it back
     204  the event tells of no upload
     400  the image was refused (a record says why), or the event is malformed: never worth a retry
+    408  the body did not arrive within 30 s
     413  the body is too large
     503  the store does not answer, no model is loaded, or too much is under way: try again
     500  a fault of configuration or of ours: retried too, for it may be mended
