@@ -75,7 +75,9 @@ def _identities(keys: dict[str, tuple[str, str]]) -> dict[str, Any]:
 def _settings() -> dict[str, str]:
     lines = (Path(__file__).parent / "base/settings.env").read_text().split()
     values = dict(line.split("=", 1) for line in lines)
-    places = {name: values[f"LUNGLINE_{name}_BUCKET"] for name in ("UPLOADS", "RESULTS", "MODELS", "MLFLOW")}
+    places = {
+        name: values[f"LUNGLINE_{name}_BUCKET"] for name in ("UPLOADS", "RESULTS", "MODELS", "MLFLOW", "RESEARCH")
+    }
     return places | {"MODEL": values["LUNGLINE_MODEL_NAME"]}
 
 
@@ -149,7 +151,9 @@ def database_secrets() -> Iterator[dict[str, Any]]:
 def all_secrets() -> list[dict[str, Any]]:
     """Every secret that the manifests name, but for those that only a house can know (production)."""
     worklist = {"secret": secrets.token_urlsafe(48), "event-token": secrets.token_urlsafe(30)}
-    return [*s3_secrets(), *kafka_secrets(), *database_secrets(), secret("worklist", worklist)]
+    research = {"secret": secrets.token_urlsafe(48)}
+    made = (*s3_secrets(), *kafka_secrets(), *database_secrets())
+    return [*made, secret("worklist", worklist), secret("research", research)]
 
 
 def main() -> int:

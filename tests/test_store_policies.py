@@ -19,6 +19,7 @@ from tests.object_store import free_ports
 
 OURS = Settings.model_construct()
 UPLOADS, RESULTS, MODELS, MLFLOW = OURS.uploads_bucket, OURS.results_bucket, OURS.models_bucket, OURS.mlflow_bucket
+RESEARCH = "lungline-research"
 MODEL = f"{OURS.model_name}/1/card.json"
 
 
@@ -63,7 +64,7 @@ def _fill(root: Storage) -> None:
     deadline = time.monotonic() + 60
     while True:
         try:
-            root.ensure_buckets(UPLOADS, RESULTS, MODELS, MLFLOW)
+            root.ensure_buckets(UPLOADS, RESULTS, MODELS, MLFLOW, RESEARCH)
             for bucket, key in ((UPLOADS, "a.jpeg"), (RESULTS, "results/aa/1.json"), (MODELS, MODEL), (MLFLOW, "x")):
                 root.put(bucket, key, b"{}")
         except LunglineError:
@@ -78,6 +79,7 @@ MAY: list[tuple[str, str, str, str]] = [
     ("scanner", "put", UPLOADS, "b.jpeg"),
     ("predictor", "get", UPLOADS, "a.jpeg"),
     ("predictor", "put_if_absent", RESULTS, "results/bb/1.json"),
+    ("predictor", "put", RESEARCH, "unsure/aa/1.png"),
     ("predictor", "list", MODELS, ""),
     ("predictor", "get", MODELS, MODEL),
     ("pipeline", "put", MODELS, f"{OURS.model_name}/2/card.json"),
@@ -99,6 +101,8 @@ MAY_NOT: list[tuple[str, str, str, str]] = [
     ("predictor", "put", UPLOADS, "c.jpeg"),
     ("predictor", "put", MODELS, MODEL),
     ("predictor", "get", MLFLOW, "x"),
+    ("worklist", "list", RESEARCH, ""),
+    ("pipeline", "list", RESEARCH, ""),
     ("pipeline", "put", UPLOADS, "c.jpeg"),
     ("pipeline", "put", MODELS, "another-model/1/card.json"),
     ("mlflow", "get", MODELS, MODEL),
