@@ -147,6 +147,7 @@ def test_an_address_that_is_not_ours_is_refused(site: Site) -> None:
     assert httpx.get(site.url, headers={"host": "evil.example"}).status_code == 400
     answer = httpx.post(site.url, content=record().model_dump_json(), headers={"host": "evil.example"})
     assert answer.status_code == 400
+    assert httpx.get(f"{site.url}/healthz", headers={"host": "10.0.0.7:8900"}).status_code == 200
 
 
 def test_the_link_of_a_notice_acknowledges_only_by_its_button_and_shows_nothing(site: Site) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from lungline.events import RESULT_TYPE
+from lungline import results
+from lungline.events import RESULT_TYPE, Upload, minio_record
+from tests.object_store import running_store
 from tests.worklist_site import Site, headers, home, record, running_site
 from worklist import entries
 from worklist.entries import Counters, Filter
@@ -131,6 +133,28 @@ def test_dead_letters_and_deidentified_uploads_are_counted_once(site: Site) -> N
         assert httpx.post(site.url, content=body, headers=said).status_code == 204
     assert (count(site).dead_lettered, count(site).deidentified) == (2, 1)
     assert httpx.post(site.url, content=b"{}", headers=headers("org.lungline.deidentified.v1")).status_code == 400
+
+
+def test_an_event_of_several_uploads_brings_all_of_them_or_none(site: Site) -> None:
+    records = [json.loads(record(number).model_dump_json()) for number in range(3)]
+    said = headers("org.lungline.results.v1")
+    assert httpx.post(site.url, json={"records": [*records, {}]}, headers=said).status_code == 400
+    assert httpx.post(site.url, json={"records": []}, headers=said).status_code == 400
+    assert count(site).uploaded == 0
+    assert httpx.post(site.url, json={"records": records}, headers=said).status_code == 204
+    assert count(site).uploaded == 3
+
+
+def test_the_dead_letter_of_a_refused_image_brings_its_record_from_the_store(tmp_path: Path) -> None:
+    with running_store(tmp_path, "lungline-results") as store, running_site(home(tmp_path), store) as site:
+        refused = record(outcome="refused")
+        results.save(store, "lungline-results", refused)
+        facts = refused.upload
+        letter = json.dumps(minio_record(Upload(facts.bucket, facts.key, None, facts.etag)))
+        said = headers("dev.knative.kafka.event") | {"ce-knativeerrorcode": "400"}
+        for _ in range(2):
+            assert httpx.post(f"{site.url}/dead-letters", content=letter, headers=said, timeout=30).status_code == 204
+        assert (count(site).refused, count(site).dead_lettered) == (1, 1)
 
 
 def lines(site: Site, query: str, seen: list[str]) -> Iterator[str]:

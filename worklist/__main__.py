@@ -11,7 +11,7 @@ from worklist.server import Server
 
 
 def main() -> int:
-    """Serve until stopped; 0 after an orderly end."""
+    """Serve until stopped; 1 when it cannot start."""
     parser = argparse.ArgumentParser(prog="worklist", description="Serve the worklist.")
     parser.add_argument("--http_port", type=int, default=8900)
     parser.add_argument("--host", default="127.0.0.1", help="Address to listen at.")

@@ -14,7 +14,6 @@ from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.exceptions import HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from lungline.errors import EventMalformed, ImageRefused, LunglineError, Unavailable
 from lungline.settings import Settings
@@ -23,7 +22,7 @@ from worklist import access_routes, event_routes, export_routes, list_routes, oi
 from worklist.access import Access
 from worklist.chores import Chores
 from worklist.database import Database
-from worklist.headers import SecurityHeaders
+from worklist.headers import KnownHosts, SecurityHeaders
 from worklist.live import Live
 from worklist.pictures import Pictures
 from worklist.readings import ReadingRefused
@@ -72,7 +71,7 @@ def build_app(settings: Settings, storage: Storage | None = None, *, address: st
     if settings.worklist.login == "oidc":
         oidc.install(app, settings)
     hosts = [host.strip() for host in settings.worklist.hosts.split(",") if host.strip()]
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
+    app.add_middleware(KnownHosts, allowed_hosts=hosts, www_redirect=False)
     app.add_middleware(SecurityHeaders, https=app.state.worklist.https)
     return app
 

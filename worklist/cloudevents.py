@@ -9,7 +9,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from lungline.errors import EventMalformed
-from lungline.events import MAX_EVENT_BYTES, RESULT_TYPE, Upload
+from lungline.events import MAX_EVENT_BYTES, RESULT_TYPE, RESULTS_TYPE, Upload
 from lungline.results import ResultRecord
 
 DEIDENTIFIED_TYPE = "org.lungline.deidentified.v1"
@@ -43,17 +43,17 @@ def parse(headers: Mapping[str, str], body: bytes) -> CloudEvent:
     return CloudEvent(kind, _decode(body))
 
 
-def result_of(event: CloudEvent) -> ResultRecord:
-    """The result that an event carries. Raises EventMalformed, with a sentence that does not show the key."""
+def results_of(event: CloudEvent) -> list[ResultRecord]:
+    """The results that an event carries. Raises EventMalformed, with a sentence that does not show a key."""
+    data = event.data
+    if event.type == RESULTS_TYPE and isinstance(data, dict):
+        found = cast("dict[str, Any]", data).get("records")
+        if not isinstance(found, list) or not found:
+            raise EventMalformed("The event has no list of records.")
+        return [_result(one) for one in cast("list[Any]", found)]
     if event.type != RESULT_TYPE:
         raise EventMalformed(f"Expected a CloudEvent of type {RESULT_TYPE}.")
-    try:
-        record = ResultRecord.model_validate(event.data)
-    except ValidationError as exc:
-        place = ".".join(map(str, exc.errors()[0]["loc"])) or "its form"
-        raise EventMalformed(f"The event's data is not a result record: see {place}.") from None
-    check(record)
-    return record
+    return [_result(data)]
 
 
 def identity_of(event: CloudEvent) -> str:
@@ -80,6 +80,16 @@ def check(record: ResultRecord) -> None:
         raise EventMalformed(f"The result's label and probability do not fit its outcome {record.outcome}.")
     if any(time.tzinfo is None for time in (record.times.received, record.times.done)):
         raise EventMalformed("The result's times have no time zone.")
+
+
+def _result(data: Any) -> ResultRecord:
+    try:
+        record = ResultRecord.model_validate(data)
+    except ValidationError as exc:
+        place = ".".join(map(str, exc.errors()[0]["loc"])) or "its form"
+        raise EventMalformed(f"The event's data is not a result record: see {place}.") from None
+    check(record)
+    return record
 
 
 def _is_whole(record: ResultRecord) -> bool:

@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from fastapi import APIRouter, Request, Response
@@ -9,8 +10,10 @@ from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
+from lungline import results
 from lungline.errors import EventMalformed
-from lungline.events import MAX_EVENT_BYTES, UPLOAD_TYPE
+from lungline.events import MAX_EVENT_BYTES, UPLOAD_TYPE, parse
+from lungline.results import ResultRecord
 from worklist import cloudevents
 from worklist.cloudevents import DEIDENTIFIED_TYPE
 from worklist.notices import take_in
@@ -28,26 +31,30 @@ async def receive(request: Request, here: Here) -> Response:
     if event.type == DEIDENTIFIED_TYPE:
         await run_in_threadpool(_signal, here, "deidentified", cloudevents.identity_of(event), "")
     else:
-        record = cloudevents.result_of(event)
-        await run_in_threadpool(take_in, here.database, here.rules, record, here.settings)
+        await run_in_threadpool(_take_in, here, cloudevents.results_of(event))
     here.live.nudge()
     return Response(status_code=204)
 
 
 @router.post("/dead-letters")
 async def receive_dead_letter(request: Request, here: Here) -> Response:
-    """An event that nobody could handle, from Knative's dead letter sink or the laptop's; only its digest is kept."""
+    """An event that nobody could handle, from Knative's dead letter sink or the laptop's.
+
+    A refused image is one: its upload event is dead-lettered, and the record that says why lies in S3. Of the letter
+    itself only a digest is kept. 503 when S3 does not answer.
+    """
     _authorise(request, here)
     body = await _body(request)
     if not request.headers.get("ce-type", UPLOAD_TYPE).startswith(("dev.knative", "org.lungline")):
         raise EventMalformed("The dead letter is not one of Lungline's events.")
     code = request.headers.get("ce-knativeerrorcode", "")[:16]
-    await run_in_threadpool(_signal, here, "dead-lettered", hashlib.sha256(body).hexdigest()[:32], code)
+    await run_in_threadpool(_take_letter, here, body, code)
     here.live.nudge()
     return Response(status_code=204)
 
 
 @router.get("/healthz")
+@router.get("/v2/health/ready")
 def health(here: Here) -> JSONResponse:
     """Whether the database answers; 503 when it does not."""
     with here.database.reading() as session:
@@ -69,6 +76,21 @@ def _authorise(request: Request, here: Worklist) -> None:
     given = request.headers.get("authorization", "").removeprefix("Bearer ")
     if wanted and not secrets.compare_digest(given.encode(), wanted.get_secret_value().encode()):
         raise Forbidden("Events must carry the token that the setting worklist.event_token names.")
+
+
+def _take_in(here: Worklist, records: Sequence[ResultRecord]) -> None:
+    for record in records:
+        take_in(here.database, here.rules, record, here.settings)
+
+
+def _take_letter(here: Worklist, body: bytes, code: str) -> None:
+    try:
+        uploads = parse(body)
+    except EventMalformed:  # that is why it was dead-lettered: nobody can tell what it was about
+        uploads = []
+    for upload in uploads:
+        _take_in(here, results.find(here.storage, here.settings.results_bucket, upload.identity))
+    _signal(here, "dead-lettered", hashlib.sha256(body).hexdigest()[:32], code)
 
 
 def _signal(here: Worklist, kind: str, name: str, reason: str) -> None:

@@ -3,6 +3,7 @@
 Plain ASGI: a middleware that buffers answers would hold the live list back.
 """
 
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # Nothing but our own files; no inline script or style, no plug-in, no frame, no form to elsewhere.
@@ -20,6 +21,20 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=(), payment=(), usb=()",
 }
+
+
+class KnownHosts(TrustedHostMiddleware):
+    """Refuses requests that are addressed to another name, which a page elsewhere may have pointed at this machine.
+
+    Probes of a cluster name the pod by its number; what they get tells nothing.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] == "http" and scope["path"] in ("/healthz", "/v2/health/ready"):
+            await self.app(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 class SecurityHeaders:
