@@ -1,0 +1,92 @@
+"""The containers' own commands, with the manifests' arguments and variables, on this machine."""
+
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lungline.settings import PREFIX
+from tests.manifests_of import Object, pods
+from tests.object_store import free_ports
+
+
+def container(owner: str) -> Object:
+    (pod,) = [pod for pod in pods("minikube") if pod.owner == owner]
+    return pod.containers[0]
+
+
+def outside() -> dict[str, str]:
+    """This process's environment without settings of ours."""
+    return {name: value for name, value in os.environ.items() if not name.startswith((PREFIX, "MLFLOW_"))}
+
+
+@pytest.fixture(scope="module")
+def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """MLflow as its deployment starts it, with SQLite for PostgreSQL and another port; gives the port."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    (port,) = free_ports(1)
+    given = container("Deployment/mlflow")
+    command = [argument.replace("--port=5000", f"--port={port}") for argument in given["command"]]
+    command = [argument.replace("--host=0.0.0.0", "--host=127.0.0.1") for argument in command]
+    env = {entry["name"]: entry["value"] for entry in given["env"] if "value" in entry}
+    env["MLFLOW_SERVER_ALLOWED_HOSTS"] = env["MLFLOW_SERVER_ALLOWED_HOSTS"].replace(":5000", f":{port}")
+    env |= {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{folder}/mlflow.db", "MLFLOW_ARTIFACTS_DESTINATION": str(folder)}
+    program = [str(Path(sys.executable).with_name(command[0])), *command[1:]]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            program, stdout=log, stderr=log, cwd=folder, env=outside() | env, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 150
+        while status(port, "/health", f"10.0.0.7:{port}") != 200:
+            assert process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        yield port
+    finally:
+        os.killpg(process.pid, 9)
+        process.wait()
+
+
+def status(port: int, path: str, host: str) -> int | None:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"host": host})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status
+    except urllib.error.HTTPError as exc:
+        exc.close()
+        return exc.code
+    except OSError:
+        return None
+
+
+@pytest.mark.stack
+def test_mlflow_starts_as_its_deployment_says_and_answers_to_its_own_names_only(mlflow: int) -> None:
+    path = "/api/2.0/mlflow/experiments/search?max_results=1"
+    for host in (f"mlflow.lungline.svc.cluster.local:{mlflow}", f"localhost:{mlflow}"):
+        assert status(mlflow, path, host) == 200
+    assert status(mlflow, path, "evil.example.org") == 403
+
+
+@pytest.mark.parametrize("owner", ["Deployment/worklist", "Deployment/worklist-events"])
+def test_the_worklist_takes_its_arguments(owner: str) -> None:
+    command = [sys.executable, "-m", "worklist", "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert all(argument.split("=")[0] in text for argument in container(owner)["args"])
+
+
+def test_the_bridge_beside_seaweedfs_is_there() -> None:
+    from importlib.util import find_spec
+
+    (pod,) = [pod for pod in pods("minikube-seaweedfs") if pod.owner == "Deployment/seaweedfs"]
+    (bridge,) = [one for one in pod.containers if one["name"] == "bridge"]
+    assert bridge["command"][:3] == ["python", "-P", "-m"]
+    assert find_spec(bridge["command"][3])
+    (store,) = [one for one in pod.containers if one["name"] == "seaweedfs"]
+    assert f"-filer.port.grpc={bridge['command'][4]}" in store["args"]
