@@ -54,8 +54,7 @@ def s3_secrets() -> Iterator[dict[str, Any]]:
 
 
 def _identities(keys: dict[str, tuple[str, str]]) -> dict[str, Any]:
-    """Everybody's policy is the file that MinIO's setup takes too, with the buckets' names filled in."""
-    buckets = _settings()
+    """Everybody's policy is the very file that MinIO's setup takes."""
     policies: list[dict[str, str]] = []
     identities: list[dict[str, Any]] = []
     for user, (access, key) in keys.items():
@@ -65,20 +64,9 @@ def _identities(keys: dict[str, tuple[str, str]]) -> dict[str, Any]:
         else:
             identity["policyNames"] = [user]
             content = (Path(__file__).parent / f"base/storage/policies/{user}.json").read_text()
-            for place, name in buckets.items():
-                content = content.replace(f"@{place}@", name)
             policies.append({"name": user, "content": content})
         identities.append(identity)
     return {"identities": identities, "policies": policies}
-
-
-def _settings() -> dict[str, str]:
-    lines = (Path(__file__).parent / "base/settings.env").read_text().split()
-    values = dict(line.split("=", 1) for line in lines)
-    places = {
-        name: values[f"LUNGLINE_{name}_BUCKET"] for name in ("UPLOADS", "RESULTS", "MODELS", "MLFLOW", "RESEARCH")
-    }
-    return places | {"MODEL": values["LUNGLINE_MODEL_NAME"]}
 
 
 def kafka_secrets() -> Iterator[dict[str, Any]]:

@@ -641,12 +641,48 @@ def test_the_setup_of_the_store_knows_every_user_and_fills_in_every_name() -> No
     users = {path.stem for path in (MANIFESTS / "base/storage/policies").glob("*.json")}
     (line,) = re.findall(r"for user in ([a-z ]+);", setup)
     assert set(line.split()) == users == {name.removeprefix("s3-") for _, name in secrets() if name.startswith("s3-")}
-    places = {
-        place
-        for path in (MANIFESTS / "base/storage/policies").glob("*.json")
-        for place in re.findall("@[A-Z]+@", path.read_text())
-    }
-    assert places == set(re.findall("s/(@[A-Z]+@)/", setup))
+
+
+def test_policies_speak_of_our_buckets_and_our_model() -> None:
+    told = dict(line.split("=", 1) for line in (MANIFESTS / "base/settings.env").read_text().split())
+    ours = {value for name, value in told.items() if name.endswith("_BUCKET")}
+    for path in (MANIFESTS / "base/storage/policies").glob("*.json"):
+        for _, value in walk(json.loads(path.read_text())):
+            if isinstance(value, str) and value.startswith("arn:aws:s3:::"):
+                bucket, _, key = value.removeprefix("arn:aws:s3:::").partition("/")
+                assert bucket in ours, f"{path.name}: {value}"
+                assert bucket != DEFAULTS.models_bucket or key in {"", f"{DEFAULTS.model_name}/*"}
+
+
+def test_the_setup_runs_twice_and_shows_no_secret_to_other_processes(tmp_path: Path) -> None:
+    """With an `mc` that writes down its arguments, and answers as the real one does when all is done already."""
+    calls, setup = tmp_path / "calls", MANIFESTS / "base/storage"
+    (tmp_path / "mc").write_text(
+        f'#!/bin/sh\necho "$@" >> {calls}\n'
+        'case "$*" in *"user add"*) read -r a; read -r s; test "$s" = "hidden-$a" || exit 9;; '
+        '*attach*) echo "mc: The specified policy change is already in effect" >&2; exit 1;; esac\n'
+    )
+    (tmp_path / "mc").chmod(0o755)
+    users = {path.stem for path in (setup / "policies").glob("*.json")}
+    for user in users:
+        (tmp_path / user).mkdir()
+        (tmp_path / user / "access").write_text(user)
+        (tmp_path / user / "secret").write_text(f"hidden-{user}")
+    told = dict(line.split("=", 1) for line in (setup.parent / "settings.env").read_text().split())
+    env = {"PATH": f"{tmp_path}", "ROOT_ACCESS": "root", "ROOT_SECRET": "hidden-root"}  # mc and the shell, nothing else
+    env |= told | {"USERS": str(tmp_path), "SETUP": str(setup / "policies")}
+    for _ in range(2):
+        subprocess.run(["/bin/sh", setup / "setup.sh"], env=env, check=True, timeout=60, capture_output=True)
+    said = calls.read_text()
+    assert "hidden" not in said
+    assert all(f"admin policy create store lungline-{user} {setup}/policies/{user}.json" in said for user in users)
+    assert (
+        f"event add --ignore-existing store/{DEFAULTS.uploads_bucket} arn:minio:sqs::uploads:kafka --event put" in said
+    )
+    for name, value in told.items():
+        if name.endswith("_BUCKET"):
+            assert f"mb --ignore-existing store/{value}" in said
+            assert f"anonymous set none store/{value}" in said
 
 
 # -------------------------------------------------------------------------------------------------------------- reading

@@ -1,8 +1,9 @@
 #!/bin/sh
-# Runs in the job object-store-setup. Every command may find its work done already.
+# Runs in the job object-store-setup. Every command may find its work done already. Only the shell's own commands and mc:
+# the image has little else.
 set -eu
 url="$LUNGLINE_S3_ENDPOINT"
-# The credentials stand in the environment of mc, not in its arguments, which every process may read.
+# Credentials stand in the environment and on standard input, not in arguments, which every process may read.
 export MC_HOST_store="${url%%://*}://${ROOT_ACCESS}:${ROOT_SECRET}@${url#*://}"
 mc ready store
 
@@ -13,15 +14,17 @@ for bucket in "$LUNGLINE_UPLOADS_BUCKET" "$LUNGLINE_RESULTS_BUCKET" "$LUNGLINE_M
 done
 
 for user in scanner predictor pipeline mlflow worklist reconcile; do
-  sed -e "s/@UPLOADS@/$LUNGLINE_UPLOADS_BUCKET/g" -e "s/@RESULTS@/$LUNGLINE_RESULTS_BUCKET/g" \
-      -e "s/@MODELS@/$LUNGLINE_MODELS_BUCKET/g" -e "s/@MLFLOW@/$LUNGLINE_MLFLOW_BUCKET/g" \
-      -e "s/@RESEARCH@/$LUNGLINE_RESEARCH_BUCKET/g" -e "s/@MODEL@/$LUNGLINE_MODEL_NAME/g" "/setup/$user.json" > "/tmp/$user.json"
-  mc admin policy create store "lungline-$user" "/tmp/$user.json"
-  # Two lines on standard input: the access key and its secret.
-  { cat "/users/$user/access"; echo; cat "/users/$user/secret"; echo; } | mc admin user add store
-  access=$(cat "/users/$user/access")
-  mc admin policy attach store "lungline-$user" --user "$access" > /tmp/attach 2>&1 \
-    || grep -q "already in effect" /tmp/attach || { cat /tmp/attach >&2; exit 1; }
+  # A secret's file has no line end, at which `read` complains.
+  read -r access < "$USERS/$user/access" || test -n "$access"
+  read -r secret < "$USERS/$user/secret" || test -n "$secret"
+  mc admin policy create store "lungline-$user" "$SETUP/$user.json"
+  printf '%s\n%s\n' "$access" "$secret" | mc admin user add store
+  if ! said=$(mc admin policy attach store "lungline-$user" --user "$access" 2>&1); then
+    case "$said" in
+      *"already in effect"*) ;;
+      *) echo "$said" >&2; exit 1 ;;
+    esac
+  fi
 done
 
 mc event add --ignore-existing "store/$LUNGLINE_UPLOADS_BUCKET" arn:minio:sqs::uploads:kafka --event put
