@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lungline.errors import SettingsError
@@ -32,7 +33,7 @@ class ModelSettings(Block):
         default="stretch", description="How a picture that is not square becomes square."
     )
     normalisation: Literal["none", "equalise", "stretch-percentiles"] = Field(
-        default="none", description="How grey levels are normalised, so that exposure matters less."
+        default="equalise", description="How grey levels are normalised, so that exposure matters less."
     )
     width: int = Field(default=64, ge=4, le=256, description="Channels of the last layer before the map of evidence.")
     start: Literal["imagenet", "random"] = Field(
@@ -120,7 +121,7 @@ class WorklistSettings(Block):
     )
     patient_pattern: str | None = Field(
         default=None,
-        description="Regular expression whose first group names the patient in an object's key; empty takes its folder.",
+        description="Regular expression whose first group is the patient in an object's key; empty takes its folder.",
     )
     retrain_labels: int = Field(
         default=50, ge=1, description="New labels from readers after which a training run is due."
@@ -196,18 +197,25 @@ class Settings(BaseSettings):
     model: ModelSettings = Field(default_factory=ModelSettings, description="The network.")
     train: TrainSettings = Field(default_factory=TrainSettings, description="One training run.")
     gate: GateSettings = Field(default_factory=GateSettings, description="What a model must reach.")
-    worklist: WorklistSettings = Field(
-        default_factory=WorklistSettings, description="The page that readers keep open."
-    )
+    worklist: WorklistSettings = Field(default_factory=WorklistSettings, description="The page that readers keep open.")
 
 
-def known_names(model: type[BaseModel] = Settings, before: str = "") -> Iterator[str]:
+def known_names() -> Iterator[str]:
     """Dotted names of all settings, such as `home` and `train.epochs`."""
+    return (name for name, _ in _fields(Settings))
+
+
+def described() -> Iterator[tuple[str, Any, str]]:
+    """Dotted name, default and description of every setting."""
+    return ((name, field.get_default(), str(field.description)) for name, field in _fields(Settings))
+
+
+def _fields(model: type[BaseModel], before: str = "") -> Iterator[tuple[str, FieldInfo]]:
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from known_names(field.annotation, f"{before}{name}.")
+            yield from _fields(field.annotation, f"{before}{name}.")
         else:
-            yield before + name
+            yield before + name, field
 
 
 def variable(name: str) -> str:
