@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from lungline.settings import PREFIX
-from tests.manifests_of import Object, pods
+from tests.manifests_of import MANIFESTS, Object, pods
 from tests.object_store import free_ports
+from tests.postgres import running_postgres
 
 
 def container(owner: str) -> Object:
@@ -90,3 +91,32 @@ def test_the_bridge_beside_seaweedfs_is_there() -> None:
     assert find_spec(bridge["command"][3])
     (store,) = [one for one in pod.containers if one["name"] == "seaweedfs"]
     assert f"-filer.port.grpc={bridge['command'][4]}" in store["args"]
+
+
+@pytest.mark.stack
+def test_postgres_makes_a_database_for_each_program_and_lets_nobody_into_the_others(tmp_path: Path) -> None:
+    import psycopg
+
+    with running_postgres(tmp_path) as uri:
+        if uri is None:
+            pytest.skip("PostgreSQL is not installed: Debian's package postgresql brings it")
+        with psycopg.connect(uri, autocommit=True) as connection:
+            connection.execute("CREATE ROLE postgres SUPERUSER LOGIN")
+        host = uri.partition("@")[2].partition("/")[0]
+        name, _, port = host.partition(":")
+        env = outside() | {"PGHOST": name, "PGPORT": port, "PGDATABASE": "postgres"}
+        env |= {"MLFLOW_PASSWORD": 'it\'s-"one"', "WORKLIST_PASSWORD": "$(two)"}
+        script = MANIFESTS / "base/database/init.sh"
+        subprocess.run(["bash", script], env=env, check=True, capture_output=True, timeout=60)
+        with psycopg.connect(uri) as connection:
+            kept = connection.execute(
+                "SELECT rolname, rolpassword FROM pg_authid WHERE rolname IN ('mlflow', 'worklist')"
+            )
+            assert {user: password[:13] for user, password in kept} == dict.fromkeys(
+                ("mlflow", "worklist"), "SCRAM-SHA-256"
+            )
+        for user, other in (("mlflow", "worklist"), ("worklist", "mlflow")):
+            with psycopg.connect(f"postgresql://{user}@{host}/{user}") as connection:
+                connection.execute("CREATE TABLE mine (number int)")
+            with pytest.raises(psycopg.OperationalError, match="permission denied"):
+                psycopg.connect(f"postgresql://{user}@{host}/{other}")
