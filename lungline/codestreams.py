@@ -25,6 +25,7 @@ COMPRESSED = {RLE} | JPEG | JPEG_LS | JPEG_2000
 _FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _SCAN, _END = 0xDA, b"\xff\xd9"
 _MOST_SCANS = 100
+_MOST_WORK = 640_000_000  # scans times pixels
 # OpenJPEG keeps 6 KB a tile and 200 bytes a block of code, whether or not a byte of it is there.
 _MOST_TILES = 1024
 _SMALLEST_BLOCK = 8  # as the sum of both exponents: 16 x 16
@@ -65,8 +66,9 @@ def _jpeg(data: bytes, shape: Shape) -> Values:
     _compare(shape, (width, height, samples, 16 if precision > 8 else 8))
     if _END not in data[-64:]:
         raise ImageRefused("truncated", "The DICOM's compressed pixels end early.")
-    if data.count(b"\xff\xda") > _MOST_SCANS:
-        raise ImageRefused("corrupt", "The DICOM's compressed pixels have more scans than any picture.")
+    scans = data.count(b"\xff\xda")
+    if scans > _MOST_SCANS or scans * width * height > _MOST_WORK:
+        raise ImageRefused("bomb", "The DICOM's compressed pixels have more scans than any picture.")
     return imagecodecs.jpegls_decode(data) if frame.marker == 0xF7 else imagecodecs.jpeg8_decode(data)
 
 

@@ -116,7 +116,7 @@ def _check_samples(directory: _Directory) -> int:
     least = 3 if photometric == _RGB else 1
     if len(bits) != 1 or bits - {1, 2, 4, 8, 16} or not least <= samples <= least + 1:
         raise ImageRefused("unsupported-format", f"The TIFF has {samples} samples a pixel in a form that is not read.")
-    if photometric == _PALETTE and _COLOURS not in directory.values:
+    if photometric == _PALETTE and len(directory.values.get(_COLOURS, ())) != 3 << max(bits):
         raise ImageRefused("corrupt", "The TIFF has no palette for its colours.")
     return samples
 

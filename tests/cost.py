@@ -1,31 +1,32 @@
-"""What decoding a file costs, measured in a process of its own so that nothing else counts."""
+"""What decoding files costs, measured in a process of its own so that nothing else counts."""
 
 import json
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 _SCRIPT = """
-import json, resource, sys, time
-import imagecodecs, imagecodecs.imagecodecs
+import json, pathlib, resource, sys, time
 from imagecodecs import jpeg8_decode, jpegls_decode, jpeg2k_decode, packbits_decode
 from lungline.images import Preparation
 from lungline.errors import ImageRefused
 from lungline import phantom
-data = sys.stdin.buffer.read()
-preparation = Preparation()
+preparation, costs = Preparation(), {}
 preparation.decode(phantom.jpeg(1, opacities=True))
-found, least = "taken", 1e9
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for _ in range(3):
-    start = time.thread_time()
-    try:
-        preparation.decode(data)
-    except ImageRefused as refused:
-        found = refused.reason
-    least = min(least, time.thread_time() - start)
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps({"reason": found, "milliseconds": least * 1000, "megabytes": (after - before) / 1024}))
+for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
+    data, found, least = path.read_bytes(), "taken", 1e9
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(3):
+        start = time.thread_time()
+        try:
+            preparation.decode(data)
+        except ImageRefused as refused:
+            found = refused.reason
+        least = min(least, time.thread_time() - start)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    costs[path.name] = {"reason": found, "milliseconds": least * 1000, "megabytes": (after - before) / 1024}
+print(json.dumps(costs))
 """
 
 
@@ -38,8 +39,10 @@ class Cost:
     megabytes: float
 
 
-def cost_of(data: bytes) -> Cost:
-    """What decoding these bytes costs."""
-    command = [sys.executable, "-c", _SCRIPT]
-    done = subprocess.run(command, input=data, capture_output=True, check=True, timeout=60)
-    return Cost(**json.loads(done.stdout))
+def costs_of(files: dict[str, bytes], folder: Path) -> dict[str, Cost]:
+    """What decoding each of these files costs; the smallest first, so that none hides in the memory of another."""
+    for rank, name in enumerate(sorted(files, key=lambda name: len(files[name]))):
+        (folder / f"{rank:03} {name}").write_bytes(files[name])
+    command = [sys.executable, "-c", _SCRIPT, str(folder)]
+    done = subprocess.run(command, capture_output=True, check=True, timeout=120)
+    return {name[4:]: Cost(**cost) for name, cost in json.loads(done.stdout).items()}

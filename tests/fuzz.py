@@ -30,7 +30,16 @@ LIMITS = Limits(max_pixels=4_000_000, min_side=1)
 # Where most of what can go wrong goes wrong.
 _HEADER = 800
 # libtiff writes what it finds wrong to standard error, in its own words, and Pillow has no switch for it.
-_LIBTIFF = ("ZIPDecode: ", "LZWDecode: ", "LZWDecodeCompat: ", "PackBitsDecode: ", "tempfile.tif: ", "TIFF")
+_LIBTIFF = (
+    "ZIPDecode: ",
+    "LZWDecode: ",
+    "LZWDecodeCompat: ",
+    "PackBitsDecode: ",
+    "tempfile.tif: ",
+    "TIFF",
+    "_TIFF",
+    "MissingRequired: ",
+)
 _EDGES = (0, 1, 0x7F, 0x80, 0xFE, 0xFF)
 
 

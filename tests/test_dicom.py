@@ -14,10 +14,13 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
+from lungline.dataset import open_dataset
 from lungline.errors import ImageRefused
-from lungline.images import Limits, decode
+from lungline.images import Limits, Preparation, decode
+from lungline.prepared import Prepared, prepare
+from lungline.settings import Settings
 from tests import dicom_files
-from tests.cost import cost_of
+from tests.cost import Cost, costs_of
 from tests.dicom_files import (
     BASELINE,
     BIG,
@@ -400,10 +403,30 @@ BOMBS = [
 BOMBS += ["tiles", "vast-stream", "vast-jpeg-ls", "runs"]
 
 
+@pytest.fixture(scope="module")
+def costs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cost]:
+    return costs_of(bombs(), tmp_path_factory.mktemp("bombs"))
+
+
 class TestBombs:
     @pytest.mark.parametrize("name", BOMBS)
-    def test_a_bomb_costs_at_most_50_ms_and_100_mb(self, name: str) -> None:
-        cost = cost_of(bombs()[name])
+    def test_a_bomb_costs_at_most_50_ms_and_100_mb(self, costs: dict[str, Cost], name: str) -> None:
+        cost = costs[name]
         assert cost.reason != "taken" or name == "frames"
         assert cost.milliseconds < 50
         assert cost.megabytes < 100
+
+
+def test_a_data_set_may_hold_dicom_and_any_other_form_because_content_decides(tmp_path: Path) -> None:
+    names = {"a.dcm": write(film(), JPEG_LS, bits=12), "b": write(film(seed=2), bits=12), "c.jpeg": write(film(seed=3))}
+    for split in ("train", "val", "test"):
+        for label in ("NORMAL", "PNEUMONIA"):
+            folder = tmp_path / "set" / split / label
+            folder.mkdir(parents=True)
+            for name, data in names.items():
+                (folder / name).write_bytes(data)
+    dataset = open_dataset(str(tmp_path / "set"), settings=Settings())
+    prepare(dataset, Preparation(), tmp_path / "prepared")
+    index = Prepared.load(tmp_path / "prepared").index
+    assert len(index) == 18
+    assert {row.format for row in index} == {"dicom"}
