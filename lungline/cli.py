@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +30,19 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+worklist = typer.Typer(help="The page that readers keep open.", no_args_is_help=True)
+feedback = typer.Typer(help="What readers confirmed and corrected.", no_args_is_help=True)
+app.add_typer(worklist, name="worklist")
+app.add_typer(feedback, name="feedback")
+
+
+class Form(StrEnum):
+    """Forms of an export."""
+
+    csv = "csv"
+    fhir = "fhir"
+
 
 Home = Annotated[Path | None, typer.Option(help="Folder of the laptop stack's state [default: .lungline].")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of a table.")]
@@ -235,6 +249,54 @@ def results(
     records = every(Storage.from_settings(settings), settings.results_bucket)
     found = heapq.nlargest(last, records, key=lambda record: record.times.done)
     _show([record.model_dump(mode="json") for record in found], as_json, lambda: screen.results(found))
+
+
+@worklist.command("link")
+def worklist_link(home: Home = None, as_json: Json = False) -> None:
+    """Print a link that signs its first reader in to the worklist; the link before it stops working."""
+    from laptop import stack
+    from worklist.commands import login_url
+
+    settings = _connected(home)
+    address = stack.status(settings).part("worklist").address
+    url = login_url(settings, *([address] if address else []))
+    _show({"url": url}, as_json, lambda: screen.raw([url]))
+
+
+@worklist.command("rebuild")
+def worklist_rebuild(home: Home = None, as_json: Json = False) -> None:
+    """Take all results and readings into the worklist again from the bucket, which is the truth."""
+    from worklist.commands import rebuild_worklist
+
+    done = rebuild_worklist(_connected(home), screen.counter)
+    text = f"Read {done.records} results and {done.readings} readings; {done.added} were new, {done.odd} unreadable."
+    _show(asdict(done), as_json, lambda: screen.say(text))
+
+
+@app.command()
+def export(
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")],
+    form: Annotated[Form, typer.Option("--format", help="CSV, or FHIR R4 DiagnosticReports one a line.")] = Form.csv,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Write all results of the worklist to a file."""
+    from worklist.commands import export_results
+
+    count = export_results(_connected(home), form.value, output)
+    _show({"results": count, "file": str(output)}, as_json, lambda: screen.say(f"Wrote {count} results to {output}."))
+
+
+@feedback.command("export")
+def feedback_export(
+    folder: Annotated[Path, typer.Argument(help="A new folder.")], home: Home = None, as_json: Json = False
+) -> None:
+    """Write what readers confirmed and corrected as a data set, usable with --data."""
+    from worklist.commands import export_feedback
+
+    done = export_feedback(_connected(home), folder, screen.counter)
+    gone = f"; {done.gone} are not in the bucket any more" if done.gone else ""
+    _show(asdict(done), as_json, lambda: screen.say(f"Wrote {done.images} X-rays to {folder}{gone}."))
 
 
 @app.command()

@@ -133,6 +133,12 @@ def results(records: "Sequence[ResultRecord]") -> None:
     say(DISCLAIMER, "dim")
 
 
+def counter(done: int) -> None:
+    """How far a long piece of work has come; at a terminal only."""
+    if progress.is_terminal:
+        progress.print(Text(f"{done:>14}", style="dim"), end="\r")
+
+
 def pipeline_event(event: "Event") -> None:
     """A step of the pipeline has started, moved on, or ended; counters stand still on one line, at a terminal only."""
     if re.fullmatch(r"\d+ of \d+", event.text) and event.kind == "progress":
