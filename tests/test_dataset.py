@@ -660,7 +660,10 @@ class TestPrepare:
         prepared = self.prepared(tmp_path, files)
         broken = {row.name: row for row in prepared.index if row.error}
         assert set(broken) == {"train/NORMAL/broken.png", "val/NORMAL/empty.png"}
-        assert broken["train/NORMAL/broken.png"].error == "The file's content is not an image; expected JPEG or PNG."
+        assert (
+            broken["train/NORMAL/broken.png"].error
+            == "The file's content is not an image; expected JPEG, PNG, TIFF, BMP, WebP or DICOM."
+        )
         assert broken["train/NORMAL/broken.png"].bytes == 12
         assert not prepared.pixels[prepared.index.index(broken["train/NORMAL/broken.png"])].any()
         assert len(prepared.of("train")[0]) == len(prepared.of("val")[0]) == 4
