@@ -133,8 +133,10 @@ def _judge(package: Package, case: Case, limits: Limits) -> Scored:
     )
 
 
-def summarise(scored: Sequence[Scored], thresholds: Thresholds, *, seed: int = 0) -> Evaluation:
-    """Figures of scored cases. Raises DataError when there is none to take figures of."""
+def summarise(
+    scored: Sequence[Scored], thresholds: Thresholds, *, seed: int = 0, resamples: int = RESAMPLES
+) -> Evaluation:
+    """Figures of scored cases, with intervals unless `resamples` is 0. Raises DataError when there are none to take."""
     judged = [one for one in scored if one.probability is not None]
     if not judged:
         raise DataError(f"None of the {len(scored)} pictures could be judged, so there are no figures.")
@@ -159,7 +161,7 @@ def summarise(scored: Sequence[Scored], thresholds: Thresholds, *, seed: int = 0
             for index, name in enumerate(("NORMAL", "PNEUMONIA"))
         },
         operating=thresholds.operating,
-        intervals=_intervals(labels, probabilities, called, thresholds.operating, seed),
+        intervals=_intervals(labels, probabilities, called, thresholds.operating, (seed, resamples)),
         **figures,
     )
 
@@ -206,13 +208,14 @@ def _figures(labels: Labels, probabilities: Floats, called: NDArray[Any], operat
 
 
 def _intervals(
-    labels: Labels, probabilities: Floats, called: NDArray[Any], operating: float, seed: int
+    labels: Labels, probabilities: Floats, called: NDArray[Any], operating: float, draws: tuple[int, int]
 ) -> dict[str, Interval]:
     """Stratified by class, so that each resample keeps the prevalence."""
+    seed, resamples = draws
     random = np.random.default_rng(seed)
     sides = [np.flatnonzero(labels == label) for label in (0, 1)]
     drawn: dict[str, list[float]] = {}
-    for _ in range(RESAMPLES):
+    for _ in range(resamples):
         rows = np.concatenate([random.choice(side, len(side)) for side in sides if len(side)])
         for name, value in _figures(labels[rows], probabilities[rows], called[rows], operating).items():
             if value is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lungline.augment import augment, reframe
+from lungline.augment import augment, disturbed, reframe
 from lungline.calibration import choose_thresholds, fit_calibration
 from lungline.chest import fit_chest_check
 from lungline.images import Preparation
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     import keras
 
     from lungline.dataset import Prepared
+
+# Augmented forms of each validation picture that the operating point is chosen on.
+FORMS = 4
 
 __all__ = ["Epoch", "Trained", "build", "logits", "preparation_of", "train"]
 
@@ -96,7 +99,13 @@ def train(prepared: "Prepared", settings: Settings, on_epoch: Callable[[Epoch], 
     chest = fit_chest_check(network, pixels, val_pixels, preparation, settings.train.seed)
     found = logits(network, val_images)
     calibration = fit_calibration(found, val_labels)
-    thresholds = choose_thresholds(calibration.probability(found), val_labels, settings.train)
+    forms = disturbed(val_pixels, preparation, copies=FORMS, strength=1.0, seed=settings.train.seed)
+    thresholds = choose_thresholds(
+        calibration.probability(found),
+        val_labels,
+        settings.train,
+        calibration.probability(logits(network, forms)).reshape(FORMS, -1),
+    )
     seconds = time.monotonic() - started
     return Trained(network, preparation, tuple(history), calibration, thresholds, chest, seconds)
 

@@ -7,15 +7,11 @@
 A package is loaded with LiteRT alone; TensorFlow is imported only where one is written.
 """
 
-import contextlib
 import hashlib
 import json
-import os
 import shutil
-import sys
 import tempfile
 import threading
-from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,13 +22,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lungline.errors import PackageError
+from lungline.export import export
 from lungline.images import Preparation
+from lungline.quiet import quiet
 
 OUTPUTS = {"logit", "cam", "chest"}
 MODEL, SAVED_MODEL, CARD = "model.tflite", "saved_model", "card.json"
-
-# Two threads that swap the descriptors at once could leave the process without a stderr.
-_SILENCING = threading.Lock()
 
 NOT_A_CHEST = "the picture does not look like a frontal chest X-ray"
 
@@ -210,7 +205,7 @@ def write_package(folder: Path, *, keras_model: Any, card: Card) -> Card:
         raise PackageError(f"The folder {folder.name} already holds files; a package is written into a new one.")
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        _export(keras_model, draft)
+        export(keras_model, draft / MODEL, draft / SAVED_MODEL)
         card = card.model_copy(update={"files": _digests(draft)})
         _write_card(draft, card)
         draft.chmod(0o755)  # mkdtemp's 0700 would shut other users of a shared volume out
@@ -275,7 +270,7 @@ def _runner(model: bytes, size: int, threads: int) -> Any:
 
     make: Any = interpreter.Interpreter
     try:
-        with _silence():
+        with quiet():
             runner = make(model_content=model, num_threads=threads).get_signature_runner()
             runner(image=np.zeros((1, size, size, 1), np.float32))  # plans its memory now, not at the first picture
     except (ValueError, RuntimeError) as exc:
@@ -283,26 +278,3 @@ def _runner(model: bytes, size: int, threads: int) -> Any:
     if missing := OUTPUTS - set(runner.get_output_details()):
         raise PackageError(f"The network in {MODEL} lacks the output {min(missing)}.")
     return runner
-
-
-def _export(model: Any, folder: Path) -> None:
-    with _silence():
-        model.export(str(folder / MODEL), format="litert", verbose=False)
-        model.export(str(folder / SAVED_MODEL), verbose=False)
-
-
-@contextlib.contextmanager
-def _silence() -> Generator[None]:
-    """Keep the converter's C++ messages off the terminal: they go straight to the file descriptors."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with _SILENCING, open(os.devnull, "wb") as sink:  # noqa: PTH123 (a descriptor, not a path, is what is wanted)
-        saved = [(fd, os.dup(fd)) for fd in (1, 2)]
-        try:
-            for fd, _ in saved:
-                os.dup2(sink.fileno(), fd)
-            yield
-        finally:
-            for fd, copy in saved:
-                os.dup2(copy, fd)
-                os.close(copy)

@@ -1,4 +1,3 @@
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +6,10 @@ import pytest
 from lungline.augment import augment, reframe
 from lungline.backbone import imagenet_weights
 from lungline.dataset import Prepared, open_dataset, prepare
+from lungline.errors import PackageError
 from lungline.model import Epoch, Trained, build, logits, preparation_of, train
-from lungline.package import CodeFacts, DataFacts, Package, write_package
+from lungline.package import Calibration, CodeFacts, DataFacts, Package, amend_card, write_package
+from lungline.parity import check
 from lungline.settings import ModelSettings, load_settings
 
 SETTINGS = load_settings(
@@ -65,17 +66,20 @@ def test_the_same_data_and_seed_give_the_same_network(prepared: Prepared, run: t
     assert logits(again.model, images) == pytest.approx(logits(run[0].model, images), abs=1e-3)
 
 
-def test_keras_and_lite_rt_agree_to_a_thousandth_on_256_pictures(
+def test_a_package_is_held_against_its_network_on_256_pictures_and_in_a_fresh_process(
     prepared: Prepared, run: tuple[Trained, list[Epoch]], tmp_path: Path
 ) -> None:
     trained = run[0]
     card = trained.card(DataFacts(name="phantom", digest="0", synthetic=True), CodeFacts(version="0"), SETTINGS)
     write_package(tmp_path / "package", keras_model=trained.model, card=card)
     images = preparation_of(SETTINGS.model).normalise(np.resize(prepared.pixels, (256, 32, 32)))
-    expected = trained.calibration.probability(logits(trained.model, images))
-    found = [one.probability for one in Package.load(tmp_path / "package").predict(images)]
-    assert np.abs(np.array(found) - expected).max() < 1e-3
-    shutil.rmtree(tmp_path / "package")
+    package = Package.load(tmp_path / "package")
+    assert check(package, trained.model, images) < 1e-3
+    amend_card(tmp_path / "package", calibration=Calibration(kind="temperature", scale=2, bias=1))
+    with pytest.raises(PackageError, match="answers otherwise in a fresh process"):
+        check(package, trained.model, images)  # the folder has changed under the loaded package
+    with pytest.raises(PackageError, match="LiteRT and Keras differ by"):
+        check(package, build(SETTINGS.model), images)
 
 
 def changed(images: np.ndarray, strength: float, seed: int) -> np.ndarray:
