@@ -19,6 +19,8 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LOOK, TRAIN, FOLLOW = NOTEBOOKS
 CELL_SECONDS = 240
+# All three take about a minute on two free cores; a busy machine may take its time.
+pytestmark = pytest.mark.timeout(480)
 # Enough of everything to run; far too little to learn anything.
 SMALL = {"DATA": "phantom:120", "OFFLINE": "true", "MODEL__SIZE": "32", "MODEL__WIDTH": "8", "TRAIN__EPOCHS": "2"}
 # MLflow takes longer to start than all that the notebooks do, and none of them asks it anything.
@@ -44,6 +46,7 @@ def run(path: Path, home: Path) -> Any:
     client = NotebookClient(read(path), timeout=CELL_SECONDS, startup_timeout=120, resources=resources)
     # Made here and owned by the client, which shuts down what it owns.
     specification = client.create_kernel_manager().kernel_spec
+    assert specification
     specification.argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     return client.execute(env=inherited | ours | {"IPYTHONDIR": str(home / "ipython")})
 
@@ -63,7 +66,7 @@ def pictures(notebook: Any) -> int:
 
 
 def complaints(notebook: Any) -> str:
-    """What a reader would see in red."""
+    """What Python wrote in red; under pytest a kernel leaves alone what TensorFlow writes past it, on every import."""
     return "".join(output.text for output in outputs(notebook) if output.get("name") == "stderr")
 
 
