@@ -21,17 +21,19 @@ def evaluate(
 ) -> None:
     """Judge the test split's original files.
 
-    `evaluation` is a folder: evaluation.json, scores.json with what became of each picture, and plots.
+    `evaluation` is a folder: figures, what became of each picture, plots, the report and the model card.
     """
     import json
+    import shutil
     from pathlib import Path
 
     from components.blocks import settings_of
-    from lungline import progress, scoring
+    from lungline import progress, robustness, scoring
     from lungline.dataset import Prepared
     from lungline.images import Limits
     from lungline.package import Package
-    from lungline.plots import draw, page
+    from lungline.plots import draw
+    from lungline.report import write_report
     from lungline.tracking import Record
 
     with progress.step("evaluate") as step:
@@ -40,10 +42,14 @@ def evaluate(
         limits = Limits.from_settings(settings_of(images=images))
         heard = progress.every(2, step.progress)
         scored = scoring.score_split(loaded, data, "test", limits, on_progress=heard)
+        spoilt = robustness.measure(loaded, scoring.cases(data, "test"), limits, most=40, on_progress=heard)
         folder = Path(evaluation.path)
         scored.save(folder)
+        (folder / "robustness.json").write_text(spoilt.model_dump_json(indent=2))
         draw(folder, Record.load(Path(record.path)), scored, loaded, data)
-        Path(report.path).write_text(page(folder, scored))
+        pictures = (file for _, file in data.originals("test"))
+        page = write_report(folder, loaded, scored.evaluation, scored.scored, robustness=spoilt, pictures=pictures)
+        shutil.copyfile(page, report.path)
         for name, value in scored.evaluation.figures().items():
             figures.log_metric(name, value)
         classification.log_roc_curve(*scored.roc())

@@ -49,7 +49,7 @@ def gate(
                 "gate": "passed" if outcome.passed else "failed",
                 "verdict": outcome.sentence,
             },
-            artifacts={"evaluation": Path(evaluation.path), "report": Path(report.path)},
+            artifacts={"evaluation": Path(evaluation.path)},
         )
         step.conclude(
             outcome.sentence,

@@ -22,11 +22,11 @@ def train(
     from pathlib import Path
 
     from components.blocks import settings_of
-    from lungline import progress
+    from lungline import parity, progress
     from lungline.dataset import Prepared
     from lungline.model import Epoch
     from lungline.model import train as fit
-    from lungline.package import DataFacts, write_package
+    from lungline.package import DataFacts, Package, write_package
     from lungline.provenance import code_facts
     from lungline.tracking import Recorder, new_record
 
@@ -49,6 +49,9 @@ def train(
 
             trained = fit(data, settings, heard)
         write_package(Path(package.path), keras_model=trained.model, card=trained.card(facts, code_facts(), settings))
+        pictures = trained.preparation.normalise(data.of("test")[0][:256])
+        worst = parity.check(Package.load(Path(package.path)), trained.model, pictures)
+        step.progress(f"LiteRT and Keras differ by at most {worst:.1e} on {len(pictures)} pictures", parity=worst)
         folder = Path(record.path)
         folder.mkdir(parents=True)
         trained.model.save(folder / "network.keras")

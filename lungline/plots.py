@@ -1,9 +1,9 @@
-"""Plots of a training run, as PNG files in the colours of one house."""
+"""The plots of a training run as PNG files: how it learned, the curves of its report, and sample predictions."""
 
 # matplotlib's types are incomplete.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
-import base64
+import re
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lungline.figures import GREY, NORMAL, PNEUMONIA, all_of
 from lungline.package import Package
 from lungline.prepared import Prepared
 from lungline.scoring import Scores
@@ -19,30 +20,18 @@ from lungline.tracking import Record
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NORMAL, PNEUMONIA, GREY = "#2a7f9e", "#c8502d", "#8a8f98"
-
 
 def draw(folder: Path, record: Record, scores: Scores, package: Package, prepared: Prepared) -> None:
-    """Write learning_curve, roc, confusion_matrix and samples as PNG files into a folder."""
+    """Write learning_curve, samples, roc, confusion_matrix and the report's other curves into a folder."""
     _save(folder / "learning_curve.png", (7, 4), lambda figure: _learning_curve(figure, record))
-    _save(folder / "roc.png", (4.5, 4.5), lambda figure: _roc(figure, scores))
-    _save(folder / "confusion_matrix.png", (4.5, 4), lambda figure: _confusion_matrix(figure, scores))
+    for title, png in all_of(scores.evaluation, scores.scored).items():
+        (folder / f"{_file_name(title)}.png").write_bytes(png)
     _save(folder / "samples.png", (10, 5), lambda figure: _samples(figure, scores, package, prepared))
 
 
-def page(folder: Path, scores: Scores) -> str:
-    """One HTML page with the figures and the plots of a folder, which needs no other file."""
-    rows = "".join(
-        f"<tr><td>{name}</td><td>{value:.4f}</td></tr>" for name, value in scores.evaluation.figures().items()
-    )
-    images = "".join(
-        f'<p><img alt="{path.stem}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"></p>'
-        for path in sorted(folder.glob("*.png"))
-    )
-    heading = f"Test split, {scores.evaluation.n} pictures"
-    return (
-        f'<!doctype html><meta charset="utf-8"><title>{heading}</title><h1>{heading}</h1><table>{rows}</table>{images}'
-    )
+def _file_name(title: str) -> str:
+    """The first words of a title: `Precision-recall curve with 95 % band` is `precision_recall`."""
+    return re.split(r" (?:curve|diagram|with|at|of)\b", title)[0].lower().translate(str.maketrans(" -", "__"))
 
 
 def _save(path: Path, size: tuple[float, float], paint: Callable[["Figure"], None]) -> None:
@@ -63,28 +52,6 @@ def _learning_curve(figure: "Figure", record: Record) -> None:
     left.set(xlabel="epoch", ylabel="training loss")
     right.set(ylabel="validation AUC")
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
-
-
-def _roc(figure: "Figure", scores: Scores) -> None:
-    false, true, _ = scores.roc()
-    axes: Any = figure.subplots()
-    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8)
-    axes.plot(false, true, color=PNEUMONIA)
-    at = scores.evaluation
-    if at.specificity is not None and at.sensitivity is not None:
-        axes.plot(1 - at.specificity, at.sensitivity, "o", color=NORMAL, label=f"operating point {at.operating:.2f}")
-        axes.legend(loc="lower right", frameon=False)
-    axes.set(xlabel="1 - specificity", ylabel="sensitivity", title=f"AUC {at.auc or float('nan'):.4f}", aspect="equal")
-
-
-def _confusion_matrix(figure: "Figure", scores: Scores) -> None:
-    names, counts = scores.confusion_matrix()
-    axes: Any = figure.subplots()
-    matrix = np.array(counts)
-    axes.imshow(matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1.3)
-    for row, column in np.ndindex(matrix.shape):
-        axes.text(column, row, f"{matrix[row, column]:,}", ha="center", va="center", fontsize=14)
-    axes.set(xlabel="called", ylabel="true", xticks=[0, 1], yticks=[0, 1], xticklabels=names, yticklabels=names)
 
 
 def _samples(figure: "Figure", scores: Scores, package: Package, prepared: Prepared) -> None:

@@ -65,10 +65,11 @@ def score_split(
         if on_progress:
             on_progress(done, total)
 
-    scored = score(package, _cases(prepared, split), limits, on_progress=heard)
+    scored = score(package, cases(prepared, split), limits, on_progress=heard)
     return Scores(summarise(scored, package.card.thresholds), tuple(scored))
 
 
-def _cases(prepared: Prepared, split: str) -> Iterator[Case]:
+def cases(prepared: Prepared, split: str) -> Iterator[Case]:
+    """The original files of val or test, with their truth."""
     for row, data in prepared.originals(split):
         yield Case(row.label, data, row.name, row.kind)

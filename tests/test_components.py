@@ -156,9 +156,14 @@ def test_evaluating_writes_figures_curves_and_pictures(
     assert points[-1]["recall"] == points[-1]["falsePositiveRate"] == 1
     rows = curves.metadata["confusionMatrix"]["rows"]
     assert sum(sum(row["row"]) for row in rows) == scores.evaluation.n
-    for plot in ("learning_curve", "roc", "confusion_matrix", "samples"):
+    for plot in ("learning_curve", "roc", "precision_recall", "reliability", "confusion_matrix", "samples"):
         assert (Path(evaluation.path) / f"{plot}.png").read_bytes().startswith(b"\x89PNG")
-    assert "data:image/png;base64" in Path(report.path).read_text()
+    page = Path(report.path).read_text()
+    assert "data:image/png;base64" in page
+    assert "Robustness" in page
+    assert (Path(evaluation.path) / "model_card.md").read_text().startswith("# pneumonia")
+    spoilt = json.loads((Path(evaluation.path) / "robustness.json").read_text())
+    assert len(spoilt["rows"]) == 20
 
 
 def test_a_step_tells_that_it_started_where_it_stands_and_how_it_ended(

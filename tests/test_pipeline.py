@@ -108,7 +108,7 @@ def test_the_mlflow_page_shows_what_was_asked_and_what_came_of_it(
         item.path for place in ("", "evaluation", "model") for item in client.list_artifacts(summary.mlflow_run, place)
     }
     plots = {f"evaluation/{name}.png" for name in ("learning_curve", "roc", "confusion_matrix", "samples")}
-    assert plots | {"model/network.keras", "evaluation/evaluation.json", "record.json", "report"} <= held
+    assert plots | {"model/network.keras", "evaluation/report.html", "evaluation/model_card.md", "record.json"} <= held
     stored = [info.key for info in Storage.from_settings(settings).list(settings.mlflow_bucket)]
     assert any(summary.mlflow_run in key and key.endswith("roc.png") for key in stored)
 
