@@ -12,7 +12,8 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,12 @@ from typing import TYPE_CHECKING
 from laptop.changes import Change, Changes
 from laptop.home import Home
 from laptop.notes import find_note, leave_note, noted_state
+from laptop.outbox import Delivered, Outbox
 from laptop.part import Command, State, base_environment, settings_environment
 from laptop.ports import Ports, claim_ports, load_ports
 from laptop.process import running
 from laptop.progress import Progress
-from laptop.topics import ensure_topics, producer_options
+from laptop.topics import ensure_topics
 from lungline.errors import LunglineError, ObjectGone, Unavailable
 from lungline.events import Upload, minio_record
 from lungline.settings import Settings, load_settings
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message
 
 NOTE_SECONDS = 0.2
+RECENT = 64
 SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 1.0
 
 log = logging.getLogger("lungline.bridge")
@@ -63,6 +66,9 @@ class BridgePart:
         """What it has noted of itself."""
         return noted_state(self.home, self.name, pid)
 
+    def tend(self) -> None:
+        """Nothing to do."""
+
 
 @contextmanager
 def running_bridge(home: Path, settings: Settings) -> Iterator[None]:
@@ -78,16 +84,15 @@ class Bridge:
     """Follows the log of changes; `run` until `stop`, from another thread or a signal handler."""
 
     def __init__(self, home: Home, settings: Settings, filer_grpc_port: int) -> None:
-        from confluent_kafka import Producer
-
         self._home = home
         self._settings = settings
         self._port = filer_grpc_port
         self._storage = Storage.from_settings(settings)
-        self._producer = Producer(producer_options(settings))
+        self._outbox = Outbox(settings)
         note = find_note(home, "bridge")
         self._progress = Progress(int(note.get("position", 0)))
         self._seen = self._progress.done
+        self._recent: deque[tuple[str, str | None]] = deque(maxlen=RECENT)
         self._delivered = int(note.get("delivered", 0))
         self._state: State = "waiting"
         self._refused = threading.Event()
@@ -112,7 +117,7 @@ class Bridge:
             self._stopping.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
         keeper.join()
-        self._producer.flush(2)
+        self._outbox.flush(2)
         self._note()
 
     def stop(self) -> None:
@@ -125,28 +130,27 @@ class Bridge:
         ensure_topics(self._settings)
         if self._refused.is_set():
             # Read again from the last place that is safe.
-            self._producer.purge()
+            self._outbox.clear()
             self._progress = Progress(self._progress.done)
             self._seen = self._progress.done
+            self._recent.clear()
             self._refused.clear()
         self._changes = Changes(self._port, self._settings.uploads_bucket, self._seen)
         self._state = "ready"
         log.info("Following the changes in bucket %s.", self._settings.uploads_bucket)
 
     def _take(self, change: Change) -> None:
-        if change.moment <= self._seen:
-            return
-        self._seen = change.moment
+        self._seen = max(self._seen, change.moment)
         progress = self._progress
-        progress.begin(change.moment)
+        number = progress.begin(change.moment)
         upload = change.upload and self._complete(change.upload)
-        if upload is None:
-            progress.finish(change.moment)
+        if upload is None or self._is_repeated(upload):
+            progress.finish(number)
             return
 
         def delivered(error: "KafkaError | None", _: "Message") -> None:
             if error is None:
-                progress.finish(change.moment)
+                progress.finish(number)
                 self._delivered += 1
             elif not self._stopping.is_set() and not self._refused.is_set():
                 log.error("The broker refused upload %s: %s.", upload.identity, error)
@@ -155,6 +159,14 @@ class Bridge:
                     self._changes.close()
 
         self._produce(upload, delivered)
+
+    def _is_repeated(self, upload: Upload) -> bool:
+        """Whether this very change was read before; after a break the log repeats the last ones."""
+        this = (upload.identity, upload.sequencer)
+        if this in self._recent:
+            return True
+        self._recent.append(this)
+        return False
 
     def _complete(self, upload: Upload) -> Upload | None:
         """The upload with its ETag, which is missing where something other than S3 wrote the object."""
@@ -168,23 +180,19 @@ class Bridge:
             upload.bucket, upload.key, upload.version_id, info.etag, upload.sequencer, info.size, upload.uploaded_at
         )
 
-    def _produce(self, upload: Upload, delivered: "Callable[[KafkaError | None, Message], None]") -> None:
+    def _produce(self, upload: Upload, delivered: Delivered) -> None:
         # Not MinIO's key `bucket/object`: keys turn up in logs and headers, where no patient's name belongs.
         key = hashlib.sha256(f"{upload.bucket}/{upload.key}".encode()).hexdigest()[:32]
         value = json.dumps(minio_record(upload), ensure_ascii=False)
-        while not self._stopping.is_set():
-            try:
-                self._producer.produce(self._settings.uploads_topic, value, key, on_delivery=delivered)
-            except BufferError:  # so many wait for the broker: let the log of changes hold the rest
-                self._stopping.wait(NOTE_SECONDS)
-            else:
+        while not self._outbox.put(self._settings.uploads_topic, value, key, delivered):
+            if self._stopping.wait(NOTE_SECONDS):  # so many wait for the broker: let the log of changes hold the rest
                 return
 
     def _keep_notes(self) -> None:
         """Serve the broker's answers, and note the progress they make."""
         noted = None
         while not self._stopping.is_set():
-            self._producer.poll(NOTE_SECONDS)
+            self._outbox.serve(NOTE_SECONDS)
             if (now := (self._state, self._progress.done)) != noted:
                 self._note()
                 noted = now

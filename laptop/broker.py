@@ -3,16 +3,19 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from laptop.home import Home
 from laptop.part import Command, State, base_environment, s3_environment
 from laptop.ports import HOST, Ports, answers, claim_ports, load_ports
 from laptop.process import running
+from laptop.retention import prune
 from laptop.store import BROKER_BUCKET
 from laptop.topics import ensure_topics
 from lungline.errors import KafkaUnavailable
 from lungline.settings import Settings
+from lungline.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,15 @@ class Broker:
         except KafkaUnavailable:
             return "starting"
         return "ready"
+
+    def tend(self) -> None:
+        """Keep its log short. Raises StorageUnavailable."""
+        if not self.in_memory:
+            prune(self._storage, self.settings)
+
+    @cached_property
+    def _storage(self) -> Storage:
+        return Storage.from_settings(self.settings)
 
 
 @contextmanager

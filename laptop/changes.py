@@ -8,7 +8,7 @@ The messages are the part that we need of SeaweedFS's `filer.proto`; a field kee
 
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -51,10 +51,14 @@ _NANOSECONDS = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change; `moment` is its place in the log, in nanoseconds since 1970. `upload` is None for all but uploads."""
+    """One change, made at `moment`, in nanoseconds since 1970; `upload` is None for all but completed uploads.
+
+    Two changes at once may come in the wrong order or with the same moment. The log places a change at its moment or
+    after it, so reading again since the moment of any change repeats some and leaves out none.
+    """
 
     moment: int
-    upload: Upload | None = field(default=None)
+    upload: Upload | None = None
 
 
 class Changes:

@@ -5,15 +5,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from laptop.outbox import Headers
 from lungline.events import UPLOAD_TYPE
 
 SOURCE = "/apis/v1/namespaces/lungline/kafkasources/laptop"
 STRUCTURED = "application/cloudevents+json"
 # Knative cuts what it quotes of a sink's answer here.
 MAX_ERROR_BYTES = 1024
-
-# Typed as confluent-kafka has it.
-KafkaHeaders = list[tuple[str, str | bytes | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +49,7 @@ def http_headers(record: Record) -> dict[str, str]:
     return headers | ({"content-type": record.content_type} if record.content_type else {})
 
 
-def dead_letter_headers(record: Record, destination: str, code: int, answer: bytes) -> KafkaHeaders:
+def dead_letter_headers(record: Record, destination: str, code: int, answer: bytes) -> Headers:
     """The headers of a dead letter: the record's own attributes, and why nobody took it.
 
     `code` is the status of the last attempt, 500 for a sink that did not answer, as Knative has it.
@@ -61,13 +59,13 @@ def dead_letter_headers(record: Record, destination: str, code: int, answer: byt
     return kafka_headers(record.attributes() | why, record.content_type)
 
 
-def kafka_headers(attributes: dict[str, str], content_type: str | None) -> KafkaHeaders:
+def kafka_headers(attributes: dict[str, str], content_type: str | None) -> Headers:
     """The headers of a binary CloudEvent in Kafka."""
-    headers: KafkaHeaders = [(f"ce_{name}", value.encode()) for name, value in attributes.items()]
+    headers: Headers = [(f"ce_{name}", value.encode()) for name, value in attributes.items()]
     return headers + ([("content-type", content_type.encode())] if content_type else [])
 
 
-def reply_headers(answer: Iterable[tuple[str, str]]) -> KafkaHeaders | None:
+def reply_headers(answer: Iterable[tuple[str, str]]) -> Headers | None:
     """Kafka headers of a sink's answer; None for an answer that is no CloudEvent, which goes nowhere."""
     headers = {name.lower(): value for name, value in answer}
     content_type = headers.get("content-type")

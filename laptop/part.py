@@ -15,6 +15,7 @@ State = Literal[
     "ready",
     "waiting",  # its process runs; the store or the broker that it needs does not answer
     "waiting for a champion",  # a predictor without a model
+    "not ready",  # a predictor that has not taken its model; its log says why
     "restarting",  # its process ended by itself; the next one starts after a pause
     "stopped",
     "external",  # not ours: the settings name another one
@@ -64,6 +65,10 @@ class Part(Protocol):
 
     def probe(self, pid: int) -> State:
         """Its state now, `starting` when it does not answer; first-time work such as buckets is done here."""
+        ...
+
+    def tend(self) -> None:
+        """Housekeeping while it is ready, every few seconds."""
         ...
 
 

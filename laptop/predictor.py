@@ -52,7 +52,12 @@ class Predictor:
         status = answers_with(self.ports.predictor, "/v2/health/ready")
         if status == 200:
             return "ready"
-        return "waiting for a champion" if status and not self.package.exists() else "starting"
+        if status is None:
+            return "starting"
+        return "not ready" if self.package.exists() else "waiting for a champion"
+
+    def tend(self) -> None:
+        """Nothing to do."""
 
 
 @contextmanager

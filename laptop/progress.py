@@ -8,34 +8,43 @@ from collections import OrderedDict
 
 
 class Progress:
-    """Begin numbers in rising order, finish them in any; may be shared by threads."""
+    """Begin things in their order, finish them in any; may be shared by threads.
+
+    Each has a mark, what would be committed for it. Marks may repeat or step back a little; the number that `begin`
+    returns tells things apart.
+    """
 
     def __init__(self, done: int) -> None:
         self._done = done
-        self._begun: OrderedDict[int, bool] = OrderedDict()
+        self._next = 0
+        self._begun: OrderedDict[int, int] = OrderedDict()
+        self._finished: set[int] = set()
         self._lock = threading.Lock()
 
     @property
     def done(self) -> int:
-        """The highest number below which, and including which, nothing is unfinished."""
+        """The highest mark of what is done without a gap."""
         with self._lock:
             return self._done
 
     @property
     def open(self) -> int:
-        """How many numbers have begun and hold the progress up or wait behind one that does."""
+        """How many have begun and hold the progress up or wait behind one that does."""
         with self._lock:
             return len(self._begun)
 
-    def begin(self, number: int) -> None:
-        """Take note of a number."""
+    def begin(self, mark: int) -> int:
+        """Take note of a thing; its number."""
         with self._lock:
-            self._begun[number] = False
+            self._next += 1
+            self._begun[self._next] = mark
+            return self._next
 
     def finish(self, number: int) -> None:
-        """Take note that a number is done; one that has not begun, or is done already, changes nothing."""
+        """Take note that a thing is done; one that is done already changes nothing."""
         with self._lock:
             if number in self._begun:
-                self._begun[number] = True
-            while self._begun and next(iter(self._begun.values())):
-                self._done, _ = self._begun.popitem(last=False)
+                self._finished.add(number)
+            while self._begun and (first := next(iter(self._begun))) in self._finished:
+                self._finished.remove(first)
+                self._done = max(self._done, self._begun.pop(first))

@@ -24,6 +24,8 @@ SETTLED: frozenset[State] = frozenset({"ready", "waiting for a champion", "exter
 START_SECONDS = 120.0
 STOP_SECONDS = 30.0
 POLL_SECONDS = 0.03
+# A predictor that takes longer than this over its model will not take it; the stack can do with another champion.
+MODEL_SECONDS = 15.0
 # So often may a part end before it was ready once; then its start has failed.
 FAILURES = 3
 
@@ -172,9 +174,11 @@ def _await(
     seconds: float,
     supervisor: "subprocess.Popen[bytes] | None",
 ) -> StackStatus:
-    deadline = time.monotonic() + seconds
+    started = time.monotonic()
+    deadline = started + seconds
     seen: dict[str, State] = {}
     while True:
+        settled = SETTLED | ({"not ready"} if time.monotonic() > started + MODEL_SECONDS else set())
         now = read_status(home)
         for part in now.parts:
             if seen.get(part.name) != part.state:
@@ -182,7 +186,7 @@ def _await(
                 if on_change:
                     on_change(part.name, part.state)
         states = [now.part(name).state for name in wait_for]
-        if now.running and all(state in SETTLED for state in states):
+        if now.running and all(state in settled for state in states):
             return now
         _refuse_failure(home, now, wait_for, time.monotonic() > deadline, supervisor)
         time.sleep(POLL_SECONDS)

@@ -105,6 +105,9 @@ class Store:
             return "starting"
         return "ready"
 
+    def tend(self) -> None:
+        """Nothing to do."""
+
     @cached_property
     def _storage(self) -> Storage:
         return Storage.from_settings(self.connected())

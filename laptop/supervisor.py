@@ -7,6 +7,7 @@ watches the thread that started a child, not the process.
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import signal
@@ -33,6 +34,7 @@ log = logging.getLogger("lungline.supervisor")
 # Each group ends before the next: what is under way is finished, and what was done is still written down.
 STOPPING = (("trigger", "bridge"), ("predictor", "mlflow", "broker"), ("store",))
 PROBE_SECONDS, WATCH_SECONDS = 0.03, 1.0
+TEND_EVERY = 5  # looks at a part
 SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 30.0
 # A part that has run so long has recovered: its next end counts as its first.
 STEADY_SECONDS = 60.0
@@ -139,11 +141,19 @@ class Supervisor:
             await asyncio.sleep(PROBE_SECONDS)
         self._ready[part.name].set()
         self._tell(part.name, state, ready_seconds=round(time.monotonic() - started, 2))
-        while part.watched:
+        for second in itertools.count(1):
             await asyncio.sleep(WATCH_SECONDS)
-            if (now := await self._ask(part, process)) != state:
+            if part.watched and (now := await self._ask(part, process)) != state:
                 state = now
                 self._tell(part.name, state)
+            if second % TEND_EVERY == 0:
+                await self._tend(part)
+
+    async def _tend(self, part: Part) -> None:
+        try:
+            await asyncio.to_thread(part.tend)
+        except LunglineError as exc:
+            log.warning("%s: %s", part.name, exc)
 
     async def _ask(self, part: Part, process: Process) -> State:
         try:

@@ -3,7 +3,10 @@
 from lungline.errors import KafkaUnavailable
 from lungline.settings import Settings
 
-PARTITIONS = 4
+# One: the trigger delivers side by side all the same, and fewer partitions make larger batches. A topic that somebody
+# else has made may have any number.
+PARTITIONS = 1
+TRIGGER_GROUP = "lungline-trigger"
 TIMEOUT_SECONDS = 5
 
 
@@ -14,21 +17,6 @@ def bootstrap(settings: Settings) -> str:
             "No Kafka broker is set: start the stack with `lungline up`, or set LUNGLINE_KAFKA_BOOTSTRAP."
         )
     return settings.kafka_bootstrap
-
-
-def producer_options(settings: Settings) -> dict[str, str | int | float | bool]:
-    """A producer that keeps a message for as long as the broker is away, and sends it at once when it is there."""
-    return {
-        "bootstrap.servers": bootstrap(settings),
-        "acks": "all",
-        "linger.ms": 0,
-        "message.timeout.ms": 0,  # never give up: whoever produces waits for the delivery before it moves on
-        "queue.buffering.max.messages": 10_000,
-        "socket.nagle.disable": True,
-        "reconnect.backoff.ms": 50,
-        "reconnect.backoff.max.ms": 500,
-        "log_level": 3,
-    }
 
 
 def ensure_topics(settings: Settings) -> None:

@@ -61,6 +61,9 @@ class Tracking:
         """Ready once it answers."""
         return "ready" if answers_with(self.ports.mlflow, "/health") == 200 else "starting"
 
+    def tend(self) -> None:
+        """Nothing to do."""
+
 
 def answers_with(port: int, path: str) -> int | None:
     """The HTTP status of a path on this machine; None when nobody answers."""

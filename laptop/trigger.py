@@ -21,26 +21,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laptop.cloudevents import KafkaHeaders, Record, dead_letter_headers, http_headers, reply_headers
+from laptop.cloudevents import Record, dead_letter_headers, http_headers, reply_headers
 from laptop.home import Home
 from laptop.notes import leave_note, noted_state
+from laptop.outbox import Headers, Outbox
 from laptop.part import Command, State, base_environment, settings_environment
 from laptop.process import running
 from laptop.progress import Progress
 from laptop.sink import Answer, Gate, Sink
-from laptop.topics import bootstrap, ensure_topics, producer_options
+from laptop.topics import TRIGGER_GROUP, bootstrap, ensure_topics
 from lungline.errors import KafkaUnavailable, LunglineError, StackError
 from lungline.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message, TopicPartition
 
-GROUP = "lungline-trigger"
 IN_FLIGHT = 16  # requests at once
-HELD = 1000  # records taken and not done: in flight, or between two attempts
+HELD = 10_000  # records taken and not done: in flight, or between two attempts
 RETRIES = 10
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.2, 30.0
-COMMIT_SECONDS = 0.2
+COMMIT_SECONDS = 0.5
 POLL_SECONDS = 0.1
 
 log = logging.getLogger("lungline.trigger")
@@ -68,6 +68,9 @@ class TriggerPart:
         """What it has noted of itself."""
         return noted_state(self.home, self.name, pid)
 
+    def tend(self) -> None:
+        """Nothing to do."""
+
 
 @contextmanager
 def running_trigger(home: Path, settings: Settings) -> Iterator[None]:
@@ -85,14 +88,22 @@ class Delivery:
     due: float
     number: int
     record: Record = field(compare=False)
+    progress: Progress = field(compare=False)
+    """Of its partition."""
+    place: int = field(compare=False)
+    """In that progress."""
     attempts: int = field(default=0, compare=False)
+
+    def finish(self) -> None:
+        """Nothing is left to do for it."""
+        self.progress.finish(self.place)
 
 
 class Trigger:
     """Delivers records; `run` until `stop`, from another thread or a signal handler."""
 
     def __init__(self, home: Home, settings: Settings) -> None:
-        from confluent_kafka import Consumer, Producer
+        from confluent_kafka import Consumer
 
         if not settings.predictor_uri:
             raise StackError("No predictor is set: start the stack with `lungline up`, or set LUNGLINE_PREDICTOR_URI.")
@@ -110,12 +121,12 @@ class Trigger:
         self._counts = {"delivered": 0, "retried": 0, "dead_letters": 0}
         self._counting = threading.Lock()
         self._stopping = threading.Event()
-        self._producer = Producer(producer_options(settings))
+        self._outbox = Outbox(settings)
         self._consumer = Consumer(self._consumer_options())
 
     def run(self) -> None:
         """Deliver until `stop`; then finish what is in flight and commit."""
-        threads = [threading.Thread(target=work) for work in (self._serve_producer, self._send_due, self._keep_notes)]
+        threads = [threading.Thread(target=work) for work in (self._serve_outbox, self._send_due, self._keep_notes)]
         for thread in threads:
             thread.start()
         self._assign()
@@ -128,7 +139,7 @@ class Trigger:
                 committed = time.monotonic()
         self._gate.end()
         self._pool.shutdown(cancel_futures=True)
-        self._producer.flush(2)
+        self._outbox.flush(2)
         for thread in threads:
             thread.join()
         self._commit(last=True)
@@ -179,8 +190,7 @@ class Trigger:
         if record.offset <= progress.done:
             # The topic has been made anew, and counts from the beginning again.
             progress = self._progress[record.partition] = Progress(record.offset - 1)
-        progress.begin(record.offset)
-        self._send(Delivery(0.0, next(self._numbers), record))
+        self._send(Delivery(0.0, next(self._numbers), record, progress, progress.begin(record.offset)))
 
     def _send(self, delivery: Delivery) -> None:
         self._places.acquire()
@@ -200,21 +210,20 @@ class Trigger:
             self._places.release()
 
     def _settle(self, delivery: Delivery, answer: Answer) -> None:
-        record = delivery.record
         if answer.delivered:
             self._count("delivered")
-            self._reply(record, answer)
+            self._reply(delivery, answer)
             return
         if answer.away:
             self._gate.doubt()
         if answer.temporary:
             self._retry(delivery, answer)
         else:
-            self._bury(record, answer)
+            self._bury(delivery, answer)
 
     def _retry(self, delivery: Delivery, answer: Answer) -> None:
         if delivery.attempts >= RETRIES:
-            self._bury(delivery.record, answer)
+            self._bury(delivery, answer)
             return
         self._count("retried")
         backoff = min(FIRST_BACKOFF_SECONDS * 2**delivery.attempts, LONGEST_BACKOFF_SECONDS)
@@ -224,40 +233,34 @@ class Trigger:
             heapq.heappush(self._waiting, delivery)
             self._waiting_changed.notify()
 
-    def _reply(self, record: Record, answer: Answer) -> None:
+    def _reply(self, delivery: Delivery, answer: Answer) -> None:
         headers = reply_headers(answer.headers)
         if headers is None:
-            self._finish(record)
+            delivery.finish()
             return
         attributes = dict(headers)
         key = attributes.get("ce_partitionkey") or attributes.get("ce_subject")
-        self._produce(self._settings.results_topic, answer.body, key, headers, record)
+        self._produce(self._settings.results_topic, answer.body, key, headers, delivery)
 
-    def _bury(self, record: Record, answer: Answer) -> None:
+    def _bury(self, delivery: Delivery, answer: Answer) -> None:
+        record = delivery.record
         self._count("dead_letters")
         log.warning("Dead letter: partition %d, offset %d, status %s.", record.partition, record.offset, answer.status)
         headers = dead_letter_headers(record, self._sink.url, answer.status or 500, answer.body)
-        self._produce(self._settings.dead_letters_topic, record.value, record.key, headers, record)
+        self._produce(self._settings.dead_letters_topic, record.value, record.key, headers, delivery)
 
-    def _produce(self, topic: str, value: bytes, key: str | bytes | None, headers: KafkaHeaders, done: Record) -> None:
+    def _produce(self, topic: str, value: bytes, key: str | bytes | None, headers: Headers, done: Delivery) -> None:
         """Write to Kafka; `done` is finished when the broker has it."""
 
         def delivered(error: "KafkaError | None", _: "Message") -> None:
             if error is None:
-                self._finish(done)
+                done.finish()
             else:  # it is not finished, so it comes again after the next start
                 log.error("The broker refused a record for %s: %s.", topic, error)
 
-        while not self._stopping.is_set():
-            try:
-                self._producer.produce(topic, value, key, headers=headers, on_delivery=delivered)
-            except BufferError:
-                self._stopping.wait(POLL_SECONDS)
-            else:
+        while not self._outbox.put(topic, value, key, delivered, headers):
+            if self._stopping.wait(POLL_SECONDS):
                 return
-
-    def _finish(self, record: Record) -> None:
-        self._progress[record.partition].finish(record.offset)
 
     def _commit(self, *, last: bool = False) -> None:
         from confluent_kafka import KafkaException, TopicPartition
@@ -288,9 +291,9 @@ class Trigger:
                 delivery = heapq.heappop(self._waiting)
             self._send(delivery)
 
-    def _serve_producer(self) -> None:
+    def _serve_outbox(self) -> None:
         while not self._stopping.is_set():
-            self._producer.poll(POLL_SECONDS)
+            self._outbox.serve(POLL_SECONDS)
 
     def _keep_notes(self) -> None:
         noted: Any = None
@@ -309,11 +312,12 @@ class Trigger:
     def _consumer_options(self) -> dict[str, Any]:
         return {
             "bootstrap.servers": bootstrap(self._settings),
-            "group.id": GROUP,
+            "group.id": TRIGGER_GROUP,
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
-            # The broker looks for new records this often while a request waits; longer costs up to 0.2 s.
-            "fetch.wait.max.ms": 50,
+            # The embedded broker looks for new records as often as a request ends: 50 ms would cost an upload 13 ms
+            # more on average, 500 ms 200 ms. An idle trigger asks, and costs the broker 4 % of a core.
+            "fetch.wait.max.ms": 10,
             "queued.min.messages": 100,
             "queued.max.messages.kbytes": 4096,
             # We take records when there is room for them, however long that is.

@@ -24,6 +24,7 @@ from laptop.progress import Progress
 from laptop.store import running_store
 from lungline.events import Upload, parse
 from lungline.settings import Settings
+from lungline.storage import Storage
 from tests.kafka_tail import Tail, tail
 
 pytestmark = pytest.mark.stack
@@ -213,14 +214,34 @@ def test_notes_of_a_bridge_count_what_it_delivered(home: Path, bridge: None, cli
     assert find_note(Home(home), "bridge")["delivered"] > 0
 
 
-def test_progress_stops_at_the_first_number_that_is_not_done() -> None:
+@pytest.mark.usefixtures("bridge")
+def test_a_storm_of_uploads_is_one_event_each(stores: Settings, uploads: Tail) -> None:
+    storage = Storage.from_settings(stores)
+    keys = {f"storm/{number}" for number in range(600)}
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: storage.put(BUCKET, key, key.encode()), keys))
+    storage.close()
+    uploads.until(lambda records: len(records) >= 600 and {one.key for one in of("storm/", records)} == keys, 60)
+    assert len(of("storm/", uploads.settled())) == 600
+
+
+def test_progress_stops_at_the_first_thing_that_is_not_done() -> None:
     progress = Progress(9)
-    for number in (10, 11, 15):
-        progress.begin(number)
-    progress.finish(15)
-    progress.finish(11)
+    first, second, third = (progress.begin(mark) for mark in (10, 11, 15))
+    progress.finish(third)
+    progress.finish(second)
     assert (progress.done, progress.open) == (9, 3)
-    progress.finish(10)
+    progress.finish(first)
     assert (progress.done, progress.open) == (15, 0)
-    progress.finish(10)
+    progress.finish(first)
     assert progress.done == 15
+
+
+def test_progress_takes_marks_that_repeat_or_step_back() -> None:
+    progress = Progress(0)
+    first, second, third = (progress.begin(mark) for mark in (10, 10, 9))
+    progress.finish(first)
+    assert (progress.done, progress.open) == (10, 2)
+    progress.finish(second)
+    progress.finish(third)
+    assert (progress.done, progress.open) == (10, 0)

@@ -11,10 +11,12 @@ from laptop.broker import Broker, running_broker
 from laptop.home import Home
 from laptop.ports import load_ports
 from laptop.process import running
+from laptop.retention import prune
 from laptop.store import running_store
-from laptop.topics import bootstrap, ensure_topics
+from laptop.topics import TRIGGER_GROUP, bootstrap, ensure_topics
 from lungline.errors import KafkaUnavailable
 from lungline.settings import Settings
+from lungline.storage import Storage
 from tests.kafka_tail import tail
 from tests.listening import command_line, listening
 
@@ -56,6 +58,29 @@ def test_the_broker_listens_on_loopback_only_and_shows_no_secret(broker: Broker)
         assert secret
         assert secret.get_secret_value() not in command_line(process.pid)
         assert secret.get_secret_value() not in broker.home.log("broker").read_text()
+
+
+def test_what_the_trigger_has_committed_is_pruned_and_the_rest_is_read_as_before(broker: Broker) -> None:
+    settings = broker.connected().model_copy(update={"uploads_topic": "pruned", "results_topic": "kept"})
+    storage = Storage.from_settings(settings)
+    with running(broker, broker.home.log("broker")):
+        ensure_topics(settings)
+        producer = Producer({"bootstrap.servers": bootstrap(settings)})
+        for number in range(10):
+            for topic in ("pruned", "kept"):
+                producer.produce(topic, b"%d" % number)
+                assert producer.flush(10) == 0
+        assert prune(storage, settings) == 0  # nothing is committed
+        consumer = Consumer({"bootstrap.servers": bootstrap(settings), "group.id": TRIGGER_GROUP})
+        consumer.commit(offsets=[TopicPartition("pruned", 0, 7)], asynchronous=False)
+        consumer.close()
+        assert prune(storage, settings) == 7
+        with tail(settings, "pruned") as records:
+            records.until(lambda records: len(records) == 3)
+            assert [record.value() for record in records.settled(0.3)] == [b"7", b"8", b"9"]
+        with tail(settings, "kept") as records:
+            records.until(lambda records: len(records) == 10)
+    storage.close()
 
 
 def test_topics_are_made_once(tmp_path: Path) -> None:
