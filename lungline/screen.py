@@ -5,6 +5,7 @@ Progress goes to standard error, results to standard output, so that `--json` an
 
 import json
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     from lungline.results import ResultRecord
 
 progress = Console(stderr=True, highlight=False, soft_wrap=True)
-output = Console(highlight=False, soft_wrap=True)
+# A pipe has no width; 80 columns would fold what a script or a log shows.
+output = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 
 
 def step(name: str, text: str, style: str = "") -> None:
@@ -199,7 +201,16 @@ def versions(found: "Sequence[Version]") -> None:
 def history(entries: "Sequence[Entry]") -> None:
     """The history of promotions."""
     rows = [
-        (e.number, f"{e.at:%Y-%m-%d %H:%M:%S}", e.kind, e.act, e.version, e.by, e.reason, e.facts.figures.get("auc"))
+        (
+            e.number,
+            f"{e.at:%Y-%m-%d %H:%M:%S}",
+            e.kind,
+            e.act,
+            e.version,
+            e.by,
+            e.reason,
+            f"{e.facts.figures['auc']:.3f}" if "auc" in e.facts.figures else "",
+        )
         for e in entries
     ]
     table(("#", "at (UTC)", "change", "act", "version", "by", "reason", "auc"), rows)
