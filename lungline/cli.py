@@ -365,10 +365,10 @@ def promote(
 ) -> None:
     """Put a version into service, in the name of a person and for a reason."""
     from lungline import promotion
-    from lungline.deployment import LaptopDeployment
+    from lungline.deployment import deployment_of
 
     settings = _connected(home)
-    deployment = LaptopDeployment.from_settings(settings)
+    deployment = deployment_of(settings)
     done = promotion.promote(version, by=by, reason=reason, settings=settings, deployment=deployment)
     _show(asdict(done), as_json, lambda: screen.say(done.sentence))
 
@@ -377,10 +377,10 @@ def promote(
 def rollback(by: By, reason: Reason, home: Home = None, as_json: Json = False) -> None:
     """Put the champion before this one back into service."""
     from lungline import promotion
-    from lungline.deployment import LaptopDeployment
+    from lungline.deployment import deployment_of
 
     settings = _connected(home)
-    deployment = LaptopDeployment.from_settings(settings)
+    deployment = deployment_of(settings)
     done = promotion.rollback(by=by, reason=reason, settings=settings, deployment=deployment)
     _show(asdict(done), as_json, lambda: screen.say(done.sentence))
 
