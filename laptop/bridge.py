@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from laptop.certificates import Certificates
 from laptop.changes import Change, Changes
 from laptop.home import Home
 from laptop.notes import find_note, leave_note, noted_state
@@ -135,7 +136,8 @@ class Bridge:
             self._seen = self._progress.done
             self._recent.clear()
             self._refused.clear()
-        self._changes = Changes(self._port, self._settings.uploads_bucket, self._seen)
+        certificates = Certificates.of(self._home.file("store", "config"))
+        self._changes = Changes(self._port, certificates, self._settings.uploads_bucket, self._seen)
         self._state = "ready"
         log.info("Following the changes in bucket %s.", self._settings.uploads_bucket)
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
+from laptop.certificates import Certificates
 from laptop.ports import HOST, answers
 from lungline.errors import EventMalformed, StorageUnavailable
 from lungline.events import Upload
@@ -67,14 +68,17 @@ class Changes:
     Raises StorageUnavailable when the store does not answer.
     """
 
-    def __init__(self, filer_grpc_port: int, bucket: str, since: int) -> None:
+    def __init__(self, filer_grpc_port: int, certificates: Certificates, bucket: str, since: int) -> None:
         import grpc
 
         request, response = _messages()
         self._bucket = bucket
         if not answers(filer_grpc_port):
             raise StorageUnavailable("The object store's log of changes does not answer.")
-        self._channel = grpc.insecure_channel(f"{HOST}:{filer_grpc_port}")
+        credentials = grpc.ssl_channel_credentials(
+            certificates.authority.read_bytes(), certificates.key.read_bytes(), certificates.certificate.read_bytes()
+        )
+        self._channel = grpc.secure_channel(f"{HOST}:{filer_grpc_port}", credentials)
         subscribe = self._channel.unary_stream(
             _METHOD, request_serializer=request.SerializeToString, response_deserializer=response.FromString
         )

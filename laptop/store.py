@@ -1,10 +1,11 @@
 """The object store: SeaweedFS in one process, with generated credentials that it enforces.
 
-Every listener is on 127.0.0.1. The S3 port asks for the identities of `s3.json`; the store's inner HTTP ports, which
-would answer anybody, ask for tokens signed with the keys of `security.toml`.
+Every listener is on 127.0.0.1. The S3 port asks for the identities of `s3.json`. The store's inner ports, which would
+answer anybody, ask for what `security.toml` holds: HTTP for tokens signed with its keys, gRPC for its certificate.
 """
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from laptop.certificates import Certificates
 from laptop.credentials import Credentials, Key, claim_credentials
 from laptop.home import Home, write_private
 from laptop.part import Command, State, base_environment
@@ -78,7 +80,7 @@ class Store:
         for folder in (config, data):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(config / "s3.json", self._identities())
-        _write_signing_keys(config / "security.toml", self.credentials.signing)
+        _write_security(config / "security.toml", self.credentials.signing, Certificates.claim(config))
         options = {
             "dir": data,
             "ip": HOST,
@@ -92,6 +94,7 @@ class Store:
             "s3.port.iceberg": 0,
             "s3.port.lance": 0,
             **_port_options(self.ports),
+            **_socket_options(self.home),
         }
         weed = (find_weed(), "-logtostderr", f"-config_dir={config}", "mini")
         return Command((*weed, *(f"-{name}={value}" for name, value in options.items())), base_environment(), data)
@@ -153,6 +156,16 @@ def _port_options(ports: Ports) -> dict[str, int]:
     return plain | {f"{name}.port.grpc": getattr(ports, f"{name}_grpc") for name in names}
 
 
-def _write_signing_keys(path: Path, keys: dict[str, str]) -> None:
+def _socket_options(home: Home) -> dict[str, Path]:
+    """Sockets beside the ports, in the home folder and not in /tmp, unless its path is too long for a socket."""
+    sockets = {f"{name}.localSocket": home.file("run", f"{name}.sock") for name in ("s3", "filer")}
+    return sockets if all(len(os.fsencode(path)) < 100 for path in sockets.values()) else {}
+
+
+def _write_security(path: Path, keys: dict[str, str], certificates: Certificates) -> None:
+    lines = [f'[jwt.{name}]\nkey = "{key}"' for name, key in keys.items()]
+    lines.append(f'[grpc]\nca = "{certificates.authority}"')
+    servers = ("master", "volume", "filer", "s3", "admin", "worker", "client")
+    lines += [f'[grpc.{name}]\ncert = "{certificates.certificate}"\nkey = "{certificates.key}"' for name in servers]
     path.touch(mode=0o600)
-    path.write_text("".join(f'[jwt.{name}]\nkey = "{key}"\n' for name, key in keys.items()))
+    path.write_text("\n".join(lines))

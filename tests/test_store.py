@@ -14,12 +14,15 @@ from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from laptop.certificates import Certificates
+from laptop.changes import Changes
 from laptop.credentials import Credentials, load_credentials
 from laptop.home import Home
 from laptop.ports import Ports, load_ports
 from laptop.process import Process, running
 from laptop.store import Store, running_store
 from laptop.tracking import answers_with
+from lungline.errors import StorageUnavailable
 from lungline.settings import Settings
 from tests.listening import command_line, listening
 
@@ -118,9 +121,11 @@ def test_a_scanner_may_upload_in_one_part_and_in_several(scanner: Any, client: A
 
 
 @pytest.mark.usefixtures("client")
-def test_the_store_s_inner_ports_ask_for_a_token(store: Store) -> None:
+def test_the_store_s_inner_ports_ask_for_a_token_or_a_certificate(store: Store, tmp_path: Path) -> None:
     assert answers_with(store.ports.filer, f"/buckets/{BUCKET}/of/others.jpg") == 401
     assert answers_with(store.ports.filer, f"/buckets/{BUCKET}/?pretty=y") == 401
+    with pytest.raises(StorageUnavailable):
+        next(iter(Changes(store.ports.filer_grpc, Certificates.claim(tmp_path), BUCKET, 0)))
 
 
 def test_the_store_listens_on_loopback_only(process: Process) -> None:
@@ -139,7 +144,7 @@ def test_no_secret_is_on_the_command_line_or_in_the_log(
 def test_what_holds_secrets_is_readable_for_its_owner_only(home: Home, process: Process) -> None:
     assert stat.S_IMODE(home.path.stat().st_mode) == 0o700
     private = [home.file("credentials.json"), *home.file("store", "config").iterdir()]
-    assert len(private) == 3
+    assert len(private) == 6
     assert {stat.S_IMODE(path.stat().st_mode) for path in private} == {0o600}
 
 
