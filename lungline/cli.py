@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lungline import screen
-from lungline.errors import LunglineError
+from lungline.errors import LunglineError, StackError
 
 if TYPE_CHECKING:
     from lungline.package import Package
@@ -400,6 +400,28 @@ def history(
         served = registry.history.at(_moment(at))
         entries = [served] if served else []
     _show([entry.model_dump(mode="json") for entry in entries], as_json, lambda: screen.history(entries))
+
+
+@app.command()
+def bench(
+    model: Annotated[str, typer.Option(help="champion, a version, or the folder of a package.")] = "champion",
+    seconds: Annotated[float, typer.Option(help="Of each measurement.", min=1)] = 5.0,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the predictor beside its floor, decoding and inference in a plain loop, in the same run."""
+    import socket
+
+    try:
+        from benchmarks.predictor import measure
+    except ModuleNotFoundError as exc:
+        raise StackError("The benchmarks are not in the wheel: run this in a checkout, with `make bench`.") from exc
+    settings = _settings(home) if Path(model).is_dir() else _connected(home)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = int(probe.getsockname()[1])
+    with _package(model, settings) as package:
+        found = measure(package.folder, port, seconds)
+    _show(found, as_json, lambda: screen.table(("figure", "value"), found.items()))
 
 
 @app.command()
