@@ -40,6 +40,7 @@ IN_FLIGHT = 16  # requests at once
 HELD = 10_000  # records taken and not done: in flight, or between two attempts
 RETRIES = 10
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.2, 30.0
+REFUSED_SECONDS = 1.0
 COMMIT_SECONDS = 0.5
 POLL_SECONDS = 0.1
 
@@ -228,7 +229,10 @@ class Trigger:
         self._count("retried")
         backoff = min(FIRST_BACKOFF_SECONDS * 2**delivery.attempts, LONGEST_BACKOFF_SECONDS)
         delivery.attempts += 1
-        delivery.due = time.monotonic() + backoff
+        self._send_later(delivery, backoff)
+
+    def _send_later(self, delivery: Delivery, seconds: float) -> None:
+        delivery.due = time.monotonic() + seconds
         with self._waiting_changed:
             heapq.heappush(self._waiting, delivery)
             self._waiting_changed.notify()
@@ -255,8 +259,9 @@ class Trigger:
         def delivered(error: "KafkaError | None", _: "Message") -> None:
             if error is None:
                 done.finish()
-            else:  # it is not finished, so it comes again after the next start
-                log.error("The broker refused a record for %s: %s.", topic, error)
+            elif not self._stopping.is_set():
+                log.error("The broker refused a record for %s: %s. Delivering again.", topic, error)
+                self._send_later(done, REFUSED_SECONDS)
 
         while not self._outbox.put(topic, value, key, delivered, headers):
             if self._stopping.wait(POLL_SECONDS):
