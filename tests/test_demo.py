@@ -12,8 +12,9 @@ from laptop import stack
 from lungline.settings import load_settings
 
 # Two epochs on phantoms teach little; what is tested is the way, not the figures.
-GATE = [f"--set=gate.{rule}=0" for rule in ("auc", "accuracy", "sensitivity", "specificity")]
-ARGUMENTS = ["--exit", "--json", "--data", "phantom:120", "--set=train.epochs=2", "--set=gate.unsure=1", *GATE]
+FLOORS = [f"--set=gate.{name}=0" for name in ("auc", "accuracy", "sensitivity", "specificity")]
+CEILINGS = [f"--set=gate.{name}=1" for name in ("ece", "unsure", "refused")]
+ARGUMENTS = ["--exit", "--json", "--data", "phantom:120", "--set=train.epochs=2", *FLOORS, *CEILINGS]
 
 
 @pytest.mark.stack
