@@ -43,21 +43,22 @@ def choose_thresholds(
 ) -> Thresholds:
     """The narrowest Unsure band around the operating point whose outside meets the targets with room for chance.
 
-    `disturbed` (copies, N) are the probabilities of augmented forms of the same pictures. The operating point counts
-    them too: pictures from elsewhere move as these do, and a point that only just clears the plain ones calls many of
-    them wrongly.
+    `disturbed` (copies, N) are the probabilities of augmented forms of the same pictures. The operating point lies
+    halfway, in log odds, between what is best for the pictures and what is best for these: pictures from elsewhere move
+    as these do, and a point that only just clears the plain ones calls many of them wrongly.
     """
     p, sick = np.asarray(probabilities, np.float64), np.asarray(labels) == 1
-    seen = p[np.newaxis] if disturbed is None else np.concatenate([p[np.newaxis], disturbed])
-    operating = best_cut(seen.ravel(), np.tile(labels, len(seen)))
+    forms = p[np.newaxis] if disturbed is None else np.asarray(disturbed, np.float64)
+    best = best_cut(p, labels), best_cut(forms.ravel(), np.tile(labels, len(forms)))
+    operating = _expit((_logit(best[0]) + _logit(best[1])) / 2)
     low, high = _band(p, sick, operating, settings)
     low, high = _within(p, operating, (low, high), settings.unsure)
     chosen = (
-        f"On {len(p)} validation pictures, {np.mean(sick):.0%} of them pneumonia: operating point at the best mean of "
-        f"sensitivity and specificity over the pictures and {len(seen) - 1} augmented forms of each; around it the "
-        f"narrowest Unsure band outside which sensitivity is at least {settings.sensitivity:g} and specificity "
-        f"{settings.specificity:g} at the low end of a 90 % interval, and which holds at most {settings.unsure:.0%} of "
-        "the pictures."
+        f"On {len(p)} validation pictures, {np.mean(sick):.0%} of them pneumonia: operating point halfway in log odds "
+        f"between the best for the pictures and the best for {len(forms)} augmented forms of each, by the mean of "
+        f"sensitivity and specificity; around it the narrowest Unsure band outside which sensitivity is at least "
+        f"{settings.sensitivity:g} and specificity {settings.specificity:g} at the low end of a 90 % interval, and "
+        f"which holds at most {settings.unsure:.0%} of the pictures."
     )
     return Thresholds(low=low, high=high, operating=operating, chosen=chosen)
 

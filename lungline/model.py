@@ -17,7 +17,7 @@ from lungline.calibration import choose_thresholds, fit_calibration
 from lungline.chest import fit_chest_check
 from lungline.images import Preparation
 from lungline.metrics import auc
-from lungline.network import build
+from lungline.network import build, with_closer_looks
 from lungline.package import Calibration, Card, ChestCheck, CodeFacts, DataFacts, Thresholds
 from lungline.settings import ModelSettings, Settings, TrainSettings
 
@@ -95,8 +95,8 @@ def train(prepared: "Prepared", settings: Settings, on_epoch: Callable[[Epoch], 
         history.append(Epoch(number, settings.train.epochs, loss, val_auc, rate, time.monotonic() - started))
         if on_epoch:
             on_epoch(history[-1])
-    network = loop.averaged
-    chest = fit_chest_check(network, pixels, val_pixels, preparation, settings.train.seed)
+    chest = fit_chest_check(loop.averaged, pixels, val_pixels, preparation, settings.train.seed)
+    network = with_closer_looks(loop.averaged)
     found = logits(network, val_images)
     calibration = fit_calibration(found, val_labels)
     forms = disturbed(val_pixels, preparation, copies=FORMS, strength=1.0, seed=settings.train.seed)

@@ -47,7 +47,7 @@ class ModelSettings(Block):
 class TrainSettings(Block):
     """One training run."""
 
-    epochs: int = Field(default=7, ge=1, le=1000, description="Passes over the training split.")
+    epochs: int = Field(default=6, ge=1, le=1000, description="Passes over the training split.")
     batch: int = Field(default=32, ge=2, le=4096, description="Images in one step, half of them of each class.")
     learning_rate: float = Field(default=1e-3, gt=0, lt=1, description="Peak of the cosine schedule.")
     weight_decay: float = Field(default=1e-4, ge=0, lt=1, description="AdamW's weight decay.")

@@ -72,6 +72,14 @@ def test_the_operating_point_balances_the_classes_whatever_their_numbers() -> No
     assert 0.4 <= best_cut(p, labels) <= 0.6
 
 
+def test_pictures_that_move_upwards_when_disturbed_move_the_operating_point_half_as_far() -> None:
+    p, labels = np.r_[np.full(200, 0.1), np.full(300, 0.9)], np.r_[np.zeros(200, int), np.ones(300, int)]
+    moved = np.r_[np.full(200, 0.7), np.full(300, 0.98)][np.newaxis]
+    plain = choose_thresholds(p, labels, SETTINGS).operating
+    both = choose_thresholds(p, labels, SETTINGS, moved).operating
+    assert plain < both < best_cut(moved[0], labels)
+
+
 def test_how_the_thresholds_were_chosen_is_said() -> None:
     logits, labels = drawn(300, 3.0)
     chosen = choose_thresholds(1 / (1 + np.exp(-logits)), labels, SETTINGS).chosen

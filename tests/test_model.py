@@ -8,6 +8,7 @@ from lungline.backbone import imagenet_weights
 from lungline.dataset import Prepared, open_dataset, prepare
 from lungline.errors import PackageError
 from lungline.model import Epoch, Trained, build, logits, preparation_of, train
+from lungline.network import with_closer_looks
 from lungline.package import Calibration, CodeFacts, DataFacts, Package, amend_card, write_package
 from lungline.parity import check
 from lungline.settings import ModelSettings, load_settings
@@ -46,6 +47,17 @@ def test_the_logit_is_the_mean_of_the_map() -> None:
     images = np.random.default_rng(0).random((3, 32, 32, 1), np.float32)
     found = build(SMALL).predict(images, verbose="0")
     assert found["logit"][:, 0] == pytest.approx(found["cam"].mean(axis=(1, 2)), abs=1e-5)
+
+
+def test_closer_looks_are_one_pass_whose_logit_is_the_mean_of_four() -> None:
+    network = build(SMALL)
+    images = np.random.default_rng(0).random((3, 32, 32, 1), np.float32)
+    whole, closer = network.predict(images, verbose="0"), with_closer_looks(network).predict(images, verbose="0")
+    assert closer["cam"] == pytest.approx(whole["cam"], abs=1e-5)
+    assert closer["chest"] == pytest.approx(whole["chest"], abs=1e-5)
+    assert closer["logit"].shape == (3, 1)
+    flat = with_closer_looks(network).predict(np.full_like(images, 0.5), verbose="0")
+    assert flat["logit"] == pytest.approx(network.predict(np.full_like(images, 0.5), verbose="0")["logit"], abs=1e-4)
 
 
 def test_training_tells_of_every_epoch_in_order(run: tuple[Trained, list[Epoch]]) -> None:
