@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # pyright: ignore[reportPrivateImportUsage] - as its docs do
 
 from laptop import trigger as module
@@ -24,6 +24,7 @@ from laptop.home import Home
 from laptop.notes import find_note
 from laptop.process import running
 from laptop.sink import Gate, Sink
+from laptop.topics import TRIGGER_GROUP
 from laptop.trigger import Trigger, TriggerPart
 from lungline.settings import Settings
 from tests.kafka_tail import tail
@@ -133,6 +134,16 @@ def produce(settings: Settings, *values: str, headers: Any = None) -> None:
     for value in values:
         producer.produce(settings.uploads_topic, value, key=value, headers=headers)
     assert producer.flush(10) == 0
+
+
+def committed(settings: Settings) -> int:
+    """How many records the trigger has noted as done."""
+    consumer = Consumer({"bootstrap.servers": settings.kafka_bootstrap, "group.id": TRIGGER_GROUP})
+    try:
+        asked = [TopicPartition(settings.uploads_topic, number) for number in range(3)]
+        return sum(max(0, one.offset) for one in consumer.committed(asked, timeout=10))
+    finally:
+        consumer.close()
 
 
 @contextmanager
