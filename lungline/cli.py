@@ -37,6 +37,13 @@ app.add_typer(worklist, name="worklist")
 app.add_typer(feedback, name="feedback")
 
 
+class Place(StrEnum):
+    """Where a pipeline runs."""
+
+    local = "local"
+    kfp = "kfp"
+
+
 class Form(StrEnum):
     """Forms of an export."""
 
@@ -305,10 +312,15 @@ def train(  # noqa: PLR0917  # Typer makes options of them, whatever their kind
     assignments: Set = None,
     policy: Annotated[str | None, typer.Option(help="Who promotes: auto (the gate alone) or manual.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Reuse no step of an earlier run.")] = False,
+    on: Annotated[Place, typer.Option(help="Run here, or on a Kubeflow Pipelines server.")] = Place.local,
+    host: Annotated[str | None, typer.Option(help="Address of the Kubeflow Pipelines server.")] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Run the training pipeline: prepare, validate, train, evaluate, gate, register, promote."""
+    if on is Place.kfp:
+        _train_on_kfp(_settings(home, assignments, data=data, policy=policy), host, not fresh, as_json)
+        return
     from pipelines.run import run_local
 
     settings = _started(home, assignments, data=data, policy=policy)
@@ -318,6 +330,16 @@ def train(  # noqa: PLR0917  # Typer makes options of them, whatever their kind
     _show(value, as_json, lambda: screen.training(summary.evaluation, summary.verdict, summary.next, links))
     if summary.data.notice:
         screen.notice(summary.data.notice)
+
+
+def _train_on_kfp(settings: "Settings", host: str | None, reuse: bool, as_json: bool) -> None:
+    from pipelines.server import Server
+    from pipelines.submit import submit
+
+    if host is None:
+        raise typer.BadParameter("--on kfp needs --host, the address of the Kubeflow Pipelines server")
+    done = submit(settings, Server(host), screen.pipeline_event, reuse=reuse)
+    _show(asdict(done), as_json, lambda: screen.say(f"Run {done.run} ended as {done.state}: {done.link}"))
 
 
 @app.command()

@@ -116,3 +116,12 @@ def test_evaluate_shows_the_same_as_a_table(
     shown = capsys.readouterr().out
     assert "20 X-rays judged" in shown
     assert "Not a medical device" in shown
+
+
+def test_training_on_a_server_needs_its_address_and_says_when_it_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "train", "--on", "kfp", "--data", "phantom") == 2
+    assert "--host" in capsys.readouterr().err
+    assert run(monkeypatch, "train", "--on", "kfp", "--data", "phantom", "--host", "http://127.0.0.1:9") == 1
+    assert "does not answer" in capsys.readouterr().err
