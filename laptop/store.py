@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -62,7 +63,8 @@ class Store:
     def buckets(self) -> tuple[str, ...]:
         """What it holds from the first start on."""
         ours = self.settings
-        return (ours.uploads_bucket, ours.results_bucket, ours.models_bucket, ours.mlflow_bucket, BROKER_BUCKET)
+        lasting = (ours.results_bucket, ours.research_bucket, ours.models_bucket, ours.mlflow_bucket)
+        return (ours.uploads_bucket, *lasting, BROKER_BUCKET)
 
     def connected(self) -> Settings:
         """The settings with this store's address and its owner's credentials."""
@@ -100,13 +102,20 @@ class Store:
         return Command((*weed, *(f"-{name}={value}" for name, value in options.items())), base_environment(), data)
 
     def probe(self, pid: int) -> State:  # noqa: ARG002 - the S3 answer says all
-        """Ready once the owner may write: the store answers some seconds before its volumes do."""
+        """Ready once the owner may write: the store answers some time before its volumes do."""
         try:
             self._storage.ensure_buckets(*self.buckets)
-            self._storage.put(BROKER_BUCKET, ".ready", b"")
+            with ThreadPoolExecutor(len(self.buckets)) as pool:
+                # All but the uploads bucket, where this would be an upload.
+                list(pool.map(self._try_out, self.buckets[1:]))
         except LunglineError:
             return "starting"
         return "ready"
+
+    def _try_out(self, bucket: str) -> None:
+        """Write to a bucket: its first object waits 0.2 s for a volume, and that should not be somebody's result."""
+        self._storage.put(bucket, ".ready", b"ready")
+        self._storage.delete(bucket, ".ready")
 
     def tend(self) -> None:
         """Nothing to do."""
