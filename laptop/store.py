@@ -28,6 +28,9 @@ from lungline.settings import Settings
 from lungline.storage import Storage
 
 BROKER_BUCKET = "tansu"
+# What the store's collector aims at. Without it objects of 50 MB left the store with 570 MB resident instead of 220 MB,
+# for a fifth less processor time on them; small ones cost the same.
+MEMORY_LIMIT = "350MiB"
 UPLOAD = [
     f"s3:{action}"
     for action in (
@@ -99,7 +102,8 @@ class Store:
             **_socket_options(self.home),
         }
         weed = (find_weed(), "-logtostderr", f"-config_dir={config}", "mini")
-        return Command((*weed, *(f"-{name}={value}" for name, value in options.items())), base_environment(), data)
+        env = base_environment() | {"GOMEMLIMIT": MEMORY_LIMIT}
+        return Command((*weed, *(f"-{name}={value}" for name, value in options.items())), env, data)
 
     def probe(self, pid: int) -> State:  # noqa: ARG002 - the S3 answer says all
         """Ready once the owner may write: the store answers some time before its volumes do."""

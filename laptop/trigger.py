@@ -1,34 +1,28 @@
 """The trigger: each record of the uploads topic goes to the predictor, as Knative's KafkaSource would send it.
 
-Delivery is at least once and in no order, several at a time. An offset is committed when it and all before it are
-done, that is: taken by the predictor with its reply in Kafka, or a dead letter. Retries are Knative's: statuses from
-500 on, 404, 408, 409, 429 and a silent sink, 10 times, after 0.2 s, 0.4 s, ... 30 s (111 s together); any other
-status is a dead letter at once. While the predictor says that it is not ready, events wait and no attempt is counted.
-`lungline replay` delivers dead letters again.
+Delivery is at least once. An offset is committed when it and all before it are done, that is: taken by the predictor
+with its reply in Kafka, or a dead letter. `lungline replay` delivers dead letters again.
 """
 
-import heapq
-import itertools
 import logging
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laptop.cloudevents import Record, dead_letter_headers, http_headers, reply_headers
+from laptop.cloudevents import Record
+from laptop.courier import Courier
 from laptop.home import Home
 from laptop.notes import leave_note, noted_state
-from laptop.outbox import Headers, Outbox
 from laptop.part import Command, State, base_environment, settings_environment
 from laptop.process import running
 from laptop.progress import Progress
-from laptop.sink import Answer, Gate, Sink
+from laptop.sink import Sink
 from laptop.topics import TRIGGER_GROUP, bootstrap, ensure_topics
 from lungline.errors import KafkaUnavailable, LunglineError, StackError
 from lungline.settings import Settings, load_settings
@@ -36,11 +30,7 @@ from lungline.settings import Settings, load_settings
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message, TopicPartition
 
-IN_FLIGHT = 16  # requests at once
 HELD = 10_000  # records taken and not done: in flight, or between two attempts
-RETRIES = 10
-FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.2, 30.0
-REFUSED_SECONDS = 1.0
 COMMIT_SECONDS = 0.5
 POLL_SECONDS = 0.1
 
@@ -82,24 +72,6 @@ def running_trigger(home: Path, settings: Settings) -> Iterator[None]:
         yield
 
 
-@dataclass(order=True, slots=True)
-class Delivery:
-    """A record on its way; ordered by when its next attempt is due."""
-
-    due: float
-    number: int
-    record: Record = field(compare=False)
-    progress: Progress = field(compare=False)
-    """Of its partition."""
-    place: int = field(compare=False)
-    """In that progress."""
-    attempts: int = field(default=0, compare=False)
-
-    def finish(self) -> None:
-        """Nothing is left to do for it."""
-        self.progress.finish(self.place)
-
-
 class Trigger:
     """Delivers records; `run` until `stop`, from another thread or a signal handler."""
 
@@ -111,26 +83,45 @@ class Trigger:
         self._home = home
         self._settings = settings
         self._sink = Sink(f"{settings.predictor_uri}/v1/models/{settings.model_name}:predict")
-        self._gate = Gate(self._sink)
-        self._pool = ThreadPoolExecutor(IN_FLIGHT, "delivery")
-        self._places = threading.Semaphore(IN_FLIGHT)
-        self._waiting: list[Delivery] = []
-        self._waiting_changed = threading.Condition()
-        self._numbers = itertools.count()
+        self._courier = Courier(settings, self._sink)
         self._progress: dict[int, Progress] = {}
         self._asked: dict[int, int] = {}
-        self._counts = {"delivered": 0, "retried": 0, "dead_letters": 0}
-        self._counting = threading.Lock()
         self._stopping = threading.Event()
-        self._outbox = Outbox(settings)
+        self._fault: Exception | None = None
         self._consumer = Consumer(self._consumer_options())
 
     def run(self) -> None:
         """Deliver until `stop`; then finish what is in flight and commit."""
-        threads = [threading.Thread(target=work) for work in (self._serve_outbox, self._send_due, self._keep_notes)]
+        work = (self._courier.serve, self._courier.repeat, self._keep_notes)
+        threads = [threading.Thread(target=self._guarded, args=(one,)) for one in work]
         for thread in threads:
             thread.start()
-        self._assign()
+        try:
+            self._assign()
+            self._deliver()
+        finally:
+            self._stopping.set()
+            self._courier.end()
+            for thread in threads:
+                thread.join()
+            self._commit(last=True)
+            self._consumer.close()
+        if self._fault:
+            raise self._fault
+
+    def stop(self) -> None:
+        """End `run` soon."""
+        self._stopping.set()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Run a thread's work; without it the trigger would be there and do nothing, so its fault ends `run`."""
+        try:
+            work()
+        except Exception as exc:  # noqa: BLE001 - raised again by `run`
+            self._fault = exc
+            self._stopping.set()
+
+    def _deliver(self) -> None:
         committed = time.monotonic()
         while not self._stopping.is_set():
             if self._has_room() and (message := self._consumer.poll(POLL_SECONDS)):
@@ -138,18 +129,6 @@ class Trigger:
             if time.monotonic() - committed > COMMIT_SECONDS:
                 self._commit()
                 committed = time.monotonic()
-        self._gate.end()
-        self._pool.shutdown(cancel_futures=True)
-        self._outbox.flush(2)
-        for thread in threads:
-            thread.join()
-        self._commit(last=True)
-        self._consumer.close()
-        self._sink.close()
-
-    def stop(self) -> None:
-        """End `run` soon."""
-        self._stopping.set()
 
     def _assign(self) -> None:
         """Take all partitions, each from its committed offset on; joining a group would cost seconds."""
@@ -174,12 +153,9 @@ class Trigger:
 
     def _has_room(self) -> bool:
         """Whether another record may be taken: back-pressure, the others stay in Kafka."""
-        if sum(progress.open for progress in self._progress.values()) >= HELD:
-            self._stopping.wait(POLL_SECONDS)
-            return False
-        if self._places.acquire(timeout=POLL_SECONDS):
-            self._places.release()
-            return True
+        if sum(progress.open for progress in self._progress.values()) < HELD:
+            return self._courier.has_place(POLL_SECONDS)
+        self._stopping.wait(POLL_SECONDS)
         return False
 
     def _take(self, message: "Message") -> None:
@@ -187,85 +163,10 @@ class Trigger:
             log.warning("The broker says: %s.", error)
             return
         record = _record(message)
-        progress = self._progress[record.partition]
-        if record.offset <= progress.done:
+        if record.offset <= self._progress[record.partition].done:
             # The topic has been made anew, and counts from the beginning again.
-            progress = self._progress[record.partition] = Progress(record.offset - 1)
-        self._send(Delivery(0.0, next(self._numbers), record, progress, progress.begin(record.offset)))
-
-    def _send(self, delivery: Delivery) -> None:
-        self._places.acquire()
-        try:
-            self._pool.submit(self._attempt, delivery)
-        except RuntimeError:  # the pool is shut down: the record comes again after the next start
-            self._places.release()
-
-    def _attempt(self, delivery: Delivery) -> None:
-        try:
-            if self._gate.wait():
-                self._settle(delivery, self._sink.post(delivery.record.value, http_headers(delivery.record)))
-        except Exception:
-            log.exception("Delivery of %s failed.", delivery.record)
-            self._retry(delivery, Answer(None, b"dispatch error: in the trigger"))
-        finally:
-            self._places.release()
-
-    def _settle(self, delivery: Delivery, answer: Answer) -> None:
-        if answer.delivered:
-            self._count("delivered")
-            self._reply(delivery, answer)
-            return
-        if answer.away:
-            self._gate.doubt()
-        if answer.temporary:
-            self._retry(delivery, answer)
-        else:
-            self._bury(delivery, answer)
-
-    def _retry(self, delivery: Delivery, answer: Answer) -> None:
-        if delivery.attempts >= RETRIES:
-            self._bury(delivery, answer)
-            return
-        self._count("retried")
-        backoff = min(FIRST_BACKOFF_SECONDS * 2**delivery.attempts, LONGEST_BACKOFF_SECONDS)
-        delivery.attempts += 1
-        self._send_later(delivery, backoff)
-
-    def _send_later(self, delivery: Delivery, seconds: float) -> None:
-        delivery.due = time.monotonic() + seconds
-        with self._waiting_changed:
-            heapq.heappush(self._waiting, delivery)
-            self._waiting_changed.notify()
-
-    def _reply(self, delivery: Delivery, answer: Answer) -> None:
-        headers = reply_headers(answer.headers)
-        if headers is None:
-            delivery.finish()
-            return
-        attributes = dict(headers)
-        key = attributes.get("ce_partitionkey") or attributes.get("ce_subject")
-        self._produce(self._settings.results_topic, answer.body, key, headers, delivery)
-
-    def _bury(self, delivery: Delivery, answer: Answer) -> None:
-        record = delivery.record
-        self._count("dead_letters")
-        log.warning("Dead letter: partition %d, offset %d, status %s.", record.partition, record.offset, answer.status)
-        headers = dead_letter_headers(record, self._sink.url, answer.status or 500, answer.body)
-        self._produce(self._settings.dead_letters_topic, record.value, record.key, headers, delivery)
-
-    def _produce(self, topic: str, value: bytes, key: str | bytes | None, headers: Headers, done: Delivery) -> None:
-        """Write to Kafka; `done` is finished when the broker has it."""
-
-        def delivered(error: "KafkaError | None", _: "Message") -> None:
-            if error is None:
-                done.finish()
-            elif not self._stopping.is_set():
-                log.error("The broker refused a record for %s: %s. Delivering again.", topic, error)
-                self._send_later(done, REFUSED_SECONDS)
-
-        while not self._outbox.put(topic, value, key, delivered, headers):
-            if self._stopping.wait(POLL_SECONDS):
-                return
+            self._progress[record.partition] = Progress(record.offset - 1)
+        self._courier.carry(record, self._progress[record.partition])
 
     def _commit(self, *, last: bool = False) -> None:
         from confluent_kafka import KafkaException, TopicPartition
@@ -285,34 +186,15 @@ class Trigger:
         if error:
             self._asked.clear()  # ask again
 
-    def _send_due(self) -> None:
-        """Deliver again what is due."""
-        while not self._stopping.is_set():
-            with self._waiting_changed:
-                left = self._waiting[0].due - time.monotonic() if self._waiting else POLL_SECONDS
-                if left > 0:
-                    self._waiting_changed.wait(min(left, POLL_SECONDS))
-                    continue
-                delivery = heapq.heappop(self._waiting)
-            self._send(delivery)
-
-    def _serve_outbox(self) -> None:
-        while not self._stopping.is_set():
-            self._outbox.serve(POLL_SECONDS)
-
     def _keep_notes(self) -> None:
         noted: Any = None
         while not self._stopping.is_set():
-            state: State = "ready" if self._progress and self._gate.is_open else "waiting"
-            held = sum(progress.open for progress in list(self._progress.values()))
-            if (now := (state, held, *self._counts.values())) != noted:
-                leave_note(self._home, "trigger", state, held=held, **self._counts)
-                noted = now
+            state: State = "ready" if self._progress and self._courier.gate.is_open else "waiting"
+            counts = self._courier.counts | {"held": sum(one.open for one in list(self._progress.values()))}
+            if (state, counts) != noted:
+                leave_note(self._home, "trigger", state, **counts)
+                noted = (state, counts)
             self._stopping.wait(POLL_SECONDS)
-
-    def _count(self, what: str) -> None:
-        with self._counting:
-            self._counts[what] += 1
 
     def _consumer_options(self) -> dict[str, Any]:
         return {

@@ -18,7 +18,7 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # pyright: ignore[reportPrivateImportUsage] - as its docs do
 
-from laptop import trigger as module
+from laptop import courier
 from laptop.broker import running_broker
 from laptop.home import Home
 from laptop.notes import find_note
@@ -86,7 +86,11 @@ class FakePredictor:
             def log_message(self, format: str, *_: object) -> None:  # noqa: A002 - its name in the base class
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(ThreadingHTTPServer):
+            def handle_error(self, request: object, client_address: object) -> None:
+                """Callers that were killed are part of the tests."""
+
+        self.server = Server(("127.0.0.1", 0), Handler)
         self.uri = f"http://127.0.0.1:{self.server.server_port}"
 
     def hang_up(self) -> None:
@@ -169,8 +173,8 @@ def eventually(condition: Callable[[], bool], seconds: float = 20) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same rules of retrying, hurried."""
-    monkeypatch.setattr(module, "FIRST_BACKOFF_SECONDS", 0.01)
-    monkeypatch.setattr(module, "LONGEST_BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr(courier, "FIRST_BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(courier, "LONGEST_BACKOFF_SECONDS", 0.05)
 
 
 def test_records_of_all_partitions_are_delivered_as_binary_cloudevents(topics: Settings) -> None:
@@ -252,20 +256,20 @@ def test_while_the_predictor_is_not_ready_events_wait_and_use_up_no_attempts(top
         eventually(lambda: find_note(Home(topics.home), "trigger").get("state") == "waiting")
         with tail(topics, topics.dead_letters_topic) as letters:
             assert letters.settled(1) == []
-        assert sum(fake.counts.values()) <= module.IN_FLIGHT
+        assert sum(fake.counts.values()) <= courier.IN_FLIGHT
         fake.ready = True
         eventually(lambda: len(fake.counts) == 26)
-    assert max(fake.counts.values()) < module.RETRIES
+    assert max(fake.counts.values()) < courier.RETRIES
 
 
 def test_deliveries_go_side_by_side_but_not_without_limit(topics: Settings) -> None:
     gate = threading.Event()
     with fake_predictor(lambda *_: 200 if gate.wait(20) else 500) as fake, triggering(topics, fake):
         produce(topics, *(str(number) for number in range(100)))
-        eventually(lambda: fake.at_once == module.IN_FLIGHT)
+        eventually(lambda: fake.at_once == courier.IN_FLIGHT)
         gate.set()
         eventually(lambda: len(fake.counts) == 100)
-    assert fake.most_at_once == module.IN_FLIGHT
+    assert fake.most_at_once == courier.IN_FLIGHT
 
 
 def test_a_trigger_that_was_killed_goes_on_where_nothing_is_lost(topics: Settings) -> None:
