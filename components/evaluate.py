@@ -28,13 +28,14 @@ def evaluate(
     from pathlib import Path
 
     from components.blocks import settings_of
-    from lungline import progress, robustness, scoring
+    from lungline import progress
     from lungline.dataset import Prepared
+    from lungline.evaluation import robustness, scoring
+    from lungline.evaluation.plots import draw
+    from lungline.evaluation.report import write_report
     from lungline.images import Limits
+    from lungline.lineage.tracking import Record
     from lungline.package import Package
-    from lungline.plots import draw
-    from lungline.report import write_report
-    from lungline.tracking import Record
 
     with progress.step("evaluate") as step:
         data = Prepared.load(Path(prepared.path))

@@ -29,10 +29,12 @@ def gate(
     from pathlib import Path
 
     from components.blocks import settings_of
-    from lungline import judging, progress, tracking
+    from lungline import progress
     from lungline.dataset import Prepared
+    from lungline.evaluation import judging
+    from lungline.evaluation.scoring import Scores
     from lungline.images import Limits
-    from lungline.scoring import Scores
+    from lungline.lineage import tracking
 
     with progress.step("gate") as step:
         settings = settings_of(gate=gate, images=images)

@@ -17,8 +17,8 @@ def register(
     from pathlib import Path
 
     from lungline import progress
+    from lungline.evaluation.scoring import Scores
     from lungline.registry import Registry
-    from lungline.scoring import Scores
     from lungline.settings import load_settings
 
     with progress.step("register") as step:

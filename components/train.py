@@ -22,13 +22,14 @@ def train(
     from pathlib import Path
 
     from components.blocks import settings_of
-    from lungline import parity, progress
+    from lungline import progress
     from lungline.dataset import Prepared
+    from lungline.lineage.provenance import code_facts
+    from lungline.lineage.tracking import Recorder, new_record
     from lungline.model import Epoch
     from lungline.model import train as fit
     from lungline.package import DataFacts, Package, write_package
-    from lungline.provenance import code_facts
-    from lungline.tracking import Recorder, new_record
+    from lungline.training import parity
 
     with progress.step("train") as step:
         settings = settings_of(model=model, train=train)

@@ -16,8 +16,8 @@ from typing import Any
 
 from data.page import Line, self_contained
 from data.terms import TERMS, Term
+from lungline.datasets.prepared import Prepared, Row
 from lungline.errors import ContractBreached
-from lungline.prepared import Prepared, Row
 
 __all__ = ["OFFENDERS_SHOWN", "TERMS", "Breach", "check", "enforce"]
 

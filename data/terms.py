@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lungline.examples import CLASSES, SPLITS
+from lungline.datasets.examples import CLASSES, SPLITS
 
 # Fewer images than these make figures that nobody should read. The public data set's own val split has 8 a class.
 FEWEST = {"train": 30, "val": 5, "test": 10}

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lungline.arrays import ArraySource
-from lungline.download import FILES, cached, download
+from lungline.datasets.arrays import ArraySource
+from lungline.datasets.download import FILES, cached, download
+from lungline.datasets.examples import CLASSES, SPLITS, Dataset, Example, Kind, cut_validation
+from lungline.datasets.layout import EXPECTED, find_layout
+from lungline.datasets.phantoms import PHANTOMS, open_phantoms
+from lungline.datasets.prepared import Prepared, Row, prepare
+from lungline.datasets.sources import FolderSource, S3Source, Source, ZipSource
 from lungline.errors import DataError
-from lungline.examples import CLASSES, SPLITS, Dataset, Example, Kind, cut_validation
-from lungline.layout import EXPECTED, find_layout
-from lungline.phantoms import PHANTOMS, open_phantoms
-from lungline.prepared import Prepared, Row, prepare
 from lungline.settings import Settings
-from lungline.sources import FolderSource, S3Source, Source, ZipSource
 from lungline.storage import Storage, parse_uri
 
 __all__ = [

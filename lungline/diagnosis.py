@@ -131,7 +131,7 @@ def judge_upload(
 def _kept(record: ResultRecord, found: StoredObject, storage: Storage, settings: Settings) -> ResultRecord:
     """The record, which is saved, after its image went to the research bucket if it is unsure."""
     if record.label == "Unsure":
-        from lungline import research
+        from lungline.deidentification import research
 
         research.keep(record, found.data, storage, settings)
     return record

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from lungline.decoding import Limits, Picture, Pixels, decode
-from lungline.png import write_png
+from lungline.imaging.decoding import Limits, Picture, Pixels, decode
+from lungline.imaging.png import write_png
 
 __all__ = ["NORMALISATIONS", "Limits", "Picture", "Pixels", "Preparation", "decode", "heatmap_png"]
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lungline.augment import augment, disturbed, reframe
-from lungline.calibration import choose_thresholds, fit_calibration
-from lungline.chest import fit_chest_check
 from lungline.images import Preparation
 from lungline.metrics import auc
-from lungline.network import build, with_closer_looks
 from lungline.package import Calibration, Card, ChestCheck, CodeFacts, DataFacts, Thresholds
 from lungline.settings import ModelSettings, Settings, TrainSettings
+from lungline.training.augment import augment, disturbed, reframe
+from lungline.training.calibration import choose_thresholds, fit_calibration
+from lungline.training.chest import fit_chest_check
+from lungline.training.network import build, with_closer_looks
 
 if TYPE_CHECKING:
     import keras

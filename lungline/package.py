@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lungline.errors import PackageError
-from lungline.export import export
 from lungline.images import Preparation
-from lungline.quiet import quiet
+from lungline.training.export import export
+from lungline.training.quiet import quiet
 
 OUTPUTS = {"logit", "cam", "chest"}
 MODEL, SAVED_MODEL, CARD = "model.tflite", "saved_model", "card.json"

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
-from lungline import anatomy
-from lungline.anatomy import Map, Patient
+from lungline.datasets import anatomy
+from lungline.datasets.anatomy import Map, Patient
 
 Pattern = Literal["lobar", "patchy", "perihilar"]
 PATTERNS: tuple[Pattern, ...] = ("lobar", "patchy", "perihilar")

@@ -2,7 +2,7 @@
 
 A version's number comes from MLflow; its package lies at `s3://{models_bucket}/{model_name}/{version}/` and never
 changes: card.json is written last and only where there is none, so a half-written package is no package. Which version
-is in service is the history's to say (`lungline.history`); the alias `champion` follows it.
+is in service is the history's to say (`lungline.lineage.history`); the alias `champion` follows it.
 """
 
 # MLflow's own types are incomplete.
@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lungline.errors import ObjectGone, PackageError, RegistryError
-from lungline.flavour import PACKAGE, write_mlmodel
-from lungline.history import Entry, History
+from lungline.lineage.flavour import PACKAGE, write_mlmodel
+from lungline.lineage.history import Entry, History
+from lungline.lineage.tracking import connect, translated
 from lungline.package import CARD, Package, amend_card
 from lungline.settings import Settings
 from lungline.storage import Storage
-from lungline.tracking import connect, translated
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

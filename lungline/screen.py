@@ -28,7 +28,7 @@ COLOURS = {
 
 if TYPE_CHECKING:
     from lungline.gate import Verdict
-    from lungline.history import Entry
+    from lungline.lineage.history import Entry
     from lungline.metrics import Evaluation
     from lungline.progress import Event
     from lungline.registry import Version

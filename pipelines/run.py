@@ -19,9 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from lungline.dataset import open_dataset
 from lungline.errors import PipelineFailed
 from lungline.gate import Verdict
+from lungline.lineage.provenance import code_version
 from lungline.metrics import Evaluation
 from lungline.progress import Event, read
-from lungline.provenance import code_version
 from lungline.settings import PREFIX, Settings, known_names, variable
 from pipelines.arguments import STEPS, arguments
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lungline.errors import DataError, SettingsError
+from lungline.lineage.provenance import code_version
 from lungline.progress import Event
-from lungline.provenance import code_version
 from lungline.settings import Settings
 from pipelines.arguments import arguments
 from pipelines.compile import compile_pipeline

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from kubernetes import client
 
-from lungline.kubernetes_api import KubernetesApi
+from lungline.cluster.kubernetes_api import KubernetesApi
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("LUNGLINE_SHARED", ROOT.parent / "shared")) / "k8s"

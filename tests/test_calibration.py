@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from lungline.calibration import best_cut, choose_thresholds, fit_calibration
 from lungline.metrics import ece
 from lungline.package import label_of
 from lungline.settings import TrainSettings
+from lungline.training.calibration import best_cut, choose_thresholds, fit_calibration
 
 SETTINGS = TrainSettings()
 

@@ -9,9 +9,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from lungline.canary import Comparison, Figures, PrometheusUnavailable, compare, figures, watch
+from lungline.cluster.canary import Comparison, Figures, PrometheusUnavailable, compare, figures, watch
+from lungline.cluster.inference_service import ClusterDeployment
 from lungline.errors import PromotionRefused
-from lungline.inference_service import ClusterDeployment
 from tests.cluster import Cluster, api_of, running_cluster
 from tests.manifests_of import text_of
 

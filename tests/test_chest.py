@@ -8,12 +8,12 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from lungline import phantom
-from lungline.chest import fit_chest_check
 from lungline.images import Preparation
-from lungline.network import build
-from lungline.outliers import draw_outliers
 from lungline.package import NOT_A_CHEST, Card, CodeFacts, DataFacts, Package, Thresholds, write_package
 from lungline.settings import ModelSettings
+from lungline.training.chest import fit_chest_check
+from lungline.training.network import build
+from lungline.training.outliers import draw_outliers
 
 SIZE = 64
 PREPARATION = Preparation(size=SIZE)

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import yaml
 
+from lungline.cluster.inference_service import READY_SECONDS, ClusterDeployment, render
+from lungline.cluster.kubernetes_api import ClusterRefused, ClusterUnavailable, KubernetesApi
 from lungline.deployment import Deployment
 from lungline.errors import ModelNotReady, PackageError
-from lungline.inference_service import READY_SECONDS, ClusterDeployment, render
-from lungline.kubernetes_api import ClusterRefused, ClusterUnavailable, KubernetesApi
-from lungline.promotion import LEASE
+from lungline.lineage.promotion import LEASE
 from tests.cluster import ROOT, Cluster, api_of, running_cluster
 
 MANIFEST = yaml.safe_load((ROOT / "manifests/base/inference/inference_service.yaml").read_text())

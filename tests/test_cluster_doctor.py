@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from lungline.cluster_doctor import KINDS, READY, SECRETS, examine
+from lungline.cluster.cluster_doctor import KINDS, READY, SECRETS, examine
 from tests.cluster import Cluster, api_of
 from tests.manifests_of import generated_secrets, objects
 

@@ -18,11 +18,11 @@ from components.register import register
 from components.train import train
 from components.validate_data import validate_data
 from lungline.errors import ContractBreached, DataError, SettingsError
+from lungline.evaluation.scoring import Scores
+from lungline.lineage.tracking import Record
 from lungline.package import Package
 from lungline.progress import Event, read, step
-from lungline.scoring import Scores
 from lungline.settings import load_settings
-from lungline.tracking import Record
 
 # Keras saves its variables in a way that numpy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")

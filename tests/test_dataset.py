@@ -24,12 +24,12 @@ from object_store import running_store
 from PIL import Image
 
 from lungline import dataset as dataset_module
-from lungline import download as download_module
 from lungline.dataset import CLASSES, SPLITS, Dataset, Example, Prepared, open_dataset, prepare
+from lungline.datasets import download as download_module
+from lungline.datasets.examples import cut_validation, kind_of, patient_of
+from lungline.datasets.layout import find_layout
 from lungline.errors import DataError, StorageUnavailable
-from lungline.examples import cut_validation, kind_of, patient_of
 from lungline.images import Limits, Preparation, decode
-from lungline.layout import find_layout
 from lungline.settings import Settings
 
 SETTINGS = Settings(offline=True)

@@ -15,9 +15,9 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
 from lungline.dataset import open_dataset
+from lungline.datasets.prepared import Prepared, prepare
 from lungline.errors import ImageRefused
 from lungline.images import Limits, Preparation, decode
-from lungline.prepared import Prepared, prepare
 from lungline.settings import Settings
 from tests import dicom_files
 from tests.cost import Cost, costs_of

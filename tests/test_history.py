@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from lungline.errors import PromotionConflict, RegistryError, StorageUnavailable
-from lungline.history import Entry, Facts, History, _hash
+from lungline.lineage.history import Entry, Facts, History, _hash
 from lungline.storage import Storage
 from tests.object_store import running_store
 

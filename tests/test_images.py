@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageOps
 from lungline import phantom
 from lungline.errors import ImageRefused
 from lungline.images import NORMALISATIONS, Limits, Picture, Preparation, decode, heatmap_png
-from lungline.png import write_png
+from lungline.imaging.png import write_png
 from tests.cost import Cost, costs_of
 
 ANY_SIZE = Limits(min_side=1)

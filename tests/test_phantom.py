@@ -8,7 +8,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from lungline import phantom
-from lungline.anatomy import Patient
+from lungline.datasets.anatomy import Patient
 from lungline.images import Preparation, decode
 
 

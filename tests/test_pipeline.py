@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from lungline import tracking
 from lungline.errors import DataError, PipelineFailed
+from lungline.lineage import tracking
 from lungline.package import CARD
 from lungline.phantom import jpeg
 from lungline.progress import Event

@@ -14,15 +14,16 @@ import pytest
 from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 
-from lungline import phantom, research
-from lungline.burned import find_text, paint_over
+from lungline import phantom
+from lungline.deidentification import research
+from lungline.deidentification.burned import find_text, paint_over
+from lungline.deidentification.privacy import deidentify
+from lungline.deidentification.pseudonyms import Pseudonyms
 from lungline.diagnosis import Diagnoser, judge_upload
 from lungline.errors import ImageRefused
 from lungline.events import Upload
 from lungline.images import decode
 from lungline.package import Package, Thresholds, amend_card
-from lungline.privacy import deidentify
-from lungline.pseudonyms import Pseudonyms
 from lungline.results import ModelFacts, Operating, ResultLabel, ResultRecord, Times, UploadFacts
 from lungline.settings import Settings
 from lungline.storage import Storage

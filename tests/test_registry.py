@@ -12,7 +12,6 @@ from threading import Barrier
 import numpy as np
 import pytest
 
-from lungline import promotion, tracking
 from lungline.errors import (
     ModelNotReady,
     PackageError,
@@ -21,8 +20,9 @@ from lungline.errors import (
     RegistryError,
     RegistryUnavailable,
 )
+from lungline.lineage import promotion, tracking
+from lungline.lineage.promotion import Promotion, promote, prove, rollback
 from lungline.package import CARD, CodeFacts, DataFacts, Package, Prediction, amend_card
-from lungline.promotion import Promotion, promote, prove, rollback
 from lungline.registry import Registry
 from lungline.settings import Settings, load_settings
 from lungline.storage import Storage

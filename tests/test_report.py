@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_curve
 
-from lungline import figures, phantom
-from lungline.corruptions import CORRUPTIONS, STRENGTHS
+from lungline import phantom
+from lungline.evaluation import figures
+from lungline.evaluation.corruptions import CORRUPTIONS, STRENGTHS
+from lungline.evaluation.report import model_card, slices, write_report
+from lungline.evaluation.robustness import Robustness, measure
 from lungline.metrics import Case, Evaluation, Scored, score, summarise
 from lungline.package import Package
-from lungline.report import model_card, slices, write_report
-from lungline.robustness import Robustness, measure
 from tests.tiny_package import write_tiny_package
 
 KINDS = ("normal", "bacterial", "normal", "viral")

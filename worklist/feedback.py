@@ -20,8 +20,8 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from lungline.datasets.examples import patient_of
 from lungline.errors import LunglineError, ObjectGone, SettingsError
-from lungline.examples import patient_of
 from lungline.results import ResultRecord
 from worklist import audit
 from worklist.database import Database

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lungline.errors import ImageRefused, ObjectGone
 from lungline.images import Limits, decode
-from lungline.png import write_png
+from lungline.imaging.png import write_png
 from lungline.results import ResultRecord
 from lungline.settings import Settings
 from lungline.storage import Storage

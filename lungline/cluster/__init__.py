@@ -1,0 +1,1 @@
+"""Promotion on Kubernetes: the InferenceService, its canary, and what a cluster must have."""

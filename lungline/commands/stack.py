@@ -1,0 +1,110 @@
+"""The laptop stack: start, look, stop."""
+
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lungline import screen
+from lungline.commands.options import Data, Home, Json, Set, configured, show
+
+if TYPE_CHECKING:
+    pass
+
+app = typer.Typer()
+
+
+@app.command()
+def demo(
+    data: Data = None,
+    stay: Annotated[
+        bool | None, typer.Option("--stay/--exit", help="Stay up until Ctrl-C, or end [default: stay at a terminal].")
+    ] = None,
+    assignments: Set = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Show the whole flow: start the stack, train, register, promote, upload X-rays, watch the results arrive."""
+    from laptop import demo as whole_flow
+
+    stays = sys.stdout.isatty() and not as_json if stay is None else stay
+    # Four of the six epochs that training takes by default: who watches gets a little less model, a minute sooner.
+    settings = configured(home, ["train.epochs=4", *(assignments or [])], data=data)
+    with whole_flow.stage(settings, screen.part_changed) as stage:
+        report = whole_flow.perform(stage, screen)
+        show(report.value(), as_json, lambda: screen.demo(report.value()))
+        if stays:
+            screen.notice("Everything stays up until Ctrl-C.")
+            whole_flow.rest()
+
+
+@app.command()
+def up(home: Home = None, as_json: Json = False) -> None:
+    """Start the laptop stack in the background: store, broker, MLflow, bridge, trigger, predictor."""
+    from laptop import stack
+
+    settings = configured(home)
+    started = stack.up(settings, screen.part_changed)
+    show(asdict(started), as_json, lambda: screen.stack(started.parts))
+
+
+@app.command()
+def down(home: Home = None, as_json: Json = False) -> None:
+    """Stop the laptop stack; what it stored stays."""
+    from laptop import stack
+
+    settings = configured(home)
+    stopped = stack.down(settings)
+    text = "The stack is stopped." if stopped else f"No stack runs in {settings.home.absolute()}."
+    show({"stopped": stopped}, as_json, lambda: screen.say(text))
+
+
+@app.command()
+def status(home: Home = None, as_json: Json = False) -> None:
+    """Show each part of the stack; exit code 1 when no stack runs."""
+    from laptop import stack
+
+    found = stack.status(configured(home))
+    show(asdict(found), as_json, lambda: screen.stack(found.parts))
+    if not found.running:
+        screen.notice(f"No stack runs in {found.home}: `lungline up` starts one.")
+        raise typer.Exit(1)
+
+
+@app.command()
+def env(
+    scanner: Annotated[
+        bool, typer.Option("--scanner", help="Credentials that may upload X-rays and nothing else.")
+    ] = False,
+    settings: Annotated[
+        bool, typer.Option("--settings", help="List all settings instead, with their defaults.")
+    ] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Print shell exports, so that any S3, Kafka or MLflow client uses the stack: eval "$(lungline env)"."""
+    import shlex
+
+    if settings:
+        from lungline.settings import described, variable
+
+        known = [(variable(name), default, text) for name, default, text in described()]
+        show(known, as_json, lambda: screen.table(("variable", "default", "meaning"), known))
+        return
+
+    from laptop import stack
+
+    found = stack.env(configured(home), scanner=scanner)
+    show(found, as_json, lambda: screen.raw(f"export {name}={shlex.quote(value)}" for name, value in found.items()))
+
+
+@app.command()
+def doctor(home: Home = None, as_json: Json = False) -> None:
+    """Check what the stack needs and what runs of it; each fault comes with its cure, and exit code 1."""
+    from laptop.doctor import examine
+
+    found = examine(configured(home))
+    show([asdict(check) for check in found], as_json, lambda: screen.checks(found))
+    if not all(check.passed for check in found):
+        raise typer.Exit(1)

@@ -1,0 +1,131 @@
+"""From data to a registered model, and what a model is worth."""
+
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lungline import screen
+from lungline.commands.options import (
+    Data,
+    Home,
+    Json,
+    Set,
+    configured,
+    connected,
+    package_of,
+    show,
+    started,
+)
+from lungline.errors import StackError
+
+if TYPE_CHECKING:
+    from lungline.settings import Settings
+
+app = typer.Typer()
+
+
+class Place(StrEnum):
+    """Where a pipeline runs."""
+
+    local = "local"
+    kfp = "kfp"
+
+
+@app.command()
+def train(  # noqa: PLR0917  # Typer makes options of them, whatever their kind
+    data: Data = None,
+    assignments: Set = None,
+    policy: Annotated[str | None, typer.Option(help="Who promotes: auto (the gate alone) or manual.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Reuse no step of an earlier run.")] = False,
+    on: Annotated[Place, typer.Option(help="Run here, or on a Kubeflow Pipelines server.")] = Place.local,
+    host: Annotated[str | None, typer.Option(help="Address of the Kubeflow Pipelines server.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Run the training pipeline: prepare, validate, train, evaluate, gate, register, promote."""
+    if on is Place.kfp:
+        _train_on_kfp(configured(home, assignments, data=data, policy=policy), host, not fresh, as_json)
+        return
+    from pipelines.run import run_local
+
+    settings = started(home, assignments, data=data, policy=policy)
+    summary = run_local(settings, screen.pipeline_event, reuse=not fresh)
+    links = {"MLflow": summary.mlflow_url, "Report": summary.report}
+    value = summary.model_dump(mode="json")
+    show(value, as_json, lambda: screen.training(summary.evaluation, summary.verdict, summary.next, links))
+    if summary.data.notice:
+        screen.notice(summary.data.notice)
+
+
+def _train_on_kfp(settings: "Settings", host: str | None, reuse: bool, as_json: bool) -> None:
+    from pipelines.server import Server
+    from pipelines.submit import submit
+
+    if host is None:
+        raise typer.BadParameter("--on kfp needs --host, the address of the Kubeflow Pipelines server")
+    done = submit(settings, Server(host), screen.pipeline_event, reuse=reuse)
+    show(asdict(done), as_json, lambda: screen.say(f"Run {done.run} ended as {done.state}: {done.link}"))
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        str, typer.Option(help="champion, challenger, a version, or the folder of a package.")
+    ] = "champion",
+    data: Data = None,
+    split: Annotated[str, typer.Option(help="The split that is judged.")] = "test",
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Judge labelled X-rays with a model, on the path that serving takes, and give its figures."""
+    from lungline.dataset import open_dataset
+    from lungline.images import Limits
+    from lungline.metrics import evaluate as figures_of
+
+    folder = Path(model)
+    settings = configured(home, data=data) if folder.is_dir() else connected(home, data=data)
+    dataset = open_dataset(settings.data, settings=settings, require=(split,))
+    examples = dataset.of(split)
+    with package_of(model, settings) as package:
+        pictures = ((example.label, dataset.read(example)) for example in examples)
+        evaluation = figures_of(package, pictures, Limits.from_settings(settings))
+        facts = {"model": package.card.version or model, "data": dataset.name, "digest": dataset.digest, "split": split}
+    show(facts | evaluation.model_dump(mode="json"), as_json, lambda: screen.evaluation(facts, evaluation))
+
+
+@app.command()
+def compile(  # noqa: A001  # the command's name; the builtin is not used here
+    output: Annotated[Path, typer.Option("-o", "--output", help="The YAML file to write.")] = Path("pipeline.yaml"),
+    assignments: Set = None,
+) -> None:
+    """Compile the training pipeline for a Kubeflow Pipelines server."""
+    from pipelines.compile import compile_pipeline
+
+    settings = configured(assignments=assignments)
+    compile_pipeline(output, settings)
+    screen.say(f"Wrote {output}; every step runs in {settings.kfp_image}.")
+
+
+@app.command()
+def bench(
+    model: Annotated[str, typer.Option(help="champion, a version, or the folder of a package.")] = "champion",
+    seconds: Annotated[float, typer.Option(help="Of each measurement.", min=1)] = 5.0,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the predictor beside its floor, decoding and inference in a plain loop, in the same run."""
+    import socket
+
+    try:
+        from benchmarks.predictor import measure
+    except ModuleNotFoundError as exc:
+        raise StackError("The benchmarks are not in the wheel: run this in a checkout, with `make bench`.") from exc
+    settings = configured(home) if Path(model).is_dir() else connected(home)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = int(probe.getsockname()[1])
+    with package_of(model, settings) as package:
+        found = measure(package.folder, port, seconds)
+    show(found, as_json, lambda: screen.table(("figure", "value"), found.items()))

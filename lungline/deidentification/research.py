@@ -1,0 +1,124 @@
+"""The research bucket: unsure images, de-identified, with what the model said about them.
+
+    unsure/ab/abcdef....dcm     the image, or .png; its name is a keyed hash of the upload's identity
+    unsure/ab/abcdef....json    what is known about it; stored last
+
+Keeping an image is no part of judging it: whatever goes wrong here is logged, the result stands, and `catch_up` tries
+again.
+"""
+
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lungline.deidentification.privacy import Deidentified, deidentify
+from lungline.deidentification.pseudonyms import Pseudonyms
+from lungline.errors import ImageRefused, LunglineError, ObjectGone
+from lungline.imaging.picture import Limits
+from lungline.results import ResultRecord
+from lungline.settings import Settings
+from lungline.storage import Storage
+
+PREFIX = "unsure/"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Caught:
+    """What a catching up came to, in images."""
+
+    kept: int
+    known: int
+    failed: int
+
+
+def keep(record: ResultRecord, data: bytes, storage: Storage, settings: Settings) -> bool:
+    """Store the image of an unsure record for research, if it is not there; never raises for what goes wrong.
+
+    True when the image is there now.
+    """
+    if record.label != "Unsure":
+        return False
+    try:
+        _keep(record, data, storage, settings)
+    except LunglineError as exc:
+        _log.warning("An unsure image was not kept for research: %s (upload %s)", exc, record.upload.identity)
+        return False
+    except Exception as exc:  # noqa: BLE001 - the result is saved, and what failed here must not undo it
+        # The message may quote the image; its kind cannot.
+        kind = type(exc).__name__
+        _log.warning("An unsure image was not kept for research: %s (upload %s)", kind, record.upload.identity)
+        return False
+    return True
+
+
+def catch_up(records: Iterable[ResultRecord], storage: Storage, settings: Settings) -> Caught:
+    """Keep the images of unsure records that could not be kept when they were judged."""
+    kept = known = failed = 0
+    pseudonyms = Pseudonyms.from_settings(settings)
+    for record in records:
+        if record.label != "Unsure":
+            continue
+        if storage.exists(settings.research_bucket, _name(record, pseudonyms) + ".json"):
+            known += 1
+            continue
+        upload = record.upload
+        try:
+            found = storage.get(upload.bucket, upload.key, upload.version_id, settings.image_max_bytes)
+        except (ObjectGone, LunglineError):
+            failed += 1
+            continue
+        same = record.read is None or record.read.etag == found.etag
+        if same and keep(record, found.data, storage, settings):
+            kept += 1
+        else:
+            failed += 1
+    return Caught(kept, known, failed)
+
+
+def _keep(record: ResultRecord, data: bytes, storage: Storage, settings: Settings) -> None:
+    pseudonyms = Pseudonyms.from_settings(settings)
+    name, bucket = _name(record, pseudonyms), settings.research_bucket
+    try:
+        present = storage.exists(bucket, name + ".json")
+    except LunglineError:
+        storage.ensure_buckets(bucket)
+        present = False
+    if present:
+        return
+    try:
+        image = deidentify(data, pseudonyms, Limits.from_settings(settings))
+    except ImageRefused as exc:
+        raise LunglineError(f"the image is refused: {exc.reason}") from exc
+    facts = json.dumps(_facts(record, image, pseudonyms), indent=1).encode()
+    try:
+        storage.put(bucket, name + image.suffix, image.data, image.content_type)
+    except ObjectGone:
+        raise
+    except LunglineError:
+        storage.ensure_buckets(bucket)  # the first unsure image of a new store
+        storage.put(bucket, name + image.suffix, image.data, image.content_type)
+    storage.put_if_absent(bucket, name + ".json", facts, "application/json")
+
+
+def _name(record: ResultRecord, pseudonyms: Pseudonyms) -> str:
+    pseudonym = pseudonyms.of("upload", record.upload.identity)
+    return f"{PREFIX}{pseudonym[:2]}/{pseudonym}"
+
+
+def _facts(record: ResultRecord, image: Deidentified, pseudonyms: Pseudonyms) -> dict[str, object]:
+    """What research may know; no times, no identity, and nothing that the image file said in words."""
+    picture, model = record.picture, record.model
+    return {
+        "image": pseudonyms.of("upload", record.upload.identity) + image.suffix,
+        "key": pseudonyms.of("key", f"{record.upload.bucket}/{record.upload.key}"),
+        "patient": image.patient,
+        "label": record.label,
+        "probability": record.probability,
+        "thresholds": record.thresholds.model_dump(),
+        "model": {"name": model.name, "version": model.version, "synthetic": model.synthetic},
+        "picture": picture and picture.model_dump(),
+        "painted_over": round(image.hidden, 4),
+    }

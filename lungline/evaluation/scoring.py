@@ -1,0 +1,75 @@
+"""The scores of a package on a prepared split, kept with the figures that were taken of them."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lungline.datasets.prepared import Prepared
+from lungline.images import Limits
+from lungline.metrics import Case, Evaluation, Scored, score, summarise
+from lungline.package import Package
+
+EVALUATION, SCORES = "evaluation.json", "scores.json"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What became of each picture, and the figures."""
+
+    evaluation: Evaluation
+    scored: tuple[Scored, ...]
+
+    def save(self, folder: Path) -> None:
+        """Write evaluation.json and scores.json into a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / EVALUATION).write_text(self.evaluation.model_dump_json(indent=2) + "\n")
+        (folder / SCORES).write_text(json.dumps([asdict(one) for one in self.scored]))
+
+    @classmethod
+    def load(cls, folder: Path) -> "Scores":
+        """What was saved in a folder."""
+        scored = tuple(Scored(**one) for one in json.loads((folder / SCORES).read_text()))
+        return cls(Evaluation.model_validate_json((folder / EVALUATION).read_bytes()), scored)
+
+    def roc(self) -> tuple[list[float], list[float], list[float]]:
+        """False positive rates, true positive rates and thresholds of the ROC curve; all are finite."""
+        judged = [(one.label, one.probability) for one in self.scored if one.probability is not None]
+        labels = np.array([label for label, _ in judged])
+        probabilities = np.array([probability for _, probability in judged])
+        thresholds = np.unique(np.append(probabilities, [0.0, 1.0]))[::-1]
+        called = probabilities[None, :] >= thresholds[:, None]
+        rates = [(called & (labels == side)).sum(axis=1) / max(1, int((labels == side).sum())) for side in (0, 1)]
+        return rates[0].tolist(), rates[1].tolist(), thresholds.tolist()
+
+    def confusion_matrix(self) -> tuple[list[str], list[list[int]]]:
+        """Class names, and rows of true classes with columns of called ones, at the operating point."""
+        found = self.evaluation.confusion
+        return ["NORMAL", "PNEUMONIA"], [[found["tn"], found["fp"]], [found["fn"], found["tp"]]]
+
+
+def score_split(
+    package: Package,
+    prepared: Prepared,
+    split: str,
+    limits: Limits,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """Judge the original files of val or test; `on_progress` hears pictures done and pictures in all."""
+    total = len(prepared.rows(split))
+
+    def heard(done: int) -> None:
+        if on_progress:
+            on_progress(done, total)
+
+    scored = score(package, cases(prepared, split), limits, on_progress=heard)
+    return Scores(summarise(scored, package.card.thresholds), tuple(scored))
+
+
+def cases(prepared: Prepared, split: str) -> Iterator[Case]:
+    """The original files of val or test, with their truth."""
+    for row, data in prepared.originals(split):
+        yield Case(row.label, data, row.name, row.kind)

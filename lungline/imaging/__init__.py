@@ -1,0 +1,1 @@
+"""How a file becomes grey levels: one decoder, a module for each container and codec."""

@@ -1,0 +1,157 @@
+"""What a TIFF file says before any pixel is decoded, and the file again with a directory that holds nothing else.
+
+The decoder behind sees one directory, written here from checked entries: no other pages, no metadata, no tiles larger
+than the picture, no strips that lie outside the file.
+
+Source: TIFF revision 6.0.
+"""
+
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lungline.errors import ImageRefused
+from lungline.imaging.containers import Container
+from lungline.imaging.picture import CheckSize
+
+TIFF_MAGICS = (b"II*\0", b"MM\0*")
+
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
+_STRIPS, _ORIENTATION, _SAMPLES, _ROWS_A_STRIP, _STRIP_SIZES, _PLANAR = 273, 274, 277, 278, 279, 284
+_COLOURS, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_SIZES, _KIND = 320, 322, 323, 324, 325, 339
+_FILL_ORDER, _PREDICTOR, _EXTRA = 266, 317, 338
+_NEEDED = {
+    *(_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIPS, _ORIENTATION, _SAMPLES, _ROWS_A_STRIP),
+    *(_STRIP_SIZES, _PLANAR, _COLOURS, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_SIZES, _KIND),
+    *(_FILL_ORDER, _PREDICTOR, _EXTRA),
+}
+_SHORT, _LONG = 3, 4
+_NONE, _PACKBITS = 1, 32773
+_COMPRESSIONS = {_NONE, 5, 8, 32946, _PACKBITS}
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE = range(4)
+_MOST_ENTRIES = 1000
+_MOST_PIECES = 100_000
+# Tiles are decoded whole, whatever part of them the picture covers.
+_LARGEST_TILE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Directory:
+    """Checked values by tag, and the entries that they came from."""
+
+    order: str
+    values: Mapping[int, tuple[int, ...]]
+    entries: Mapping[int, bytes]
+
+    def one(self, tag: int, default: int | None = None) -> int:
+        values = self.values.get(tag)
+        if values:
+            return values[0]
+        if default is None:
+            raise ImageRefused("corrupt", f"The TIFF does not hold tag {tag}.")
+        return default
+
+
+def read_tiff(data: bytes, check_size: CheckSize) -> Container:
+    """The container of a TIFF file's first page; raises ImageRefused (truncated, corrupt, unsupported-format)."""
+    directory = _read_directory(data)
+    width, height = directory.one(_WIDTH), directory.one(_HEIGHT)
+    check_size(width, height)
+    samples = _check_samples(directory)
+    check_size(width, height * samples)
+    _check_pieces(directory, width, height, samples, len(data))
+    orientation = directory.one(_ORIENTATION, 1)
+    return Container(
+        "tiff",
+        width,
+        height,
+        orientation if 1 <= orientation <= 8 else 1,
+        samples,
+        False,
+        _rewritten(data, directory),
+        inverted=directory.one(_PHOTOMETRIC, _BLACK_IS_ZERO) == _WHITE_IS_ZERO,
+    )
+
+
+def _read_directory(data: bytes) -> _Directory:
+    order = "<" if data[:2] == b"II" else ">"
+    try:
+        (start,) = struct.unpack_from(order + "I", data, 4)
+        (count,) = struct.unpack_from(order + "H", data, start)
+        if not 0 < count <= _MOST_ENTRIES:
+            raise ImageRefused("corrupt", f"The TIFF's directory has {count} entries; expected 1 to {_MOST_ENTRIES}.")
+        values: dict[int, tuple[int, ...]] = {}
+        entries: dict[int, bytes] = {}
+        for at in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind, length = struct.unpack_from(order + "HHI", data, at)
+            if tag in _NEEDED and tag not in values and kind in (_SHORT, _LONG) and length:
+                values[tag] = _values(data, at, order, kind, length)
+                entries[tag] = data[at : at + 12]
+    except struct.error as exc:
+        raise ImageRefused("truncated", "The TIFF ends before its directory does.") from exc
+    return _Directory(order, values, entries)
+
+
+def _values(data: bytes, at: int, order: str, kind: int, length: int) -> tuple[int, ...]:
+    code, size = ("H", 2) if kind == _SHORT else ("I", 4)
+    if length > _MOST_PIECES:
+        raise ImageRefused("corrupt", f"A TIFF entry has {length} values; expected at most {_MOST_PIECES}.")
+    start = at + 8 if length * size <= 4 else int(struct.unpack_from(order + "I", data, at + 8)[0])
+    return struct.unpack_from(f"{order}{length}{code}", data, start)
+
+
+def _check_samples(directory: _Directory) -> int:
+    """How many samples a pixel has; raises for forms that are no picture or that nobody sends."""
+    samples = directory.one(_SAMPLES, 1)
+    bits = set(directory.values.get(_BITS, (1,)))
+    photometric, kinds = directory.one(_PHOTOMETRIC, _BLACK_IS_ZERO), set(directory.values.get(_KIND, (1,)))
+    if directory.one(_COMPRESSION, _NONE) not in _COMPRESSIONS:
+        raise ImageRefused("unsupported-format", "The TIFF's compression is not LZW, Deflate or PackBits.")
+    if photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE) or kinds - {1, 2, 4}:
+        raise ImageRefused("unsupported-format", "The TIFF's pixels are neither whole grey levels nor colours.")
+    ways = (directory.one(_PLANAR, 1), directory.one(_PREDICTOR, 1), directory.one(_FILL_ORDER, 1))
+    if any(way not in (1, 2) for way in ways):
+        raise ImageRefused("corrupt", "The TIFF's pixels are laid out in a way that the format does not have.")
+    least = 3 if photometric == _RGB else 1
+    if len(bits) != 1 or bits - {1, 2, 4, 8, 16} or not least <= samples <= least + 1:
+        raise ImageRefused("unsupported-format", f"The TIFF has {samples} samples a pixel in a form that is not read.")
+    if photometric == _PALETTE and len(directory.values.get(_COLOURS, ())) != 3 << max(bits):
+        raise ImageRefused("corrupt", "The TIFF has no palette for its colours.")
+    return samples
+
+
+def _check_pieces(directory: _Directory, width: int, height: int, samples: int, size: int) -> None:
+    """Raises unless the strips or tiles are as many as the picture needs, and in the file."""
+    across, rows = width, min(height, directory.one(_ROWS_A_STRIP, height))
+    offsets, sizes = directory.values.get(_STRIPS, ()), directory.values.get(_STRIP_SIZES, ())
+    if _TILES in directory.values:
+        across, rows = directory.one(_TILE_WIDTH), directory.one(_TILE_HEIGHT)
+        offsets, sizes = directory.values[_TILES], directory.values.get(_TILE_SIZES, ())
+        if max(across, rows) > _LARGEST_TILE:
+            raise ImageRefused("bomb", f"The TIFF's tiles are {across} x {rows}; expected at most {_LARGEST_TILE}.")
+    if not across or not rows:
+        raise ImageRefused("corrupt", "The TIFF's strips or tiles are empty.")
+    planes = samples if directory.one(_PLANAR, 1) == 2 else 1
+    expected = math.ceil(width / across) * math.ceil(height / rows) * planes
+    if len(offsets) != expected or len(sizes) != expected:
+        raise ImageRefused("corrupt", f"The TIFF has {len(offsets)} strips or tiles; expected {expected}.")
+    if any(offset + length > size for offset, length in zip(offsets, sizes, strict=True)):
+        raise ImageRefused("truncated", "The TIFF ends before its pixels do.")
+    needed = math.ceil(across * directory.one(_BITS, 1) * (samples // planes) / 8) * rows
+    if directory.one(_COMPRESSION, _NONE) == _NONE and any(length < needed for length in sizes[:-1]):
+        raise ImageRefused("truncated", "The TIFF's strips or tiles hold fewer bytes than their pixels need.")
+
+
+def _rewritten(data: bytes, directory: _Directory) -> bytes:
+    """The file with a directory at its end that names only what the pixels need, grey as black is zero."""
+    order = directory.order
+    entries = dict(directory.entries)
+    entries.pop(_ORIENTATION, None)
+    if directory.one(_PHOTOMETRIC, _BLACK_IS_ZERO) == _WHITE_IS_ZERO:
+        entries[_PHOTOMETRIC] = struct.pack(order + "HHIHH", _PHOTOMETRIC, _SHORT, 1, _BLACK_IS_ZERO, 0)
+    start = len(data) + len(data) % 2
+    head = data[:4] + struct.pack(order + "I", start)
+    body = b"".join(entries[tag] for tag in sorted(entries))
+    padding = b"\0" * (len(data) % 2)
+    return b"".join((head, data[8:], padding, struct.pack(order + "H", len(entries)), body, b"\0\0\0\0"))

@@ -1,0 +1,1 @@
+"""What happens between a prepared data set and a model package."""

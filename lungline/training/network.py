@@ -1,0 +1,147 @@
+"""The network: the first four stages of EfficientNet-Lite0, and a head that ends in a map of local evidence.
+
+The picture's logit is the mean of that map, so the map is an exact class activation map from the same forward pass
+and the same weights: no gradients, no second model. Four of seven stages, because a chest X-ray needs textures and
+shapes, not cats: the other three hold nine tenths of the weights and were no better.
+"""
+
+# pyright: basic
+# TensorFlow and Keras ship no usable types: strictness here would only collect casts.
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lungline.settings import ModelSettings
+from lungline.training.backbone import imagenet_weights
+
+if TYPE_CHECKING:
+    import keras
+
+# Blocks, kernel, stride of the first block, expansion, channels.
+STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80))
+# How much of each edge the closer looks leave out.
+LOOKS = (0.02, 0.04, 0.06)
+# Layers of the chest check.
+FEATURES, OUTPUT = "chest_features", "chest"
+
+
+def build(settings: ModelSettings, seed: int = 0) -> "keras.Model":
+    """A network to be trained: image (N, size, size, 1) in 0..1 -> `logit`, `cam` and `chest`.
+
+    `logit` (N, 1) is of pneumonia, `cam` (N, size/16, size/16) the local logits that it is the mean of. `chest` (N, 1)
+    is the logit of being a frontal chest X-ray; its layer is fitted after training, by lungline.training.chest.
+    Raises SettingsError when it should start from ImageNet weights and they are not installed.
+    """
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    layers: Any = keras.layers
+    image = keras.Input((settings.size, settings.size, 1), name="image")
+    x = layers.Rescaling(255 / 128, offset=-127 / 128, name="scale")(image)
+    x = layers.Conv2D(32, 3, strides=2, padding="same", use_bias=False, name="conv_stem")(x)
+    x = _norm(x, "bn0")
+    seen: list[Any] = []
+    for number, (kernel, stride, expansion, channels) in enumerate(_blocks()):
+        x = _block(x, f"blocks.{number}.", kernel=kernel, stride=stride, expansion=expansion, channels=channels)
+        seen.append(x)
+    x = layers.Conv2D(settings.width, 1, use_bias=False, name="head")(x)
+    x = _norm(x, "head_norm")
+    x = layers.SpatialDropout2D(settings.dropout, name="dropout")(x)
+    evidence = layers.Conv2D(1, 1, kernel_initializer=keras.initializers.RandomNormal(stddev=0.01), name="evidence")(x)
+    outputs = {
+        "logit": layers.GlobalAveragePooling2D(name="logit")(evidence),
+        "cam": layers.Reshape(evidence.shape[1:3], name="cam")(evidence),
+        "chest": _chest(seen[4], seen[7]),
+    }
+    model = keras.Model(image, outputs, name="pneumonia")
+    if settings.start == "imagenet":
+        _start_from_imagenet(model)
+    return model
+
+
+def with_closer_looks(network: "keras.Model") -> "keras.Model":
+    """A trained network that looks four times, each time a little closer, and gives the mean of its logits.
+
+    Same input and outputs, one forward pass: the looks are rows of one batch. `cam` and `chest` are of the whole
+    picture. A film's framing is chance; what the network makes of one framing is part evidence, part habit, and the
+    mean is less of the habit.
+    """
+    import keras
+
+    layers: Any = keras.layers
+    image = keras.Input(network.input_shape[1:], name="image")
+    size = network.input_shape[1]
+    looks = [image]
+    for share in LOOKS:
+        edge = max(1, round(size * share))
+        looks.append(layers.Resizing(size, size, name=f"look_{len(looks)}")(layers.Cropping2D(edge)(image)))
+    found = network(layers.Concatenate(axis=0, name="looks")(looks))
+    count = len(looks)
+    whole: dict[str, Any] = {name: keras.ops.reshape(x, (count, -1, *x.shape[1:])) for name, x in found.items()}
+    outputs = {
+        "logit": keras.ops.mean(whole["logit"], axis=0),
+        "cam": whole["cam"][0],
+        "chest": whole["chest"][0],
+    }
+    return keras.Model(image, outputs, name="pneumonia")
+
+
+def _blocks() -> Iterator[tuple[int, int, int, int]]:
+    for count, kernel, stride, expansion, channels in STAGES:
+        for index in range(count):
+            yield kernel, stride if index == 0 else 1, expansion, channels
+
+
+def _norm(x: Any, name: str, *, active: bool = True) -> Any:
+    import keras
+
+    x = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-3, name=name)(x)
+    return keras.layers.ReLU(6.0, name=f"{name}_relu")(x) if active else x
+
+
+def _block(x: Any, name: str, *, kernel: int, stride: int, expansion: int, channels: int) -> Any:
+    """An inverted residual block; the layers bear the names of their weights."""
+    import keras
+
+    layers: Any = keras.layers
+    shortcut = x
+    if expansion != 1:
+        x = layers.Conv2D(x.shape[-1] * expansion, 1, use_bias=False, name=f"{name}_expand_conv")(x)
+        x = _norm(x, f"{name}_bn0")
+    x = layers.DepthwiseConv2D(kernel, strides=stride, padding="same", use_bias=False, name=f"{name}_depthwise_conv")(x)
+    x = _norm(x, f"{name}_bn1")
+    x = layers.Conv2D(channels, 1, use_bias=False, name=f"{name}_project_conv")(x)
+    x = _norm(x, f"{name}_bn2", active=False)
+    return layers.Add(name=f"{name}_add")([x, shortcut]) if x.shape == shortcut.shape else x
+
+
+def _chest(*maps: Any) -> Any:
+    """Where which textures lie, on a grid of two by two, and one weighted sum of it."""
+    import keras
+
+    layers: Any = keras.layers
+    pooled = [layers.Flatten()(layers.AveragePooling2D(max(1, x.shape[1] // 2))(x)) for x in maps]
+    features = layers.Concatenate(name=FEATURES)(pooled)
+    sure = keras.initializers.Constant(10.0)  # an unfitted check doubts nothing
+    check = layers.Dense(1, kernel_initializer="zeros", bias_initializer=sure, name=OUTPUT)
+    check.trainable = False  # not by the loss: it is fitted afterwards
+    return check(features)
+
+
+def _start_from_imagenet(model: "keras.Model") -> None:
+    weights = imagenet_weights()
+    for layer in model.layers:
+        parts = ("weight", "bias", "running_mean", "running_var")
+        # Their names are ours with an underscore before, which TensorFlow allows no name to start with.
+        found = [weights[key] for key in (f"_{layer.name}.{part}" for part in parts) if key in weights]
+        if not found:
+            continue
+        if layer.name == "conv_stem":
+            # A grey picture is the same in all three colours: their weights add up.
+            found = [found[0].sum(axis=1, keepdims=True)]
+        if "conv" in layer.name:
+            axes = (2, 3, 0, 1) if "depthwise" in layer.name else (2, 3, 1, 0)
+            found = [np.transpose(found[0], axes)]
+        layer.set_weights(found)
