@@ -50,8 +50,8 @@ def main() -> None:
         pins.write("".join(re.sub(r"\s+\\\n +--hash=\S+", "", entry) for entry in entries.values()))
         pins.flush()
         extras = {
-            name: set(resolve("--constraints", pins.name, "--extra", name))
-            for name in ("serving", "pipeline", "worklist", "laptop")
+            name: set(resolve("--constraints", pins.name, *(f"--extra={one}" for one in (name, *also))))
+            for name, *also in (("serving", "tracing"), ("pipeline",), ("worklist", "tracing"), ("laptop",))
         }
     images = ("serving", "pipeline", "worklist")
     seen = Counter(name for image in images for name in extras[image])
