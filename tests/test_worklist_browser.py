@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 from sqlalchemy import select
 
 from lungline import phantom
@@ -188,6 +188,25 @@ def test_filters_and_search_work_without_loading_the_page_again(browser: Browser
         expect(page.locator(".list tbody tr")).to_have_count(4)
         page.get_by_role("link", name="Unsure", exact=True).click()
         expect(page.locator(".list tbody tr")).to_have_count(1)
+
+
+def test_a_result_that_comes_between_a_page_and_its_stream_is_shown(
+    browser: Browser, site: Site, store: Storage
+) -> None:
+    live = site.app.state.worklist.live
+    page = browser.new_context().new_page()
+
+    def arrive(route: Route) -> None:
+        before = live.mark
+        site.send(upload(store, 35))
+        wait(lambda: live.mark != before)
+        route.continue_()
+
+    page.route("**/live*", arrive, times=1)
+    page.context.add_cookies([{"name": COOKIE, "value": site.access.begin("dr.adams", "admin"), "url": site.url}])
+    page.goto(site.url)
+    expect(page.locator(".list tbody tr")).to_have_count(1)
+    page.context.close()
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)

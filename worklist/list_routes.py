@@ -47,10 +47,12 @@ def _rows(request: Request, here: Worklist) -> dict[str, object]:
     wanted = Filter.of(request.query_params)
     after = Cursor.read(request.query_params.get("after", ""))
     before = None if after else Cursor.read(request.query_params.get("before", ""))
+    mark = here.live.mark
     with here.database.reading() as session:
         page = entries.page(session, wanted, after=after, before=before)
         versions = entries.versions(session)
-    return {"wanted": wanted, "page": page, "versions": versions, "first": after is None and before is None}
+    first = after is None and before is None
+    return {"wanted": wanted, "page": page, "versions": versions, "first": first, "mark": mark}
 
 
 def _aside(here: Worklist) -> dict[str, object]:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import secrets
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -58,6 +59,12 @@ class Live:
         self._last = microseconds(datetime.now(UTC))
         self._nudge = asyncio.Event()
         self._closing = False
+        self._process, self._told = secrets.token_hex(4), 0
+
+    @property
+    def mark(self) -> str:
+        """How far the pages have been told; read it before the rows that a page is shown with."""
+        return f"{self._process}.{self._told}"
 
     @property
     def pages(self) -> int:
@@ -88,7 +95,8 @@ class Live:
         page = Page(wanted)
         self._pages.add(page)
         try:
-            yield "retry: 1000\n" + _event("counters", asdict(self.counters))
+            # What changed between a page's rows and this moment was told to others only: the mark gives it away.
+            yield "retry: 1000\n" + _event("opened", {"mark": self.mark}) + _event("counters", asdict(self.counters))
             while not self._closing:
                 try:
                     message = await asyncio.wait_for(page.waiting.get(), HEARTBEAT_SECONDS)
@@ -130,14 +138,15 @@ class Live:
             return list(session.scalars(select(Entry).where(Entry.identity.in_(fresh)))) if fresh else []
 
     def _tell(self, changed: list[Entry] | None) -> None:
-        counters = _event("counters", asdict(self.counters))
+        self._told += 1
+        told = _event("told", {"mark": self.mark}) + _event("counters", asdict(self.counters))
         now = datetime.now(UTC)
         rows: dict[str, str] = {}
         for page in list(self._pages):
             page.lost = page.lost or changed is None
             for entry in changed or ():
                 page.tell(self._message(page, entry, now, rows))
-            page.tell(counters)
+            page.tell(told)
 
     def _message(self, page: Page, entry: Entry, now: datetime, rows: dict[str, str]) -> str:
         if not page.wanted.matches(entry, now):

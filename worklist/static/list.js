@@ -5,6 +5,7 @@ const KEPT_ROWS = 200;
 const filters = document.querySelector(".filters");
 let source = null;
 let missed = false;
+let heard = "";
 let asideTimer = null;
 
 const box = () => document.getElementById("rows");
@@ -72,13 +73,19 @@ function count(counters) {
 
 async function load(path, id) {
   const answer = await fetch(path, { headers: { accept: "application/json" } });
-  if (answer.status === 401) { location.href = "/login"; return; }
-  if (!answer.ok) return;
+  if (answer.status === 401) { location.href = "/login"; return false; }
+  if (!answer.ok) return false;
   document.getElementById(id).replaceWith(fragment(await answer.text()).getElementById(id));
   page.times();
+  return true;
 }
 
-const reload = () => load(`/rows${location.search}`, "rows");
+async function reload() {
+  if (!await load(`/rows${location.search}`, "rows")) return;
+  // What was told while these rows were on their way may not be among them.
+  const [ours, theirs] = [box().dataset.mark, heard].map((mark) => mark.split("."));
+  if (ours[0] === theirs[0] && Number(ours[1]) < Number(theirs[1])) await reload();
+}
 
 // At most once in three seconds, and not for a page that nobody sees.
 function freshenAside() {
@@ -98,15 +105,14 @@ function lamp(state, word) {
 
 function follow() {
   source?.close();
-  let lost = false;
   source = new EventSource(`/live${location.search}`);
-  source.addEventListener("open", () => {
+  source.addEventListener("opened", (event) => {
+    heard = JSON.parse(event.data).mark;
+    if (box().dataset.mark !== heard) { reload(); freshenAside(); }
     lamp("on", "live");
-    if (lost) { reload(); freshenAside(); }
-    lost = false;
   });
+  source.addEventListener("told", (event) => { heard = JSON.parse(event.data).mark; });
   source.addEventListener("error", () => {
-    lost = true;
     lamp("off", "no connection, trying again");
     // After an answer that is no stream, such as 401, browsers do not try again by themselves.
     if (source.readyState === EventSource.CLOSED) setTimeout(() => { reload(); follow(); }, 5000);
