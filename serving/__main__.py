@@ -35,11 +35,13 @@ def main() -> int:
 
     from serving.deliveries import Deliveries
     from serving.judging import Judging
+    from serving.meters import ChampionCollector
     from serving.model_server import Server
 
     deliveries = Deliveries(
         Storage.from_settings(settings), settings, os.environ.get("CE_TYPE", ""), os.environ.get("CE_SOURCE", "")
     )
+    ChampionCollector(champion)
     judging = Judging(arguments.model_name or settings.model_name, champion, deliveries)
     pool = ThreadPoolExecutor(arguments.threads, "judge")
     # An image as base64 text, and some room for what surrounds it.

@@ -47,6 +47,11 @@ class Champion:
         """Whether a package is loaded and has judged the test image."""
         return self._current is not None
 
+    @property
+    def refuses(self) -> bool:
+        """Whether the package that lies in the folder now is not taken."""
+        return self._complaint is not None
+
     def start(self) -> None:
         """Load what is there, and watch for what comes."""
         self._thread.start()

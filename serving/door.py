@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import orjson
-from prometheus_client import Gauge, Histogram
+from prometheus_client import Histogram
 from starlette.datastructures import Headers, QueryParams
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lungline.errors import EventMalformed, LunglineError, Unavailable
+from serving import meters
 from serving.answers import RequestMalformed
 
 BODY_SECONDS = 30.0
@@ -26,13 +27,6 @@ ANSWER_SECONDS = 100.0
 PLACES = 128
 BODIES = 4  # of the largest size, held in memory at once
 
-IN_FLIGHT = Gauge("lungline_in_flight", "Requests that are being judged, or wait for a thread.")
-SECONDS = Histogram(
-    "lungline_request_seconds",
-    "Seconds from the last byte of a request to its answer.",
-    ["route"],
-    buckets=(0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
-)
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +74,7 @@ class Door:
     def __init__(
         self, routes: Mapping[str, Handler], otherwise: ASGIApp, pool: ThreadPoolExecutor, max_body: int
     ) -> None:
-        self._routes = {path: (handler, SECONDS.labels(path)) for path, handler in routes.items()}
+        self._routes = {path: (handler, meters.SECONDS.labels(path)) for path, handler in routes.items()}
         self._otherwise = otherwise
         self._pool = pool
         self._max_body = max_body
@@ -92,13 +86,14 @@ class Door:
         """Answer one request."""
         found = self._routes.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
         if found is None:
-            await self._otherwise(scope, receive, send)
+            await self._otherwise(scope, receive, _counting(scope, send))
             return
         handler, seconds = found
         try:
             reply = await self._admit(scope, receive, handler, seconds)
         except Exception as exc:  # noqa: BLE001 - the last one who can answer
             reply = _failure(exc, scope["path"])
+        meters.request("POST", scope["path"], reply.status).inc()
         await _send(reply, send)
 
     async def _admit(self, scope: Scope, receive: Receive, handler: Handler, seconds: Histogram) -> Reply:
@@ -138,12 +133,12 @@ class Door:
 
     async def _work(self, handler: Handler, request: Request, seconds: Histogram) -> Reply:
         started = time.perf_counter()
-        IN_FLIGHT.inc()
+        meters.IN_FLIGHT.inc()
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 return await asyncio.get_running_loop().run_in_executor(self._pool, handler, request)
         finally:
-            IN_FLIGHT.dec()
+            meters.IN_FLIGHT.dec()
             seconds.observe(time.perf_counter() - started)
 
 
@@ -182,6 +177,20 @@ def _declared(headers: Headers, otherwise: int) -> int:
     """Bytes that the request says its body has; `otherwise` when it does not say."""
     length = headers.get("content-length", "")
     return int(length) if length.isascii() and length.isdigit() else otherwise
+
+
+def _counting(scope: Scope, send: Send) -> Send:
+    """Count what others answer. Whoever asks for what is not there chooses no label."""
+    if scope["type"] != "http":
+        return send
+    method = scope["method"] if scope["method"] in {"GET", "HEAD", "POST"} else "other"
+
+    async def counted(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            meters.request(method, "other", message["status"]).inc()
+        await send(message)
+
+    return counted
 
 
 async def _send(reply: Reply, send: Send) -> None:

@@ -7,19 +7,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
-from prometheus_client import Counter
 
 from lungline.errors import EventMalformed
 from lungline.events import parse
 from lungline.results import ResultRecord
-from serving import answers
+from serving import answers, meters
 from serving.answers import RequestMalformed
 from serving.champion import Champion
 from serving.deliveries import Deliveries
 from serving.door import Handler, Reply, Request, json_reply
 from serving.forms import first_file
-
-RESULTS = Counter("lungline_results_total", "Uploads that were handled, by outcome and label.", ["outcome", "label"])
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +89,7 @@ def _predictions(predictions: list[dict[str, Any]]) -> Reply:
 
 
 def _note(record: ResultRecord, received: datetime) -> None:
-    RESULTS.labels(record.outcome, record.label or "").inc()
+    fresh = meters.note(record, received)
     extra: dict[str, object] = {
         "identity": record.upload.identity,
         "outcome": record.outcome,
@@ -101,6 +98,6 @@ def _note(record: ResultRecord, received: datetime) -> None:
     }
     if record.reason:
         extra["reason"] = record.reason
-    if record.times.received != received:
+    if not fresh:
         extra["duplicate"] = True
     _log.info("upload handled", extra=extra)

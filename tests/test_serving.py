@@ -476,7 +476,25 @@ def test_kserve_answers_its_protocol(predictor: Predictor) -> None:
     assert predictor.http.get("/v2").json()["name"] == "kserve"
     assert predictor.http.get("/v2/models/unknown/ready").status_code == 404
     assert predictor.http.post("/v1/models/unknown:predict", json={}).status_code == 404
-    assert "lungline_results_total" in predictor.http.get("/metrics").text
+
+
+def test_the_metrics_tell_of_requests_results_and_the_model(predictor: Predictor, store: Storage) -> None:
+    upload = put(store)
+    assert deliver(predictor, upload).status_code == 200
+    assert predictor.http.post(PREDICT, content=b"no event").status_code == 400
+    assert predictor.http.get("/nothing/Doe-Jane").status_code == 404
+    text = predictor.http.get("/metrics").text
+    for wanted in (
+        f'http_requests_total{{code="400",method="POST",route="{PREDICT}"}}',
+        'http_requests_total{code="404",method="GET",route="other"}',
+        'lungline_stage_seconds_count{stage="save"}',
+        "lungline_model_ready 1.0",
+        "lungline_model_refused 0.0",
+        'version="1"',
+    ):
+        assert wanted in text, wanted
+    assert "Doe" not in text
+    assert upload.identity not in text
 
 
 def test_the_documentation_shows_every_way_to_ask(predictor: Predictor) -> None:

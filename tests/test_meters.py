@@ -1,0 +1,104 @@
+"""What the predictor counts: every label from a closed set, nothing of a patient."""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from lungline.results import (
+    ModelFacts,
+    Operating,
+    Outcome,
+    PictureFacts,
+    ReadFacts,
+    ResultLabel,
+    ResultRecord,
+    Times,
+    UploadFacts,
+)
+from serving import meters
+
+NOW = datetime.now(UTC)
+
+
+def record(number: int, outcome: Outcome, label: ResultLabel | None) -> ResultRecord:
+    """A record whose every free text tells of a patient."""
+    secret = f"Doe-Jane-{number}"
+    return ResultRecord(
+        id=secret,
+        outcome=outcome,
+        label=label,
+        probability=0.5 if outcome == "judged" else None,
+        thresholds=Operating(low=0.2, high=0.8, operating=0.5),
+        reason="corrupt" if outcome == "refused" else None,
+        message=f"{secret} cannot be read",
+        warnings=(f"{secret} is odd",),
+        model=ModelFacts(name="pneumonia", version="3", run_id=None, sha256="0" * 64, synthetic=False),
+        upload=UploadFacts(
+            identity=f"{number:032x}", bucket="b", key=f"{secret}.png", version_id=secret, etag=secret, sequencer=secret
+        ),
+        read=ReadFacts(etag=secret, version_id=None, size=1000 + number, modified=NOW),
+        picture=PictureFacts(format="png", width=100 + number, height=2000),
+        times=Times(uploaded=NOW - timedelta(seconds=1), received=NOW, done=NOW),
+        timings={"fetch": 3.0, "decode": 2.0, "predict": 0.2, "save_heatmap": 1.0, secret: 1.0},
+    )
+
+
+def series() -> dict[str, float]:
+    families = text_string_to_metric_families(generate_latest().decode())
+    ours = [sample for family in families for sample in family.samples if sample.name.startswith(("lungline", "http"))]
+    return {f"{one.name}{sorted(one.labels.items())}": one.value for one in ours}
+
+
+def test_a_thousand_uploads_of_a_thousand_patients_add_no_series_after_the_first_of_each_kind() -> None:
+    kinds: list[tuple[Outcome, ResultLabel | None]] = [("refused", "Refused"), ("gone", None), ("superseded", None)]
+    judged: list[ResultLabel] = ["Normal", "Pneumonia", "Unsure"]
+    kinds += [("judged", label) for label in judged]
+    for number, (outcome, label) in enumerate(kinds):
+        assert meters.note(record(number, outcome, label), NOW)
+    first = set(series())
+    for number in range(1000):
+        meters.note(record(number, *kinds[number % len(kinds)]), NOW)
+    assert set(series()) == first
+    assert len(first) < 300
+
+
+def test_nothing_that_a_record_says_of_a_patient_is_in_the_metrics() -> None:
+    meters.note(record(7, "judged", "Unsure"), NOW)
+    text = generate_latest().decode()
+    assert "Doe" not in text
+    assert not re.search(r"\b[0-9a-f]{32}\b", text)  # nor who was X-rayed, by the identity of the upload
+
+
+def test_each_upload_is_counted_once_however_often_it_is_delivered() -> None:
+    before = series()
+    assert meters.note(record(1, "judged", "Normal"), NOW)
+    assert not meters.note(record(1, "judged", "Normal"), NOW + timedelta(seconds=9))
+    after = series()
+    labels = "[('label', 'Normal'), ('model_version', '3'), ('outcome', 'judged')]"
+    assert after[f"lungline_results_total{labels}"] - before.get(f"lungline_results_total{labels}", 0) == 1
+    assert after["lungline_duplicates_total[]"] - before["lungline_duplicates_total[]"] == 1
+
+
+def test_the_stages_of_an_upload_are_told_in_seconds() -> None:
+    before = series()
+    meters.note(record(1, "judged", "Pneumonia"), NOW)
+    after = series()
+
+    def took(stage: str) -> float:
+        name = f"lungline_stage_seconds_sum[('stage', '{stage}')]"
+        return after[name] - before[name]
+
+    assert [round(took(stage), 4) for stage in ("event", "fetch", "decode", "predict")] == [1, 0.003, 0.002, 0.0002]
+    assert took("save") >= 0.001
+    assert after["lungline_upload_to_result_seconds_sum[]"] - before["lungline_upload_to_result_seconds_sum[]"] >= 1
+
+
+def test_names_and_units_are_those_of_prometheus() -> None:
+    allowed = re.compile(r"(lungline|http)_[a-z_]+")
+    for family in text_string_to_metric_families(generate_latest().decode()):
+        if family.name.startswith(("lungline", "http")):
+            assert allowed.fullmatch(family.name), family.name
+            assert family.documentation, family.name
+            assert not re.search("millisecond|_ms|_mb|percent", family.name), family.name
