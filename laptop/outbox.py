@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from laptop.topics import bootstrap
+from lungline.kafka import Options, client_options
 from lungline.settings import Settings
 
 if TYPE_CHECKING:
@@ -70,9 +70,8 @@ class Outbox:
             producer.purge()
 
 
-def _options(settings: Settings, linger: int) -> dict[str, str | int | float | bool]:
-    return {
-        "bootstrap.servers": bootstrap(settings),
+def _options(settings: Settings, linger: int) -> Options:
+    return client_options(settings) | {
         "acks": "all",
         "linger.ms": linger,
         "message.timeout.ms": 0,  # never give up

@@ -1,22 +1,16 @@
 """The Kafka topics of Lungline."""
 
 from lungline.errors import KafkaUnavailable
+from lungline.kafka import bootstrap, client_options
 from lungline.settings import Settings
 
 # One: the trigger delivers side by side all the same, and fewer partitions make larger batches. A topic that somebody
 # else has made may have any number.
 PARTITIONS = 1
+# Each route of the trigger notes its own progress.
 TRIGGER_GROUP = "lungline-trigger"
+RESULTS_GROUP, DEAD_LETTERS_GROUP = "lungline-worklist", "lungline-worklist-dead-letters"
 TIMEOUT_SECONDS = 5
-
-
-def bootstrap(settings: Settings) -> str:
-    """The bootstrap servers that the settings name. Raises KafkaUnavailable when they name none."""
-    if not settings.kafka_bootstrap:
-        raise KafkaUnavailable(
-            "No Kafka broker is set: start the stack with `lungline up`, or set LUNGLINE_KAFKA_BOOTSTRAP."
-        )
-    return settings.kafka_bootstrap
 
 
 def ensure_topics(settings: Settings) -> None:
@@ -25,7 +19,7 @@ def ensure_topics(settings: Settings) -> None:
     from confluent_kafka.admin import AdminClient, NewTopic  # pyright: ignore[reportPrivateImportUsage] - as its docs do
 
     # log_level 0: the client would write to our standard error while the broker starts.
-    admin = AdminClient({"bootstrap.servers": bootstrap(settings), "log_level": 0})
+    admin = AdminClient(client_options(settings) | {"log_level": 0})
     try:
         known = admin.list_topics(timeout=TIMEOUT_SECONDS).topics
         wanted = (settings.uploads_topic, settings.results_topic, settings.dead_letters_topic)
@@ -38,4 +32,4 @@ def ensure_topics(settings: Settings) -> None:
                 if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise
     except (KafkaException, TimeoutError) as exc:
-        raise KafkaUnavailable(f"The Kafka broker at {settings.kafka_bootstrap} does not answer.") from exc
+        raise KafkaUnavailable(f"The Kafka broker at {bootstrap(settings)} does not answer.") from exc

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from laptop import stack
 from lungline.errors import StackError
+from lungline.kafka import client_options
 from lungline.results import ResultRecord
 from lungline.settings import Settings
 
@@ -91,9 +92,7 @@ def _results(settings: Settings) -> "Consumer":
     from confluent_kafka import Consumer, TopicPartition
 
     topic = settings.results_topic
-    consumer = Consumer(
-        {"bootstrap.servers": settings.kafka_bootstrap, "group.id": "lungline-watch", "enable.auto.commit": False}
-    )
+    consumer = Consumer(client_options(settings) | {"group.id": "lungline-watch", "enable.auto.commit": False})
     numbers = consumer.list_topics(topic, timeout=10).topics[topic].partitions
     ends = [
         TopicPartition(topic, number, consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10)[1])

@@ -167,6 +167,14 @@ class Settings(BaseSettings):
     kafka_bootstrap: str | None = Field(
         default=None, description="Kafka bootstrap servers; empty starts the embedded broker."
     )
+    kafka_username: str | None = Field(
+        default=None, description="User that Kafka clients log in as, by SCRAM over TLS; empty logs nobody in."
+    )
+    kafka_password: SecretStr | None = Field(default=None, description="Password of the Kafka user.")
+    kafka_ca: Path | None = Field(
+        default=None,
+        description="File of the authority that vouches for the Kafka brokers; empty trusts the system's.",
+    )
     uploads_topic: str = Field(default="xray-uploads", description="Topic of upload events.")
     results_topic: str = Field(default="xray-results", description="Topic of result events.")
     dead_letters_topic: str = Field(

@@ -34,14 +34,6 @@ from tests.manifests_of import (
 SHARED = Path(os.environ.get("LUNGLINE_SHARED", ROOT.parent / "shared"))
 DEFAULTS = Settings.model_construct()
 KNOWN = {variable(name) for name in known_names()}
-# Settings that the manifests need and the core does not have yet; a name leaves this list with the change that adds it.
-AWAITED = {
-    "LUNGLINE_KAFKA_USERNAME",
-    "LUNGLINE_KAFKA_PASSWORD",
-    "LUNGLINE_KAFKA_CA",
-    "LUNGLINE_RESEARCH_BUCKET",
-    "LUNGLINE_RESEARCH_SECRET",
-}
 # Secrets that only the house can know, or that cert-manager makes; docs/cluster.md lists them.
 OF_THE_HOUSE = {
     ("worklist-oidc", "client-secret"),
@@ -102,7 +94,7 @@ def test_every_variable_of_ours_is_a_known_setting(overlay: str) -> None:
     names |= {
         key for one in of_kind(overlay, "ConfigMap") if one["metadata"]["name"] == "settings" for key in one["data"]
     }
-    unknown = {name for name in names if name.startswith(PREFIX)} - KNOWN - AWAITED
+    unknown = {name for name in names if name.startswith(PREFIX)} - KNOWN
     assert unknown == set()
 
 
