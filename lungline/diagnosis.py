@@ -16,6 +16,7 @@ from lungline import results
 from lungline.errors import ImageRefused, ObjectGone, ObjectTooLarge
 from lungline.events import Upload, require_bucket
 from lungline.images import Limits, Picture, heatmap_png
+from lungline.monitoring.observation import Observation, observe
 from lungline.package import Package, Prediction
 from lungline.results import (
     ModelFacts,
@@ -49,6 +50,7 @@ class Diagnosis:
     heatmap: bytes | None = field(default=None, repr=False)
     picture: PictureFacts | None = None
     timings: dict[str, float] = field(default_factory=dict)
+    observed: Observation | None = None
 
 
 class Diagnoser:
@@ -69,14 +71,16 @@ class Diagnoser:
             return refused(refusal.reason, str(refusal), timings)
         if picture.is_blank:
             return refused("blank", "All pixels of the image are the same: there is nothing to judge.", timings)
-        return self._judge(picture, timings, heatmap=heatmap)
+        return self._judge(picture, len(data), timings, heatmap=heatmap)
 
-    def _judge(self, picture: Picture, timings: dict[str, float], *, heatmap: bool) -> Diagnosis:
+    def _judge(self, picture: Picture, size: int, timings: dict[str, float], *, heatmap: bool) -> Diagnosis:
         card = self.package.card
         with _timed(timings, "prepare"):
             prepared = card.preparation.apply(picture)
         with _timed(timings, "predict"):
             prediction = self.package.predict(prepared[np.newaxis])[0]
+        with _timed(timings, "observe"):
+            observed = observe(picture, size, prediction.embedding)
         png = None
         if heatmap:
             with _timed(timings, "explain"):
@@ -88,6 +92,7 @@ class Diagnoser:
             heatmap=png,
             picture=PictureFacts(format=picture.format, width=picture.width, height=picture.height),
             timings=timings,
+            observed=observed,
         )
 
     def _warnings(self, picture: Picture, prediction: Prediction) -> tuple[str, ...]:
@@ -190,6 +195,7 @@ class _Case:
                 done=datetime.now(UTC),
             ),
             timings={stage: round(value, 3) for stage, value in diagnosis.timings.items()} if diagnosis else {},
+            observed=diagnosis and diagnosis.observed,
         )
         return results.save(self.storage, self.bucket, record)
 

@@ -19,6 +19,7 @@ from lungline.settings import ModelSettings, Settings, TrainSettings
 from lungline.training.augment import augment, disturbed, reframe
 from lungline.training.calibration import choose_thresholds, fit_calibration
 from lungline.training.chest import fit_chest_check
+from lungline.training.embedding import fit_embedding
 from lungline.training.network import build, with_closer_looks
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def train(prepared: "Prepared", settings: Settings, on_epoch: Callable[[Epoch], 
         if on_epoch:
             on_epoch(history[-1])
     chest = fit_chest_check(loop.averaged, pixels, val_pixels, preparation, settings.train.seed)
+    fit_embedding(loop.averaged, pixels, preparation, settings.train.seed)
     network = with_closer_looks(loop.averaged)
     found = logits(network, val_images)
     calibration = fit_calibration(found, val_labels)

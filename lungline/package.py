@@ -118,6 +118,7 @@ class Prediction:
 
     `probability` is the calibrated risk of pneumonia. `cam` (h, w) in 0..1 is the probability that each region alone
     would give. `chest` in 0..1 is the likeness to a frontal chest X-ray, None where the model has no such check.
+    `embedding` (16,) sums the picture up for drift monitoring, None where the model is older than that.
     """
 
     probability: float
@@ -125,6 +126,7 @@ class Prediction:
     cam: NDArray[np.float32]
     chest: float | None = None
     warnings: tuple[str, ...] = ()
+    embedding: NDArray[np.float32] | None = None
 
 
 class Package:
@@ -180,12 +182,13 @@ class Package:
         probability = float(calibrate(outputs["logit"]).ravel()[0])
         cam = calibrate(outputs["cam"][0]).astype(np.float32)
         label = label_of(probability, self.card.thresholds)
+        embedding = outputs["embedding"][0] if "embedding" in outputs else None
         if self.card.chest is None:
-            return Prediction(probability, label, cam)
+            return Prediction(probability, label, cam, embedding=embedding)
         chest = float(Calibration().probability(outputs["chest"]).ravel()[0])
         if chest < self.card.chest.threshold:
-            return Prediction(probability, "Unsure", cam, chest, (NOT_A_CHEST,))
-        return Prediction(probability, label, cam, chest)
+            return Prediction(probability, "Unsure", cam, chest, (NOT_A_CHEST,), embedding)
+        return Prediction(probability, label, cam, chest, embedding=embedding)
 
 
 def label_of(probability: float, thresholds: Thresholds) -> Label:
@@ -196,7 +199,7 @@ def label_of(probability: float, thresholds: Thresholds) -> Label:
 
 
 def write_package(folder: Path, *, keras_model: Any, card: Card) -> Card:
-    """Write a package from a Keras model with outputs `logit`, `cam` and `chest`; `folder` must not exist or be empty.
+    """Write a package from a model of `training.network`; `folder` must not exist or be empty.
 
     The folder appears complete or not at all, with card.json written last. Returns the card with the files' digests.
     """

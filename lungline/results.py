@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lungline.errors import LunglineError, ObjectGone
+from lungline.monitoring.observation import Observation
 from lungline.package import Card
 from lungline.storage import Storage
 
@@ -91,6 +92,7 @@ class ResultRecord(_Part):
     `outcome` says how it ended: `judged` has a label and a probability; `refused` the label Refused with a reason code
     and a sentence; `superseded` (the object was overwritten before it was read; `superseded_by` is the identity of what
     is there now) and `gone` (it was deleted) have no label at all. `timings` are milliseconds by stage.
+    `observed` is what drift monitoring needs of a judged picture; older records have none.
     """
 
     form: Literal[1] = 1
@@ -110,6 +112,7 @@ class ResultRecord(_Part):
     heatmap: str | None = None
     times: Times
     timings: dict[str, float] = {}
+    observed: Observation | None = None
 
     @property
     def key(self) -> str:

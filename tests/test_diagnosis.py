@@ -67,7 +67,7 @@ def test_an_image_is_judged_with_a_heatmap(diagnoser: Diagnoser) -> None:
     assert found.heatmap.startswith(b"\x89PNG")
     assert found.picture is not None
     assert (found.picture.format, found.picture.width, found.picture.height) == ("jpeg", 224, 224)
-    assert set(found.timings) == {"decode", "prepare", "predict", "explain"}
+    assert set(found.timings) == {"decode", "prepare", "predict", "observe", "explain"}
     assert PHANTOM_WARNING in found.warnings
 
 
@@ -119,7 +119,7 @@ def test_an_upload_is_judged_and_saved(store: Storage, diagnoser: Diagnoser, upl
     assert record.heatmap == f"results/{upload.identity[:2]}/{upload.identity}/1.png"
     assert store.get(RESULTS, results.heatmap_key(upload.identity, "1")).data == direct.heatmap
     assert results.load(store, RESULTS, record.key) == record
-    assert set(record.timings) == {"fetch", "decode", "prepare", "predict", "explain", "save_heatmap"}
+    assert set(record.timings) == {"fetch", "decode", "prepare", "predict", "observe", "explain", "save_heatmap"}
 
 
 def test_a_duplicate_gets_the_stored_record(store: Storage, diagnoser: Diagnoser, upload: Upload) -> None:

@@ -25,13 +25,17 @@ STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80)
 LOOKS = (0.02, 0.04, 0.06)
 # Layers of the chest check.
 FEATURES, OUTPUT = "chest_features", "chest"
+# The layer that sums up a picture for drift monitoring, and its numbers: enough to tell scanners apart, few enough to
+# stand in every result.
+EMBEDDING, EMBEDDED = "embedding", 16
 
 
 def build(settings: ModelSettings, seed: int = 0) -> "keras.Model":
-    """A network to be trained: image (N, size, size, 1) in 0..1 -> `logit`, `cam` and `chest`.
+    """A network to be trained: image (N, size, size, 1) in 0..1 -> `logit`, `cam`, `chest` and `embedding`.
 
     `logit` (N, 1) is of pneumonia, `cam` (N, size/16, size/16) the local logits that it is the mean of. `chest` (N, 1)
     is the logit of being a frontal chest X-ray; its layer is fitted after training, by lungline.training.chest.
+    `embedding` (N, 16) are the same features in few numbers, fitted by lungline.training.embedding.
     Raises SettingsError when it should start from ImageNet weights and they are not installed.
     """
     import keras
@@ -53,7 +57,7 @@ def build(settings: ModelSettings, seed: int = 0) -> "keras.Model":
     outputs = {
         "logit": layers.GlobalAveragePooling2D(name="logit")(evidence),
         "cam": layers.Reshape(evidence.shape[1:3], name="cam")(evidence),
-        "chest": _chest(seen[4], seen[7]),
+        **_side_looks(seen[4], seen[7]),
     }
     model = keras.Model(image, outputs, name="pneumonia")
     if settings.start == "imagenet":
@@ -64,7 +68,7 @@ def build(settings: ModelSettings, seed: int = 0) -> "keras.Model":
 def with_closer_looks(network: "keras.Model") -> "keras.Model":
     """A trained network that looks four times, each time a little closer, and gives the mean of its logits.
 
-    Same input and outputs, one forward pass: the looks are rows of one batch. `cam` and `chest` are of the whole
+    Same input and outputs, one forward pass: the looks are rows of one batch. All but `logit` are of the whole
     picture. A film's framing is chance; what the network makes of one framing is part evidence, part habit, and the
     mean is less of the habit.
     """
@@ -84,6 +88,7 @@ def with_closer_looks(network: "keras.Model") -> "keras.Model":
         "logit": keras.ops.mean(whole["logit"], axis=0),
         "cam": whole["cam"][0],
         "chest": whole["chest"][0],
+        "embedding": whole["embedding"][0],
     }
     return keras.Model(image, outputs, name="pneumonia")
 
@@ -117,8 +122,11 @@ def _block(x: Any, name: str, *, kernel: int, stride: int, expansion: int, chann
     return layers.Add(name=f"{name}_add")([x, shortcut]) if x.shape == shortcut.shape else x
 
 
-def _chest(*maps: Any) -> Any:
-    """Where which textures lie, on a grid of two by two, and one weighted sum of it."""
+def _side_looks(*maps: Any) -> dict[str, Any]:
+    """Where which textures lie, on a grid of two by two; one weighted sum of it, and sixteen.
+
+    Neither is trained by the loss: both are fitted afterwards.
+    """
     import keras
 
     layers: Any = keras.layers
@@ -126,8 +134,9 @@ def _chest(*maps: Any) -> Any:
     features = layers.Concatenate(name=FEATURES)(pooled)
     sure = keras.initializers.Constant(10.0)  # an unfitted check doubts nothing
     check = layers.Dense(1, kernel_initializer="zeros", bias_initializer=sure, name=OUTPUT)
-    check.trainable = False  # not by the loss: it is fitted afterwards
-    return check(features)
+    embed = layers.Dense(EMBEDDED, name=EMBEDDING)
+    check.trainable = embed.trainable = False
+    return {"chest": check(features), "embedding": embed(features)}
 
 
 def _start_from_imagenet(model: "keras.Model") -> None:

@@ -1,0 +1,1 @@
+"""Whether the world has moved away from what the model was validated on, and how well it does there."""
