@@ -6,6 +6,7 @@ import sys
 
 from lungline.errors import LunglineError
 from lungline.settings import load_settings
+from worklist import meters
 from worklist.app import build_app
 from worklist.server import Server
 
@@ -15,14 +16,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="worklist", description="Serve the worklist.")
     parser.add_argument("--http_port", type=int, default=8900)
     parser.add_argument("--host", default="127.0.0.1", help="Address to listen at.")
+    parser.add_argument("--metrics_port", type=int, help="Port to answer Prometheus on; none by default.")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("apprise").setLevel(logging.CRITICAL)  # names services by their addresses
     try:
         app = build_app(load_settings(), address=f"http://{given.host}:{given.http_port}")
+        if given.metrics_port:
+            meters.serve(given.host, given.metrics_port, app.state.worklist.database, app.state.worklist.live)
     except LunglineError as exc:
         print(f"Error: {exc}", file=sys.stderr)
+        return 1
+    except OSError as exc:
+        print(f"Error: Port {given.metrics_port} cannot be listened on: {exc.strerror}.", file=sys.stderr)
         return 1
     Server(app, given.host, given.http_port).run()
     return 0

@@ -24,6 +24,7 @@ from worklist.chores import Chores
 from worklist.database import Database
 from worklist.headers import KnownHosts, SecurityHeaders
 from worklist.live import Live
+from worklist.meters import CountedRequests
 from worklist.pictures import Pictures
 from worklist.readings import ReadingRefused
 from worklist.rules import load_rules
@@ -73,6 +74,7 @@ def build_app(settings: Settings, storage: Storage | None = None, *, address: st
     hosts = [host.strip() for host in settings.worklist.hosts.split(",") if host.strip()]
     app.add_middleware(KnownHosts, allowed_hosts=hosts, www_redirect=False)
     app.add_middleware(SecurityHeaders, https=app.state.worklist.https)
+    app.add_middleware(CountedRequests)
     return app
 
 

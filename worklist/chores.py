@@ -14,7 +14,7 @@ from lungline.errors import DataError, LunglineError, ObjectGone
 from lungline.results import ResultRecord
 from lungline.settings import Settings
 from lungline.storage import Storage
-from worklist import notices, readings
+from worklist import meters, notices, readings
 from worklist.access import signer
 from worklist.database import Database
 from worklist.dicom_out import capture, capture_key
@@ -65,6 +65,7 @@ class Chores:
             due = notices.claim(session)
         for one in due:
             error = self._send(one)
+            meters.notice_outcome("failed" if error else "sent").inc()
             with self._database.writing() as session:
                 if error:
                     notices.mark_failed(session, one, error)

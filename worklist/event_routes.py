@@ -14,7 +14,7 @@ from lungline import results
 from lungline.errors import EventMalformed
 from lungline.events import MAX_EVENT_BYTES, UPLOAD_TYPE, parse
 from lungline.results import ResultRecord
-from worklist import cloudevents
+from worklist import cloudevents, meters
 from worklist.cloudevents import DEIDENTIFIED_TYPE
 from worklist.notices import take_in
 from worklist.service import Forbidden, Here, Worklist
@@ -80,7 +80,8 @@ def _authorise(request: Request, here: Worklist) -> None:
 
 def _take_in(here: Worklist, records: Sequence[ResultRecord]) -> None:
     for record in records:
-        take_in(here.database, here.rules, record, here.settings)
+        if take_in(here.database, here.rules, record, here.settings):
+            meters.note_result(record)
 
 
 def _take_letter(here: Worklist, body: bytes, code: str) -> None:

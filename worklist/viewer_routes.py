@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from lungline.errors import ObjectGone
 from lungline.results import ResultRecord
-from worklist import audit, entries, notices, readings
+from worklist import audit, entries, meters, notices, readings
 from worklist.access import Person
 from worklist.entries import Filter
 from worklist.ingest import touch
@@ -120,7 +120,8 @@ def _read(  # one act of one reader  # noqa: PLR0917
         # Who names what the model said confirms it, whichever button they used.
         named = "confirmed" if verdict == entry.label else "corrected"
         action = cast("Action", named if verdict else said)
-        readings.read(session, entry, reader=person.who, action=action, verdict=verdict, comment=comment)
+        said_now = readings.read(session, entry, reader=person.who, action=action, verdict=verdict, comment=comment)
+        meters.note_reading(said_now)
         audit.note(session, person.who, person.role, action, identity=identity, detail=verdict or "")
         if action == "reopened":
             return identity

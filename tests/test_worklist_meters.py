@@ -1,0 +1,58 @@
+"""What the worklist counts, and that nothing of a patient is among it."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from tests.worklist_site import Site, home, record, running_site
+from worklist import meters
+from worklist.meters import REGISTRY, ListCollector
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with running_site(home(tmp_path_factory.mktemp("meters"))) as running:
+        yield running
+
+
+def count(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+def test_results_requests_and_readings_are_counted_without_naming_anybody(site: Site) -> None:
+    results = [record(number, 0.9, key=f"Doe-Jane-{number}/film.png") for number in range(5)]
+    before = count("lungline_worklist_results_total", label="Pneumonia")
+    for one in [*results, results[0]]:
+        assert site.send(one).status_code == 204
+    assert count("lungline_worklist_results_total", label="Pneumonia") == before + 5
+    with site.client() as client:
+        for one in results:
+            assert client.get(f"/x/{one.upload.identity}").status_code == 200
+        assert client.get("/Doe-Jane").status_code == 404
+        assert site.say(client, results[0].upload.identity, "Pneumonia").status_code == 303
+        assert site.say(client, results[1].upload.identity, "Normal").status_code == 303
+        assert site.say(client, results[2].upload.identity, "read").status_code == 303
+    assert count("lungline_readings_total", label="Pneumonia", verdict="Normal", model_version="1") == 1
+    assert count("lungline_read_score_bucket", verdict="Pneumonia", model_version="1", le="0.9") == 1
+    assert count("http_requests_total", method="GET", route="/x/{identity}", code="200") == 5
+    text = generate_latest(REGISTRY).decode()
+    assert "Doe" not in text
+    assert not re.search(r"\b[0-9a-f]{32}\b", text)
+
+
+def test_what_waits_on_the_list_is_told_when_it_is_asked_for(tmp_path: Path) -> None:
+    with running_site(home(tmp_path)) as site:
+        registry = CollectorRegistry()
+        registry.register(ListCollector(site.database, site.app.state.worklist.live))
+        site.send(record(1))
+        assert registry.get_sample_value("lungline_unread_results") == 1
+        assert registry.get_sample_value("lungline_notices_troubled") == 0
+
+
+def test_forged_versions_cannot_fill_the_memory() -> None:
+    names = {meters._bounded(f"v{number}") for number in range(1000)}  # noqa: SLF001 - whoever forges has no other way in
+    assert len(names) <= meters.MAX_VERSIONS + 1
+    assert "other" in names
