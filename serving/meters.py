@@ -37,7 +37,7 @@ RESULT_SECONDS = Histogram(
     "Seconds from the moment an upload was stored until its result was saved.",
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600),
 )
-STAGES = ("event", "fetch", "decode", "prepare", "predict", "explain", "save")
+STAGES = ("event", "fetch", "decode", "prepare", "predict", "observe", "explain", "save")
 STAGE_SECONDS = Histogram(
     "lungline_stage_seconds",
     "Seconds of an upload's way to its result; `event` runs from the store to the predictor.",
@@ -57,6 +57,9 @@ IMAGE_SIDE = Histogram(
     "lungline_image_side_pixels",
     "Shorter sides of images.",
     buckets=(28, 64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096),
+)
+IMAGE_GREY = Histogram(
+    "lungline_image_mean_grey_level", "Mean grey levels of judged images, 0 to 255.", buckets=tuple(range(16, 257, 16))
 )
 WARNINGS = Counter("lungline_warned_results_total", "Results that carry a warning.")
 
@@ -105,6 +108,8 @@ def _note_picture(record: ResultRecord) -> None:
         IMAGE_SIDE.observe(min(record.picture.width, record.picture.height))
     if record.read:
         IMAGE_BYTES.observe(record.read.size)
+    if record.observed and (mean := record.observed.statistics.get("mean")) is not None:
+        IMAGE_GREY.observe(mean)
 
 
 class ChampionCollector(Collector):

@@ -54,7 +54,7 @@ def series() -> dict[str, float]:
 def test_a_thousand_uploads_of_a_thousand_patients_add_no_series_after_the_first_of_each_kind() -> None:
     kinds: list[tuple[Outcome, ResultLabel | None]] = [("refused", "Refused"), ("gone", None), ("superseded", None)]
     judged: list[ResultLabel] = ["Normal", "Pneumonia", "Unsure"]
-    kinds += [("judged", label) for label in judged]
+    kinds.extend(("judged", label) for label in judged)
     for number, (outcome, label) in enumerate(kinds):
         assert meters.note(record(number, outcome, label), NOW)
     first = set(series())
