@@ -14,10 +14,9 @@ from laptop.status import PartStatus
 from laptop.store import Store
 from laptop.tracking import Tracking
 from laptop.trigger import TriggerPart
+from laptop.worklist import WorklistPart
 from lungline.errors import StackError
 from lungline.settings import Settings
-
-NAMES = ("store", "broker", "bridge", "predictor", "trigger", "mlflow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +52,10 @@ def _without_own(settings: Settings, ports: Ports | None) -> Settings:
         "predictor_uri": f"http://{HOST}:{ports.predictor}",
         "mlflow_uri": f"http://{HOST}:{ports.mlflow}",
     }
-    return settings.model_copy(
-        update={name: None for name, address in own.items() if getattr(settings, name) == address}
-    )
+    update: dict[str, object] = {name: None for name, address in own.items() if getattr(settings, name) == address}
+    if settings.worklist.uri == f"http://{HOST}:{ports.worklist}":
+        update["worklist"] = settings.worklist.model_copy(update={"uri": None})
+    return settings.model_copy(update=update)
 
 
 def _assemble(home: Home, settings: Settings, ports: Ports, credentials: Credentials) -> Assembly:
@@ -79,6 +79,9 @@ def _assemble(home: Home, settings: Settings, ports: Ports, credentials: Credent
         note = f"The object store at {settings.s3_endpoint} must send its upload events to Kafka itself."
         others.append(PartStatus("bridge", "external", note=note))
     ours = settle(Predictor(home, ours, ports), settings.predictor_uri)
-    parts.append(TriggerPart(home, ours))
+    worklist = WorklistPart(home, ours, ports, credentials)
+    parts.append(TriggerPart(home, worklist.guarded(ours), worklist.address))
+    parts.append(worklist)
+    ours = worklist.connected(ours)
     ours = settle(Tracking(home, ours, ports), settings.mlflow_uri)
     return Assembly(tuple(parts), tuple(others), ours)

@@ -1,12 +1,16 @@
 """CloudEvents on their way from Kafka over HTTP and back, exactly as Knative's Kafka source and sink write them."""
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from laptop.outbox import Headers
 from lungline.events import UPLOAD_TYPE
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
 
 SOURCE = "/apis/v1/namespaces/lungline/kafkasources/laptop"
 STRUCTURED = "application/cloudevents+json"
@@ -26,9 +30,31 @@ class Record:
     content_type: str | None = None
     milliseconds: int = 0
     """When it was produced, since 1970."""
+    event: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    """Attributes of the CloudEvent that it is itself; empty for any other record."""
+
+    @classmethod
+    def of(cls, message: "Message") -> "Record":
+        """A record as the Kafka client gives it."""
+        headers = {
+            name: value.decode(errors="replace") for name, value in message.headers() or [] if isinstance(value, bytes)
+        }
+        key = message.key()
+        return cls(
+            topic=message.topic() or "",
+            partition=message.partition() or 0,
+            offset=message.offset() or 0,
+            value=message.value() or b"",
+            key=key.encode() if isinstance(key, str) else key,
+            content_type=headers.get("content-type"),
+            milliseconds=message.timestamp()[1],
+            event=_event(headers),
+        )
 
     def attributes(self) -> dict[str, str]:
-        """What Knative's KafkaSource says of a record that is no CloudEvent itself."""
+        """Its own attributes, or what Knative's KafkaSource says of a record that is no CloudEvent itself."""
+        if self.event:
+            return dict(self.event)
         attributes = {
             "specversion": "1.0",
             "type": UPLOAD_TYPE,
@@ -41,6 +67,13 @@ class Record:
             key = self.key.decode(errors="replace")
             attributes |= {"key": key, "partitionkey": key}
         return attributes
+
+
+def _event(headers: Mapping[str, str]) -> dict[str, str]:
+    """The attributes of a CloudEvent in Kafka's binary mode; none when it is not one."""
+    if "ce_specversion" not in headers:
+        return {}
+    return {name[3:]: value for name, value in headers.items() if name.startswith("ce_")}
 
 
 def http_headers(record: Record) -> dict[str, str]:

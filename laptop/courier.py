@@ -1,8 +1,8 @@
-"""Carries records to the predictor, by Knative's rules, until each is taken or a dead letter.
+"""Carries records to a receiver, by Knative's rules, until each is taken or a dead letter.
 
 Knative tries again after statuses from 500 on, 404, 408, 409, 429 and when the sink is silent: here 10 times, after
-0.2 s, 0.4 s, ... 30 s (111 s together). Any other status is a dead letter at once. While the predictor says that it
-is not ready, records wait and no attempt is counted.
+0.2 s, 0.4 s, ... 30 s (111 s together). Any other status is a dead letter at once. While the receiver is away or says
+that it is not ready, records wait and no attempt is counted.
 """
 
 import heapq
@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING
 from laptop.cloudevents import Record, dead_letter_headers, http_headers, reply_headers
 from laptop.outbox import Headers, Outbox
 from laptop.progress import Progress
+from laptop.route import Route
 from laptop.sink import Answer, Gate, Sink
-from lungline.settings import Settings
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message
 
-IN_FLIGHT = 16  # requests at once
 RETRIES = 10
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.2, 30.0
 REFUSED_SECONDS = 1.0
@@ -53,13 +52,13 @@ class Delivery:
 class Courier:
     """Delivers side by side and in no order; what is not delivered when it ends is not finished either."""
 
-    def __init__(self, settings: Settings, sink: Sink) -> None:
-        self._settings = settings
-        self._sink = sink
-        self.gate = Gate(sink)
-        self._outbox = Outbox(settings)
-        self._pool = ThreadPoolExecutor(IN_FLIGHT, "delivery")
-        self._places = threading.Semaphore(IN_FLIGHT)
+    def __init__(self, route: Route, outbox: Outbox) -> None:
+        self._route = route
+        self._sink = Sink(route.url)
+        self.gate = Gate(self._sink)
+        self._outbox = outbox
+        self._pool = ThreadPoolExecutor(route.side_by_side, "delivery")
+        self._places = threading.Semaphore(route.side_by_side)
         self._waiting: list[Delivery] = []
         self._waiting_changed = threading.Condition()
         self._numbers = itertools.count()
@@ -81,13 +80,8 @@ class Courier:
         return True
 
     def carry(self, record: Record, progress: Progress) -> None:
-        """Deliver a record; it is finished in `progress` when the predictor has taken it or it is a dead letter."""
+        """Deliver a record; it is finished in `progress` when it has been taken or is a dead letter."""
         self._send(Delivery(0.0, next(self._numbers), record, progress, progress.begin(record.offset)))
-
-    def serve(self) -> None:
-        """Pass on what the broker answers, until `end`; runs in a thread of its own."""
-        while not self._stopping.is_set():
-            self._outbox.serve(POLL_SECONDS)
 
     def repeat(self) -> None:
         """Deliver again what is due, until `end`; runs in a thread of its own."""
@@ -118,7 +112,8 @@ class Courier:
     def _attempt(self, delivery: Delivery) -> None:
         try:
             if self.gate.wait():
-                self._settle(delivery, self._sink.post(delivery.record.value, http_headers(delivery.record)))
+                headers = http_headers(delivery.record) | self._route.headers
+                self._settle(delivery, self._sink.post(delivery.record.value, headers))
         except Exception:
             log.exception("Delivery of %s failed.", delivery.record)
             self._retry(delivery, Answer(None, b"dispatch error: in the trigger"))
@@ -154,19 +149,22 @@ class Courier:
 
     def _reply(self, delivery: Delivery, answer: Answer) -> None:
         headers = reply_headers(answer.headers)
-        if headers is None:
+        if headers is None or self._route.replies is None:
             delivery.finish()
             return
         attributes = dict(headers)
         key = attributes.get("ce_partitionkey") or attributes.get("ce_subject")
-        self._produce(self._settings.results_topic, answer.body, key, headers, delivery)
+        self._produce(self._route.replies, answer.body, key, headers, delivery)
 
     def _bury(self, delivery: Delivery, answer: Answer) -> None:
         record = delivery.record
         self._count("dead_letters")
-        log.warning("Dead letter: partition %d, offset %d, status %s.", record.partition, record.offset, answer.status)
+        log.warning("The %s did not take %s: status %s.", self._route.name, record, answer.status)
+        if self._route.dead_letters is None:
+            delivery.finish()
+            return
         headers = dead_letter_headers(record, self._sink.url, answer.status or 500, answer.body)
-        self._produce(self._settings.dead_letters_topic, record.value, record.key, headers, delivery)
+        self._produce(self._route.dead_letters, record.value, record.key, headers, delivery)
 
     def _produce(self, topic: str, value: bytes, key: str | bytes | None, headers: Headers, done: Delivery) -> None:
         """Write to Kafka; `done` is finished when the broker has it."""

@@ -5,6 +5,7 @@ equipment, which must not read what others sent. `signing` holds the keys with w
 recognise each other, so that none of its inner ports answers a stranger.
 """
 
+import hmac
 import secrets
 from dataclasses import asdict, dataclass, field
 
@@ -33,6 +34,11 @@ class Credentials:
     owner: Key
     scanner: Key
     signing: dict[str, str] = field(repr=False)
+
+    @property
+    def events(self) -> str:
+        """What the trigger shows the worklist with each event; made of a key that every home has."""
+        return hmac.new(self.signing["signing"].encode(), b"worklist events", "sha256").hexdigest()
 
     @classmethod
     def generate(cls) -> "Credentials":

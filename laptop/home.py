@@ -10,6 +10,7 @@ home/
   store/             objects, and the store's own configuration
   mlflow/            MLflow's database
   predictor/         packages/<version>/, and `current`, a link to the one that serves
+  worklist/          its database, the secret of its cookies, notices on this machine
 """
 
 import json
@@ -35,7 +36,7 @@ class Home:
         try:
             home.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             home.path.chmod(0o700)
-            for folder in ("run", "logs", "store", "mlflow", "predictor"):
+            for folder in ("run", "logs", "store", "mlflow", "predictor", "worklist"):
                 (home.path / folder).mkdir(mode=0o700, exist_ok=True)
         except OSError as exc:
             raise StackError(f"The home folder {home.path} cannot be made: {exc.strerror}.") from exc

@@ -31,6 +31,12 @@ class Ports:
     broker: int
     mlflow: int
     predictor: int
+    worklist: int
+    bridge_metrics: int
+    trigger_metrics: int
+    worklist_metrics: int
+    supervisor_metrics: int
+    prometheus: int
 
     @classmethod
     def choose(cls, kept: "Ports | None" = None) -> "Ports":

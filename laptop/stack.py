@@ -123,7 +123,7 @@ _ADDRESSES = {
     f"LUNGLINE_{name}"
     for name in (
         *("HOME", "S3_ENDPOINT", "S3_REGION", "S3_ACCESS_KEY", "S3_SECRET_KEY"),
-        *("KAFKA_BOOTSTRAP", "MLFLOW_URI", "PREDICTOR_URI"),
+        *("KAFKA_BOOTSTRAP", "MLFLOW_URI", "PREDICTOR_URI", "WORKLIST__URI"),
     )
 }
 

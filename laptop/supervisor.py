@@ -32,7 +32,7 @@ from lungline.settings import Settings, load_settings
 log = logging.getLogger("lungline.supervisor")
 
 # Each group ends before the next: what is under way is finished, and what was done is still written down.
-STOPPING = (("trigger", "bridge"), ("predictor", "mlflow", "broker"), ("store",))
+STOPPING = (("trigger", "bridge"), ("predictor", "worklist", "mlflow", "broker"), ("store",))
 PROBE_SECONDS, WATCH_SECONDS = 0.03, 1.0
 TEND_EVERY = 5  # looks at a part
 SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 30.0

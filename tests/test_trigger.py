@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # pyright: ignore[reportPrivateImportUsage] - as its docs do
+from pydantic import SecretStr
 
 from laptop import courier
 from laptop.broker import running_broker
@@ -24,12 +25,14 @@ from laptop.home import Home
 from laptop.notes import find_note
 from laptop.process import running
 from laptop.sink import Gate, Sink
-from laptop.topics import TRIGGER_GROUP
+from laptop.topics import DEAD_LETTERS_GROUP, RESULTS_GROUP, TRIGGER_GROUP
 from laptop.trigger import Trigger, TriggerPart
-from lungline.settings import Settings
+from lungline.settings import Settings, WorklistSettings
 from tests.kafka_tail import tail
 
 pytestmark = pytest.mark.stack
+
+IN_FLIGHT = 16
 
 # What a sink does with the n-th delivery of a value: a status, and perhaps headers of its answer.
 Behaviour = Callable[[str, int], int | tuple[int, dict[str, str]]]
@@ -140,19 +143,19 @@ def produce(settings: Settings, *values: str, headers: Any = None) -> None:
     assert producer.flush(10) == 0
 
 
-def committed(settings: Settings) -> int:
+def committed(settings: Settings, group: str = TRIGGER_GROUP, topic: str | None = None) -> int:
     """How many records the trigger has noted as done."""
-    consumer = Consumer({"bootstrap.servers": settings.kafka_bootstrap, "group.id": TRIGGER_GROUP})
+    consumer = Consumer({"bootstrap.servers": settings.kafka_bootstrap, "group.id": group})
     try:
-        asked = [TopicPartition(settings.uploads_topic, number) for number in range(3)]
+        asked = [TopicPartition(topic or settings.uploads_topic, number) for number in range(3)]
         return sum(max(0, one.offset) for one in consumer.committed(asked, timeout=10))
     finally:
         consumer.close()
 
 
 @contextmanager
-def triggering(settings: Settings, fake: FakePredictor) -> Iterator[Trigger]:
-    trigger = Trigger(Home.make(settings.home), settings.model_copy(update={"predictor_uri": fake.uri}))
+def triggering(settings: Settings, fake: FakePredictor, worklist: str | None = None) -> Iterator[Trigger]:
+    trigger = Trigger(Home.make(settings.home), settings.model_copy(update={"predictor_uri": fake.uri}), worklist)
     thread = threading.Thread(target=trigger.run)
     thread.start()
     try:
@@ -256,7 +259,7 @@ def test_while_the_predictor_is_not_ready_events_wait_and_use_up_no_attempts(top
         eventually(lambda: find_note(Home(topics.home), "trigger").get("state") == "waiting")
         with tail(topics, topics.dead_letters_topic) as letters:
             assert letters.settled(1) == []
-        assert sum(fake.counts.values()) <= courier.IN_FLIGHT
+        assert sum(fake.counts.values()) <= IN_FLIGHT
         fake.ready = True
         eventually(lambda: len(fake.counts) == 26)
     assert max(fake.counts.values()) < courier.RETRIES
@@ -266,10 +269,10 @@ def test_deliveries_go_side_by_side_but_not_without_limit(topics: Settings) -> N
     gate = threading.Event()
     with fake_predictor(lambda *_: 200 if gate.wait(20) else 500) as fake, triggering(topics, fake):
         produce(topics, *(str(number) for number in range(100)))
-        eventually(lambda: fake.at_once == courier.IN_FLIGHT)
+        eventually(lambda: fake.at_once == IN_FLIGHT)
         gate.set()
         eventually(lambda: len(fake.counts) == 100)
-    assert fake.most_at_once == courier.IN_FLIGHT
+    assert fake.most_at_once == IN_FLIGHT
 
 
 def test_a_trigger_that_was_killed_goes_on_where_nothing_is_lost(topics: Settings) -> None:
@@ -296,6 +299,62 @@ def test_an_orderly_end_leaves_nothing_to_be_delivered_again(topics: Settings) -
                 produce(topics, *(str(number) for number in range(start, start + 20)))
                 eventually(lambda start=start: len(fake.counts) == start + 20)
     assert set(fake.counts.values()) == {1}
+
+
+def as_result(value: str, _: int) -> tuple[int, dict[str, str]]:
+    """What a predictor answers; it refuses poison."""
+    if value == "poison":
+        return 400, {}
+    return 200, {"ce-specversion": "1.0", "ce-id": value, "ce-type": "org.lungline.result.v1", "ce-source": "s"}
+
+
+def test_results_and_dead_letters_go_on_to_the_worklist_as_the_events_that_they_are(topics: Settings) -> None:
+    guarded = topics.model_copy(update={"worklist": WorklistSettings(event_token=SecretStr("sesame"))})
+    with (
+        fake_predictor(as_result) as predictor,
+        fake_predictor(lambda *_: 204) as page,
+        triggering(guarded, predictor, page.uri),
+    ):
+        produce(topics, "a", "poison", "b")
+        eventually(lambda: page.counts == {"done": 2, "poison": 1})
+    told = {headers["ce-id"]: headers for value, headers, _ in page.deliveries if value == "done"}
+    assert set(told) == {"a", "b"}
+    assert {one["ce-type"] for one in told.values()} == {"org.lungline.result.v1"}
+    (letter,) = (headers for value, headers, _ in page.deliveries if value == "poison")
+    assert (letter["ce-type"], letter["ce-knativeerrorcode"]) == ("dev.knative.kafka.event", "400")
+    assert {headers["authorization"] for _, headers, _ in page.deliveries} == {"Bearer sesame"}
+    assert "authorization" not in predictor.deliveries[0][1]
+
+
+def test_a_worklist_that_is_away_holds_no_upload_up_and_misses_nothing(topics: Settings) -> None:
+    values = [str(number) for number in range(40)]
+    with fake_predictor(as_result) as predictor, fake_predictor(lambda *_: 204 if page.ready else 503) as page:
+        page.ready = False
+        with triggering(topics, predictor, page.uri):
+            produce(topics, *values)
+            eventually(lambda: len(predictor.counts) == 40 and committed(topics) == 40)
+            assert find_note(Home(topics.home), "trigger")["state"] == "ready"
+        page.deliveries.clear()
+        page.ready = True
+        with triggering(topics, predictor, page.uri):
+            eventually(lambda: committed(topics, RESULTS_GROUP, topics.results_topic) == 40)
+    assert {headers["ce-id"] for _, headers, _ in page.deliveries} == set(values)
+    assert set(predictor.counts.values()) == {1}
+
+
+def test_what_the_worklist_refuses_is_a_dead_letter_once_and_not_for_ever(topics: Settings) -> None:
+    with (
+        fake_predictor(as_result) as predictor,
+        fake_predictor(lambda *_: 400) as page,
+        triggering(topics, predictor, page.uri),
+    ):
+        produce(topics, "a")
+        eventually(lambda: committed(topics, DEAD_LETTERS_GROUP, topics.dead_letters_topic) == 1)
+        with tail(topics, topics.dead_letters_topic) as letters:
+            (letter,) = letters.settled(0.5)
+    assert dict(letter.headers() or [])["ce_knativeerrordest"] == f"{page.uri}/".encode()
+    assert dict(letter.headers() or [])["ce_type"] == b"org.lungline.result.v1"
+    assert page.counts == {"done": 2}
 
 
 def test_a_sink_that_closes_idle_connections_costs_no_attempt() -> None:

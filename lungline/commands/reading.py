@@ -30,12 +30,9 @@ class Form(StrEnum):
 @worklist.command("link")
 def worklist_link(home: Home = None, as_json: Json = False) -> None:
     """Print a link that signs its first reader in to the worklist; the link before it stops working."""
-    from laptop import stack
     from worklist.commands import login_url
 
-    settings = connected(home)
-    address = stack.status(settings).part("worklist").address
-    url = login_url(settings, *([address] if address else []))
+    url = login_url(connected(home))
     show({"url": url}, as_json, lambda: screen.raw([url]))
 
 

@@ -41,11 +41,11 @@ def demo(
 
 @app.command()
 def up(home: Home = None, as_json: Json = False) -> None:
-    """Start the laptop stack in the background: store, broker, MLflow, bridge, trigger, predictor."""
+    """Start the laptop stack in the background: store, broker, MLflow, bridge, trigger, predictor, worklist."""
     from laptop import stack
 
     settings = configured(home)
-    started = stack.up(settings, screen.part_changed)
+    started = stack.up(settings, screen.part_changed, wait_for=stack.ESSENTIAL | {"worklist"})
     show(asdict(started), as_json, lambda: screen.stack(started.parts))
 
 
