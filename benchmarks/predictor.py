@@ -1,112 +1,229 @@
-"""How fast the predictor is, beside its floor in the same run: `lungline bench`.
+"""How many pictures a second the predictor judges, beside its peers and its floor: `python -m benchmarks.predictor`.
 
-The floor is decode, prepare and LiteRT in a plain loop on one core: what no server can beat there. The predictor is
-asked over HTTP (V1, base64) on kept connections. Ratios hold on a busy machine better than rates do.
+All are up at once and are loaded in turns, several rounds each, so that whatever else the machine does hits them all.
+The floor decodes, prepares and runs LiteRT in a plain loop on one core: what no server can beat for each core it uses.
+"per core" divides by the CPU seconds of the server's process, so it says what a picture costs, whatever else runs.
 """
 
+import argparse
 import base64
-import http.client
 import json
-import subprocess
+import statistics
 import sys
-import threading
+import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
-from lungline.diagnosis import Diagnoser
-from lungline.errors import PackageError
-from lungline.package import Package
+from benchmarks import load, networks
+from benchmarks.servers import Server, free_port, started
+from lungline.package import MODEL, SAVED_MODEL, read_card
 from lungline.phantom import jpeg
 
 SIDE = 224  # pixels
-CONNECTIONS = 8
-START_SECONDS = 60.0
+OURS, KERAS, SAVED, FLOOR = "lungline", "fastapi_keras", "kserve_saved_model", "floor"
+SETTINGS = {
+    OURS: "KServe, LiteRT with 1 thread, one worker of 8 threads",
+    KERAS: "FastAPI, keras.Model.predict, one uvicorn worker, TensorFlow's own threads",
+    SAVED: "KServe, SavedModel signature, one worker, a thread a core, 1 TensorFlow thread each",
+    FLOOR: "decode, prepare and LiteRT in a loop, one process, 1 thread",
+}
 
 
-def measure(folder: Path, port: int, seconds: float = 5.0) -> dict[str, Any]:
-    """Measure the package in a folder; rates are pictures a second, times milliseconds."""
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One contestant's turn: pictures a second, and pictures for each CPU second of its process."""
+
+    rate: float
+    per_core: float
+    cores: float
+    p50: float
+    p99: float
+    load_cpu: float
+
+
+Turn = Callable[[float], Round]
+
+
+def measure(
+    network: str = "recipe",
+    *,
+    package: Path | None = None,
+    rounds: int = 3,
+    seconds: float = 2.0,
+    connections: int = load.CONNECTIONS,
+    peers: bool = True,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Rates of all contestants and their ratios; a peer that fails is named and left out."""
     pictures = [jpeg(seed, opacities=bool(seed % 2), size=SIDE) for seed in range(16)]
-    floor = _floor(folder, pictures, seconds)
-    with _predictor(folder, port) as started:
-        spent = _ask(port, pictures, seconds)
-    served = len(spent) / seconds
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lungline-bench-")))
+        if package is None:
+            say(f"network {network}: making a package")
+            package = networks.make(folder, network)
+        turns: dict[str, Turn] = {FLOOR: _floor(package, pictures)}
+        failed: dict[str, str] = {}
+        for name, (command, path, ready) in _commands(package, folder, peers=peers).items():
+            try:
+                port = free_port()
+                server = stack.enter_context(started([*command, str(port)], port, ready))
+                turns[name] = _served(server, path, pictures, connections)
+                turns[name](0.5)  # its first requests are not its rate
+                say(f"{name} is up")
+            except (OSError, RuntimeError) as exc:
+                failed[name] = str(exc)
+                say(f"{name} failed: {exc}")
+        found = _rounds(turns, failed, rounds, seconds, say)
     return {
+        "network": network,
         "picture": f"{SIDE} px JPEG",
-        "connections": CONNECTIONS,
-        "floor_per_second": round(floor, 1),
-        "predictor_per_second": round(served, 1),
-        "ratio_to_floor": round(served / floor, 3),
-        "p50_ms": round(float(np.percentile(spent, 50)), 2),
-        "p99_ms": round(float(np.percentile(spent, 99)), 2),
-        "start_to_first_prediction_s": round(started, 2),
+        "connections": connections,
+        "rounds": rounds,
+        "seconds_a_round": seconds,
+        "cores": psutil.cpu_count(),
+        "contestants": {name: _contestant(name, done) for name, done in found.items()},
+        "ratios": ratios(found),
+        "failed": failed,
     }
 
 
-def _floor(folder: Path, pictures: list[bytes], seconds: float) -> float:
-    diagnoser = Diagnoser(Package.load(folder))
-    count, end = 0, time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        diagnoser.diagnose(pictures[count % len(pictures)], heatmap=False)
-        count += 1
-    return count / seconds
+def _commands(package: Path, folder: Path, *, peers: bool) -> dict[str, tuple[list[str], str, str]]:
+    """How each server is started (its port comes last), where it takes pictures, and where it says that it is ready."""
+    v1 = "/v1/models/pneumonia:predict"
+    found = {
+        OURS: (["serving", "--model_dir", str(package), "--http_port"], v1, "/v2/health/ready"),
+        SAVED: (
+            ["benchmarks.peers.kserve_saved_model", "--model", str(package / SAVED_MODEL), "--port"],
+            v1,
+            "/v2/health/ready",
+        ),
+    }
+    if (folder / networks.KERAS).exists():
+        keras = ["benchmarks.peers.fastapi_keras", "--model", str(folder / networks.KERAS), "--port"]
+        found[KERAS] = (keras, "/predict", "/health")
+    return found if peers else {OURS: found[OURS]}
 
 
-@contextmanager
-def _predictor(folder: Path, port: int) -> Iterator[float]:
-    """A predictor of its own; gives the seconds from its start until it had predicted a test picture."""
-    began = time.perf_counter()
-    command = [sys.executable, "-m", "serving", "--model_dir", str(folder), "--http_port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        while not _is_ready(port):
-            if process.poll() is not None or time.perf_counter() - began > START_SECONDS:
-                raise PackageError(f"The predictor does not start with the package in {folder}.")
-            threading.Event().wait(0.01)
-        yield time.perf_counter() - began
-    finally:
-        process.terminate()
-        process.wait(10)
+def _floor(package: Path, pictures: list[bytes]) -> Turn:
+    from ai_edge_litert import interpreter
+
+    preparation = read_card(package)[0].preparation
+    make: Any = interpreter.Interpreter
+    lite = make(model_content=(package / MODEL).read_bytes(), num_threads=1)
+    lite.allocate_tensors()
+    into = lite.get_input_details()[0]["index"]
+    outs = [one["index"] for one in lite.get_output_details()]
+
+    def turn(seconds: float) -> Round:
+        count, cpu, began = 0, time.process_time(), time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            prepared = preparation.apply(preparation.decode(pictures[count % len(pictures)]))
+            lite.set_tensor(into, prepared[np.newaxis])
+            lite.invoke()
+            for out in outs:
+                lite.get_tensor(out)
+            count += 1
+        used, spent = time.process_time() - cpu, time.perf_counter() - began
+        return Round(count / spent, count / used, used / spent, spent / count * 1000, 0.0, 0.0)
+
+    return turn
 
 
-def _is_ready(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", "/v2/health/ready")
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-    finally:
-        connection.close()
-
-
-def _ask(port: int, pictures: list[bytes], seconds: float) -> list[float]:
+def _served(server: Server, path: str, pictures: list[bytes], connections: int) -> Turn:
     bodies = [json.dumps({"instances": [{"b64": base64.b64encode(one).decode()}]}) for one in pictures]
-    spent: list[float] = []
-    end = time.perf_counter() + seconds
-    threads = [threading.Thread(target=_load, args=(port, bodies, end, spent)) for _ in range(CONNECTIONS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return spent
 
-
-def _load(port: int, bodies: list[str], end: float, spent: list[float]) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    number = 0
-    while (began := time.perf_counter()) < end:
-        connection.request(
-            "POST", "/v1/models/pneumonia:predict", bodies[number % len(bodies)], {"Content-Type": "application/json"}
+    def turn(seconds: float) -> Round:
+        before = server.cpu()
+        found = load.ask(server.port, path, bodies, seconds=seconds, connections=connections)
+        used = server.cpu() - before
+        if found.failed or not found.count:
+            raise RuntimeError(f"{found.failed} of {found.count} requests failed")
+        # What was under way when the round ended cost as well, and is not counted: it is one in hundreds.
+        done = found.count + connections
+        return Round(
+            found.count / found.seconds, done / used, used / found.seconds, found.p50, found.p99, found.cpu / seconds
         )
-        answer = connection.getresponse()
-        answer.read()
-        if answer.status != 200:
-            raise PackageError(f"The predictor answered {answer.status}.")
-        spent.append((time.perf_counter() - began) * 1000)
-        number += 1
-    connection.close()
+
+    return turn
+
+
+def _rounds(
+    turns: dict[str, Turn], failed: dict[str, str], rounds: int, seconds: float, say: Callable[[str], None]
+) -> dict[str, list[Round]]:
+    found: dict[str, list[Round]] = {name: [] for name in turns}
+    for number, name in _order(list(turns), rounds):
+        if name in failed:
+            continue
+        try:
+            found[name].append(turns[name](seconds))
+            say(f"round {number + 1}/{rounds} {name}: {found[name][-1].rate:.0f}/s")
+        except (OSError, RuntimeError) as exc:
+            failed[name] = str(exc)
+            say(f"{name} failed: {exc}")
+    return {name: done for name, done in found.items() if name not in failed}
+
+
+def _order(names: list[str], rounds: int) -> Iterator[tuple[int, str]]:
+    """Each round the other way round: whoever comes first in one comes last in the next."""
+    for number in range(rounds):
+        yield from ((number, name) for name in (names if number % 2 == 0 else names[::-1]))
+
+
+def _contestant(name: str, done: list[Round]) -> dict[str, Any]:
+    middle = {field: statistics.median(getattr(one, field) for one in done) for field in Round.__slots__}
+    return {
+        "settings": SETTINGS[name],
+        "per_second": round(middle["rate"], 1),
+        "per_core": round(middle["per_core"], 1),
+        "cores_used": round(middle["cores"], 2),
+        "cpu_ms_a_picture": round(1000 / middle["per_core"], 3),
+        "p50_ms": round(middle["p50"], 2),
+        "p99_ms": round(middle["p99"], 2),
+        "load_generator_cores": round(middle["load_cpu"], 3),
+    }
+
+
+def ratios(found: dict[str, list[Round]]) -> dict[str, float]:
+    """The predictor's rate over each peer's, and its rate per core over the floor's: medians of the rounds' ratios."""
+    result: dict[str, float] = {}
+    ours = found.get(OURS, [])
+    for name, done in found.items():
+        if name == OURS or not ours:
+            continue
+        field = "per_core" if name == FLOOR else "rate"
+        pairs = zip(ours, done, strict=False)
+        result[name] = round(statistics.median(getattr(our, field) / getattr(one, field) for our, one in pairs), 3)
+    return result
+
+
+def main() -> None:
+    """Measure, and print one JSON value; progress goes to standard error."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=networks.NETWORKS, default="recipe")
+    parser.add_argument("--package", type=Path, help="a model package instead; then without peer (a)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each turn")
+    parser.add_argument("--connections", type=int, default=load.CONNECTIONS)
+    parser.add_argument("--alone", action="store_true", help="only the predictor and the floor")
+    given = parser.parse_args()
+    found = measure(
+        given.network,
+        package=given.package,
+        rounds=given.rounds,
+        seconds=given.seconds,
+        connections=given.connections,
+        peers=not given.alone,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()

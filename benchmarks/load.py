@@ -1,0 +1,110 @@
+"""A load generator that costs little: one thread, raw sockets, requests made beforehand.
+
+It shares the cores with what it loads. Each connection sends the next picture when the answer to the last has come.
+Run as a process of its own: `python -m benchmarks.load` reads one JSON object of arguments and prints one of figures.
+"""
+
+import json
+import selectors
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+CONNECTIONS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a round came to: answers, seconds, the generator's own CPU seconds, and latencies in milliseconds."""
+
+    count: int
+    failed: int
+    seconds: float
+    cpu: float
+    p50: float
+    p99: float
+
+
+class _Connection:
+    """One connection; `sent` is when its present request left."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sent = 0.0
+        self.answer = b""
+
+    def send(self, request: bytes) -> None:
+        self.answer = b""
+        self.sent = time.perf_counter()
+        self.socket.sendall(request)
+
+    def receive(self) -> int | None:
+        """The status, when the whole answer is here."""
+        chunk = self.socket.recv(262144)
+        if not chunk:
+            raise ConnectionError("the server closed a connection")
+        self.answer += chunk
+        head = self.answer.find(b"\r\n\r\n")
+        if head < 0:
+            return None
+        at = self.answer.lower().find(b"content-length:", 0, head)
+        length = int(self.answer[at + 15 : self.answer.index(b"\r\n", at)])
+        return int(self.answer[9:12]) if len(self.answer) >= head + 4 + length else None
+
+
+def ask(port: int, path: str, bodies: list[str], *, seconds: float, connections: int) -> Figures:
+    """Keep so many POST requests of JSON under way for so many seconds, from a process of its own."""
+    given = {"port": port, "path": path, "bodies": bodies, "seconds": seconds, "connections": connections}
+    command = [sys.executable, "-m", "benchmarks.load"]
+    done = subprocess.run(
+        command, input=json.dumps(given), capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent
+    )
+    if done.returncode:
+        raise RuntimeError(f"The load generator failed: {done.stderr.strip().splitlines()[-1]}")
+    return Figures(**json.loads(done.stdout))
+
+
+def _run(port: int, path: str, bodies: list[str], *, seconds: float, connections: int) -> Figures:
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+    requests = [f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode() for body in bodies]
+    selector = selectors.DefaultSelector()
+    spent: list[float] = []
+    failed = number = 0
+    cpu, began = time.process_time(), time.perf_counter()
+    for _ in range(connections):
+        one = _Connection(port)
+        selector.register(one.socket, selectors.EVENT_READ, one)
+        one.send(requests[number % len(requests)])
+        number += 1
+    waiting = connections
+    while waiting:
+        for key, _ in selector.select(120):
+            one: Any = key.data
+            status = one.receive()
+            if status is None:
+                continue
+            now = time.perf_counter()
+            if now - began > seconds:  # answered too late to count
+                waiting -= 1
+                selector.unregister(one.socket)
+                continue
+            spent.append(now - one.sent)
+            failed += status != 200
+            one.send(requests[number % len(requests)])
+            number += 1
+    used = time.process_time() - cpu
+    spent.sort()
+    return Figures(len(spent), failed, seconds, used, _at(spent, 0.5), _at(spent, 0.99))
+
+
+def _at(spent: list[float], share: float) -> float:
+    return round(spent[min(len(spent) - 1, int(len(spent) * share))] * 1000, 3) if spent else float("nan")
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(_run(**json.load(sys.stdin)))))
