@@ -6,7 +6,6 @@ changes that the store itself had not written to its log when it was killed and 
 `lungline reconcile` finds those uploads.
 """
 
-import hashlib
 import json
 import logging
 import signal
@@ -19,8 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from laptop.bridge_collector import BridgeCollector
 from laptop.certificates import Certificates
 from laptop.changes import Change, Changes
+from laptop.exposition import expose
 from laptop.home import Home
 from laptop.notes import find_note, leave_note, noted_state
 from laptop.outbox import Delivered, Outbox
@@ -30,7 +31,7 @@ from laptop.process import running
 from laptop.progress import Progress
 from laptop.topics import ensure_topics
 from lungline.errors import LunglineError, ObjectGone, Unavailable
-from lungline.events import Upload, minio_record
+from lungline.events import Upload, kafka_key, minio_record
 from lungline.settings import Settings, load_settings
 from lungline.storage import Storage
 
@@ -99,6 +100,23 @@ class Bridge:
         self._refused = threading.Event()
         self._stopping = threading.Event()
         self._changes: Changes | None = None
+        self.last_upload: float | None = None
+        """When the store had the last upload that Kafka has, in seconds since 1970."""
+
+    @property
+    def delivered(self) -> int:
+        """How many uploads Kafka has taken, since the first start in this home."""
+        return self._delivered
+
+    @property
+    def pending(self) -> int:
+        """How many changes wait for Kafka, or behind one that does."""
+        return self._progress.open
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it follows the log of changes."""
+        return self._state == "ready"
 
     def run(self) -> None:
         """Carry records until `stop`."""
@@ -154,6 +172,7 @@ class Bridge:
             if error is None:
                 progress.finish(number)
                 self._delivered += 1
+                self.last_upload = change.moment / 1e9
             elif not self._stopping.is_set() and not self._refused.is_set():
                 log.error("The broker refused upload %s: %s.", upload.identity, error)
                 self._refused.set()
@@ -183,10 +202,8 @@ class Bridge:
         )
 
     def _produce(self, upload: Upload, delivered: Delivered) -> None:
-        # Not MinIO's key `bucket/object`: keys turn up in logs and headers, where no patient's name belongs.
-        key = hashlib.sha256(f"{upload.bucket}/{upload.key}".encode()).hexdigest()[:32]
         value = json.dumps(minio_record(upload), ensure_ascii=False)
-        while not self._outbox.put(self._settings.uploads_topic, value, key, delivered):
+        while not self._outbox.put(self._settings.uploads_topic, value, kafka_key(upload), delivered):
             if self._stopping.wait(NOTE_SECONDS):  # so many wait for the broker: let the log of changes hold the rest
                 return
 
@@ -207,7 +224,9 @@ def main() -> None:
     """Run a bridge until SIGTERM; its one argument is the store's gRPC port."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     settings = load_settings()
-    bridge = Bridge(Home.make(settings.home), settings, int(sys.argv[1]))
+    home = Home.make(settings.home)
+    bridge = Bridge(home, settings, int(sys.argv[1]))
+    expose(home, "bridge", BridgeCollector(bridge))
     signal.signal(signal.SIGTERM, lambda *_: bridge.stop())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the supervisor, which decides who ends when
     bridge.run()

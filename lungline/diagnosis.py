@@ -156,7 +156,7 @@ class _Case:
         diagnosis = replace(diagnosis, timings=timings | diagnosis.timings)
         if diagnosis.label == "Refused":
             return self.close(upload, "refused", diagnosis=diagnosis, found=found)
-        heatmap = results.heatmap_key(upload.identity, self.diagnoser.version)
+        heatmap = results.heatmap_key(upload.identity, self.diagnoser.version, found.modified)
         with _timed(diagnosis.timings, "save_heatmap"):
             self.storage.put(self.bucket, heatmap, diagnosis.heatmap or b"", "image/png")
         return self.close(upload, "judged", diagnosis=diagnosis, found=found, heatmap=heatmap)

@@ -87,6 +87,14 @@ def require_bucket(uploads: list[Upload], bucket: str) -> None:
             raise EventMalformed(f"The event points at bucket {upload.bucket}; only {bucket} is read.")
 
 
+def kafka_key(upload: Upload) -> str:
+    """The key of an upload's event in Kafka: keeps an object's uploads together and does not show the object's key.
+
+    Not MinIO's `bucket/object`: keys turn up in logs and headers, where no patient's name belongs.
+    """
+    return hashlib.sha256(f"{upload.bucket}/{upload.key}".encode()).hexdigest()[:32]
+
+
 def minio_record(upload: Upload) -> dict[str, Any]:
     """The message that MinIO sends for an upload; `parse` gives the upload back."""
     s3_object = {

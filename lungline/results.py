@@ -1,10 +1,13 @@
 """Result records: what was found for an upload, as JSON in the results bucket.
 
-    results/ab/abcdef.../3.json    the record of upload abcdef... by model version 3
-    results/ab/abcdef.../3.png     its heatmap, stored before the record: the record is the commit point
+    results/ab/abcdef.../3.json        the record of upload abcdef... by model version 3
+    latest/8236194741-abcdef...-3.png  its heatmap, stored before the record: the record is the commit point
 
 One record for each upload and model version, found by name alone, so that neither saving nor looking up grows slower
-with the number of records. The record holds the object's key; the bucket is protected, logs are not.
+with the number of records. A heatmap's name begins with the seconds that were left until the year 2286 when the X-ray
+was stored: listed from the beginning, heatmaps give the results of the latest uploads, at no further cost to anybody
+who saves one. A record without a heatmap leaves an empty object there. The record holds the object's key; the bucket
+is protected, logs are not.
 """
 
 from collections.abc import Iterator
@@ -19,6 +22,9 @@ from lungline.package import Card
 from lungline.storage import Storage
 
 PREFIX = "results/"
+LATEST = "latest/"
+
+_LAST_SECOND = 9_999_999_999
 
 Outcome = Literal["judged", "refused", "superseded", "gone"]
 ResultLabel = Literal["Normal", "Pneumonia", "Unsure", "Refused"]
@@ -130,14 +136,16 @@ def record_key(identity: str, version: str) -> str:
     return f"{PREFIX}{identity[:2]}/{identity}/{version}.json"
 
 
-def heatmap_key(identity: str, version: str) -> str:
-    """Where the heatmap of an upload lies in the results bucket."""
-    return f"{PREFIX}{identity[:2]}/{identity}/{version}.png"
+def heatmap_key(identity: str, version: str, uploaded: datetime) -> str:
+    """Where the heatmap of an upload lies in the results bucket; later uploads come first."""
+    return f"{LATEST}{_LAST_SECOND - int(uploaded.timestamp()):010}-{identity}-{version}.png"
 
 
 def save(storage: Storage, bucket: str, record: ResultRecord) -> ResultRecord:
     """Store a record, unless one that knows at least as much is there; returns the one that is there now."""
     data = record.model_dump_json().encode()
+    if record.heatmap is None:
+        storage.put(bucket, _mark(record), b"")
     if storage.put_if_absent(bucket, record.key, data, "application/json"):
         return record
     stored = load(storage, bucket, record.key)
@@ -145,6 +153,12 @@ def save(storage: Storage, bucket: str, record: ResultRecord) -> ResultRecord:
         return stored
     storage.put(bucket, record.key, data, "application/json")
     return record
+
+
+def _mark(record: ResultRecord) -> str:
+    """What stands for a record without a heatmap among the latest."""
+    at = record.read.modified if record.read else record.times.uploaded or record.times.received
+    return heatmap_key(record.upload.identity, record.model.version, at).removesuffix(".png")
 
 
 def load(storage: Storage, bucket: str, key: str) -> ResultRecord:
@@ -158,6 +172,34 @@ def load(storage: Storage, bucket: str, key: str) -> ResultRecord:
 def find(storage: Storage, bucket: str, identity: str) -> list[ResultRecord]:
     """The records of one upload, one for each model version that judged it."""
     return list(_records(storage, bucket, f"{PREFIX}{identity[:2]}/{identity}/"))
+
+
+def is_known(storage: Storage, bucket: str, identity: str) -> bool:
+    """Whether an upload has a record, by whichever model version."""
+    return any(True for _ in storage.list(bucket, f"{PREFIX}{identity[:2]}/{identity}/"))
+
+
+def identities(storage: Storage, bucket: str, shard: str) -> Iterator[str]:
+    """Identities of the uploads that have a record and begin with these two digits, in their order; reads none."""
+    return storage.folders(bucket, f"{PREFIX}{shard}/")
+
+
+def latest(storage: Storage, bucket: str, count: int) -> list[ResultRecord]:
+    """The records of the latest uploads, the latest first; costs the same however many there are."""
+    found: dict[str, tuple[str, ResultRecord]] = {}
+    last = ""
+    for info in storage.list(bucket, LATEST, page_size=2 * count):
+        second, _, rest = info.key.removeprefix(LATEST).partition("-")
+        identity, _, version = rest.removesuffix(".png").partition("-")
+        if len(found) >= count and second != last:
+            break  # all of one second, for the store does not say which of them came first
+        last, key = second, record_key(identity, version)
+        try:
+            found[key] = (second, load(storage, bucket, key))
+        except ObjectGone:  # its record was never written
+            continue
+    records = sorted(found.values(), key=lambda one: one[1].times.done, reverse=True)
+    return [record for _, record in sorted(records, key=lambda one: one[0])][:count]
 
 
 def every(storage: Storage, bucket: str) -> Iterator[ResultRecord]:

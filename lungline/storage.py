@@ -148,15 +148,37 @@ class Storage:
         with _translated(bucket):
             self._client.delete_object(Bucket=bucket, Key=key)
 
-    def list(self, bucket: str, prefix: str = "", start_after: str | None = None) -> Iterator[ObjectInfo]:
+    def list(
+        self, bucket: str, prefix: str = "", start_after: str | None = None, page_size: int = 1000
+    ) -> Iterator[ObjectInfo]:
         """Objects in the order of their keys, from the first after `start_after`; fetched page by page."""
-        asked = {"Bucket": bucket, "Prefix": prefix} | ({"StartAfter": start_after} if start_after else {})
+        asked: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix} | (
+            {"StartAfter": start_after} if start_after else {}
+        )
+        asked["PaginationConfig"] = {"PageSize": min(page_size, 1000)}
         with _translated(bucket):
             for page in self._client.get_paginator("list_objects_v2").paginate(**asked):
                 for entry in page.get("Contents", ()):
-                    yield ObjectInfo(
-                        entry["Key"], _unquoted(entry["ETag"]), entry["Size"], entry["LastModified"].astimezone(UTC)
-                    )
+                    yield _listed(entry)
+
+    def latest(self, bucket: str) -> Iterator[ObjectInfo]:
+        """All objects as they are now, page by page, with version ids where the bucket keeps versions."""
+        with _translated(bucket):
+            if self._client.get_bucket_versioning(Bucket=bucket).get("Status") is None:
+                yield from self.list(bucket)
+                return
+            for page in self._client.get_paginator("list_object_versions").paginate(Bucket=bucket):
+                for entry in page.get("Versions", ()):
+                    if entry["IsLatest"]:
+                        yield _listed(entry)
+
+    def folders(self, bucket: str, prefix: str) -> Iterator[str]:
+        """What lies directly under a prefix that ends with `/` and has something under it; names in their order."""
+        asked = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/"}
+        with _translated(bucket):
+            for page in self._client.get_paginator("list_objects_v2").paginate(**asked):
+                for entry in page.get("CommonPrefixes", ()):
+                    yield entry["Prefix"].removeprefix(prefix).rstrip("/")
 
     def ensure_buckets(self, *buckets: str) -> None:
         """Make the buckets that are not there yet."""
@@ -325,6 +347,17 @@ def _info(key: str, answer: dict[str, Any]) -> ObjectInfo:
         etag=_unquoted(answer["ETag"]),
         size=int(answer["ContentLength"]),
         modified=answer["LastModified"].astimezone(UTC),
+        version_id=None if version_id == "null" else version_id,
+    )
+
+
+def _listed(entry: dict[str, Any]) -> ObjectInfo:
+    version_id = entry.get("VersionId")
+    return ObjectInfo(
+        key=entry["Key"],
+        etag=_unquoted(entry["ETag"]),
+        size=int(entry["Size"]),
+        modified=entry["LastModified"].astimezone(UTC),
         version_id=None if version_id == "null" else version_id,
     )
 

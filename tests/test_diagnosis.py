@@ -116,8 +116,9 @@ def test_an_upload_is_judged_and_saved(store: Storage, diagnoser: Diagnoser, upl
     assert record.model.sha256 == diagnoser.package.sha256
     assert upload.uploaded_at == record.times.uploaded
     assert received == record.times.received <= record.times.done
-    assert record.heatmap == f"results/{upload.identity[:2]}/{upload.identity}/1.png"
-    assert store.get(RESULTS, results.heatmap_key(upload.identity, "1")).data == direct.heatmap
+    assert record.heatmap is not None
+    assert record.heatmap == results.heatmap_key(upload.identity, "1", record.read.modified)
+    assert store.get(RESULTS, record.heatmap).data == direct.heatmap
     assert results.load(store, RESULTS, record.key) == record
     assert set(record.timings) == {"fetch", "decode", "prepare", "predict", "observe", "explain", "save_heatmap"}
 
@@ -247,3 +248,32 @@ def test_a_record_that_is_damaged_is_said_so(store: Storage) -> None:
 def test_every_record_can_be_listed(store: Storage, diagnoser: Diagnoser, upload: Upload) -> None:
     record = judge_upload(upload, diagnoser, store, SETTINGS)
     assert record in list(results.every(store, RESULTS))
+
+
+def test_the_latest_results_come_first_whatever_their_outcome(store: Storage, diagnoser: Diagnoser) -> None:
+    bucket = "lungline-latest"
+    store.ensure_buckets(bucket)
+    ours = SETTINGS.model_copy(update={"results_bucket": bucket})
+    uploads = [put(store, f"latest/{number}.jpeg", jpeg(number, opacities=True)) for number in range(3)]
+    uploads.append(put(store, "latest/not an image.jpeg", b"not an image"))
+    records = [judge_upload(upload, diagnoser, store, ours) for upload in uploads]
+    judge_upload(uploads[0], diagnoser, store, ours)  # a duplicate is no later result
+    gone = judge_upload(Upload(UPLOADS, "latest/gone.jpeg", etag="e"), diagnoser, store, ours)
+    found = results.latest(store, bucket, 10)
+    assert sorted(found, key=lambda record: record.times.done) == [*records, gone]
+    assert results.latest(store, bucket, 10)[:2] == results.latest(store, bucket, 2)
+    store.put(bucket, results.heatmap_key("0" * 32, "1", datetime.now(UTC)), b"its record was never written")
+    assert results.latest(store, bucket, 10) == found
+
+
+def test_an_upload_is_known_by_its_record_and_not_by_its_heatmap(
+    store: Storage, diagnoser: Diagnoser, upload: Upload
+) -> None:
+    assert not results.is_known(store, RESULTS, upload.identity)
+    store.put(RESULTS, results.heatmap_key(upload.identity, "1", datetime.now(UTC)), b"png")
+    assert not results.is_known(store, RESULTS, upload.identity)
+    judge_upload(upload, diagnoser, store, SETTINGS)
+    assert results.is_known(store, RESULTS, upload.identity)
+    known = list(results.identities(store, RESULTS, upload.identity[:2]))
+    assert upload.identity in known
+    assert known == sorted(known)

@@ -13,7 +13,7 @@ from sqlalchemy import select
 
 from lungline import phantom
 from lungline.images import Preparation, decode, heatmap_png
-from lungline.results import ResultRecord, heatmap_key
+from lungline.results import ResultRecord
 from lungline.storage import Storage
 from tests.chromium import running_chromium
 from tests.object_store import running_store
@@ -56,7 +56,7 @@ def upload(store: Storage, number: int, probability: float = 0.9, **changes: Any
     result = record(number, probability, key=key, etag=store.put("xray-uploads", key, data), heatmap=True, **changes)
     cam = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
     png = heatmap_png(decode(data), cam, Preparation())
-    store.put("lungline-results", heatmap_key(result.upload.identity, result.model.version), png)
+    store.put("lungline-results", result.heatmap or "", png)
     return result
 
 

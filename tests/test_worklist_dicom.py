@@ -11,7 +11,7 @@ from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian,
 
 from lungline.errors import DataError
 from lungline.images import Preparation, decode, heatmap_png
-from lungline.results import PictureFacts, ResultRecord, heatmap_key
+from lungline.results import PictureFacts, ResultRecord
 from lungline.storage import Storage
 from tests.object_store import running_store
 from tests.worklist_site import home, record, running_site, wait
@@ -55,7 +55,7 @@ def judged(store: Storage, data: bytes) -> ResultRecord:
     result = record(key="clinic/image.dcm", etag=etag, heatmap=True, arrived=now)
     picture = decode(data)
     cam = np.full((4, 4), 0.8, np.float32)
-    store.put("lungline-results", heatmap_key(result.upload.identity, "1"), heatmap_png(picture, cam, Preparation()))
+    store.put("lungline-results", result.heatmap or "", heatmap_png(picture, cam, Preparation()))
     return result.model_copy(update={"picture": PictureFacts(format="dicom", width=80, height=96)})
 
 

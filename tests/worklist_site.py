@@ -51,7 +51,7 @@ def record(number: int = 0, probability: float | None = 0.9, **changes: Any) -> 
     if judged:
         chance = probability or 0.0
         label = "Pneumonia" if chance >= 0.7 else "Normal" if chance < 0.3 else "Unsure"
-    heatmap = heatmap_key(upload.identity, version) if changes.get("heatmap") else None
+    heatmap = heatmap_key(upload.identity, version, arrived) if changes.get("heatmap") else None
     return ResultRecord(
         id=f"{upload.identity}-{version}",
         outcome=outcome,

@@ -1,0 +1,162 @@
+"""Dead letters are delivered again, after whatever kept them from being taken has been mended.
+
+What was replayed is remembered as the committed offset of a consumer group, so each dead letter is replayed once, by
+whichever process; one that dies again is a new dead letter. Letters older than `since` count as settled from then on.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, cast
+
+from lungline.errors import EventMalformed, KafkaUnavailable
+from lungline.events import RESULT_TYPE, RESULTS_TYPE, kafka_key, parse, require_bucket
+from lungline.kafka import bootstrap, client_options
+from lungline.recovery.sending import Headers, Sender
+from lungline.settings import Settings
+
+if TYPE_CHECKING:
+    from confluent_kafka import Consumer, Message, TopicPartition
+
+GROUP = "lungline-replay"
+TIMEOUT_SECONDS = 10
+# Committed together; after a crash so many may be sent again, which does no harm.
+BATCH = 500
+# What Knative notes of a failure; the event itself did not have it.
+_FAILURE = ("ce_knativeerrordest", "ce_knativeerrorcode", "ce_knativeerrordata")
+
+
+@dataclass(slots=True)
+class Replayed:
+    """What a replay came to, in dead letters: `hopeless` are no event of ours, and no fix can make them one."""
+
+    replayed: int = 0
+    older: int = 0
+    hopeless: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A dead letter on its way back: the topic that it goes to, and the message as it first was."""
+
+    topic: str
+    value: bytes
+    key: str | bytes | None
+    headers: Headers
+
+
+def addressed(value: bytes, key: str | bytes | None, headers: Headers, settings: Settings) -> Letter | None:
+    """Where a dead letter belongs: uploads to their topic, results to theirs; None for what is neither."""
+    said = dict(headers)
+    if said.get("ce_type") in {RESULT_TYPE.encode(), RESULTS_TYPE.encode()}:
+        kept: Headers = [(name, text) for name, text in headers if name not in _FAILURE]
+        return Letter(settings.results_topic, value, key, kept)
+    try:
+        uploads = parse(value)
+        require_bucket(uploads, settings.uploads_bucket)
+    except EventMalformed:
+        return None
+    if not uploads:
+        return None
+    content: Headers = [("content-type", said["content-type"])] if "content-type" in said else []
+    # Not the key that came: stores put the object's key there.
+    return Letter(settings.uploads_topic, value, kafka_key(uploads[0]), content)
+
+
+def replay(settings: Settings, *, since: datetime | None = None, again: bool = False) -> Replayed:
+    """Deliver the dead letters that are there now, those since a moment if one is given; `again` repeats replayed ones.
+
+    Raises KafkaUnavailable; what had been sent by then may be sent once more by the next replay.
+    """
+    from confluent_kafka import KafkaException
+
+    found = Replayed()
+    consumer = _consumer(settings)
+    try:
+        sender = Sender(settings)
+        held: dict[int, int] = {}
+        for message in _letters(consumer, settings.dead_letters_topic, again=again):
+            _deliver(message, since, settings, sender, found)
+            held[message.partition() or 0] = (message.offset() or 0) + 1
+            if (found.replayed + found.older + found.hopeless) % BATCH == 0:
+                _settle(consumer, sender, settings, held)
+        _settle(consumer, sender, settings, held)
+    except KafkaException as exc:
+        raise KafkaUnavailable(f"The Kafka broker at {bootstrap(settings)} does not answer.") from exc
+    finally:
+        consumer.close()
+    return found
+
+
+def _deliver(message: "Message", since: datetime | None, settings: Settings, sender: Sender, found: Replayed) -> None:
+    if since and message.timestamp()[1] < since.timestamp() * 1000:
+        found.older += 1
+        return
+    letter = addressed(message.value() or b"", message.key(), cast("Headers", message.headers() or []), settings)
+    if letter is None:
+        found.hopeless += 1
+        return
+    sender.send(letter.topic, letter.value, letter.key, letter.headers)
+    found.replayed += 1
+
+
+def _settle(consumer: "Consumer", sender: Sender, settings: Settings, held: dict[int, int]) -> None:
+    """Remember what was replayed, once the brokers have it."""
+    from confluent_kafka import TopicPartition
+
+    sender.flush()
+    if held:
+        topic = settings.dead_letters_topic
+        offsets = [TopicPartition(topic, number, offset) for number, offset in held.items()]
+        consumer.commit(offsets=offsets, asynchronous=False)
+
+
+def _letters(consumer: "Consumer", topic: str, *, again: bool) -> Iterator["Message"]:
+    """Dead letters from the first that was not replayed to the last that is there now, and none that come later."""
+    ends: dict[int, int] = {}
+    starts: list[TopicPartition] = []
+    for start, end in _ranges(consumer, topic, again=again):
+        if start.offset < end:
+            ends[start.partition] = end
+            starts.append(start)
+    consumer.assign(starts)
+    while ends:
+        message = consumer.poll(TIMEOUT_SECONDS)
+        if message is None:
+            # The last offsets may hold no letter: marks of transactions, or what has been deleted.
+            if all(one.offset >= ends.get(one.partition, 0) for one in consumer.position(starts)):
+                return
+            raise KafkaUnavailable("The Kafka broker does not give out the dead letters that it says it has.")
+        if message.error():
+            raise KafkaUnavailable("The Kafka broker broke off while it gave out dead letters.")
+        number, offset = message.partition() or 0, message.offset() or 0
+        if number in ends and offset < ends[number]:
+            yield message
+        if offset + 1 >= ends.get(number, 0):
+            ends.pop(number, None)
+
+
+def _ranges(consumer: "Consumer", topic: str, *, again: bool) -> Iterator[tuple["TopicPartition", int]]:
+    """For each partition where to begin, and the offset of the next letter to come."""
+    from confluent_kafka import TopicPartition
+
+    known = consumer.list_topics(topic, timeout=TIMEOUT_SECONDS).topics[topic].partitions
+    asked = [TopicPartition(topic, number) for number in known]
+    for one in consumer.committed(asked, timeout=TIMEOUT_SECONDS):
+        low, high = consumer.get_watermark_offsets(TopicPartition(topic, one.partition), timeout=TIMEOUT_SECONDS)
+        first = low if again or one.offset < 0 else max(low, one.offset)
+        # A topic that was made anew counts from the beginning again.
+        yield TopicPartition(topic, one.partition, first if first <= high else low), high
+
+
+def _consumer(settings: Settings) -> "Consumer":
+    from confluent_kafka import Consumer
+
+    options: dict[str, Any] = {
+        "group.id": GROUP,
+        "enable.auto.commit": False,
+        "auto.offset.reset": "earliest",
+        "reconnect.backoff.max.ms": 1000,
+        "log_level": 0,
+    }
+    return Consumer(client_options(settings) | options)
