@@ -11,7 +11,7 @@ import pytest
 from lungline import results
 from lungline.events import RESULT_TYPE, Upload, minio_record
 from tests.object_store import running_store
-from tests.worklist_site import Site, headers, home, record, running_site
+from tests.worklist_site import Site, headers, home, record, running_site, wait
 from worklist import entries
 from worklist.entries import Counters, Filter
 
@@ -123,16 +123,30 @@ def test_events_need_the_token_when_there_is_one(tmp_path: Path) -> None:
         assert httpx.post(site.url, content=record().model_dump_json(), headers=said).status_code == 204
 
 
-def test_dead_letters_and_deidentified_uploads_are_counted_once(site: Site) -> None:
+def send_letter(site: Site, body: bytes | str) -> httpx.Response:
+    letter = headers("dev.knative.kafka.event") | {"ce-knativeerrorcode": "400"}
+    return httpx.post(f"{site.url}/dead-letters", content=body, headers=letter, timeout=30)
+
+
+def test_dead_letters_are_counted_once_and_shown_without_any_result(site: Site) -> None:
+    following = lines(site, "", [])
+    next(line for line in following if line.startswith("data:"))
     for body in (b"first", b"second", b"first"):
-        letter = headers("dev.knative.kafka.event") | {"ce-knativeerrorcode": "400"}
-        assert httpx.post(f"{site.url}/dead-letters", content=body, headers=letter).status_code == 204
-    body = json.dumps({"identity": "a" * 32})
-    for _ in range(2):
-        said = headers("org.lungline.deidentified.v1")
-        assert httpx.post(site.url, content=body, headers=said).status_code == 204
-    assert (count(site).dead_lettered, count(site).deidentified) == (2, 1)
-    assert httpx.post(site.url, content=b"{}", headers=headers("org.lungline.deidentified.v1")).status_code == 400
+        assert send_letter(site, body).status_code == 204
+    assert count(site).dead_lettered == 2
+    assert next(line for line in following if '"dead_lettered": 2' in line)
+
+
+def test_images_in_the_research_bucket_are_counted_as_deidentified(tmp_path: Path) -> None:
+    with running_store(tmp_path, "lungline-results") as store, running_site(home(tmp_path), store) as site:
+        site.send(record(1, 0.5))
+        wait(lambda: count(site).unsure == 1)
+        assert count(site).deidentified == 0
+        store.ensure_buckets("lungline-research")
+        for name in ("unsure/ab/abc.png", "unsure/ab/abc.json"):
+            store.put("lungline-research", name, b"{}")
+        site.send(record(2, 0.5))
+        wait(lambda: count(site).deidentified == 1)
 
 
 def test_an_event_of_several_uploads_brings_all_of_them_or_none(site: Site) -> None:
@@ -150,11 +164,12 @@ def test_the_dead_letter_of_a_refused_image_brings_its_record_from_the_store(tmp
         refused = record(outcome="refused")
         results.save(store, "lungline-results", refused)
         facts = refused.upload
-        letter = json.dumps(minio_record(Upload(facts.bucket, facts.key, None, facts.etag)))
-        said = headers("dev.knative.kafka.event") | {"ce-knativeerrorcode": "400"}
-        for _ in range(2):
-            assert httpx.post(f"{site.url}/dead-letters", content=letter, headers=said, timeout=30).status_code == 204
+        for sequencer in ("1", "2"):  # sent twice, it is still the same upload
+            letter = minio_record(Upload(facts.bucket, facts.key, None, facts.etag, sequencer))
+            assert send_letter(site, json.dumps(letter)).status_code == 204
         assert (count(site).refused, count(site).dead_lettered) == (1, 1)
+        site.send(record())  # after a fix it was delivered again
+        assert (count(site).refused, count(site).dead_lettered) == (0, 0)
 
 
 def lines(site: Site, query: str, seen: list[str]) -> Iterator[str]:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
@@ -14,7 +15,7 @@ from lungline.errors import DataError, LunglineError, ObjectGone
 from lungline.results import ResultRecord
 from lungline.settings import Settings
 from lungline.storage import Storage
-from worklist import meters, notices, readings
+from worklist import entries, meters, notices, readings, signals
 from worklist.access import signer
 from worklist.database import Database
 from worklist.dicom_out import capture, capture_key
@@ -24,6 +25,8 @@ from worklist.rules import LOCAL_FILE, Rule
 from worklist.tables import Record
 
 EVERY_SECONDS = 1.0
+# Images that the predictor could not keep at once are kept later, without an event.
+RECOUNT_SECONDS = 60.0
 
 _log = logging.getLogger(__name__)
 
@@ -42,11 +45,12 @@ class Chores:
         self._pictures = Pictures(storage, settings)
         self._stopping = asyncio.Event()
         self._signer = signer(settings, "acknowledge")
+        self._unsure, self._recount = -1, 0.0
 
     async def run(self) -> None:
         """Do one round after the other until stopped."""
         while not self._stopping.is_set():
-            for chore in (self.send_notices, self.save_readings, self.save_captures):
+            for chore in (self.send_notices, self.save_readings, self.save_captures, self.count_deidentified):
                 await run_in_threadpool(_attempt, chore)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), EVERY_SECONDS)
@@ -97,6 +101,17 @@ class Chores:
             self._save_capture(record)
             with self._database.writing() as session:
                 session.execute(update(Record).where(Record.id == record.id).values(capture=0))
+
+    def count_deidentified(self) -> None:
+        """Count the research bucket's images when there is a new unsure one, and now and then."""
+        with self._database.reading() as session:
+            unsure = entries.count_unsure(session)
+        if unsure == self._unsure and time.monotonic() < self._recount:
+            return
+        self._unsure, self._recount = unsure, time.monotonic() + RECOUNT_SECONDS
+        found = signals.count_research(self._storage, self._settings)
+        with self._database.writing() as session:
+            signals.note_research(session, found)
 
     def _save_capture(self, record: ResultRecord) -> None:
         bucket = self._settings.results_bucket

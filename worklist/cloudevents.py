@@ -12,10 +12,8 @@ from lungline.errors import EventMalformed
 from lungline.events import MAX_EVENT_BYTES, RESULT_TYPE, RESULTS_TYPE, Upload
 from lungline.results import ResultRecord
 
-DEIDENTIFIED_TYPE = "org.lungline.deidentified.v1"
 STRUCTURED = "application/cloudevents+json"
 
-_IDENTITY = re.compile(r"[0-9a-f]{32}")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -54,15 +52,6 @@ def results_of(event: CloudEvent) -> list[ResultRecord]:
     if event.type != RESULT_TYPE:
         raise EventMalformed(f"Expected a CloudEvent of type {RESULT_TYPE}.")
     return [_result(data)]
-
-
-def identity_of(event: CloudEvent) -> str:
-    """The identity of the upload that an event names. Raises EventMalformed."""
-    data = cast("dict[str, Any]", event.data) if isinstance(event.data, dict) else {}
-    identity = data.get("identity")
-    if not isinstance(identity, str) or not _IDENTITY.fullmatch(identity):
-        raise EventMalformed("The event names no upload by its identity.")
-    return identity
 
 
 def check(record: ResultRecord) -> None:

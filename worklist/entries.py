@@ -12,8 +12,9 @@ from urllib.parse import urlencode
 from sqlalchemy import ColumnElement, Select, and_, func, select, tuple_
 from sqlalchemy.orm import Session
 
+from worklist import signals
 from worklist.priority import MISSING, RANGES
-from worklist.tables import Entry, Signal, microseconds
+from worklist.tables import Entry, microseconds
 
 View = Literal["unread", "read", "all", "missing"]
 Sort = Literal["urgent", "newest"]
@@ -184,6 +185,11 @@ def versions(session: Session) -> list[str]:
     return sorted(session.scalars(select(Entry.version).distinct()), key=lambda version: (len(version), version))[::-1]
 
 
+def count_unsure(session: Session) -> int:
+    """How many uploads the model is unsure of."""
+    return session.scalar(select(func.count()).select_from(Entry).where(Entry.label == "Unsure")) or 0
+
+
 @dataclass(frozen=True, slots=True)
 class Counters:
     """How many uploads there are of each kind."""
@@ -205,8 +211,6 @@ def count(session: Session) -> Counters:
         Entry.outcome, Entry.label, Entry.read
     )
     rows = [cast("tuple[str, str | None, int, int]", tuple(row)) for row in session.execute(asked)]
-    kinds = select(Signal.kind, func.count()).group_by(Signal.kind)
-    signals = {cast("str", kind): cast("int", number) for kind, number in session.execute(kinds)}
 
     def total(*, outcome: str = "", label: str = "", unread: bool = False, shown: bool = False) -> int:
         return sum(
@@ -224,8 +228,8 @@ def count(session: Session) -> Counters:
         refused=total(outcome="refused"),
         unread=total(unread=True, shown=True),
         urgent=total(label="Pneumonia", unread=True),
-        deidentified=signals.get("deidentified", 0),
-        dead_lettered=signals.get("dead-lettered", 0),
+        deidentified=signals.deidentified(session),
+        dead_lettered=signals.dead_lettered(session),
     )
 
 

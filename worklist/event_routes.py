@@ -3,7 +3,6 @@
 import hashlib
 import secrets
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from fastapi import APIRouter, Request, Response
 from sqlalchemy import select
@@ -14,11 +13,9 @@ from lungline import results
 from lungline.errors import EventMalformed
 from lungline.events import MAX_EVENT_BYTES, UPLOAD_TYPE, parse
 from lungline.results import ResultRecord
-from worklist import cloudevents, meters
-from worklist.cloudevents import DEIDENTIFIED_TYPE
+from worklist import cloudevents, meters, signals
 from worklist.notices import take_in
 from worklist.service import Forbidden, Here, Worklist
-from worklist.tables import Signal
 
 router = APIRouter()
 
@@ -28,10 +25,7 @@ async def receive(request: Request, here: Here) -> Response:
     """A CloudEvent. 204: taken in, or known already; 400: no retry can help; 503: send it again."""
     _authorise(request, here)
     event = cloudevents.parse(request.headers, await _body(request))
-    if event.type == DEIDENTIFIED_TYPE:
-        await run_in_threadpool(_signal, here, "deidentified", cloudevents.identity_of(event), "")
-    else:
-        await run_in_threadpool(_take_in, here, cloudevents.results_of(event))
+    await run_in_threadpool(_take_in, here, cloudevents.results_of(event))
     here.live.nudge()
     return Response(status_code=204)
 
@@ -91,10 +85,7 @@ def _take_letter(here: Worklist, body: bytes, code: str) -> None:
         uploads = []
     for upload in uploads:
         _take_in(here, results.find(here.storage, here.settings.results_bucket, upload.identity))
-    _signal(here, "dead-lettered", hashlib.sha256(body).hexdigest()[:32], code)
-
-
-def _signal(here: Worklist, kind: str, name: str, reason: str) -> None:
+    names = [upload.identity for upload in uploads] or [hashlib.sha256(body).hexdigest()[:32]]
     with here.database.writing() as session:
-        if session.get(Signal, (kind, name)) is None:
-            session.add(Signal(kind=kind, id=name, reason=reason, at=datetime.now(UTC)))
+        for name in names:
+            signals.note_dead_letter(session, name, code)

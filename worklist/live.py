@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from worklist import entries
+from worklist import entries, signals
 from worklist.database import Database, DatabaseUnavailable
 from worklist.entries import Counters, Cursor, Filter
 from worklist.tables import Entry, microseconds
@@ -57,6 +58,7 @@ class Live:
         self._pages: set[Page] = set()
         self._seen: dict[str, int] = {}
         self._last = microseconds(datetime.now(UTC))
+        self._signalled = (0, 0)
         self._nudge = asyncio.Event()
         self._closing = False
         self._process, self._told = secrets.token_hex(4), 0
@@ -83,8 +85,9 @@ class Live:
                 await asyncio.wait_for(self._nudge.wait(), POLL_SECONDS)
             self._nudge.clear()
             try:
-                changed = await run_in_threadpool(self._changed)
-                if changed != []:
+                changed, signalled = await run_in_threadpool(self._look)
+                if changed != [] or signalled != self._signalled:
+                    self._signalled = signalled
                     self.counters = await self._count()
                     self._tell(changed)
             except DatabaseUnavailable as exc:
@@ -125,17 +128,20 @@ class Live:
         except DatabaseUnavailable:
             return self.counters
 
-    def _changed(self) -> list[Entry] | None:
-        """Entries that changed since the last look; None when there are too many to be told one by one."""
+    def _look(self) -> tuple[list[Entry] | None, tuple[int, int]]:
+        """Entries that changed since the last look, None when there are too many to be told one by one; signals."""
         with self._database.reading() as session:
-            asked = select(Entry.identity, Entry.touched).where(Entry.touched > self._last - _OVERLAP)
-            found = {row[0]: row[1] for row in session.execute(asked)}
-            fresh = [identity for identity, touched in found.items() if self._seen.get(identity) != touched]
-            self._seen = found
-            self._last = max([self._last, *found.values()])
-            if len(fresh) > BURST:
-                return None
-            return list(session.scalars(select(Entry).where(Entry.identity.in_(fresh)))) if fresh else []
+            return self._changed(session), signals.state(session)
+
+    def _changed(self, session: Session) -> list[Entry] | None:
+        asked = select(Entry.identity, Entry.touched).where(Entry.touched > self._last - _OVERLAP)
+        found = {row[0]: row[1] for row in session.execute(asked)}
+        fresh = [identity for identity, touched in found.items() if self._seen.get(identity) != touched]
+        self._seen = found
+        self._last = max([self._last, *found.values()])
+        if len(fresh) > BURST:
+            return None
+        return list(session.scalars(select(Entry).where(Entry.identity.in_(fresh)))) if fresh else []
 
     def _tell(self, changed: list[Entry] | None) -> None:
         self._told += 1

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from lungline import results
 from lungline.errors import EventMalformed, ObjectGone
 from lungline.storage import Storage
-from worklist import ingest, readings
+from worklist import ingest, readings, signals
 from worklist.cloudevents import check
 from worklist.database import Database
 from worklist.readings import ReadingRecord
@@ -47,6 +47,8 @@ def rebuild(
                     odd += 1
                 else:
                     added += ingest.add(session, record)
+                    if record.outcome == "refused":  # its event was dead-lettered
+                        signals.note_dead_letter(session, record.upload.identity, "400")
         count += len(batch)
         if on_progress:
             on_progress(count)
