@@ -48,7 +48,7 @@ def judge(
     paired bootstrap, without it the plain difference of the two figures.
     """
     floors = [_floor(evaluation, name, settings) for name in ("auc", "accuracy", "sensitivity", "specificity")]
-    ceilings = [_ceiling(evaluation, name, settings) for name in ("ece", "unsure")]
+    ceilings = [_ceiling(evaluation, name, settings) for name in ("ece", "unsure_rate")]
     rules = [*floors, *ceilings, _refusals(evaluation, settings)]
     if champion is not None:
         rules.append(_against(evaluation, champion, settings.margin, paired))

@@ -70,7 +70,7 @@ class Evaluation(BaseModel):
     sensitivity: float | None
     specificity: float | None
     ece: float | None = Field(description="Expected calibration error of the probability, 15 bins of equal width.")
-    unsure: float | None = Field(description="Share of pictures in the Unsure band.")
+    unsure_rate: float | None = Field(description="Share of pictures in the Unsure band.")
     sensitivity_decided: float | None = Field(description="Sensitivity outside the Unsure band.")
     specificity_decided: float | None = Field(description="Specificity outside the Unsure band.")
     confusion: dict[str, int] = Field(description="tp, fn, tn, fp at the operating point.")
@@ -80,7 +80,7 @@ class Evaluation(BaseModel):
 
     def figures(self) -> dict[str, float]:
         """The single numbers, by name, for a tracking server or a model card."""
-        names = ("auc", "accuracy", "sensitivity", "specificity", "ece", "unsure")
+        names = ("auc", "accuracy", "sensitivity", "specificity", "ece", "unsure_rate")
         values = {name: getattr(self, name) for name in (*names, "sensitivity_decided", "specificity_decided")}
         return {name: float(value) for name, value in values.items() if value is not None}
 
@@ -200,7 +200,7 @@ def _figures(labels: Labels, probabilities: Floats, called: NDArray[Any], operat
         "sensitivity": share(positive, sick),
         "specificity": share(~positive, ~sick),
         "ece": ece(labels, probabilities),
-        "unsure": share(~decided),
+        "unsure_rate": share(~decided),
         "sensitivity_decided": share(called == "Pneumonia", sick & decided),
         "specificity_decided": share(called == "Normal", ~sick & decided),
     }

@@ -33,6 +33,8 @@ NOT_A_CHEST = "the picture does not look like a frontal chest X-ray"
 
 Label = Literal["Normal", "Pneumonia", "Unsure"]
 
+_LEAST_RISE = 1.0  # log odds between strongest and weakest region below which a map is flat, and stays pale
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -116,8 +118,9 @@ class Card(_Part):
 class Prediction:
     """What the model says about one picture.
 
-    `probability` is the calibrated risk of pneumonia. `cam` (h, w) in 0..1 is the probability that each region alone
-    would give. `chest` in 0..1 is the likeness to a frontal chest X-ray, None where the model has no such check.
+    `probability` is the calibrated risk of pneumonia. `cam` (h, w) in 0..1 says where the evidence for it lies: the
+    strongest region has the picture's probability, the weakest 0. `chest` in 0..1 is the likeness to a frontal chest
+    X-ray, None where the model has no such check.
     `embedding` (16,) sums the picture up for drift monitoring, None where the model is older than that.
     """
 
@@ -180,7 +183,7 @@ class Package:
     def _judge(self, outputs: dict[str, NDArray[np.float32]]) -> Prediction:
         calibrate = self.card.calibration.probability
         probability = float(calibrate(outputs["logit"]).ravel()[0])
-        cam = calibrate(outputs["cam"][0]).astype(np.float32)
+        cam = _evidence(self.card.calibration.scale * outputs["cam"][0], probability)
         label = label_of(probability, self.card.thresholds)
         embedding = outputs["embedding"][0] if "embedding" in outputs else None
         if self.card.chest is None:
@@ -189,6 +192,15 @@ class Package:
         if chest < self.card.chest.threshold:
             return Prediction(probability, "Unsure", cam, chest, (NOT_A_CHEST,), embedding)
         return Prediction(probability, label, cam, chest, embedding=embedding)
+
+
+def _evidence(odds: NDArray[np.float32], probability: float) -> NDArray[np.float32]:
+    """Where the evidence lies: regions' log odds (h, w) above the weakest one's, scaled to the picture's risk.
+
+    Probabilities of regions would not do: of a sure picture nearly all are 1, which says how sure but not where.
+    """
+    rise = odds - odds.min()
+    return (probability * rise / max(float(rise.max()), _LEAST_RISE)).astype(np.float32)
 
 
 def label_of(probability: float, thresholds: Thresholds) -> Label:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from starlette.responses import JSONResponse
 
 import lungline.errors
@@ -105,7 +106,8 @@ class Server(ModelServer):
 
 def _protocol(judging: Judging, dataplane: DataPlane) -> FastAPI:
     """KServe's protocol beside the judging itself: liveness, readiness, metadata, metrics; and the documentation."""
-    app = FastAPI(title="Lungline predictor", description=documentation.ABOUT, version=documentation.VERSION)
+    about = {"title": "Lungline predictor", "description": documentation.ABOUT, "version": documentation.VERSION}
+    app = FastAPIOffline(**about)  # hospitals' networks do not reach the CDN that FastAPI's own page loads from
     v1, v2 = V1Endpoints(dataplane), V2Endpoints(dataplane)
     routes = {
         "/": dataplane.live,

@@ -13,7 +13,7 @@ from lungline.settings import load_settings
 
 # Two epochs on phantoms teach little; what is tested is the way, not the figures.
 FLOORS = [f"--set=gate.{name}=0" for name in ("auc", "accuracy", "sensitivity", "specificity")]
-CEILINGS = [f"--set=gate.{name}=1" for name in ("ece", "unsure", "refused")]
+CEILINGS = [f"--set=gate.{name}=1" for name in ("ece", "unsure_rate", "refused")]
 ARGUMENTS = ["--exit", "--json", "--data", "phantom:120", "--set=train.epochs=2", *FLOORS, *CEILINGS]
 
 

@@ -34,7 +34,7 @@ def test_a_good_model_passes_every_rule() -> None:
 
 @pytest.mark.parametrize(
     ("figure", "value"),
-    [("auc", 0.5), ("accuracy", 0.5), ("sensitivity", 0.5), ("specificity", 0.5), ("ece", 0.5), ("unsure", 0.5)],
+    [("auc", 0.5), ("accuracy", 0.5), ("sensitivity", 0.5), ("specificity", 0.5), ("ece", 0.5), ("unsure_rate", 0.5)],
 )
 def test_each_rule_fails_alone_and_says_by_how_much(figure: str, value: float) -> None:
     verdict = judge(evaluation(**{figure: value}), None, GateSettings(), synthetic=False)
@@ -62,7 +62,7 @@ def test_a_model_as_good_as_the_champion_passes() -> None:
 
 def test_a_model_that_loses_more_than_the_margin_fails_alone_on_that_rule() -> None:
     worse = scores(0.35)
-    settings = GateSettings(accuracy=0, sensitivity=0, specificity=0, ece=1, unsure=1, auc=0)
+    settings = GateSettings(accuracy=0, sensitivity=0, specificity=0, ece=1, unsure_rate=1, auc=0)
     verdict = judge(summarise(worse, THRESHOLDS), evaluation(), settings, synthetic=False, paired=(worse, GOOD))
     assert [rule.name for rule in verdict.rules if not rule.passed] == ["auc_gain"]
     assert "champion" in verdict.sentence

@@ -30,7 +30,7 @@ def test_figures_are_taken_at_the_operating_point_of_the_card() -> None:
     assert (found.n, found.refused) == (5, 1)
     assert (found.accuracy, found.sensitivity, found.specificity) == (3 / 5, 2 / 3, 1 / 2)
     assert found.confusion == {"tp": 2, "fn": 1, "tn": 1, "fp": 1}
-    assert found.unsure == 2 / 5
+    assert found.unsure_rate == 2 / 5
     assert (found.sensitivity_decided, found.specificity_decided) == (1, 1)
     assert found.per_class["PNEUMONIA"] == {"Normal": 0, "Unsure": 1, "Pneumonia": 2}
 
@@ -40,7 +40,7 @@ def test_intervals_hold_their_figure_and_repeat() -> None:
     rows = scored(*((int(y), float(np.clip(0.3 + 0.4 * y + random.normal(0, 0.2), 0, 1))) for y in np.arange(200) % 2))
     first, second = summarise(rows, THRESHOLDS, seed=5), summarise(rows, THRESHOLDS, seed=5)
     assert first == second
-    for name in ("auc", "accuracy", "sensitivity", "specificity", "unsure"):
+    for name in ("auc", "accuracy", "sensitivity", "specificity", "unsure_rate"):
         interval = first.intervals[name]
         assert interval.low <= getattr(first, name) <= interval.high
         assert interval.low < interval.high

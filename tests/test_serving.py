@@ -2,6 +2,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import struct
@@ -498,7 +499,10 @@ def test_the_metrics_tell_of_requests_results_and_the_model(predictor: Predictor
 
 
 def test_the_documentation_shows_every_way_to_ask(predictor: Predictor) -> None:
-    assert predictor.http.get("/docs").status_code == 200
+    page = predictor.http.get("/docs").text
+    assert "https://" not in page
+    for address in re.findall(r"(?:src|href)=\"(/[^\"]+)", page):
+        assert predictor.http.get(address).status_code == 200, address
     described = predictor.http.get("/openapi.json").json()["paths"]
     for path in (PREDICT, INFER, "/predict", METADATA, "/v2/health/ready"):
         assert path in described

@@ -54,7 +54,8 @@ def train(  # noqa: PLR0917  # Typer makes options of them, whatever their kind
     settings = started(home, assignments, data=data, policy=policy)
     summary = run_local(settings, screen.pipeline_event, reuse=not fresh)
     links = {"MLflow": summary.mlflow_url, "Report": summary.report}
-    value = summary.model_dump(mode="json")
+    figures = summary.evaluation.figures()
+    value = {name: figures.get(name) for name in ("auc", "ece", "unsure_rate")} | summary.model_dump(mode="json")
     show(value, as_json, lambda: screen.training(summary.evaluation, summary.verdict, summary.next, links))
     if summary.data.notice:
         screen.notice(summary.data.notice)

@@ -25,7 +25,7 @@ _NAMES = {
     "sensitivity": "Sensitivity",
     "specificity": "Specificity",
     "ece": "Expected calibration error (15 bins)",
-    "unsure": "Share Unsure",
+    "unsure_rate": "Share Unsure",
     "sensitivity_decided": "Sensitivity outside the Unsure band",
     "specificity_decided": "Specificity outside the Unsure band",
 }
@@ -138,13 +138,13 @@ def _figure_rows(evaluation: Evaluation) -> Table:
 
 
 def _slice_rows(parts: dict[str, Evaluation]) -> Table:
-    columns = ("auc", "accuracy", "sensitivity", "specificity", "unsure")
+    columns = ("auc", "accuracy", "sensitivity", "specificity", "unsure_rate")
     rows = [(name, str(one.n), *(_number(getattr(one, key)) for key in columns)) for name, one in parts.items()]
     return ("Slice", "Pictures", "AUC", "Accuracy", "Sensitivity", "Specificity", "Unsure"), rows
 
 
 def _robustness_rows(robustness: Robustness) -> Table:
-    columns = ("auc", "accuracy", "sensitivity", "specificity", "unsure")
+    columns = ("auc", "accuracy", "sensitivity", "specificity", "unsure_rate")
     rows = [
         (row.corruption, str(row.strength), *(_number(getattr(row, key)) for key in columns)) for row in robustness.rows
     ]

@@ -27,7 +27,7 @@ class Spoilt(BaseModel):
     accuracy: float | None
     sensitivity: float | None
     specificity: float | None
-    unsure: float | None
+    unsure_rate: float | None
     doubted: int
 
 
@@ -68,7 +68,7 @@ def measure(
     return Robustness(rows=tuple(rows), auc=float(np.mean(known)) if known else None)
 
 
-_FIGURES = ("auc", "accuracy", "sensitivity", "specificity", "unsure")
+_FIGURES = ("auc", "accuracy", "sensitivity", "specificity", "unsure_rate")
 
 
 def _sample(cases: list[Case], most: int) -> list[Case]:
