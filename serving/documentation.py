@@ -29,7 +29,8 @@ _PREDICTION = {
     "model_name": "pneumonia",
     "model_version": "3",
 }
-_ERROR = {"application/json": {"example": {"error": "The file's content is not an image; expected JPEG, PNG, TIFF, BMP, WebP or DICOM."}}}
+_REFUSED = "The file's content is not an image; expected JPEG, PNG, TIFF, BMP, WebP or DICOM."
+_ERROR = {"application/json": {"example": {"error": _REFUSED}}}
 
 
 def _responses(content: dict[str, Any], description: str) -> dict[str, dict[str, Any]]:
