@@ -145,11 +145,8 @@ def _served(server: Server, path: str, pictures: list[bytes], connections: int) 
         used = server.cpu() - before
         if found.failed or not found.count:
             raise RuntimeError(f"{found.failed} of {found.count} requests failed")
-        # What was under way when the round ended cost as well, and is not counted: it is one in hundreds.
-        done = found.count + connections
-        return Round(
-            found.count / found.seconds, done / used, used / found.seconds, found.p50, found.p99, found.cpu / seconds
-        )
+        rate, each = found.count / found.seconds, found.count / used
+        return Round(rate, each, used / found.seconds, found.p50, found.p99, found.cpu / found.seconds)
 
     return turn
 
