@@ -20,6 +20,6 @@ def promote(version: str, verdict: str) -> None:
             by="policy:auto",
             reason=verdict,
             settings=settings,
-            deployment=deployment_of(settings),
+            deployment=deployment_of(settings, step.progress),
         )
         step.conclude(done.sentence, version=done.version, replaced=done.replaced, changed=done.changed)

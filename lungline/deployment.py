@@ -9,6 +9,7 @@ import json
 import os
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -36,8 +37,15 @@ class Deployment(Protocol):
         ...
 
 
-def deployment_of(settings: Settings) -> Deployment:
-    """Where the settings have models served; the one place that decides it."""
+def deployment_of(settings: Settings, on_progress: Callable[[str], None] = lambda _: None) -> Deployment:
+    """Where the settings have models served; the one place that decides it.
+
+    `on_progress` hears a sentence whenever something changes, where that takes a while.
+    """
+    if settings.deployment == "cluster":
+        from lungline.cluster.inference_service import ClusterDeployment
+
+        return ClusterDeployment.from_settings(settings, on_progress=on_progress)
     return LaptopDeployment.from_settings(settings)
 
 

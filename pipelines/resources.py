@@ -26,6 +26,7 @@ ADDRESSES = (
     "mlflow_uri",
     "experiment",
     "model_name",
+    "deployment",
 )
 """Settings that a step is told by the config map; what a run is asked comes by its parameters."""
 

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from lungline.cluster.canary import Comparison, Figures, PrometheusUnavailable, compare, figures, watch
+from lungline.cluster.canary import Comparison, Figures, PrometheusUnavailable, Watched, compare, figures, watch
 from lungline.cluster.inference_service import ClusterDeployment
 from lungline.errors import PromotionRefused
 from tests.cluster import Cluster, api_of, running_cluster
@@ -72,8 +72,8 @@ def test_a_canary_that_is_no_worse_stays(cluster: Cluster) -> None:
     there = on_trial(cluster)
     looks: list[Comparison] = []
     with prometheus(seen()) as uri:
-        said = watch(there, uri, seconds=0.05, on_look=looks.append, poll_seconds=0.02)
-    assert said == "Version 2 is no worse than version 1 (100 requests)."
+        seen_it = watch(there, uri, seconds=0.05, on_look=looks.append, poll_seconds=0.02)
+    assert seen_it == Watched(True, False, "Version 2 is no worse than version 1 (100 requests).")
     assert there.canary() == ("2", 10)
     assert looks[0].champion == Figures(900.0, 0.0, 0.2)
 
@@ -85,9 +85,10 @@ def test_a_canary_that_is_no_worse_stays(cluster: Cluster) -> None:
 def test_a_canary_that_is_worse_is_withdrawn_by_itself(cluster: Cluster, worse: dict[str, float], why: str) -> None:
     there = on_trial(cluster)
     with prometheus(seen(**worse)) as uri:
-        said = watch(there, uri, seconds=60, poll_seconds=0.02)
-    assert why in said
-    assert said.endswith("Version 2 takes no requests any more; version 1 serves.")
+        seen_it = watch(there, uri, seconds=60, poll_seconds=0.02)
+    assert (seen_it.passed, seen_it.withdrawn) == (False, True)
+    assert why in seen_it.sentence
+    assert seen_it.sentence.endswith("Version 2 takes no requests any more; version 1 serves.")
     assert there.canary() is None
     assert there.serving() == "1"
 
@@ -95,7 +96,9 @@ def test_a_canary_that_is_worse_is_withdrawn_by_itself(cluster: Cluster, worse: 
 def test_a_few_requests_say_nothing(cluster: Cluster) -> None:
     there = on_trial(cluster)
     with prometheus(seen(count=10.0, errors=9.0)) as uri:
-        assert "too few requests" in watch(there, uri, seconds=0, poll_seconds=0.02)
+        seen_it = watch(there, uri, seconds=0, poll_seconds=0.02)
+    assert "too few requests" in seen_it.sentence
+    assert not seen_it.passed
     assert there.canary() == ("2", 10)
 
 

@@ -180,6 +180,15 @@ def test_a_canary_is_withdrawn_at_once_and_a_later_version_serves(cluster: Clust
     assert there.revisions()["3"].startswith("pneumonia-predictor-")
 
 
+def test_a_canary_that_has_failed_meanwhile_is_withdrawn_all_the_more(cluster: Cluster) -> None:
+    install(cluster)
+    there = deployment(cluster)
+    there.deploy(uri(1), "1")
+    there.try_out(uri(2), "2", 10)
+    cluster.revisions[-1]["plays"] = "crashing"
+    assert there.withdraw() == "Version 2 takes no requests any more; version 1 serves."
+
+
 def test_a_canary_that_does_not_come_up_changes_nothing(cluster: Cluster) -> None:
     install(cluster)
     there = deployment(cluster)

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from lungline.cluster.inference_service import ClusterDeployment
 from lungline.errors import PromotionRefused, Unavailable
-from lungline.lineage.promotion import Promotion, promote, prove
+from lungline.lineage.promotion import Promotion, promote, prove, rollback
 from lungline.registry import Registry
 from lungline.settings import Settings
 
@@ -51,6 +51,15 @@ class Comparison:
     worse: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What came of a watch; `passed` says that the canary is no worse on enough requests, `withdrawn` that it went."""
+
+    passed: bool
+    withdrawn: bool
+    sentence: str
+
+
 def start(version: str | None, percent: int, *, settings: Settings, deployment: ClusterDeployment) -> str:
     """Try a version out, the challenger when none is named; one sentence.
 
@@ -76,6 +85,15 @@ def finish(*, by: str, reason: str, settings: Settings, deployment: ClusterDeplo
     return promote(canary[0], by=by, reason=reason, settings=settings, deployment=deployment)
 
 
+def take_back(*, by: str, reason: str, settings: Settings, deployment: ClusterDeployment) -> Promotion:
+    """Withdraw the canary where one is out, else roll back to the champion before; raises what `rollback` raises."""
+    if deployment.canary() is None:
+        return rollback(by=by, reason=reason, settings=settings, deployment=deployment)
+    sentence = deployment.withdraw()
+    champion = deployment.serving() or ""
+    return Promotion(champion, champion, changed=False, sentence=sentence)
+
+
 def watch(
     deployment: ClusterDeployment,
     prometheus_uri: str,
@@ -83,8 +101,8 @@ def watch(
     seconds: float,
     on_look: Callable[[Comparison], None] = lambda _: None,
     poll_seconds: float = 15.0,
-) -> str:
-    """Compare the canary with the champion for a while, and withdraw it as soon as it is worse; one sentence.
+) -> Watched:
+    """Compare the canary with the champion for a while, and withdraw it as soon as it is worse.
 
     Raises PromotionRefused when no canary is out, and PrometheusUnavailable: a canary that nobody can see is left to
     the person who asked, who is told.
@@ -98,11 +116,12 @@ def watch(
         seen = compare(*(figures(prometheus_uri, revisions[one]) for one in (canary[0], champion)))
         on_look(seen)
         if seen.worse:
-            return f"{seen.worse} {deployment.withdraw()}"
+            return Watched(passed=False, withdrawn=True, sentence=f"{seen.worse} {deployment.withdraw()}")
         if time.monotonic() > deadline:
             enough = seen.canary.requests >= LEAST_REQUESTS
             verdict = "is no worse than" if enough else "had too few requests to be compared with"
-            return f"Version {canary[0]} {verdict} version {champion} ({seen.canary.requests:.0f} requests)."
+            sentence = f"Version {canary[0]} {verdict} version {champion} ({seen.canary.requests:.0f} requests)."
+            return Watched(passed=enough, withdrawn=False, sentence=sentence)
         time.sleep(poll_seconds)
 
 

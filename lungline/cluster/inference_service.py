@@ -35,6 +35,7 @@ NAMESPACE = "lungline"
 MANAGER, INSTALLER = "lungline-promotion", "lungline-install"
 READY_SECONDS = 240
 """Shorter than a promotion's lease (five minutes), longer than Knative's own limit in the manifest (200 s)."""
+POLL_SECONDS = 1.0
 FAILED_SECONDS = 15
 """How long a condition must say False: while a revision starts it may say so for a moment."""
 
@@ -54,7 +55,7 @@ class ClusterDeployment:
         namespace: str = NAMESPACE,
         *,
         on_progress: Callable[[str], None] = lambda _: None,
-        poll_seconds: float = 1.0,
+        poll_seconds: float = POLL_SECONDS,
         ready_seconds: float = READY_SECONDS,
         failed_seconds: float = FAILED_SECONDS,
     ) -> None:
@@ -71,13 +72,11 @@ class ClusterDeployment:
     def from_settings(
         cls,
         settings: Settings,
-        *,
-        namespace: str = NAMESPACE,
-        context: str | None = None,
         on_progress: Callable[[str], None] = lambda _: None,
     ) -> "ClusterDeployment":
         """The deployment of the settings' model on the cluster that this process runs in, or that kubectl talks to."""
-        return cls(KubernetesApi.connect(context), settings.model_name, namespace, on_progress=on_progress)
+        api = KubernetesApi.connect(settings.kube_context)
+        return cls(api, settings.model_name, on_progress=on_progress, poll_seconds=POLL_SECONDS)
 
     def deploy(self, package_uri: str, version: str) -> str:
         """Give all requests to a package and wait until it has them; a canary of the same version is finished.
@@ -103,7 +102,7 @@ class ClusterDeployment:
         if found is None or version is None or self.canary() is None:
             raise PackageError(f"No canary of {self._name} is out; nothing was changed.")
         self._apply(uri_of(found), version, 0)
-        self._await(version, share=0)
+        self._await(version, share=0)  # whether it is well or not: a canary that fails must go all the more
         return f"Version {version} takes no requests any more; version {self.serving()} serves."
 
     def serving(self) -> str | None:
@@ -157,12 +156,12 @@ class ClusterDeployment:
         said = ""
         while True:
             standing = self._seen()
-            if standing.ready and standing.shares.get(version, 0) == share:
+            if standing.gives(version, share):
                 return
             now = time.monotonic()
             doubted = (doubted or now) if standing.doubt else None
             lasting = standing.doubt if doubted is not None and now - doubted > self._failed_seconds else None
-            if why := standing.failed or lasting:
+            if share and (why := standing.failed or lasting):
                 raise ModelNotReady(f"Version {version} does not come up: {why}{self._trouble()}")
             sentence = standing.sentence(version)
             if now > deadline:

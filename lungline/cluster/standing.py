@@ -22,6 +22,12 @@ class Standing:
     doubt: str | None = None
     """Why it may not be; a condition that says False."""
 
+    def gives(self, version: str, share: int) -> bool:
+        """Whether a version takes this share, and is ready for it; with 0, whether others take everything."""
+        if share == 0:
+            return sum(self.shares.values()) == 100 and not self.shares.get(version)
+        return self.ready and self.shares.get(version, 0) == share
+
     def sentence(self, version: str) -> str:
         """How far a version has come."""
         others = [f"version {one} {share} %" for one, share in self.shares.items() if one not in (None, version)]

@@ -22,6 +22,7 @@ Data = Annotated[
     typer.Option(help="A folder, a zip, an .npz, medmnist:SIZE, s3://bucket/prefix, phantom[:N], or auto."),
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE, such as train.epochs=10; repeatable.")]
+Context = Annotated[str | None, typer.Option(help="Context of the kubeconfig, for another cluster than the current.")]
 By = Annotated[str, typer.Option(help="Who decides.")]
 Reason = Annotated[str, typer.Option(help="Why.")]
 
@@ -40,10 +41,16 @@ def configured(home: Path | None = None, assignments: list[str] | None = None, *
 
 
 def connected(home: Path | None = None, assignments: list[str] | None = None, **named: Any) -> "Settings":
-    """Settings completed with the addresses and credentials of the running stack."""
+    """Settings completed with the addresses and credentials of the running stack.
+
+    On a cluster there is no stack to ask: the settings name everything.
+    """
+    settings = configured(home, assignments, **named)
+    if settings.deployment == "cluster":
+        return settings
     from laptop import stack
 
-    return stack.connect(configured(home, assignments, **named))
+    return stack.connect(settings)
 
 
 def started(home: Path | None = None, assignments: list[str] | None = None, **named: Any) -> "Settings":

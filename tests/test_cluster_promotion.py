@@ -1,0 +1,184 @@
+"""Promotions on a cluster from the command line and from the pipeline's step: real registry, Kubernetes made small."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.promote import promote as promote_step
+from lungline import cli
+from lungline.cluster import inference_service
+from lungline.cluster.kubernetes_api import ClusterRefused
+from lungline.deployment import deployment_of
+from lungline.lineage import tracking
+from lungline.package import CodeFacts, DataFacts
+from lungline.registry import Registry
+from lungline.settings import Settings, load_settings, variable
+from tests.cluster import Cluster, running_cluster
+from tests.test_canary import prometheus
+from tests.tiny_package import write_tiny_package
+
+MODEL = "cluster-model"
+WHO = ("--by", "Dr. A", "--reason", "better on our own films")
+REAL = DataFacts(name="films", digest="d" * 64, synthetic=False)
+
+
+@pytest.fixture(scope="module")
+def registered(services: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Settings of a registry with three versions that were trained on real films."""
+    folder = tmp_path_factory.mktemp("registered")
+    named = {**services, "model_name": MODEL, "experiment": MODEL, "home": str(folder / "home")}
+    settings = load_settings(named)
+    for number in "123":
+        write_tiny_package(folder / number, seed=int(number), version=None, data=REAL)
+        (folder / f"run-{number}").mkdir()
+        tracking.new_record(settings, REAL, CodeFacts(version="0.1.0")).save(folder / f"run-{number}")
+        run = tracking.settle(settings, folder / f"run-{number}")
+        Registry(settings).register(folder / number, run_id=run, pipeline_run="pipe/7", figures={"auc": 0.98})
+    return named
+
+
+@pytest.fixture
+def cluster(registered: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A cluster that kubectl knows, and the addresses of the registry in the environment, as a person has them."""
+    monkeypatch.setattr(inference_service, "POLL_SECONDS", 0.01)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    for name, value in registered.items():
+        monkeypatch.setenv(variable(name), value)
+    with running_cluster() as running:
+        config = tmp_path / "kubeconfig"
+        config.write_text(yaml.safe_dump(kubeconfig(running.address)))
+        monkeypatch.setenv("KUBECONFIG", str(config))
+        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(config))
+        yield running
+
+
+def kubeconfig(address: str) -> dict[str, Any]:
+    context = {"cluster": "here", "user": "me"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "elsewhere",
+        "clusters": [
+            {"name": "here", "cluster": {"server": address}},
+            {"name": "elsewhere", "cluster": {"server": "http://127.0.0.1:9"}},
+        ],
+        "users": [{"name": "me", "user": {}}],
+        "contexts": [
+            {"name": "here", "context": context},
+            {"name": "elsewhere", "context": context | {"cluster": "elsewhere"}},
+        ],
+    }
+
+
+class Terminal:
+    """What a person types, and what comes back."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+        self.said = ""
+
+    def run(self, *arguments: str) -> Any:
+        """The JSON value of a command that must succeed."""
+        assert self.code(*arguments, "--json") == 0, self.said
+        return json.loads(self.out)
+
+    def code(self, *arguments: str) -> int:
+        self._monkeypatch.setattr("sys.argv", ["lungline", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        shown = self._capsys.readouterr()
+        self.out, self.said = shown.out, shown.err
+        return int(ended.value.code or 0)
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Terminal:
+    return Terminal(monkeypatch, capsys)
+
+
+HERE = ("--on", "cluster", "--context", "here")
+
+
+def test_a_version_is_promoted_tried_finished_and_taken_back(
+    cluster: Cluster, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = terminal.run("promote", "1", *HERE, *WHO)
+    assert done["sentence"] == f"Version 1 serves as lungline/{MODEL}."
+    assert "Version 1 takes 0 % of the requests." in terminal.said, "progress"
+    predictor = cluster.services[MODEL]["spec"]["predictor"]
+    assert predictor["model"]["storageUri"] == f"s3://lungline-models/{MODEL}/1/"
+
+    tried = terminal.run("promote", "2", *HERE, "--canary", "10")
+    assert tried["canary"] == {"version": "2", "percent": 10}
+    assert predictor["canaryTrafficPercent"] == 10
+    champion, canary = (f"{MODEL}-predictor-{number:05}" for number in (2, 3))
+    fine = {(one, "count"): 200.0 for one in (champion, canary)} | {(one, "p99"): 0.2 for one in (champion, canary)}
+    with prometheus(fine) as address:
+        watched = ("--watch", "0", "--prometheus", address, "--finish")
+        finished = terminal.run("promote", *HERE, *watched, *WHO)
+    assert finished["watched"]["passed"] is True
+    assert finished["promotion"]["version"] == "2"
+    assert "canary 200 requests, 0.0% errors, p99 0.20 s" in terminal.said
+    assert "canaryTrafficPercent" not in predictor
+
+    terminal.run("promote", "3", *HERE, "--canary", "25")
+    taken = terminal.run("rollback", *HERE, *WHO)
+    assert taken["sentence"] == "Version 3 takes no requests any more; version 2 serves."
+    back = terminal.run("rollback", *HERE, *WHO)
+    assert (back["version"], back["replaced"]) == ("1", "2")
+    monkeypatch.setenv("LUNGLINE_DEPLOYMENT", "cluster")  # no laptop stack is asked for
+    assert [entry["version"] for entry in terminal.run("history") if entry["act"] == "promoted"] == ["1", "2", "1"]
+
+
+def test_a_canary_that_is_worse_goes_by_itself_and_is_not_finished(cluster: Cluster, terminal: Terminal) -> None:
+    terminal.run("promote", "1", *HERE, *WHO)
+    terminal.run("promote", "2", *HERE, "--canary", "10")
+    revisions = [one["metadata"]["name"] for one in cluster.revisions[-2:]]
+    worse = {(one, "count"): 200.0 for one in revisions} | {(revisions[1], "errors"): 40.0}
+    with prometheus(worse) as address:
+        watched = ("--watch", "60", "--prometheus", address, "--finish")
+        assert terminal.code("promote", *HERE, *watched, *WHO, "--json") == 1
+    told = json.loads(terminal.out)
+    assert told["watched"]["withdrawn"] is True
+    assert "fails 20.0% of its requests" in told["watched"]["sentence"]
+    assert "promotion" not in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["promote", "1", *HERE], "give --by and --reason"),
+        (["promote", "--finish", *HERE], "give --by and --reason"),
+        (["promote", "1", "--watch", "1", *HERE], "give no version"),
+        (["promote", "--watch", "1", *HERE], "--watch needs --prometheus"),
+        (["promote", "--canary", "100", *HERE], "less than or equal to 99"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_asked(
+    cluster: Cluster, terminal: Terminal, arguments: list[str], why: str
+) -> None:
+    assert terminal.code(*arguments) == 2
+    assert why in " ".join(terminal.said.replace("│", " ").split())
+    assert cluster.asked == []
+
+
+def test_the_pipelines_step_promotes_by_the_setting_that_its_config_map_gives(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LUNGLINE_DEPLOYMENT", "cluster")
+    monkeypatch.setenv("LUNGLINE_KUBE_CONTEXT", "here")  # in a pod the cluster is the pod's own
+    step: Any = promote_step
+    step.python_func(version="3", verdict="The gate passed.")
+    assert cluster.services[MODEL]["spec"]["predictor"]["model"]["storageUri"].endswith("/3/")
+    assert f"Version 3 serves as lungline/{MODEL}." in capsys.readouterr().out
+
+
+def test_a_context_that_is_not_there_is_one_sentence(cluster: Cluster) -> None:
+    settings = Settings(deployment="cluster", kube_context="nowhere")
+    with pytest.raises(ClusterRefused, match="There is no way to a cluster"):
+        deployment_of(settings)
+    assert cluster.asked == []
