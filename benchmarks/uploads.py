@@ -1,5 +1,4 @@
-"""From upload to saved result through the whole stack, and how many uploads a second it takes: `python -m
-benchmarks.uploads`.
+"""From upload to saved result through the whole stack, calm and in a storm: `python -m benchmarks.uploads`.
 
 A stack of its own in a temporary home: store, broker, bridge, trigger, predictor, worklist; no MLflow, which uploads
 never meet. Uploads come at set moments, whether earlier ones have their results or not. A result is saved when the
@@ -7,7 +6,6 @@ store's own log of changes has its record.
 """
 
 import argparse
-import hashlib
 import json
 import statistics
 import sys
@@ -100,12 +98,13 @@ def burst(settings: Settings, pictures: Path, name: str, *, rate: float, count: 
         "store_put_p50_ms": round(statistics.median((one.ended - one.began) / 1e6 for one in sent), 1),
         "cpu_ms_an_upload": {part: round(value / count * 1000, 2) for part, value in used.items()}
         | {"load generator": round(sender_cpu / count * 1000, 2)},
+        "resident_mb": {part: round(process.memory_info().rss / 2**20) for part, process in processes.items()},
         "stages_ms": _stages(settings, list(wanted)[-200:]),
     }
 
 
 def _stages(settings: Settings, identities: list[str]) -> dict[str, float]:
-    """Median milliseconds by stage, as the records tell; from the store's clock to the predictor's is "to predictor"."""
+    """Median milliseconds by stage, as the records tell; `to predictor` counts from when the store had the object."""
     storage = Storage.from_settings(settings)
     records = [one for name in identities for one in results.find(storage, settings.results_bucket, name)]
     stages: dict[str, list[float]] = {}

@@ -1,0 +1,149 @@
+"""What the thousandth and the hundred-thousandth result cost: `python -m benchmarks.history`.
+
+A store of its own is filled up to each size with uploads, records and heatmaps' names; then one result is saved and
+found, the latest are listed, and all uploads are reconciled with all results. Milliseconds, medians.
+"""
+
+import argparse
+import hashlib
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.filler import Filler
+from laptop.store import running_store
+from lungline import results
+from lungline.events import Upload
+from lungline.recovery.reconcile import reconcile
+from lungline.results import ModelFacts, Operating, ResultRecord, Times, UploadFacts
+from lungline.settings import Settings, load_settings
+from lungline.storage import Storage
+
+SIZES = (1_000, 10_000, 100_000)
+MISSING = 5
+REPEATS = 25
+VERSION = "1"
+FIRST = 1_700_000_000  # when the first upload was stored; then one a second
+
+
+def measure(sizes: tuple[int, ...] = SIZES, *, say: Callable[[str], None]) -> dict[str, Any]:
+    """Figures for each size."""
+    found: dict[str, Any] = {}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lungline-bench-")))
+        settings = stack.enter_context(running_store(folder, load_settings({"home": folder})))
+        storage, filled = Storage.from_settings(settings), 0
+        storage.exists(settings.results_bucket, "nothing")  # what the first call imports is no cost of the second
+        for size in sizes:
+            began = time.perf_counter()
+            with Filler(settings) as filler:
+                for number in range(filled, size):
+                    _fill(filler, settings, number)
+            filled = size
+            say(f"{size} results are in the store after {time.perf_counter() - began:.0f} s")
+            found[str(size)] = _costs(storage, settings, size)
+        storage.close()
+    return found
+
+
+def _fill(filler: Filler, settings: Settings, number: int) -> None:
+    upload, moment = _upload(settings, number), FIRST + number
+    filler.put(upload.bucket, upload.key, _content(number), moment)
+    if number % 1000 >= MISSING:  # the others have lost their event
+        record = _record(upload, moment)
+        filler.put(settings.results_bucket, record.heatmap or "", b"", moment)
+        filler.put(settings.results_bucket, record.key, record.model_dump_json().encode(), moment)
+
+
+def _costs(storage: Storage, settings: Settings, size: int) -> dict[str, float]:
+    bucket = settings.results_bucket
+    fresh = iter(range(10**9 + size, 10**9 + size + REPEATS))
+    known = [_upload(settings, number * size // REPEATS + MISSING).identity for number in range(REPEATS)]
+    asked = iter(known)
+    sent: list[Upload] = []
+
+    def save() -> None:
+        upload = _upload(settings, next(fresh))
+        record = _record(upload, int(time.time()))
+        storage.put(bucket, record.heatmap or "", b"")
+        results.save(storage, bucket, record)
+
+    def find() -> None:
+        if len(results.find(storage, bucket, next(asked))) != 1:
+            raise RuntimeError("A result was not found.")
+
+    figures = {
+        "save_ms": _median(save),
+        "find_ms": _median(find),
+        "latest_20_ms": _median(lambda: results.latest(storage, bucket, 20), REPEATS // 3),
+    }
+    began, used = time.perf_counter(), time.process_time()
+    found = reconcile(storage, settings, sent.append)
+    spent, used = time.perf_counter() - began, time.process_time() - used
+    if len(sent) != size // 1000 * MISSING or found.uploads != size:
+        raise RuntimeError(f"Reconciling found {len(sent)} of {size // 1000 * MISSING} uploads without a result.")
+    return figures | {
+        "reconcile_s": round(spent, 2),
+        "reconcile_us_an_upload": round(spent / size * 1e6, 1),
+        "reconcile_cpu_us_an_upload": round(used / size * 1e6, 1),
+    }
+
+
+def _median(what: Callable[[], object], repeats: int = REPEATS) -> float:
+    spent: list[float] = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        what()
+        spent.append((time.perf_counter() - began) * 1000)
+    return round(statistics.median(spent), 2)
+
+
+def _upload(settings: Settings, number: int) -> Upload:
+    etag = hashlib.md5(_content(number), usedforsecurity=False).hexdigest()
+    return Upload(settings.uploads_bucket, f"ward {number % 17}/{number:09d}.jpeg", etag=etag)
+
+
+def _content(number: int) -> bytes:
+    return f"not an image, and never read: {number}".encode()
+
+
+def _record(upload: Upload, moment: int) -> ResultRecord:
+    at = datetime.fromtimestamp(moment, UTC)
+    return ResultRecord(
+        id=f"{upload.identity}-{VERSION}",
+        outcome="judged",
+        label="Normal",
+        probability=0.1,
+        thresholds=Operating(low=0.2, high=0.8, operating=0.5),
+        model=ModelFacts(name="pneumonia", version=VERSION, run_id=None, sha256="0" * 64, synthetic=True),
+        upload=UploadFacts(
+            identity=upload.identity,
+            bucket=upload.bucket,
+            key=upload.key,
+            version_id=None,
+            etag=upload.etag,
+            sequencer=None,
+        ),
+        heatmap=results.heatmap_key(upload.identity, VERSION, at),
+        times=Times(uploaded=at, received=at, done=at),
+    )
+
+
+def main() -> None:
+    """Measure, and print one JSON value; progress goes to standard error."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    given = parser.parse_args()
+    found = measure(tuple(given.sizes), say=lambda line: print(line, file=sys.stderr, flush=True))
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
