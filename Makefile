@@ -26,7 +26,7 @@ demo: $(INSTALLED) ## the whole flow on this machine (ARGS="--exit --json" for s
 	@$(BIN)/lungline demo $(ARGS)
 
 test: $(INSTALLED) ## run all tests (ARGS="-k events" for some)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(INSTALLED) ## lint, format, types and import rules
 	@$(BIN)/ruff check
