@@ -80,6 +80,8 @@ MAY: list[tuple[str, str, str, str]] = [
     ("predictor", "get", UPLOADS, "a.jpeg"),
     ("predictor", "put_if_absent", RESULTS, "results/bb/1.json"),
     ("predictor", "put", RESEARCH, "unsure/aa/1.png"),
+    ("predictor", "put", RESULTS, "latest/8-aa-1.png"),
+    ("predictor", "put", RESULTS, "owed/aa-1"),
     ("predictor", "list", MODELS, ""),
     ("predictor", "get", MODELS, MODEL),
     ("pipeline", "put", MODELS, f"{OURS.model_name}/2/card.json"),
@@ -92,6 +94,8 @@ MAY: list[tuple[str, str, str, str]] = [
     ("worklist", "get", MODELS, MODEL),
     ("reconcile", "list", UPLOADS, ""),
     ("reconcile", "get", RESULTS, "results/aa/1.json"),
+    ("reconcile", "latest", UPLOADS, ""),
+    ("reconcile", "delete", RESULTS, "owed/aa-1"),
 ]
 MAY_NOT: list[tuple[str, str, str, str]] = [
     ("scanner", "get", UPLOADS, "a.jpeg"),
@@ -110,13 +114,14 @@ MAY_NOT: list[tuple[str, str, str, str]] = [
     ("worklist", "delete", RESULTS, "results/aa/1.json"),
     ("worklist", "put", UPLOADS, "c.jpeg"),
     ("reconcile", "put", UPLOADS, "c.jpeg"),
+    ("reconcile", "delete", RESULTS, "results/aa/1.json"),
     ("reconcile", "get", MODELS, MODEL),
 ]
 
 
 def attempt(storage: Storage, act: str, bucket: str, key: str) -> None:
-    if act == "list":
-        assert list(storage.list(bucket))
+    if act in {"list", "latest"}:
+        assert list(getattr(storage, act)(bucket))
     elif act.startswith("put"):
         getattr(storage, act)(bucket, key, b"{}")
     else:

@@ -1,8 +1,8 @@
 """X-rays in, results out."""
 
-import heapq
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,13 +12,13 @@ from lungline.commands.options import (
     Json,
     configured,
     connected,
+    moment_of,
     show,
 )
 
-if TYPE_CHECKING:
-    pass
-
 app = typer.Typer()
+
+Since = Annotated[str | None, typer.Option(help="Only what came since this moment, such as 2026-11-21T22:00.")]
 
 
 @app.command()
@@ -44,11 +44,39 @@ def results(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Show the latest saved results."""
-    from lungline.results import every
+    """Show the results of the latest uploads."""
+    from lungline.results import latest
     from lungline.storage import Storage
 
     settings = connected(home)
-    records = every(Storage.from_settings(settings), settings.results_bucket)
-    found = heapq.nlargest(last, records, key=lambda record: record.times.done)
+    found = latest(Storage.from_settings(settings), settings.results_bucket, last)
     show([record.model_dump(mode="json") for record in found], as_json, lambda: screen.results(found))
+
+
+@app.command()
+def reconcile(
+    since: Since = None,
+    grace: Annotated[float, typer.Option(help="Seconds that an upload may be on its way.", min=0)] = 30.0,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Find uploads without a result and send their events again; harmless at any time."""
+    from lungline.recovery.resend import resend
+
+    settings = connected(home)
+    found = resend(settings, since=moment_of(since) if since else None, grace_seconds=grace)
+    show(asdict(found), as_json, lambda: screen.say(str(found)))
+
+
+@app.command()
+def replay(
+    since: Since = None,
+    again: Annotated[bool, typer.Option("--again", help="Also what was replayed before.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Deliver dead letters again, once each, after what kept them from being taken was mended."""
+    from lungline.recovery import replay as recovery
+
+    found = recovery.replay(connected(home), since=moment_of(since) if since else None, again=again)
+    show(asdict(found), as_json, lambda: screen.say(str(found)))

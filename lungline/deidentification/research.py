@@ -3,24 +3,28 @@
     unsure/ab/abcdef....dcm     the image, or .png; its name is a keyed hash of the upload's identity
     unsure/ab/abcdef....json    what is known about it; stored last
 
-Keeping an image is no part of judging it: whatever goes wrong here is logged, the result stands, and `catch_up` tries
-again.
+Keeping an image is no part of judging it: whatever goes wrong here is logged, the result stands, and a mark in the
+results bucket (`owed/abcdef...-3`, for record 3 of upload abcdef...) lets `catch_up_owed` try again without reading
+all results.
 """
 
+import contextlib
 import json
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from lungline.deidentification.privacy import Deidentified, deidentify
 from lungline.deidentification.pseudonyms import Pseudonyms
 from lungline.errors import ImageRefused, LunglineError, ObjectGone
 from lungline.imaging.picture import Limits
-from lungline.results import ResultRecord
+from lungline.results import ResultRecord, load, record_key
 from lungline.settings import Settings
 from lungline.storage import Storage
 
 PREFIX = "unsure/"
+OWED = "owed/"
 
 _log = logging.getLogger(__name__)
 
@@ -43,39 +47,54 @@ def keep(record: ResultRecord, data: bytes, storage: Storage, settings: Settings
         return False
     try:
         _keep(record, data, storage, settings)
-    except LunglineError as exc:
-        _log.warning("An unsure image was not kept for research: %s (upload %s)", exc, record.upload.identity)
-        return False
     except Exception as exc:  # noqa: BLE001 - the result is saved, and what failed here must not undo it
-        # The message may quote the image; its kind cannot.
-        kind = type(exc).__name__
-        _log.warning("An unsure image was not kept for research: %s (upload %s)", kind, record.upload.identity)
+        # Messages of others may quote the image; their kind cannot.
+        why = str(exc) if isinstance(exc, LunglineError) else type(exc).__name__
+        _log.warning("An unsure image was not kept for research: %s (upload %s)", why, record.upload.identity)
+        with contextlib.suppress(LunglineError):  # a store that is down: the mark is lost with the image
+            storage.put(settings.results_bucket, OWED + record.id, b"")
         return False
     return True
 
 
 def catch_up(records: Iterable[ResultRecord], storage: Storage, settings: Settings) -> Caught:
     """Keep the images of unsure records that could not be kept when they were judged."""
-    kept = known = failed = 0
-    pseudonyms = Pseudonyms.from_settings(settings)
-    for record in records:
-        if record.label != "Unsure":
-            continue
-        if storage.exists(settings.research_bucket, _name(record, pseudonyms) + ".json"):
-            known += 1
-            continue
-        upload = record.upload
+    ends = [_catch_up(record, storage, settings) for record in records if record.label == "Unsure"]
+    return Caught(ends.count("kept"), ends.count("known"), ends.count("failed") + ends.count("lost"))
+
+
+def catch_up_owed(storage: Storage, settings: Settings) -> Caught:
+    """The same for the records that are marked; one listing where none is."""
+    ends: list[str] = []
+    for info in storage.list(settings.results_bucket, OWED):
+        identity, _, version = info.key.removeprefix(OWED).partition("-")
         try:
-            found = storage.get(upload.bucket, upload.key, upload.version_id, settings.image_max_bytes)
-        except (ObjectGone, LunglineError):
-            failed += 1
-            continue
-        same = record.read is None or record.read.etag == found.etag
-        if same and keep(record, found.data, storage, settings):
-            kept += 1
+            record = load(storage, settings.results_bucket, record_key(identity, version))
+        except ObjectGone:
+            end = "lost"
         else:
-            failed += 1
-    return Caught(kept, known, failed)
+            end = _catch_up(record, storage, settings)
+        ends.append(end)
+        if end != "failed":
+            storage.delete(settings.results_bucket, info.key)
+    return Caught(ends.count("kept"), ends.count("known"), ends.count("failed") + ends.count("lost"))
+
+
+def _catch_up(record: ResultRecord, storage: Storage, settings: Settings) -> Literal["kept", "known", "failed", "lost"]:
+    """How one more attempt ended; `lost` when the image that was judged is not there any more."""
+    pseudonyms = Pseudonyms.from_settings(settings)
+    if storage.exists(settings.research_bucket, _name(record, pseudonyms) + ".json"):
+        return "known"
+    upload = record.upload
+    try:
+        found = storage.get(upload.bucket, upload.key, upload.version_id, settings.image_max_bytes)
+    except ObjectGone:
+        return "lost"
+    except LunglineError:
+        return "failed"
+    if record.read is not None and record.read.etag != found.etag:
+        return "lost"
+    return "kept" if keep(record, found.data, storage, settings) else "failed"
 
 
 def _keep(record: ResultRecord, data: bytes, storage: Storage, settings: Settings) -> None:

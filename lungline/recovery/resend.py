@@ -1,0 +1,58 @@
+"""Reconciliation between a real store and a real broker: what `lungline reconcile` and the laptop's supervisor do."""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from lungline.deidentification import research
+from lungline.events import Upload, kafka_key, minio_record
+from lungline.recovery.reconcile import reconcile
+from lungline.recovery.sending import Sender
+from lungline.settings import Settings
+from lungline.storage import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Resent:
+    """What a reconciliation came to, in uploads; `str()` of it is a sentence.
+
+    `older` and `recent` were stored outside the time that was asked for; `unusable` lie under keys that no event can
+    carry; `research` are unsure images that are now kept for research and were not when they were judged.
+    """
+
+    uploads: int
+    with_result: int
+    sent: int
+    older: int
+    recent: int
+    unusable: int
+    research: int
+
+    def __str__(self) -> str:
+        """The counts that matter."""
+        late = f"; {self.recent} are too recent to tell" if self.recent else ""
+        kept = f"; {self.research} unsure images went to research" if self.research else ""
+        return f"Of {self.uploads} uploads {self.sent} had no result and were sent again{late}{kept}."
+
+
+def resend(settings: Settings, *, since: datetime | None = None, grace_seconds: float = 30.0) -> Resent:
+    """Send the events of uploads without a result again, but for those of the last `grace_seconds`.
+
+    Also keeps for research what could not be kept. Raises StorageUnavailable or KafkaUnavailable; doing it again does
+    no harm.
+    """
+    storage = Storage.from_settings(settings)
+    sender = Sender(settings)
+
+    def send(upload: Upload) -> None:
+        event = json.dumps(minio_record(upload), ensure_ascii=False)
+        sender.send(settings.uploads_topic, event, kafka_key(upload))
+
+    try:
+        until = datetime.now(UTC) - timedelta(seconds=grace_seconds)
+        found = reconcile(storage, settings, send, since=since, until=until)
+        sender.flush()
+        caught = research.catch_up_owed(storage, settings)
+    finally:
+        storage.close()
+    return Resent(found.uploads, found.with_result, found.sent, found.older, found.recent, found.unusable, caught.kept)
