@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import cast
 
+from pydantic import SecretStr
+
 from laptop.bridge import BridgePart
 from laptop.broker import Broker
 from laptop.credentials import Credentials, claim_credentials, load_credentials
@@ -10,11 +12,13 @@ from laptop.home import Home
 from laptop.part import Part
 from laptop.ports import HOST, Ports, claim_ports, load_ports
 from laptop.predictor import Predictor
+from laptop.prometheus import Prometheus
 from laptop.status import PartStatus
 from laptop.store import Store
 from laptop.tracking import Tracking
 from laptop.trigger import TriggerPart
 from laptop.worklist import WorklistPart
+from lungline.deidentification.pseudonyms import KEY_FILE
 from lungline.errors import StackError
 from lungline.settings import Settings
 
@@ -60,6 +64,9 @@ def _without_own(settings: Settings, ports: Ports | None) -> Settings:
 
 def _assemble(home: Home, settings: Settings, ports: Ports, credentials: Credentials) -> Assembly:
     ours = settings.model_copy(update={"home": home.path})
+    # A home that has made a secret of its own goes on with it: the same patient must keep the same pseudonym.
+    if not ours.research_secret and not home.file(KEY_FILE).exists():
+        ours = ours.model_copy(update={"research_secret": SecretStr(credentials.research)})
     parts: list[Part] = []
     others: list[PartStatus] = []
 
@@ -84,4 +91,9 @@ def _assemble(home: Home, settings: Settings, ports: Ports, credentials: Credent
     parts.append(worklist)
     ours = worklist.connected(ours)
     ours = settle(Tracking(home, ours, ports), settings.mlflow_uri)
+    if settings.prometheus:
+        watched = ("supervisor", *(part.name for part in parts))
+        scraper = Prometheus(home, ours, ports, watched)
+        parts.append(scraper)
+        ours = ours.model_copy(update={"prometheus_uri": ours.prometheus_uri or scraper.address})
     return Assembly(tuple(parts), tuple(others), ours)

@@ -41,6 +41,7 @@ class Subscription:
         self._stopping = stopping
         self._progress: dict[int, Progress] = {}
         self._asked: dict[int, int] = {}
+        self._marks: dict[int, tuple[int, int]] = {}
         self._consumer = Consumer(self._consumer_options())
 
     @property
@@ -52,6 +53,11 @@ class Subscription:
     def held(self) -> int:
         """How many records are taken and not done."""
         return sum(one.open for one in list(self._progress.values()))
+
+    def lag(self) -> int:
+        """How many records of its topic are not done, by what the broker said last."""
+        marks = self._marks.items()
+        return sum(max(0, high - max(self._progress[number].done + 1, low)) for number, (low, high) in list(marks))
 
     def run(self) -> None:
         """Deliver until told to stop; then finish what is in flight and commit."""
@@ -70,6 +76,7 @@ class Subscription:
                 self._take(message)
             if time.monotonic() - committed > COMMIT_SECONDS:
                 self._commit()
+                self._look()
                 committed = time.monotonic()
 
     def _assign(self) -> None:
@@ -92,6 +99,17 @@ class Subscription:
             self._consumer.assign([TopicPartition(topic, number, start) for number, start in starts.items()])
             log.info("Delivering %d partitions of %s to %s.", len(starts), topic, self.route.url)
             return
+
+    def _look(self) -> None:
+        """Note where the topic begins and ends; the client knows it from what it has fetched.
+
+        In this thread: the client lets nobody else in while somebody polls.
+        """
+        from confluent_kafka import TopicPartition
+
+        for number in self._progress:
+            partition = TopicPartition(self.route.topic, number)
+            self._marks[number] = self._consumer.get_watermark_offsets(partition, cached=True)
 
     def _has_room(self) -> bool:
         """Whether another record may be taken: back-pressure, the others stay in Kafka."""

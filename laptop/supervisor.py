@@ -14,17 +14,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from laptop import leash
 from laptop.assembly import assemble
+from laptop.exposition import expose, targets
 from laptop.home import Home
 from laptop.lock import take_lock
 from laptop.logs import LogFile
 from laptop.part import Part, State
+from laptop.ports import load_ports
 from laptop.process import Process, birth, tail
+from laptop.reconciler import Reconciler
+from laptop.stack_collector import StackCollector
 from laptop.status import PartStatus, StackStatus, read_leftovers, write_status
 from lungline.errors import LunglineError
 from lungline.settings import Settings, load_settings
@@ -32,7 +36,7 @@ from lungline.settings import Settings, load_settings
 log = logging.getLogger("lungline.supervisor")
 
 # Each group ends before the next: what is under way is finished, and what was done is still written down.
-STOPPING = (("trigger", "bridge"), ("predictor", "worklist", "mlflow", "broker"), ("store",))
+STOPPING = (("trigger", "bridge"), ("predictor", "worklist", "mlflow", "broker"), ("store", "prometheus"))
 PROBE_SECONDS, WATCH_SECONDS = 0.03, 1.0
 TEND_EVERY = 5  # looks at a part
 SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 30.0
@@ -45,8 +49,14 @@ class Supervisor:
 
     def __init__(self, home: Home, parts: Sequence[Part], others: Sequence[PartStatus], private: str) -> None:
         self._home = home
+        self.on_state: Callable[[str, State], None] = lambda *_: None
         self._parts = {part.name: part for part in parts}
-        self._status = {part.name: PartStatus(part.name, "stopped", address=part.address) for part in parts}
+        ports = load_ports(home)
+        metrics = {name: f"http://{at}/metrics" for name, at in targets(ports).items()} if ports else {}
+        self._status = {
+            part.name: PartStatus(part.name, "stopped", address=part.address, metrics=metrics.get(part.name))
+            for part in parts
+        }
         self._status |= {other.name: other for other in others}
         self._logs = {part.name: LogFile(home.log(part.name), private) for part in parts}
         self._ready = {name: asyncio.Event() for name in self._status}
@@ -59,6 +69,10 @@ class Supervisor:
         read, self._tied = os.pipe()
         self._leash = subprocess.Popen((sys.executable, "-I", "-S", leash.__file__), stdin=read, start_new_session=True)
         os.close(read)
+
+    def parts(self) -> tuple[PartStatus, ...]:
+        """What each part does now."""
+        return tuple(self._status.values())
 
     async def run(self) -> None:
         """Start everything, keep it running, and stop it when asked."""
@@ -196,7 +210,8 @@ class Supervisor:
         """Publish a part's new state: in the home folder, and to whoever started us."""
         self._status[name] = replace(self._status[name], state=state, **changes)
         pid = os.getpid()
-        write_status(self._home, StackStatus(self._home.path, True, pid, tuple(self._status.values()), birth(pid)))
+        write_status(self._home, StackStatus(self._home.path, True, pid, self.parts(), birth(pid)))
+        self.on_state(name, state)
         note = self._status[name].note
         log.info("%s is %s%s", name, state, f": {note}" if note and state == "restarting" else "")
 
@@ -232,6 +247,10 @@ def main() -> None:
 async def _supervise(home: Home, settings: Settings, *, attached: bool) -> None:
     assembly = assemble(home, settings)
     supervisor = Supervisor(home, assembly.parts, assembly.others, private=settings.uploads_bucket)
+    expose(home, "supervisor", StackCollector(home, supervisor.parts))
+    reconciler = Reconciler(assembly.settings)
+    supervisor.on_state = reconciler.hear
+    reconciler.start()
     if attached:
         # Nothing is ever written there: it becomes readable when whoever started us has ended.
         asyncio.get_running_loop().add_reader(sys.stdin.fileno(), supervisor.stop)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from laptop.exposition import expose
 from laptop.home import Home
 from laptop.notes import leave_note, noted_state
 from laptop.outbox import Outbox
@@ -21,6 +22,7 @@ from laptop.part import Command, State, base_environment, settings_environment
 from laptop.process import running
 from laptop.route import routes
 from laptop.subscription import Subscription
+from laptop.trigger_collector import TriggerCollector
 from lungline.errors import LunglineError
 from lungline.settings import Settings, load_settings
 
@@ -78,6 +80,11 @@ class Trigger:
         self._subscriptions = [Subscription(settings, way, self._outbox, self._stopping) for way in ways]
         self._fault: Exception | None = None
 
+    @property
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        """Its routes at work."""
+        return tuple(self._subscriptions)
+
     def run(self) -> None:
         """Deliver until `stop`; then finish what is in flight and commit."""
         ours = self._subscriptions
@@ -131,7 +138,9 @@ def main() -> None:
     """Run a trigger until SIGTERM; its one argument, if there is one, is the worklist's address."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     settings = load_settings()
-    trigger = Trigger(Home.make(settings.home), settings, sys.argv[1] if len(sys.argv) > 1 else None)
+    home = Home.make(settings.home)
+    trigger = Trigger(home, settings, sys.argv[1] if len(sys.argv) > 1 else None)
+    expose(home, "trigger", TriggerCollector(trigger.subscriptions))
     signal.signal(signal.SIGTERM, lambda *_: trigger.stop())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the supervisor, which decides who ends when
     trigger.run()
