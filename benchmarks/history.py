@@ -87,8 +87,9 @@ def _costs(storage: Storage, settings: Settings, size: int) -> dict[str, float]:
     began, used = time.perf_counter(), time.process_time()
     found = reconcile(storage, settings, sent.append)
     spent, used = time.perf_counter() - began, time.process_time() - used
-    if len(sent) != size // 1000 * MISSING or found.uploads != size:
-        raise RuntimeError(f"Reconciling found {len(sent)} of {size // 1000 * MISSING} uploads without a result.")
+    missing = sum(number % 1000 < MISSING for number in range(size))
+    if len(sent) != missing or found.uploads != size:
+        raise RuntimeError(f"Reconciling found {len(sent)} of {missing} uploads without a result.")
     return figures | {
         "reconcile_s": round(spent, 2),
         "reconcile_us_an_upload": round(spent / size * 1e6, 1),

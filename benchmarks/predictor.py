@@ -65,9 +65,10 @@ def measure(
     pictures = [jpeg(seed, opacities=bool(seed % 2), size=SIDE) for seed in range(16)]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lungline-bench-")))
-        if package is None:
-            say(f"network {network}: making a package")
-            package = networks.make(folder, network)
+        say(f"network {network}: making it")
+        made = networks.make(folder, network) if peers or package is None else None
+        package = package or made
+        assert package
         turns: dict[str, Turn] = {FLOOR: _floor(package, pictures)}
         failed: dict[str, str] = {}
         for name, (command, path, ready) in _commands(package, folder, peers=peers).items():
