@@ -40,6 +40,11 @@ class Credentials:
         """What the trigger shows the worklist with each event; made of a key that every home has."""
         return hmac.new(self.signing["signing"].encode(), b"worklist events", "sha256").hexdigest()
 
+    @property
+    def research(self) -> str:
+        """What pseudonyms in the research bucket are keyed with; made of a key that every home has."""
+        return hmac.new(self.signing["signing"].encode(), b"research pseudonyms", "sha256").hexdigest()
+
     @classmethod
     def generate(cls) -> "Credentials":
         """New ones."""

@@ -149,8 +149,13 @@ def perform(stage: Stage, screen: Screen) -> Report:
         "train": round(summary.seconds["total"], 1),
         "total": round(time.monotonic() - stage.began, 1),
     }
-    addresses = {"MLflow": summary.mlflow_url, "Predictor's API": f"{settings.predictor_uri}/docs"}
-    return Report(summary, version, shown, len(examples), seconds, addresses | {"Report": summary.report})
+    addresses = {
+        "MLflow": summary.mlflow_url,
+        "Predictor's API": f"{stage.settings.predictor_uri}/docs",
+        "Report": summary.report,
+        "Worklist": stack.wait(settings, "worklist").address or "",
+    }
+    return Report(summary, version, shown, len(examples), seconds, addresses)
 
 
 def rest() -> None:

@@ -14,6 +14,7 @@ from laptop.home import Home
 from laptop.lock import is_locked
 from laptop.part import State, base_environment, s3_environment, settings_environment
 from laptop.process import birth, tail
+from laptop.prometheus import find_prometheus
 from laptop.status import PartStatus, StackStatus, read_status
 from lungline.errors import StackError
 from lungline.settings import Settings
@@ -44,6 +45,8 @@ def up(
     `on_change` hears of each part's new state. An `attached` stack ends when this process ends, however it ends.
     Raises StackError when a stack runs in this home already or a part does not start; then nothing is left running.
     """
+    if settings.prometheus:
+        find_prometheus()
     home = Home.make(settings.home)
     if is_locked(home):
         raise StackError(f"A stack runs in {home.path} already: `lungline status` shows it.")

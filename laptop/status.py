@@ -25,6 +25,8 @@ class PartStatus:
     """One sentence on anything out of the ordinary."""
     birth: str | None = None
     """When the process was started, in the system's own words: it makes the pid certain."""
+    metrics: str | None = None
+    """Where Prometheus finds its figures."""
 
 
 @dataclass(frozen=True, slots=True)

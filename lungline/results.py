@@ -202,6 +202,16 @@ def latest(storage: Storage, bucket: str, count: int) -> list[ResultRecord]:
     return [record for _, record in sorted(records, key=lambda one: one[0])][:count]
 
 
+def keys_since(storage: Storage, bucket: str, since: datetime) -> Iterator[tuple[str, str]]:
+    """Key and model version of the records of uploads stored since a moment, the latest first; reads none."""
+    for info in storage.list(bucket, LATEST):
+        second, _, rest = info.key.removeprefix(LATEST).partition("-")
+        if _LAST_SECOND - int(second) < int(since.timestamp()):
+            return
+        identity, _, version = rest.removesuffix(".png").partition("-")
+        yield record_key(identity, version), version
+
+
 def every(storage: Storage, bucket: str) -> Iterator[ResultRecord]:
     """All records, in no order that means anything; fetched as they are asked for."""
     return _records(storage, bucket, PREFIX)

@@ -140,6 +140,31 @@ class WorklistSettings(Block):
     )
 
 
+class MonitorSettings(Block):
+    """Watching whether the field still looks like the validation pictures."""
+
+    window: int = Field(
+        default=200, ge=50, le=1000, description="Results that are compared with the reference at once."
+    )
+    alarm_rate: float = Field(
+        default=0.01, ge=0.006, le=0.2, description="Share of windows of an unchanged world that may raise an alarm."
+    )
+    days: float = Field(default=7, gt=0, le=366, description="How many days back monitoring looks.")
+    minutes: float = Field(
+        default=60, ge=0, description="Minutes between two looks of the laptop stack at the field; 0 turns them off."
+    )
+
+
+class RetrainSettings(Block):
+    """When monitoring starts a training run by itself."""
+
+    rule: Literal["off", "drift", "feedback", "either"] = Field(
+        default="off", description="What starts a training run: drift of the champion's field, new labels, or either."
+    )
+    windows: int = Field(default=2, ge=1, le=20, description="Windows in a row that must have an alarm.")
+    cooldown_days: float = Field(default=7, gt=0, description="Days between two runs that the rule starts.")
+
+
 class Settings(BaseSettings):
     """Everything that can be set, with its default; frozen."""
 
@@ -238,6 +263,8 @@ class Settings(BaseSettings):
     train: TrainSettings = Field(default_factory=TrainSettings, description="One training run.")
     gate: GateSettings = Field(default_factory=GateSettings, description="What a model must reach.")
     worklist: WorklistSettings = Field(default_factory=WorklistSettings, description="The page that readers keep open.")
+    monitor: MonitorSettings = Field(default_factory=MonitorSettings, description="Watching for drift.")
+    retrain: RetrainSettings = Field(default_factory=RetrainSettings, description="When training starts by itself.")
 
 
 def known_names() -> Iterator[str]:

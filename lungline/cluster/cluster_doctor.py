@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lungline.cluster.kubernetes_api import KubernetesApi
-from lungline.cluster.standing import name, part, parts
+from lungline.cluster.standing import part, parts
 from lungline.errors import LunglineError
 
 NAMESPACE, PIPELINES = "lungline", "kubeflow"
@@ -20,31 +20,42 @@ KINDS = (
     ("the Prometheus Operator", "monitoring.coreos.com/v1", "prometheusrules"),
 )
 SECRETS = (
-    (NAMESPACE, "object-store-root"),
-    (NAMESPACE, "s3-predictor"),
-    (NAMESPACE, "kafka-eventing"),
-    (NAMESPACE, "xray-cluster-ca"),
-    (NAMESPACE, "postgres"),
-    (NAMESPACE, "worklist"),
+    *((NAMESPACE, f"s3-{user}") for user in ("scanner", "predictor", "pipeline", "mlflow", "worklist", "reconcile")),
+    *((NAMESPACE, f"kafka-{user}") for user in ("object-store", "eventing", "tools")),
+    *((NAMESPACE, name) for name in ("object-store-root", "xray-cluster-ca", "xray-cluster-ca-cert")),
+    *((NAMESPACE, name) for name in ("postgres", "worklist", "research")),
     (PIPELINES, "s3-pipeline"),
 )
-# What must be Ready, and what it means when it is not.
+# Settings of others that the manifests count on: config map, key, value, and what does without.
+SWITCHES = (
+    ("config-observability", "request-metrics-protocol", "prometheus", "canaries and alerts have no figures"),
+    ("config-features", "secure-pod-defaults", "enabled", "Pod Security refuses Knative's pods"),
+)
+# What must be well, by which condition, and what it means when it is not.
 READY = (
     ("kafka.strimzi.io/v1", "kafkas", "xray"),
     ("eventing.knative.dev/v1", "brokers", "xray"),
     ("sources.knative.dev/v1", "kafkasources", "uploads"),
+    ("sources.knative.dev/v1", "kafkasources", "dead-letters"),
+    ("eventing.knative.dev/v1alpha1", "kafkasinks", "results"),
+    ("eventing.knative.dev/v1alpha1", "kafkasinks", "dead-letters"),
     ("eventing.knative.dev/v1", "triggers", "judge"),
     ("eventing.knative.dev/v1", "triggers", "show"),
+    ("eventing.knative.dev/v1", "triggers", "publish"),
+    ("apps/v1", "deployments", "mlflow"),
+    ("apps/v1", "deployments", "worklist"),
+    ("apps/v1", "deployments", "worklist-events"),
     ("serving.kserve.io/v1beta1", "inferenceservices", "pneumonia"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at; `cure` says what to do when it is not well."""
+    """One thing that was looked at; `cure` says what to do when it has not passed."""
 
-    what: str
-    well: bool
+    name: str
+    passed: bool
+    finding: str = ""
     cure: str = ""
 
 
@@ -56,16 +67,11 @@ def examine(api: KubernetesApi) -> Iterator[Finding]:
     for what, group, plural in KINDS:
         found = _known(api, group, plural)
         here = here and found
-        yield Finding(f"{what} ({plural}.{group.partition('/')[0]})", found, f"Install {what}: docs/cluster.md.")
+        yield _there(f"{what} ({plural}.{group.partition('/')[0]})", found, f"Install {what}: docs/cluster.md.")
     pipelines = api.get(f"/api/v1/namespaces/{PIPELINES}/services/ml-pipeline") is not None
-    yield Finding("Kubeflow Pipelines", pipelines, "Install Kubeflow Pipelines: docs/cluster.md.")
-    features = part(api.get("/api/v1/namespaces/knative-serving/configmaps/config-observability") or {}, "data")
-    yield Finding(
-        "Knative's request metrics",
-        features.get("request-metrics-protocol") == "prometheus",
-        "kubectl -n knative-serving patch configmap config-observability --type merge "
-        '-p \'{"data":{"request-metrics-protocol":"prometheus"}}\'',
-    )
+    yield _there("Kubeflow Pipelines", pipelines, "Install Kubeflow Pipelines: docs/cluster.md.")
+    for switch in SWITCHES:
+        yield _switch(api, *switch)
     for namespace, secret in SECRETS:
         yield _secret(api, namespace, secret)
     if here:
@@ -73,9 +79,23 @@ def examine(api: KubernetesApi) -> Iterator[Finding]:
             yield _ready(api, group, plural, one)
 
 
+def _there(name: str, found: bool, cure: str) -> Finding:
+    return Finding(name, found, "there" if found else "missing", cure)
+
+
+def _switch(api: KubernetesApi, config: str, key: str, value: str, without: str) -> Finding:
+    found = part(api.get(f"/api/v1/namespaces/knative-serving/configmaps/{config}") or {}, "data").get(key)
+    cure = (
+        f"Without it {without}: kubectl -n knative-serving patch configmap {config} --type merge "
+        f"""-p '{{"data":{{"{key}":"{value}"}}}}'"""
+    )
+    return Finding(f"Knative's {key}", found == value, str(found or "not set"), cure)
+
+
 def _kubernetes(major: str, minor: str) -> Finding:
     number = int("".join(filter(str.isdigit, minor)) or 0)
-    return Finding(f"Kubernetes {major}.{minor}", (major, number) >= ("1", 32), "Kubernetes 1.32 or newer is needed.")
+    new = (major, number) >= ("1", 32)
+    return Finding("Kubernetes", new, f"{major}.{minor}", "Kubernetes 1.32 or newer is needed.")
 
 
 def _known(api: KubernetesApi, group: str, plural: str) -> bool:
@@ -83,22 +103,25 @@ def _known(api: KubernetesApi, group: str, plural: str) -> bool:
 
 
 def _secret(api: KubernetesApi, namespace: str, secret: str) -> Finding:
-    what, cure = f"Secret {namespace}/{secret}", "python manifests/generate_secrets.py | kubectl create -f -"
+    name, cure = f"Secret {namespace}/{secret}", "python manifests/generate_secrets.py | kubectl create -f -"
     try:
-        return Finding(what, api.get(f"/api/v1/namespaces/{namespace}/secrets/{secret}") is not None, cure)
+        return _there(name, api.get(f"/api/v1/namespaces/{namespace}/secrets/{secret}") is not None, cure)
     except LunglineError as exc:
         # Whoever may not read secrets can still be told of the rest.
-        return Finding(what, well=False, cure=f"It cannot be looked at: {exc}")
+        return Finding(name, passed=False, finding="not to be seen", cure=str(exc))
 
 
 def _ready(api: KubernetesApi, group: str, plural: str, one: str) -> Finding:
-    what = f"{plural}/{one}"
+    name = f"{plural}/{one}"
     found = api.get(f"/apis/{group}/namespaces/{NAMESPACE}/{plural}/{one}")
     if found is None:
-        return Finding(what, well=False, cure="kubectl apply -k manifests/overlays/minikube (or production)")
+        return _there(name, found=False, cure="kubectl apply --server-side -k manifests/overlays/minikube")
     for condition in parts(part(found, "status"), "conditions"):
-        if condition.get("type") == "Ready":
+        if condition.get("type") == ("Available" if group == "apps/v1" else "Ready"):
+            well = condition.get("status") == "True"
             said = " ".join(str(condition.get(key) or "") for key in ("reason", "message")).strip()
-            cure = said or f"kubectl -n {NAMESPACE} describe {plural} {name(found)}"
-            return Finding(what, condition.get("status") == "True", cure)
-    return Finding(what, well=False, cure="Its controller has not looked at it yet.")
+            cure = f"kubectl -n {NAMESPACE} describe {plural}/{one}"
+            if plural == "inferenceservices":
+                cure += "; before the first promotion this is as it should be"
+            return Finding(name, well, "ready" if well else said or "not ready", cure)
+    return Finding(name, passed=False, finding="its controller has not looked at it yet", cure="Wait, or see its log.")

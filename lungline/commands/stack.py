@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lungline import screen
-from lungline.commands.options import Data, Home, Json, Set, configured, show
+from lungline.commands.options import Context, Data, Home, Json, Set, configured, show
 
 if TYPE_CHECKING:
-    pass
+    from lungline.settings import Settings
 
 app = typer.Typer()
 
@@ -35,16 +35,34 @@ def demo(
         report = whole_flow.perform(stage, screen)
         show(report.value(), as_json, lambda: screen.demo(report.value()))
         if stays:
+            if not as_json:
+                _welcome(stage.settings)
             screen.notice("Everything stays up until Ctrl-C.")
             whole_flow.rest()
 
 
+def _welcome(settings: "Settings") -> None:
+    """Lead a person to the worklist, signed in."""
+    from laptop.visit import invite, open_browser
+
+    link = invite(settings)
+    opened = sys.stdout.isatty() and open_browser(settings, link)
+    screen.notice(f"The worklist {'opens in your browser' if opened else 'waits for you'}; this link works once:")
+    screen.raw([link])
+
+
 @app.command()
-def up(home: Home = None, as_json: Json = False) -> None:
+def up(
+    prometheus: Annotated[
+        bool, typer.Option("--prometheus", help="Start a Prometheus beside it, which scrapes all parts.")
+    ] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
     """Start the laptop stack in the background: store, broker, MLflow, bridge, trigger, predictor, worklist."""
     from laptop import stack
 
-    settings = configured(home)
+    settings = configured(home, prometheus=prometheus or None)
     started = stack.up(settings, screen.part_changed, wait_for=stack.ESSENTIAL | {"worklist"})
     show(asdict(started), as_json, lambda: screen.stack(started.parts))
 
@@ -67,6 +85,8 @@ def status(home: Home = None, as_json: Json = False) -> None:
 
     found = stack.status(configured(home))
     show(asdict(found), as_json, lambda: screen.stack(found.parts))
+    if found.part("worklist").state == "ready" and not as_json:
+        screen.notice("`lungline worklist link` signs you in to the worklist.")
     if not found.running:
         screen.notice(f"No stack runs in {found.home}: `lungline up` starts one.")
         raise typer.Exit(1)
@@ -100,11 +120,23 @@ def env(
 
 
 @app.command()
-def doctor(home: Home = None, as_json: Json = False) -> None:
+def doctor(
+    cluster: Annotated[bool, typer.Option("--cluster", help="Look at the cluster instead.")] = False,
+    context: Context = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
     """Check what the stack needs and what runs of it; each fault comes with its cure, and exit code 1."""
-    from laptop.doctor import examine
+    if cluster:
+        from lungline.cluster import cluster_doctor
+        from lungline.cluster.kubernetes_api import KubernetesApi
 
-    found = examine(configured(home))
+        settings = configured(home, kube_context=context)
+        found = list(cluster_doctor.examine(KubernetesApi.connect(settings.kube_context)))
+    else:
+        from laptop.doctor import examine
+
+        found = examine(configured(home))
     show([asdict(check) for check in found], as_json, lambda: screen.checks(found))
     if not all(check.passed for check in found):
         raise typer.Exit(1)

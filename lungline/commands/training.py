@@ -23,6 +23,7 @@ from lungline.errors import StackError
 
 if TYPE_CHECKING:
     from lungline.settings import Settings
+    from pipelines.server import Server
 
 app = typer.Typer()
 
@@ -42,13 +43,36 @@ def train(  # noqa: PLR0917  # Typer makes options of them, whatever their kind
     fresh: Annotated[bool, typer.Option("--fresh", help="Reuse no step of an earlier run.")] = False,
     on: Annotated[Place, typer.Option(help="Run here, or on a Kubeflow Pipelines server.")] = Place.local,
     host: Annotated[str | None, typer.Option(help="Address of the Kubeflow Pipelines server.")] = None,
+    kfp_namespace: Annotated[str | None, typer.Option(help="Namespace of the run, where users have their own.")] = None,
+    kfp_token_file: Annotated[
+        Path | None, typer.Option(help="File with the server's bearer token.", exists=True, dir_okay=False)
+    ] = None,
+    kfp_ca: Annotated[
+        Path | None, typer.Option(help="File of the authority that vouches for the server.", exists=True)
+    ] = None,
+    service_account: Annotated[
+        str | None, typer.Option(help="Account that the steps run as [default: lungline-pipeline].")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the run on the server to its end.")] = True,
+    schedule: Annotated[
+        str | None, typer.Option(help='Run on the server whenever this says so, such as "0 3 * * 1" (UTC).')
+    ] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Run the training pipeline: prepare, validate, train, evaluate, gate, register, promote."""
     if on is Place.kfp:
-        _train_on_kfp(configured(home, assignments, data=data, policy=policy), host, not fresh, as_json)
+        token = kfp_token_file.read_text(encoding="utf-8").strip() if kfp_token_file else None
+        named = {"kfp_host": host, "kfp_namespace": kfp_namespace, "kfp_token": token}
+        settings = configured(home, assignments, data=data, policy=policy, **named)
+        server = _server(settings, service_account, kfp_ca)
+        if schedule is not None:
+            _schedule_on_kfp(settings, server, schedule, as_json)
+        else:
+            _train_on_kfp(settings, server, wait=wait, reuse=not fresh, as_json=as_json)
         return
+    if schedule is not None:
+        raise typer.BadParameter("a schedule is kept by a server: add --on kfp")
     from pipelines.run import run_local
 
     settings = started(home, assignments, data=data, policy=policy)
@@ -61,14 +85,31 @@ def train(  # noqa: PLR0917  # Typer makes options of them, whatever their kind
         screen.notice(summary.data.notice)
 
 
-def _train_on_kfp(settings: "Settings", host: str | None, reuse: bool, as_json: bool) -> None:
+def _server(settings: "Settings", account: str | None, ca_file: Path | None) -> "Server":
+    from pipelines.resources import SERVICE_ACCOUNT
     from pipelines.server import Server
+
+    if settings.kfp_host is None:
+        raise typer.BadParameter("--on kfp needs --host, the address of the Kubeflow Pipelines server")
+    return Server(
+        settings.kfp_host, settings.kfp_namespace, settings.kfp_token, account or SERVICE_ACCOUNT, ca_file=ca_file
+    )
+
+
+def _train_on_kfp(settings: "Settings", server: "Server", *, wait: bool, reuse: bool, as_json: bool) -> None:
     from pipelines.submit import submit
 
-    if host is None:
-        raise typer.BadParameter("--on kfp needs --host, the address of the Kubeflow Pipelines server")
-    done = submit(settings, Server(host), screen.pipeline_event, reuse=reuse)
-    show(asdict(done), as_json, lambda: screen.say(f"Run {done.run} ended as {done.state}: {done.link}"))
+    done = submit(settings, server, screen.pipeline_event, wait=wait, reuse=reuse)
+    text = f"ended as {done.state}" if wait else "goes on by itself"
+    show(asdict(done), as_json, lambda: screen.say(f"Run {done.run} {text}: {done.link}"))
+
+
+def _schedule_on_kfp(settings: "Settings", server: "Server", cron: str, as_json: bool) -> None:
+    from pipelines.submit import schedule
+
+    done = schedule(settings, server, cron)
+    instead = " instead of the schedule before it" if done.replaced else ""
+    show(asdict(done), as_json, lambda: screen.say(f'Scheduled "{cron}" (UTC){instead}: {done.link}'))
 
 
 @app.command()

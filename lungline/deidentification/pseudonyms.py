@@ -13,7 +13,7 @@ from pathlib import Path
 from lungline.errors import LunglineError
 from lungline.settings import Settings
 
-_KEY_FILE = "research.key"
+KEY_FILE = "research.key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +41,11 @@ class Pseudonyms:
 
 def _home_secret(home: Path) -> bytes:
     """The home's secret; of two that make it at once, one wins and both use it."""
-    path = home / _KEY_FILE
+    path = home / KEY_FILE
     try:
         if not path.exists():
             home.mkdir(parents=True, exist_ok=True)
-            fresh = home / f".{_KEY_FILE}.{secrets.token_hex(8)}"
+            fresh = home / f".{KEY_FILE}.{secrets.token_hex(8)}"
             fresh.touch(mode=0o600)
             fresh.write_text(secrets.token_hex(32))
             try:
@@ -56,4 +56,4 @@ def _home_secret(home: Path) -> bytes:
                 fresh.unlink()
         return bytes.fromhex(path.read_text().strip())
     except (OSError, ValueError) as exc:
-        raise LunglineError(f"The secret of the research bucket, {_KEY_FILE} in the home, cannot be used.") from exc
+        raise LunglineError(f"The secret of the research bucket, {KEY_FILE} in the home, cannot be used.") from exc

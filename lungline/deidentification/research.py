@@ -11,6 +11,7 @@ all results.
 import contextlib
 import json
 import logging
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal

@@ -1,0 +1,158 @@
+"""The last findings for Prometheus: lungline_drift_* and lungline_field_*, read from the results bucket.
+
+The monitor is a short run, on a laptop as on a cluster, and leaves its findings in the bucket; whoever runs all the
+time and reads the bucket anyway (the worklist) shows them on its /metrics through `DriftCollector`. Nothing is pushed,
+and a monitor that has stopped is seen by lungline_monitor_timestamp_seconds.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from lungline.errors import LunglineError
+from lungline.monitoring import store
+from lungline.monitoring.findings import Monitored, Watched
+from lungline.monitoring.proportion import Proportion
+from lungline.storage import Storage
+
+# Findings change once an hour; Prometheus asks every few seconds.
+KEPT_SECONDS = 30.0
+# The versions with the latest results: more never serve at a time.
+MOST_VERSIONS = 5
+
+
+class DriftCollector(Collector):
+    """What the last look found, fetched when Prometheus asks and what is held is too old."""
+
+    def __init__(self, storage: Storage, bucket: str) -> None:
+        self._storage = storage
+        self._bucket = bucket
+        self._found: Monitored | None = None
+        self._until = 0.0
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """All gauges; only the age of the findings while there are none."""
+        if time.monotonic() >= self._until:
+            with contextlib.suppress(LunglineError):  # the last ones are better than none; their age tells
+                self._found = store.latest(self._storage, self._bucket)
+            self._until = time.monotonic() + KEPT_SECONDS
+        return families(self._found)
+
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        """Names only: registering asks no store."""
+        return families(None)
+
+
+def families(found: Monitored | None) -> Iterator[GaugeMetricFamily]:
+    """The gauges of some findings."""
+    at = found.at.timestamp() if found else 0.0
+    yield GaugeMetricFamily("lungline_monitor_timestamp_seconds", "When monitoring last looked; 0 for never.", at)
+    for name, text, labels, values in _GAUGES:
+        family = GaugeMetricFamily(name, text, labels=("model_version", *labels))
+        for model in found.models[:MOST_VERSIONS] if found else ():
+            for keys, value in values(model):
+                family.add_metric((model.version, *keys), value)
+        yield family
+
+
+Values = Iterator[tuple[tuple[str, ...], float]]
+
+
+def _alarm(model: Watched) -> Values:
+    if model.windows:
+        yield (), float(model.drifted)
+
+
+def _has_reference(model: Watched) -> Values:
+    yield (), float(model.reference is not None)
+
+
+def _windows(model: Watched) -> Values:
+    alarmed = sum(window.alarm for window in model.windows)
+    yield ("alarm",), alarmed
+    yield ("calm",), len(model.windows) - alarmed
+
+
+def _p_value(model: Watched) -> Values:
+    for window in model.windows[-1:]:
+        for name, test in window.comparison.tests.items():
+            yield (name,), test.p
+
+
+def _distance(model: Watched) -> Values:
+    for window in model.windows[-1:]:
+        for name, test in window.comparison.tests.items():
+            yield (name,), test.distance
+
+
+def _statistic(model: Watched) -> Values:
+    for window in model.windows[-1:]:
+        for name, one in window.comparison.statistics.items():
+            yield (name,), one.distance
+
+
+def _share(model: Watched) -> Values:
+    for label, count in model.labels.items():
+        yield (label,), count / max(1, model.results)
+
+
+def _readings(model: Watched) -> Values:
+    if model.feedback:
+        yield (), model.feedback.readings
+
+
+def _sensitivity(model: Watched) -> Values:
+    return _ends(model.feedback and model.feedback.sensitivity)
+
+
+def _specificity(model: Watched) -> Values:
+    return _ends(model.feedback and model.feedback.specificity)
+
+
+def _ends(share: Proportion | None) -> Values:
+    if share:
+        yield ("low",), share.low
+        yield ("value",), share.value
+        yield ("high",), share.high
+
+
+_GAUGES: tuple[tuple[str, str, tuple[str, ...], Callable[[Watched], Values]], ...] = (
+    ("lungline_drift_alarm", "Whether the latest window of results differs from the reference.", (), _alarm),
+    ("lungline_drift_reference", "Whether the version's package has a reference to compare with.", (), _has_reference),
+    (
+        "lungline_drift_windows",
+        "Windows of results that were compared, with and without an alarm.",
+        ("state",),
+        _windows,
+    ),
+    (
+        "lungline_drift_p_value",
+        "How often an unchanged world looks like the latest window, by test.",
+        ("test",),
+        _p_value,
+    ),
+    (
+        "lungline_drift_distance",
+        "Distance of the latest window from the reference, 0 to 1, by test.",
+        ("test",),
+        _distance,
+    ),
+    ("lungline_drift_statistic_distance", "The same for each statistic of the pictures.", ("statistic",), _statistic),
+    ("lungline_field_share", "Share of the results that monitoring looked at, by label.", ("label",), _share),
+    ("lungline_field_readings", "X-rays that a reader called normal or pneumonia.", (), _readings),
+    (
+        "lungline_field_sensitivity",
+        "Sensitivity by readers' verdicts, and its 95 % interval.",
+        ("bound",),
+        _sensitivity,
+    ),
+    (
+        "lungline_field_specificity",
+        "Specificity by readers' verdicts, and its 95 % interval.",
+        ("bound",),
+        _specificity,
+    ),
+)
