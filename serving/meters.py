@@ -63,12 +63,21 @@ IMAGE_GREY = Histogram(
 )
 WARNINGS = Counter("lungline_warned_results_total", "Results that carry a warning.")
 
+# What a rate is asked of must be there from the first scrape on, as 0: a series that begins at 1 has not risen.
+REASONS = (
+    *("bomb", "blank", "corrupt", "empty", "not-an-image", "not-an-xray"),
+    *("too-large", "too-many-pixels", "too-small", "truncated", "unsupported-format"),
+)
+OUTCOMES = (("judged", "Normal"), ("judged", "Pneumonia"), ("judged", "Unsure"), ("refused", "Refused"))
+
 _stages = {stage: STAGE_SECONDS.labels(stage) for stage in STAGES}
 # The bound children, so that a request neither makes nor looks for labels. Versions come one promotion at a time.
 request = cache(REQUESTS.labels)
 _result = cache(RESULTS.labels)
 _refusal = cache(REFUSALS.labels)
 _score = cache(SCORES.labels)
+for _reason in REASONS:
+    _refusal(_reason)
 
 
 def note(record: ResultRecord, received: datetime) -> bool:
@@ -134,6 +143,8 @@ class ChampionCollector(Collector):
         created = GaugeMetricFamily("lungline_model_created_timestamp_seconds", "When the model was trained.")
         if ready:
             diagnoser = self._champion.current()
+            for outcome, label in OUTCOMES:
+                _result(outcome, label, diagnoser.version)
             card = diagnoser.package.card
             synthetic = str(card.synthetic).lower()
             info.add_metric(
