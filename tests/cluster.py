@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
+import pytest
 from kubernetes import client
 
 from lungline.cluster.kubernetes_api import KubernetesApi
@@ -153,6 +154,29 @@ def api_of(cluster: Cluster) -> KubernetesApi:
     configuration = client.Configuration(host=cluster.address)
     configuration.retries = False  # pyright: ignore[reportAttributeAccessIssue]
     return KubernetesApi(client.ApiClient(configuration))
+
+
+def write_kubeconfig(path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kubeconfig whose context `here` is the stand-in, and whose current one is not; used until the test ends."""
+    context = {"cluster": "here", "user": "me"}
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "elsewhere",
+        "clusters": [
+            {"name": "here", "cluster": {"server": address}},
+            {"name": "elsewhere", "cluster": {"server": "http://127.0.0.1:9"}},
+        ],
+        "users": [{"name": "me", "user": {}}],
+        "contexts": [
+            {"name": "here", "context": context},
+            {"name": "elsewhere", "context": context | {"cluster": "elsewhere"}},
+        ],
+    }
+    path.write_text(json.dumps(config))  # which is YAML too
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    # The client reads the variable once, when it is imported.
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
 
 
 def _answer(cluster: Cluster, request: BaseHTTPRequestHandler) -> tuple[int, Object]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from components.promote import promote as promote_step
 from lungline import cli
@@ -17,7 +16,7 @@ from lungline.lineage import tracking
 from lungline.package import CodeFacts, DataFacts
 from lungline.registry import Registry
 from lungline.settings import Settings, load_settings, variable
-from tests.cluster import Cluster, running_cluster
+from tests.cluster import Cluster, running_cluster, write_kubeconfig
 from tests.test_canary import prometheus
 from tests.tiny_package import write_tiny_package
 
@@ -49,29 +48,8 @@ def cluster(registered: dict[str, str], tmp_path: Path, monkeypatch: pytest.Monk
     for name, value in registered.items():
         monkeypatch.setenv(variable(name), value)
     with running_cluster() as running:
-        config = tmp_path / "kubeconfig"
-        config.write_text(yaml.safe_dump(kubeconfig(running.address)))
-        monkeypatch.setenv("KUBECONFIG", str(config))
-        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(config))
+        write_kubeconfig(tmp_path / "kubeconfig", running.address, monkeypatch)
         yield running
-
-
-def kubeconfig(address: str) -> dict[str, Any]:
-    context = {"cluster": "here", "user": "me"}
-    return {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "elsewhere",
-        "clusters": [
-            {"name": "here", "cluster": {"server": address}},
-            {"name": "elsewhere", "cluster": {"server": "http://127.0.0.1:9"}},
-        ],
-        "users": [{"name": "me", "user": {}}],
-        "contexts": [
-            {"name": "here", "context": context},
-            {"name": "elsewhere", "context": context | {"cluster": "elsewhere"}},
-        ],
-    }
 
 
 class Terminal:

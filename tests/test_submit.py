@@ -1,5 +1,6 @@
 """Runs on a Kubeflow Pipelines server: kfp's real client against a server made small."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
+from lungline import cli
 from lungline.errors import DataError, LunglineError, PipelineFailed, SettingsError
 from lungline.progress import Event
 from lungline.settings import Settings, load_settings, variable
@@ -175,6 +177,53 @@ def test_what_is_no_schedule_is_refused(kubeflow: PipelinesServer, cron: str) ->
     with pytest.raises(SettingsError, match="five fields"):
         schedule(settings(), Server(kubeflow.host), cron)
     assert kubeflow.uploads == []
+
+
+# ---------------------------------------------------------------------------------------------------- the command line
+
+
+def lungline(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["lungline", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+def test_a_person_trains_on_the_server_of_several_users(
+    kubeflow: PipelinesServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kubeflow.token = "of-the-user"
+    (tmp_path / "token").write_text("of-the-user\n")
+    where = ("--on", "kfp", "--host", kubeflow.host, "--kfp-token-file", str(tmp_path / "token"))
+    what = ("--kfp-namespace", "radiology", "--service-account", "trainer", "--data", "medmnist:28", "--json")
+    assert lungline(monkeypatch, "train", *where, *what, "--no-wait") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["link"] == f"{kubeflow.host}/#/runs/details/{told['run']}"
+    (asked,) = kubeflow.runs.values()
+    assert asked["service_account"] == "trainer"
+    assert kubeflow.experiments[0]["namespace"] == "radiology"
+    assert lungline(monkeypatch, "train", *where, *what, "--schedule", "0 3 * * 1") == 0
+    assert json.loads(capsys.readouterr().out)["cron"] == "0 0 3 * * 1"
+
+
+def test_server_and_token_may_be_settings(
+    kubeflow: PipelinesServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kubeflow.token = "of-the-user"
+    monkeypatch.setenv("LUNGLINE_KFP_HOST", kubeflow.host)
+    monkeypatch.setenv("LUNGLINE_KFP_TOKEN", "of-the-user")
+    assert lungline(monkeypatch, "train", "--on", "kfp", "--data", "medmnist:28", "--no-wait") == 0
+    assert "goes on by itself" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"), [(["--on", "kfp"], "needs --host"), (["--schedule", "0 3 * * 1"], "add --on kfp")]
+)
+def test_what_the_command_lacks_is_said(
+    arguments: list[str], why: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lungline(monkeypatch, "train", *arguments) == 2
+    assert why in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals
