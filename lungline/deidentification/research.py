@@ -49,8 +49,10 @@ def keep(record: ResultRecord, data: bytes, storage: Storage, settings: Settings
     try:
         _keep(record, data, storage, settings)
     except Exception as exc:  # noqa: BLE001 - the result is saved, and what failed here must not undo it
-        # Messages of others may quote the image; their kind cannot.
-        why = str(exc) if isinstance(exc, LunglineError) else type(exc).__name__
+        # Messages of others may quote the image; their kind and place cannot.
+        last = traceback.extract_tb(exc.__traceback__)[-1]
+        place = f"{type(exc).__name__} at {last.filename.rpartition('/')[2]}:{last.lineno}"
+        why = str(exc) if isinstance(exc, LunglineError) else place
         _log.warning("An unsure image was not kept for research: %s (upload %s)", why, record.upload.identity)
         with contextlib.suppress(LunglineError):  # a store that is down: the mark is lost with the image
             storage.put(settings.results_bucket, OWED + record.id, b"")

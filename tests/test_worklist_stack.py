@@ -1,0 +1,154 @@
+"""The worklist as a part of the real stack: what comes in, what a kill costs, what S3 gives back."""
+
+import os
+import signal
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import httpx
+import pytest
+from sqlalchemy import select
+
+from laptop import stack
+from laptop.visit import invite, open_browser
+from lungline.phantom import jpeg
+from lungline.settings import Settings
+from tests.test_laptop import ELSEWHERE, promote
+from tests.worklist_site import wait
+from worklist import entries
+from worklist.commands import rebuild_worklist
+from worklist.database import Database
+from worklist.entries import Counters
+from worklist.tables import Entry
+
+pytestmark = pytest.mark.stack
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory, packages: tuple[Path, Path]) -> Iterator[Settings]:
+    """A running stack with a champion, which is unsure of everything; its worklist is not waited for."""
+    home = tmp_path_factory.mktemp("stack") / "home"
+    promote(home, packages[0])
+    settings = Settings(home=home, mlflow_uri=ELSEWHERE)
+    stack.up(settings, attached=True)
+    yield settings
+    stack.down(settings)
+
+
+def upload(settings: Settings, **pictures: bytes) -> None:
+    client: Any = boto3.client("s3", **_client_options(settings))
+    for name, data in pictures.items():
+        client.put_object(Bucket=settings.uploads_bucket, Key=f"ward/{name}.jpg", Body=data)
+
+
+def _client_options(settings: Settings) -> dict[str, str | None]:
+    environment = stack.env(settings, scanner=True)
+    return {
+        "endpoint_url": environment["AWS_ENDPOINT_URL"],
+        "region_name": environment["AWS_DEFAULT_REGION"],
+        "aws_access_key_id": environment["AWS_ACCESS_KEY_ID"],
+        "aws_secret_access_key": environment["AWS_SECRET_ACCESS_KEY"],
+    }
+
+
+def shown(settings: Settings) -> tuple[Counters, list[tuple[Any, ...]]]:
+    """What the page counts and lists."""
+    database = Database.open(settings)
+    try:
+        with database.reading() as session:
+            columns = [column for column in Entry.__table__.columns if column.name not in {"number", "touched"}]
+            rows = session.execute(select(*columns).order_by(Entry.identity)).all()
+            return entries.count(session), [tuple(row) for row in rows]
+    finally:
+        database.close()
+
+
+@pytest.fixture
+def reader(settings: Settings) -> Iterator[httpx.Client]:
+    """A reader who has followed the link of the stack."""
+    with httpx.Client(follow_redirects=True, timeout=30, headers={"accept": "text/html"}) as client:
+        assert client.get(invite(settings)).status_code == 200
+        yield client
+
+
+def test_the_page_shows_uploads_with_heatmaps_and_counts_what_became_of_them(
+    settings: Settings, reader: httpx.Client
+) -> None:
+    address = stack.status(settings).part("worklist").address
+    assert stack.connect(settings).worklist.uri == address
+    upload(settings, a=jpeg(1, opacities=True), b=jpeg(2, opacities=False), hello=b"hello")
+    page = str(address)
+    expected = Counters(uploaded=3, judged=2, unsure=2, refused=1, unread=3, deidentified=2, dead_lettered=1)
+    wait(lambda: shown(settings)[0] == expected, 60)
+    assert "a.jpg" in reader.get(page).text
+    identity = next(row[0] for row in shown(settings)[1] if "judged" in row)
+    heatmap = reader.get(f"{page}/x/{identity}/heat")
+    assert heatmap.headers["content-type"] == "image/png"
+    # The events' token is the trigger's: nobody else on this machine tells of results.
+    assert httpx.post(page, json={}, headers={"ce-specversion": "1.0"}, timeout=30).status_code == 403
+
+
+def test_a_worklist_that_was_killed_misses_nothing_and_holds_nobody_up(settings: Settings) -> None:
+    before = stack.wait(settings, "worklist")
+    already = shown(settings)[0].uploaded
+    assert before.pid
+    os.kill(before.pid, signal.SIGSTOP)  # away, and not even refusing
+    upload(settings, **{f"away{number}": jpeg(number, opacities=True) for number in range(6)})
+    connected = stack.connect(settings)
+    wait(lambda: _judged(connected) == already + 6, 60)
+    os.kill(before.pid, signal.SIGKILL)
+    wait(lambda: stack.status(settings).part("worklist").pid not in {None, before.pid}, 60)
+    assert stack.wait(settings, "worklist").address == before.address
+    upload(settings, after=jpeg(9, opacities=True))
+    wait(lambda: shown(settings)[0].uploaded == already + 7, 60)
+
+
+def _judged(settings: Settings) -> int:
+    from lungline.results import every
+    from lungline.storage import Storage
+
+    return sum(1 for _ in every(Storage.from_settings(settings), settings.results_bucket))
+
+
+def test_a_rebuild_gives_the_same_page_from_the_bucket(
+    settings: Settings, reader: httpx.Client, tmp_path: Path
+) -> None:
+    address = str(stack.status(settings).part("worklist").address)
+    wait(lambda: shown(settings)[0].judged > 0, 60)
+    identity = next(row[0] for row in shown(settings)[1] if "judged" in row)
+    csrf = reader.get(f"{address}/x/{identity}").text.partition('name="csrf" value="')[2].partition('"')[0]
+    said = reader.post(f"{address}/x/{identity}/readings", data={"csrf": csrf, "say": "Normal", "comment": "clear"})
+    assert said.status_code == 200
+    with sqlite3.connect(settings.home / "worklist" / "worklist.db") as database:
+        wait(lambda: database.execute("SELECT count(*) FROM readings WHERE saved = 0").fetchone() == (0,), 60)
+    lost = stack.connect(settings).model_copy(update={"home": tmp_path})
+    rebuild_worklist(lost)
+    counters, rows = shown(settings)
+    again, rows_again = shown(lost)
+    assert rows_again == rows
+    assert again == Counters(**{**_values(counters), "deidentified": 0})  # counted by the worklist that runs
+
+
+def _values(counters: Counters) -> dict[str, int]:
+    return {name: getattr(counters, name) for name in Counters.__dataclass_fields__}
+
+
+def test_a_browser_is_given_the_link_in_a_private_file_and_only_where_there_is_a_screen(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or True)
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    assert not open_browser(settings, "http://127.0.0.1:1/login?token=x&y")
+    monkeypatch.setenv("DISPLAY", ":0")
+    assert open_browser(settings, "http://127.0.0.1:1/login?token=x&y")
+    (address,) = opened
+    assert "token" not in address
+    page = Path(address.removeprefix("file://"))
+    assert page.stat().st_mode & 0o077 == 0
+    assert "token=x&amp;y" in page.read_text()
