@@ -13,7 +13,7 @@ import numpy.typing as npt
 from lungline.imaging.picture import Pixels
 
 Mask = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float32]
+Sums = npt.NDArray[np.float64]
 
 _SIDE = 512  # strokes are looked for at this size
 _CELLS = 64  # and blamed on cells, of which the longest side has so many
@@ -47,14 +47,19 @@ def paint_over(values: npt.NDArray[Any], mask: Mask) -> npt.NDArray[Any]:
     if values.ndim == 3:
         return np.stack([paint_over(values[..., at], mask) for at in range(values.shape[2])], axis=2)
     step = max(1, -(-max(mask.shape) // _SIDE))
-    known = _pooled(~mask, step, np.min).astype(np.float32)
-    means = _pooled(values, step, np.mean).astype(np.float32)
-    fill = np.full(known.shape, (means * known).sum() / max(1, known.sum()), np.float32)
+    known = _pooled(~mask, step, np.min)
+    means = _pooled(values, step, np.mean) * known
+    # Only what is hidden is filled: of a whole picture the blurs alone would cost more than judging it.
+    hidden = np.nonzero(~known)
+    fill = np.full(hidden[0].size, means.sum() / max(1, known.sum()))
+    sums = _summed(known), _summed(means)
     for radius in (64, 24, 8):  # the nearer, the better; further out where all that is near is hidden
-        weight, total = _box(known, radius), _box(means * known, radius)
-        enough = weight > 0.02
+        (weight, area), (total, _) = (_in_squares(one, hidden, radius) for one in sums)
+        enough = weight > 0.02 * area
         fill[enough] = total[enough] / weight[enough]
-    whole = np.repeat(np.repeat(fill, step, axis=0), step, axis=1)[: mask.shape[0], : mask.shape[1]]
+    blurred = np.zeros(known.shape)
+    blurred[hidden] = fill
+    whole = np.repeat(np.repeat(blurred, step, axis=0), step, axis=1)[: mask.shape[0], : mask.shape[1]]
     kind = values.dtype
     if kind.kind in "ui":
         whole = np.clip(np.rint(whole), np.iinfo(kind).min, np.iinfo(kind).max)
@@ -71,20 +76,23 @@ def _pooled(values: npt.NDArray[Any], step: int, how: Callable[..., Any]) -> npt
     return how(blocks, axis=(1, 3))
 
 
-def _strokes(grey: npt.NDArray[Any], thickness: int) -> Mask:
+def _strokes(grey: Pixels, thickness: int) -> Mask:
     """Pixels much brighter than anything as wide as a stroke around them (white top-hat)."""
-    levels = grey.astype(np.int16)
-    opened = _slid(_slid(levels, thickness, np.minimum), thickness, np.maximum)
-    return levels - opened >= _CONTRAST
+    opened = _slid(_slid(grey, thickness, np.minimum), thickness, np.maximum)
+    return grey - opened >= _CONTRAST  # no pixel is darker than its opening
 
 
-def _slid(levels: npt.NDArray[np.int16], thickness: int, how: np.ufunc) -> npt.NDArray[np.int16]:
+def _slid(levels: Pixels, thickness: int, how: np.ufunc) -> Pixels:
     """The least or greatest value in a square around each pixel."""
     half = thickness // 2
     for axis in (0, 1):
         wide = np.pad(levels, [(half, half) if axis == at else (0, 0) for at in (0, 1)], mode="edge")
-        length = levels.shape[axis]
-        levels = how.reduce([wide.take(range(at, at + length), axis) for at in range(thickness)])
+        span = 1  # `wide` has the values of spans so long; two of them, overlapping, make a longer one
+        while span < thickness:
+            more = min(span, thickness - span)
+            wide = how(wide[:-more], wide[more:]) if axis == 0 else how(wide[:, :-more], wide[:, more:])
+            span += more
+        levels = wide
     return levels
 
 
@@ -120,16 +128,19 @@ def _dilated(cells: Mask) -> Mask:
     return np.logical_or.reduce([wide[y : y + height, x : x + width] for y in range(3) for x in range(3)])
 
 
-def _box(values: Floats, radius: int) -> Floats:
-    """The mean of the square around each pixel."""
-    return _run(_run(values, radius).T, radius).T
+def _summed(values: npt.NDArray[Any]) -> Sums:
+    """At (y, x) the sum of all values above y and left of x."""
+    sums = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
+    np.cumsum(values, axis=0, out=sums[1:, 1:])
+    np.cumsum(sums, axis=1, out=sums)
+    return sums
 
 
-def _run(values: Floats, radius: int) -> Floats:
-    """The mean of the column around each pixel."""
-    length = values.shape[0]
-    sums = np.zeros((length + 1, values.shape[1]), np.float64)
-    np.cumsum(values, axis=0, out=sums[1:])
-    low = np.array([max(0, at - radius) for at in range(length)])
-    high = np.array([min(length, at + radius + 1) for at in range(length)])
-    return ((sums[high] - sums[low]) / (high - low)[:, None]).astype(np.float32)
+def _in_squares(sums: Sums, places: tuple[npt.NDArray[np.intp], ...], radius: int) -> tuple[Sums, npt.NDArray[np.intp]]:
+    """Sum and number of the values in a square around each place, as far as it lies within the picture."""
+    (top, left), (bottom, right) = (
+        [np.clip(at + way, 0, length - 1) for at, length in zip(places, sums.shape, strict=True)]
+        for way in (-radius, radius + 1)
+    )
+    inside = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+    return inside, (bottom - top) * (right - left)

@@ -18,8 +18,8 @@ def write_png(pixels: npt.NDArray[np.uint8], *, stored: bool = False) -> bytes:
     """A PNG file of grey (H, W) or colour (H, W, 3) pixels.
 
     `stored` leaves out compression: the same pixels give the same bytes with any version of zlib, so that they can
-    take part in a data set's digest. Otherwise each row is written as its difference from the one above and coded
-    without a search for repeats: a fifth of the time of a general encoder, for a file a tenth larger.
+    take part in a data set's digest. Otherwise each row is written as its difference from the one above, and
+    libdeflate compresses it: two fifths of zlib's time at its fastest, for a smaller file.
     """
     height, width = pixels.shape[:2]
     rows = np.empty((height, 1 + pixels[0].size), np.uint8)
@@ -37,8 +37,10 @@ def write_png(pixels: npt.NDArray[np.uint8], *, stored: bool = False) -> bytes:
 
 
 def _coded(raw: bytes) -> bytes:
-    coder = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_HUFFMAN_ONLY)
-    return coder.compress(raw) + coder.flush()
+    """A zlib stream."""
+    from imagecodecs import deflate_encode
+
+    return bytes(deflate_encode(raw, level=1))
 
 
 def _stored(raw: bytes) -> bytes:
