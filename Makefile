@@ -1,6 +1,6 @@
 # One vocabulary of commands for people, hooks and CI. A fresh machine has Python 3.11 and make; the rest is installed.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lock docs bench clean
+.PHONY: help setup demo test chaos check format lock docs bench clean
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -27,6 +27,9 @@ demo: $(INSTALLED) ## the whole flow on this machine (ARGS="--exit --json" for s
 
 test: $(INSTALLED) ## run all tests (ARGS="-k events" for some)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+chaos: $(INSTALLED) ## kill every part and every pair of them under 300 uploads
+	@$(BIN)/python -m pytest -q -s -m chaos tests/test_chaos.py $(ARGS)
 
 check: $(INSTALLED) ## lint, format, types and import rules
 	@$(BIN)/ruff check

@@ -95,11 +95,11 @@ class Reconciler:
     def _await_trigger(self, until: datetime) -> None:
         """Wait until the trigger has dealt with what was in Kafka by then: that is on its way and not lost."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while time.monotonic() < deadline and not _is_handled(self._settings, until):
+        while time.monotonic() < deadline and not is_handled(self._settings, until):
             time.sleep(LOOK_SECONDS)
 
 
-def _is_handled(settings: Settings, until: datetime) -> bool:
+def is_handled(settings: Settings, until: datetime) -> bool:
     """Whether the trigger has committed every record of the uploads topic from before a moment."""
     from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 

@@ -1,0 +1,203 @@
+"""Nothing is lost, nothing is done twice and nothing is told, whatever is killed; `make chaos` runs the long one."""
+
+import base64
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import httpx
+import pytest
+from confluent_kafka import Message, Producer
+from typer.testing import CliRunner
+
+from laptop import stack
+from laptop.home import Home, read_json, write_private
+from lungline.cli import app
+from lungline.diagnosis import Diagnoser
+from lungline.events import Upload, minio_record
+from lungline.package import Package
+from lungline.storage import Storage
+from tests.chaos import PARTS, PATIENT, Chaos, eventually, key_of, picture, running, shuffled_pairs
+from tests.kafka_tail import tail
+from tests.listening import command_line, family
+from tests.test_privacy import leaks, named_film
+
+pytestmark = pytest.mark.stack
+
+
+@pytest.fixture(scope="module")
+def chaos(tmp_path_factory: pytest.TempPathFactory, packages: tuple[Path, Path]) -> Iterator[Chaos]:
+    with running(tmp_path_factory.mktemp("chaos") / "home", packages[0]) as chaos:
+        yield chaos
+
+
+def test_the_champion_changes_three_times_under_uploads_and_none_is_lost_or_mixed(
+    chaos: Chaos, packages: tuple[Path, Path]
+) -> None:
+    diagnosers = [Diagnoser(Package.load(package)) for package in packages]
+    folder = chaos.settings.home / "predictor"
+    copytree(packages[1], folder / "packages" / "2")
+    asked = f"{chaos.connected.predictor_uri}/v2/models/pneumonia"
+    with chaos.uploading(45, seconds=6, name="swap"):
+        for number, diagnoser in ((2, diagnosers[1]), (1, diagnosers[0]), (2, diagnosers[1])):
+            draft = folder / "draft"
+            draft.symlink_to(f"packages/{number}")
+            draft.replace(folder / "current")
+            eventually(lambda one=diagnoser: httpx.get(asked).json()["versions"] == [one.version], 60, "it serves")
+            chaos.go_on(4)
+    chaos.settle(60)
+    expected = {one.version: one for one in diagnosers}
+    found = {key: records for key, records in chaos.records().items() if "swap" in key}
+    assert len(found) == 45
+    for number in range(45):
+        (record,) = found[key_of("swap", number)]
+        assert record.outcome == "judged"
+        assert record.probability == expected[record.model.version].diagnose(picture(number)).probability
+    assert {record.model.version for (record,) in found.values()} == set(expected)
+    with tail(chaos.connected, chaos.settings.dead_letters_topic) as letters:
+        assert letters.settled(0.5) == []
+
+
+def test_every_upload_has_one_result_although_parts_are_killed_and_the_store_is_unavailable(chaos: Chaos) -> None:
+    with chaos.uploading(40, seconds=10):
+        chaos.poison_it()
+        chaos.kill("predictor")
+        chaos.kill("trigger", "bridge")
+        chaos.refuse(1.5)
+        chaos.kill("store", "broker")
+    chaos.settle(60)
+    chaos.say(chaos.check())
+
+
+def test_an_event_that_comes_fifty_times_is_one_result(chaos: Chaos) -> None:
+    upload = chaos.upload(key_of("fifty", 1), picture(1))
+    producer = Producer({"bootstrap.servers": chaos.connected.kafka_bootstrap})
+    for _ in range(50):
+        producer.produce(chaos.settings.uploads_topic, json.dumps(minio_record(upload)))
+    assert producer.flush(60) == 0
+    chaos.settle(60)
+    assert len(chaos.records()[upload.key]) == 1
+
+
+def test_an_upload_whose_event_was_lost_is_found_when_a_part_comes_back(chaos: Chaos) -> None:
+    bridge = stack.status(chaos.settings).part("bridge").pid
+    assert bridge
+    os.kill(bridge, signal.SIGSTOP)
+    chaos.upload(key_of("lost", 1), picture(1))
+    # The next bridge believes that it has told of everything until now.
+    note = Home(chaos.settings.home).file("run", "bridge.json")
+    known = read_json(note)
+    assert known
+    write_private(note, known | {"position": time.time_ns()})
+    chaos.kill("bridge")
+    chaos.settle(60)
+    log = Home(chaos.settings.home).log("supervisor")
+    eventually(lambda: "1 had no result and were sent again" in log.read_text(), 30, "it is in the log")
+
+
+def test_the_commands_find_nothing_more_to_do_and_replay_what_is_dead(chaos: Chaos) -> None:
+    before = chaos.letters()
+    options = ["--home", str(chaos.settings.home), "--json"]
+    found = json.loads(_run("reconcile", "--grace", "0", *options))
+    assert (found["uploads"], found["with_result"], found["sent"]) == (len(chaos.sent), len(chaos.sent), 0)
+    replayed = json.loads(_run("replay", *options))
+    assert replayed["replayed"] + replayed["hopeless"] == len(before)
+    assert replayed["hopeless"] >= len(chaos.garbage)
+    # What is poison dies again, and still has its one result.
+    with tail(chaos.connected, chaos.settings.dead_letters_topic) as letters:
+        letters.until(lambda records: len(records) == len(before) + replayed["replayed"], 60)
+    assert json.loads(_run("replay", *options))["replayed"] == replayed["replayed"]
+    latest = json.loads(_run("results", "--last", "3", *options))
+    assert len(latest) == 3
+    assert latest[0]["upload"]["key"] == key_of("lost", 1)
+    chaos.check()
+
+
+def _run(*arguments: str) -> str:
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_nothing_that_the_stack_writes_tells_who_was_x_rayed(chaos: Chaos) -> None:
+    """Where keys of objects have to be: the uploads and their events, the result records, the worklist's database."""
+    film = {"named": named_film(), "refused": named_film(Modality="CT"), "torn": named_film()[:900]}
+    for name, data in film.items():
+        chaos.upload(f"{PATIENT}/{name}.dcm", data)
+    chaos.poison |= {f"{PATIENT}/{name}.dcm" for name in ("refused", "torn")}
+    chaos.settle(60)
+    chaos.check()
+    settings, home = chaos.connected, Home(chaos.settings.home)
+    written = {path: path.read_bytes() for folder in ("logs", "run", "predictor") for path in _files(home.file(folder))}
+    written |= {path: path.read_bytes() for path in home.path.iterdir() if path.is_file()}
+    assert len(written) > 10
+    assert {str(path): leaks(data) for path, data in written.items() if leaks(data)} == {}
+
+    topics = (settings.uploads_topic, settings.results_topic, settings.dead_letters_topic)
+    for topic in topics:
+        with tail(settings, topic) as records:
+            assert leaks(*(part for record in records.settled(1) for part in _envelope(record))) == []
+    status = stack.status(settings)
+    assert status.pid
+    assert leaks(*(command_line(pid) for pid in family(status.pid))) == []
+    addresses = [part.metrics for part in status.parts if part.metrics] + [f"{settings.predictor_uri}/metrics"]
+    assert leaks(*(httpx.get(address).text for address in addresses)) == []
+    storage = Storage.from_settings(settings)
+    others = (settings.results_bucket, settings.research_bucket, settings.models_bucket, "tansu")
+    assert leaks(*(info.key for bucket in others for info in storage.list(bucket))) == []
+    research = [storage.get(settings.research_bucket, info.key) for info in storage.list(settings.research_bucket)]
+    assert leaks(*(one.data for one in research)) == []
+    storage.close()
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def _envelope(record: Message) -> Iterator[Any]:
+    """Key and headers of a message; what Knative quotes of an answer is base64."""
+    yield record.key() or b""
+    for name, value in record.headers() or []:
+        text = value.encode() if isinstance(value, str) else value or b""
+        yield base64.b64decode(text) if name == "ce_knativeerrordata" else text
+
+
+def test_no_error_answer_tells_what_was_sent(chaos: Chaos) -> None:
+    base, predict = chaos.connected.predictor_uri, "/v1/models/pneumonia:predict"
+    elsewhere = minio_record(Upload("lungline-models", f"{PATIENT}/1.dcm"))
+    file = {"image": (f"{PATIENT}.dcm", named_film(Modality="CT"), "application/dicom")}
+    answers = [
+        httpx.post(f"{base}{predict}", json=elsewhere),
+        httpx.post(f"{base}{predict}", content=f"no event of {PATIENT}".encode()),
+        httpx.post(f"{base}{predict}", json={"instances": [{"image": f"{PATIENT}"}]}),
+        httpx.post(f"{base}/v2/models/pneumonia/infer", json={"inputs": [{"name": PATIENT, "datatype": PATIENT}]}),
+        httpx.post(f"{base}/predict", files=file),
+        httpx.post(f"{base}/predict", content=named_film()[:900]),
+        httpx.get(f"{base}/v2/models/{PATIENT}/ready"),
+    ]
+    assert {answer.status_code for answer in answers} == {400, 404}
+    *ours, protocol = answers
+    assert leaks(*(answer.text for answer in ours), *(str(answer.headers) for answer in answers)) == []
+    assert protocol.status_code == 404  # KServe's own page repeats the name that it was asked for, to who asked
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+def test_300_uploads_while_every_part_and_every_pair_is_killed(tmp_path: Path, packages: tuple[Path, Path]) -> None:
+    with running(tmp_path / "home", packages[0]) as chaos:
+        with chaos.uploading(300, seconds=100):
+            chaos.poison_it()
+            for names in (*((name,) for name in PARTS), *shuffled_pairs(7)):
+                chaos.kill(*names)
+                chaos.go_on(14)
+            chaos.refuse(20)
+        chaos.settle(300)
+        chaos.say(chaos.check())
+        for line in Home(chaos.settings.home).log("supervisor").read_text().splitlines():
+            if "A part came back" in line or "not looked for" in line:
+                print("         ", line)
