@@ -28,6 +28,7 @@ def train(
     from lungline.lineage.tracking import Recorder, new_record
     from lungline.model import Epoch
     from lungline.model import train as fit
+    from lungline.monitoring.reference import add_reference, measure
     from lungline.package import DataFacts, Package, write_package
     from lungline.training import parity
 
@@ -51,7 +52,10 @@ def train(
             trained = fit(data, settings, heard)
         write_package(Path(package.path), keras_model=trained.model, card=trained.card(facts, code_facts(), settings))
         pictures = trained.preparation.normalise(data.of("test")[0][:256])
-        worst = parity.check(Package.load(Path(package.path)), trained.model, pictures)
+        loaded = Package.load(Path(package.path))
+        worst = parity.check(loaded, trained.model, pictures)
+        unseen = ((row.patient, file) for row, file in data.originals("val"))
+        add_reference(Path(package.path), measure(loaded, unseen, "val"))
         step.progress(f"LiteRT and Keras differ by at most {worst:.1e} on {len(pictures)} pictures", parity=worst)
         folder = Path(record.path)
         folder.mkdir(parents=True)

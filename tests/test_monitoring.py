@@ -1,0 +1,320 @@
+import io
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from prometheus_client import CollectorRegistry, generate_latest
+from typer.testing import CliRunner
+
+from benchmarks.drift import Change, Pictures, adult, blurred, brighter, saved
+from lungline import results
+from lungline.cli import app
+from lungline.diagnosis import Diagnoser
+from lungline.errors import PackageError
+from lungline.imaging.decoding import decode
+from lungline.monitoring import store as findings
+from lungline.monitoring.comparison import compare
+from lungline.monitoring.gauges import DriftCollector
+from lungline.monitoring.monitor import monitor
+from lungline.monitoring.observation import STATISTICS, Observation, observe
+from lungline.monitoring.proportion import proportion
+from lungline.monitoring.reference import FILE, add_reference, fetch_reference, measure
+from lungline.monitoring.sample import Judged, sample
+from lungline.package import Package
+from lungline.phantom import jpeg
+from lungline.results import ModelFacts, Operating, ResultRecord, Times, UploadFacts
+from lungline.settings import Settings, load_settings
+from lungline.storage import Storage
+from tests.object_store import ACCESS_KEY, SECRET_KEY, running_store
+from tests.tiny_package import write_tiny_package
+
+SETTINGS = Settings()
+RESULTS, MODELS = SETTINGS.results_bucket, SETTINGS.models_bucket
+# Half of what is compared at a time by default: what shows in so few shows in 200.
+WINDOW = 100
+UNCHANGED: Change = lambda image: image  # noqa: E731 - one of several
+HEARD: dict[str, Change] = {
+    "exposure, 10 grey levels": brighter(10),
+    "another scanner's blur, 1 pixel": blurred(224 / 96),
+    "adults, 10 % larger": adult(0.9, 1.0, 1.0),
+    "adults, on a wider film with more pixels": adult(1.0, 1.15, 1.5),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("packages") / "1"
+    write_tiny_package(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(folder: Path) -> Pictures:
+    files = [jpeg(seed, opacities=seed % 2 == 0, size=96) for seed in range(220)]
+    known = [(seed % 2 == 0, f"person{seed}", data) for seed, data in enumerate(files)]
+    return Pictures(folder, known, {"none": UNCHANGED, **HEARD})
+
+
+def share_of_alarms(pictures: Pictures, change: str, runs: int) -> float:
+    heard = 0
+    for run in range(runs):
+        known, field = pictures.parted(np.random.default_rng(run), WINDOW)
+        reference = sample(pictures.seen["none"][row] for row in known)
+        window = sample(pictures.seen[change][row] for row in field[:WINDOW])
+        heard += bool(compare(reference, window, 0.01, seed=run).alarms)
+    return heard / runs
+
+
+def test_at_most_one_in_twenty_windows_of_an_unchanged_world_raises_an_alarm(pictures: Pictures) -> None:
+    assert share_of_alarms(pictures, "none", 100) <= 0.05
+
+
+@pytest.mark.parametrize("change", HEARD)
+def test_a_change_of_the_pictures_is_heard_within_one_window(pictures: Pictures, change: str) -> None:
+    assert share_of_alarms(pictures, change, 3) == 1
+
+
+def test_many_pictures_of_one_patient_raise_no_alarm_by_being_alike() -> None:
+    def drawn(rng: np.random.Generator, patients: int) -> Iterator[Judged]:
+        for patient in range(patients):
+            habit = rng.normal()
+            for _ in range(5):
+                values = {name: float(habit + 0.1 * rng.normal()) for name in STATISTICS}
+                yield Judged("Normal", 1 / (1 + np.exp(-habit)), Observation(statistics=values), f"{rng}{patient}")
+
+    heard = []
+    for run in range(60):
+        rng = np.random.default_rng(run)
+        here, there = sample(drawn(rng, 20)), sample(drawn(rng, 20))
+        heard.append(bool(compare(here, there, 0.05, seed=run).alarms))
+    assert np.mean(heard) <= 0.15
+
+
+def test_swapped_labels_more_doubt_and_refusals_are_heard_by_their_own_tests() -> None:
+    def some(**counts: int) -> list[Judged]:
+        risk = {"Normal": 0.1, "Unsure": 0.5, "Pneumonia": 0.9, "Refused": None}
+        return [Judged(label, risk[label]) for label, count in counts.items() for _ in range(count)]
+
+    usual = sample(some(Normal=60, Unsure=10, Pneumonia=130))
+    swapped = compare(usual, sample(some(Normal=130, Unsure=10, Pneumonia=60)), 0.01)
+    assert {"score", "labels"} <= set(swapped.alarms)
+    assert "unsure" in compare(usual, sample(some(Normal=50, Unsure=50, Pneumonia=100)), 0.01).alarms
+    assert compare(usual, sample(some(Normal=57, Unsure=10, Pneumonia=123, Refused=20)), 0.01).alarms == ("refusals",)
+    assert compare(usual, usual, 0.01).alarms == ()
+    assert compare(usual, sample(some(Normal=5)), 0.01).tests == {}
+
+
+def test_statistics_tell_exposure_blur_and_framing() -> None:
+    plain = jpeg(1, opacities=True)
+    changes = (UNCHANGED, brighter(20), blurred(2), adult(1.0, 1.15, 1.5))
+    usual, bright, soft, wide = (observe(decode(changed(plain, one)), 1000).statistics for one in changes)
+    assert tuple(usual) == STATISTICS
+    assert bright["mean"] > usual["mean"] + 10
+    assert soft["grain"] < usual["grain"]
+    assert wide["aspect"] == pytest.approx(1.15, abs=0.01)
+    assert wide["side"] == pytest.approx(usual["side"] + np.log2(1.5), abs=0.01)
+
+
+def changed(data: bytes, change: Change) -> bytes:
+    return saved(change(Image.open(io.BytesIO(data))))
+
+
+def test_a_share_has_wilsons_interval() -> None:
+    found = proportion(9, 10)
+    assert found is not None
+    assert (found.low, found.high) == (pytest.approx(0.596, abs=1e-3), pytest.approx(0.982, abs=1e-3))
+    assert proportion(0, 0) is None
+
+
+def test_a_package_carries_its_reference_like_any_other_file(folder: Path, tmp_path: Path) -> None:
+    write_tiny_package(tmp_path / "1")
+    files = [jpeg(seed, opacities=False, size=64) for seed in range(3)] + [b"not an image"]
+    reference = measure(
+        Package.load(tmp_path / "1"), [("a", files[0]), ("a", files[1]), *((None, x) for x in files[2:])], "val"
+    )
+    card = add_reference(tmp_path / "1", reference)
+    assert FILE in card.files
+    assert Package.load(tmp_path / "1").card == card
+    assert reference.patients == (0, 0, 1, 2)
+    assert reference.labels[3] == "Refused"
+    online = Diagnoser(Package.load(folder)).diagnose(files[0])
+    assert (online.observed, online.label) == (reference.observed[0], reference.labels[0])
+    (tmp_path / "1" / FILE).write_text("{}")
+    with pytest.raises(PackageError, match=r"reference\.json .* is damaged"):
+        Package.load(tmp_path / "1")
+
+
+# ------------------------------------------------------------------------------------------------ in the object store
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory, folder: Path, pictures: Pictures) -> Iterator[Storage]:
+    """Version 1 has a reference and 110 usual results, then 100 brighter ones; version 0 is older than monitoring."""
+    with running_store(tmp_path_factory.mktemp("store"), RESULTS, MODELS) as storage:
+        package = tmp_path_factory.mktemp("packages") / "1"
+        write_tiny_package(package)
+        files = [(None, jpeg(seed, opacities=seed % 2 == 0, size=96)) for seed in range(1000, 1100)]
+        add_reference(package, measure(Package.load(package), files, "val"))
+        storage.upload_folder(package, MODELS, "pneumonia/1")
+        storage.upload_folder(folder, MODELS, "pneumonia/0")
+        usual = Diagnoser(Package.load(package))
+        start = datetime.now(UTC) - timedelta(hours=1)
+        for place in range(110):
+            save(
+                storage,
+                "1",
+                start + timedelta(seconds=place),
+                usual,
+                jpeg(place + 2000, opacities=place % 2 == 0, size=96),
+            )
+        for place in range(60):
+            save(storage, "0", start + timedelta(seconds=place), usual, jpeg(place + 2000, opacities=True, size=96))
+        yield storage
+
+
+def save(storage: Storage, version: str, at: datetime, diagnoser: Diagnoser, data: bytes) -> str:
+    found = diagnoser.diagnose(data, heatmap=False)
+    identity = sha256(f"{at}{version}".encode()).hexdigest()[:32]
+    record = ResultRecord(
+        id=f"{identity}-{version}",
+        outcome="judged",
+        label=found.label,
+        probability=found.probability,
+        thresholds=Operating(low=0.3, high=0.7, operating=0.5),
+        model=ModelFacts(name="pneumonia", version=version, run_id=None, sha256="0", synthetic=True),
+        upload=UploadFacts(
+            identity=identity,
+            bucket="xray-uploads",
+            key=f"Doe-Jane/{identity}",
+            version_id=None,
+            etag="e",
+            sequencer=None,
+        ),
+        times=Times(uploaded=at, received=at, done=at),
+        observed=found.observed,
+    )
+    results.save(storage, RESULTS, record)
+    return identity
+
+
+def read(storage: Storage, identity: str, verdict: str, probability: float, number: int) -> None:
+    told = {
+        "form": 1,
+        "id": str(number),
+        "identity": identity,
+        "record": "r",
+        "version": "1",
+        "label": "Unsure",
+        "probability": probability,
+        "action": "corrected",
+        "verdict": verdict,
+        "comment": "",
+        "reader": "Dr. Roe",
+        "at": datetime.now(UTC).isoformat(),
+    }
+    storage.put(RESULTS, f"readings/{identity[:2]}/{identity}/{number}.json", json.dumps(told).encode())
+
+
+def test_the_field_is_compared_by_version_told_once_and_shown(
+    storage: Storage, folder: Path, pictures: Pictures
+) -> None:
+    settings = load_settings({"monitor.window": 100})
+    calm = monitor(settings, storage)
+    assert [model.version for model in calm.models] == ["1", "0"]
+    one, older = calm.models
+    assert (one.reference, one.results, len(one.windows), one.drifted) == (100, 110, 1, False)
+    assert older.reason == "The package of version 0 has no reference: it was trained before monitoring was there."
+    assert findings.save(storage, RESULTS, calm, "") == []
+
+    diagnoser = Diagnoser(Package.load(folder))
+    start, identity = datetime.now(UTC), ""
+    for place in range(100):
+        bright = changed(jpeg(place + 3000, opacities=place % 2 == 0, size=96), brighter(20))
+        identity = save(storage, "1", start + timedelta(seconds=place), diagnoser, bright)
+        if place < 20:
+            read(
+                storage,
+                identity,
+                "Pneumonia" if place < 10 else "Normal",
+                0.9 if place in {0, 1, 2, 15} else 0.2,
+                place,
+            )
+    read(storage, identity, "Not usable", 0.2, 99)
+    found = monitor(settings, storage)
+    (changed_one, _) = found.models
+    assert found.drifted == ("1",)
+    assert [window.alarm for window in changed_one.windows] == [False, True]
+    assert "images" in changed_one.windows[-1].comparison.alarms
+    mean = changed_one.windows[-1].comparison.statistics["mean"]
+    assert mean.field > mean.reference + 10
+    feedback = changed_one.feedback
+    assert feedback is not None
+    assert feedback.readings == 20
+    assert feedback.sensitivity is not None
+    assert feedback.specificity is not None
+    assert (feedback.sensitivity.count, feedback.sensitivity.total) == (3, 10)
+    assert (feedback.specificity.count, feedback.specificity.total) == (9, 10)
+
+    assert findings.save(storage, RESULTS, found, "page") == ["1"]
+    assert findings.save(storage, RESULTS, found, "page") == []
+    (event,) = [json.loads(storage.get(RESULTS, one.key).data) for one in storage.list(RESULTS, findings.EVENTS)]
+    assert (event["type"], event["subject"], event["data"]["results"]) == ("org.lungline.drift.v1", "1", 100)
+
+
+def test_two_monitors_at_once_tell_of_a_drift_once(storage: Storage) -> None:
+    found = findings.latest(storage, RESULTS)
+    assert found is not None
+    storage.delete(RESULTS, findings.LATEST)  # as if neither had seen the other's findings
+    assert findings.save(storage, RESULTS, found, "page") == []
+
+
+def test_the_command_shows_stores_and_reports(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in {
+        "DEPLOYMENT": "cluster",
+        "S3_ENDPOINT": storage.endpoint or "",
+        "S3_ACCESS_KEY": ACCESS_KEY,
+        "S3_SECRET_KEY": SECRET_KEY,
+        "MONITOR__WINDOW": "100",
+        "MODELS_BUCKET": MODELS,
+    }.items():
+        monkeypatch.setenv(f"LUNGLINE_{name}", value)
+    page = tmp_path / "report.html"
+    done = CliRunner().invoke(app, ["monitor", "--since", "2d", "--report", str(page)])
+    assert done.exit_code == 0, done.output
+    assert "The latest results differ from the reference (images" in done.stdout
+    text = page.read_text()
+    assert "<script" not in text
+    assert "http" not in text
+    assert "Doe-Jane" not in text
+    assert "Roe" not in text
+    assert storage.get(RESULTS, findings.REPORT).data.decode() == text
+    failed = CliRunner().invoke(app, ["monitor", "--fail-on-drift", "--json"])
+    assert (failed.exit_code, json.loads(failed.stdout)["drifted"]) == (3, ["1"])
+
+
+def test_prometheus_is_told_of_the_last_findings_and_of_no_patient(storage: Storage) -> None:
+    registry = CollectorRegistry()
+    registry.register(DriftCollector(storage, RESULTS))
+    text = generate_latest(registry).decode()
+    assert 'lungline_drift_alarm{model_version="1"} 1.0' in text
+    assert 'lungline_drift_reference{model_version="0"} 0.0' in text
+    assert 'lungline_drift_windows{model_version="1",state="alarm"} 1.0' in text
+    assert 'lungline_field_sensitivity{bound="value",model_version="1"} 0.3' in text
+    assert "Doe-Jane" not in text
+    assert len(text.splitlines()) < 150
+
+
+def test_a_version_whose_package_is_gone_or_damaged_is_said_so(storage: Storage) -> None:
+    card, reference = fetch_reference(storage, MODELS, "pneumonia/7")
+    assert (card, reference) == (None, None)
+    storage.put(MODELS, "pneumonia/8/card.json", storage.get(MODELS, "pneumonia/1/card.json").data)
+    storage.put(MODELS, f"pneumonia/8/{FILE}", b"{}")
+    with pytest.raises(PackageError, match="its sha256 is not the card's"):
+        fetch_reference(storage, MODELS, "pneumonia/8")
