@@ -29,8 +29,7 @@ def demo(
     from laptop import demo as whole_flow
 
     stays = sys.stdout.isatty() and not as_json if stay is None else stay
-    # Four of the six epochs that training takes by default: who watches gets a little less model, a minute sooner.
-    settings = configured(home, ["train.epochs=4", *(assignments or [])], data=data)
+    settings = configured(home, assignments, data=data)
     with whole_flow.stage(settings, screen.part_changed) as stage:
         report = whole_flow.perform(stage, screen)
         show(report.value(), as_json, lambda: screen.demo(report.value()))
