@@ -1,6 +1,6 @@
 # One vocabulary of commands for people, hooks and CI. A fresh machine has Python 3.11 and make; the rest is installed.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos check format lock docs bench clean
+.PHONY: help setup demo test chaos check format lock docs dashboards bench clean
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -8,7 +8,7 @@ INSTALLED := .venv/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(INSTALLED): pyproject.toml $(wildcard requirements/*.txt)
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -46,6 +46,9 @@ lock: $(INSTALLED) ## resolve the dependencies again and write requirements/
 
 docs: $(INSTALLED) ## write the generated tables of the README again
 	@$(BIN)/python -m tests.write_readme
+
+dashboards: $(INSTALLED) ## write the JSON of the Grafana dashboards again
+	@$(BIN)/python -m dashboards
 
 bench: $(INSTALLED) ## measure the predictor and the whole way beside peers
 	@$(BIN)/lungline bench $(ARGS)

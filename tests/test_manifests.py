@@ -542,6 +542,12 @@ def test_monitors_look_every_15_seconds_at_ports_that_are_there(overlay: str) ->
     # Ports of Knative's proxy and of Strimzi's containers, which are theirs to name.
     ports = {"http-usermetric", "tcp-prometheus"}
     ports |= {port["name"] for service in of_kind(overlay, "Service") for port in service["spec"]["ports"]}
+    ports |= {
+        port["name"]
+        for deployment in of_kind(overlay, "Deployment")
+        for container in deployment["spec"]["template"]["spec"]["containers"]
+        for port in container.get("ports", [])
+    }
     for monitor in of_kind(overlay, "ServiceMonitor", "PodMonitor"):
         for endpoint in monitor["spec"].get("endpoints", []) + monitor["spec"].get("podMetricsEndpoints", []):
             assert endpoint["interval"] == "15s"
@@ -551,13 +557,18 @@ def test_monitors_look_every_15_seconds_at_ports_that_are_there(overlay: str) ->
 @every_overlay
 def test_alerts_and_dashboards_ask_for_metrics_that_the_code_has(overlay: str) -> None:
     source = "\n".join(
-        path.read_text() for folder in ("serving", "worklist", "lungline") for path in (ROOT / folder).glob("*.py")
+        path.read_text()
+        for folder in ("serving", "worklist", "lungline", "laptop")
+        for path in (ROOT / folder).rglob("*.py")
     )
     asked = text_of(f"overlays/{overlay}")
-    names = set(re.findall(r"\blungline_[a-z_]+(?=[\[{])", asked))
-    assert names
+    names = set(re.findall(r"\blungline_[a-z_]+(?=[\[{)])", asked))
+    assert len(names) > 30
     for name in names:
-        assert f'"{re.sub("_(bucket|count|sum)$", "", name)}"' in source, name
+        # A client adds these endings itself.
+        assert any(f'"{re.sub(ending, "", name)}"' in source for ending in ("$", "_(bucket|count|sum)$", "_total$")), (
+            name
+        )
     groups = set(re.findall(r'consumergroup=\\?"([a-z-]+)', asked))
     assert groups == {f"knative-trigger-{NAMESPACE}-{next(iter(t for t in named(overlay, 'Trigger') if t == 'judge'))}"}
 

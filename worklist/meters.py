@@ -54,6 +54,11 @@ _versions: set[str] = set()
 notice_outcome = cache(NOTICES.labels)
 _request = cache(REQUESTS.labels)
 _taken_in = cache(TAKEN_IN.labels)
+# There from the first scrape on, as 0: a series that begins at 1 has not risen.
+for _label in ("Normal", "Pneumonia", "Unsure", "Refused"):
+    _taken_in(_label)
+for _outcome in ("sent", "failed"):
+    notice_outcome(_outcome)
 
 
 def note_result(record: ResultRecord) -> None:

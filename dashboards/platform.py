@@ -1,0 +1,157 @@
+"""The machinery: requests, errors, latency, lag, parts, cold starts, resources."""
+
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+
+from dashboards.panels import Query, dashboard, lines, row
+
+P = 'histogram_quantile({}, sum by (le) (rate(lungline_request_seconds_bucket{{route=~".*:predict"}}[5m])))'
+NAMESPACE = 'namespace="lungline"'
+CONTAINERS = f'{NAMESPACE}, container!=""'
+REVISIONS = f"kn_serving_invocation_duration_seconds_count{{{NAMESPACE}}}"
+PREDICTORS = f'{NAMESPACE}, pod=~"pneumonia-predictor.*"'
+
+
+def platform() -> Dashboard:
+    """The dashboard "Platform"."""
+    board = dashboard("lungline-platform", "Lungline: Platform", "Requests, events, parts and what they take.")
+    for title, panels in (("Requests", _requests()), ("Events", _events()), ("Parts", _parts()), ("Room", _room())):
+        board = board.with_row(row(title))
+        for panel in panels:
+            board = board.with_panel(panel)
+    return board
+
+
+def _requests():
+    yield lines(
+        "Requests a second",
+        "Of the predictor and the worklist, by route and status.",
+        "reqps",
+        Query("rate(http_requests_total[5m])", "{{job}} {{method}} {{route}} {{code}}"),
+    )
+    yield lines(
+        "Errors",
+        "Share of answers from 500 on.",
+        "percentunit",
+        Query(
+            '(sum(rate(http_requests_total{code=~"5.."}[5m])) or vector(0)) / sum(rate(http_requests_total[5m]))', "5xx"
+        ),
+    )
+    yield lines(
+        "Time to answer an upload event",
+        "Seconds that half, 95 % and 99 % of them stay below.",
+        "s",
+        *(Query(P.format(share), f"{share:.0%}") for share in (0.5, 0.95, 0.99)),
+    )
+    yield lines("In flight", "Requests that are judged or wait.", "none", Query("sum(lungline_in_flight)", "requests"))
+    yield lines(
+        "Requests a second, by revision",
+        "On a cluster as Knative's proxy saw them; on a laptop results by version.",
+        "reqps",
+        Query(
+            f"sum by (serving_knative_dev_revision) (rate({REVISIONS}[5m]))"
+            " or sum by (model_version) (rate(lungline_results_total[5m]))",
+            "{{serving_knative_dev_revision}}{{model_version}}",
+        ),
+    )
+
+
+def _events():
+    yield lines(
+        "Records that are not done",
+        "By topic.",
+        "none",
+        Query(
+            "sum by (topic) (lungline_consumer_lag_records) or sum by (topic) (kafka_consumergroup_lag)", "{{topic}}"
+        ),
+    )
+    yield lines(
+        "Deliveries and retries a minute",
+        "Of the laptop's trigger; a cluster's dispatchers are Knative's to watch.",
+        "none",
+        Query("sum by (route) (rate(lungline_deliveries_total[5m])) * 60", "delivered to {{route}}"),
+        Query("sum by (route) (rate(lungline_retries_total[5m])) * 60", "tried again for {{route}}"),
+    )
+    yield lines(
+        "Dead letters in an hour",
+        "Refused images among them.",
+        "none",
+        Query(
+            "sum(increase(lungline_dead_letters_total[1h])"
+            ' or increase(kafka_topic_partition_current_offset{topic="xray-dead-letters"}[1h]))',
+            "dead letters",
+        ),
+    )
+
+
+def _parts():
+    yield lines(
+        "Ready",
+        "1: runs and can do its work.",
+        "none",
+        Query(f"min by (part) (lungline_part_ready) or min by (job) (up{{{NAMESPACE}}})", "{{part}}{{job}}"),
+    )
+    yield lines(
+        "Restarts in an hour",
+        "Starts after an end that nobody asked for.",
+        "none",
+        Query(
+            "sum by (part) (increase(lungline_part_restarts_total[1h]))"
+            f" or sum by (pod) (increase(kube_pod_container_status_restarts_total{{{NAMESPACE}}}[1h]))",
+            "{{part}}{{pod}}",
+        ),
+    )
+    yield lines(
+        "Cold starts",
+        "Seconds from a predictor's start until it was ready.",
+        "s",
+        Query(
+            'max by (part) (lungline_part_start_seconds{part="predictor"})'
+            f" or max by (pod) (kube_pod_status_ready_time{{{PREDICTORS}}} - kube_pod_created{{{PREDICTORS}}})",
+            "{{part}}{{pod}}",
+        ),
+    )
+    yield lines("Predictors", "That have a model.", "none", Query("sum(lungline_model_ready)", "ready"))
+
+
+def _room():
+    yield lines(
+        "Memory",
+        "Resident.",
+        "bytes",
+        Query(
+            "sum by (part) (lungline_part_resident_memory_bytes)"
+            f" or sum by (pod) (container_memory_working_set_bytes{{{CONTAINERS}}})",
+            "{{part}}{{pod}}",
+        ),
+    )
+    yield lines(
+        "Processor",
+        "Cores.",
+        "none",
+        Query(
+            "sum by (part) (rate(lungline_part_cpu_seconds_total[5m]))"
+            f" or sum by (pod) (rate(container_cpu_usage_seconds_total{{{CONTAINERS}}}[5m]))",
+            "{{part}}{{pod}}",
+        ),
+    )
+    yield lines(
+        "Disk",
+        "Share that is free.",
+        "percentunit",
+        Query(
+            "min(lungline_disk_free_bytes / lungline_disk_size_bytes)"
+            " or min by (persistentvolumeclaim) (kubelet_volume_stats_available_bytes"
+            f"{{{NAMESPACE}}} / kubelet_volume_stats_capacity_bytes{{{NAMESPACE}}})",
+            "{{persistentvolumeclaim}}",
+        ),
+    )
+    yield lines(
+        "Certificates",
+        "Days until they expire.",
+        "d",
+        Query(
+            "min by (certificate) (lungline_certificate_expiry_timestamp_seconds - time()) / 86400"
+            f" or min by (name) (certmanager_certificate_expiration_timestamp_seconds{{{NAMESPACE}}} - time()) / 86400",
+            "{{certificate}}{{name}}",
+        ),
+    )
