@@ -11,6 +11,7 @@ import logging
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message
 
 NOTE_SECONDS = 0.2
+# How old the note of a quiet bridge gets; by its age a probe tells it from one that hangs.
+IDLE_NOTE_SECONDS = 10.0
 RECENT = 64
 SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 1.0
 
@@ -208,13 +211,14 @@ class Bridge:
                 return
 
     def _keep_notes(self) -> None:
-        """Serve the broker's answers, and note the progress they make."""
-        noted = None
+        """Serve the broker's answers, and note the progress they make; now and then also that there is none."""
+        noted, moment = None, 0.0
         while not self._stopping.is_set():
             self._outbox.serve(NOTE_SECONDS)
-            if (now := (self._state, self._progress.done)) != noted:
+            now = (self._state, self._progress.done)
+            if now != noted or time.monotonic() - moment > IDLE_NOTE_SECONDS:
                 self._note()
-                noted = now
+                noted, moment = now, time.monotonic()
 
     def _note(self) -> None:
         leave_note(self._home, "bridge", self._state, position=self._progress.done, delivered=self._delivered)

@@ -81,11 +81,9 @@ class Store:
 
     def command(self) -> Command:
         """Write the store's configuration and say how to start it."""
-        config, data = self.home.file("store", "config"), self.home.file("store", "data")
-        for folder in (config, data):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        config, data = secure(self.home), self.home.file("store", "data")
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(config / "s3.json", self._identities())
-        _write_security(config / "security.toml", self.credentials.signing, Certificates.claim(config))
         options = {
             "dir": data,
             "ip": HOST,
@@ -148,6 +146,17 @@ def running_store(home: Path, settings: Settings) -> Iterator[Settings]:
     store = Store(made, settings, claim_ports(made), claim_credentials(made))
     with running(store, made.log(store.name)):
         yield store.connected()
+
+
+def secure(home: Home) -> Path:
+    """Write down how the store's own servers, and the bridge, recognise each other; gives the folder of it.
+
+    The store of the cluster begins with this too (manifests/components/seaweedfs).
+    """
+    config = home.file("store", "config")
+    config.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _write_security(config / "security.toml", claim_credentials(home).signing, Certificates.claim(config))
+    return config
 
 
 def find_weed() -> str:

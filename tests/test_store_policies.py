@@ -1,19 +1,24 @@
 """What each user may do in the object store, tried on a real SeaweedFS that is started as the component starts it."""
 
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
+from laptop.broker import running_broker
+from laptop.topics import ensure_topics
 from lungline.errors import LunglineError
-from lungline.settings import Settings
+from lungline.settings import PREFIX, Settings
 from lungline.storage import Storage
+from tests.kafka_tail import tail
 from tests.manifests_of import generated_secrets, named
 from tests.object_store import free_ports
 
@@ -23,9 +28,25 @@ RESEARCH = "lungline-research"
 MODEL = f"{OURS.model_name}/1/card.json"
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where the store of the component runs on this machine; `data` is its pod's volume."""
+
+    data: Path
+    s3: int
+    log_of_changes: int
+    seen_by: Callable[[str], Storage]
+    secrets: dict[str, dict[str, str]]
+
+
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Storage]]:
+def store(place: Place) -> Callable[[str], Storage]:
     """The store of the component seaweedfs, seen by a user."""
+    return place.seen_by
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("store")
     values = {one["metadata"]["name"]: one["stringData"] for one in generated_secrets()}
     (folder / "s3.json").write_text(values["seaweedfs-identities"]["s3.json"])
@@ -37,22 +58,30 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
         access, secret = SecretStr(key["AWS_ACCESS_KEY_ID"]), SecretStr(key["AWS_SECRET_ACCESS_KEY"])
         return Storage(f"http://127.0.0.1:{s3}", access_key=access, secret_key=secret)
 
+    prepare = [part.replace("/data", str(folder)) for part in container_of("secure")["command"]]
+    subprocess.run([sys.executable, *prepare[1:]], check=True, timeout=60)
     with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log, cwd=folder) as process:
         try:
             _fill(seen_by("root"))
-            yield seen_by
+            yield Place(folder, s3, others[4], seen_by, values)
         finally:
             process.kill()
 
 
+def container_of(name: str) -> dict[str, Any]:
+    """A container of the store's pod, as the component describes it."""
+    spec = named("minikube-seaweedfs", "Deployment")["seaweedfs"]["spec"]["template"]["spec"]
+    (found,) = [one for one in (*spec["initContainers"], *spec["containers"]) if one["name"] == name]
+    return found
+
+
 def _command(folder: Path, s3: int, others: list[int]) -> list[str]:
     """The container's arguments, on this machine's free ports and loopback interface."""
-    deployment = named("minikube-seaweedfs", "Deployment")["seaweedfs"]
-    (container,) = [one for one in deployment["spec"]["template"]["spec"]["containers"] if one["name"] == "seaweedfs"]
     ports = ("master.port", "volume.port", "filer.port", "admin.port", "filer.port.grpc", "metricsPort")
     changed: dict[str, Any] = {"dir": folder, "s3.config": folder / "s3.json", "s3.port": s3, "ip.bind": "127.0.0.1"}
     changed |= dict(zip(ports, others, strict=True))
-    kept = [argument for argument in container["args"] if argument.lstrip("-").split("=")[0] not in changed]
+    given = [argument.replace("/data", str(folder)) for argument in container_of("seaweedfs")["args"]]
+    kept = [argument for argument in given if argument.lstrip("-").split("=")[0] not in changed]
     return [
         str(Path(sys.executable).with_name("weed")),
         *kept,
@@ -105,7 +134,7 @@ MAY_NOT: list[tuple[str, str, str, str]] = [
     ("predictor", "put", UPLOADS, "c.jpeg"),
     ("predictor", "put", MODELS, MODEL),
     ("predictor", "get", MLFLOW, "x"),
-    ("worklist", "list", RESEARCH, ""),
+    ("worklist", "get", RESEARCH, "unsure/aa/1.png"),
     ("pipeline", "list", RESEARCH, ""),
     ("pipeline", "put", UPLOADS, "c.jpeg"),
     ("pipeline", "put", MODELS, "another-model/1/card.json"),
@@ -146,3 +175,34 @@ def test_the_policies_are_the_ones_that_minio_is_given(store: Callable[[str], St
     held = json.loads(values["seaweedfs-identities"]["s3.json"])
     given = named("minikube", "ConfigMap")["object-store-setup"]["data"]
     assert {f"{one['name']}.json" for one in held["policies"]} == {name for name in given if name.endswith(".json")}
+
+
+@pytest.mark.stack
+def test_the_bridge_beside_the_store_tells_kafka_of_an_upload(place: Place, tmp_path: Path) -> None:
+    container, key = container_of("bridge"), place.secrets["s3-reconcile"]
+    told = {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
+    with running_broker(tmp_path, Settings()) as settings:
+        ensure_topics(settings)
+        env = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        env |= {
+            "LUNGLINE_HOME": told["LUNGLINE_HOME"].replace("/data", str(place.data)),
+            "LUNGLINE_S3_ENDPOINT": f"http://127.0.0.1:{place.s3}",
+            "LUNGLINE_S3_ACCESS_KEY": key["AWS_ACCESS_KEY_ID"],
+            "LUNGLINE_S3_SECRET_KEY": key["AWS_SECRET_ACCESS_KEY"],
+            "LUNGLINE_KAFKA_BOOTSTRAP": settings.kafka_bootstrap or "",
+        }
+        arguments = [*container["command"][1:-1], str(place.log_of_changes)]
+        with (
+            (tmp_path / "log").open("wb") as log,
+            subprocess.Popen([sys.executable, *arguments], env=env, stdout=log, stderr=log) as process,
+        ):
+            try:
+                place.seen_by("scanner").put(UPLOADS, "incoming/chest.jpeg", b"jpeg")
+                with tail(settings, OURS.uploads_topic) as records:
+                    found = records.until(lambda all_: any(b"chest.jpeg" in (one.value() or b"") for one in all_))
+                assert found
+                probe = container["livenessProbe"]["exec"]["command"]
+                command = [sys.executable, *(part.replace("/data", str(place.data)) for part in probe[1:])]
+                subprocess.run(command, check=True, timeout=60)
+            finally:
+                process.terminate()
