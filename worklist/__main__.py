@@ -24,7 +24,7 @@ def main() -> int:
     try:
         app = build_app(load_settings(), address=f"http://{given.host}:{given.http_port}")
         if given.metrics_port:
-            meters.serve(given.host, given.metrics_port, app.state.worklist.database, app.state.worklist.live)
+            meters.serve(given.host, given.metrics_port, app.state.worklist)
     except LunglineError as exc:
         print(f"Error: {exc}", file=sys.stderr)
         return 1

@@ -6,6 +6,7 @@ Labels take only values from closed sets, and the first few versions of the mode
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cache
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, start_http_server
 from prometheus_client.core import GaugeMetricFamily
@@ -14,11 +15,15 @@ from sqlalchemy import func, select
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lungline.errors import LunglineError
+from lungline.monitoring.gauges import DriftCollector
 from lungline.results import ResultRecord
 from worklist import notices
 from worklist.database import Database
 from worklist.live import Live
 from worklist.tables import Entry, Reading
+
+if TYPE_CHECKING:
+    from worklist.service import Worklist
 
 # Not the library's own: the predictor has that one, and both run in one process of the tests.
 REGISTRY = CollectorRegistry()
@@ -130,7 +135,8 @@ class ListCollector(Collector):
         )
 
 
-def serve(host: str, port: int, database: Database, live: Live) -> None:
+def serve(host: str, port: int, here: "Worklist") -> None:
     """Answer Prometheus on a port of its own, from a thread of its own. Raises OSError."""
-    REGISTRY.register(ListCollector(database, live))
+    REGISTRY.register(ListCollector(here.database, here.live))
+    REGISTRY.register(DriftCollector(here.storage, here.settings.results_bucket))
     start_http_server(port, host, REGISTRY)
