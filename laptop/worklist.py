@@ -43,7 +43,9 @@ class WorklistPart:
 
     def command(self) -> Command:
         """How to start it."""
-        argv = (sys.executable, "-P", "-m", "worklist", "--host", HOST, "--http_port", str(self.ports.worklist))
+        # Pages give way to results: in a storm of uploads they are what may lag.
+        argv = ("nice", "-n", "5", sys.executable, "-P", "-m", "worklist")
+        argv += ("--host", HOST, "--http_port", str(self.ports.worklist))
         argv += ("--metrics_port", str(self.ports.worklist_metrics))
         env = base_environment() | settings_environment(self.connected(self.guarded(self.settings)))
         return Command(argv, env, self.home.file("worklist"))

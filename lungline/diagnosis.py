@@ -61,8 +61,11 @@ class Diagnoser:
         self.limits = limits
         self.version = results.version_of(package.card, package.sha256)
 
-    def diagnose(self, data: bytes, *, heatmap: bool = True) -> Diagnosis:
-        """Judge the bytes of an image file; an image that cannot be judged gives the label Refused, not an error."""
+    def diagnose(self, data: bytes, *, heatmap: bool = True, observed: bool = True) -> Diagnosis:
+        """Judge the bytes of an image file; an image that cannot be judged gives the label Refused, not an error.
+
+        `observed` is for results that are saved: what monitoring needs to know costs a tenth of judging.
+        """
         timings: dict[str, float] = {}
         try:
             with _timed(timings, "decode"):
@@ -71,16 +74,18 @@ class Diagnoser:
             return refused(refusal.reason, str(refusal), timings)
         if picture.is_blank:
             return refused("blank", "All pixels of the image are the same: there is nothing to judge.", timings)
-        return self._judge(picture, len(data), timings, heatmap=heatmap)
+        return self._judge(picture, len(data) if observed else None, timings, heatmap=heatmap)
 
-    def _judge(self, picture: Picture, size: int, timings: dict[str, float], *, heatmap: bool) -> Diagnosis:
+    def _judge(self, picture: Picture, size: int | None, timings: dict[str, float], *, heatmap: bool) -> Diagnosis:
         card = self.package.card
         with _timed(timings, "prepare"):
             prepared = card.preparation.apply(picture)
         with _timed(timings, "predict"):
             prediction = self.package.predict(prepared[np.newaxis])[0]
-        with _timed(timings, "observe"):
-            observed = observe(picture, size, prediction.embedding)
+        observed = None
+        if size is not None:
+            with _timed(timings, "observe"):
+                observed = observe(picture, size, prediction.embedding)
         png = None
         if heatmap:
             with _timed(timings, "explain"):

@@ -32,7 +32,7 @@ def loads(body: bytes) -> Any:
 
 def picture(data: bytes, diagnoser: Diagnoser, *, heatmap: bool) -> dict[str, Any]:
     """What is answered about one image file."""
-    return _entry(diagnoser.diagnose(data, heatmap=heatmap), diagnoser)
+    return _entry(diagnoser.diagnose(data, heatmap=heatmap, observed=False), diagnoser)
 
 
 def instances(value: dict[str, Any], diagnoser: Diagnoser, *, heatmap: bool) -> list[dict[str, Any]]:
@@ -95,7 +95,7 @@ def tensors(body: bytes, json_length: int | None, diagnoser: Diagnoser) -> dict[
     if not isinstance(tensor, dict):
         raise RequestMalformed("Expected `inputs` with one tensor.")
     if tensor.get("datatype") == "BYTES":
-        found = [diagnoser.diagnose(image, heatmap=False) for image in _files(tensor, tail)]
+        found = [diagnoser.diagnose(image, heatmap=False, observed=False) for image in _files(tensor, tail)]
         _refuse_any(found)
         judged = [(one.label, one.probability) for one in found]
     elif tensor.get("datatype") == "FP32":
