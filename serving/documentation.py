@@ -55,7 +55,10 @@ _STRUCTURED = {
     "type": "dev.knative.kafka.event",
     "data": _EVENT,
 }
-_RECORD = {"application/json": {"schema": ResultRecord.model_json_schema(mode="serialization")}}
+_SCHEMA = ResultRecord.model_json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
+# What the record is made of stands beside it: a page of OpenAPI has one place for all schemas.
+SCHEMAS: dict[str, Any] = _SCHEMA.pop("$defs")
+_RECORD = {"application/json": {"schema": _SCHEMA}}
 _JUDGE = {
     "requestBody": {
         "required": True,

@@ -109,6 +109,11 @@ def _protocol(judging: Judging, dataplane: DataPlane) -> FastAPI:
     about = {"title": "Lungline predictor", "description": documentation.ABOUT, "version": documentation.VERSION}
     app = FastAPIOffline(**about)  # hospitals' networks do not reach the CDN that FastAPI's own page loads from
     v1, v2 = V1Endpoints(dataplane), V2Endpoints(dataplane)
+
+    async def model_ready(model_name: str) -> Any:
+        """Without KServe's parameter for a version, which it answers with 500: one version serves."""
+        return await v2.model_ready(model_name)
+
     routes = {
         "/": dataplane.live,
         "/metrics": metrics_handler,
@@ -119,7 +124,7 @@ def _protocol(judging: Judging, dataplane: DataPlane) -> FastAPI:
         "/v2/health/ready": v2.ready,
         "/v2/models": v2.models,
         f"/v2/models/{judging.name}": lambda: metadata(judging.name, judging.champion.current()),
-        "/v2/models/{model_name}/ready": v2.model_ready,
+        "/v2/models/{model_name}/ready": model_ready,
     }
     for path, handler in routes.items():
         app.add_api_route(path, handler, methods=["GET"], response_model=None, tags=["KServe"], name=path)
@@ -142,6 +147,8 @@ def _document(app: FastAPI, paths: dict[str, dict[str, Any]]) -> None:
     def openapi() -> dict[str, Any]:
         schema = described()
         schema["paths"] = paths | schema["paths"]
+        components = schema.setdefault("components", {})
+        components["schemas"] = documentation.SCHEMAS | components.get("schemas", {})
         return schema
 
     app.openapi = openapi

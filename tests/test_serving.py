@@ -651,3 +651,15 @@ def test_no_key_and_no_secret_is_in_the_log(predictor: Predictor, store: Storage
         json.loads(line)
     for secret in ("Doe", "ward", SECRET_KEY, "169.254"):
         assert secret not in log
+
+
+def test_whatever_the_documentation_allows_and_forbids_nothing_is_answered_with_500(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{predictor.http.base_url}/openapi.json"]
+    # Phases in which each request stands alone; the seed makes a failure come again.
+    command += ["--phases", "examples,coverage,fuzzing", "--max-examples", "25", "--seed", "7", "--no-color"]
+    command += ["--checks", "not_a_server_error", "--suppress-health-check", "all"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Unresolvable references" not in done.stdout
