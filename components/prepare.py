@@ -15,12 +15,14 @@ def prepare(
     code_version: str,
     model: dict[str, Any],
     images: dict[str, Any],
+    feedback: str = "",
     prepared: dsl.Output[dsl.Dataset],
 ) -> None:
     """Prepare a data set.
 
     `data_digest`, when given, is the digest that the data must have: whoever starts the run pins what it is about, and
-    the cache of steps knows changed data by it. `code_version` does the same for the code.
+    the cache of steps knows changed data by it. `code_version` does the same for the code. `feedback` is merged into
+    the data.
     """
     from pathlib import Path
 
@@ -32,7 +34,7 @@ def prepare(
 
     with progress.step("prepare") as step:
         settings = settings_of(model=model, images=images)
-        opened = dataset.open_dataset(data, settings=settings)
+        opened = dataset.open_dataset(data, settings=settings, feedback=feedback)
         done = dataset.prepare(
             opened,
             preparation_of(settings.model),

@@ -36,7 +36,8 @@ def train(
         settings = settings_of(model=model, train=train)
         data = Prepared.load(Path(prepared.path))
         counts = {split: sum(classes.values()) for split, classes in data.counts.items()}
-        facts = DataFacts(name=data.name, digest=data.digest, synthetic=data.synthetic, counts=counts)
+        known = {"name": data.name, "digest": data.digest, "synthetic": data.synthetic, "feedback": data.feedback}
+        facts = DataFacts(**known, counts=counts)
         with Recorder(settings, new_record(settings, facts, code_facts())) as recorder:
 
             def heard(epoch: Epoch) -> None:

@@ -9,6 +9,7 @@ from lungline.datasets.arrays import ArraySource
 from lungline.datasets.download import FILES, cached, download
 from lungline.datasets.examples import CLASSES, SPLITS, Dataset, Example, Kind, cut_validation
 from lungline.datasets.layout import EXPECTED, find_layout
+from lungline.datasets.merging import merge
 from lungline.datasets.phantoms import PHANTOMS, open_phantoms
 from lungline.datasets.prepared import Prepared, Row, prepare
 from lungline.datasets.sources import FolderSource, S3Source, Source, ZipSource
@@ -33,12 +34,15 @@ SPECS = "a folder, a zip, an .npz, medmnist:28|64|128|224, s3://bucket/prefix, p
 _AUTO_SIZE = 64
 
 
-def open_dataset(spec: str = "auto", *, settings: Settings, require: Sequence[str] = SPLITS) -> Dataset:
+def open_dataset(
+    spec: str = "auto", *, settings: Settings, require: Sequence[str] = SPLITS, feedback: str | None = None
+) -> Dataset:
     """The data set that `spec` names: a folder, a zip, an .npz, medmnist:SIZE, s3://, phantom[:N], or auto.
 
     `auto` is the setting `data`; when that says auto too, a cached download, else a download, else phantoms with a
     notice. `require` names the splits that must hold both classes; a missing val is cut from train by patient.
-    With one required split, images may also lie in class folders directly.
+    With one required split, images may also lie in class folders directly. `feedback` names what readers said, a
+    folder, a zip or s3:// as `lungline feedback export` writes it, and is merged in.
     Raises DataError with what was expected and what was found.
     """
     if spec == "auto":
@@ -47,8 +51,11 @@ def open_dataset(spec: str = "auto", *, settings: Settings, require: Sequence[st
     examples = dataset.examples
     if "val" in require and not dataset.of("val"):
         examples = cut_validation(examples)
-    _check_classes(dataset.name, examples, require)
-    return replace(dataset, examples=examples)
+    dataset = replace(dataset, examples=examples)
+    if feedback:
+        dataset = merge(dataset, _open(feedback, settings, ()))
+    _check_classes(dataset.name, dataset.examples, require)
+    return dataset
 
 
 def _open(spec: str, settings: Settings, require: Sequence[str]) -> Dataset:

@@ -77,6 +77,7 @@ class DataFacts(_Part):
     digest: str
     synthetic: bool
     counts: dict[str, int] = Field(default_factory=dict, description="Images a split.")
+    feedback: int = Field(default=0, description="How many of the labels are of readers.")
 
 
 class CodeFacts(_Part):

@@ -184,7 +184,7 @@ class Settings(BaseSettings):
     )
     feedback: str | None = Field(
         default=None,
-        description="Labels of readers to merge into the training data: a folder, a zip, s3://bucket/prefix, or worklist.",
+        description="Labels of readers to merge into the training data: a folder, a zip, s3://, or worklist.",
     )
     offline: bool = Field(default=False, description="Never download data; `auto` then falls back to phantoms at once.")
 

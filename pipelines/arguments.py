@@ -15,6 +15,7 @@ def arguments(settings: Settings, *, data: str, data_digest: str, code_version: 
     return {
         "data": data,
         "data_digest": data_digest,
+        "feedback": settings.feedback or "",
         "code_version": code_version,
         "policy": settings.policy,
         **blocks,

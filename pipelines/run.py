@@ -68,7 +68,7 @@ def run_local(
     that cannot be opened, and PipelineFailed, which names the step and its cause.
     """
     started = time.monotonic()
-    dataset = open_dataset(settings.data, settings=settings)
+    dataset = open_dataset(settings.data, settings=settings, feedback=settings.feedback)
     if dataset.notice:
         on_event(Event(step="data", kind="progress", text=dataset.notice))
     on_event(Event(step="data", kind="done", text=f"{len(dataset.examples)} images of {dataset.name}"))

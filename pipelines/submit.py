@@ -121,6 +121,10 @@ def _arguments(settings: Settings) -> dict[str, Any]:
         raise DataError(
             f"A cluster cannot read {settings.data}: put the data into a bucket and name it as s3://bucket/prefix."
         )
+    if settings.feedback and not settings.feedback.startswith("s3://"):
+        raise DataError(
+            f"A cluster cannot read {settings.feedback}: put the labels into a bucket as s3://bucket/prefix."
+        )
     return arguments(settings, data=settings.data, data_digest="", code_version=code_version())
 
 

@@ -27,6 +27,7 @@ MODEL, IMAGES, TRAIN, GATE = (block(DEFAULTS, name) for name in ("model", "image
 def pneumonia_training(  # noqa: PLR0917 - kfp itself calls it with positions
     data: str = DEFAULTS.data,
     data_digest: str = "",
+    feedback: str = "",
     code_version: str = "",
     model: dict[str, Any] = MODEL,
     images: dict[str, Any] = IMAGES,
@@ -37,7 +38,9 @@ def pneumonia_training(  # noqa: PLR0917 - kfp itself calls it with positions
     """Addresses and secrets come from the environment of the steps, never from parameters."""
     run = {"pipeline_run": dsl.PIPELINE_JOB_NAME_PLACEHOLDER, "pipeline_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
 
-    preparing = prepare(data=data, data_digest=data_digest, code_version=code_version, model=model, images=images)
+    preparing = prepare(
+        data=data, data_digest=data_digest, feedback=feedback, code_version=code_version, model=model, images=images
+    )
     prepared = preparing.outputs["prepared"]
     validating = validate_data(prepared=prepared)
     fitting = fit(prepared=prepared, model=model, train=train).after(validating)

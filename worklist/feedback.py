@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from lungline.datasets.examples import patient_of
@@ -34,6 +34,8 @@ MARK = "last training"
 BATCH = 200
 # Of a hundred patients, those below the first number go to test, below the second to validation, all others train.
 _TEST, _VALIDATION = 10, 20
+# What somebody has settled; a case that was opened again is not.
+_LABELLED = (Entry.read == 1, Entry.verdict.in_(FOLDERS), Entry.outcome == "judged")
 _ENDINGS = {"jpeg": ".jpeg", "png": ".png", "dicom": ".dcm"}
 
 
@@ -53,11 +55,15 @@ class Exported:
 
 @dataclass(frozen=True, slots=True)
 class RetrainCheck:
-    """Whether enough new labels have come for a training run."""
+    """Whether enough new labels have come for a training run.
+
+    `labels` are new, `usable` all that an export would hold; `last` is the number of the last reading.
+    """
 
     labels: int
     needed: int
     last: int
+    usable: int = 0
 
     @property
     def is_due(self) -> bool:
@@ -100,7 +106,8 @@ def retrain_check(database: Database, needed: int) -> RetrainCheck:
         known = mark.value if mark else 0
         new = select(Reading.identity).where(Reading.verdict.in_(FOLDERS), Reading.number > known).distinct()
         last = session.scalar(select(Reading.number).order_by(Reading.number.desc()).limit(1)) or 0
-        return RetrainCheck(len(session.scalars(new).all()), needed, last)
+        usable = session.scalar(select(func.count()).select_from(Entry).where(*_LABELLED)) or 0
+        return RetrainCheck(len(session.scalars(new).all()), needed, last, usable)
 
 
 def mark_trained(database: Database, last: int) -> None:
@@ -165,8 +172,8 @@ def _labelled(database: Database, last: int) -> list[tuple[Entry, ResultRecord]]
 
 def _rows(session: Session, last: int) -> list[tuple[Entry, str]]:
     asked = select(Entry, Record.body).join(Record, Record.id == Entry.record)
-    labelled = (Entry.number > last, Entry.read == 1, Entry.verdict.in_(FOLDERS), Entry.outcome == "judged")
-    return [(row[0], row[1]) for row in session.execute(asked.where(*labelled).order_by(Entry.number).limit(BATCH))]
+    labelled = asked.where(Entry.number > last, *_LABELLED).order_by(Entry.number).limit(BATCH)
+    return [(row[0], row[1]) for row in session.execute(labelled)]
 
 
 def _place(entry: Entry, record: ResultRecord, pattern: re.Pattern[str] | None) -> tuple[str, str]:

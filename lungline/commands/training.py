@@ -19,10 +19,10 @@ from lungline.commands.options import (
     show,
     started,
 )
-from lungline.errors import StackError
 
 if TYPE_CHECKING:
     from lungline.settings import Settings
+    from pipelines.run import RunSummary
     from pipelines.server import Server
 
 app = typer.Typer()
@@ -40,6 +40,10 @@ def train(  # noqa: PLR0917  # Typer makes options of them, whatever their kind
     data: Data = None,
     assignments: Set = None,
     policy: Annotated[str | None, typer.Option(help="Who promotes: auto (the gate alone) or manual.")] = None,
+    feedback: Annotated[
+        str | None,
+        typer.Option(help="Merge labels of readers in: what `feedback export` wrote, or `worklist` for all so far."),
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Reuse no step of an earlier run.")] = False,
     on: Annotated[Place, typer.Option(help="Run here, or on a Kubeflow Pipelines server.")] = Place.local,
     host: Annotated[str | None, typer.Option(help="Address of the Kubeflow Pipelines server.")] = None,
@@ -64,7 +68,7 @@ def train(  # noqa: PLR0917  # Typer makes options of them, whatever their kind
     if on is Place.kfp:
         token = kfp_token_file.read_text(encoding="utf-8").strip() if kfp_token_file else None
         named = {"kfp_host": host, "kfp_namespace": kfp_namespace, "kfp_token": token}
-        settings = configured(home, assignments, data=data, policy=policy, **named)
+        settings = configured(home, assignments, data=data, policy=policy, feedback=feedback, **named)
         server = _server(settings, service_account, kfp_ca)
         if schedule is not None:
             _schedule_on_kfp(settings, server, schedule, as_json)
@@ -73,16 +77,47 @@ def train(  # noqa: PLR0917  # Typer makes options of them, whatever their kind
         return
     if schedule is not None:
         raise typer.BadParameter("a schedule is kept by a server: add --on kfp")
+    from laptop import retraining
     from pipelines.run import run_local
 
-    settings = started(home, assignments, data=data, policy=policy)
-    summary = run_local(settings, screen.pipeline_event, reuse=not fresh)
+    settings = started(home, assignments, data=data, policy=policy, feedback=feedback)
+    run = retraining.train if settings.feedback == retraining.WORKLIST else run_local
+    summary = run(settings, screen.pipeline_event, reuse=not fresh)
+    _show_training(summary, as_json)
+
+
+def _show_training(summary: "RunSummary", as_json: bool) -> None:
     links = {"MLflow": summary.mlflow_url, "Report": summary.report}
     figures = summary.evaluation.figures()
     value = {name: figures.get(name) for name in ("auc", "ece", "unsure_rate")} | summary.model_dump(mode="json")
     show(value, as_json, lambda: screen.training(summary.evaluation, summary.verdict, summary.next, links))
     if summary.data.notice:
         screen.notice(summary.data.notice)
+
+
+@app.command()
+def retrain(
+    data: Data = None,
+    assignments: Set = None,
+    dry: Annotated[bool, typer.Option("--dry-run", help="Only say whether a run would start, and why.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Train again if there is a cause: enough new labels of readers. The gate compares, the policy promotes."""
+    from laptop import retraining
+
+    settings = started(home, assignments, data=data)
+    causes = [retraining.labels_cause(settings)]
+    if not as_json:
+        for cause in causes:
+            screen.say(cause.sentence)
+    done = retraining.retrain(settings, causes, screen.pipeline_event, dry=dry)
+    if done.summary is None:
+        show(done.value(), as_json, lambda: screen.say("No training run was started."))
+    elif as_json:
+        screen.dump(done.value())
+    else:
+        _show_training(done.summary, as_json)
 
 
 def _server(settings: "Settings", account: str | None, ca_file: Path | None) -> "Server":
@@ -149,25 +184,3 @@ def compile(  # noqa: A001  # the command's name; the builtin is not used here
     settings = configured(assignments=assignments)
     compile_pipeline(output, settings)
     screen.say(f"Wrote {output}; every step runs in {settings.kfp_image}.")
-
-
-@app.command()
-def bench(
-    model: Annotated[str, typer.Option(help="champion, a version, or the folder of a package.")] = "champion",
-    seconds: Annotated[float, typer.Option(help="Of each measurement.", min=1)] = 5.0,
-    home: Home = None,
-    as_json: Json = False,
-) -> None:
-    """Measure the predictor beside its floor, decoding and inference in a plain loop, in the same run."""
-    import socket
-
-    try:
-        from benchmarks.predictor import measure
-    except ModuleNotFoundError as exc:
-        raise StackError("The benchmarks are not in the wheel: run this in a checkout, with `make bench`.") from exc
-    settings = configured(home) if Path(model).is_dir() else connected(home)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = int(probe.getsockname()[1])
-    with package_of(model, settings) as package:
-        found = measure(package.folder, port, seconds)
-    show(found, as_json, lambda: screen.table(("figure", "value"), found.items()))

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lungline.datasets.examples import CLASSES, READERS, SPLITS, Dataset, Example, Kind, digest_of
+from lungline.datasets.merging import PREFIX
 from lungline.errors import DataError, ImageRefused
 from lungline.images import Limits, Pixels, Preparation
 
@@ -198,6 +199,11 @@ class Prepared:
         if len(index) != len(pixels):
             raise DataError(f"{folder} is damaged: {INDEX} has {len(index)} rows, {PIXELS} {len(pixels)} images.")
         return prepared
+
+    @property
+    def feedback(self) -> int:
+        """How many of the labels are of readers."""
+        return sum(row.name.startswith(PREFIX) for row in self.index)
 
     def of(self, split: str) -> tuple[Pixels, npt.NDArray[np.int64]]:
         """Pixels uint8 (n, size, size) and labels (n,) of one split, without images that could not be decoded."""

@@ -67,7 +67,7 @@ def new_record(settings: Settings, data: DataFacts, code: CodeFacts) -> Record:
     params = {
         f"{block}.{name}": str(value) for block, values in blocks.items() for name, value in values.model_dump().items()
     }
-    params |= {"data": data.name, "data.digest": data.digest}
+    params |= {"data": data.name, "data.digest": data.digest, "data.feedback": str(data.feedback)}
     params |= {f"library.{name}": number for name, number in code.packages.items()}
     return Record(name=f"{data.name} seed {settings.train.seed}", params=params, data=data, code=code)
 
@@ -221,6 +221,7 @@ def _create(client: "MlflowClient", settings: Settings, record: Record) -> str:
         "record_id": record.id,
         "data": record.data.name,
         "data_digest": record.data.digest,
+        "feedback_labels": str(record.data.feedback),
         "synthetic": str(record.data.synthetic).lower(),
         "code_version": record.code.version,
         "code_dirty": str(record.code.dirty).lower(),
