@@ -9,7 +9,7 @@ import sys
 import typer
 
 from lungline import screen
-from lungline.commands import monitoring, reading, registry, stack, training, uploads
+from lungline.commands import benchmarking, monitoring, reading, registry, stack, training, uploads
 from lungline.errors import LunglineError
 
 app = typer.Typer(
@@ -18,7 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for part in (stack, uploads, training, registry, reading, monitoring):
+for part in (stack, uploads, training, benchmarking, registry, reading, monitoring):
     app.add_typer(part.app)
 
 
