@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from lungline.settings import known_names, variable
+from tests.command_lines import of_ours, options_of, parse
 from tests.manifests_of import ROOT, generated_secrets, pods
 from tests.test_manifests import OF_THE_HOUSE
 
@@ -35,6 +37,27 @@ def test_the_images_that_it_builds_are_those_that_minikube_runs() -> None:
     assert built == ours
     targets = set(re.findall(r"docker build --target (\w+)", TEXT))
     assert targets == {"predictor", "worklist", "pipeline", "tools"}
+
+
+def test_every_command_of_ours_is_one_that_the_command_line_takes() -> None:
+    blocks = "\n".join(re.findall(r"^```bash\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL))
+    lines = of_ours(blocks)
+    assert len(lines) > 6
+    for arguments in lines:
+        parse(arguments)
+    # Within a sentence a command stands without what it needs: its name and its options must be there.
+    for text in re.findall(r"`lungline ([^`]+)`", TEXT):
+        options = {word for word in text.split() if word.startswith("--")}
+        names = [word for word in text.split() if re.fullmatch(r"[a-z]+", word)]
+        known = options_of(names)
+        assert options <= known, f"lungline {text}"
+
+
+def test_every_setting_that_it_names_is_one() -> None:
+    known = {variable(name) for name in known_names()}
+    named = set(re.findall(r"\bLUNGLINE_[A-Z0-9_]+", TEXT))
+    assert named
+    assert named <= known
 
 
 @pytest.mark.parametrize(("package", "layer"), [("kfp", "pipeline")])

@@ -15,6 +15,7 @@ import yaml
 
 from lungline import events
 from lungline.settings import PREFIX, Settings, known_names, variable
+from tests.command_lines import parse
 from tests.manifests_of import (
     MANIFESTS,
     NAMESPACE,
@@ -262,6 +263,16 @@ def test_everybody_may_do_on_kafka_what_they_have_to_and_the_rest_not(overlay: s
 
 
 @every_overlay
+def test_a_result_that_died_is_replayed_to_where_the_worklist_hears_of_it(overlay: str) -> None:
+    (broker,) = of_kind(overlay, "Broker")
+    topic = broker["metadata"]["annotations"]["kafka.eventing.knative.dev/external.topic"]
+    (replay,) = [pod for pod in pods(overlay) if pod.owner == "CronJob/replay"]
+    env = {entry["name"]: entry.get("value") for entry in _env(replay.containers[0])}
+    assert env["LUNGLINE_RESULTS_TOPIC"] == topic
+    assert "Write" in _rights(named(overlay, "KafkaUser")["tools"])[f"topic {topic}"]
+
+
+@every_overlay
 def test_users_of_kafka_and_their_secrets_have_the_same_names(overlay: str) -> None:
     values = {one["metadata"]["name"]: one["stringData"] for one in _generated()}
     for name, user in named(overlay, "KafkaUser").items():
@@ -414,7 +425,7 @@ def test_every_container_says_what_it_needs_and_what_it_may_take(overlay: str) -
 @every_overlay
 def test_everything_that_runs_on_is_probed(overlay: str) -> None:
     for pod in pods(overlay):
-        for container in pod.containers if pod.long else []:
+        for container in pod.spec["containers"] if pod.long else []:
             assert {"readinessProbe", "livenessProbe"} <= set(container), f"{pod.owner}: {container['name']}"
 
 
@@ -437,6 +448,41 @@ def test_every_pod_is_fit_for_a_restricted_namespace(overlay: str) -> None:
     for path, value in walk(kafka["spec"]):
         if path.endswith("ontainer"):
             assert value["securityContext"]["capabilities"] == {"drop": ["ALL"]}, path
+
+
+@every_overlay
+def test_no_pod_may_fill_its_node(overlay: str) -> None:
+    for pod in pods(overlay):
+        for volume in pod.spec.get("volumes", []):
+            assert "emptyDir" not in volume or "sizeLimit" in volume["emptyDir"], f"{pod.owner}: {volume['name']}"
+
+
+@every_overlay
+def test_what_holds_state_goes_last_and_nothing_else_claims_to(overlay: str) -> None:
+    (known,) = named(overlay, "PriorityClass")
+    owners = {pod.owner for pod in pods(overlay) if pod.spec.get("priorityClassName") == known}
+    store = "Deployment/seaweedfs" if overlay == "minikube-seaweedfs" else "Deployment/object-store"
+    assert owners == {store, "StatefulSet/postgres"}
+    (kafka,) = of_kind(overlay, "Kafka")
+    assert kafka["spec"]["kafka"]["template"]["pod"]["priorityClassName"] == known
+
+
+@every_overlay
+def test_every_disruption_budget_is_about_pods_that_are_there_and_lets_a_node_be_drained(overlay: str) -> None:
+    budgets = named(overlay, "PodDisruptionBudget")
+    assert ("predictor" in budgets) == (overlay == "production")
+    for name, budget in budgets.items():
+        assert any(_selects(budget["spec"]["selector"], pod.labels) for pod in pods(overlay)), name
+        assert budget["spec"]["maxUnavailable"] == 1
+
+
+@every_overlay
+def test_every_command_of_ours_in_a_pod_is_one_that_the_command_line_takes(overlay: str) -> None:
+    ours = [pod for pod in pods(overlay) if pod.owner.startswith("CronJob/")]
+    assert {"CronJob/reconcile", "CronJob/replay"} <= {pod.owner for pod in ours}
+    for pod in ours:
+        assert pod.containers[0]["image"].rpartition("/")[2].startswith("tools"), "its entry point is lungline"
+        parse(pod.containers[0]["args"])
 
 
 @every_overlay
