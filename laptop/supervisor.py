@@ -24,6 +24,7 @@ from laptop.exposition import expose, targets
 from laptop.home import Home
 from laptop.lock import take_lock
 from laptop.logs import LogFile
+from laptop.monitoring import Monitoring
 from laptop.part import Part, State
 from laptop.ports import load_ports
 from laptop.process import Process, birth, tail
@@ -251,10 +252,15 @@ async def _supervise(home: Home, settings: Settings, *, attached: bool) -> None:
     reconciler = Reconciler(assembly.settings)
     supervisor.on_state = reconciler.hear
     reconciler.start()
+    monitoring = Monitoring(home, assembly.settings)
+    monitoring.start()
     if attached:
         # Nothing is ever written there: it becomes readable when whoever started us has ended.
         asyncio.get_running_loop().add_reader(sys.stdin.fileno(), supervisor.stop)
-    await supervisor.run()
+    try:
+        await supervisor.run()
+    finally:
+        monitoring.stop()
 
 
 if __name__ == "__main__":

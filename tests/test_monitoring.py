@@ -1,6 +1,7 @@
 import io
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +18,7 @@ from lungline.cli import app
 from lungline.diagnosis import Diagnoser
 from lungline.errors import PackageError
 from lungline.imaging.decoding import decode
+from lungline.monitoring import rule
 from lungline.monitoring import store as findings
 from lungline.monitoring.comparison import compare
 from lungline.monitoring.gauges import DriftCollector
@@ -309,6 +311,28 @@ def test_prometheus_is_told_of_the_last_findings_and_of_no_patient(storage: Stor
     assert 'lungline_field_sensitivity{bound="value",model_version="1"} 0.3' in text
     assert "Doe-Jane" not in text
     assert len(text.splitlines()) < 150
+
+
+def test_the_rule_asks_for_a_run_after_enough_windows_with_an_alarm(storage: Storage) -> None:
+    found = findings.latest(storage, RESULTS)
+    assert rule.drift(None, "1", 1) == (False, "Monitoring has not looked at the field yet.")
+    assert not rule.drift(found, "2", 1)[0]
+    assert not rule.drift(found, "1", 2)[0]
+    due, why = rule.drift(found, "1", 1)
+    assert due
+    assert why.startswith("The latest window of version 1 differs from")
+
+
+def test_of_many_that_find_a_cause_one_starts_a_run_and_none_within_the_cooldown(storage: Storage) -> None:
+    now, week = datetime.now(UTC), timedelta(days=7)
+    with ThreadPoolExecutor(4) as pool:
+        given = [one for one in pool.map(lambda _: rule.claim(storage, RESULTS, "why", week, now), range(8)) if one]
+    assert [one.number for one in given] == [1]
+    assert rule.claim(storage, RESULTS, "why", week, now + timedelta(days=6)) is None
+    later = rule.claim(storage, RESULTS, "again", week, now + timedelta(days=8))
+    assert later is not None
+    assert rule.last_claim(storage, RESULTS) == later
+    assert (later.number, later.why) == (2, "again")
 
 
 def test_a_version_whose_package_is_gone_or_damaged_is_said_so(storage: Storage) -> None:
