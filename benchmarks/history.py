@@ -65,8 +65,7 @@ def _fill(filler: Filler, settings: Settings, number: int) -> None:
 def _costs(storage: Storage, settings: Settings, size: int) -> dict[str, float]:
     bucket = settings.results_bucket
     fresh = iter(range(10**9 + size, 10**9 + size + REPEATS))
-    known = [_upload(settings, number * size // REPEATS + MISSING).identity for number in range(REPEATS)]
-    asked = iter(known)
+    asked = iter([_upload(settings, _with_result(number * size // REPEATS)).identity for number in range(REPEATS)])
     sent: list[Upload] = []
 
     def save() -> None:
@@ -95,6 +94,10 @@ def _costs(storage: Storage, settings: Settings, size: int) -> dict[str, float]:
         "reconcile_us_an_upload": round(spent / size * 1e6, 1),
         "reconcile_cpu_us_an_upload": round(used / size * 1e6, 1),
     }
+
+
+def _with_result(number: int) -> int:
+    return number - number % 1000 + max(number % 1000, MISSING)
 
 
 def _median(what: Callable[[], object], repeats: int = REPEATS) -> float:
