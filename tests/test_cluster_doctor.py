@@ -47,7 +47,7 @@ def healthy() -> dict[str, Any]:
     for _, group, plural in KINDS:
         answers.setdefault(f"/apis/{group}", {"resources": []})["resources"].append({"name": plural})
     answers["/api/v1/namespaces/kubeflow/services/ml-pipeline"] = {"metadata": {}}
-    for config, key, value, _ in SWITCHES:
+    for config, key, (value, *_), _ in SWITCHES:
         answers[f"/api/v1/namespaces/knative-serving/configmaps/{config}"] = {"data": {key: value}}
     answers |= {f"/api/v1/namespaces/{namespace}/secrets/{secret}": {} for namespace, secret in SECRETS}
     conditions = [{"type": kind, "status": "True"} for kind in ("Ready", "Available")]

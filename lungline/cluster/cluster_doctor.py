@@ -26,10 +26,10 @@ SECRETS = (
     *((NAMESPACE, name) for name in ("postgres", "worklist", "research")),
     (PIPELINES, "s3-pipeline"),
 )
-# Settings of others that the manifests count on: config map, key, value, and what does without.
+# Settings of others that the manifests count on: config map, key, values that will do, and what happens without.
 SWITCHES = (
-    ("config-observability", "request-metrics-protocol", "prometheus", "canaries and alerts have no figures"),
-    ("config-features", "secure-pod-defaults", "enabled", "Pod Security refuses Knative's pods"),
+    ("config-observability", "request-metrics-protocol", ("prometheus",), "canaries and alerts have no figures"),
+    ("config-features", "secure-pod-defaults", ("enabled", "root-allowed"), "Pod Security refuses Knative's pods"),
 )
 # What must be well, by which condition, and what it means when it is not.
 READY = (
@@ -83,13 +83,13 @@ def _there(name: str, found: bool, cure: str) -> Finding:
     return Finding(name, found, "there" if found else "missing", cure)
 
 
-def _switch(api: KubernetesApi, config: str, key: str, value: str, without: str) -> Finding:
+def _switch(api: KubernetesApi, config: str, key: str, values: tuple[str, ...], without: str) -> Finding:
     found = part(api.get(f"/api/v1/namespaces/knative-serving/configmaps/{config}") or {}, "data").get(key)
     cure = (
         f"Without it {without}: kubectl -n knative-serving patch configmap {config} --type merge "
-        f"""-p '{{"data":{{"{key}":"{value}"}}}}'"""
+        f"""-p '{{"data":{{"{key}":"{values[0]}"}}}}'"""
     )
-    return Finding(f"Knative's {key}", found == value, str(found or "not set"), cure)
+    return Finding(f"Knative's {key}", str(found).lower() in values, str(found or "not set"), cure)
 
 
 def _kubernetes(major: str, minor: str) -> Finding:
