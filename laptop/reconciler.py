@@ -13,7 +13,6 @@ from laptop.part import State
 from laptop.topics import TRIGGER_GROUP
 from lungline.errors import LunglineError, Unavailable
 from lungline.kafka import client_options
-from lungline.recovery.resend import resend
 from lungline.settings import Settings
 
 # Where an event can be lost, with the state of another part or without.
@@ -23,6 +22,7 @@ APART_SECONDS = 10.0
 # A record that is refused again and again is a dead letter by then.
 PATIENCE_SECONDS = 120.0
 LOOK_SECONDS = 0.5
+ASK_SECONDS = 1.0
 ANSWER_SECONDS = 5.0
 
 log = logging.getLogger("lungline.reconciler")
@@ -72,6 +72,8 @@ class Reconciler:
 
     def _reconcile(self) -> bool:
         """Look for lost uploads; False when that must be tried again."""
+        from lungline.recovery.resend import resend  # a second's worth of libraries that a start can do without
+
         until = datetime.now(UTC)
         try:
             self._await_trigger(until)
@@ -96,7 +98,7 @@ class Reconciler:
         """Wait until the trigger has dealt with what was in Kafka by then: that is on its way and not lost."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline and not is_handled(self._settings, until):
-            time.sleep(LOOK_SECONDS)
+            time.sleep(ASK_SECONDS)
 
 
 def is_handled(settings: Settings, until: datetime) -> bool:

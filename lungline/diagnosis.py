@@ -128,7 +128,9 @@ def judge_upload(
         return case.close(upload, "gone", message="The object was deleted before it could be read.")
     except ObjectTooLarge as exc:
         return case.close(upload, "refused", diagnosis=refused("too-large", str(exc), timings))
-    if upload.version_id or upload.etag in (None, found.etag):
+    if not upload.version_id and not upload.etag:
+        upload = replace(upload, etag=found.etag)  # as a listing names it, so that reconciling finds its result
+    if upload.version_id or upload.etag == found.etag:
         return _kept(case.judge(upload, found, timings), found, storage, settings)
     # Overwritten since. What is there now is judged under its own identity, where its own event finds it done: an X-ray
     # must not go unjudged because a store writes ETags into events otherwise than it answers them.

@@ -23,6 +23,8 @@ from lungline.storage import Storage
 
 PREFIX = "results/"
 LATEST = "latest/"
+# Marks of records whose image is still owed to the research bucket (lungline.deidentification.research).
+OWED = "owed/"
 
 _LAST_SECOND = 9_999_999_999
 

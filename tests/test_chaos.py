@@ -97,7 +97,7 @@ def test_an_upload_whose_event_was_lost_is_found_when_a_part_comes_back(chaos: C
     chaos.kill("bridge")
     chaos.settle(60)
     log = Home(chaos.settings.home).log("supervisor")
-    eventually(lambda: "1 had no result and were sent again" in log.read_text(), 30, "it is in the log")
+    eventually(lambda: "1 had no result, and their events were sent again" in log.read_text(), 30, "it is in the log")
 
 
 def test_the_commands_find_nothing_more_to_do_and_replay_what_is_dead(chaos: Chaos) -> None:

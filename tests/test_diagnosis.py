@@ -206,6 +206,7 @@ def test_an_event_without_etag_is_judged_as_it_is_read(store: Storage, diagnoser
     assert record.outcome == "judged"
     assert record.read is not None
     assert record.read.etag == upload.etag
+    assert records(store, upload) == [record]  # under the name that a listing would give it
 
 
 def test_an_event_may_not_point_at_another_bucket(store: Storage, diagnoser: Diagnoser) -> None:

@@ -21,7 +21,6 @@ from laptop.cloudevents import Record, dead_letter_headers
 from laptop.store import running_store
 from laptop.topics import ensure_topics
 from lungline import results
-from lungline.deidentification import research
 from lungline.diagnosis import Diagnoser, judge_upload
 from lungline.errors import KafkaUnavailable
 from lungline.events import RESULT_TYPE, Upload, minio_record, parse
@@ -214,10 +213,10 @@ class TestReconcile:
             upload = Upload(ours.uploads_bucket, key, etag=etag)
             assert judge_upload(upload, diagnoser, storage, impossible).label == "Unsure"
         storage.delete(ours.uploads_bucket, "deleted")
-        assert len(list(storage.list(ours.results_bucket, research.OWED))) == 2
+        assert len(list(storage.list(ours.results_bucket, results.OWED))) == 2
         assert resend(ours, grace_seconds=0).research == 1
         assert len(list(storage.list(ours.research_bucket))) == 2
-        assert list(storage.list(ours.results_bucket, research.OWED)) == []
+        assert list(storage.list(ours.results_bucket, results.OWED)) == []
         assert resend(ours, grace_seconds=0).research == 0
 
 

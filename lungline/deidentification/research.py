@@ -20,12 +20,11 @@ from lungline.deidentification.privacy import Deidentified, deidentify
 from lungline.deidentification.pseudonyms import Pseudonyms
 from lungline.errors import ImageRefused, LunglineError, ObjectGone
 from lungline.imaging.picture import Limits
-from lungline.results import ResultRecord, load, record_key
+from lungline.results import OWED, ResultRecord, load, record_key
 from lungline.settings import Settings
 from lungline.storage import Storage
 
 PREFIX = "unsure/"
-OWED = "owed/"
 
 _log = logging.getLogger(__name__)
 

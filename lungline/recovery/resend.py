@@ -4,10 +4,10 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from lungline.deidentification import research
 from lungline.events import Upload, kafka_key, minio_record
 from lungline.recovery.reconcile import reconcile
 from lungline.recovery.sending import Sender
+from lungline.results import OWED
 from lungline.settings import Settings
 from lungline.storage import Storage
 
@@ -30,9 +30,10 @@ class Resent:
 
     def __str__(self) -> str:
         """The counts that matter."""
-        late = f"; {self.recent} are too recent to tell" if self.recent else ""
+        lost = f"{self.sent} had no result, and their events were sent again" if self.sent else "none was lost"
+        late = f"; {self.recent} may be on their way" if self.recent else ""
         kept = f"; {self.research} unsure images went to research" if self.research else ""
-        return f"Of {self.uploads} uploads {self.sent} had no result and were sent again{late}{kept}."
+        return f"Of {self.uploads} uploads {lost}{late}{kept}."
 
 
 def resend(settings: Settings, *, since: datetime | None = None, grace_seconds: float = 30.0) -> Resent:
@@ -52,7 +53,16 @@ def resend(settings: Settings, *, since: datetime | None = None, grace_seconds: 
         until = datetime.now(UTC) - timedelta(seconds=grace_seconds)
         found = reconcile(storage, settings, send, since=since, until=until)
         sender.flush()
-        caught = research.catch_up_owed(storage, settings)
+        kept = _keep_for_research(storage, settings)
     finally:
         storage.close()
-    return Resent(found.uploads, found.with_result, found.sent, found.older, found.recent, found.unusable, caught.kept)
+    return Resent(found.uploads, found.with_result, found.sent, found.older, found.recent, found.unusable, kept)
+
+
+def _keep_for_research(storage: Storage, settings: Settings) -> int:
+    """Keep the images that are owed to research; how many."""
+    if not any(True for _ in storage.list(settings.results_bucket, OWED, page_size=1)):
+        return 0
+    from lungline.deidentification import research  # with libraries that are seldom needed here
+
+    return research.catch_up_owed(storage, settings).kept
