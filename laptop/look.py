@@ -5,36 +5,29 @@ import os
 import sys
 from contextlib import closing
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
+from laptop.retraining import Cause, labels_cause, retrain
 from lungline.errors import LunglineError
 from lungline.monitoring import rule, store
 from lungline.monitoring.monitor import monitor
 from lungline.monitoring.report import page
+from lungline.registry import Registry
 from lungline.settings import Settings, load_settings
 from lungline.storage import Storage
-
-if TYPE_CHECKING:
-    from laptop.retraining import Cause
 
 log = logging.getLogger("lungline.look")
 
 
-def drift_cause(settings: Settings) -> "Cause":
+def drift_cause(settings: Settings) -> Cause:
     """Whether the latest windows of the champion's field have drifted, by the last look."""
-    from laptop.retraining import Cause
-    from lungline.registry import Registry
-
     with closing(Storage.from_settings(settings)) as storage:
         found = store.latest(storage, settings.results_bucket)
         champion = Registry(settings, storage).champion()
     return Cause("drift", *rule.drift(found, champion, settings.retrain.windows))
 
 
-def causes(settings: Settings) -> "list[Cause]":
+def causes(settings: Settings) -> list[Cause]:
     """What the rule listens to, due or not."""
-    from laptop.retraining import labels_cause
-
     drift = [drift_cause(settings)] if settings.retrain.rule in {"drift", "either"} else []
     return drift + ([labels_cause(settings)] if settings.retrain.rule in {"feedback", "either"} else [])
 
@@ -52,19 +45,8 @@ def look(settings: Settings) -> str:
         if rule.claim(storage, settings.results_bucket, why, cooldown) is None:
             return f"A run was started by the rule within {settings.retrain.cooldown_days:g} days already. {why}"
     log.info("Starting a training run. %s", why)
-    return _train(settings, due, why)
-
-
-def _train(settings: Settings, due: "list[Cause]", why: str) -> str:
-    """Run the pipeline; the gate and the policy decide what becomes of the model."""
-    from laptop.retraining import retrain
-    from lungline.lineage.cause import name_cause
-
     summary = retrain(settings, due).summary
-    if summary is None:
-        return why
-    name_cause(settings, summary.mlflow_run, why)
-    return summary.next
+    return summary.next if summary else why
 
 
 def main() -> int:

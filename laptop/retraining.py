@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from lungline.lineage.cause import name_cause
 from lungline.progress import Event
 from lungline.settings import Settings
 from pipelines.run import RunSummary, run_local
@@ -64,7 +65,7 @@ def retrain(
     *,
     dry: bool = False,
 ) -> Retrained:
-    """Run the training pipeline if any cause asks for it; a `dry` run only says so.
+    """Run the training pipeline if any cause asks for it, and name it in MLflow; a `dry` run only says so.
 
     The gate holds the model against the champion, and the policy decides who promotes it. Raises what `run_local`
     raises; then the labels count as new again.
@@ -73,7 +74,11 @@ def retrain(
     check = retrain_check(settings)
     if dry or not any(one.is_due for one in given):
         return Retrained(given, check.labels)
-    return Retrained(given, check.labels, train(settings, on_event))
+    done = Retrained(given, check.labels, train(settings, on_event))
+    # A run whose data have not changed since an earlier one reuses it whole: that one had another cause.
+    if done.summary and "train" not in done.summary.reused:
+        name_cause(settings, done.summary.mlflow_run, done.why)
+    return done
 
 
 def train(settings: Settings, on_event: Callable[[Event], None], *, reuse: bool = True) -> RunSummary:

@@ -103,11 +103,12 @@ def retrain(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Train again if there is a cause: enough new labels of readers. The gate compares, the policy promotes."""
+    """Train again if there is a cause: new labels of readers, or drift. The gate compares, the policy promotes."""
     from laptop import retraining
+    from laptop.look import drift_cause
 
     settings = started(home, assignments, data=data)
-    causes = [retraining.labels_cause(settings)]
+    causes = [retraining.labels_cause(settings), drift_cause(settings)]
     if not as_json:
         for cause in causes:
             screen.say(cause.sentence)
