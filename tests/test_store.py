@@ -13,15 +13,18 @@ from boto3.s3.transfer import TransferConfig
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from pydantic import SecretStr
 
+from laptop.assembly import assembled
 from laptop.certificates import Certificates
 from laptop.changes import Changes
-from laptop.credentials import Credentials, load_credentials
+from laptop.credentials import Credentials, claim_credentials, load_credentials
 from laptop.home import Home
-from laptop.ports import Ports, load_ports
+from laptop.ports import Ports, claim_ports, load_ports
 from laptop.process import Process, running
 from laptop.store import Store, running_store
 from laptop.tracking import answers_with
+from lungline.deidentification.pseudonyms import KEY_FILE
 from lungline.errors import StorageUnavailable
 from lungline.settings import Settings
 from tests.listening import command_line, listening
@@ -155,3 +158,19 @@ def test_credentials_are_generated_once_for_each_home(home: Home, tmp_path: Path
     other = json.loads((tmp_path / "credentials.json").read_bytes())
     assert not set(first["owner"].values()) & set(other["owner"].values())
     assert load_credentials(home) == load_credentials(home)
+
+
+def test_the_secret_of_pseudonyms_is_one_of_the_home_s_own_and_stays_what_it_was(tmp_path: Path) -> None:
+    def secret(home: Home) -> SecretStr | None:
+        claim_credentials(home)
+        claim_ports(home)
+        return assembled(home, Settings(home=home.path)).settings.research_secret
+
+    one, other = Home.make(tmp_path / "one"), Home.make(tmp_path / "other")
+    kept = secret(one)
+    assert kept == secret(one)
+    assert len(kept.get_secret_value() if kept else "") == 64
+    assert secret(other) != kept
+    # A home whose pseudonyms are keyed with a file of its own goes on with that.
+    other.file(KEY_FILE).write_text("00")
+    assert secret(other) is None
