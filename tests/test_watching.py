@@ -1,0 +1,221 @@
+"""A real Prometheus looks at a real stack: every query of the dashboards has an answer, and alerts fire."""
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import boto3
+import httpx
+import pytest
+from confluent_kafka import Producer
+
+from dashboards.rendering import queries, rendered
+from laptop import stack
+from laptop.exposition import targets
+from laptop.home import Home
+from laptop.ports import load_ports
+from laptop.prometheus import rules
+from lungline.errors import StackError
+from lungline.monitoring import comparison, store
+from lungline.monitoring.findings import Feedback, Monitored, Watched, Window
+from lungline.monitoring.proportion import proportion
+from lungline.phantom import jpeg
+from lungline.settings import Settings
+from lungline.storage import Storage
+from tests.prometheus_server import Prometheus, hastened, program, running_prometheus, until
+from tests.tiny_package import write_tiny_package
+from worklist.access import COOKIE, Access
+from worklist.database import Database
+
+pytestmark = pytest.mark.stack
+
+ELSEWHERE = "http://127.0.0.1:9"
+UPLOADS = 24
+
+
+@dataclass(frozen=True)
+class WatchedStack:
+    """The stack and who looks at it."""
+
+    settings: Settings
+    home: Home
+    prometheus: Prometheus
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedStack]:
+    """A stack with a Prometheus of its own, and a second, hasty one beside it; an old model, a deaf receiver."""
+    program("prometheus")
+    folder = tmp_path_factory.mktemp("watching")
+    home = folder / "home"
+    write_tiny_package(home / "predictor/packages/1", seed=3, created=datetime.now(UTC) - timedelta(days=300))
+    (home / "predictor/current").symlink_to("packages/1")
+    (folder / "rules.toml").write_text('[[rule]]\nname = "all"\nto = [["json://127.0.0.1:9/"]]\n')
+    settings = Settings.model_validate(
+        {"home": home, "mlflow_uri": ELSEWHERE, "prometheus": True, "worklist": {"notice_rules": folder / "rules.toml"}}
+    )
+    stack.up(settings, attached=True, wait_for=stack.ESSENTIAL | {"worklist", "prometheus"})
+    try:
+        connected = stack.connect(settings)
+        _leave_findings(connected)
+        ports = load_ports(Home(home))
+        assert ports
+        with running_prometheus(folder / "hasty", targets(ports), hastened(rules())) as hasty:
+            # What happens before the first look is no rise.
+            until(lambda: hasty.ask("count(up == 1) == 5"))
+            _upload(settings)
+            yield WatchedStack(connected, Home(home), hasty)
+    finally:
+        stack.down(settings)
+
+
+def _upload(settings: Settings) -> None:
+    environment = stack.env(settings, scanner=True)
+    client = boto3.client(
+        "s3",
+        endpoint_url=environment["AWS_ENDPOINT_URL"],
+        region_name=environment["AWS_DEFAULT_REGION"],
+        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+    )
+    for number in range(UPLOADS):
+        client.put_object(Bucket=settings.uploads_bucket, Key=f"Doe/{number}.jpg", Body=jpeg(number, opacities=True))
+    client.put_object(Bucket=settings.uploads_bucket, Key="Doe/none.jpg", Body=b"no picture")
+
+
+def _leave_findings(settings: Settings) -> None:
+    """What monitoring would leave when the field had moved."""
+    now = datetime.now(UTC)
+    moved = comparison.Comparison(
+        tests={"images": comparison.Tested(p=0.001, distance=0.4, alarm=True)},
+        statistics={"mean": comparison.StatisticTested(p=0.001, distance=0.4, alarm=True, reference=120, field=160)},
+    )
+    one = Watched(
+        version="1",
+        reference=200,
+        results=200,
+        labels={"Normal": 150, "Unsure": 50},
+        unsure=proportion(50, 200),
+        refused=proportion(0, 200),
+        windows=(Window(start=now, end=now, results=200, comparison=moved),),
+        feedback=Feedback(readings=40, sensitivity=proportion(18, 20), specificity=proportion(15, 20)),
+    )
+    found = Monitored(at=now, since=now - timedelta(days=7), window=200, alarm_rate=0.01, models=(one,))
+    store.save(Storage.from_settings(settings), settings.results_bucket, found, "<p>moved</p>")
+
+
+@contextmanager
+def halted(part: str, settings: Settings) -> Iterator[None]:
+    """A part that neither works nor ends while the context lasts."""
+    pid = stack.status(settings).part(part).pid
+    assert pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def _read_two(settings: Settings) -> None:
+    """A reader confirms one result and corrects another."""
+    access = Access(Database.open(settings), settings)
+    with httpx.Client(base_url=settings.worklist.uri or "", cookies={COOKIE: access.begin("dr.a", "reader")}) as client:
+        person = access.person(client.cookies[COOKIE])
+        assert person
+        page = client.get("/", headers={"accept": "text/html"}).text
+        identities = list(dict.fromkeys(part[:32] for part in page.split('href="/x/')[1:]))
+        for identity, say in zip(identities, ("Normal", "Pneumonia"), strict=False):
+            form = {"csrf": person.csrf, "say": say, "comment": ""}
+            assert client.post(f"/x/{identity}/readings", data=form).status_code == 303
+
+
+def test_every_part_is_scraped_by_the_stacks_own_prometheus_which_holds_all_alerts(watched: WatchedStack) -> None:
+    address = stack.status(watched.settings).part("prometheus").address
+    assert address
+    own = Prometheus(address)
+    try:
+        wanted = {"predictor", "bridge", "trigger", "worklist", "supervisor"}
+        until(lambda: {one["metric"]["job"] for one in own.ask("up == 1")} == wanted)
+        held = {rule["name"] for group in own.get("/api/v1/rules")["groups"] for rule in group["rules"]}
+        assert {"UploadsWithoutResults", "Drift", "DiskFull"} <= held
+    finally:
+        own.close()
+
+
+def test_every_query_of_every_dashboard_has_an_answer(watched: WatchedStack) -> None:
+    prometheus = watched.prometheus
+    until(
+        lambda: [one for one in prometheus.ask("max(lungline_unread_results)") if one["value"][1] == str(UPLOADS + 1)]
+    )
+    _read_two(watched.settings)
+    until(lambda: prometheus.ask("lungline_drift_alarm"), 60)
+    asked = [expression for text in rendered().values() for expression in queries(text)]
+    assert len(asked) > 50
+    deadline = time.monotonic() + 60
+    while silent := [one for one in asked if not prometheus.ask(one)]:  # a rate needs two looks
+        assert time.monotonic() < deadline, silent
+        time.sleep(0.5)
+
+
+def test_no_patient_and_no_upload_is_named_and_the_series_are_few(watched: WatchedStack) -> None:
+    names = watched.prometheus.get("/api/v1/labels")
+    values = {value for name in names for value in watched.prometheus.get(f"/api/v1/label/{name}/values")}
+    assert not [value for value in values if "Doe" in value]
+    series = watched.prometheus.ask('count({__name__=~"lungline_.*|http_.*"})')
+    assert int(series[0]["value"][1]) < 1500
+
+
+def test_alerts_fire_for_what_is_really_broken(watched: WatchedStack) -> None:
+    prometheus, settings = watched.prometheus, watched.settings
+    # What the fixture has broken: an old model, a receiver of notices that is away, a moved field, an untrained model.
+    prometheus.await_firing("ChampionStale", "NoticesFail", "Drift", "UnsureRate")
+    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap})
+    producer.produce(settings.uploads_topic, b"this is no event")
+    assert producer.flush(20) == 0
+    prometheus.await_firing("DeadLetters")
+    with halted("worklist", settings):
+        _upload_again(settings, "first")
+        prometheus.await_firing("ResultsNotShown")
+    with halted("predictor", settings):
+        _upload_again(settings, "second")
+        prometheus.await_firing("UploadsWithoutResults", "PredictorNotReady")
+    _damage(watched.home)
+    prometheus.await_firing("ModelRefused")
+    quiet = {"DiskFull", "CertificateExpires"}
+    assert not quiet & prometheus.fired()
+
+
+def _upload_again(settings: Settings, name: str) -> None:
+    storage = Storage.from_settings(settings)
+    for number in range(3):
+        storage.put(settings.uploads_bucket, f"Doe/{name}-{number}.jpg", jpeg(number, opacities=False))
+
+
+def _damage(home: Home) -> None:
+    """Point the predictor to a package that is not whole."""
+    shutil.copytree(home.file("predictor", "packages", "1"), home.file("predictor", "packages", "2"))
+    home.file("predictor", "packages", "2", "model.tflite").write_bytes(b"damaged")
+    link = home.file("predictor", "next")
+    link.symlink_to("packages/2")
+    link.replace(home.file("predictor", "current"))
+
+
+def test_the_scrape_targets_stand_in_the_status(watched: WatchedStack) -> None:
+    parts = stack.status(watched.settings).parts
+    assert {part.name for part in parts if part.metrics} == {"predictor", "bridge", "trigger", "worklist"}
+    for part in parts:
+        if part.metrics:
+            assert httpx.get(part.metrics).status_code == 200
+
+
+def test_up_says_how_to_get_a_prometheus_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StackError, match="apt-get install prometheus"):
+        stack.up(Settings(home=tmp_path / "home", prometheus=True))
+    assert not (tmp_path / "home").exists()
