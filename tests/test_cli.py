@@ -40,6 +40,16 @@ def test_a_command_that_needs_a_stack_says_how_to_start_one(
         assert "`lungline up` starts one" in capsys.readouterr().err, command
 
 
+def test_on_a_cluster_no_stack_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LUNGLINE_DEPLOYMENT", "cluster")
+    monkeypatch.setenv("LUNGLINE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("LUNGLINE_WORKLIST__URI", "https://xray.example.org")
+    assert run(monkeypatch, "worklist", "link") == 0
+    assert capsys.readouterr().out.startswith("https://xray.example.org/login?token=")
+
+
 def test_status_without_a_stack_is_exit_code_1_and_still_one_json_value(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -117,6 +118,11 @@ def test_secrets_and_data_do_not_come_into_the_build() -> None:
     assert packages
     for package in re.findall(r'"(\w+)"', packages.group(1)):
         assert f"!{package}" in lines, f"the wheel needs {package}"
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    let_in = {line.removeprefix("!") for line in lines if line.startswith("!")}
+    for path in wheel["force-include"]:
+        assert (ROOT / path).exists()
+        assert {path, *map(str, Path(path).parents)} & let_in, f"the wheel needs {path}"
 
 
 @pytest.mark.parametrize(
