@@ -16,9 +16,6 @@ from joserfc.jwk import KeySet, RSAKey
 
 from tests.worklist_site import Site, home, running_site
 
-# Authlib looks forward to another HTTP client than the one that all of us use.
-pytestmark = pytest.mark.filterwarnings("ignore:The httpx module is deprecated")
-
 
 class Provider:
     """An OpenID provider that lets in whoever it is told to."""

@@ -87,7 +87,7 @@ def _client(settings: WorklistSettings) -> Any:
 @contextmanager
 def _translated() -> Generator[None]:
     from authlib.common.errors import AuthlibBaseError
-    from httpx import HTTPError
+    from httpx2 import HTTPError
     from joserfc.errors import JoseError
 
     try:
