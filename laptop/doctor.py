@@ -4,10 +4,10 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from laptop import stack
+from laptop import health, stack
+from laptop.check import Check
 from laptop.status import StackStatus
 from lungline.errors import DataError, LunglineError
 from lungline.settings import Settings
@@ -15,20 +15,11 @@ from lungline.settings import Settings
 FREE_DISK_GB, MEMORY_GB = 5, 4
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at."""
-
-    name: str
-    passed: bool
-    finding: str
-    cure: str = ""
-
-
 def examine(settings: Settings) -> list[Check]:
     """Look at everything, also after a fault."""
     found = stack.status(settings)
-    return [_python(), _memory(), _disk(settings.home), _data(settings), *_parts(found), *_champion(settings, found)]
+    machine = [_python(), _memory(), _disk(settings.home), _data(settings)]
+    return [*machine, *_parts(found), *_champion(settings, found), *health.look(found)]
 
 
 def _python() -> Check:

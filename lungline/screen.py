@@ -99,10 +99,13 @@ def part_changed(name: str, state: str) -> None:
         step(name, state, COLOURS.get(state, ""))
 
 
-def stack(parts: Iterable[Any]) -> None:
-    """The parts of the stack, one a line."""
+def stack(parts: Iterable[Any], looked: Iterable[Any] = ()) -> None:
+    """The parts of the stack, one a line, and what their figures say."""
     rows = [(p.name, p.state, p.pid, p.address, p.restarts or "", p.note or "") for p in parts]
     table(("part", "state", "pid", "address", "restarts", "note"), rows)
+    for check in looked:
+        text = check.finding if check.passed else f"{check.finding}. {check.cure}"
+        say(f"{check.name:>14}  {text}", "" if check.passed else "red")
 
 
 def checks(found: Iterable[Any]) -> None:

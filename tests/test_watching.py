@@ -16,7 +16,7 @@ import pytest
 from confluent_kafka import Producer
 
 from dashboards.rendering import queries, rendered
-from laptop import stack
+from laptop import health, stack
 from laptop.exposition import targets
 from laptop.home import Home
 from laptop.ports import load_ports
@@ -204,6 +204,14 @@ def _damage(home: Home) -> None:
     link = home.file("predictor", "next")
     link.symlink_to("packages/2")
     link.replace(home.file("predictor", "current"))
+
+
+def test_one_look_says_what_is_wrong_and_what_to_do(watched: WatchedStack) -> None:
+    found = {check.name: check for check in health.look(stack.status(watched.settings))}
+    assert list(found) == ["model", "uploads", "dead letters", "worklist", "notices", "drift", "room"]
+    assert {name for name, check in found.items() if not check.passed} == {"model", "dead letters", "notices", "drift"}
+    assert found["model"].finding == "the promoted package is refused; version 1 goes on"
+    assert all(check.cure for check in found.values() if not check.passed)
 
 
 def test_the_scrape_targets_stand_in_the_status(watched: WatchedStack) -> None:

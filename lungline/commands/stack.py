@@ -79,11 +79,13 @@ def down(home: Home = None, as_json: Json = False) -> None:
 
 @app.command()
 def status(home: Home = None, as_json: Json = False) -> None:
-    """Show each part of the stack; exit code 1 when no stack runs."""
-    from laptop import stack
+    """Show each part of the stack, what flows and what waits, and what to do; exit code 1 when no stack runs."""
+    from laptop import health, stack
 
     found = stack.status(configured(home))
-    show(asdict(found), as_json, lambda: screen.stack(found.parts))
+    looked = health.look(found)
+    value = asdict(found) | {"health": [asdict(check) for check in looked]}
+    show(value, as_json, lambda: screen.stack(found.parts, looked))
     if found.part("worklist").state == "ready" and not as_json:
         screen.notice("`lungline worklist link` signs you in to the worklist.")
     if not found.running:
