@@ -1,6 +1,6 @@
 # One vocabulary of commands for people, hooks and CI. A fresh machine has Python 3.11 and make; the rest is installed.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos check format lock docs dashboards bench clean
+.PHONY: help setup demo test chaos check format lock docs dashboards screenshots bench clean
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -49,6 +49,9 @@ docs: $(INSTALLED) ## write the generated tables of the README again
 
 dashboards: $(INSTALLED) ## write the JSON of the Grafana dashboards again
 	@$(BIN)/python -m dashboards
+
+screenshots: $(INSTALLED) ## take pictures of the worklist into screenshots/ (ARGS="--home .lungline" for a stack that runs)
+	@$(BIN)/python -m tests.worklist_screenshots screenshots $(ARGS)
 
 bench: $(INSTALLED) ## measure the predictor and the whole way beside peers
 	@$(BIN)/lungline bench $(ARGS)

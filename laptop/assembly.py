@@ -86,11 +86,11 @@ def _assemble(home: Home, settings: Settings, ports: Ports, credentials: Credent
         note = f"The object store at {settings.s3_endpoint} must send its upload events to Kafka itself."
         others.append(PartStatus("bridge", "external", note=note))
     ours = settle(Predictor(home, ours, ports), settings.predictor_uri)
+    ours = settle(Tracking(home, ours, ports), settings.mlflow_uri)
     worklist = WorklistPart(home, ours, ports, credentials)
     parts.append(TriggerPart(home, worklist.guarded(ours), worklist.address))
     parts.append(worklist)
     ours = worklist.connected(ours)
-    ours = settle(Tracking(home, ours, ports), settings.mlflow_uri)
     if settings.prometheus:
         watched = ("supervisor", *(part.name for part in parts))
         scraper = Prometheus(home, ours, ports, watched)

@@ -1,13 +1,15 @@
-"""Screenshots of the worklist: `python -m tests.worklist_screenshots FOLDER [DATA]`.
+"""Screenshots of the worklist: `python -m tests.worklist_screenshots FOLDER [--data DATA] [--home HOME]`.
 
 List and viewer, dark and light, at 1280 pixels and on a tablet, with a night's uploads of the test split of a data set
-(phantoms by default). The risks are drawn by the label, not judged by a model.
+(phantoms by default); the risks are drawn by the label, not judged by a model. With the home of a stack that runs,
+what that stack's worklist shows.
 """
 
+import argparse
 import random
-import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import zip_longest
 from pathlib import Path
@@ -15,15 +17,16 @@ from pathlib import Path
 import numpy as np
 from playwright.sync_api import Browser, Page
 
+from laptop import stack
 from lungline.dataset import Dataset, Example, open_dataset
 from lungline.images import Preparation, decode, heatmap_png
-from lungline.results import heatmap_key
 from lungline.settings import Settings, load_settings
 from lungline.storage import Storage
 from tests.chromium import running_chromium
 from tests.object_store import running_store
 from tests.worklist_site import Site, record, running_site, wait
-from worklist.access import COOKIE
+from worklist.access import COOKIE, Access
+from worklist.database import Database
 
 SIZES = {"1280": (1280, 800), "tablet": (820, 1180)}
 WARDS = ("emergency", "ward-3", "paediatrics")
@@ -44,22 +47,22 @@ def seed(site: Site, store: Storage, dataset: Dataset, count: int = 60) -> None:
             continue
         result = record(number, min(risk, 0.995), heatmap=True, **values)
         png = heatmap_png(decode(data), _spot(noise, risk), Preparation())
-        store.put("lungline-results", heatmap_key(result.upload.identity, result.model.version), png)
+        store.put("lungline-results", result.heatmap or "", png)
         site.send(result)
         if number % 9 == 4:
             with site.client() as client:
                 site.say(client, result.upload.identity, "confirmed" if result.label != "Unsure" else "Normal")
 
 
-def shoot(browser: Browser, site: Site, folder: Path) -> Iterator[Path]:
-    """Take the screenshots; the files."""
+def shoot(browser: Browser, url: str, session: str, folder: Path) -> Iterator[Path]:
+    """Take the screenshots of a worklist, with the cookie of a session there; the files."""
     for theme in ("dark", "light"):
         for size, (width, height) in SIZES.items():
             context = browser.new_context(viewport={"width": width, "height": height})
-            cookies = {COOKIE: site.access.begin("dr.adams", "admin"), "theme": theme}
-            context.add_cookies([{"name": name, "value": value, "url": site.url} for name, value in cookies.items()])
+            cookies = {COOKIE: session, "theme": theme}
+            context.add_cookies([{"name": name, "value": value, "url": url} for name, value in cookies.items()])
             page = context.new_page()
-            yield _list(page, site, folder / f"list-{theme}-{size}.png")
+            yield _list(page, url, folder / f"list-{theme}-{size}.png")
             page.locator(".list tbody tr:nth-child(3) .xray a").click()
             page.locator(".film.ready").wait_for()
             page.screenshot(path=folder / f"viewer-{theme}-{size}.png")
@@ -67,8 +70,8 @@ def shoot(browser: Browser, site: Site, folder: Path) -> Iterator[Path]:
             context.close()
 
 
-def _list(page: Page, site: Site, path: Path) -> Path:
-    page.goto(site.url)
+def _list(page: Page, url: str, path: Path) -> Path:
+    page.goto(url)
     page.locator(".live.on").wait_for()
     images = "[...document.querySelectorAll('.last img')].every(image => image.complete && image.naturalWidth)"
     wait(lambda: page.evaluate(images))
@@ -87,20 +90,39 @@ def _spot(noise: np.random.Generator, risk: float) -> np.ndarray:
     return (risk * np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / noise.uniform(6, 18))).astype(np.float32)
 
 
-def main() -> None:
-    """Write the screenshots."""
-    folder = Path(sys.argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    dataset = open_dataset(sys.argv[2] if len(sys.argv) > 2 else "phantom:160", settings=load_settings())
+def _of_a_stack(home: Path, browser: Browser, folder: Path) -> Iterator[Path]:
+    settings = stack.connect(load_settings({"home": home}))
+    with closing(Database.open(settings)) as database:
+        session = Access(database, settings).begin("dr.adams", "admin")
+    yield from shoot(browser, settings.worklist.uri or "", session, folder)
+
+
+def _of_a_night(data: str, browser: Browser, folder: Path) -> Iterator[Path]:
     with (
         tempfile.TemporaryDirectory() as home,
         tempfile.TemporaryDirectory() as place,
         running_store(Path(place), "xray-uploads", "lungline-results") as store,
         running_site(Settings(home=Path(home)), store) as site,
-        running_chromium() as browser,
     ):
-        seed(site, store, dataset)
-        for path in shoot(browser, site, folder):
+        seed(site, store, open_dataset(data, settings=load_settings()))
+        yield from shoot(browser, site.url, site.access.begin("dr.adams", "admin"), folder)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the screenshots."""
+    parser = argparse.ArgumentParser(prog="worklist_screenshots", description="Take screenshots of the worklist.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--data", default="phantom:160")
+    parser.add_argument("--home", type=Path, help="Of a stack that runs.")
+    given = parser.parse_args(arguments)
+    given.folder.mkdir(parents=True, exist_ok=True)
+    with running_chromium() as browser:
+        found = (
+            _of_a_stack(given.home, browser, given.folder)
+            if given.home
+            else _of_a_night(given.data, browser, given.folder)
+        )
+        for path in found:
             print(path)
 
 
