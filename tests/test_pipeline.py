@@ -6,22 +6,26 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from laptop.retraining import labels_cause, retrain
 from lungline.errors import DataError, PipelineFailed
 from lungline.lineage import tracking
 from lungline.package import CARD
 from lungline.phantom import jpeg
 from lungline.progress import Event
 from lungline.registry import Registry
+from lungline.results import ResultRecord
 from lungline.settings import Settings, load_settings
 from lungline.storage import Storage
 from pipelines.arguments import STEPS
 from pipelines.compile import compile_pipeline
 from pipelines.run import RunSummary, run_local
+from tests.reading import correct_on_the_page, exported
 
 TRAINING = {"data": "phantom:220", "model.size": 32, "model.width": 4, "train.epochs": 2, "train.batch": 16}
 # Two epochs teach nothing; what a real model must reach is the gate's own test.
@@ -45,9 +49,26 @@ def settings_for(services: dict[str, str], tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def first(settings_for: Callable[..., Settings]) -> tuple[RunSummary, list[Event]]:
-    """The run that all others build on."""
-    return run(settings_for())
+def corrected(settings_for: Callable[..., Settings]) -> ResultRecord:
+    """What a reader has corrected before the first run."""
+    return correct_on_the_page(settings_for())
+
+
+@pytest.fixture(scope="module")
+def first(settings_for: Callable[..., Settings], corrected: ResultRecord) -> tuple[RunSummary, list[Event]]:
+    """The run that all others build on: one new label has caused it."""
+    told: list[Event] = []
+    settings = settings_for(worklist__retrain_labels=1)
+    done = retrain(settings, [labels_cause(settings)], told.append)
+    assert done.summary, done.why
+    return done.summary, told
+
+
+@pytest.fixture
+def again(first: tuple[RunSummary, list[Event]], settings_for: Callable[..., Settings]) -> Callable[..., Settings]:
+    """Settings of another run on the same data."""
+    home = settings_for().home
+    return partial(settings_for, feedback=str(home / "feedback" / "until-1"))
 
 
 def run(settings: Settings, **options: Any) -> tuple[RunSummary, list[Event]]:
@@ -63,6 +84,21 @@ def test_a_run_tells_of_every_step_and_epoch_as_it_happens(first: tuple[RunSumma
     assert any("Phantoms are drawn" in event.text for event in told if event.step == "data")
     assert summary.reused == ()
     assert set(summary.seconds) == {*STEPS, "total"}
+
+
+def test_what_a_reader_corrected_on_the_page_is_in_the_run_that_it_caused(
+    first: tuple[RunSummary, list[Event]], settings_for: Callable[..., Settings], corrected: ResultRecord
+) -> None:
+    summary, settings = first[0], settings_for(worklist__retrain_labels=1)
+    assert summary.data.name == "phantom:220 with 1 labels of readers"
+    assert "1 labels of readers were merged into the data." in (summary.data.notice or "")
+    run = tracking.connect(settings).get_run(summary.mlflow_run)
+    assert run.data.params["data.feedback"] == run.data.tags["feedback_labels"] == "1"
+    (picture,) = exported(settings)
+    assert picture.parts[-2:] == ("PNEUMONIA", f"person41_{corrected.upload.identity}.jpeg")
+    card = json.loads((settings.home / "predictor" / "current" / CARD).read_text())
+    assert (card["data"]["feedback"], card["data"]["digest"]) == (1, summary.data.digest)
+    assert not labels_cause(settings).is_due, "the run knows them"
 
 
 def test_a_run_ends_with_a_champion_that_answers_for_itself(
@@ -126,9 +162,9 @@ def test_no_secret_and_nothing_temporary_is_left_behind(
 
 
 def test_a_second_run_reuses_what_has_not_changed_and_says_so(
-    first: tuple[RunSummary, list[Event]], settings_for: Callable[..., Settings]
+    first: tuple[RunSummary, list[Event]], again: Callable[..., Settings]
 ) -> None:
-    summary, told = run(settings_for())
+    summary, told = run(again())
     assert summary.reused == STEPS[:4]
     assert [event.step for event in told if event.kind == "reused"] == list(STEPS[:4])
     assert summary.version == first[0].version, "the same package is registered once"
@@ -138,9 +174,9 @@ def test_a_second_run_reuses_what_has_not_changed_and_says_so(
 
 
 def test_a_gate_that_does_not_pass_registers_nothing_and_says_by_how_much(
-    first: tuple[RunSummary, list[Event]], settings_for: Callable[..., Settings]
+    again: Callable[..., Settings],
 ) -> None:
-    settings = settings_for(gate__auc=1, gate__accuracy=1)
+    settings = again(gate__auc=1, gate__accuracy=1)
     before = len(Registry(settings).versions())
     summary, told = run(settings)
     assert summary.reused == STEPS[:4], "another gate does not train again"
@@ -154,9 +190,9 @@ def test_a_gate_that_does_not_pass_registers_nothing_and_says_by_how_much(
 
 
 def test_the_policy_manual_leaves_a_challenger_and_says_how_to_promote_it(
-    first: tuple[RunSummary, list[Event]], settings_for: Callable[..., Settings]
+    again: Callable[..., Settings],
 ) -> None:
-    settings = settings_for(policy="manual", model_name="by-hand")
+    settings = again(policy="manual", model_name="by-hand")
     summary, _ = run(settings)
     assert not summary.champion
     assert Registry(settings).champion() is None

@@ -1,0 +1,28 @@
+"""What the worklist's tests say of SQLite holds on PostgreSQL too."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.postgres import running_postgres
+
+FILES = ("events", "notices", "exports")
+# The store's tests run on both by themselves; these are about a file, or about what no database is asked for.
+NOT = "locked_database or removed_database or filter_of_an or no_result_is or rules or fhir or patient_is or without_labels"
+
+
+def test_events_notices_and_exports_are_the_same_on_postgresql(tmp_path: Path) -> None:
+    with running_postgres(tmp_path) as address:
+        if address is None:
+            assert not os.environ.get("CI"), "CI must have Debian's postgresql: apt-get install postgresql"
+            pytest.skip("PostgreSQL is not installed")
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", f"not ({NOT})"]
+        command += [f"tests/test_worklist_{name}.py" for name in FILES]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        environment["LUNGLINE_TEST_POSTGRES"] = address
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+        assert done.returncode == 0, done.stdout[-3000:]
+        assert " skipped" not in done.stdout.splitlines()[-1]
