@@ -53,6 +53,7 @@ def main() -> int:
     """One look at the field of the settings' stack."""
     os.nice(10)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stdout)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         log.info("%s", look(load_settings()))
     except LunglineError as exc:

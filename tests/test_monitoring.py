@@ -20,8 +20,8 @@ from lungline.errors import PackageError
 from lungline.imaging.decoding import decode
 from lungline.monitoring import rule
 from lungline.monitoring import store as findings
-from lungline.monitoring.comparison import compare
-from lungline.monitoring.gauges import DriftCollector
+from lungline.monitoring.comparison import TESTS, compare
+from lungline.monitoring.gauges import DriftCollector, families
 from lungline.monitoring.monitor import monitor
 from lungline.monitoring.observation import STATISTICS, Observation, observe
 from lungline.monitoring.proportion import proportion
@@ -311,6 +311,14 @@ def test_prometheus_is_told_of_the_last_findings_and_of_no_patient(storage: Stor
     assert 'lungline_field_sensitivity{bound="value",model_version="1"} 0.3' in text
     assert "Doe-Jane" not in text
     assert len(text.splitlines()) < 150
+
+
+def test_the_page_on_drift_names_every_gauge_test_and_file() -> None:
+    text = (Path(__file__).parent.parent / "docs/drift.md").read_text()
+    names = {family.name for family in families(None)} | {f"`{name}`" for name in TESTS}
+    assert [
+        name for name in (*names, FILE, findings.LATEST, findings.REPORT, findings.EVENTS) if name not in text
+    ] == []
 
 
 def test_the_rule_asks_for_a_run_after_enough_windows_with_an_alarm(storage: Storage) -> None:

@@ -88,7 +88,7 @@ def _feedback(model: Watched) -> Iterator[str]:
 
 def _chart(windows: tuple[Window, ...]) -> str:
     """The largest distance of each window, as bars from the oldest to the latest."""
-    step = _WIDTH / len(windows)
+    step = min(40.0, _WIDTH / len(windows))
     bars: list[str] = []
     for place, window in enumerate(windows):
         far = max((test.distance for test in window.comparison.tests.values()), default=0.0)
