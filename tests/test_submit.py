@@ -216,6 +216,17 @@ def test_server_and_token_may_be_settings(
     assert "goes on by itself" in capsys.readouterr().out
 
 
+def test_what_compile_writes_is_what_is_uploaded(
+    kubeflow: PipelinesServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert lungline(monkeypatch, "compile", "-o", str(tmp_path / "pipeline.yaml")) == 0
+    assert (
+        lungline(monkeypatch, "train", "--on", "kfp", "--host", kubeflow.host, "--data", "medmnist:28", "--no-wait")
+        == 0
+    )
+    assert (tmp_path / "pipeline.yaml").read_text() in kubeflow.uploads[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "why"), [(["--on", "kfp"], "needs --host"), (["--schedule", "0 3 * * 1"], "add --on kfp")]
 )
