@@ -21,6 +21,8 @@ QUIET_SECONDS = 2.0
 APART_SECONDS = 10.0
 # A record that is refused again and again is a dead letter by then.
 PATIENCE_SECONDS = 120.0
+# An upload in several parts may bear the time at which it began.
+LONGEST_UPLOAD = timedelta(days=1)
 LOOK_SECONDS = 0.5
 ASK_SECONDS = 1.0
 ANSWER_SECONDS = 5.0
@@ -91,7 +93,7 @@ class Reconciler:
         log.info("A part came back. %s", found)
         if not found.sent:
             # All is settled up to here; what is sent may be lost once more.
-            self._since = until - timedelta(seconds=APART_SECONDS)
+            self._since = until - LONGEST_UPLOAD
         return True
 
     def _await_trigger(self, until: datetime) -> None:

@@ -224,12 +224,17 @@ def named(record: Message, garbage: set[bytes]) -> list[str | bytes]:
     return [value] if value in garbage else [upload.key for upload in parse(value)]
 
 
+def champion(home: Path, package: Path) -> Settings:
+    """A home in which a package serves, and MLflow does not."""
+    shutil.copytree(package, home / "predictor" / "packages" / "1")
+    (home / "predictor" / "current").symlink_to("packages/1")
+    return Settings(home=home, mlflow_uri=NO_MLFLOW)
+
+
 @contextmanager
 def running(home: Path, package: Path) -> Iterator[Chaos]:
     """A stack with a champion whose parts reach the store through a door; afterwards nothing of it is left."""
-    shutil.copytree(package, home / "predictor" / "packages" / "1")
-    (home / "predictor" / "current").symlink_to("packages/1")
-    settings = Settings(home=home, mlflow_uri=NO_MLFLOW)
+    settings = champion(home, package)
     with door(lambda: ports_of(home).s3) as made, _supervised(home, settings, made.port) as pids:
         environment = stack.env(settings, scanner=True)
         scanner = boto3.client(

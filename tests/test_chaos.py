@@ -17,12 +17,14 @@ from typer.testing import CliRunner
 
 from laptop import stack
 from laptop.home import Home, read_json, write_private
+from laptop.store import running_store
+from lungline import results
 from lungline.cli import app
 from lungline.diagnosis import Diagnoser
 from lungline.events import Upload, minio_record
 from lungline.package import Package
 from lungline.storage import Storage
-from tests.chaos import PARTS, PATIENT, Chaos, eventually, key_of, picture, running, shuffled_pairs
+from tests.chaos import PARTS, PATIENT, Chaos, champion, eventually, key_of, picture, running, shuffled_pairs
 from tests.kafka_tail import tail
 from tests.listening import command_line, family
 from tests.test_privacy import leaks, named_film
@@ -50,7 +52,7 @@ def test_the_champion_changes_three_times_under_uploads_and_none_is_lost_or_mixe
             draft.replace(folder / "current")
             eventually(lambda one=diagnoser: httpx.get(asked).json()["versions"] == [one.version], 60, "it serves")
             chaos.go_on(4)
-    chaos.settle(60)
+    chaos.settle(120)
     expected = {one.version: one for one in diagnosers}
     found = {key: records for key, records in chaos.records().items() if "swap" in key}
     assert len(found) == 45
@@ -70,7 +72,7 @@ def test_every_upload_has_one_result_although_parts_are_killed_and_the_store_is_
         chaos.kill("trigger", "bridge")
         chaos.refuse(1.5)
         chaos.kill("store", "broker")
-    chaos.settle(60)
+    chaos.settle(120)
     chaos.say(chaos.check())
 
 
@@ -80,7 +82,7 @@ def test_an_event_that_comes_fifty_times_is_one_result(chaos: Chaos) -> None:
     for _ in range(50):
         producer.produce(chaos.settings.uploads_topic, json.dumps(minio_record(upload)))
     assert producer.flush(60) == 0
-    chaos.settle(60)
+    chaos.settle(120)
     assert len(chaos.records()[upload.key]) == 1
 
 
@@ -95,7 +97,7 @@ def test_an_upload_whose_event_was_lost_is_found_when_a_part_comes_back(chaos: C
     assert known
     write_private(note, known | {"position": time.time_ns()})
     chaos.kill("bridge")
-    chaos.settle(60)
+    chaos.settle(120)
     log = Home(chaos.settings.home).log("supervisor")
     eventually(lambda: "1 had no result, and their events were sent again" in log.read_text(), 30, "it is in the log")
 
@@ -130,7 +132,7 @@ def test_nothing_that_the_stack_writes_tells_who_was_x_rayed(chaos: Chaos) -> No
     for name, data in film.items():
         chaos.upload(f"{PATIENT}/{name}.dcm", data)
     chaos.poison |= {f"{PATIENT}/{name}.dcm" for name in ("refused", "torn")}
-    chaos.settle(60)
+    chaos.settle(120)
     chaos.check()
     settings, home = chaos.connected, Home(chaos.settings.home)
     written = {path: path.read_bytes() for folder in ("logs", "run", "predictor") for path in _files(home.file(folder))}
@@ -201,3 +203,32 @@ def test_300_uploads_while_every_part_and_every_pair_is_killed(tmp_path: Path, p
         for line in Home(chaos.settings.home).log("supervisor").read_text().splitlines():
             if "A part came back" in line or "not looked for" in line:
                 print("         ", line)
+
+
+@pytest.mark.chaos
+def test_a_broker_that_forgets_everything_while_the_stack_is_down_loses_nothing(
+    tmp_path: Path, packages: tuple[Path, Path]
+) -> None:
+    settings = champion(tmp_path / "home", packages[0])
+    stack.up(settings, attached=True)
+    trigger = stack.status(settings).part("trigger").pid
+    assert trigger
+    os.kill(trigger, signal.SIGSTOP)
+    connected = stack.connect(settings)
+    storage = Storage.from_settings(connected)
+    upload = Upload("xray-uploads", "a.jpeg", etag=storage.put("xray-uploads", "a.jpeg", picture(1)))
+    with tail(connected, connected.uploads_topic) as events:
+        events.until(lambda records: len(records) == 1)
+    stack.down(settings)
+    with running_store(settings.home, settings) as stored:
+        old = Storage.from_settings(stored)
+        assert [old.delete("tansu", info.key) for info in list(old.list("tansu"))]
+        assert not results.is_known(old, "lungline-results", upload.identity)
+        old.close()
+    stack.up(settings, attached=True)
+    try:
+        eventually(lambda: results.is_known(storage, "lungline-results", upload.identity), 60, "it has a result")
+    finally:
+        stack.down(settings)
+        storage.close()
+    assert "1 had no result" in Home(settings.home).log("supervisor").read_text()
