@@ -1,4 +1,6 @@
 import io
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -92,3 +94,23 @@ def test_an_upload_without_a_study_gets_no_dicom_result_and_nothing_is_quoted(st
         with pytest.raises(DataError) as caught:
             capture(data, png, result)
         assert "DOE" not in str(caught.value)
+
+
+def test_a_value_that_a_library_finds_odd_is_not_told(tmp_path: Path, store: Storage) -> None:
+    data = radiograph(ReferringPhysicianName="DRWEISS", PatientName="MUSTERMANN")  # names of one component
+    result = judged(store, data)
+    (tmp_path / "original").write_bytes(data)
+    (tmp_path / "overlaid").write_bytes(store.get("lungline-results", result.heatmap or "").data)
+    (tmp_path / "record").write_text(result.model_dump_json())
+    script = (
+        "from pathlib import Path\n"
+        "from lungline.results import ResultRecord\n"
+        "from worklist.dicom_out import capture\n"
+        "record = ResultRecord.model_validate_json(Path('record').read_text())\n"
+        "print(len(capture(Path('original').read_bytes(), Path('overlaid').read_bytes(), record)))"
+    )
+    # In a process of its own: this one has filters of the tests.
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+    assert int(done.stdout) > 1000
+    assert done.stderr == ""

@@ -9,6 +9,7 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw
 
+from lungline.deidentification.quiet_dicom import quiet_dicom
 from lungline.errors import DataError
 from lungline.results import ResultRecord
 
@@ -33,6 +34,7 @@ def capture(original: bytes, overlaid: bytes, record: ResultRecord) -> bytes:
     from pydicom.errors import InvalidDicomError
     from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+    quiet_dicom()
     try:
         source = dcmread(io.BytesIO(original), stop_before_pixels=True)
         image = SCImage.from_ref_dataset(

@@ -11,9 +11,7 @@ Source: DICOM PS3.15 annex E.
 # pyright: reportUnknownArgumentType=false
 
 import io
-import logging
 import secrets
-import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +19,7 @@ import numpy as np
 
 from lungline.deidentification.burned import find_text, paint_over
 from lungline.deidentification.pseudonyms import Pseudonyms
+from lungline.deidentification.quiet_dicom import quiet_dicom
 from lungline.errors import LunglineError
 from lungline.imaging import dicom
 from lungline.imaging.decoding import decode
@@ -111,7 +110,7 @@ def _dicom(data: bytes, pseudonyms: Pseudonyms, limits: Limits) -> Deidentified:
 
 def _allowed(data: bytes) -> "Dataset":
     """The elements of a file that may pass the first wall."""
-    _silence()
+    quiet_dicom()
     from pydicom.datadict import tag_for_keyword
     from pydicom.dataset import Dataset
     from pydicom.filereader import read_dataset
@@ -212,13 +211,3 @@ def _written(found: "Dataset", raw: dicom.Raw, pixels: np.ndarray[Any, Any]) -> 
     buffer = io.BytesIO()
     pydicom.dcmwrite(buffer, found, enforce_file_format=True)
     return buffer.getvalue()
-
-
-def _silence() -> None:
-    """Keep pydicom from telling anybody about values that it finds odd: they may be names."""
-    from pydicom import config
-
-    config.settings.reading_validation_mode = config.IGNORE
-    config.settings.writing_validation_mode = config.IGNORE
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
-    warnings.filterwarnings("ignore", module=r"pydicom\b|lungline\.privacy|dicomanonymizer\b")
