@@ -36,8 +36,8 @@ class Replayed:
 
     def __str__(self) -> str:
         """The counts that matter."""
-        rest = f"; {self.hopeless} are no events of ours" if self.hopeless else ""
-        return f"{self.replayed} dead letters were delivered again{rest}."
+        rest = f"; no events of ours: {self.hopeless}" if self.hopeless else ""
+        return f"Dead letters delivered again: {self.replayed}{rest}."
 
 
 @dataclass(frozen=True, slots=True)
