@@ -11,7 +11,7 @@ from tests.postgres import running_postgres
 
 FILES = ("events", "notices", "exports")
 # The store's tests run on both by themselves; these are about a file, or about what no database is asked for.
-NOT = "locked_database or removed_database or filter_of_an or no_result_is or rules or fhir or patient_is or without_labels"
+NOT = "locked_database or removed_database or filter_of_an or no_result_is or rules or fhir or patient_is"
 
 
 def test_events_notices_and_exports_are_the_same_on_postgresql(tmp_path: Path) -> None:
