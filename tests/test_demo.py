@@ -34,6 +34,7 @@ def test_the_demo_trains_promotes_uploads_and_leaves_nothing_running(tmp_path: P
     assert report["synthetic"] is True
     assert 0 < report["latency_ms"]["p50"] <= report["latency_ms"]["p99"]
     assert {"setup", "train", "total"} <= set(report["seconds"])
+    assert report["addresses"]["Worklist"].startswith("http://127.0.0.1:")
     assert report["addresses"]["MLflow"].startswith("http://127.0.0.1:")
 
     assert "Phantoms are drawn" in done.stderr
