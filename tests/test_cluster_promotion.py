@@ -27,11 +27,11 @@ REAL = DataFacts(name="films", digest="d" * 64, synthetic=False)
 
 @pytest.fixture(scope="module")
 def registered(services: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Settings of a registry with three versions that were trained on real films."""
+    """Settings of a registry with two versions that were trained on real films."""
     folder = tmp_path_factory.mktemp("registered")
     named = {**services, "model_name": MODEL, "experiment": MODEL, "home": str(folder / "home")}
     settings = load_settings(named)
-    for number in "123":
+    for number in "12":
         write_tiny_package(folder / number, seed=int(number), version=None, data=REAL)
         (folder / f"run-{number}").mkdir()
         tracking.new_record(settings, REAL, CodeFacts(version="0.1.0")).save(folder / f"run-{number}")
@@ -103,9 +103,9 @@ def test_a_version_is_promoted_tried_finished_and_taken_back(
     assert "canary 200 requests, 0.0% errors, p99 0.20 s" in terminal.said
     assert "canaryTrafficPercent" not in predictor
 
-    terminal.run("promote", "3", *HERE, "--canary", "25")
+    terminal.run("promote", "1", *HERE, "--canary", "25")
     taken = terminal.run("rollback", *HERE, *WHO)
-    assert taken["sentence"] == "Version 3 takes no requests any more; version 2 serves."
+    assert taken["sentence"] == "Version 1 takes no requests any more; version 2 serves."
     back = terminal.run("rollback", *HERE, *WHO)
     assert (back["version"], back["replaced"]) == ("1", "2")
     monkeypatch.setenv("LUNGLINE_DEPLOYMENT", "cluster")  # no laptop stack is asked for
@@ -150,9 +150,9 @@ def test_the_pipelines_step_promotes_by_the_setting_that_its_config_map_gives(
     monkeypatch.setenv("LUNGLINE_DEPLOYMENT", "cluster")
     monkeypatch.setenv("LUNGLINE_KUBE_CONTEXT", "here")  # in a pod the cluster is the pod's own
     step: Any = promote_step
-    step.python_func(version="3", verdict="The gate passed.")
-    assert cluster.services[MODEL]["spec"]["predictor"]["model"]["storageUri"].endswith("/3/")
-    assert f"Version 3 serves as lungline/{MODEL}." in capsys.readouterr().out
+    step.python_func(version="2", verdict="The gate passed.")
+    assert cluster.services[MODEL]["spec"]["predictor"]["model"]["storageUri"].endswith("/2/")
+    assert f"Version 2 serves as lungline/{MODEL}." in capsys.readouterr().out
 
 
 def test_a_context_that_is_not_there_is_one_sentence(cluster: Cluster) -> None:
