@@ -22,7 +22,7 @@ from lungline.storage import Storage
 
 FILE = "reference.json"
 # More would tell a test little and make the package heavy.
-MOST = 1000
+MOST = 800
 
 
 class Reference(BaseModel):
@@ -32,7 +32,7 @@ class Reference(BaseModel):
 
     form: Literal[1] = 1
     split: str = Field(description="The split that the pictures are of.")
-    pictures: int = Field(description="Pictures of that split, of which at most 1000 are kept.")
+    pictures: int = Field(description="Pictures of that split, of which at most 800 are kept.")
     labels: tuple[str, ...]
     scores: tuple[float | None, ...] = Field(description="Calibrated probabilities; None of a refused picture.")
     observed: tuple[Observation | None, ...]
