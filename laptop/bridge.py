@@ -25,12 +25,13 @@ from laptop.changes import Change, Changes
 from laptop.exposition import expose
 from laptop.home import Home
 from laptop.notes import find_note, leave_note, noted_state
-from laptop.outbox import Delivered, Outbox
+from laptop.outbox import Delivered, Headers, Outbox
 from laptop.part import Command, State, base_environment, settings_environment
 from laptop.ports import Ports, claim_ports, load_ports
 from laptop.process import running
 from laptop.progress import Progress
 from laptop.topics import ensure_topics
+from lungline import logs, tracing
 from lungline.errors import LunglineError, ObjectGone, Unavailable
 from lungline.events import Upload, kafka_key, minio_record
 from lungline.settings import Settings, load_settings
@@ -206,7 +207,11 @@ class Bridge:
 
     def _produce(self, upload: Upload, delivered: Delivered) -> None:
         value = json.dumps(minio_record(upload), ensure_ascii=False)
-        while not self._outbox.put(self._settings.uploads_topic, value, kafka_key(upload), delivered):
+        identity = upload.identity
+        with tracing.root(identity, "upload", size=upload.size or 0) as told:
+            headers: Headers = [(tracing.HEADER, told.encode())]
+            log.info("upload", extra={"identity": identity})
+        while not self._outbox.put(self._settings.uploads_topic, value, kafka_key(upload), delivered, headers):
             if self._stopping.wait(NOTE_SECONDS):  # so many wait for the broker: let the log of changes hold the rest
                 return
 
@@ -226,8 +231,9 @@ class Bridge:
 
 def main() -> None:
     """Run a bridge until SIGTERM; its one argument is the store's gRPC port."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     settings = load_settings()
+    logs.configure(settings.log_format)
+    tracing.configure(settings, "bridge")
     home = Home.make(settings.home)
     bridge = Bridge(home, settings, int(sys.argv[1]))
     expose(home, "bridge", BridgeCollector(bridge))

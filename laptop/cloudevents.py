@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from laptop.outbox import Headers
+from lungline import tracing
 from lungline.events import UPLOAD_TYPE
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class Record:
     content_type: str | None = None
     milliseconds: int = 0
     """When it was produced, since 1970."""
+    trace: str | None = None
+    """The trace that it belongs to, in W3C's form."""
     event: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     """Attributes of the CloudEvent that it is itself; empty for any other record."""
 
@@ -48,6 +51,7 @@ class Record:
             key=key.encode() if isinstance(key, str) else key,
             content_type=headers.get("content-type"),
             milliseconds=message.timestamp()[1],
+            trace=tracing.parent_of({name.replace("ce_", "ce-"): value for name, value in headers.items()}),
             event=_event(headers),
         )
 
@@ -66,6 +70,8 @@ class Record:
         if self.key is not None:
             key = self.key.decode(errors="replace")
             attributes |= {"key": key, "partitionkey": key}
+        if self.trace:
+            attributes[tracing.HEADER] = self.trace
         return attributes
 
 

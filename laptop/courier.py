@@ -19,6 +19,7 @@ from laptop.outbox import Headers, Outbox
 from laptop.progress import Progress
 from laptop.route import Route
 from laptop.sink import Answer, Gate, Sink
+from lungline import tracing
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message
@@ -112,13 +113,23 @@ class Courier:
     def _attempt(self, delivery: Delivery) -> None:
         try:
             if self.gate.wait():
-                headers = http_headers(delivery.record) | self._route.headers
-                self._settle(delivery, self._sink.post(delivery.record.value, headers))
+                self._settle(delivery, self._post(delivery.record))
         except Exception:
             log.exception("Delivery of %s failed.", delivery.record)
             self._retry(delivery, Answer(None, b"dispatch error: in the trigger"))
         finally:
             self._places.release()
+
+    def _post(self, record: Record) -> Answer:
+        headers = http_headers(record) | self._route.headers
+        with tracing.span(f"deliver to {self._route.name}", record.trace, "client", topic=record.topic) as span:
+            if span.told:
+                headers |= {tracing.HEADER: span.told, tracing.ATTRIBUTE: span.told}
+            answer = self._sink.post(record.value, headers)
+            span.note(status=answer.status)
+        identity = tracing.identity_of(record.trace)
+        log.info("delivered to %s", self._route.name, extra={"identity": identity, "status": answer.status})
+        return answer
 
     def _settle(self, delivery: Delivery, answer: Answer) -> None:
         if answer.delivered:

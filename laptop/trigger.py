@@ -23,6 +23,7 @@ from laptop.process import running
 from laptop.route import routes
 from laptop.subscription import Subscription
 from laptop.trigger_collector import TriggerCollector
+from lungline import logs, tracing
 from lungline.errors import LunglineError
 from lungline.settings import Settings, load_settings
 
@@ -136,8 +137,9 @@ class Trigger:
 
 def main() -> None:
     """Run a trigger until SIGTERM; its one argument, if there is one, is the worklist's address."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     settings = load_settings()
+    logs.configure(settings.log_format)
+    tracing.configure(settings, "trigger")
     home = Home.make(settings.home)
     trigger = Trigger(home, settings, sys.argv[1] if len(sys.argv) > 1 else None)
     expose(home, "trigger", TriggerCollector(trigger.subscriptions))

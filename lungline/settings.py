@@ -231,6 +231,13 @@ class Settings(BaseSettings):
         default="pneumonia", description="Name of the model in MLflow, KServe and the models bucket."
     )
 
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Log lines for a person or for a machine; both carry the identity of the upload."
+    )
+    otlp_endpoint: str | None = Field(
+        default=None,
+        description="Address of an OpenTelemetry collector (OTLP over HTTP, port 4318) that traces go to; empty: none.",
+    )
     prometheus: bool = Field(
         default=False, description="Start a Prometheus beside the laptop stack, where the program is installed."
     )

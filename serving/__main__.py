@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from lungline import tracing
 from lungline.errors import LunglineError
 from lungline.images import Limits
 from lungline.settings import load_settings
@@ -23,9 +24,10 @@ def main() -> int:
     # What is imported stays: collecting garbage among it would cost a fifth of the start.
     gc.disable()
     arguments = _arguments()
-    logs.configure()
     try:
         settings = load_settings()
+        logs.configure(settings)
+        tracing.configure(settings, "predictor")
     except LunglineError as exc:
         print(exc, file=sys.stderr)
         return 2
@@ -51,6 +53,7 @@ def main() -> int:
     gc.enable()
     server.run()
     champion.stop()
+    tracing.end()
     return 0
 
 

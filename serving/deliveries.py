@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 import orjson
 
+from lungline import tracing
 from lungline.diagnosis import Diagnoser, judge_upload
 from lungline.errors import EventMalformed
-from lungline.events import MAX_EVENT_BYTES, RESULT_SOURCE, RESULT_TYPE, RESULTS_TYPE, parse, require_bucket
+from lungline.events import MAX_EVENT_BYTES, RESULT_SOURCE, RESULT_TYPE, RESULTS_TYPE, Upload, parse, require_bucket
 from lungline.results import ResultRecord
 from lungline.settings import Settings
 from lungline.storage import Storage
@@ -39,12 +40,24 @@ class Deliveries:
         require_bucket(uploads, self.settings.uploads_bucket)
         if not uploads:
             return Reply(204), []
-        records = [judge_upload(one, diagnoser, self.storage, self.settings, request.received) for one in uploads]
+        told = _told(value, request.headers)
+        judged = [self._judge(one, diagnoser, request, told) for one in uploads]
+        records = [record for record, _ in judged]
         if all(record.outcome == "refused" for record in records):
             return _refusal(records), records
-        return self._event(records, _mode(value, request.headers)), records
+        return self._event(records, _mode(value, request.headers), judged[0][1]), records
 
-    def _event(self, records: list[ResultRecord], mode: Literal["binary", "structured"]) -> Reply:
+    def _judge(
+        self, upload: Upload, diagnoser: Diagnoser, request: Request, told: str | None
+    ) -> tuple[ResultRecord, str]:
+        """The record, and the trace that its followers are told."""
+        parent = told or tracing.of_upload(upload.identity)
+        with tracing.span("judge", parent, "server") as span:
+            record = judge_upload(upload, diagnoser, self.storage, self.settings, request.received)
+            span.note(outcome=record.outcome, label=record.label, version=record.model.version, **record.timings)
+        return record, span.told or parent
+
+    def _event(self, records: list[ResultRecord], mode: Literal["binary", "structured"], told: str) -> Reply:
         single = records[0] if len(records) == 1 else None
         attributes = {
             "specversion": "1.0",
@@ -56,6 +69,7 @@ class Deliveries:
         }
         if single:
             attributes["subject"] = single.upload.identity
+            attributes[tracing.HEADER] = told
         data = (
             single.model_dump_json()
             if single
@@ -66,6 +80,14 @@ class Deliveries:
             return Reply(200, data.encode(), headers | {"content-type": "application/json"})
         event = {**attributes, "datacontenttype": "application/json", "data": orjson.Fragment(data)}
         return Reply(200, orjson.dumps(event), {"content-type": STRUCTURED})
+
+
+def _told(value: Any, headers: Mapping[str, str]) -> str | None:
+    """The trace that an event belongs to: a header, or an attribute of a structured event."""
+    told = tracing.parent_of(headers)
+    if told is None and isinstance(value, dict) and isinstance(named := value.get(tracing.HEADER), str):
+        return tracing.parent_of({tracing.HEADER: named})
+    return told
 
 
 def _several(records: list[ResultRecord]) -> str:

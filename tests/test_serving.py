@@ -99,6 +99,7 @@ def serving(folder: Path, endpoint: str | None, log: Path, *arguments: str) -> I
         "LUNGLINE_S3_ACCESS_KEY": ACCESS_KEY,
         "LUNGLINE_S3_SECRET_KEY": SECRET_KEY,
         "LUNGLINE_IMAGE_MAX_BYTES": "1000000",
+        "LUNGLINE_LOG_FORMAT": "json",
     }
     command = [sys.executable, "-m", "serving", "--model_dir", str(folder), "--http_port", str(port), *arguments]
     limits = httpx.Limits(max_connections=None)

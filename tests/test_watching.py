@@ -28,6 +28,7 @@ from lungline.monitoring.proportion import proportion
 from lungline.phantom import jpeg
 from lungline.settings import Settings
 from lungline.storage import Storage
+from tests.collector import Seen, running_collector
 from tests.prometheus_server import Prometheus, hastened, program, running_prometheus, until
 from tests.tiny_package import write_tiny_package
 from worklist.access import COOKIE, Access
@@ -46,6 +47,7 @@ class WatchedStack:
     settings: Settings
     home: Home
     prometheus: Prometheus
+    spans: list[Seen]
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +59,15 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedStack]:
     write_tiny_package(home / "predictor/packages/1", seed=3, created=datetime.now(UTC) - timedelta(days=300))
     (home / "predictor/current").symlink_to("packages/1")
     (folder / "rules.toml").write_text('[[rule]]\nname = "all"\nto = [["json://127.0.0.1:9/"]]\n')
-    settings = Settings.model_validate(
-        {"home": home, "mlflow_uri": ELSEWHERE, "prometheus": True, "worklist": {"notice_rules": folder / "rules.toml"}}
-    )
+    worklist = {"notice_rules": folder / "rules.toml"}
+    with running_collector() as (collector, spans):
+        values = {"home": home, "mlflow_uri": ELSEWHERE, "prometheus": True, "otlp_endpoint": collector}
+        settings = Settings.model_validate(values | {"log_format": "json", "worklist": worklist})
+        yield from _watched(folder, settings, spans)
+
+
+def _watched(folder: Path, settings: Settings, spans: list[Seen]) -> Iterator[WatchedStack]:
+    home = settings.home
     stack.up(settings, attached=True, wait_for=stack.ESSENTIAL | {"worklist", "prometheus"})
     try:
         connected = stack.connect(settings)
@@ -70,7 +78,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedStack]:
             # What happens before the first look is no rise.
             until(lambda: hasty.ask("count(up == 1) == 5"))
             _upload(settings)
-            yield WatchedStack(connected, Home(home), hasty)
+            yield WatchedStack(connected, Home(home), hasty, spans)
     finally:
         stack.down(settings)
 
@@ -169,6 +177,30 @@ def test_no_patient_and_no_upload_is_named_and_the_series_are_few(watched: Watch
     assert not [value for value in values if "Doe" in value]
     series = watched.prometheus.ask('count({__name__=~"lungline_.*|http_.*"})')
     assert int(series[0]["value"][1]) < 1500
+
+
+def test_one_trace_leads_from_the_upload_to_the_notice(watched: WatchedStack) -> None:
+    services = {f"lungline-{part}" for part in ("bridge", "trigger", "predictor", "worklist")}
+    names = {"upload", "deliver to predictor", "judge", "deliver to worklist", "show", "notice"}
+
+    def whole() -> list[Seen]:
+        for identity in {one.trace for one in list(watched.spans) if one.name == "notice"}:
+            trace = [one for one in list(watched.spans) if one.trace == identity]
+            if {one.service for one in trace} == services and {one.name for one in trace} >= names:
+                return trace
+        return []
+
+    trace = until(whole)
+    by_name = {one.name: one for one in trace}
+    assert by_name["deliver to predictor"].parent == by_name["upload"].span
+    assert by_name["judge"].parent == by_name["deliver to predictor"].span
+    assert by_name["deliver to worklist"].parent == by_name["judge"].span
+    assert by_name["show"].parent == by_name["deliver to worklist"].span
+    assert "Doe" not in str(watched.spans)
+    identity = by_name["upload"].trace
+    for part in ("bridge", "trigger", "predictor", "worklist"):
+        lines = watched.home.log(part).read_text().splitlines()
+        assert [line for line in lines if f'"identity": "{identity}"' in line], part
 
 
 def test_alerts_fire_for_what_is_really_broken(watched: WatchedStack) -> None:

@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 
+from lungline import logs, tracing
 from lungline.errors import LunglineError
 from lungline.settings import load_settings
 from worklist import meters
@@ -18,11 +19,12 @@ def main() -> int:
     parser.add_argument("--host", default="127.0.0.1", help="Address to listen at.")
     parser.add_argument("--metrics_port", type=int, help="Port to answer Prometheus on; none by default.")
     given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("apprise").setLevel(logging.CRITICAL)  # names services by their addresses
     try:
-        app = build_app(load_settings(), address=f"http://{given.host}:{given.http_port}")
+        settings = load_settings()
+        logs.configure(settings.log_format)
+        tracing.configure(settings, "worklist")
+        app = build_app(settings, address=f"http://{given.host}:{given.http_port}")
         if given.metrics_port:
             meters.serve(given.host, given.metrics_port, app.state.worklist)
     except LunglineError as exc:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from sqlalchemy import select, update
 from starlette.concurrency import run_in_threadpool
 
+from lungline import tracing
 from lungline.errors import DataError, LunglineError, ObjectGone
 from lungline.results import ResultRecord
 from lungline.settings import Settings
@@ -68,7 +69,10 @@ class Chores:
             notices.escalate(session, list(self._rules.values()))
             due = notices.claim(session)
         for one in due:
-            error = self._send(one)
+            with tracing.span("notice", tracing.of_upload(one.identity), "client") as span:
+                error = self._send(one)
+                span.note(sent=not error)
+            _log.info("notice failed" if error else "notice sent", extra={"identity": one.identity})
             meters.notice_outcome("failed" if error else "sent").inc()
             with self._database.writing() as session:
                 if error:

@@ -1,6 +1,7 @@
 """Events in: results from the predictor's trigger, and what befell uploads elsewhere."""
 
 import hashlib
+import logging
 import secrets
 from collections.abc import Sequence
 
@@ -9,7 +10,7 @@ from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
-from lungline import results
+from lungline import results, tracing
 from lungline.errors import EventMalformed
 from lungline.events import MAX_EVENT_BYTES, UPLOAD_TYPE, parse
 from lungline.results import ResultRecord
@@ -18,6 +19,7 @@ from worklist.notices import take_in
 from worklist.service import Forbidden, Here, Worklist
 
 router = APIRouter()
+_log = logging.getLogger(__name__)
 
 
 @router.post("/")
@@ -25,7 +27,8 @@ async def receive(request: Request, here: Here) -> Response:
     """A CloudEvent. 204: taken in, or known already; 400: no retry can help; 503: send it again."""
     _authorise(request, here)
     event = cloudevents.parse(request.headers, await _body(request))
-    await run_in_threadpool(_take_in, here, cloudevents.results_of(event))
+    told = tracing.parent_of(request.headers)
+    await run_in_threadpool(_take_in, here, cloudevents.results_of(event), told)
     here.live.nudge()
     return Response(status_code=204)
 
@@ -72,10 +75,15 @@ def _authorise(request: Request, here: Worklist) -> None:
         raise Forbidden("Events must carry the token that the setting worklist.event_token names.")
 
 
-def _take_in(here: Worklist, records: Sequence[ResultRecord]) -> None:
+def _take_in(here: Worklist, records: Sequence[ResultRecord], told: str | None = None) -> None:
     for record in records:
-        if take_in(here.database, here.rules, record, here.settings):
+        identity = record.upload.identity
+        with tracing.span("show", told or tracing.of_upload(identity), "server") as span:
+            changed = take_in(here.database, here.rules, record, here.settings)
+            span.note(changed=changed)
+        if changed:
             meters.note_result(record)
+            _log.info("on the list", extra={"identity": identity})
 
 
 def _take_letter(here: Worklist, body: bytes, code: str) -> None:

@@ -1,0 +1,85 @@
+"""Traces and log lines: one id from the upload to the notice."""
+
+import io
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from lungline import tracing
+from lungline.logs import JsonFormatter, TextFormatter
+from lungline.settings import Settings
+from tests.collector import Seen, running_collector
+
+IDENTITY = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture
+def spans() -> Iterator[list[Seen]]:
+    with running_collector() as (address, seen):
+        tracing.configure(Settings(otlp_endpoint=address), "test")
+        yield seen
+        tracing.end()
+
+
+def test_the_identity_of_an_upload_is_the_id_of_its_trace(spans: list[Seen]) -> None:
+    with tracing.root(IDENTITY, "upload") as told:
+        assert told == tracing.of_upload(IDENTITY)
+    with tracing.span("deliver", told, "client") as span:
+        span.note(status=200, nothing=None)
+        assert span.told
+        with tracing.span("judge", span.told, "server"):
+            pass
+    tracing.end()
+    found = {one.name: one for one in spans}
+    assert {one.trace for one in spans} == {IDENTITY}
+    assert found["upload"].parent == ""
+    assert found["deliver"].parent == found["upload"].span
+    assert found["judge"].parent == found["deliver"].span
+    assert set(found["deliver"].attributes) == {"status"}
+
+
+def test_without_a_collector_the_trace_is_handed_on_and_nothing_is_imported() -> None:
+    script = (
+        "import sys\n"
+        "from lungline import tracing\n"
+        "from lungline.settings import Settings\n"
+        "tracing.configure(Settings(), 'test')\n"
+        f"with tracing.span('a', tracing.of_upload('{IDENTITY}')) as span: print(span.told)\n"
+        "with tracing.span('a', None) as span: print(span.told)\n"
+        "print([name for name in sys.modules if name.startswith('opentelemetry')])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split("\n")[:3] == [tracing.of_upload(IDENTITY), "None", "[]"]
+
+
+@pytest.mark.parametrize("told", ["", "nonsense", f"00-{IDENTITY}-0000000000000000-01", f"00-{IDENTITY}-x-01"])
+def test_a_trace_that_makes_no_sense_is_none(told: str) -> None:
+    assert tracing.parent_of({"traceparent": told}) is None
+
+
+def test_the_attribute_of_an_event_goes_before_the_header_of_a_request() -> None:
+    first, second = tracing.of_upload(IDENTITY), tracing.of_upload(IDENTITY[::-1])
+    assert tracing.parent_of({"ce-traceparent": first, "traceparent": second}) == first
+
+
+def test_log_lines_carry_the_identity_and_never_what_an_exception_quotes() -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    log = logging.getLogger("lungline.test")
+    log.addHandler(handler)
+    for formatter in (JsonFormatter(), TextFormatter()):
+        handler.setFormatter(formatter)
+        try:
+            int("Doe-Jane.png")
+        except ValueError:
+            log.exception("It failed.", extra={"identity": IDENTITY})
+    log.removeHandler(handler)
+    as_json, as_text = stream.getvalue().splitlines()
+    assert json.loads(as_json)["identity"] == IDENTITY
+    assert f"identity={IDENTITY}" in as_text
+    assert "Doe" not in stream.getvalue()
+    assert "ValueError at" in as_text
