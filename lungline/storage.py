@@ -330,7 +330,7 @@ def _status(exc: object) -> int:
 
 
 def _stored(answer: Answer) -> StoredObject:
-    version_id = answer.headers["x-amz-version-id"]
+    version_id = answer.headers.get("x-amz-version-id")
     return StoredObject(
         data=answer.data,
         etag=_unquoted(answer.headers["ETag"]),

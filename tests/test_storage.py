@@ -8,12 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from lungline.errors import LunglineError, ObjectGone, ObjectTooLarge, SettingsError, StorageUnavailable
-from lungline.signed import SignedRequests
 from lungline.storage import Storage, parse_uri
 from tests.object_store import ACCESS_KEY, SECRET_KEY, running_store
 
@@ -221,25 +218,6 @@ def test_a_store_without_conditional_writes_is_said_so(answering: Callable[[byte
     storage = answering(refusal("501 Not Implemented", "NotImplemented"))
     with pytest.raises(LunglineError, match=r"refused a request for bucket bucket \(NotImplemented\)"):
         storage.put_if_absent("bucket", "x", b"")
-
-
-@given(
-    key=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1), version_id=st.none() | st.text(min_size=1)
-)
-def test_we_sign_a_request_as_boto3_does(key: str, version_id: str | None) -> None:
-    from botocore.auth import S3SigV4Auth
-    from botocore.awsrequest import AWSRequest
-    from botocore.credentials import Credentials
-
-    ours = SignedRequests("http://store:8333", "eu-west-1", "access", "secret")
-    request = ours.request("GET", "bucket", key, version_id=version_id)
-    headers = ours.signature(request)
-    theirs = AWSRequest("GET", f"http://store:8333{request.target}", {"X-Amz-Date": headers["x-amz-date"]})
-    theirs.context = {"timestamp": headers["x-amz-date"], "payload_signing_enabled": True}
-    theirs.headers["X-Amz-Content-SHA256"] = headers["x-amz-content-sha256"]
-    auth = S3SigV4Auth(Credentials("access", "secret"), "s3", "eu-west-1")
-    signature = auth.signature(auth.string_to_sign(theirs, auth.canonical_request(theirs)), theirs)
-    assert headers["authorization"].endswith(f"Signature={signature}")
 
 
 def test_an_address_of_a_store_has_a_bucket_and_perhaps_a_prefix() -> None:
