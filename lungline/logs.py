@@ -70,3 +70,5 @@ def configure(form: Literal["text", "json"], level: int = logging.INFO) -> None:
     logging.root.setLevel(level)
     for chatty in ("httpx", "uvicorn.access", "botocore", "boto3", "alembic", "opentelemetry"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    # It warns of malformed answers with the address that was asked, which holds an object's key.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
