@@ -21,7 +21,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from lungline.datasets.examples import patient_of
-from lungline.errors import LunglineError, ObjectGone, SettingsError
+from lungline.datasets.patients import patient_in, patient_pattern
+from lungline.errors import LunglineError, ObjectGone
 from lungline.results import ResultRecord
 from worklist import audit
 from worklist.database import Database
@@ -83,7 +84,7 @@ def export_feedback(  # noqa: PLR0917 - who, from where, to where
 
     Raises LunglineError when there is nothing to write, StorageUnavailable when the images cannot be fetched.
     """
-    expression = _expression(pattern)
+    expression = patient_pattern(pattern)
     if folder.exists() and any(folder.iterdir()):
         raise LunglineError(f"The folder {folder} already holds files; feedback is exported into a new one.")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -121,10 +122,7 @@ def patient(key: str, pattern: re.Pattern[str] | None = None) -> str:
 
     A folder may hold many patients; together they are still on one side of a split.
     """
-    found = pattern.search(key) if pattern else None
-    if found:
-        return found.group(1)
-    return patient_of(key) or key.rpartition("/")[0] or key
+    return patient_in(key, pattern) or key.rpartition("/")[0] or key
 
 
 def split(owner: str) -> str:
@@ -191,15 +189,3 @@ def _line(entry: Entry, name: str) -> tuple[object, ...]:
 
 def _digest(owner: str) -> str:
     return hashlib.sha256(f"lungline feedback {owner}".encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _expression(pattern: str | None) -> re.Pattern[str] | None:
-    if not pattern:
-        return None
-    try:
-        expression = re.compile(pattern)
-    except re.error as exc:
-        raise SettingsError(f"The setting worklist.patient_pattern is no regular expression: {exc}.") from exc
-    if not expression.groups:
-        raise SettingsError("The setting worklist.patient_pattern has no group that names the patient.")
-    return expression

@@ -13,8 +13,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lungline import results
-from lungline.datasets.examples import patient_of
-from lungline.errors import ObjectGone, SettingsError
+from lungline.datasets.patients import patient_in
+from lungline.errors import ObjectGone
 from lungline.monitoring.sample import Judged
 from lungline.results import ResultRecord
 from lungline.storage import Storage
@@ -60,27 +60,10 @@ def records(storage: Storage, bucket: str, keys: list[str]) -> Iterator[ResultRe
 
 
 def judged(record: ResultRecord, pattern: re.Pattern[str] | None) -> Judged:
-    """A record as tests compare it."""
-    return Judged(record.label or "Refused", record.probability, record.observed, patient(record.upload.key, pattern))
-
-
-def patient(key: str, pattern: re.Pattern[str] | None) -> str | None:
-    """Who an object's key is about, where it tells; it is compared, and goes nowhere."""
-    found = pattern.search(key) if pattern else None
-    return found.group(1) if found else patient_of(key)
-
-
-def patient_pattern(expression: str | None) -> re.Pattern[str] | None:
-    """The setting worklist.patient_pattern. Raises SettingsError when it is no expression with a group."""
-    if not expression:
-        return None
-    try:
-        pattern = re.compile(expression)
-    except re.error as exc:
-        raise SettingsError(f"The setting worklist.patient_pattern is no regular expression: {exc}.") from exc
-    if not pattern.groups:
-        raise SettingsError("The setting worklist.patient_pattern has no group that names the patient.")
-    return pattern
+    """A record as tests compare it; who it is about is compared, and goes nowhere."""
+    return Judged(
+        record.label or "Refused", record.probability, record.observed, patient_in(record.upload.key, pattern)
+    )
 
 
 def readings(storage: Storage, bucket: str, since: datetime) -> dict[str, list[Reading]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from lungline.datasets.patients import patient_pattern
 from lungline.errors import PackageError
 from lungline.monitoring import field as the_field
 from lungline.monitoring.comparison import compare
@@ -85,7 +86,7 @@ def monitor(settings: Settings, storage: Storage, since: datetime | None = None)
     now = datetime.now(UTC)
     since = since or now - timedelta(days=settings.monitor.days)
     bucket = settings.results_bucket
-    pattern = the_field.patient_pattern(settings.worklist.patient_pattern)
+    pattern = patient_pattern(settings.worklist.patient_pattern)
     names = the_field.names(storage, bucket, since)
     counts = Counter(version for _, version in names)
     readings = the_field.readings(storage, bucket, since)
