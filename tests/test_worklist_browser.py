@@ -18,7 +18,7 @@ from lungline.storage import Storage
 from tests.chromium import running_chromium
 from tests.object_store import running_store
 from tests.worklist_site import Site, home, record, running_site, wait
-from worklist.access import COOKIE
+from worklist.access import COOKIE, Role
 from worklist.commands import login_url
 from worklist.tables import Reading
 
@@ -61,10 +61,12 @@ def upload(store: Storage, number: int, probability: float = 0.9, **changes: Any
 
 
 @contextmanager
-def opened(browser: Browser, site: Site, path: str = "/", size: tuple[int, int] = (1280, 800)) -> Iterator[Page]:
+def opened(
+    browser: Browser, site: Site, path: str = "/", size: tuple[int, int] = (1280, 800), role: Role = "admin"
+) -> Iterator[Page]:
     """A page of somebody who is signed in; it must end without an error, a dialogue or a breach of the policy."""
     context = browser.new_context(viewport={"width": size[0], "height": size[1]})
-    context.add_cookies([{"name": COOKIE, "value": site.access.begin("dr.adams", "admin"), "url": site.url}])
+    context.add_cookies([{"name": COOKIE, "value": site.access.begin("dr.adams", role), "url": site.url}])
     page = context.new_page()
     trouble: list[str] = []
     page.on("pageerror", lambda error: trouble.append(str(error)))
@@ -256,6 +258,22 @@ def test_a_link_signs_in_and_leaves_no_token_in_the_address(browser: Browser, si
     page.goto(site.url)
     assert page.url == f"{site.url}/login"
     page.close()
+
+
+def test_a_reader_reads_but_neither_exports_nor_audits(browser: Browser, site: Site, store: Storage) -> None:
+    result = upload(store, 55)
+    site.send(result)
+    with opened(browser, site, role="reader") as page:
+        expect(page.locator(".list tbody tr")).to_have_count(1)
+        assert page.get_by_role("link", name="Audit log").count() == 0
+        assert page.get_by_role("link", name="CSV").count() == 0
+        page.goto(f"{site.url}/audit")
+        expect(page.get_by_text("Only an admin may do this.")).to_be_visible()
+        page.goto(f"{site.url}/x/{result.upload.identity}")
+        page.get_by_role("button", name="Confirm Pneumonia").click()
+        expect(page.locator(".empty")).to_contain_text("Everything is read")
+        page.goto(f"{site.url}/x/{result.upload.identity}?view=all")
+        expect(page.locator(".said-list")).to_contain_text("dr.adams")
 
 
 @pytest.mark.parametrize("size", [(1280, 800), (1024, 768), (820, 1180)])
