@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -35,7 +35,8 @@ from lungline.settings import Settings, load_settings
 from lungline.storage import Storage
 
 WARM = 10
-DRAIN_SECONDS = 60.0
+# Results that are late are not lost: it waits while more come, but not for ever.
+SILENT_SECONDS, PATIENT_SECONDS = 20.0, 180.0
 NOWHERE = "http://127.0.0.1:9"  # no MLflow
 
 
@@ -79,9 +80,7 @@ def burst(settings: Settings, pictures: Path, name: str, *, rate: float, count: 
         before = {part: _cpu(process) for part, process in processes.items()}
         sent, sender_cpu = scanner.send(settings, pictures, name, rate=rate, count=count)
         wanted = {_identity(settings, one): one for one in sent}
-        deadline = time.monotonic() + DRAIN_SECONDS
-        while not wanted.keys() <= saved.keys() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        all_told = _wait(wanted.keys(), saved)
         found = dict(saved)
     used = {part: _cpu(process) - before[part] for part, process in processes.items()}
     late = [(found[one] - wanted[one].began) / 1e6 for one in wanted if one in found]
@@ -92,7 +91,7 @@ def burst(settings: Settings, pictures: Path, name: str, *, rate: float, count: 
         "asked_per_second": rate,
         "sent_per_second": round(len(sent) / sending, 1),
         "saved_per_second": round(len(late) / max((last - first) / 1e9, sending), 1),
-        "lost": len(wanted) - len(late),
+        "lost": len(wanted) - len(late) if all_told else None,
         "last_result_after_last_upload_s": round((last - max(one.began for one in sent)) / 1e9, 3),
         **{f"p{share}_ms": round(float(np.percentile(late, share)), 1) if late else None for share in (50, 99)},
         "store_put_p50_ms": round(statistics.median((one.ended - one.began) / 1e6 for one in sent), 1),
@@ -101,6 +100,22 @@ def burst(settings: Settings, pictures: Path, name: str, *, rate: float, count: 
         "resident_mb": {part: round(process.memory_info().rss / 2**20) for part, process in processes.items()},
         "stages_ms": _stages(settings, list(wanted)[-200:]),
     }
+
+
+def _wait(wanted: Collection[str], saved: Mapping[str, int]) -> bool:
+    """Wait for the results; False when they still came when patience ended."""
+    known, grown = 0, time.monotonic()
+    end = grown + PATIENT_SECONDS
+    while len(saved) < len(wanted) or any(one not in saved for one in wanted):
+        now = time.monotonic()
+        if now > end:
+            return False
+        if len(saved) > known:
+            known, grown = len(saved), now
+        elif now - grown > SILENT_SECONDS:
+            break
+        time.sleep(0.05)
+    return True
 
 
 def _stages(settings: Settings, identities: list[str]) -> dict[str, float]:
