@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from shutil import copytree
 from typing import Any
 
 import httpx
@@ -24,7 +23,7 @@ from lungline.diagnosis import Diagnoser
 from lungline.events import Upload, minio_record
 from lungline.package import Package
 from lungline.storage import Storage
-from tests.chaos import PARTS, PATIENT, Chaos, champion, eventually, key_of, picture, running, shuffled_pairs
+from tests.chaos import PARTS, PATIENT, Chaos, champion, eventually, install, key_of, picture, running, shuffled_pairs
 from tests.kafka_tail import tail
 from tests.listening import command_line, family
 from tests.test_privacy import leaks, named_film
@@ -41,9 +40,9 @@ def chaos(tmp_path_factory: pytest.TempPathFactory, packages: tuple[Path, Path])
 def test_the_champion_changes_three_times_under_uploads_and_none_is_lost_or_mixed(
     chaos: Chaos, packages: tuple[Path, Path]
 ) -> None:
-    diagnosers = [Diagnoser(Package.load(package)) for package in packages]
     folder = chaos.settings.home / "predictor"
-    copytree(packages[1], folder / "packages" / "2")
+    install(folder.parent, packages[1], "2")
+    diagnosers = [Diagnoser(Package.load(folder / "packages" / version)) for version in "12"]
     asked = f"{chaos.connected.predictor_uri}/v2/models/pneumonia"
     with chaos.uploading(45, seconds=6, name="swap"):
         for number, diagnoser in ((2, diagnosers[1]), (1, diagnosers[0]), (2, diagnosers[1])):
@@ -76,7 +75,7 @@ def test_every_upload_has_one_result_although_parts_are_killed_and_the_store_is_
     chaos.say(chaos.check())
 
 
-def test_an_event_that_comes_fifty_times_is_one_result(chaos: Chaos) -> None:
+def test_an_event_that_comes_fifty_times_is_one_result_and_one_notice_at_most(chaos: Chaos) -> None:
     upload = chaos.upload(key_of("fifty", 1), picture(1))
     producer = Producer({"bootstrap.servers": chaos.connected.kafka_bootstrap})
     for _ in range(50):
@@ -84,6 +83,7 @@ def test_an_event_that_comes_fifty_times_is_one_result(chaos: Chaos) -> None:
     assert producer.flush(60) == 0
     chaos.settle(120)
     assert len(chaos.records()[upload.key]) == 1
+    assert chaos.notices(len(chaos.sent))[upload.identity] <= 1
 
 
 def test_an_upload_whose_event_was_lost_is_found_when_a_part_comes_back(chaos: Chaos) -> None:
