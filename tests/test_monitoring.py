@@ -317,6 +317,22 @@ def test_prometheus_is_told_of_the_last_findings_and_of_no_patient(storage: Stor
     assert len(text.splitlines()) < 150
 
 
+def test_a_version_that_was_replaced_raises_no_alarm_any_more(storage: Storage) -> None:
+    found = findings.latest(storage, RESULTS)
+    assert found is not None
+    old = found.models[0]
+    assert old.drifted
+    later = [
+        one.model_copy(update={"start": one.start + timedelta(hours=1), "end": one.end + timedelta(hours=1)})
+        for one in old.windows
+    ]
+    new = old.model_copy(update={"version": "2"})
+    after = found.model_copy(update={"models": (new.model_copy(update={"windows": (later[-1],)}), old)})
+    assert after.drifted == ("2",)
+    beside = found.model_copy(update={"models": (new.model_copy(update={"windows": (old.windows[-1],)}), old)})
+    assert beside.drifted == ("2", "1")
+
+
 def test_the_page_on_drift_names_every_gauge_test_and_file() -> None:
     text = (Path(__file__).parent.parent / "docs/drift.md").read_text()
     names = {family.name for family in families(None)} | {f"`{name}`" for name in TESTS}

@@ -91,6 +91,17 @@ class Monitored(_Part):
     models: tuple[Watched, ...] = Field(description="The version with the latest result first.")
 
     @property
+    def in_service(self) -> tuple[Watched, ...]:
+        """Versions that judge now: the latest, and those whose results reach into its latest window.
+
+        What was replaced raises no alarm any more, whatever its last results looked like.
+        """
+        begin = next((model.windows[-1].start for model in self.models if model.windows), None)
+        return tuple(
+            model for model in self.models if begin is None or not model.windows or model.windows[-1].end >= begin
+        )
+
+    @property
     def drifted(self) -> tuple[str, ...]:
-        """Versions whose latest window has an alarm."""
-        return tuple(model.version for model in self.models if model.drifted)
+        """Versions in service whose latest window has an alarm."""
+        return tuple(model.version for model in self.in_service if model.drifted)

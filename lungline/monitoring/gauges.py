@@ -52,7 +52,8 @@ def families(found: Monitored | None) -> Iterator[GaugeMetricFamily]:
     yield GaugeMetricFamily("lungline_monitor_timestamp_seconds", "When monitoring last looked; 0 for never.", at)
     for name, text, labels, values in _GAUGES:
         family = GaugeMetricFamily(name, text, labels=("model_version", *labels))
-        for model in found.models[:MOST_VERSIONS] if found else ():
+        shown = () if found is None else found.in_service if values is _alarm else found.models
+        for model in shown[:MOST_VERSIONS]:
             for keys, value in values(model):
                 family.add_metric((model.version, *keys), value)
         yield family
@@ -120,7 +121,12 @@ def _ends(share: Proportion | None) -> Values:
 
 
 _GAUGES: tuple[tuple[str, str, tuple[str, ...], Callable[[Watched], Values]], ...] = (
-    ("lungline_drift_alarm", "Whether the latest window of results differs from the reference.", (), _alarm),
+    (
+        "lungline_drift_alarm",
+        "Whether the latest results of a version in service differ from its reference.",
+        (),
+        _alarm,
+    ),
     ("lungline_drift_reference", "Whether the version's package has a reference to compare with.", (), _has_reference),
     (
         "lungline_drift_windows",

@@ -32,7 +32,7 @@ def save(storage: Storage, bucket: str, found: Monitored, page: str) -> list[str
     """Store findings and their page; returns the versions whose field has begun to differ since the last look."""
     before = latest(storage, bucket)
     known = set(before.drifted) if before else set[str]()
-    begun = [model for model in found.models if model.drifted and model.version not in known]
+    begun = [model for model in found.in_service if model.drifted and model.version not in known]
     told = [model.version for model in begun if _tell(storage, bucket, model, found.at)]
     storage.put(bucket, REPORT, page.encode(), "text/html; charset=utf-8")
     storage.put(bucket, LATEST, found.model_dump_json().encode(), "application/json")
