@@ -3,11 +3,8 @@
 import json
 import os
 import random
-import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -15,36 +12,23 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
-from statistics import median
 from typing import Any
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from confluent_kafka import Message, Producer
 
 from laptop import stack
-from laptop.home import Home
-from laptop.part import base_environment, settings_environment
-from laptop.ports import Ports, is_free, load_ports
-from laptop.process import birth
 from laptop.reconciler import is_handled
 from lungline import results
-from lungline.diagnosis import Diagnoser
 from lungline.errors import StorageUnavailable
 from lungline.events import Upload, parse
-from lungline.package import Package, Thresholds, amend_card
 from lungline.phantom import jpeg
 from lungline.settings import Settings
 from lungline.storage import Storage
-from tests.flaky_store import Door, door
+from tests.flaky_store import Door
 from tests.kafka_tail import tail
-from tests.listening import family
 
 PARTS = ("predictor", "trigger", "bridge", "broker", "store")
-# Nothing listens there: MLflow is down throughout.
-NO_MLFLOW = "http://127.0.0.1:9"
 # Whom the X-rays are of: the names of objects tell it, nothing that the stack writes may.
 PATIENT = "MUSTERMANN^Erika 1957-08-12/PID4471123"
 
@@ -237,76 +221,6 @@ def named(record: Message, garbage: set[bytes]) -> list[str | bytes]:
     """What a dead letter is of: keys of uploads, or the value itself where it is no event."""
     value = record.value() or b""
     return [value] if value in garbage else [upload.key for upload in parse(value)]
-
-
-def install(home: Path, package: Path, version: str) -> Path:
-    """A copy of a package among those that may serve; it finds pneumonia in every second picture."""
-    folder = shutil.copytree(package, home / "predictor" / "packages" / version)
-    judge = Diagnoser(Package.load(folder))
-    middle = median(judge.diagnose(picture(number)).probability or 0 for number in range(9))
-    amend_card(folder, thresholds=Thresholds(low=0.0, high=middle, operating=middle, chosen="By hand."))
-    return folder
-
-
-def champion(home: Path, package: Path) -> Settings:
-    """A home in which a package serves, and MLflow does not."""
-    install(home, package, "1")
-    (home / "predictor" / "current").symlink_to("packages/1")
-    return Settings(home=home, mlflow_uri=NO_MLFLOW)
-
-
-@contextmanager
-def running(home: Path, package: Path) -> Iterator[Chaos]:
-    """A stack with a champion whose parts reach the store through a door; afterwards nothing of it is left."""
-    settings = champion(home, package)
-    with door(lambda: ports_of(home).s3) as made, _supervised(home, settings, made.port) as pids:
-        environment = stack.env(settings, scanner=True)
-        scanner = boto3.client(
-            "s3",
-            endpoint_url=f"http://127.0.0.1:{made.port}",
-            region_name=environment["AWS_DEFAULT_REGION"],
-            aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
-            config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=15),
-        )
-        chaos = Chaos(settings, made, scanner)
-        yield chaos
-        scanner.close()
-        pids.update(family(stack.status(settings).pid or 0))
-    assert not {pid for pid in pids if birth(pid)}
-    assert all(is_free(port) for port in vars_of(ports_of(home)))
-
-
-@contextmanager
-def _supervised(home: Path, settings: Settings, port: int) -> Iterator[set[int]]:
-    made = Home.make(home)
-    environment = base_environment() | settings_environment(settings) | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    command = (sys.executable, "-m", "tests.chaos_supervisor", str(port))
-    with made.log("supervisor").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, cwd=home, stdout=log, stderr=log, start_new_session=True)
-    pids: set[int] = set()
-    try:
-        eventually(lambda: stack.status(settings).running, 60, made.log("supervisor").read_text())
-        for name in stack.ESSENTIAL:
-            stack.wait(settings, name)
-        yield pids
-    finally:
-        process.terminate()
-        try:
-            process.wait(60)
-        finally:
-            process.kill()
-            process.wait()
-
-
-def ports_of(home: Path) -> Ports:
-    found = load_ports(Home(home))
-    assert found
-    return found
-
-
-def vars_of(ports: Ports) -> list[int]:
-    return [getattr(ports, name) for name in ports.__slots__]
 
 
 def shuffled_pairs(seed: int) -> list[tuple[str, str]]:

@@ -23,7 +23,8 @@ from lungline.diagnosis import Diagnoser
 from lungline.events import Upload, minio_record
 from lungline.package import Package
 from lungline.storage import Storage
-from tests.chaos import PARTS, PATIENT, Chaos, champion, eventually, install, key_of, picture, running, shuffled_pairs
+from tests.chaos import PARTS, PATIENT, Chaos, eventually, key_of, picture, shuffled_pairs
+from tests.chaos_stack import champion, install, running
 from tests.kafka_tail import tail
 from tests.listening import command_line, family
 from tests.test_privacy import leaks, named_film
