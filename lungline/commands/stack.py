@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+SIGN_IN = "`lungline worklist link` signs you in to the worklist."
+
 
 @app.command()
 def demo(
@@ -64,6 +66,8 @@ def up(
     settings = configured(home, prometheus=prometheus or None)
     started = stack.up(settings, screen.part_changed, wait_for=stack.ESSENTIAL | {"worklist"})
     show(asdict(started), as_json, lambda: screen.stack(started.parts))
+    if not as_json:
+        screen.notice(SIGN_IN)
 
 
 @app.command()
@@ -87,7 +91,7 @@ def status(home: Home = None, as_json: Json = False) -> None:
     value = asdict(found) | {"health": [asdict(check) for check in looked]}
     show(value, as_json, lambda: screen.stack(found.parts, looked))
     if found.part("worklist").state == "ready" and not as_json:
-        screen.notice("`lungline worklist link` signs you in to the worklist.")
+        screen.notice(SIGN_IN)
     if not found.running:
         screen.notice(f"No stack runs in {found.home}: `lungline up` starts one.")
         raise typer.Exit(1)
