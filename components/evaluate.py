@@ -58,6 +58,7 @@ def evaluate(
         for artifact in (figures, classification):
             # Their content is metadata, but kfp.local reuses a step only while each of its artifacts is a file.
             Path(artifact.path).write_text(json.dumps(artifact.metadata))
+        evaluation.metadata["seconds"] = step.seconds
         step.conclude(
             f"AUC {scored.evaluation.auc:.4f} on {scored.evaluation.n} pictures", **scored.evaluation.figures()
         )

@@ -41,11 +41,14 @@ def gate(
         data = Prepared.load(Path(prepared.path))
         scores = Scores.load(Path(evaluation.path))
         outcome = judging.judge_against_champion(scores, data, Limits.from_settings(settings), settings)
+        # How long each step took when it ran; one that was reused ran earlier.
+        steps = {"prepare": prepared, "train": record, "evaluate": evaluation}
+        seconds = {f"seconds_{name}": float(one.metadata.get("seconds", 0.0)) for name, one in steps.items()}
         run = tracking.settle(settings, Path(record.path))
         tracking.note(
             settings,
             run,
-            figures={f"test_{name}": value for name, value in scores.evaluation.figures().items()},
+            figures={f"test_{name}": value for name, value in scores.evaluation.figures().items()} | seconds,
             tags={
                 "pipeline_run": f"{pipeline_run}/{pipeline_id}",
                 "gate": "passed" if outcome.passed else "failed",

@@ -48,6 +48,11 @@ def prepare(
                 f"expected digest {data_digest[:12]}, found {done.digest[:12]}."
             )
         prepared.metadata.update(
-            name=done.name, digest=done.digest, synthetic=done.synthetic, counts=done.counts, code=code_version
+            seconds=step.seconds,
+            name=done.name,
+            digest=done.digest,
+            synthetic=done.synthetic,
+            counts=done.counts,
+            code=code_version,
         )
         step.conclude(f"{len(done.index)} images of {done.name}", digest=done.digest)

@@ -62,6 +62,7 @@ def train(
         folder.mkdir(parents=True)
         trained.model.save(folder / "network.keras")
         recorder.record.save(folder)
+        record.metadata["seconds"] = step.seconds
         package.metadata.update(data_digest=data.digest, synthetic=data.synthetic, record=recorder.record.id)
         step.conclude(
             f"{settings.train.epochs} epochs in {trained.seconds:.0f} s",

@@ -37,6 +37,12 @@ class Step:
     def __init__(self, name: str) -> None:
         self.name = name
         self._done: dict[str, Any] = {}
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Since the step has started."""
+        return time.monotonic() - self._started
 
     def progress(self, text: str, **figures: Any) -> None:
         """Tell where the step stands."""

@@ -136,6 +136,7 @@ def test_the_mlflow_page_shows_what_was_asked_and_what_came_of_it(
     assert found.data.params["train.epochs"] == "2"
     assert found.data.params["library.tensorflow-cpu"]
     assert found.data.metrics["test_auc"] == pytest.approx(summary.evaluation.auc)
+    assert all(found.data.metrics[f"seconds_{name}"] > 0 for name in ("prepare", "train", "evaluate"))
     assert len(client.get_metric_history(summary.mlflow_run, "val_auc")) == 2
     assert found.data.tags["pipeline_run"].startswith(summary.run)
     assert found.data.tags["data_digest"] == summary.data.digest
