@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from laptop import topics
+from laptop import retention, topics
 from laptop.broker import Broker, running_broker
 from laptop.home import Home
 from laptop.ports import load_ports
 from laptop.process import running
 from laptop.retention import prune
 from laptop.store import running_store
-from laptop.topics import TRIGGER_GROUP, bootstrap, ensure_topics
+from laptop.topics import RESULTS_GROUP, TRIGGER_GROUP, bootstrap, ensure_topics
 from lungline.errors import KafkaUnavailable
 from lungline.settings import Settings
 from lungline.storage import Storage
@@ -60,7 +60,10 @@ def test_the_broker_listens_on_loopback_only_and_shows_no_secret(broker: Broker)
         assert secret.get_secret_value() not in broker.home.log("broker").read_text()
 
 
-def test_what_the_trigger_has_committed_is_pruned_and_the_rest_is_read_as_before(broker: Broker) -> None:
+def test_what_the_trigger_has_committed_is_pruned_and_the_rest_is_read_as_before(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "KEPT_BATCHES", 2)
     settings = broker.connected().model_copy(update={"uploads_topic": "pruned", "results_topic": "kept"})
     storage = Storage.from_settings(settings)
     with running(broker, broker.home.log("broker")):
@@ -71,15 +74,16 @@ def test_what_the_trigger_has_committed_is_pruned_and_the_rest_is_read_as_before
                 producer.produce(topic, b"%d" % number)
                 assert producer.flush(10) == 0
         assert prune(storage, settings) == 0  # nothing is committed
-        consumer = Consumer({"bootstrap.servers": bootstrap(settings), "group.id": TRIGGER_GROUP})
-        consumer.commit(offsets=[TopicPartition("pruned", 0, 7)], asynchronous=False)
-        consumer.close()
-        assert prune(storage, settings) == 7
+        for group, topic, offset, gone in ((TRIGGER_GROUP, "pruned", 7, 7), (RESULTS_GROUP, "kept", 4, 4)):
+            consumer = Consumer({"bootstrap.servers": bootstrap(settings), "group.id": group})
+            consumer.commit(offsets=[TopicPartition(topic, 0, offset)], asynchronous=False)
+            consumer.close()
+            assert prune(storage, settings) == gone
         with tail(settings, "pruned") as records:
             records.until(lambda records: len(records) == 3)
             assert [record.value() for record in records.settled(0.3)] == [b"7", b"8", b"9"]
-        with tail(settings, "kept") as records:
-            records.until(lambda records: len(records) == 10)
+        with tail(settings, "kept") as records:  # what the worklist has not taken yet
+            records.until(lambda records: len(records) == 6)
     storage.close()
 
 
