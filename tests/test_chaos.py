@@ -100,7 +100,7 @@ def test_an_upload_whose_event_was_lost_is_found_when_a_part_comes_back(chaos: C
     chaos.kill("bridge")
     chaos.settle(120)
     log = Home(chaos.settings.home).log("supervisor")
-    eventually(lambda: "1 had no result, and their events were sent again" in log.read_text(), 30, "it is in the log")
+    eventually(lambda: "those without a result were sent again: 1" in log.read_text(), 30, "it is in the log")
 
 
 def test_the_commands_find_nothing_more_to_do_and_replay_what_is_dead(chaos: Chaos) -> None:
@@ -232,4 +232,4 @@ def test_a_broker_that_forgets_everything_while_the_stack_is_down_loses_nothing(
     finally:
         stack.down(settings)
         storage.close()
-    assert "1 had no result" in Home(settings.home).log("supervisor").read_text()
+    assert "those without a result were sent again: 1" in Home(settings.home).log("supervisor").read_text()

@@ -30,7 +30,7 @@ class Resent:
 
     def __str__(self) -> str:
         """The counts that matter."""
-        lost = f"{self.sent} had no result, and their events were sent again" if self.sent else "none was lost"
+        lost = f"those without a result were sent again: {self.sent}" if self.sent else "none was lost"
         late = f"; {self.recent} are too recent to be asked for" if self.recent else ""
         kept = f"; {self.research} unsure images went to research" if self.research else ""
         return f"Of {self.uploads} uploads {lost}{late}{kept}."
