@@ -271,7 +271,7 @@ def bury(settings: Settings, *values: bytes, event: dict[str, str] | None = None
     """Leave dead letters as the trigger does."""
     producer = Producer({"bootstrap.servers": settings.kafka_bootstrap})
     for value in values:
-        record = Record("t", 0, 7, value, b"bucket/Doe-Jane.jpeg", "application/json", 1, event or {})
+        record = Record("t", 0, 7, value, b"bucket/Doe-Jane.jpeg", "application/json", 1, event=event or {})
         headers = dead_letter_headers(record, "http://127.0.0.1/x", 500, b"no")
         producer.produce(settings.dead_letters_topic, value, record.key, headers=headers)
     assert producer.flush(10) == 0
