@@ -6,7 +6,13 @@ from contextlib import contextmanager
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 
+from lungline.events import Upload, parse
 from lungline.settings import Settings
+
+
+def told(records: list[Message]) -> list[Upload]:
+    """The uploads that upload events tell of."""
+    return [upload for record in records for upload in parse(record.value() or b"")]
 
 
 class Tail:

@@ -8,13 +8,29 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import boto3
 from pydantic import SecretStr
 
 from lungline.errors import LunglineError
+from lungline.settings import Settings
 from lungline.storage import Storage
 
 ACCESS_KEY, SECRET_KEY = "test-access", "test-secret"
+
+
+def s3_client(settings: Settings) -> Any:
+    """A plain S3 client of the store that settings name, as anybody may have one."""
+    assert settings.s3_access_key
+    assert settings.s3_secret_key
+    return boto3.client(
+        "s3",
+        endpoint_url=settings.s3_endpoint,
+        region_name=settings.s3_region,
+        aws_access_key_id=settings.s3_access_key.get_secret_value(),
+        aws_secret_access_key=settings.s3_secret_key.get_secret_value(),
+    )
 
 
 @contextmanager

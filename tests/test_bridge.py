@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from boto3.s3.transfer import TransferConfig
 from confluent_kafka import Message
@@ -22,10 +21,11 @@ from laptop.ports import load_ports
 from laptop.process import running
 from laptop.progress import Progress
 from laptop.store import running_store
-from lungline.events import Upload, parse
+from lungline.events import Upload
 from lungline.settings import Settings
 from lungline.storage import Storage
-from tests.kafka_tail import Tail, tail
+from tests.kafka_tail import Tail, tail, told
+from tests.object_store import s3_client
 
 pytestmark = pytest.mark.stack
 
@@ -53,29 +53,13 @@ def bridge(home: Path, stores: Settings) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def client(stores: Settings) -> Any:
-    return s3(stores)
+    return s3_client(stores)
 
 
 @pytest.fixture
 def uploads(stores: Settings) -> Iterator[Tail]:
     with tail(stores, stores.uploads_topic) as records:
         yield records
-
-
-def s3(settings: Settings) -> Any:
-    assert settings.s3_access_key
-    assert settings.s3_secret_key
-    return boto3.client(
-        "s3",
-        endpoint_url=settings.s3_endpoint,
-        region_name=settings.s3_region,
-        aws_access_key_id=settings.s3_access_key.get_secret_value(),
-        aws_secret_access_key=settings.s3_secret_key.get_secret_value(),
-    )
-
-
-def told(records: list[Message]) -> list[Upload]:
-    return [upload for record in records for upload in parse(record.value() or b"")]
 
 
 def of(prefix: str, records: list[Message]) -> list[Upload]:
@@ -118,7 +102,7 @@ def test_a_multipart_upload_is_one_event_with_the_object_s_own_etag(client: Any,
 
 @pytest.mark.usefixtures("bridge")
 def test_twenty_one_simultaneous_uploads_are_one_event_each(stores: Settings, uploads: Tail) -> None:
-    clients = [s3(stores) for _ in range(21)]
+    clients = [s3_client(stores) for _ in range(21)]
     with ThreadPoolExecutor(21) as pool:
         list(pool.map(lambda n: clients[n].put_object(Bucket=BUCKET, Key=f"many/{n}", Body=b"%d" % n), range(21)))
     uploads.until(lambda records: len(of("many/", records)) >= 21)
@@ -158,7 +142,7 @@ def test_a_version_of_an_object_is_told_by_its_key_and_its_id(tmp_path: Path) ->
         running_bridge(tmp_path, settings.model_copy(update={"kafka_bootstrap": kafka.kafka_bootstrap})),
         tail(kafka, kafka.uploads_topic) as uploads,
     ):
-        client = s3(settings)
+        client = s3_client(settings)
         client.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
         put = client.put_object(Bucket=BUCKET, Key="a/b c.jpg", Body=b"x")
         client.delete_object(Bucket=BUCKET, Key="a/b c.jpg")
@@ -173,7 +157,7 @@ def test_nothing_is_lost_while_bridge_broker_or_store_are_killed(tmp_path: Path)
     with running_store(tmp_path, Settings(home=tmp_path)) as settings:
         ports = load_ports(home)
         assert ports
-        client = s3(settings)
+        client = s3_client(settings)
 
         def upload(count: int) -> None:
             for _ in range(count):

@@ -10,10 +10,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from boto3.s3.transfer import TransferConfig
-from confluent_kafka import Message, Producer
+from confluent_kafka import Producer
 
 from laptop.bridge import running_bridge
 from laptop.broker import running_broker
@@ -23,7 +22,7 @@ from laptop.topics import ensure_topics
 from lungline import results
 from lungline.diagnosis import Diagnoser, judge_upload
 from lungline.errors import KafkaUnavailable
-from lungline.events import RESULT_TYPE, Upload, minio_record, parse
+from lungline.events import RESULT_TYPE, Upload, minio_record
 from lungline.package import Package, Thresholds
 from lungline.phantom import jpeg
 from lungline.recovery import replay
@@ -32,8 +31,8 @@ from lungline.recovery.reconcile import reconcile
 from lungline.recovery.resend import resend
 from lungline.settings import Settings
 from lungline.storage import Storage
-from tests.kafka_tail import tail
-from tests.object_store import free_ports
+from tests.kafka_tail import tail, told
+from tests.object_store import free_ports, s3_client
 from tests.tiny_package import write_tiny_package
 
 pytestmark = pytest.mark.stack
@@ -84,22 +83,6 @@ def found(storage: Storage, settings: Settings, **when: Any) -> tuple[dict[str, 
     sent: list[Upload] = []
     counts = asdict(reconcile(storage, settings, sent.append, **when))
     return {name: count for name, count in counts.items() if count}, sent
-
-
-def s3(settings: Settings) -> Any:
-    assert settings.s3_access_key
-    assert settings.s3_secret_key
-    return boto3.client(
-        "s3",
-        endpoint_url=settings.s3_endpoint,
-        region_name=settings.s3_region,
-        aws_access_key_id=settings.s3_access_key.get_secret_value(),
-        aws_secret_access_key=settings.s3_secret_key.get_secret_value(),
-    )
-
-
-def told(records: list[Message]) -> list[Upload]:
-    return [upload for record in records for upload in parse(record.value() or b"")]
 
 
 class TestReconcile:
@@ -178,7 +161,7 @@ class TestReconcile:
                 running_bridge(home, settings),
                 tail(settings, settings.uploads_topic) as events,
             ):
-                client = s3(settings)
+                client = s3_client(settings)
                 if versions:
                     status = {"Status": "Enabled"}
                     client.put_bucket_versioning(Bucket=settings.uploads_bucket, VersioningConfiguration=status)
