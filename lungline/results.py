@@ -191,8 +191,7 @@ def latest(storage: Storage, bucket: str, count: int) -> list[ResultRecord]:
     found: dict[str, tuple[str, ResultRecord]] = {}
     last = ""
     for info in storage.list(bucket, LATEST, page_size=2 * count):
-        second, _, rest = info.key.removeprefix(LATEST).partition("-")
-        identity, _, version = rest.removesuffix(".png").partition("-")
+        second, identity, version = _parts(info.key)
         if len(found) >= count and second != last:
             break  # all of one second, for the store does not say which of them came first
         last, key = second, record_key(identity, version)
@@ -207,11 +206,17 @@ def latest(storage: Storage, bucket: str, count: int) -> list[ResultRecord]:
 def keys_since(storage: Storage, bucket: str, since: datetime) -> Iterator[tuple[str, str]]:
     """Key and model version of the records of uploads stored since a moment, the latest first; reads none."""
     for info in storage.list(bucket, LATEST):
-        second, _, rest = info.key.removeprefix(LATEST).partition("-")
+        second, identity, version = _parts(info.key)
         if _LAST_SECOND - int(second) < int(since.timestamp()):
             return
-        identity, _, version = rest.removesuffix(".png").partition("-")
         yield record_key(identity, version), version
+
+
+def _parts(key: str) -> tuple[str, str, str]:
+    """Second, identity and model version in a name among the latest."""
+    second, _, rest = key.removeprefix(LATEST).removesuffix(".png").partition("-")
+    identity, _, version = rest.partition("-")
+    return second, identity, version
 
 
 def every(storage: Storage, bucket: str) -> Iterator[ResultRecord]:
