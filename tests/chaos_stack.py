@@ -70,9 +70,12 @@ def running(home: Path, package: Path) -> Iterator[Chaos]:
 def _supervised(home: Path, settings: Settings, port: int) -> Iterator[set[int]]:
     made = Home.make(home)
     environment = base_environment() | settings_environment(settings) | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    command = (sys.executable, "-m", "tests.chaos_supervisor", str(port))
+    # Attached, as a test's other stacks are: a run of tests that is killed leaves nothing behind.
+    command = (sys.executable, "-m", "tests.chaos_supervisor", str(port), "--attached")
     with made.log("supervisor").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, cwd=home, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            command, env=environment, cwd=home, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+        )
     pids: set[int] = set()
     try:
         eventually(lambda: stack.status(settings).running, 60, made.log("supervisor").read_text())
@@ -86,6 +89,8 @@ def _supervised(home: Path, settings: Settings, port: int) -> Iterator[set[int]]
         finally:
             process.kill()
             process.wait()
+            if process.stdin:
+                process.stdin.close()
 
 
 def ports_of(home: Path) -> Ports:
