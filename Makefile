@@ -46,13 +46,13 @@ lock: $(INSTALLED) ## resolve the dependencies again and write requirements/
 	@$(BIN)/python requirements/lock.py
 
 docs: $(INSTALLED) ## write the generated tables of the README again
-	@$(BIN)/python -m tests.write_readme
+	@$(BIN)/python -m tests.support.write_readme
 
 dashboards: $(INSTALLED) ## write the JSON of the Grafana dashboards again
 	@$(BIN)/python -m dashboards
 
 screenshots: $(INSTALLED) ## take pictures of the worklist into screenshots/ (ARGS="--home .lungline" for a stack that runs)
-	@$(BIN)/python -m tests.worklist_screenshots screenshots $(ARGS)
+	@$(BIN)/python -m tests.support.worklist_screenshots screenshots $(ARGS)
 
 bench: $(INSTALLED) ## measure the predictor and the whole way beside peers
 	@$(BIN)/lungline bench $(ARGS)

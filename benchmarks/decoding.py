@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lungline.images import Preparation
-from lungline.phantom import jpeg
+from lungline.datasets.phantom import jpeg
+from lungline.imaging.preparation import Preparation
 
 WIDTH, HEIGHT = 3000, 2500
 REPEATS = 15

@@ -16,11 +16,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from lungline.dataset import open_dataset
-from lungline.diagnosis import Diagnoser
-from lungline.monitoring.comparison import TESTS, compare
-from lungline.monitoring.sample import Judged, sample
-from lungline.package import Package
+from lungline.datasets.opening import open_dataset
+from lungline.diagnosis.diagnoser import Diagnoser
+from lungline.monitoring.comparison import TESTS, ComparedResult, compare, sample
+from lungline.package.package import Package
 from lungline.settings import load_settings
 
 Change = Callable[[Image.Image], Image.Image]
@@ -74,13 +73,13 @@ def saved(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def judged(diagnoser: Diagnoser, data: bytes, patient: str) -> Judged:
+def judged(diagnoser: Diagnoser, data: bytes, patient: str) -> ComparedResult:
     """What serving would find."""
     found = diagnoser.diagnose(data, heatmap=False)
-    return Judged(found.label, found.probability, found.observed, patient)
+    return ComparedResult(found.label, found.probability, found.observed, patient)
 
 
-class Pictures:
+class Images:
     """What a package sees in pictures, each with its truth, its patient and its file, as they are and changed."""
 
     def __init__(
@@ -107,7 +106,7 @@ class Pictures:
         raise ValueError("There are fewer pictures than a window has.")
 
 
-def measure(pictures: Pictures, *, runs: int, window: int, alarm_rate: float) -> dict[str, dict[str, float]]:
+def measure(pictures: Images, *, runs: int, window: int, alarm_rate: float) -> dict[str, dict[str, float]]:
     """Share of runs with an alarm, by change: of any test, and of each."""
     heard: dict[str, list[tuple[str, ...]]] = {}
     for run in range(runs):
@@ -150,7 +149,7 @@ def main() -> None:
     asked = parser.parse_args()
     dataset = open_dataset(asked.data, settings=load_settings())
     unseen = (one for one in dataset.examples if one.split in {"val", "test"})
-    pictures = Pictures(asked.package, ((one.label == 1, one.patient or one.name, dataset.read(one)) for one in unseen))
+    pictures = Images(asked.package, ((one.label == 1, one.patient or one.name, dataset.read(one)) for one in unseen))
     shares = measure(pictures, runs=asked.runs, window=asked.window, alarm_rate=asked.alarm_rate)
     print(json.dumps(shares, indent=1))
 

@@ -12,10 +12,11 @@ from typing import Any, Self
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from laptop.certificates import Certificates
-from laptop.changes import BUCKETS
-from laptop.home import Home
-from laptop.ports import HOST, load_ports
+from eventing.seaweedfs_log import BUCKETS
+from eventing.seaweedfs_tls import Certificates
+from laptop.home.ports import load_ports
+from lungline.home import Home
+from lungline.network import HOST
 from lungline.settings import Settings
 
 UNDER_WAY = 64

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.filler import Filler
-from laptop.store import running_store
-from lungline import results
-from lungline.events import Upload
-from lungline.recovery.reconcile import reconcile
-from lungline.results import ModelFacts, Operating, ResultRecord, Times, UploadFacts
+from eventing.reconcile import reconcile
+from laptop.services.store import running_store
+from lungline.events.uploads import Upload
+from lungline.results import records
+from lungline.results.records import ModelFacts, OperatingPoint, ResultRecord, Times, UploadFacts
 from lungline.settings import Settings, load_settings
-from lungline.storage import Storage
+from lungline.storage.s3 import Storage
 
 SIZES = (1_000, 10_000, 100_000)
 MISSING = 5
@@ -72,16 +72,16 @@ def _costs(storage: Storage, settings: Settings, size: int) -> dict[str, float]:
         upload = _upload(settings, next(fresh))
         record = _record(upload, int(time.time()))
         storage.put(bucket, record.heatmap or "", b"")
-        results.save(storage, bucket, record)
+        records.save(storage, bucket, record)
 
     def find() -> None:
-        if len(results.find(storage, bucket, next(asked))) != 1:
+        if len(records.find(storage, bucket, next(asked))) != 1:
             raise RuntimeError("A result was not found.")
 
     figures = {
         "save_ms": _median(save),
         "find_ms": _median(find),
-        "latest_20_ms": _median(lambda: results.latest(storage, bucket, 20), REPEATS // 3),
+        "latest_20_ms": _median(lambda: records.latest(storage, bucket, 20), REPEATS // 3),
     }
     began, used = time.perf_counter(), time.process_time()
     found = reconcile(storage, settings, sent.append)
@@ -125,7 +125,7 @@ def _record(upload: Upload, moment: int) -> ResultRecord:
         outcome="judged",
         label="Normal",
         probability=0.1,
-        thresholds=Operating(low=0.2, high=0.8, operating=0.5),
+        thresholds=OperatingPoint(low=0.2, high=0.8, operating=0.5),
         model=ModelFacts(name="pneumonia", version=VERSION, run_id=None, sha256="0" * 64, synthetic=True),
         upload=UploadFacts(
             identity=upload.identity,
@@ -135,7 +135,7 @@ def _record(upload: Upload, moment: int) -> ResultRecord:
             etag=upload.etag,
             sequencer=None,
         ),
-        heatmap=results.heatmap_key(upload.identity, VERSION, at),
+        heatmap=records.heatmap_key(upload.identity, VERSION, at),
         times=Times(uploaded=at, received=at, done=at),
     )
 

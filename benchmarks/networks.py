@@ -49,17 +49,19 @@ def small() -> Any:
 
 def recipe() -> Any:
     """The network of the default settings, as training exports it."""
-    from lungline.model import build
     from lungline.settings import ModelSettings
     from lungline.training.network import with_closer_looks
+    from lungline.training.train import build
 
     return with_closer_looks(build(ModelSettings(), seed=1))
 
 
 def _write(folder: Path, network: str, unsure: float) -> None:
-    from lungline.images import Preparation
-    from lungline.package import Card, CodeFacts, DataFacts, Package, Thresholds, amend_card, write_package
-    from lungline.phantom import jpeg
+    from lungline.datasets.phantom import jpeg
+    from lungline.imaging.preparation import Preparation
+    from lungline.package.card import Card, CodeFacts, DataFacts, Thresholds, amend_card
+    from lungline.package.package import Package
+    from lungline.training.export import write_package
 
     model = {"recipe": recipe, "small": small}[network]()
     card = Card(

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.servers import Server, free_port, started
-from laptop.part import settings_environment
-from laptop.store import running_store
-from lungline.events import Upload, minio_record
-from lungline.phantom import jpeg
+from laptop.services.service import settings_environment
+from laptop.services.store import running_store
+from lungline.datasets.phantom import jpeg
+from lungline.events.uploads import Upload, minio_record
 from lungline.settings import Settings
-from lungline.storage import Storage
+from lungline.storage.s3 import Storage
 
 BARE, WATCHED, TRACED = "unwatched", "metrics", "metrics and traces"
 THREADS = 8

@@ -23,8 +23,8 @@ import psutil
 
 from benchmarks import load, networks
 from benchmarks.servers import Server, free_port, started
-from lungline.package import MODEL, SAVED_MODEL, read_card
-from lungline.phantom import jpeg
+from lungline.datasets.phantom import jpeg
+from lungline.package.card import MODEL, SAVED_MODEL, read_card
 
 SIDE = 224  # pixels
 OURS, KERAS, SAVED, FLOOR = "lungline", "fastapi_keras", "kserve_saved_model", "floor"

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from lungline.settings import Settings
-from lungline.storage import Storage
+from lungline.storage.s3 import Storage
 
 THREADS = 16
 

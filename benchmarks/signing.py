@@ -1,7 +1,7 @@
 """What one call to the store costs the caller, by who signs it: `python -m benchmarks.signing`.
 
-Ours (lungline.signed), boto3, and botocore's signer over urllib3 with nothing else of boto3 around it; 8 KB objects on
-a real store, alternating. CPU milliseconds of this process a call, medians of rounds.
+Ours (lungline.storage.signing), boto3, and botocore's signer over urllib3 with nothing else of boto3 around it; 8 KB
+objects on a real store, alternating. CPU milliseconds of this process a call, medians of rounds.
 """
 
 import json
@@ -20,9 +20,9 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from laptop.store import running_store
+from laptop.services.store import running_store
 from lungline.settings import Settings, load_settings
-from lungline.storage import Storage
+from lungline.storage.s3 import Storage
 
 CALLS, ROUNDS = 100, 5
 DATA = bytes(range(256)) * 32
@@ -36,7 +36,11 @@ def measure() -> dict[str, dict[str, float]]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lungline-bench-")))
         settings = stack.enter_context(running_store(folder, load_settings({"home": folder})))
-        callers = {"lungline.signed": _ours(settings), "boto3": _boto3(settings), "botocore signer": _bare(settings)}
+        callers = {
+            "lungline.storage.signing": _ours(settings),
+            "boto3": _boto3(settings),
+            "botocore signer": _bare(settings),
+        }
         spent: dict[str, dict[str, list[float]]] = {one: {"put": [], "get": []} for one in callers}
         for number in range(ROUNDS + 1):
             for caller, calls in callers.items():

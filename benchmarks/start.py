@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks import load, networks
 from benchmarks.servers import free_port, started
-from lungline.phantom import jpeg
+from lungline.datasets.phantom import jpeg
 
 
 def measure(package: Path, starts: int = 5) -> dict[str, Any]:

@@ -22,17 +22,17 @@ import numpy as np
 import psutil
 
 from benchmarks import networks, scanner
+from eventing.seaweedfs_log import Changes
+from eventing.seaweedfs_tls import Certificates
 from laptop import stack
-from laptop.certificates import Certificates
-from laptop.changes import Changes
-from laptop.home import Home
-from laptop.ports import load_ports
-from lungline import results
+from laptop.home.ports import load_ports
+from lungline.datasets.phantom import jpeg
 from lungline.errors import StorageUnavailable
-from lungline.events import Upload
-from lungline.phantom import jpeg
+from lungline.events.uploads import Upload
+from lungline.home import Home
+from lungline.results import records as results
 from lungline.settings import Settings, load_settings
-from lungline.storage import Storage
+from lungline.storage.s3 import Storage
 
 WARM = 10
 # Results that are late are not lost: it waits while more come, but not for ever.

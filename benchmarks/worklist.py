@@ -25,13 +25,13 @@ from sqlalchemy import text
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from lungline.results import ResultRecord
+from lungline.results.records import ResultRecord
 from lungline.settings import load_settings
-from tests.object_store import free_ports
-from tests.worklist_site import headers, record
-from worklist import ingest
-from worklist.access import COOKIE, Access
-from worklist.database import Database
+from tests.support.object_store import free_ports
+from tests.support.worklist_site import headers, record
+from worklist.database import ingest
+from worklist.database.access import COOKIE, Access
+from worklist.database.session import Database
 
 REQUESTS = 60
 SEED = 2000

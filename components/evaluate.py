@@ -27,27 +27,27 @@ def evaluate(
     import shutil
     from pathlib import Path
 
+    from components import step_events
     from components.blocks import settings_of
-    from lungline import progress
-    from lungline.dataset import Prepared
+    from lungline.datasets.opening import Prepared
     from lungline.evaluation import robustness, scoring
     from lungline.evaluation.plots import draw
     from lungline.evaluation.report import write_report
-    from lungline.images import Limits
-    from lungline.lineage.tracking import Record
-    from lungline.package import Package
+    from lungline.imaging.image import Limits
+    from lungline.package.package import Package
+    from lungline.registry.tracking import RunRecord
 
-    with progress.step("evaluate") as step:
+    with step_events.step("evaluate") as step:
         data = Prepared.load(Path(prepared.path))
         loaded = Package.load(Path(package.path))
         limits = Limits.from_settings(settings_of(images=images))
-        heard = progress.every(2, step.progress)
+        heard = step_events.every(2, step.progress)
         scored = scoring.score_split(loaded, data, "test", limits, on_progress=heard)
         spoilt = robustness.measure(loaded, scoring.cases(data, "test"), limits, most=40, on_progress=heard)
         folder = Path(evaluation.path)
         scored.save(folder)
         (folder / "robustness.json").write_text(spoilt.model_dump_json(indent=2))
-        draw(folder, Record.load(Path(record.path)), scored, loaded, data)
+        draw(folder, RunRecord.load(Path(record.path)), scored, loaded, data)
         pictures = (file for _, file in data.originals("test"))
         page = write_report(folder, loaded, scored.evaluation, scored.scored, robustness=spoilt, pictures=pictures)
         shutil.copyfile(page, report.path)

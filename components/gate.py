@@ -28,19 +28,19 @@ def gate(
     """
     from pathlib import Path
 
+    from components import step_events
     from components.blocks import settings_of
-    from lungline import progress
-    from lungline.dataset import Prepared
-    from lungline.evaluation import judging
+    from lungline.datasets.opening import Prepared
+    from lungline.evaluation import gate as judging
     from lungline.evaluation.scoring import Scores
-    from lungline.images import Limits
-    from lungline.lineage import tracking
+    from lungline.imaging.image import Limits
+    from lungline.registry import tracking
 
-    with progress.step("gate") as step:
+    with step_events.step("gate") as step:
         settings = settings_of(gate=gate, images=images)
         data = Prepared.load(Path(prepared.path))
         scores = Scores.load(Path(evaluation.path))
-        outcome = judging.judge_against_champion(scores, data, Limits.from_settings(settings), settings)
+        outcome = judging.evaluate_against_champion(scores, data, Limits.from_settings(settings), settings)
         # How long each step took when it ran; one that was reused ran earlier.
         steps = {"prepare": prepared, "train": record, "evaluate": evaluation}
         seconds = {f"seconds_{name}": float(one.metadata.get("seconds", 0.0)) for name, one in steps.items()}

@@ -26,21 +26,22 @@ def prepare(
     """
     from pathlib import Path
 
+    from components import step_events
     from components.blocks import settings_of
-    from lungline import dataset, progress
+    from lungline.datasets import opening
     from lungline.errors import DataError
-    from lungline.images import Limits
-    from lungline.model import preparation_of
+    from lungline.imaging.image import Limits
+    from lungline.training.train import preparation_of
 
-    with progress.step("prepare") as step:
+    with step_events.step("prepare") as step:
         settings = settings_of(model=model, images=images)
-        opened = dataset.open_dataset(data, settings=settings, feedback=feedback)
-        done = dataset.prepare(
+        opened = opening.open_dataset(data, settings=settings, feedback=feedback)
+        done = opening.prepare(
             opened,
             preparation_of(settings.model),
             Path(prepared.path),
             limits=Limits.from_settings(settings),
-            on_progress=progress.every(2, step.progress),
+            on_progress=step_events.every(2, step.progress),
         )
         if data_digest and done.digest != data_digest:
             raise DataError(

@@ -8,12 +8,12 @@ from components import IMAGE
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def promote(version: str, verdict: str) -> None:
     """Promote a version in the name of the policy, with the gate's verdict as the reason."""
-    from lungline import progress
-    from lungline.deployment import deployment_of
-    from lungline.lineage import promotion
+    from components import step_events
+    from lungline.deployment.base import deployment_of
+    from lungline.promotion import promotion
     from lungline.settings import load_settings
 
-    with progress.step("promote") as step:
+    with step_events.step("promote") as step:
         settings = load_settings()
         done = promotion.promote(
             version,

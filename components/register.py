@@ -16,12 +16,12 @@ def register(
     """Register the package of a run; returns the version. Never reused: the registry knows what it has."""
     from pathlib import Path
 
-    from lungline import progress
+    from components import step_events
     from lungline.evaluation.scoring import Scores
-    from lungline.registry import Registry
+    from lungline.registry.versions import Registry
     from lungline.settings import load_settings
 
-    with progress.step("register") as step:
+    with step_events.step("register") as step:
         registered = Registry(load_settings()).register(
             Path(package.path),
             run_id=mlflow_run,

@@ -21,18 +21,20 @@ def train(
     """
     from pathlib import Path
 
+    from components import step_events
     from components.blocks import settings_of
-    from lungline import progress
-    from lungline.dataset import Prepared
-    from lungline.lineage.provenance import code_facts
-    from lungline.lineage.tracking import Recorder, new_record
-    from lungline.model import Epoch
-    from lungline.model import train as fit
+    from lungline.datasets.opening import Prepared
     from lungline.monitoring.reference import add_reference, measure
-    from lungline.package import DataFacts, Package, write_package
-    from lungline.training import parity
+    from lungline.package.card import DataFacts
+    from lungline.package.package import Package
+    from lungline.registry.provenance import code_facts
+    from lungline.registry.tracking import Recorder, new_record
+    from lungline.training import export
+    from lungline.training.export import write_package
+    from lungline.training.train import Epoch
+    from lungline.training.train import train as fit
 
-    with progress.step("train") as step:
+    with step_events.step("train") as step:
         settings = settings_of(model=model, train=train)
         data = Prepared.load(Path(prepared.path))
         counts = {split: sum(classes.values()) for split, classes in data.counts.items()}
@@ -54,7 +56,7 @@ def train(
         write_package(Path(package.path), keras_model=trained.model, card=trained.card(facts, code_facts(), settings))
         pictures = trained.preparation.normalise(data.of("test")[0][:256])
         loaded = Package.load(Path(package.path))
-        worst = parity.check(loaded, trained.model, pictures)
+        worst = export.check(loaded, trained.model, pictures)
         unseen = ((row.patient, file) for row, file in data.originals("val"))
         add_reference(Path(package.path), measure(loaded, unseen, "val"))
         step.progress(f"LiteRT and Keras differ by at most {worst:.1e} on {len(pictures)} pictures", parity=worst)

@@ -12,10 +12,10 @@ def validate_data(prepared: dsl.Input[dsl.Dataset], docs: dsl.Output[dsl.HTML]) 
     import tempfile
     from pathlib import Path
 
+    from components import step_events
     from data.contract import TERMS, enforce
-    from lungline import progress
 
-    with progress.step("validate_data") as step, tempfile.TemporaryDirectory() as temporary:
+    with step_events.step("validate_data") as step, tempfile.TemporaryDirectory() as temporary:
         try:
             enforce(Path(prepared.path), Path(temporary))
         finally:

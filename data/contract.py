@@ -5,8 +5,8 @@ Great Expectations checks the terms and writes the Data Docs page.
 
 # great-expectations and pandas ship partial types.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-
 import logging
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,10 +14,55 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from data.page import Line, self_contained
-from data.terms import TERMS, Term
+from data.expectations import TERMS, Term
 from lungline.datasets.prepared import Prepared, Row
 from lungline.errors import ContractBreached
+
+# What loads or calls something from elsewhere, and the parts that only work with it.
+_FOREIGN = (
+    r"<script\b.*?</script>",
+    r"<link\b[^>]*>",
+    r"<img\b[^>]*>",
+    r"<footer\b.*?</footer>",
+    r"@media \(prefers-color-scheme: dark\) \{.*?\n\}(?=</style>)",
+    r"\sonclick=\"[^\"]*\"",
+    r"\shref=\"[^#\"][^\"]*\"",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the summary: what must hold, why, and what was found against it."""
+
+    sentence: str
+    reason: str
+    breach: str | None
+
+
+def self_contained(page: str, heading: str, notice: str | None, lines: Sequence[Line]) -> str:
+    """The page without anything foreign, with our style sheet in its head and a summary before the details."""
+    for pattern in _FOREIGN:
+        page = re.sub(pattern, "", page, flags=re.DOTALL)
+    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+    page = page.replace("</head>", f"<style>\n{style}</style>\n</head>", 1)
+    return page.replace("<body>", f"<body>\n{_summary(heading, notice, lines)}", 1)
+
+
+def _summary(heading: str, notice: str | None, lines: Sequence[Line]) -> str:
+    broken = sum(line.breach is not None for line in lines)
+    verdict = f"{broken} of {len(lines)} expectations are broken" if broken else f"all {len(lines)} expectations hold"
+    rows = "\n".join(
+        f'<tr><td><i class="text-{"danger" if line.breach else "success"}"></i></td>'
+        f"<td>{escape(line.sentence)}</td><td>{escape(line.reason)}</td><td>{escape(line.breach or '')}</td></tr>"
+        for line in sorted(lines, key=lambda line: line.breach is None)
+    )
+    return (
+        f'<main class="container-fluid"><h4>Data contract: {verdict}</h4>\n<p>{escape(heading)}</p>\n'
+        + (f"<p><strong>{escape(notice)}</strong></p>\n" if notice else "")
+        + "<table><thead><tr><th></th><th>Expectation</th><th>Why</th><th>Found</th></tr></thead>\n"
+        f"<tbody>{rows}</tbody></table></main>\n"
+    )
+
 
 __all__ = ["OFFENDERS_SHOWN", "TERMS", "Breach", "check", "enforce"]
 

@@ -14,12 +14,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from components.step_events import Event
 from laptop import stack
 from laptop.uploads import Arrival, upload_and_watch
-from lungline.dataset import Dataset, Example, open_dataset
+from lungline.datasets.opening import Dataset, Example, open_dataset
 from lungline.errors import PipelineFailed
-from lungline.progress import Event
-from lungline.registry import Registry
+from lungline.registry.versions import Registry
 from lungline.settings import Settings, TrainSettings
 from pipelines.run import RunSummary, run_local
 
@@ -29,7 +29,7 @@ UPLOADS = 40
 EPOCHS = 4
 
 
-class Screen(Protocol):
+class Console(Protocol):
     """Where the demo shows what happens."""
 
     def heading(self, text: str) -> None:
@@ -58,7 +58,7 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class PredictedUpload:
     """An upload of the demo with its truth and its result."""
 
     example: Example
@@ -80,7 +80,7 @@ class Report:
     summary: RunSummary
     version: str
     """The version that served the uploads."""
-    shown: list[Shown]
+    shown: list[PredictedUpload]
     uploads: int
     seconds: dict[str, float]
     addresses: dict[str, str] = field(default_factory=dict)
@@ -119,7 +119,7 @@ def stage(settings: Settings, on_change: stack.OnChange) -> Generator[Stage]:
             stack.down(settings)
 
 
-def perform(stage: Stage, screen: Screen) -> Report:
+def perform(stage: Stage, screen: Console) -> Report:
     """Train, promote, upload and watch. Raises PipelineFailed when no model came of the training."""
     settings = stage.settings
     dataset = open_dataset(settings.data, settings=settings)
@@ -137,10 +137,10 @@ def perform(stage: Stage, screen: Screen) -> Report:
     # A prefix of its own for each run: the same picture under the same key is, rightly, the same upload.
     prefix = f"demo/{datetime.now(UTC):%Y%m%dT%H%M%S}"
     examples = {f"{prefix}/{number:03d}/{Path(one.name).name}": one for number, one in enumerate(choose(dataset))}
-    shown: list[Shown] = []
+    shown: list[PredictedUpload] = []
 
     def show(arrival: Arrival) -> None:
-        one = Shown(examples[arrival.key], arrival)
+        one = PredictedUpload(examples[arrival.key], arrival)
         shown.append(one)
         truth = "Pneumonia" if one.example.label else "Normal"
         record = arrival.record

@@ -1,15 +1,25 @@
 """Starts a training run when there is a cause, with all that readers have said so far."""
 
+import logging
+import os
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
-from lungline.lineage.cause import name_cause
-from lungline.progress import Event
+from components.step_events import Event
+from lungline import program
+from lungline.monitoring import findings, rule
+from lungline.monitoring.monitor import monitor
+from lungline.monitoring.report import page
+from lungline.registry.tracking import name_cause
+from lungline.registry.versions import Registry
 from lungline.settings import Settings
+from lungline.storage.s3 import Storage
 from pipelines.run import RunSummary, run_local
 from worklist.commands import export_feedback, mark_trained, retrain_check
-from worklist.feedback import RetrainCheck
+from worklist.exports.feedback import RetrainCheck
 
 WORKLIST = "worklist"
 """In place of a folder: all that readers have said on the worklist so far."""
@@ -98,3 +108,47 @@ def collected(settings: Settings, check: RetrainCheck) -> Settings:
     if not folder.exists():
         export_feedback(settings, folder)
     return settings.model_copy(update={"feedback": str(folder)})
+
+
+log = logging.getLogger("lungline.monitoring")
+
+
+def drift_cause(settings: Settings) -> Cause:
+    """Whether the latest windows of the champion's field have drifted, by the last look."""
+    with closing(Storage.from_settings(settings)) as storage:
+        found = findings.latest(storage, settings.results_bucket)
+        champion = Registry(settings, storage).champion()
+    return Cause("drift", *rule.drift(found, champion, settings.retrain.windows))
+
+
+def causes(settings: Settings) -> list[Cause]:
+    """What the rule listens to, due or not."""
+    drift = [drift_cause(settings)] if settings.retrain.rule in {"drift", "either"} else []
+    return drift + ([labels_cause(settings)] if settings.retrain.rule in {"feedback", "either"} else [])
+
+
+def run_monitoring(settings: Settings) -> str:
+    """Look at the field, and train again where the rule says so; returns a sentence on what came of it."""
+    with closing(Storage.from_settings(settings)) as storage:
+        found = monitor(settings, storage)
+        findings.save(storage, settings.results_bucket, found, page(found))
+        due = [cause for cause in causes(settings) if cause.is_due]
+        if not due:
+            return f"Looked at {sum(model.results for model in found.models)} results; nothing asks for a training run."
+        why = " ".join(cause.sentence for cause in due)
+        cooldown = timedelta(days=settings.retrain.cooldown_days)
+        if rule.claim(storage, settings.results_bucket, why, cooldown) is None:
+            return f"A run was started by the rule within {settings.retrain.cooldown_days:g} days already. {why}"
+    log.info("Starting a training run. %s", why)
+    summary = retrain(settings, due).summary
+    return summary.next if summary else why
+
+
+def main(settings: Settings) -> None:
+    """One look at the production data of the settings' stack."""
+    os.nice(10)
+    log.info("%s", run_monitoring(settings))
+
+
+if __name__ == "__main__":
+    program.run("monitoring", main)

@@ -8,15 +8,16 @@ import sys
 import time
 from collections.abc import Callable, Collection
 
-from laptop.assembly import Assembly, assembled
-from laptop.credentials import load_credentials
-from laptop.home import Home
-from laptop.lock import is_locked
-from laptop.part import State, base_environment, s3_environment, settings_environment
-from laptop.process import birth, tail
-from laptop.prometheus import find_prometheus
-from laptop.status import PartStatus, StackStatus, read_status
+from eventing.state import State
+from laptop.home.credentials import load_credentials
+from laptop.home.lock import is_locked
+from laptop.services.process import birth, tail
+from laptop.services.prometheus import find_prometheus
+from laptop.services.service import base_environment, s3_environment, settings_environment
+from laptop.supervision.assembly import Assembly, assembled
+from laptop.supervision.status import ServiceStatus, StackStatus, read_status
 from lungline.errors import StackError
+from lungline.home import Home
 from lungline.settings import Settings
 
 # MLflow takes longer than all others together, and nothing but training needs it.
@@ -64,7 +65,7 @@ def up(
 
 def wait(
     settings: Settings, part: str, seconds: float = START_SECONDS, on_change: OnChange | None = None
-) -> PartStatus:
+) -> ServiceStatus:
     """Wait until a part of the running stack is ready. Raises StackError when it is not in time."""
     return _await(Home(settings.home.absolute()), {part}, on_change, seconds, None).part(part)
 
@@ -141,7 +142,7 @@ def _running(settings: Settings) -> Assembly:
 def _spawn(home: Home, settings: Settings, *, attached: bool) -> "subprocess.Popen[bytes]":
     """Start the supervisor in a session of its own: Ctrl-C in this terminal is not for it."""
     settings = settings.model_copy(update={"home": home.path})
-    argv = (sys.executable, "-P", "-m", "laptop.supervisor", *(["--attached"] if attached else []))
+    argv = (sys.executable, "-P", "-m", "laptop.supervision.supervisor", *(["--attached"] if attached else []))
     with home.log("supervisor").open("wb") as log:
         supervisor = subprocess.Popen(
             argv,

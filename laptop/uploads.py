@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from eventing.kafka import client_options
 from laptop import stack
 from lungline.errors import StackError
-from lungline.kafka import client_options
-from lungline.results import ResultRecord
+from lungline.results.records import ResultRecord
 from lungline.settings import Settings
 
 if TYPE_CHECKING:

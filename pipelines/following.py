@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from components.step_events import Event
 from lungline.errors import PipelineFailed
-from lungline.progress import Event
 from pipelines.arguments import STEPS
 
 AWAY_SECONDS = 300.0

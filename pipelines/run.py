@@ -16,12 +16,12 @@ from typing import IO, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from lungline.dataset import open_dataset
+from components.step_events import Event, read
+from lungline.datasets.opening import open_dataset
 from lungline.errors import PipelineFailed
-from lungline.gate import Verdict
-from lungline.lineage.provenance import code_version
-from lungline.metrics import Evaluation
-from lungline.progress import Event, read
+from lungline.evaluation.gate import Verdict
+from lungline.evaluation.metrics import Evaluation
+from lungline.registry.provenance import code_version
 from lungline.settings import PREFIX, Settings, known_names, variable
 from pipelines.arguments import STEPS, arguments
 

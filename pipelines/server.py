@@ -26,7 +26,7 @@ class PipelinesUnavailable(Unavailable):
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class KfpServer:
     """A Kubeflow Pipelines server; `namespace` and `token` are for installations of several users."""
 
     host: str
@@ -37,7 +37,7 @@ class Server:
 
 
 @contextmanager
-def connected(server: Server) -> Generator[Any]:
+def connected(server: KfpServer) -> Generator[Any]:
     """A client of the server, with its errors made ours. Raises PipelinesUnavailable."""
     if not re.match(r"https?://", server.host):
         raise SettingsError(f"The address of Kubeflow Pipelines begins with http:// or https://; found {server.host}.")
@@ -60,7 +60,7 @@ def quiet() -> contextlib.redirect_stdout[io.StringIO]:
     return contextlib.redirect_stdout(io.StringIO())
 
 
-def _knock(server: Server) -> None:
+def _knock(server: KfpServer) -> None:
     """Ask whether the server is there: kfp's client itself would try for half a minute."""
     headers = {"authorization": f"Bearer {server.token.get_secret_value()}"} if server.token else {}
     request = urllib.request.Request(  # noqa: S310 - http or https was checked
@@ -81,7 +81,7 @@ def _knock(server: Server) -> None:
 
 
 @contextmanager
-def _translated(server: Server) -> Generator[None]:
+def _translated(server: KfpServer) -> Generator[None]:
     from kfp_server_api import ApiException
     from urllib3.exceptions import HTTPError
 
@@ -98,7 +98,7 @@ def _said(exc: Any) -> str:
     return found.group(1) if found else str(exc.reason)
 
 
-def _refusal(server: Server, status: int, said: str) -> LunglineError:
+def _refusal(server: KfpServer, status: int, said: str) -> LunglineError:
     if status in {0, 429} or status >= 500:
         return PipelinesUnavailable(f"Kubeflow Pipelines at {server.host} cannot answer now: {said}.")
     if status in {401, 403}:

@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from components.step_events import Event
 from lungline.errors import DataError, SettingsError
-from lungline.lineage.provenance import code_version
-from lungline.progress import Event
+from lungline.registry.provenance import code_version
 from lungline.settings import Settings
 from pipelines.arguments import arguments
 from pipelines.compile import compile_pipeline
 from pipelines.following import follow
-from pipelines.server import Server, connected, pages, quiet
+from pipelines.server import KfpServer, connected, pages, quiet
 
 NAME = "pneumonia-training"
 POLL_SECONDS = 5.0
@@ -47,7 +47,7 @@ class Scheduled:
 
 def submit(
     settings: Settings,
-    server: Server,
+    server: KfpServer,
     on_event: Callable[[Event], None] = lambda _: None,
     *,
     wait: bool = True,
@@ -79,7 +79,7 @@ def submit(
     return Submitted(run.run_id, link, version.name, version.uploaded, state)
 
 
-def schedule(settings: Settings, server: Server, cron: str) -> Scheduled:
+def schedule(settings: Settings, server: KfpServer, cron: str) -> Scheduled:
     """Run the pipeline whenever a cron line says so (minute hour day month weekday, UTC); raises like `submit`.
 
     There is one schedule: a new one takes the place of the one before it.
@@ -136,11 +136,11 @@ def _six_fields(cron: str) -> str:
     return f"0 {cron}"
 
 
-def _experiment(client: Any, settings: Settings, server: Server) -> str:
+def _experiment(client: Any, settings: Settings, server: KfpServer) -> str:
     return client.create_experiment(settings.experiment, namespace=server.namespace).experiment_id
 
 
-def _version(client: Any, settings: Settings, server: Server) -> _Version:
+def _version(client: Any, settings: Settings, server: KfpServer) -> _Version:
     """The version on the server that is this very pipeline; uploaded when there is none."""
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "pipeline.yaml"
@@ -163,7 +163,7 @@ def _version(client: Any, settings: Settings, server: Server) -> _Version:
         return _Version(pipeline.pipeline_id, made.pipeline_version_id, name, uploaded=True)
 
 
-def _pipeline(client: Any, server: Server) -> Any | None:
+def _pipeline(client: Any, server: KfpServer) -> Any | None:
     def page(token: str) -> Any:
         return client.list_pipelines(page_token=token, page_size=100, namespace=server.namespace)
 

@@ -2,18 +2,18 @@
 
 import argparse
 import gc
+import logging
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lungline import tracing
+from lungline import logs, tracing
 from lungline.errors import LunglineError
-from lungline.images import Limits
-from lungline.settings import load_settings
-from lungline.storage import Storage
-from serving import logs
-from serving.champion import Champion
+from lungline.imaging.image import Limits
+from lungline.settings import Settings, load_settings
+from lungline.storage.s3 import Storage
+from serving.model_loader import ModelLoader
 
 # Most of an upload is waiting for the store; more threads than this only wait for each other.
 THREADS = 8
@@ -26,29 +26,28 @@ def main() -> int:
     arguments = _arguments()
     try:
         settings = load_settings()
-        logs.configure(settings)
+        _configure_logs(settings)
         tracing.configure(settings, "predictor")
     except LunglineError as exc:
         print(exc, file=sys.stderr)
         return 2
     # Loading the package and importing KServe take half a second each: side by side.
-    champion = Champion(arguments.model_dir, Limits.from_settings(settings))
+    champion = ModelLoader(arguments.model_dir, Limits.from_settings(settings))
     champion.start()
 
-    from serving.deliveries import Deliveries
-    from serving.judging import Judging
-    from serving.meters import ChampionCollector
-    from serving.model_server import Server
+    from serving.endpoints import Endpoints, UploadEvents
+    from serving.metrics import ModelCollector
+    from serving.model_server import PredictorServer
 
-    deliveries = Deliveries(
+    deliveries = UploadEvents(
         Storage.from_settings(settings), settings, os.environ.get("CE_TYPE", ""), os.environ.get("CE_SOURCE", "")
     )
-    ChampionCollector(champion)
-    judging = Judging(arguments.model_name or settings.model_name, champion, deliveries)
+    ModelCollector(champion)
+    judging = Endpoints(arguments.model_name or settings.model_name, champion, deliveries)
     pool = ThreadPoolExecutor(arguments.threads, "judge")
     # An image as base64 text, and some room for what surrounds it.
     max_body = settings.image_max_bytes * 4 // 3 + 2**20
-    server = Server(judging, pool, arguments.http_host, arguments.http_port, max_body)
+    server = PredictorServer(judging, pool, arguments.http_host, arguments.http_port, max_body)
     gc.freeze()
     gc.enable()
     server.run()
@@ -69,6 +68,15 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, default=THREADS, help="images judged at once (%(default)s)")
     return parser.parse_args()
+
+
+def _configure_logs(settings: Settings) -> None:
+    """Send all log lines to stderr, as the settings want them."""
+    logs.configure(settings.log_format)
+    # KServe configures its own loggers when they have no handler; a NullHandler leaves the lines to the root.
+    kserve = logging.getLogger("kserve")
+    kserve.addHandler(logging.NullHandler())
+    kserve.setLevel(logging.WARNING)
 
 
 if __name__ == "__main__":

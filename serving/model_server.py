@@ -10,12 +10,12 @@ from fastapi_offline import FastAPIOffline
 from starlette.responses import JSONResponse
 
 import lungline.errors
-from lungline.diagnosis import Diagnoser
-from serving import documentation
-from serving.champion import Champion
-from serving.door import Door
-from serving.judging import Judging
-from serving.lean import lean_kserve
+from lungline.diagnosis.diagnoser import Diagnoser
+from serving import openapi as documentation
+from serving.app import InferenceApp
+from serving.endpoints import Endpoints
+from serving.kserve_imports import lean_kserve
+from serving.model_loader import ModelLoader
 
 with lean_kserve():
     from kserve.errors import ModelNotFound, ModelNotReady, ServerNotReady
@@ -30,10 +30,10 @@ with lean_kserve():
 GRACE_SECONDS = 4
 
 
-class Pneumonia(Model):
+class PneumoniaModel(Model):
     """What KServe's registry knows of the model: its name, and whether it is ready."""
 
-    def __init__(self, name: str, champion: Champion) -> None:
+    def __init__(self, name: str, champion: ModelLoader) -> None:
         super().__init__(name)
         self._champion = champion
 
@@ -49,7 +49,7 @@ class Pneumonia(Model):
 class _DataPlane(DataPlane):
     """KServe's data plane, ready only when its model is; KServe's own says ready at once."""
 
-    def __init__(self, registry: Any, champion: Champion) -> None:
+    def __init__(self, registry: Any, champion: ModelLoader) -> None:
         super().__init__(model_registry=registry)
         self._champion = champion
 
@@ -60,7 +60,7 @@ class _DataPlane(DataPlane):
 class _RESTServer(RESTServer):
     """KServe's HTTP server on our app: its inference endpoints know neither body limits nor threads."""
 
-    def __init__(self, app: Door, host: str, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, app: InferenceApp, host: str, *args: Any, **kwargs: Any) -> None:
         super().__init__("", *args, **kwargs)
         self.config.app = app
         self.config.host = host
@@ -72,14 +72,14 @@ class _RESTServer(RESTServer):
         """Nothing: the app comes complete."""
 
 
-class Server(ModelServer):
+class PredictorServer(ModelServer):
     """The model server; `run` returns after SIGTERM or SIGINT, when what was under way has been answered."""
 
-    def __init__(self, judging: Judging, pool: ThreadPoolExecutor, host: str, port: int, max_body: int) -> None:
+    def __init__(self, judging: Endpoints, pool: ThreadPoolExecutor, host: str, port: int, max_body: int) -> None:
         super().__init__(http_port=port, enable_grpc=False, workers=1, grace_period=GRACE_SECONDS)
         self.dataplane = _DataPlane(self.registered_models, judging.champion)
-        self.register_model(Pneumonia(judging.name, judging.champion))
-        self._app = Door(judging.routes(), _protocol(judging, self.dataplane), pool, max_body)
+        self.register_model(PneumoniaModel(judging.name, judging.champion))
+        self._app = InferenceApp(judging.routes(), _protocol(judging, self.dataplane), pool, max_body)
         self._host = host
 
     def run(self) -> None:
@@ -104,7 +104,7 @@ class Server(ModelServer):
         rest.run()
 
 
-def _protocol(judging: Judging, dataplane: DataPlane) -> FastAPI:
+def _protocol(judging: Endpoints, dataplane: DataPlane) -> FastAPI:
     """KServe's protocol beside the judging itself: liveness, readiness, metadata, metrics; and the documentation."""
     about = {"title": "Lungline predictor", "description": documentation.ABOUT, "version": documentation.VERSION}
     app = FastAPIOffline(**about)  # hospitals' networks do not reach the CDN that FastAPI's own page loads from
@@ -136,7 +136,7 @@ def _protocol(judging: Judging, dataplane: DataPlane) -> FastAPI:
         (ModelNotFound, 404),
     ):
         app.add_exception_handler(error, lambda _, exc, status=status: JSONResponse({"error": str(exc)}, status))
-    _document(app, documentation.judging_paths(judging.name))
+    _document(app, documentation.inference_paths(judging.name))
     return app
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from laptop.store import running_store
-from laptop.tracking import running_mlflow
+from laptop.services.mlflow import running_mlflow
+from laptop.services.store import running_store
 from lungline.settings import load_settings
-from lungline.storage import Storage
-from tests.tiny_package import write_tiny_package
+from lungline.storage.s3 import Storage
+from tests.support.tiny_package import write_tiny_package
 
 
 @pytest.fixture(scope="session")

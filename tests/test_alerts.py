@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from laptop.prometheus import rules
-from tests.prometheus_server import program
+from laptop.services.prometheus import rules
+from tests.support.prometheus_server import program
 
 ROOT = Path(__file__).parent.parent
 PREDICT = 'route="/v1/models/pneumonia:predict"'

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import goals, history, load, predictor, summary
 from benchmarks.predictor import FLOOR, KERAS, OURS, Round
 from benchmarks.servers import free_port, started
-from tests.tiny_package import write_tiny_package
+from tests.support.tiny_package import write_tiny_package
 
 
 def said(_: str) -> None:

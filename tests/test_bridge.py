@@ -13,19 +13,19 @@ import pytest
 from boto3.s3.transfer import TransferConfig
 from confluent_kafka import Message
 
-from laptop.bridge import BridgePart, running_bridge
-from laptop.broker import Broker, running_broker
-from laptop.home import Home
-from laptop.notes import find_note
-from laptop.ports import load_ports
-from laptop.process import running
-from laptop.progress import Progress
-from laptop.store import running_store
-from lungline.events import Upload
+from eventing.offsets import OffsetTracker
+from eventing.state import read_state
+from laptop.home.ports import load_ports
+from laptop.services.bridge import BridgeService, running_bridge
+from laptop.services.broker import Broker, running_broker
+from laptop.services.process import running
+from laptop.services.store import running_store
+from lungline.events.uploads import Upload
+from lungline.home import Home
 from lungline.settings import Settings
-from lungline.storage import Storage
-from tests.kafka_tail import Tail, tail, told
-from tests.object_store import s3_client
+from lungline.storage.s3 import Storage
+from tests.support.kafka_tail import Tail, tail, told
+from tests.support.object_store import s3_client
 
 pytestmark = pytest.mark.stack
 
@@ -165,7 +165,7 @@ def test_nothing_is_lost_while_bridge_broker_or_store_are_killed(tmp_path: Path)
                 client.put_object(Bucket=BUCKET, Key=sent[-1], Body=b"x")
 
         broker = Broker(home, settings, ports)
-        bridge = BridgePart(home, broker.connected(), ports)
+        bridge = BridgeService(home, broker.connected(), ports)
         upload(3)  # before anybody listened
         with running(broker, home.log("broker")) as first:
             with running(bridge, home.log("bridge")) as process, tail(broker.connected(), BUCKET) as uploads:
@@ -187,7 +187,7 @@ def test_nothing_is_lost_while_bridge_broker_or_store_are_killed(tmp_path: Path)
 def test_a_bridge_ends_at_once_when_asked(home: Path, stores: Settings) -> None:
     ports = load_ports(Home(home))
     assert ports
-    part = BridgePart(Home(home), stores.model_copy(update={"uploads_bucket": "lungline-models"}), ports)
+    part = BridgeService(Home(home), stores.model_copy(update={"uploads_bucket": "lungline-models"}), ports)
     with running(part, Home(home).log("second")) as process:
         assert process.stop(3) == 0
 
@@ -195,7 +195,7 @@ def test_a_bridge_ends_at_once_when_asked(home: Path, stores: Settings) -> None:
 def test_notes_of_a_bridge_count_what_it_delivered(home: Path, bridge: None, client: Any, uploads: Tail) -> None:
     client.put_object(Bucket=BUCKET, Key="counted.jpg", Body=b"x")
     uploads.until(lambda records: "counted.jpg" in [upload.key for upload in told(records)])
-    assert find_note(Home(home), "bridge")["delivered"] > 0
+    assert read_state(Home(home), "bridge")["delivered"] > 0
 
 
 @pytest.mark.usefixtures("bridge")
@@ -210,7 +210,7 @@ def test_a_storm_of_uploads_is_one_event_each(stores: Settings, uploads: Tail) -
 
 
 def test_progress_stops_at_the_first_thing_that_is_not_done() -> None:
-    progress = Progress(9)
+    progress = OffsetTracker(9)
     first, second, third = (progress.begin(mark) for mark in (10, 11, 15))
     progress.finish(third)
     progress.finish(second)
@@ -222,7 +222,7 @@ def test_progress_stops_at_the_first_thing_that_is_not_done() -> None:
 
 
 def test_progress_takes_marks_that_repeat_or_step_back() -> None:
-    progress = Progress(0)
+    progress = OffsetTracker(0)
     first, second, third = (progress.begin(mark) for mark in (10, 10, 9))
     progress.finish(first)
     assert (progress.done, progress.open) == (10, 2)

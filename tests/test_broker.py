@@ -6,19 +6,19 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from laptop import retention, topics
-from laptop.broker import Broker, running_broker
-from laptop.home import Home
-from laptop.ports import load_ports
-from laptop.process import running
-from laptop.retention import prune
-from laptop.store import running_store
-from laptop.topics import RESULTS_GROUP, TRIGGER_GROUP, bootstrap, ensure_topics
+from eventing import kafka
+from eventing.kafka import RESULTS_GROUP, TRIGGER_GROUP, bootstrap, ensure_topics
+from laptop.home.ports import load_ports
+from laptop.services import broker as retention
+from laptop.services.broker import Broker, prune, running_broker
+from laptop.services.process import running
+from laptop.services.store import running_store
 from lungline.errors import KafkaUnavailable
+from lungline.home import Home
 from lungline.settings import Settings
-from lungline.storage import Storage
-from tests.kafka_tail import tail
-from tests.listening import command_line, listening
+from lungline.storage.s3 import Storage
+from tests.support.kafka_tail import tail
+from tests.support.open_ports import command_line, listening
 
 pytestmark = pytest.mark.stack
 
@@ -95,6 +95,6 @@ def test_topics_are_made_once(tmp_path: Path) -> None:
 
 
 def test_a_broker_that_is_away_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(topics, "TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(kafka, "TIMEOUT_SECONDS", 0.5)
     with pytest.raises(KafkaUnavailable, match=r"The Kafka broker at 127.0.0.1:1 does not answer\."):
         ensure_topics(Settings(kafka_bootstrap="127.0.0.1:1"))

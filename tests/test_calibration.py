@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from lungline.metrics import ece
-from lungline.package import label_of
+from lungline.evaluation.metrics import ece
+from lungline.package.package import label_of
 from lungline.settings import TrainSettings
 from lungline.training.calibration import best_cut, choose_thresholds, fit_calibration
 

@@ -9,11 +9,19 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from lungline.cluster.canary import Comparison, Figures, PrometheusUnavailable, Watched, compare, figures, watch
-from lungline.cluster.inference_service import ClusterDeployment
+from lungline.deployment.kserve import ClusterDeployment
 from lungline.errors import PromotionRefused
-from tests.cluster import Cluster, api_of, running_cluster
-from tests.manifests_of import text_of
+from lungline.promotion.canary import (
+    CanaryComparison,
+    CanaryWatch,
+    PrometheusUnavailable,
+    RevisionMetrics,
+    compare,
+    revision_metrics,
+    watch,
+)
+from tests.support.kubernetes_api import Cluster, api_of, running_cluster
+from tests.support.manifests_of import text_of
 
 
 @contextmanager
@@ -70,12 +78,12 @@ def seen(**two: float) -> dict[tuple[str, str], float]:
 
 def test_a_canary_that_is_no_worse_stays(cluster: Cluster) -> None:
     there = on_trial(cluster)
-    looks: list[Comparison] = []
+    looks: list[CanaryComparison] = []
     with prometheus(seen()) as uri:
         seen_it = watch(there, uri, seconds=0.05, on_look=looks.append, poll_seconds=0.02)
-    assert seen_it == Watched(True, False, "Version 2 is no worse than version 1 (100 requests).")
+    assert seen_it == CanaryWatch(True, False, "Version 2 is no worse than version 1 (100 requests).")
     assert there.canary() == ("2", 10)
-    assert looks[0].champion == Figures(900.0, 0.0, 0.2)
+    assert looks[0].champion == RevisionMetrics(900.0, 0.0, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -103,9 +111,9 @@ def test_a_few_requests_say_nothing(cluster: Cluster) -> None:
 
 
 def test_a_champion_that_fails_as_well_condemns_nobody() -> None:
-    failing = Figures(requests=500, errors=0.4, p99=1.0)
+    failing = RevisionMetrics(requests=500, errors=0.4, p99=1.0)
     assert compare(failing, failing).worse is None
-    assert compare(Figures(500, None, None), Figures(0, None, None)).worse is None
+    assert compare(RevisionMetrics(500, None, None), RevisionMetrics(0, None, None)).worse is None
 
 
 def test_without_a_canary_there_is_nothing_to_watch(cluster: Cluster) -> None:
@@ -117,7 +125,7 @@ def test_without_a_canary_there_is_nothing_to_watch(cluster: Cluster) -> None:
 
 def test_a_prometheus_that_is_away_is_told() -> None:
     with pytest.raises(PrometheusUnavailable, match="does not answer with a number"):
-        figures("http://127.0.0.1:9", "pneumonia-predictor-00001")
+        revision_metrics("http://127.0.0.1:9", "pneumonia-predictor-00001")
 
 
 def test_the_manifests_collect_what_a_canary_is_judged_by() -> None:

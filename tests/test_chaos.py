@@ -14,19 +14,19 @@ import pytest
 from confluent_kafka import Message, Producer
 from typer.testing import CliRunner
 
+from cli.main import app
 from laptop import stack
-from laptop.home import Home, read_json, write_private
-from laptop.store import running_store
-from lungline import results
-from lungline.cli import app
-from lungline.diagnosis import Diagnoser
-from lungline.events import Upload, minio_record
-from lungline.package import Package
-from lungline.storage import Storage
-from tests.chaos import PARTS, PATIENT, Chaos, eventually, key_of, picture, shuffled_pairs
-from tests.chaos_stack import champion, install, running
-from tests.kafka_tail import tail
-from tests.listening import command_line, family
+from laptop.services.store import running_store
+from lungline.diagnosis.diagnoser import Diagnoser
+from lungline.events.uploads import Upload, minio_record
+from lungline.home import Home, read_json, write_json
+from lungline.package.package import Package
+from lungline.results import records as results
+from lungline.storage.s3 import Storage
+from tests.support.chaos_run import PARTS, PATIENT, Chaos, eventually, key_of, picture, shuffled_pairs
+from tests.support.chaos_stack import champion, install, running
+from tests.support.kafka_tail import tail
+from tests.support.open_ports import command_line, family
 from tests.test_privacy import leaks, named_film
 
 pytestmark = pytest.mark.stack
@@ -96,7 +96,7 @@ def test_an_upload_whose_event_was_lost_is_found_when_a_part_comes_back(chaos: C
     note = Home(chaos.settings.home).file("run", "bridge.json")
     known = read_json(note)
     assert known
-    write_private(note, known | {"position": time.time_ns()})
+    write_json(note, known | {"position": time.time_ns()})
     chaos.kill("bridge")
     chaos.settle(120)
     log = Home(chaos.settings.home).log("supervisor")

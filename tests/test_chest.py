@@ -7,12 +7,14 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from lungline import phantom
-from lungline.images import Preparation
-from lungline.package import NOT_A_CHEST, Card, CodeFacts, DataFacts, Package, Thresholds, write_package
+from lungline.datasets import phantom
+from lungline.imaging.preparation import Preparation
+from lungline.package.card import Card, CodeFacts, DataFacts, Thresholds
+from lungline.package.package import NOT_A_CHEST, Package
 from lungline.settings import ModelSettings
-from lungline.training.chest import fit_chest_check
+from lungline.training.export import write_package
 from lungline.training.network import build
+from lungline.training.ood_check import fit_chest_check
 from lungline.training.outliers import draw_outliers
 
 SIZE = 64

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lungline import cli
-from tests.tiny_package import write_tiny_package
+from cli import main
+from tests.support.tiny_package import write_tiny_package
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr("sys.argv", ["lungline", *arguments])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     return int(ended.value.code or 0)
 
 

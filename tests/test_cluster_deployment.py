@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import yaml
 
-from lungline.cluster.inference_service import READY_SECONDS, ClusterDeployment, render
-from lungline.cluster.kubernetes_api import ClusterRefused, ClusterUnavailable, KubernetesApi
-from lungline.deployment import Deployment
+from lungline.deployment.base import Deployment
+from lungline.deployment.kserve import READY_SECONDS, ClusterDeployment, render
+from lungline.deployment.kubernetes_api import ClusterRefused, ClusterUnavailable, KubernetesApi
 from lungline.errors import ModelNotReady, PackageError
-from lungline.lineage.promotion import LEASE
-from tests.cluster import ROOT, Cluster, api_of, running_cluster
+from lungline.promotion.promotion import LEASE
+from tests.support.kubernetes_api import ROOT, Cluster, api_of, running_cluster
 
 MANIFEST = yaml.safe_load((ROOT / "manifests/base/inference/inference_service.yaml").read_text())
 

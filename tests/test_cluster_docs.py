@@ -5,8 +5,8 @@ import re
 import pytest
 
 from lungline.settings import known_names, variable
-from tests.command_lines import of_ours, options_of, parse
-from tests.manifests_of import ROOT, generated_secrets, pods
+from tests.support.command_lines import of_ours, options_of, parse
+from tests.support.manifests_of import ROOT, generated_secrets, pods
 from tests.test_manifests import OF_THE_HOUSE
 
 TEXT = (ROOT / "docs/cluster.md").read_text()

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from lungline import cli
-from lungline.cluster.cluster_doctor import KINDS, READY, SECRETS, SWITCHES, examine
-from tests.cluster import Cluster, api_of, write_kubeconfig
-from tests.manifests_of import generated_secrets, objects
+from cli import main
+from lungline.deployment.cluster_doctor import KINDS, READY, SECRETS, SWITCHES, examine
+from tests.support.kubernetes_api import Cluster, api_of, write_kubeconfig
+from tests.support.manifests_of import generated_secrets, objects
 
 
 @contextmanager
@@ -101,7 +101,7 @@ def test_the_command_shows_them_and_ends_with_1_when_something_is_missing(
         with api_server(answers) as there:
             write_kubeconfig(tmp_path / "config", there.address, monkeypatch)
             with pytest.raises(SystemExit) as ended:
-                cli.main()
+                main.main()
         assert ended.value.code == expected
         found = json.loads(capsys.readouterr().out)
         assert [one["passed"] for one in found].count(False) == expected

@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
+from cli import main
 from components.promote import promote as promote_step
-from lungline import cli
-from lungline.cluster import inference_service
-from lungline.cluster.kubernetes_api import ClusterRefused
-from lungline.deployment import deployment_of
-from lungline.lineage import tracking
-from lungline.package import CodeFacts, DataFacts
-from lungline.registry import Registry
+from lungline.deployment import kserve
+from lungline.deployment.base import deployment_of
+from lungline.deployment.kubernetes_api import ClusterRefused
+from lungline.package.card import CodeFacts, DataFacts
+from lungline.registry import tracking
+from lungline.registry.versions import Registry
 from lungline.settings import Settings, load_settings, variable
-from tests.cluster import Cluster, running_cluster, write_kubeconfig
+from tests.support.kubernetes_api import Cluster, running_cluster, write_kubeconfig
+from tests.support.tiny_package import write_tiny_package
 from tests.test_canary import prometheus
-from tests.tiny_package import write_tiny_package
 
 MODEL = "cluster-model"
 WHO = ("--by", "Dr. A", "--reason", "better on our own films")
@@ -43,7 +43,7 @@ def registered(services: dict[str, str], tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def cluster(registered: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A cluster that kubectl knows, and the addresses of the registry in the environment, as a person has them."""
-    monkeypatch.setattr(inference_service, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(kserve, "POLL_SECONDS", 0.01)
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     for name, value in registered.items():
         monkeypatch.setenv(variable(name), value)
@@ -67,7 +67,7 @@ class Terminal:
     def code(self, *arguments: str) -> int:
         self._monkeypatch.setattr("sys.argv", ["lungline", *arguments])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            main.main()
         shown = self._capsys.readouterr()
         self.out, self.said = shown.out, shown.err
         return int(ended.value.code or 0)

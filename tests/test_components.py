@@ -15,13 +15,13 @@ from components.gate import gate
 from components.prepare import prepare
 from components.promote import promote
 from components.register import register
+from components.step_events import Event, read, step
 from components.train import train
 from components.validate_data import validate_data
 from lungline.errors import ContractBreached, DataError, SettingsError
 from lungline.evaluation.scoring import Scores
-from lungline.lineage.tracking import Record
-from lungline.package import Package
-from lungline.progress import Event, read, step
+from lungline.package.package import Package
+from lungline.registry.tracking import RunRecord
 from lungline.settings import load_settings
 
 # Keras saves its variables in a way that numpy 2 deprecates.
@@ -126,7 +126,7 @@ def test_training_writes_a_package_and_its_record(trained: tuple[dsl.Artifact, d
     assert card.data.synthetic
     assert card.preparation.size == 32
     assert card.version is None
-    kept = Record.load(Path(record.path))
+    kept = RunRecord.load(Path(record.path))
     assert [epoch["number"] for epoch in kept.epochs] == [1]
     assert kept.params["train.epochs"] == "1"
     assert kept.params["library.numpy"]

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from lungline.settings import PREFIX
-from tests.manifests_of import MANIFESTS, Object, pods
-from tests.object_store import free_ports
-from tests.postgres import running_postgres
+from tests.support.manifests_of import MANIFESTS, Object, pods
+from tests.support.object_store import free_ports
+from tests.support.postgres import running_postgres
 
 
 def container(owner: str) -> Object:
@@ -90,7 +90,7 @@ def test_the_bridge_beside_seaweedfs_is_there() -> None:
     assert bridge["command"][:3] == ["python", "-P", "-m"]
     assert find_spec(bridge["command"][3])
     (store,) = [one for one in pod.containers if one["name"] == "seaweedfs"]
-    assert f"-filer.port.grpc={bridge['command'][4]}" in store["args"]
+    assert f"-filer.port.grpc={bridge['command'][5]}" in store["args"]
 
 
 @pytest.mark.stack

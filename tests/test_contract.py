@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from data.contract import TERMS, Breach, check, enforce
-from lungline.dataset import Prepared, open_dataset, prepare
+from lungline.datasets.opening import Prepared, open_dataset, prepare
 from lungline.errors import ContractBreached, DataError
-from lungline.images import Preparation
+from lungline.imaging.preparation import Preparation
 from lungline.settings import Settings
 
 Rows = list[dict[str, str]]

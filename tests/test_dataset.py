@@ -20,17 +20,19 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from object_store import running_store
 from PIL import Image
 
-from lungline import dataset as dataset_module
-from lungline.dataset import CLASSES, SPLITS, Dataset, Example, Prepared, open_dataset, prepare
-from lungline.datasets import download as download_module
-from lungline.datasets.examples import cut_validation, kind_of, patient_of
+from lungline.datasets import opening as dataset_module
+from lungline.datasets import opening as download_module
+from lungline.datasets.dataset import cut_validation, kind_of, patient_of
 from lungline.datasets.layout import find_layout
+from lungline.datasets.opening import CLASSES, SPLITS, Dataset, Example, Prepared, open_dataset, prepare
 from lungline.errors import DataError, StorageUnavailable
-from lungline.images import Limits, Preparation, decode
+from lungline.imaging.decoding import decode
+from lungline.imaging.image import Limits
+from lungline.imaging.preparation import Preparation
 from lungline.settings import Settings
+from tests.support.object_store import running_store
 
 SETTINGS = Settings(offline=True)
 REAL = Path(__file__).parents[2] / "shared/data/chest_xray.zip"

@@ -22,7 +22,7 @@ ARGUMENTS = ["--exit", "--json", "--data", "phantom:120", "--set=train.epochs=2"
 def test_the_demo_trains_promotes_uploads_and_leaves_nothing_running(tmp_path: Path) -> None:
     home = tmp_path / "home"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LUNGLINE_")}
-    command = [sys.executable, "-m", "lungline.cli", "demo", "--home", str(home), *ARGUMENTS]
+    command = [sys.executable, "-m", "cli", "demo", "--home", str(home), *ARGUMENTS]
     done = subprocess.run(
         command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=580, check=False
     )

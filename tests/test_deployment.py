@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from laptop.predictor import running_predictor
-from lungline import deployment
-from lungline.deployment import LaptopDeployment, deployment_of
+from laptop.services.predictor import running_predictor
+from lungline.deployment import laptop as laptop_deployment
+from lungline.deployment.base import deployment_of
+from lungline.deployment.laptop import LaptopDeployment
 from lungline.errors import ModelNotReady, ObjectGone, PackageError, StackError
-from lungline.package import amend_card
+from lungline.package.card import amend_card
 from lungline.settings import Settings, load_settings
-from lungline.storage import Storage
+from lungline.storage.s3 import Storage
 
 BUCKET = "lungline-models"
 
@@ -73,7 +74,7 @@ def test_a_predictor_that_does_not_answer_leaves_the_old_version_in_place(
     settings: Settings, stored: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     LaptopDeployment.from_settings(settings).deploy(stored["101"], "101")
-    monkeypatch.setattr(deployment, "SWITCH_SECONDS", 0.5)
+    monkeypatch.setattr(laptop_deployment, "SWITCH_SECONDS", 0.5)
     away = settings.model_copy(update={"predictor_uri": "http://127.0.0.1:1"})
     place = LaptopDeployment.from_settings(away)
     with pytest.raises(ModelNotReady, match=r"has not taken version 102 within 0\.5 s: it does not answer"):
@@ -84,7 +85,7 @@ def test_a_predictor_that_does_not_answer_leaves_the_old_version_in_place(
 def test_a_first_deployment_that_fails_leaves_nothing_to_serve(
     settings: Settings, stored: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deployment, "SWITCH_SECONDS", 0.1)
+    monkeypatch.setattr(laptop_deployment, "SWITCH_SECONDS", 0.1)
     place = LaptopDeployment.from_settings(settings.model_copy(update={"predictor_uri": "http://127.0.0.1:1"}))
     with pytest.raises(ModelNotReady):
         place.deploy(stored["101"], "101")

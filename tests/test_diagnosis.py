@@ -10,18 +10,20 @@ import pytest
 from PIL import Image
 from pydantic import SecretStr
 
-from lungline import results
-from lungline.diagnosis import PHANTOM_WARNING, Diagnoser, judge_upload
+from lungline.datasets.phantom import jpeg
+from lungline.diagnosis.diagnoser import PHANTOM_WARNING, Diagnoser
+from lungline.diagnosis.upload import diagnose_upload
 from lungline.errors import EventMalformed, LunglineError, StorageUnavailable
-from lungline.events import Upload
-from lungline.images import Limits
-from lungline.package import Package, Thresholds, amend_card
-from lungline.phantom import jpeg
-from lungline.results import ResultRecord
+from lungline.events.uploads import Upload
+from lungline.imaging.image import Limits
+from lungline.package.card import Thresholds, amend_card
+from lungline.package.package import Package
+from lungline.results import records as results
+from lungline.results.records import ResultRecord
 from lungline.settings import Settings
-from lungline.storage import Storage
-from tests.object_store import running_store
-from tests.tiny_package import write_tiny_package
+from lungline.storage.s3 import Storage
+from tests.support.object_store import running_store
+from tests.support.tiny_package import write_tiny_package
 
 SETTINGS = Settings()
 UPLOADS, RESULTS = SETTINGS.uploads_bucket, SETTINGS.results_bucket
@@ -106,7 +108,7 @@ def test_a_blank_image_is_refused(diagnoser: Diagnoser) -> None:
 
 def test_an_upload_is_judged_and_saved(store: Storage, diagnoser: Diagnoser, upload: Upload) -> None:
     received = datetime.now(UTC)
-    record = judge_upload(upload, diagnoser, store, SETTINGS, received)
+    record = diagnose_upload(upload, diagnoser, store, SETTINGS, received)
     direct = diagnoser.diagnose(jpeg(1, opacities=True))
     assert (record.outcome, record.label, record.probability) == ("judged", direct.label, direct.probability)
     assert record.upload.key == upload.key
@@ -124,15 +126,15 @@ def test_an_upload_is_judged_and_saved(store: Storage, diagnoser: Diagnoser, upl
 
 
 def test_a_duplicate_gets_the_stored_record(store: Storage, diagnoser: Diagnoser, upload: Upload) -> None:
-    first = judge_upload(upload, diagnoser, store, SETTINGS)
-    later = judge_upload(replace(upload, sequencer="2"), diagnoser, store, SETTINGS)
+    first = diagnose_upload(upload, diagnoser, store, SETTINGS)
+    later = diagnose_upload(replace(upload, sequencer="2"), diagnoser, store, SETTINGS)
     assert later == first
     assert records(store, upload) == [first]
 
 
 def test_many_simultaneous_duplicates_give_one_record(store: Storage, diagnoser: Diagnoser, upload: Upload) -> None:
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: judge_upload(upload, diagnoser, store, SETTINGS), range(16)))
+        found = list(pool.map(lambda _: diagnose_upload(upload, diagnoser, store, SETTINGS), range(16)))
     assert all(record == found[0] for record in found)
     assert records(store, upload) == [found[0]]
 
@@ -142,14 +144,14 @@ def test_another_model_version_gives_another_record(
 ) -> None:
     second = shutil.copytree(folder, tmp_path / "2")
     amend_card(second, version="2")
-    judge_upload(upload, diagnoser, store, SETTINGS)
-    judge_upload(upload, Diagnoser(Package.load(second)), store, SETTINGS)
+    diagnose_upload(upload, diagnoser, store, SETTINGS)
+    diagnose_upload(upload, Diagnoser(Package.load(second)), store, SETTINGS)
     assert [record.model.version for record in records(store, upload)] == ["1", "2"]
 
 
 def test_a_refused_image_gets_a_record_with_the_reason(store: Storage, diagnoser: Diagnoser) -> None:
     upload = put(store, "Doe-Jane.jpeg", b"not an image")
-    record = judge_upload(upload, diagnoser, store, SETTINGS)
+    record = diagnose_upload(upload, diagnoser, store, SETTINGS)
     assert (record.outcome, record.label, record.reason) == ("refused", "Refused", "not-an-image")
     assert (record.probability, record.heatmap) == (None, None)
     assert records(store, upload) == [record]
@@ -158,16 +160,16 @@ def test_a_refused_image_gets_a_record_with_the_reason(store: Storage, diagnoser
 
 
 def test_an_image_that_is_too_large_is_refused_without_reading_it(store: Storage, folder: Path, upload: Upload) -> None:
-    record = judge_upload(upload, Diagnoser(Package.load(folder), Limits(max_bytes=1000)), store, SETTINGS)
+    record = diagnose_upload(upload, Diagnoser(Package.load(folder), Limits(max_bytes=1000)), store, SETTINGS)
     assert (record.label, record.reason) == ("Refused", "too-large")
 
 
 def test_what_was_refused_is_judged_when_it_can_be(store: Storage, folder: Path, upload: Upload) -> None:
     strict, able = Diagnoser(Package.load(folder), Limits(min_side=1000)), Diagnoser(Package.load(folder))
-    assert judge_upload(upload, strict, store, SETTINGS).outcome == "refused"
-    judged = judge_upload(upload, able, store, SETTINGS)
+    assert diagnose_upload(upload, strict, store, SETTINGS).outcome == "refused"
+    judged = diagnose_upload(upload, able, store, SETTINGS)
     assert judged.outcome == "judged"
-    assert judge_upload(upload, strict, store, SETTINGS) == judged
+    assert diagnose_upload(upload, strict, store, SETTINGS) == judged
     assert records(store, upload) == [judged]
 
 
@@ -175,24 +177,24 @@ def test_a_deleted_object_ends_as_gone_and_is_judged_when_it_comes_back(
     store: Storage, diagnoser: Diagnoser, upload: Upload
 ) -> None:
     store.delete(UPLOADS, upload.key)
-    gone = judge_upload(upload, diagnoser, store, SETTINGS)
+    gone = diagnose_upload(upload, diagnoser, store, SETTINGS)
     assert (gone.outcome, gone.label, gone.read) == ("gone", None, None)
-    assert judge_upload(upload, diagnoser, store, SETTINGS) == gone
+    assert diagnose_upload(upload, diagnoser, store, SETTINGS) == gone
     store.put(UPLOADS, upload.key, jpeg(1, opacities=True))
-    judged = judge_upload(upload, diagnoser, store, SETTINGS)
+    judged = diagnose_upload(upload, diagnoser, store, SETTINGS)
     assert judged.outcome == "judged"
     store.delete(UPLOADS, upload.key)
-    assert judge_upload(upload, diagnoser, store, SETTINGS) == judged
+    assert diagnose_upload(upload, diagnoser, store, SETTINGS) == judged
 
 
 def test_the_event_of_an_overwritten_object_ends_as_superseded(
     store: Storage, diagnoser: Diagnoser, upload: Upload
 ) -> None:
     newer = put(store, upload.key, jpeg(2, opacities=False))
-    stale = judge_upload(upload, diagnoser, store, SETTINGS)
+    stale = diagnose_upload(upload, diagnoser, store, SETTINGS)
     assert (stale.outcome, stale.label, stale.probability) == ("superseded", None, None)
     assert stale.superseded_by == newer.identity
-    current = judge_upload(newer, diagnoser, store, SETTINGS)
+    current = diagnose_upload(newer, diagnoser, store, SETTINGS)
     assert current.outcome == "judged"
     assert current.probability == diagnoser.diagnose(jpeg(2, opacities=False)).probability
     assert current.read is not None
@@ -202,7 +204,7 @@ def test_the_event_of_an_overwritten_object_ends_as_superseded(
 
 
 def test_an_event_without_etag_is_judged_as_it_is_read(store: Storage, diagnoser: Diagnoser, upload: Upload) -> None:
-    record = judge_upload(replace(upload, etag=None), diagnoser, store, SETTINGS)
+    record = diagnose_upload(replace(upload, etag=None), diagnoser, store, SETTINGS)
     assert record.outcome == "judged"
     assert record.read is not None
     assert record.read.etag == upload.etag
@@ -211,7 +213,7 @@ def test_an_event_without_etag_is_judged_as_it_is_read(store: Storage, diagnoser
 
 def test_an_event_may_not_point_at_another_bucket(store: Storage, diagnoser: Diagnoser) -> None:
     with pytest.raises(EventMalformed, match="only xray-uploads is read"):
-        judge_upload(Upload(RESULTS, "ready"), diagnoser, store, SETTINGS)
+        diagnose_upload(Upload(RESULTS, "ready"), diagnoser, store, SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -220,13 +222,13 @@ def test_an_event_may_not_point_at_another_bucket(store: Storage, diagnoser: Dia
 def test_a_key_that_looks_like_a_path_or_an_address_reaches_nothing(
     store: Storage, diagnoser: Diagnoser, key: str
 ) -> None:
-    assert judge_upload(Upload(UPLOADS, key, etag="e"), diagnoser, store, SETTINGS).outcome == "gone"
+    assert diagnose_upload(Upload(UPLOADS, key, etag="e"), diagnoser, store, SETTINGS).outcome == "gone"
 
 
 def test_a_store_that_is_down_leaves_nothing_behind(diagnoser: Diagnoser) -> None:
     nowhere = Storage("http://127.0.0.1:9", access_key=SecretStr("a"), secret_key=SecretStr("b"))
     with pytest.raises(StorageUnavailable):
-        judge_upload(Upload(UPLOADS, "x"), diagnoser, nowhere, SETTINGS)
+        diagnose_upload(Upload(UPLOADS, "x"), diagnoser, nowhere, SETTINGS)
 
 
 def test_200_different_images_at_once_each_get_their_own_result(store: Storage, diagnoser: Diagnoser) -> None:
@@ -235,7 +237,7 @@ def test_200_different_images_at_once_each_get_their_own_result(store: Storage, 
     assert len(set(expected.values())) > 180  # else a mixed-up answer could pass for the right one
     with ThreadPoolExecutor(16) as pool:
         uploads = list(pool.map(lambda item: put(store, *item), images.items()))
-        found = list(pool.map(lambda upload: judge_upload(upload, diagnoser, store, SETTINGS), uploads))
+        found = list(pool.map(lambda upload: diagnose_upload(upload, diagnoser, store, SETTINGS), uploads))
     assert {record.upload.key: record.probability for record in found} == expected
 
 
@@ -247,7 +249,7 @@ def test_a_record_that_is_damaged_is_said_so(store: Storage) -> None:
 
 
 def test_every_record_can_be_listed(store: Storage, diagnoser: Diagnoser, upload: Upload) -> None:
-    record = judge_upload(upload, diagnoser, store, SETTINGS)
+    record = diagnose_upload(upload, diagnoser, store, SETTINGS)
     assert record in list(results.every(store, RESULTS))
 
 
@@ -257,9 +259,9 @@ def test_the_latest_results_come_first_whatever_their_outcome(store: Storage, di
     ours = SETTINGS.model_copy(update={"results_bucket": bucket})
     uploads = [put(store, f"latest/{number}.jpeg", jpeg(number, opacities=True)) for number in range(3)]
     uploads.append(put(store, "latest/not an image.jpeg", b"not an image"))
-    records = [judge_upload(upload, diagnoser, store, ours) for upload in uploads]
-    judge_upload(uploads[0], diagnoser, store, ours)  # a duplicate is no later result
-    gone = judge_upload(Upload(UPLOADS, "latest/gone.jpeg", etag="e"), diagnoser, store, ours)
+    records = [diagnose_upload(upload, diagnoser, store, ours) for upload in uploads]
+    diagnose_upload(uploads[0], diagnoser, store, ours)  # a duplicate is no later result
+    gone = diagnose_upload(Upload(UPLOADS, "latest/gone.jpeg", etag="e"), diagnoser, store, ours)
     found = results.latest(store, bucket, 10)
     assert sorted(found, key=lambda record: record.times.done) == [*records, gone]
     assert results.latest(store, bucket, 10)[:2] == results.latest(store, bucket, 2)
@@ -273,7 +275,7 @@ def test_an_upload_is_known_by_its_record_and_not_by_its_heatmap(
     assert not results.is_known(store, RESULTS, upload.identity)
     store.put(RESULTS, results.heatmap_key(upload.identity, "1", datetime.now(UTC)), b"png")
     assert not results.is_known(store, RESULTS, upload.identity)
-    judge_upload(upload, diagnoser, store, SETTINGS)
+    diagnose_upload(upload, diagnoser, store, SETTINGS)
     assert results.is_known(store, RESULTS, upload.identity)
     known = list(results.identities(store, RESULTS, upload.identity[:2]))
     assert upload.identity in known

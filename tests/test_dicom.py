@@ -14,14 +14,16 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
-from lungline.dataset import open_dataset
+from lungline.datasets.opening import open_dataset
 from lungline.datasets.prepared import Prepared, prepare
 from lungline.errors import ImageRefused
-from lungline.images import Limits, Preparation, decode
+from lungline.imaging.decoding import decode
+from lungline.imaging.image import Limits
+from lungline.imaging.preparation import Preparation
 from lungline.settings import Settings
-from tests import dicom_files
-from tests.cost import Cost, costs_of
-from tests.dicom_files import (
+from tests.support import dicom_files
+from tests.support.cpu_cost import Cost, costs_of
+from tests.support.dicom_files import (
     BASELINE,
     BIG,
     CAPTURE,
@@ -281,7 +283,7 @@ class TestWhatIsTaken:
 
     def test_reading_dicom_imports_neither_pydicom_nor_pandas(self) -> None:
         script = (
-            "import sys; from lungline.images import decode\n"
+            "import sys; from lungline.imaging.preparation import decode\n"
             "assert 'imagecodecs' not in sys.modules\n"
             "decode(sys.stdin.buffer.read())\n"
             "print([name for name in ('pydicom', 'dicomanonymizer', 'pandas') if name in sys.modules])"

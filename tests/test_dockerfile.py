@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.manifests_of import pods
+from tests.support.manifests_of import pods
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "Dockerfile").read_text()

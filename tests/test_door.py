@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from serving import door
-from serving.door import Door, Reply, Request
+from serving import app
+from serving.app import InferenceApp
+from serving.http import Reply, Request
 
 MAX_BODY = 1000
 
@@ -26,7 +27,7 @@ async def otherwise(*_: Any) -> None:
     raise AssertionError
 
 
-def made(pool: ThreadPoolExecutor, gate: threading.Event | None = None) -> Door:
+def made(pool: ThreadPoolExecutor, gate: threading.Event | None = None) -> InferenceApp:
     """A door to a handler that answers with the length of what it got, once the gate is open."""
 
     def handle(request: Request) -> Reply:
@@ -34,10 +35,10 @@ def made(pool: ThreadPoolExecutor, gate: threading.Event | None = None) -> Door:
             gate.wait(30)
         return Reply(200, str(len(request.body)).encode())
 
-    return Door({"/x": handle}, otherwise, pool, MAX_BODY)
+    return InferenceApp({"/x": handle}, otherwise, pool, MAX_BODY)
 
 
-async def ask(entrance: Door, *chunks: bytes, length: int | None = None, last: bool = True) -> tuple[int, Any]:
+async def ask(entrance: InferenceApp, *chunks: bytes, length: int | None = None, last: bool = True) -> tuple[int, Any]:
     """Status and answer to a POST of these chunks; without `last` the body never ends."""
     messages = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks or (b"",)]
     if last:
@@ -73,14 +74,14 @@ def test_a_body_that_is_too_large_is_413_whether_it_says_so_or_not(pool: ThreadP
 
 
 def test_a_body_that_never_ends_is_408(pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(app, "BODY_SECONDS", 0.05)
     status, answer = asyncio.run(ask(made(pool), b"abc", last=False))
     assert status == 408
     assert answer["error"].startswith("The body took longer than")
 
 
 def test_an_answer_that_takes_too_long_is_503(pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(app, "ANSWER_SECONDS", 0.05)
     gate = threading.Event()
     try:
         status, answer = asyncio.run(ask(made(pool, gate), b"abc"))
@@ -89,7 +90,7 @@ def test_an_answer_that_takes_too_long_is_503(pool: ThreadPoolExecutor, monkeypa
     assert (status, answer["error"]) == (503, "The request took too long; try again.")
 
 
-@pytest.mark.parametrize(("chunks", "limit"), [(b"abc", door.PLACES), (b"a" * 1000, door.BODIES)])
+@pytest.mark.parametrize(("chunks", "limit"), [(b"abc", app.PLACES), (b"a" * 1000, app.BODIES)])
 def test_what_would_wait_in_memory_is_503_and_takes_no_place_from_those_inside(
     pool: ThreadPoolExecutor, chunks: bytes, limit: int
 ) -> None:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lungline.errors import EventMalformed
-from lungline.events import MAX_EVENT_BYTES, Upload, minio_record, parse
+from lungline.events.cloudevents import MAX_EVENT_BYTES
+from lungline.events.uploads import Upload, minio_record, parse
 
 KEY = "ward 7/Ünïcode + 100%/a=b&c.jpeg"
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from lungline.dataset import Dataset, open_dataset, prepare
+from lungline.datasets.opening import Dataset, open_dataset, prepare
+from lungline.datasets.phantom import jpeg
 from lungline.errors import DataError
-from lungline.images import Preparation
-from lungline.phantom import jpeg
+from lungline.imaging.preparation import Preparation
 from lungline.settings import Settings
 
 PATIENTS = {"train": "person1", "val": "person2", "test": "person3"}

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.answers import RequestMalformed
-from serving.forms import first_file
+from serving.http import RequestMalformed
+from serving.predictions import first_file
 
 
 def encoded(**fields: object) -> tuple[bytes, str]:

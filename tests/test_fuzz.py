@@ -1,4 +1,4 @@
-from tests.fuzz import run_apart
+from tests.support.fuzz import run_apart
 
 
 def test_two_thousand_mutated_files_of_all_formats_give_pictures_or_typed_refusals_and_nothing_else() -> None:

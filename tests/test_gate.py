@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from lungline.gate import judge
-from lungline.metrics import Evaluation, Scored, summarise
-from lungline.package import Thresholds, label_of
+from lungline.evaluation.gate import evaluate_gate
+from lungline.evaluation.metrics import Evaluation, Scored, summarise
+from lungline.package.card import Thresholds
+from lungline.package.package import label_of
 from lungline.settings import GateSettings
 
 THRESHOLDS = Thresholds(low=0.3, high=0.7, operating=0.5, chosen="By hand.")
@@ -27,7 +28,7 @@ def evaluation(**changes: object) -> Evaluation:
 
 
 def test_a_good_model_passes_every_rule() -> None:
-    verdict = judge(evaluation(), None, GateSettings(), synthetic=False)
+    verdict = evaluate_gate(evaluation(), None, GateSettings(), synthetic=False)
     assert verdict.passed
     assert verdict.sentence == f"All {len(verdict.rules)} rules passed."
 
@@ -37,25 +38,25 @@ def test_a_good_model_passes_every_rule() -> None:
     [("auc", 0.5), ("accuracy", 0.5), ("sensitivity", 0.5), ("specificity", 0.5), ("ece", 0.5), ("unsure_rate", 0.5)],
 )
 def test_each_rule_fails_alone_and_says_by_how_much(figure: str, value: float) -> None:
-    verdict = judge(evaluation(**{figure: value}), None, GateSettings(), synthetic=False)
+    verdict = evaluate_gate(evaluation(**{figure: value}), None, GateSettings(), synthetic=False)
     assert [rule.name for rule in verdict.rules if not rule.passed] == [figure]
     assert f"{figure} is {value:.4f}" in verdict.sentence
     assert "missed by" in verdict.sentence
 
 
 def test_too_many_refusals_fail() -> None:
-    verdict = judge(evaluation(refused=50), None, GateSettings(), synthetic=False)
+    verdict = evaluate_gate(evaluation(refused=50), None, GateSettings(), synthetic=False)
     assert [rule.name for rule in verdict.rules if not rule.passed] == ["refused"]
 
 
 def test_a_figure_that_cannot_be_measured_fails() -> None:
-    verdict = judge(evaluation(auc=None), None, GateSettings(), synthetic=False)
+    verdict = evaluate_gate(evaluation(auc=None), None, GateSettings(), synthetic=False)
     assert not verdict.passed
     assert "auc is not measurable" in verdict.sentence
 
 
 def test_a_model_as_good_as_the_champion_passes() -> None:
-    verdict = judge(evaluation(), evaluation(), GateSettings(), synthetic=False, paired=(GOOD, GOOD))
+    verdict = evaluate_gate(evaluation(), evaluation(), GateSettings(), synthetic=False, paired=(GOOD, GOOD))
     assert verdict.passed
     assert "auc_gain" in [rule.name for rule in verdict.rules]
 
@@ -63,13 +64,13 @@ def test_a_model_as_good_as_the_champion_passes() -> None:
 def test_a_model_that_loses_more_than_the_margin_fails_alone_on_that_rule() -> None:
     worse = scores(0.35)
     settings = GateSettings(accuracy=0, sensitivity=0, specificity=0, ece=1, unsure_rate=1, auc=0)
-    verdict = judge(summarise(worse, THRESHOLDS), evaluation(), settings, synthetic=False, paired=(worse, GOOD))
+    verdict = evaluate_gate(summarise(worse, THRESHOLDS), evaluation(), settings, synthetic=False, paired=(worse, GOOD))
     assert [rule.name for rule in verdict.rules if not rule.passed] == ["auc_gain"]
     assert "champion" in verdict.sentence
 
 
 def test_a_verdict_on_a_model_of_phantoms_says_so() -> None:
-    verdict = judge(evaluation(), None, GateSettings(), synthetic=True)
+    verdict = evaluate_gate(evaluation(), None, GateSettings(), synthetic=True)
     assert verdict.passed
     assert verdict.synthetic
     assert "phantoms" in verdict.sentence

@@ -9,9 +9,9 @@ import pytest
 from pydantic import SecretStr
 
 from lungline.errors import PromotionConflict, RegistryError, StorageUnavailable
-from lungline.lineage.history import Entry, Facts, History, _hash
-from lungline.storage import Storage
-from tests.object_store import running_store
+from lungline.registry.history import Facts, History, PromotionEntry, _hash
+from lungline.storage.s3 import Storage
+from tests.support.object_store import running_store
 
 BUCKET = "models"
 FACTS = Facts(package="a" * 64, figures={"auc": 0.987654321}, data="phantom", data_digest="d" * 64)
@@ -28,7 +28,7 @@ def history(storage: Storage) -> History:
     return History(storage, BUCKET, uuid.uuid4().hex)
 
 
-def serve(history: History, version: str, *, by: str = "Ada", act: str = "promoted") -> Entry:
+def serve(history: History, version: str, *, by: str = "Ada", act: str = "promoted") -> PromotionEntry:
     """One entry on top of the chain, whatever is there."""
     values = {"kind": "promotion", "version": version, "by": by, "reason": "better", "facts": FACTS}
     return history.append(history.head(), act=act, champion=version, **values)
@@ -154,7 +154,7 @@ def test_an_entry_that_cannot_be_read_is_damage(history: History, storage: Stora
 def test_of_many_who_write_the_same_entry_one_wins_and_the_others_learn_who(history: History) -> None:
     first, together = serve(history, "1"), Barrier(8)
 
-    def attempt(number: int) -> Entry | PromotionConflict:
+    def attempt(number: int) -> PromotionEntry | PromotionConflict:
         together.wait()
         values = {"kind": "promotion", "version": f"{number}", "by": f"promoter {number}", "reason": "race"}
         try:
@@ -164,7 +164,7 @@ def test_of_many_who_write_the_same_entry_one_wins_and_the_others_learn_who(hist
 
     with ThreadPoolExecutor(8) as pool:
         outcomes = list(pool.map(attempt, range(8)))
-    (winner,) = (outcome for outcome in outcomes if isinstance(outcome, Entry))
+    (winner,) = (outcome for outcome in outcomes if isinstance(outcome, PromotionEntry))
     told = [str(outcome) for outcome in outcomes if isinstance(outcome, PromotionConflict)]
     assert len(told) == 7
     assert all(winner.by in sentence for sentence in told)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ROOT / "lungline/commands"
+COMMANDS = ROOT / "cli"
 # What each package may import of the others; nothing looks up but lungline/commands/, inside its functions.
 BELOW = {
     "lungline": set(),
@@ -59,7 +59,7 @@ def test_imports_point_one_way(package: str) -> None:
 
 
 def test_the_command_line_looks_up_only_inside_its_commands() -> None:
-    for path in sources("lungline/commands"):
+    for path in sources("cli"):
         assert not (set(BELOW) - {"lungline"} | HEAVY) & set(imported(at_import(ast.parse(path.read_text())))), path
 
 
@@ -71,7 +71,7 @@ def test_importing_the_core_imports_no_heavy_library() -> None:
 def test_help_answers_without_importing_a_heavy_library() -> None:
     script = (
         "import sys, time\n"
-        "from lungline.cli import main\n"
+        "from cli.main import main\n"
         "sys.argv = ['lungline', '--help']\n"
         "try: main()\n"
         "except SystemExit as done: assert not done.code\n"
@@ -105,7 +105,7 @@ def test_the_wheel_installs_in_a_clean_environment_and_every_package_imports(tmp
     subprocess.run(build, check=True, capture_output=True, timeout=120)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"lungline/py.typed", "lungline/cluster/inference_service.yaml"} <= set(names)
+    assert {"lungline/py.typed", "lungline/deployment/inference_service.yaml"} <= set(names)
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "notebooks/"))]
     clean = tmp_path / "clean"
     # The locked dependencies are already on this machine: a path file lends them, the wheel itself is installed clean.

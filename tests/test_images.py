@@ -14,11 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageOps
 
-from lungline import phantom
+from lungline.datasets import phantom
 from lungline.errors import ImageRefused
-from lungline.images import NORMALISATIONS, Limits, Picture, Preparation, decode, heatmap_png
+from lungline.imaging.decoding import decode
+from lungline.imaging.image import DecodedImage, Limits
 from lungline.imaging.png import write_png
-from tests.cost import Cost, costs_of
+from lungline.imaging.preparation import NORMALISATIONS, Preparation, heatmap_png
+from tests.support.cpu_cost import Cost, costs_of
 
 ANY_SIZE = Limits(min_side=1)
 
@@ -598,8 +600,8 @@ def timed(work: Callable[[], object]) -> float:
     return time.thread_time() - start
 
 
-def picture_of(pixels: np.ndarray) -> Picture:
-    return Picture(pixels, "png", pixels.shape[1], pixels.shape[0], 0.0, ())
+def picture_of(pixels: np.ndarray) -> DecodedImage:
+    return DecodedImage(pixels, "png", pixels.shape[1], pixels.shape[0], 0.0, ())
 
 
 class TestPreparation:

@@ -14,14 +14,16 @@ from confluent_kafka import KafkaError
 from confluent_kafka.admin import AdminClient  # pyright: ignore[reportPrivateImportUsage] - as its docs do
 from pydantic import SecretStr
 
-from laptop.broker import Broker
-from laptop.certificates import Certificates
-from laptop.home import Home
-from laptop.part import Command, State
-from laptop.ports import answers, claim_ports
-from laptop.process import running
+from eventing.kafka import client_options
+from eventing.seaweedfs_tls import Certificates
+from eventing.state import State
+from laptop.home.ports import claim_ports
+from laptop.services.broker import Broker
+from laptop.services.process import running
+from laptop.services.service import Command
 from lungline.errors import KafkaUnavailable, SettingsError
-from lungline.kafka import client_options
+from lungline.home import Home
+from lungline.network import answers
 from lungline.settings import Settings
 
 LOGIN = {"kafka_username": "tools", "kafka_password": SecretStr("hidden")}

@@ -19,17 +19,18 @@ import pytest
 from boto3.s3.transfer import TransferConfig
 
 from laptop import stack
-from laptop.home import Home
-from laptop.lock import is_locked
-from laptop.ports import Ports, is_free, load_ports
-from laptop.process import birth
-from laptop.status import StackStatus
+from laptop.home.lock import is_locked
+from laptop.home.ports import Ports, load_ports
+from laptop.services.process import birth
+from laptop.supervision.status import StackStatus
+from lungline.datasets.phantom import jpeg
 from lungline.errors import StackError
-from lungline.phantom import jpeg
-from lungline.results import ResultRecord
+from lungline.home import Home
+from lungline.network import is_free
+from lungline.results.records import ResultRecord
 from lungline.settings import Settings
-from tests.kafka_tail import tail
-from tests.listening import command_line, family, listening
+from tests.support.kafka_tail import tail
+from tests.support.open_ports import command_line, family, listening
 
 pytestmark = pytest.mark.stack
 

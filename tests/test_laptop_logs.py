@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from laptop.logs import LogFile
-from laptop.process import birth, tail
+from laptop.services.process import birth, tail
+from laptop.supervision.logs import LogFile
 
 
 @pytest.fixture

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from laptop import leash
-from laptop.home import Home
-from laptop.lock import is_locked, take_lock
-from laptop.part import Command
-from laptop.process import Process, birth
-from laptop.status import PartStatus, StackStatus, read_status, write_status
-from laptop.supervisor import end_leftovers
+from laptop.home.lock import is_locked, take_lock
+from laptop.services.process import Process, birth
+from laptop.services.service import Command
+from laptop.supervision import reaper
+from laptop.supervision.status import ServiceStatus, StackStatus, read_status, write_status
+from laptop.supervision.supervisor import end_leftovers
 from lungline.errors import StackError
+from lungline.home import Home
 
 # A process with a child of its own; both ignore polite requests.
 STUBBORN = (
@@ -56,7 +56,7 @@ def test_stopping_a_process_ends_its_children_too(stubborn: tuple[Process, int])
 
 def test_the_leash_ends_the_groups_of_a_supervisor_that_was_killed(stubborn: tuple[Process, int]) -> None:
     process, child = stubborn
-    with subprocess.Popen((sys.executable, "-I", "-S", leash.__file__), stdin=subprocess.PIPE, text=True) as tied:
+    with subprocess.Popen((sys.executable, "-I", "-S", reaper.__file__), stdin=subprocess.PIPE, text=True) as tied:
         assert tied.stdin
         tied.stdin.write(f"+{process.pid}\n+{2**22 + 1}\n-{2**22 + 1}\n")
         tied.stdin.close()  # as the system does when the supervisor is killed
@@ -66,7 +66,7 @@ def test_the_leash_ends_the_groups_of_a_supervisor_that_was_killed(stubborn: tup
 
 def test_the_leash_touches_nobody_when_the_supervisor_says_that_it_is_done(stubborn: tuple[Process, int]) -> None:
     process, _ = stubborn
-    subprocess.run((sys.executable, "-I", "-S", leash.__file__), input=f"+{process.pid}\n.\n", text=True, check=True)
+    subprocess.run((sys.executable, "-I", "-S", reaper.__file__), input=f"+{process.pid}\n.\n", text=True, check=True)
     assert process.exit_code is None
 
 
@@ -77,7 +77,7 @@ def test_what_a_killed_supervisor_left_is_ended_but_nobody_who_has_only_its_id(
     home = Home.make(tmp_path / "home")
 
     def note(born: str | None) -> None:
-        part = PartStatus("store", "ready", pid=process.pid, birth=born)
+        part = ServiceStatus("store", "ready", pid=process.pid, birth=born)
         write_status(home, StackStatus(home.path, True, 1, (part,), "long ago"))
 
     note("another time")
@@ -90,10 +90,10 @@ def test_what_a_killed_supervisor_left_is_ended_but_nobody_who_has_only_its_id(
 
 def test_the_status_of_a_supervisor_that_is_gone_is_not_believed(tmp_path: Path) -> None:
     home = Home.make(tmp_path)
-    write_status(home, StackStatus(home.path, True, os.getpid(), (PartStatus("store", "ready", pid=1),), "long ago"))
+    write_status(home, StackStatus(home.path, True, os.getpid(), (ServiceStatus("store", "ready", pid=1),), "long ago"))
     status = read_status(home)
     assert not status.running
-    assert status.part("store") == PartStatus("store", "stopped")
+    assert status.part("store") == ServiceStatus("store", "stopped")
 
 
 def test_a_lock_is_held_by_one(tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
-from lungline import events
+from lungline.events import uploads
+from lungline.results import events
 from lungline.settings import PREFIX, Settings, known_names, variable
-from tests.command_lines import parse
-from tests.manifests_of import (
+from tests.support.command_lines import parse
+from tests.support.manifests_of import (
     MANIFESTS,
     NAMESPACE,
     OVERLAYS,
@@ -287,7 +288,7 @@ def test_users_of_kafka_and_their_secrets_have_the_same_names(overlay: str) -> N
 def test_an_upload_event_reaches_the_predictor_and_its_reply_the_worklist(overlay: str) -> None:
     triggers = named(overlay, "Trigger")
     judge, show = triggers["judge"]["spec"], triggers["show"]["spec"]
-    assert judge["filter"]["attributes"] == {"type": events.UPLOAD_TYPE}
+    assert judge["filter"]["attributes"] == {"type": uploads.UPLOAD_TYPE}
     assert judge["subscriber"]["ref"]["name"] == DEFAULTS.model_name
     assert judge["subscriber"]["uri"] == f"/v1/models/{DEFAULTS.model_name}:predict"
     assert show["filter"]["attributes"] == {"type": events.RESULT_TYPE}
@@ -295,12 +296,12 @@ def test_an_upload_event_reaches_the_predictor_and_its_reply_the_worklist(overla
     prefix = triggers["publish"]["spec"]["filters"][0]["prefix"]["type"]
     assert events.RESULT_TYPE.startswith(prefix)
     assert events.RESULTS_TYPE.startswith(prefix)
-    assert not events.UPLOAD_TYPE.startswith(prefix)
+    assert not uploads.UPLOAD_TYPE.startswith(prefix)
 
 
 @every_overlay
 def test_the_worklist_has_the_routes_that_events_are_sent_to(overlay: str) -> None:
-    from worklist.event_routes import router
+    from worklist.web.events import router
 
     routes = {getattr(route, "path", "") for route in router.routes}
     sinks = [one["spec"]["sink"] for one in of_kind(overlay, "KafkaSource")]
@@ -331,7 +332,7 @@ def test_delivery_is_stated_in_full_because_a_part_replaces_all_defaults(overlay
 
 @every_overlay
 def test_each_waits_longer_than_the_one_behind_it(overlay: str) -> None:
-    from serving.door import ANSWER_SECONDS
+    from serving.app import ANSWER_SECONDS
 
     (service,) = of_kind(overlay, "InferenceService")
     patience = named(overlay, "Trigger")["judge"]["spec"]["delivery"]["timeout"]
@@ -604,7 +605,7 @@ def test_monitors_look_every_15_seconds_at_ports_that_are_there(overlay: str) ->
 def test_alerts_and_dashboards_ask_for_metrics_that_the_code_has(overlay: str) -> None:
     source = "\n".join(
         path.read_text()
-        for folder in ("serving", "worklist", "lungline", "laptop")
+        for folder in ("serving", "worklist", "lungline", "eventing", "laptop")
         for path in (ROOT / folder).rglob("*.py")
     )
     asked = text_of(f"overlays/{overlay}")

@@ -6,18 +6,18 @@ from datetime import UTC, datetime, timedelta
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from lungline.results import (
+from lungline.results.records import (
+    ImageFacts,
     ModelFacts,
-    Operating,
+    OperatingPoint,
     Outcome,
-    PictureFacts,
     ReadFacts,
     ResultLabel,
     ResultRecord,
     Times,
     UploadFacts,
 )
-from serving import meters
+from serving import metrics
 
 NOW = datetime.now(UTC)
 
@@ -30,7 +30,7 @@ def record(number: int, outcome: Outcome, label: ResultLabel | None) -> ResultRe
         outcome=outcome,
         label=label,
         probability=0.5 if outcome == "judged" else None,
-        thresholds=Operating(low=0.2, high=0.8, operating=0.5),
+        thresholds=OperatingPoint(low=0.2, high=0.8, operating=0.5),
         reason="corrupt" if outcome == "refused" else None,
         message=f"{secret} cannot be read",
         warnings=(f"{secret} is odd",),
@@ -39,7 +39,7 @@ def record(number: int, outcome: Outcome, label: ResultLabel | None) -> ResultRe
             identity=f"{number:032x}", bucket="b", key=f"{secret}.png", version_id=secret, etag=secret, sequencer=secret
         ),
         read=ReadFacts(etag=secret, version_id=None, size=1000 + number, modified=NOW),
-        picture=PictureFacts(format="png", width=100 + number, height=2000),
+        picture=ImageFacts(format="png", width=100 + number, height=2000),
         times=Times(uploaded=NOW - timedelta(seconds=1), received=NOW, done=NOW),
         timings={"fetch": 3.0, "decode": 2.0, "predict": 0.2, "save_heatmap": 1.0, secret: 1.0},
     )
@@ -56,16 +56,16 @@ def test_a_thousand_uploads_of_a_thousand_patients_add_no_series_after_the_first
     judged: list[ResultLabel] = ["Normal", "Pneumonia", "Unsure"]
     kinds.extend(("judged", label) for label in judged)
     for number, (outcome, label) in enumerate(kinds):
-        assert meters.note(record(number, outcome, label), NOW)
+        assert metrics.count_record(record(number, outcome, label), NOW)
     first = set(series())
     for number in range(1000):
-        meters.note(record(number, *kinds[number % len(kinds)]), NOW)
+        metrics.count_record(record(number, *kinds[number % len(kinds)]), NOW)
     assert set(series()) == first
     assert len(first) < 300
 
 
 def test_nothing_that_a_record_says_of_a_patient_is_in_the_metrics() -> None:
-    meters.note(record(7, "judged", "Unsure"), NOW)
+    metrics.count_record(record(7, "judged", "Unsure"), NOW)
     text = generate_latest().decode()
     assert "Doe" not in text
     assert not re.search(r"\b[0-9a-f]{32}\b", text)  # nor who was X-rayed, by the identity of the upload
@@ -73,8 +73,8 @@ def test_nothing_that_a_record_says_of_a_patient_is_in_the_metrics() -> None:
 
 def test_each_upload_is_counted_once_however_often_it_is_delivered() -> None:
     before = series()
-    assert meters.note(record(1, "judged", "Normal"), NOW)
-    assert not meters.note(record(1, "judged", "Normal"), NOW + timedelta(seconds=9))
+    assert metrics.count_record(record(1, "judged", "Normal"), NOW)
+    assert not metrics.count_record(record(1, "judged", "Normal"), NOW + timedelta(seconds=9))
     after = series()
     labels = "[('label', 'Normal'), ('model_version', '3'), ('outcome', 'judged')]"
     assert after[f"lungline_results_total{labels}"] - before.get(f"lungline_results_total{labels}", 0) == 1
@@ -83,7 +83,7 @@ def test_each_upload_is_counted_once_however_often_it_is_delivered() -> None:
 
 def test_the_stages_of_an_upload_are_told_in_seconds() -> None:
     before = series()
-    meters.note(record(1, "judged", "Pneumonia"), NOW)
+    metrics.count_record(record(1, "judged", "Pneumonia"), NOW)
     after = series()
 
     def took(stage: str) -> float:

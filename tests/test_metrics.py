@@ -3,8 +3,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from lungline.errors import DataError
-from lungline.metrics import Scored, auc, ece, summarise
-from lungline.package import Thresholds, label_of
+from lungline.evaluation.metrics import Scored, auc, ece, summarise
+from lungline.package.card import Thresholds
+from lungline.package.package import label_of
 
 THRESHOLDS = Thresholds(low=0.3, high=0.7, operating=0.5, chosen="By hand.")
 

@@ -3,15 +3,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lungline.dataset import Prepared, open_dataset, prepare
+from lungline.datasets.opening import Prepared, open_dataset, prepare
 from lungline.errors import PackageError
-from lungline.model import Epoch, Trained, build, logits, preparation_of, train
-from lungline.package import Calibration, CodeFacts, DataFacts, Package, amend_card, write_package
+from lungline.package.card import Calibration, CodeFacts, DataFacts, amend_card
+from lungline.package.package import Package
 from lungline.settings import ModelSettings, load_settings
 from lungline.training.augment import augment, reframe
-from lungline.training.backbone import imagenet_weights
-from lungline.training.network import with_closer_looks
-from lungline.training.parity import check
+from lungline.training.export import check, write_package
+from lungline.training.network import imagenet_weights, with_closer_looks
+from lungline.training.train import Epoch, Trained, build, logits, preparation_of, train
 
 SETTINGS = load_settings(
     {"data": "phantom:160", "model.size": 32, "model.width": 8, "train.epochs": 2, "train.batch": 16}

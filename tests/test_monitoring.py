@@ -14,30 +14,28 @@ from PIL import Image
 from prometheus_client import CollectorRegistry, generate_latest
 from typer.testing import CliRunner
 
-from benchmarks.drift import Change, Pictures, adult, blurred, brighter, saved
-from laptop.home import Home
-from laptop.monitoring import Monitoring
-from lungline import results
-from lungline.cli import app
-from lungline.diagnosis import Diagnoser
+from benchmarks.drift import Change, Images, adult, blurred, brighter, saved
+from cli.main import app
+from laptop.supervision.monitoring import Monitoring
+from lungline.datasets.phantom import jpeg
+from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.errors import PackageError
+from lungline.home import Home
 from lungline.imaging.decoding import decode
-from lungline.monitoring import rule
-from lungline.monitoring import store as findings
-from lungline.monitoring.comparison import TESTS, compare
+from lungline.imaging.statistics import STATISTICS, ImageStatistics, compute_statistics
+from lungline.monitoring import findings, rule
+from lungline.monitoring.comparison import TESTS, ComparedResult, compare, sample
+from lungline.monitoring.findings import proportion
 from lungline.monitoring.gauges import DriftCollector, families
 from lungline.monitoring.monitor import monitor
-from lungline.monitoring.observation import STATISTICS, Observation, observe
-from lungline.monitoring.proportion import proportion
 from lungline.monitoring.reference import FILE, add_reference, fetch_reference, measure
-from lungline.monitoring.sample import Judged, sample
-from lungline.package import Package
-from lungline.phantom import jpeg
-from lungline.results import ModelFacts, Operating, ResultRecord, Times, UploadFacts
+from lungline.package.package import Package
+from lungline.results import records
+from lungline.results.records import ModelFacts, OperatingPoint, ResultRecord, Times, UploadFacts
 from lungline.settings import Settings, load_settings
-from lungline.storage import Storage
-from tests.object_store import ACCESS_KEY, SECRET_KEY, running_store
-from tests.tiny_package import write_tiny_package
+from lungline.storage.s3 import Storage
+from tests.support.object_store import ACCESS_KEY, SECRET_KEY, running_store
+from tests.support.tiny_package import write_tiny_package
 
 SETTINGS = Settings()
 RESULTS, MODELS = SETTINGS.results_bucket, SETTINGS.models_bucket
@@ -60,13 +58,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pictures(folder: Path) -> Pictures:
+def pictures(folder: Path) -> Images:
     files = [jpeg(seed, opacities=seed % 2 == 0, size=96) for seed in range(220)]
     known = [(seed % 2 == 0, f"person{seed}", data) for seed, data in enumerate(files)]
-    return Pictures(folder, known, {"none": UNCHANGED, **HEARD})
+    return Images(folder, known, {"none": UNCHANGED, **HEARD})
 
 
-def share_of_alarms(pictures: Pictures, change: str, runs: int) -> float:
+def share_of_alarms(pictures: Images, change: str, runs: int) -> float:
     heard = 0
     for run in range(runs):
         known, field = pictures.parted(np.random.default_rng(run), WINDOW)
@@ -76,22 +74,24 @@ def share_of_alarms(pictures: Pictures, change: str, runs: int) -> float:
     return heard / runs
 
 
-def test_at_most_one_in_twenty_windows_of_an_unchanged_world_raises_an_alarm(pictures: Pictures) -> None:
+def test_at_most_one_in_twenty_windows_of_an_unchanged_world_raises_an_alarm(pictures: Images) -> None:
     assert share_of_alarms(pictures, "none", 100) <= 0.05
 
 
 @pytest.mark.parametrize("change", HEARD)
-def test_a_change_of_the_pictures_is_heard_within_one_window(pictures: Pictures, change: str) -> None:
+def test_a_change_of_the_pictures_is_heard_within_one_window(pictures: Images, change: str) -> None:
     assert share_of_alarms(pictures, change, 3) == 1
 
 
 def test_many_pictures_of_one_patient_raise_no_alarm_by_being_alike() -> None:
-    def drawn(rng: np.random.Generator, patients: int) -> Iterator[Judged]:
+    def drawn(rng: np.random.Generator, patients: int) -> Iterator[ComparedResult]:
         for patient in range(patients):
             habit = rng.normal()
             for _ in range(5):
                 values = {name: float(habit + 0.1 * rng.normal()) for name in STATISTICS}
-                yield Judged("Normal", 1 / (1 + np.exp(-habit)), Observation(statistics=values), f"{rng}{patient}")
+                yield ComparedResult(
+                    "Normal", 1 / (1 + np.exp(-habit)), ImageStatistics(statistics=values), f"{rng}{patient}"
+                )
 
     heard = []
     for run in range(30):
@@ -102,9 +102,9 @@ def test_many_pictures_of_one_patient_raise_no_alarm_by_being_alike() -> None:
 
 
 def test_swapped_labels_more_doubt_and_refusals_are_heard_by_their_own_tests() -> None:
-    def some(**counts: int) -> list[Judged]:
+    def some(**counts: int) -> list[ComparedResult]:
         risk = {"Normal": 0.1, "Unsure": 0.5, "Pneumonia": 0.9, "Refused": None}
-        return [Judged(label, risk[label]) for label, count in counts.items() for _ in range(count)]
+        return [ComparedResult(label, risk[label]) for label, count in counts.items() for _ in range(count)]
 
     usual = sample(some(Normal=60, Unsure=10, Pneumonia=130))
     swapped = compare(usual, sample(some(Normal=130, Unsure=10, Pneumonia=60)), 0.01)
@@ -118,7 +118,7 @@ def test_swapped_labels_more_doubt_and_refusals_are_heard_by_their_own_tests() -
 def test_statistics_tell_exposure_blur_and_framing() -> None:
     plain = jpeg(1, opacities=True)
     changes = (UNCHANGED, brighter(20), blurred(2), adult(1.0, 1.15, 1.5))
-    usual, bright, soft, wide = (observe(decode(changed(plain, one)), 1000).statistics for one in changes)
+    usual, bright, soft, wide = (compute_statistics(decode(changed(plain, one)), 1000).statistics for one in changes)
     assert tuple(usual) == STATISTICS
     assert bright["mean"] > usual["mean"] + 10
     assert soft["grain"] < usual["grain"]
@@ -159,7 +159,7 @@ def test_a_package_carries_its_reference_like_any_other_file(folder: Path, tmp_p
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory, folder: Path, pictures: Pictures) -> Iterator[Storage]:
+def storage(tmp_path_factory: pytest.TempPathFactory, folder: Path, pictures: Images) -> Iterator[Storage]:
     """Version 1 has a reference and 110 usual results, then 100 brighter ones; version 0 is older than monitoring."""
     with running_store(tmp_path_factory.mktemp("store"), RESULTS, MODELS) as storage:
         package = tmp_path_factory.mktemp("packages") / "1"
@@ -191,7 +191,7 @@ def save(storage: Storage, version: str, at: datetime, diagnoser: Diagnoser, dat
         outcome="judged",
         label=found.label,
         probability=found.probability,
-        thresholds=Operating(low=0.3, high=0.7, operating=0.5),
+        thresholds=OperatingPoint(low=0.3, high=0.7, operating=0.5),
         model=ModelFacts(name="pneumonia", version=version, run_id=None, sha256="0", synthetic=True),
         upload=UploadFacts(
             identity=identity,
@@ -204,7 +204,7 @@ def save(storage: Storage, version: str, at: datetime, diagnoser: Diagnoser, dat
         times=Times(uploaded=at, received=at, done=at),
         observed=found.observed,
     )
-    results.save(storage, RESULTS, record)
+    records.save(storage, RESULTS, record)
     return identity
 
 
@@ -226,9 +226,7 @@ def read(storage: Storage, identity: str, verdict: str, probability: float, numb
     storage.put(RESULTS, f"readings/{identity[:2]}/{identity}/{number}.json", json.dumps(told).encode())
 
 
-def test_the_field_is_compared_by_version_told_once_and_shown(
-    storage: Storage, folder: Path, pictures: Pictures
-) -> None:
+def test_the_field_is_compared_by_version_told_once_and_shown(storage: Storage, folder: Path, pictures: Images) -> None:
     settings = load_settings({"monitor.window": 100})
     calm = monitor(settings, storage)
     assert [model.version for model in calm.models] == ["1", "0"]
@@ -378,7 +376,7 @@ def test_the_laptop_stack_looks_by_itself_and_leaves_nothing_running(storage: St
     finally:
         watching.stop()
     assert found.drifted == before.drifted
-    left = [one for one in psutil.Process().children(recursive=True) if "laptop.look" in " ".join(one.cmdline())]
+    left = [one for one in psutil.Process().children(recursive=True) if "laptop.retraining" in " ".join(one.cmdline())]
     assert left == []
 
 

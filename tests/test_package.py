@@ -11,23 +11,12 @@ import numpy as np
 import pytest
 
 from lungline.errors import PackageError
-from lungline.images import Preparation
-from lungline.model import build
-from lungline.package import (
-    CARD,
-    MODEL,
-    NOT_A_CHEST,
-    Card,
-    ChestCheck,
-    CodeFacts,
-    DataFacts,
-    Package,
-    Thresholds,
-    amend_card,
-    read_card,
-    write_package,
-)
+from lungline.imaging.preparation import Preparation
+from lungline.package.card import CARD, MODEL, Card, ChestCheck, CodeFacts, DataFacts, Thresholds, amend_card, read_card
+from lungline.package.package import NOT_A_CHEST, Package
 from lungline.settings import ModelSettings
+from lungline.training.export import write_package
+from lungline.training.train import build
 
 SIZE = 32
 
@@ -105,7 +94,7 @@ def test_loading_and_judging_need_no_tensorflow_and_give_the_same_answer(written
     inputs = pictures(4)
     expected = [one.probability for one in Package.load(written).predict(inputs)]
     program = (
-        "import json, sys, numpy as np; from pathlib import Path; from lungline.package import Package\n"
+        "import json, sys, numpy as np; from pathlib import Path; from lungline.package.package import Package\n"
         f"inputs = np.random.default_rng(0).random((4, {SIZE}, {SIZE}, 1), np.float32)\n"
         f"print(json.dumps([one.probability for one in Package.load(Path({str(written)!r})).predict(inputs)]))\n"
         "sys.exit(any(name in sys.modules for name in ('tensorflow', 'keras', 'mlflow')))"
@@ -189,7 +178,7 @@ def test_a_picture_unlike_a_chest_is_unsure_with_the_reason_whatever_its_probabi
 
 
 def test_labels_follow_the_thresholds() -> None:
-    from lungline.package import label_of
+    from lungline.package.package import label_of
 
     thresholds = Thresholds(low=0.3, high=0.7, operating=0.5, chosen="By hand.")
     assert [label_of(p, thresholds) for p in (0.0, 0.29, 0.3, 0.69, 0.7, 1.0)] == [

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from lungline import phantom
-from lungline.datasets.anatomy import Patient
-from lungline.images import Preparation, decode
+from lungline.datasets import phantom
+from lungline.datasets.phantom_anatomy import Patient
+from lungline.imaging.decoding import decode
+from lungline.imaging.preparation import Preparation
 
 
 def drawn(seed: int, *, opacities: bool, size: int = 64, **arguments: object) -> np.ndarray:

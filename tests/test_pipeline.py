@@ -12,20 +12,20 @@ from typing import Any
 
 import pytest
 
+from components.step_events import Event
 from laptop.retraining import labels_cause, retrain
+from lungline.datasets.phantom import jpeg
 from lungline.errors import DataError, PipelineFailed
-from lungline.lineage import tracking
-from lungline.package import CARD
-from lungline.phantom import jpeg
-from lungline.progress import Event
-from lungline.registry import Registry
-from lungline.results import ResultRecord
+from lungline.package.card import CARD
+from lungline.registry import tracking
+from lungline.registry.versions import Registry
+from lungline.results.records import ResultRecord
 from lungline.settings import Settings, load_settings
-from lungline.storage import Storage
+from lungline.storage.s3 import Storage
 from pipelines.arguments import STEPS
 from pipelines.compile import compile_pipeline
 from pipelines.run import RunSummary, run_local
-from tests.reading import correct_on_the_page, exported
+from tests.support.browser_reader import correct_on_the_page, exported
 
 TRAINING = {"data": "phantom:220", "model.size": 32, "model.width": 4, "train.epochs": 2, "train.batch": 16}
 # Two epochs teach nothing; what a real model must reach is the gate's own test.

@@ -14,22 +14,24 @@ import pytest
 from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 
-from lungline import phantom
+from lungline.datasets import phantom
 from lungline.deidentification import research
-from lungline.deidentification.burned import find_text, paint_over
-from lungline.deidentification.privacy import deidentify
+from lungline.deidentification.burned_in_text import find_text, paint_over
+from lungline.deidentification.deidentify import deidentify
 from lungline.deidentification.pseudonyms import Pseudonyms
-from lungline.diagnosis import Diagnoser, judge_upload
+from lungline.diagnosis.diagnoser import Diagnoser
+from lungline.diagnosis.upload import diagnose_upload
 from lungline.errors import ImageRefused
-from lungline.events import Upload
-from lungline.images import decode
-from lungline.package import Package, Thresholds, amend_card
-from lungline.results import ModelFacts, Operating, ResultLabel, ResultRecord, Times, UploadFacts
+from lungline.events.uploads import Upload
+from lungline.imaging.decoding import decode
+from lungline.package.card import Thresholds, amend_card
+from lungline.package.package import Package
+from lungline.results.records import ModelFacts, OperatingPoint, ResultLabel, ResultRecord, Times, UploadFacts
 from lungline.settings import Settings
-from lungline.storage import Storage
-from tests.dicom_files import BIG, CAPTURE, DEFLATED, EXACT, EXPLICIT, IMPLICIT, JPEG_LS, film, write
-from tests.object_store import running_store
-from tests.tiny_package import write_tiny_package
+from lungline.storage.s3 import Storage
+from tests.support.dicom_files import BIG, CAPTURE, DEFLATED, EXACT, EXPLICIT, IMPLICIT, JPEG_LS, film, write
+from tests.support.object_store import running_store
+from tests.support.tiny_package import write_tiny_package
 
 # Words that stand for what must not be seen anywhere: in keys, in DICOM elements, in other metadata.
 CANARIES = ("MUSTERMANN", "19570812", "1957-08-12", "PID4471123", "ACC99887", "STMARY", "DRWEISS")
@@ -258,7 +260,7 @@ def record(key: str, label: ResultLabel = "Unsure", identity: str = "0123456789a
         outcome="judged",
         label=label,
         probability=0.5,
-        thresholds=Operating(low=0.2, high=0.8, operating=0.5),
+        thresholds=OperatingPoint(low=0.2, high=0.8, operating=0.5),
         model=ModelFacts(name="pneumonia", version="3", run_id=None, sha256="0" * 64, synthetic=True),
         upload=UploadFacts(
             identity=identity, bucket="xray-uploads", key=key, version_id=None, etag="e", sequencer=None
@@ -338,8 +340,8 @@ def test_the_online_path_keeps_an_unsure_upload_and_a_failure_there_costs_nothin
     blocked = tmp_path / "a file, not a folder"
     blocked.touch()
     with caplog.at_level(logging.INFO):
-        failed = judge_upload(upload, diagnoser, store, Settings(home=blocked, research_bucket="research-five"))
-        kept = judge_upload(upload, diagnoser, store, Settings(home=tmp_path, research_bucket="research-five"))
+        failed = diagnose_upload(upload, diagnoser, store, Settings(home=blocked, research_bucket="research-five"))
+        kept = diagnose_upload(upload, diagnoser, store, Settings(home=tmp_path, research_bucket="research-five"))
     assert failed == kept
     assert kept.label == "Unsure"
     assert len(list(store.list("research-five"))) == 2
@@ -354,6 +356,6 @@ def test_records_of_refused_dicom_files_quote_nothing_from_them(store: Storage, 
     for at, data in enumerate((named_film(Modality="CT"), named_film()[:900], named_film(BitsStored=99))):
         key = f"{KEY}/refused/{at}"
         upload = Upload("xray-uploads", key, etag=store.put("xray-uploads", key, data), sequencer="1")
-        found = judge_upload(upload, diagnoser, store, Settings(home=tmp_path, research_bucket="research-six"))
+        found = diagnose_upload(upload, diagnoser, store, Settings(home=tmp_path, research_bucket="research-six"))
         assert found.outcome == "refused"
         assert leaks(found.model_dump_json(exclude={"upload": {"key"}})) == []

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from lungline.cli import app
+from cli.main import app
 from lungline.settings import described, variable
 
 ROOT = Path(__file__).parent.parent

@@ -14,26 +14,27 @@ import pytest
 from boto3.s3.transfer import TransferConfig
 from confluent_kafka import Producer
 
-from laptop.bridge import running_bridge
-from laptop.broker import running_broker
-from laptop.cloudevents import Record, dead_letter_headers
-from laptop.store import running_store
-from laptop.topics import ensure_topics
-from lungline import results
-from lungline.diagnosis import Diagnoser, judge_upload
+from eventing import replay
+from eventing.kafka import ensure_topics
+from eventing.kafka_record import KafkaRecord, dead_letter_headers
+from eventing.reconcile import Candidates, reconcile, resend
+from laptop.services.bridge import running_bridge
+from laptop.services.broker import running_broker
+from laptop.services.store import running_store
+from lungline.datasets.phantom import jpeg
+from lungline.diagnosis.diagnoser import Diagnoser
+from lungline.diagnosis.upload import diagnose_upload
 from lungline.errors import KafkaUnavailable
-from lungline.events import RESULT_TYPE, Upload, minio_record
-from lungline.package import Package, Thresholds
-from lungline.phantom import jpeg
-from lungline.recovery import replay
-from lungline.recovery.candidates import Candidates
-from lungline.recovery.reconcile import reconcile
-from lungline.recovery.resend import resend
+from lungline.events.uploads import Upload, minio_record
+from lungline.package.card import Thresholds
+from lungline.package.package import Package
+from lungline.results import records as results
+from lungline.results.events import RESULT_TYPE
 from lungline.settings import Settings
-from lungline.storage import Storage
-from tests.kafka_tail import tail, told
-from tests.object_store import free_ports, s3_client
-from tests.tiny_package import write_tiny_package
+from lungline.storage.s3 import Storage
+from tests.support.kafka_tail import tail, told
+from tests.support.object_store import free_ports, s3_client
+from tests.support.tiny_package import write_tiny_package
 
 pytestmark = pytest.mark.stack
 
@@ -98,21 +99,21 @@ class TestReconcile:
         assert counts == {"uploads": 5, "sent": 5}
         for upload in sent:
             if upload.key != keys[0]:
-                judge_upload(upload, diagnoser, storage, ours)
+                diagnose_upload(upload, diagnoser, storage, ours)
         # A heatmap without a record is no result: the predictor was killed between the two.
         lost = next(upload for upload in sent if upload.key == keys[0])
         storage.put(ours.results_bucket, results.heatmap_key(lost.identity, "1", datetime.now(UTC)), b"png")
         counts, again = found(storage, ours)
         assert counts == {"uploads": 5, "with_result": 4, "sent": 1}
         assert again == [lost]
-        judge_upload(lost, diagnoser, storage, ours)
+        diagnose_upload(lost, diagnoser, storage, ours)
         assert found(storage, ours) == ({"uploads": 5, "with_result": 5}, [])
 
     def test_an_overwritten_upload_is_asked_for_as_it_is_now(
         self, storage: Storage, ours: Settings, diagnoser: Diagnoser
     ) -> None:
         first = Upload(ours.uploads_bucket, "a", etag=storage.put(ours.uploads_bucket, "a", jpeg(1, opacities=True)))
-        judge_upload(first, diagnoser, storage, ours)
+        diagnose_upload(first, diagnoser, storage, ours)
         etag = storage.put(ours.uploads_bucket, "a", jpeg(2, opacities=True))
         _, sent = found(storage, ours)
         assert [upload.etag for upload in sent] == [etag]
@@ -179,7 +180,7 @@ class TestReconcile:
     def test_without_a_broker_it_says_so(
         self, ours: Settings, storage: Storage, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("lungline.recovery.sending.PATIENCE_SECONDS", 1)
+        monkeypatch.setattr("eventing.producer.PATIENCE_SECONDS", 1)
         storage.put(ours.uploads_bucket, "a", b"x")
         nobody = ours.model_copy(update={"kafka_bootstrap": f"127.0.0.1:{free_ports(1)[0]}"})
         with pytest.raises(KafkaUnavailable, match="does not take messages"):
@@ -194,7 +195,7 @@ class TestReconcile:
         etags = {key: storage.put(ours.uploads_bucket, key, jpeg(1, opacities=True)) for key in ("a", "deleted")}
         for key, etag in etags.items():
             upload = Upload(ours.uploads_bucket, key, etag=etag)
-            assert judge_upload(upload, diagnoser, storage, impossible).label == "Unsure"
+            assert diagnose_upload(upload, diagnoser, storage, impossible).label == "Unsure"
         storage.delete(ours.uploads_bucket, "deleted")
         assert len(list(storage.list(ours.results_bucket, results.OWED))) == 2
         assert resend(ours, grace_seconds=0).research == 1
@@ -254,7 +255,7 @@ def bury(settings: Settings, *values: bytes, event: dict[str, str] | None = None
     """Leave dead letters as the trigger does."""
     producer = Producer({"bootstrap.servers": settings.kafka_bootstrap})
     for value in values:
-        record = Record("t", 0, 7, value, b"bucket/Doe-Jane.jpeg", "application/json", 1, event=event or {})
+        record = KafkaRecord("t", 0, 7, value, b"bucket/Doe-Jane.jpeg", "application/json", 1, event=event or {})
         headers = dead_letter_headers(record, "http://127.0.0.1/x", 500, b"no")
         producer.produce(settings.dead_letters_topic, value, record.key, headers=headers)
     assert producer.flush(10) == 0

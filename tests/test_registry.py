@@ -20,12 +20,14 @@ from lungline.errors import (
     RegistryError,
     RegistryUnavailable,
 )
-from lungline.lineage import promotion, tracking
-from lungline.lineage.promotion import Promotion, promote, prove, rollback
-from lungline.package import CARD, CodeFacts, DataFacts, Package, Prediction, amend_card
-from lungline.registry import Registry
+from lungline.package.card import CARD, CodeFacts, DataFacts, amend_card
+from lungline.package.package import Package, Prediction
+from lungline.promotion import promotion
+from lungline.promotion.promotion import Promotion, promote, prove, rollback
+from lungline.registry import tracking
+from lungline.registry.versions import Registry
 from lungline.settings import Settings, load_settings
-from lungline.storage import Storage
+from lungline.storage.s3 import Storage
 
 FIGURES = {"auc": 0.98, "accuracy": 0.93}
 

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_curve
 
-from lungline import phantom
-from lungline.evaluation import figures
-from lungline.evaluation.corruptions import CORRUPTIONS, STRENGTHS
+from lungline.datasets import phantom
+from lungline.evaluation import plots
+from lungline.evaluation.metrics import Case, Evaluation, Scored, summarise
 from lungline.evaluation.report import model_card, slices, write_report
-from lungline.evaluation.robustness import Robustness, measure
-from lungline.metrics import Case, Evaluation, Scored, score, summarise
-from lungline.package import Package
-from tests.tiny_package import write_tiny_package
+from lungline.evaluation.robustness import CORRUPTIONS, STRENGTHS, Robustness, measure
+from lungline.evaluation.scoring import score
+from lungline.package.package import Package
+from tests.support.tiny_package import write_tiny_package
 
 KINDS = ("normal", "bacterial", "normal", "viral")
 CASES = [
@@ -123,4 +123,4 @@ def test_the_roc_curve_is_the_fields_own(seed: int) -> None:
     labels, found = random.integers(0, 2, 200), np.round(random.random(200), 1)
     false, true, _ = roc_curve(labels, found, drop_intermediate=False)
     grid = np.linspace(0, 1, 201)
-    assert figures.roc(labels, found) == pytest.approx(np.interp(grid, false, true), abs=1e-9)
+    assert plots.roc(labels, found) == pytest.approx(np.interp(grid, false, true), abs=1e-9)

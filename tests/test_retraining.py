@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from laptop.retraining import Cause, collected, labels_cause, retrain
-from tests.worklist_site import Site, home, record, running_site
+from tests.support.worklist_site import Site, home, record, running_site
 from worklist.commands import retrain_check
 
 

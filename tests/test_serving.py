@@ -23,16 +23,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lungline import results
-from lungline.diagnosis import Diagnoser
-from lungline.events import RESULT_SOURCE, RESULT_TYPE, RESULTS_TYPE, Upload, minio_record
-from lungline.package import MODEL, Package
-from lungline.phantom import jpeg
-from lungline.results import ResultRecord
+from lungline.datasets.phantom import jpeg
+from lungline.diagnosis.diagnoser import Diagnoser
+from lungline.events.uploads import Upload, minio_record
+from lungline.package.card import MODEL
+from lungline.package.package import Package
+from lungline.results import records as results
+from lungline.results.events import RESULT_SOURCE, RESULT_TYPE, RESULTS_TYPE
+from lungline.results.records import ResultRecord
 from lungline.settings import Settings
-from lungline.storage import Storage
-from tests.object_store import ACCESS_KEY, SECRET_KEY, free_ports, running_store
-from tests.tiny_package import SIZE, write_tiny_package
+from lungline.storage.s3 import Storage
+from tests.support.object_store import ACCESS_KEY, SECRET_KEY, free_ports, running_store
+from tests.support.tiny_package import SIZE, write_tiny_package
 
 UPLOADS, RESULTS = Settings().uploads_bucket, Settings().results_bucket
 PREDICT, INFER, METADATA = "/v1/models/pneumonia:predict", "/v2/models/pneumonia/infer", "/v2/models/pneumonia"

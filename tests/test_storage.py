@@ -11,8 +11,8 @@ import pytest
 from pydantic import SecretStr
 
 from lungline.errors import LunglineError, ObjectGone, ObjectTooLarge, SettingsError, StorageUnavailable
-from lungline.storage import Storage, parse_uri
-from tests.object_store import ACCESS_KEY, SECRET_KEY, running_store
+from lungline.storage.s3 import Storage, parse_uri
+from tests.support.object_store import ACCESS_KEY, SECRET_KEY, running_store
 
 KEY = "ward 7/Ünïcode + 100%/a=b&c.jpeg"
 
@@ -229,7 +229,7 @@ def test_an_address_of_a_store_has_a_bucket_and_perhaps_a_prefix() -> None:
 
 
 def test_nothing_connects_or_imports_boto3_before_the_first_call() -> None:
-    script = "import sys, lungline.storage as s; s.Storage('http://127.0.0.1:1'); sys.exit('boto3' in sys.modules)"
+    script = "import sys, lungline.storage.s3 as s; s.Storage('http://127.0.0.1:1'); sys.exit('boto3' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)
 
 

@@ -15,19 +15,19 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from pydantic import SecretStr
 
-from laptop.assembly import assembled
-from laptop.certificates import Certificates
-from laptop.changes import Changes
-from laptop.credentials import Credentials, claim_credentials, load_credentials
-from laptop.home import Home
-from laptop.ports import Ports, claim_ports, load_ports
-from laptop.process import Process, running
-from laptop.store import Store, running_store
-from laptop.tracking import answers_with
+from eventing.seaweedfs_log import Changes
+from eventing.seaweedfs_tls import Certificates
+from laptop.home.credentials import Credentials, claim_credentials, load_credentials
+from laptop.home.ports import Ports, claim_ports, load_ports
+from laptop.services.mlflow import answers_with
+from laptop.services.process import Process, running
+from laptop.services.store import Store, running_store
+from laptop.supervision.assembly import assembled
 from lungline.deidentification.pseudonyms import KEY_FILE
 from lungline.errors import StorageUnavailable
+from lungline.home import Home
 from lungline.settings import Settings
-from tests.listening import command_line, listening
+from tests.support.open_ports import command_line, listening
 
 pytestmark = pytest.mark.stack
 

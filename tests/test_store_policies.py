@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from laptop.broker import running_broker
-from laptop.topics import ensure_topics
+from eventing.kafka import ensure_topics
+from laptop.services.broker import running_broker
 from lungline.errors import LunglineError
 from lungline.settings import PREFIX, Settings
-from lungline.storage import Storage
-from tests.kafka_tail import tail
-from tests.manifests_of import generated_secrets, named
-from tests.object_store import free_ports
+from lungline.storage.s3 import Storage
+from tests.support.kafka_tail import tail
+from tests.support.manifests_of import generated_secrets, named
+from tests.support.object_store import free_ports
 
 OURS = Settings.model_construct()
 UPLOADS, RESULTS, MODELS, MLFLOW = OURS.uploads_bucket, OURS.results_bucket, OURS.models_bucket, OURS.mlflow_bucket

@@ -9,17 +9,17 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
-from lungline import cli
+from cli import main
+from components.step_events import Event
 from lungline.errors import DataError, LunglineError, PipelineFailed, SettingsError
-from lungline.progress import Event
 from lungline.settings import Settings, load_settings, variable
 from pipelines.arguments import STEPS
 from pipelines.compile import compile_pipeline
 from pipelines.resources import ADDRESSES, SECRET, SERVICE_ACCOUNT, SETTINGS_MAP, SHARES
-from pipelines.server import PipelinesUnavailable, Server
+from pipelines.server import KfpServer, PipelinesUnavailable
 from pipelines.submit import schedule, submit
-from tests.manifests_of import MANIFESTS, generated_secrets
-from tests.pipelines_server import PipelinesServer, running_pipelines_server
+from tests.support.manifests_of import MANIFESTS, generated_secrets
+from tests.support.pipelines_server import PipelinesServer, running_pipelines_server
 
 # kfp-server-api leaves its thread pool's sockets to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -45,7 +45,7 @@ def settings(**overrides: Any) -> Settings:
 
 
 def run(kubeflow: PipelinesServer, chosen: Settings | None = None, **options: Any) -> Any:
-    return submit(chosen or settings(), Server(kubeflow.host), poll_seconds=0.01, **options)
+    return submit(chosen or settings(), KfpServer(kubeflow.host), poll_seconds=0.01, **options)
 
 
 # ---------------------------------------------------------------------------------------------------- what is uploaded
@@ -160,10 +160,10 @@ def test_what_is_heard_may_be_printed(kubeflow: PipelinesServer, capsys: pytest.
 
 
 def test_a_schedule_takes_the_place_of_the_one_before(kubeflow: PipelinesServer) -> None:
-    first = schedule(settings(), Server(kubeflow.host), "0 3 * * 1")
+    first = schedule(settings(), KfpServer(kubeflow.host), "0 3 * * 1")
     assert first.cron == "0 0 3 * * 1", "Kubeflow's cron begins with seconds"
     assert first.replaced == 0
-    second = schedule(settings(), Server(kubeflow.host), "30 2 * * *")
+    second = schedule(settings(), KfpServer(kubeflow.host), "30 2 * * *")
     assert second.replaced == 1
     (kept,) = kubeflow.schedules
     assert kept["recurring_run_id"] == second.schedule
@@ -175,7 +175,7 @@ def test_a_schedule_takes_the_place_of_the_one_before(kubeflow: PipelinesServer)
 @pytest.mark.parametrize("cron", ["", "hourly", "0 3 * *", "0 0 3 * * 1", "0 3 * * $(id)"])
 def test_what_is_no_schedule_is_refused(kubeflow: PipelinesServer, cron: str) -> None:
     with pytest.raises(SettingsError, match="five fields"):
-        schedule(settings(), Server(kubeflow.host), cron)
+        schedule(settings(), KfpServer(kubeflow.host), cron)
     assert kubeflow.uploads == []
 
 
@@ -185,7 +185,7 @@ def test_what_is_no_schedule_is_refused(kubeflow: PipelinesServer, cron: str) ->
 def lungline(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr("sys.argv", ["lungline", *arguments])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     return int(ended.value.code or 0)
 
 
@@ -251,19 +251,19 @@ def test_data_that_a_cluster_cannot_read_is_refused_before_anything_is_sent(
 
 def test_a_server_of_several_users_gets_token_and_namespace(kubeflow: PipelinesServer) -> None:
     kubeflow.token = "of-the-user"
-    server = Server(kubeflow.host, namespace="radiology", token=SecretStr("of-the-user"))
+    server = KfpServer(kubeflow.host, namespace="radiology", token=SecretStr("of-the-user"))
     assert submit(settings(), server, wait=False).uploaded
     assert kubeflow.experiments[0]["namespace"] == "radiology"
     with pytest.raises(LunglineError, match="check the token and the namespace") as refused:
-        submit(settings(), Server(kubeflow.host, token=SecretStr("wrong-one")), wait=False)
+        submit(settings(), KfpServer(kubeflow.host, token=SecretStr("wrong-one")), wait=False)
     assert "wrong-one" not in str(refused.value)
 
 
 def test_a_server_that_is_not_there_is_unavailable_at_once() -> None:
     with pytest.raises(PipelinesUnavailable, match="port-forward"):
-        submit(settings(), Server("http://127.0.0.1:9"))
+        submit(settings(), KfpServer("http://127.0.0.1:9"))
     with pytest.raises(SettingsError, match="http:// or https://"):
-        submit(settings(), Server("ml-pipeline:8888"))
+        submit(settings(), KfpServer("ml-pipeline:8888"))
 
 
 @pytest.mark.parametrize(("status", "error"), [(503, PipelinesUnavailable), (400, LunglineError)])

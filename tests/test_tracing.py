@@ -12,7 +12,7 @@ import pytest
 from lungline import tracing
 from lungline.logs import JsonFormatter, TextFormatter
 from lungline.settings import Settings
-from tests.collector import Seen, running_collector
+from tests.support.collector import Seen, running_collector
 
 IDENTITY = "0123456789abcdef0123456789abcdef"
 

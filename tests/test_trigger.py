@@ -19,16 +19,17 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # pyright: ignore[reportPrivateImportUsage] - as its docs do
 from pydantic import SecretStr
 
-from laptop import courier
-from laptop.broker import running_broker
-from laptop.home import Home
-from laptop.notes import find_note
-from laptop.process import running
-from laptop.sink import Gate, Sink
-from laptop.topics import DEAD_LETTERS_GROUP, RESULTS_GROUP, TRIGGER_GROUP
-from laptop.trigger import Trigger, TriggerPart
+from eventing import delivery
+from eventing.kafka import DEAD_LETTERS_GROUP, RESULTS_GROUP, TRIGGER_GROUP
+from eventing.sink import CircuitBreaker, Sink
+from eventing.state import read_state
+from eventing.trigger import Trigger
+from laptop.services.broker import running_broker
+from laptop.services.process import running
+from laptop.services.trigger import TriggerService
+from lungline.home import Home
 from lungline.settings import Settings, WorklistSettings
-from tests.kafka_tail import tail
+from tests.support.kafka_tail import tail
 
 pytestmark = pytest.mark.stack
 
@@ -176,8 +177,8 @@ def eventually(condition: Callable[[], bool], seconds: float = 20) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same rules of retrying, hurried."""
-    monkeypatch.setattr(courier, "FIRST_BACKOFF_SECONDS", 0.01)
-    monkeypatch.setattr(courier, "LONGEST_BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr(delivery, "FIRST_BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(delivery, "LONGEST_BACKOFF_SECONDS", 0.05)
 
 
 def test_records_of_all_partitions_are_delivered_as_binary_cloudevents(topics: Settings) -> None:
@@ -253,16 +254,16 @@ def test_pauses_between_attempts_double(topics: Settings) -> None:
 @pytest.mark.usefixtures("quick")
 def test_while_the_predictor_is_not_ready_events_wait_and_use_up_no_attempts(topics: Settings) -> None:
     with fake_predictor(lambda *_: 200 if fake.ready else 503) as fake, triggering(topics, fake):
-        eventually(lambda: find_note(Home(topics.home), "trigger").get("state") == "ready")
+        eventually(lambda: read_state(Home(topics.home), "trigger").get("state") == "ready")
         fake.ready = False
         produce(topics, *"abcdefghijklmnopqrstuvwxyz")
-        eventually(lambda: find_note(Home(topics.home), "trigger").get("state") == "waiting")
+        eventually(lambda: read_state(Home(topics.home), "trigger").get("state") == "waiting")
         with tail(topics, topics.dead_letters_topic) as letters:
             assert letters.settled(1) == []
         assert sum(fake.counts.values()) <= IN_FLIGHT
         fake.ready = True
         eventually(lambda: len(fake.counts) == 26)
-    assert max(fake.counts.values()) < courier.RETRIES
+    assert max(fake.counts.values()) < delivery.RETRIES
 
 
 def test_deliveries_go_side_by_side_but_not_without_limit(topics: Settings) -> None:
@@ -280,7 +281,7 @@ def test_a_trigger_that_was_killed_goes_on_where_nothing_is_lost(topics: Setting
     home = Home.make(topics.home)
     stuck = "3"
     with fake_predictor(lambda value, _: 200 if value != stuck or gate.wait(20) else 500) as fake:
-        part = TriggerPart(home, topics.model_copy(update={"predictor_uri": fake.uri}))
+        part = TriggerService(home, topics.model_copy(update={"predictor_uri": fake.uri}))
         with running(part, home.log("trigger")) as process:
             produce(topics, *(str(number) for number in range(30)))
             eventually(lambda: len(fake.counts) == 30 and committed(topics) > 0)
@@ -333,7 +334,7 @@ def test_a_worklist_that_is_away_holds_no_upload_up_and_misses_nothing(topics: S
         with triggering(topics, predictor, page.uri):
             produce(topics, *values)
             eventually(lambda: len(predictor.counts) == 40 and committed(topics) == 40)
-            assert find_note(Home(topics.home), "trigger")["state"] == "ready"
+            assert read_state(Home(topics.home), "trigger")["state"] == "ready"
         page.deliveries.clear()
         page.ready = True
         with triggering(topics, predictor, page.uri):
@@ -369,10 +370,10 @@ def test_a_sink_that_closes_idle_connections_costs_no_attempt() -> None:
 def test_a_gate_opens_when_its_sink_is_ready_again() -> None:
     with fake_predictor() as fake:
         sink = Sink(f"{fake.uri}/x")
-        gate = Gate(sink, every_seconds=0.01)
+        gate = CircuitBreaker(sink, every_seconds=0.01)
         fake.ready = False
-        gate.doubt()
-        assert not gate.is_open
+        gate.trip()
+        assert not gate.is_closed
         fake.ready = True
         assert gate.wait()
         sink.close()

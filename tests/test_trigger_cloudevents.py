@@ -5,20 +5,14 @@ import base64
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laptop.cloudevents import (
-    Record,
-    dead_letter_headers,
-    http_headers,
-    percent_decode,
-    percent_encode,
-    reply_headers,
-)
+from eventing.kafka_record import KafkaRecord, dead_letter_headers, reply_headers
+from lungline.events.cloudevents import http_headers, percent_decode, percent_encode
 
-RECORD = Record("xray-uploads", 2, 17, b"{}", b"bucket/ward 7/\xc3\x9cn.jpg", milliseconds=1_700_000_000_123)
+RECORD = KafkaRecord("xray-uploads", 2, 17, b"{}", b"bucket/ward 7/\xc3\x9cn.jpg", milliseconds=1_700_000_000_123)
 
 
 def test_a_record_is_sent_as_knative_s_kafka_source_sends_it() -> None:
-    assert http_headers(RECORD) == {
+    assert http_headers(RECORD.attributes()) == {
         "ce-specversion": "1.0",
         "ce-type": "dev.knative.kafka.event",
         "ce-source": "/apis/v1/namespaces/lungline/kafkasources/laptop#xray-uploads",
@@ -31,7 +25,8 @@ def test_a_record_is_sent_as_knative_s_kafka_source_sends_it() -> None:
 
 
 def test_a_record_without_a_key_has_none_and_its_content_type_goes_along() -> None:
-    headers = http_headers(Record("t", 0, 0, b"", content_type="application/json"))
+    record = KafkaRecord("t", 0, 0, b"", content_type="application/json")
+    headers = http_headers(record.attributes(), record.content_type)
     assert "ce-key" not in headers
     assert headers["content-type"] == "application/json"
 

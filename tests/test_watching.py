@@ -16,24 +16,22 @@ import pytest
 from confluent_kafka import Producer
 
 from dashboards.rendering import queries, rendered
-from laptop import health, stack
-from laptop.check import Check
-from laptop.exposition import targets
-from laptop.home import Home
-from laptop.ports import load_ports
-from laptop.prometheus import rules
+from laptop import doctor, stack
+from laptop.home.ports import load_ports, targets
+from laptop.services.prometheus import rules
+from lungline.datasets.phantom import jpeg
 from lungline.errors import StackError
-from lungline.monitoring import comparison, store
-from lungline.monitoring.findings import Feedback, Monitored, Watched, Window
-from lungline.monitoring.proportion import proportion
-from lungline.phantom import jpeg
+from lungline.health_check import Check
+from lungline.home import Home
+from lungline.monitoring import comparison, findings
+from lungline.monitoring.findings import Feedback, ModelFindings, MonitoringFindings, Window, proportion
 from lungline.settings import Settings
-from lungline.storage import Storage
-from tests.collector import Seen, running_collector
-from tests.prometheus_server import Prometheus, hastened, program, running_prometheus, until
-from tests.tiny_package import write_tiny_package
-from worklist.access import COOKIE, Access
-from worklist.database import Database
+from lungline.storage.s3 import Storage
+from tests.support.collector import Seen, running_collector
+from tests.support.prometheus_server import Prometheus, hastened, program, running_prometheus, until
+from tests.support.tiny_package import write_tiny_package
+from worklist.database.access import COOKIE, Access
+from worklist.database.session import Database
 
 pytestmark = pytest.mark.stack
 
@@ -52,7 +50,7 @@ class WatchedStack:
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedStack]:
+def poll(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedStack]:
     """A stack with a Prometheus of its own, and a second, hasty one beside it; an old model, a deaf receiver."""
     program("prometheus")
     folder = tmp_path_factory.mktemp("watching")
@@ -101,11 +99,11 @@ def _upload(settings: Settings) -> None:
 def _leave_findings(settings: Settings) -> None:
     """What monitoring would leave when the field had moved."""
     now = datetime.now(UTC)
-    moved = comparison.Comparison(
+    moved = comparison.WindowComparison(
         tests={"images": comparison.Tested(p=0.001, distance=0.4, alarm=True)},
         statistics={"mean": comparison.StatisticTested(p=0.001, distance=0.4, alarm=True, reference=120, field=160)},
     )
-    one = Watched(
+    one = ModelFindings(
         version="1",
         reference=200,
         results=200,
@@ -115,8 +113,8 @@ def _leave_findings(settings: Settings) -> None:
         windows=(Window(start=now, end=now, results=200, comparison=moved),),
         feedback=Feedback(readings=40, sensitivity=proportion(18, 20), specificity=proportion(15, 20)),
     )
-    found = Monitored(at=now, since=now - timedelta(days=7), window=200, alarm_rate=0.01, models=(one,))
-    store.save(Storage.from_settings(settings), settings.results_bucket, found, "<p>moved</p>")
+    found = MonitoringFindings(at=now, since=now - timedelta(days=7), window=200, alarm_rate=0.01, models=(one,))
+    findings.save(Storage.from_settings(settings), settings.results_bucket, found, "<p>moved</p>")
 
 
 @contextmanager
@@ -241,7 +239,7 @@ def _damage(home: Home) -> None:
 
 def test_one_look_says_what_is_wrong_and_what_to_do(watched: WatchedStack) -> None:
     def look() -> dict[str, Check]:
-        return {check.name: check for check in health.look(stack.status(watched.settings))}
+        return {check.name: check for check in doctor.check_metrics(stack.status(watched.settings))}
 
     wrong = {"model", "dead letters", "notices", "drift"}
     until(lambda: {name for name, check in look().items() if not check.passed} == wrong)

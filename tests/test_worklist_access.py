@@ -9,12 +9,12 @@ from sqlalchemy import select, update
 
 from lungline.errors import SettingsError
 from lungline.settings import WorklistSettings
-from tests.worklist_site import Site, home, record, running_site
-from worklist.access import COOKIE, LINK_FILE, signer
-from worklist.app import build_app
+from tests.support.worklist_site import Site, home, record, running_site
 from worklist.commands import login_url
-from worklist.oidc import role_of
-from worklist.tables import Audit, Entry, Session, Token
+from worklist.database.access import COOKIE, LINK_FILE, signer
+from worklist.database.models import Audit, Session, Token, WorklistEntry
+from worklist.web.app import build_app
+from worklist.web.oidc import role_of
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_another_sites_form_changes_nothing(site: Site, path: str) -> None:
         for csrf in ("", "guess", site.csrf(other)):
             assert client.post(path, data={"csrf": csrf, "say": "read"}).status_code == 403
         with site.database.reading() as session:
-            assert session.scalar(select(Entry.read)) == 0
+            assert session.scalar(select(WorklistEntry.read)) == 0
         assert client.get("/").status_code == 200
 
 

@@ -11,16 +11,17 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 from sqlalchemy import select
 
-from lungline import phantom
-from lungline.images import Preparation, decode, heatmap_png
-from lungline.results import ResultRecord
-from lungline.storage import Storage
-from tests.chromium import running_chromium
-from tests.object_store import running_store
-from tests.worklist_site import Site, home, record, running_site, wait
-from worklist.access import COOKIE, Role
+from lungline.datasets import phantom
+from lungline.imaging.decoding import decode
+from lungline.imaging.preparation import Preparation, heatmap_png
+from lungline.results.records import ResultRecord
+from lungline.storage.s3 import Storage
+from tests.support.chromium import running_chromium
+from tests.support.object_store import running_store
+from tests.support.worklist_site import Site, home, record, running_site, wait
 from worklist.commands import login_url
-from worklist.tables import Reading
+from worklist.database.access import COOKIE, Role
+from worklist.database.models import ReadingRow
 
 HOSTILE = (
     "<script>window.hacked=1</script>.jpeg",
@@ -132,7 +133,8 @@ def test_somebody_reads_the_whole_list_by_keyboard(browser: Browser, site: Site,
         expect(page.locator(".empty")).to_contain_text("Everything is read")
     with site.database.reading() as session:
         said = [
-            (one.action, one.verdict, one.comment) for one in session.scalars(select(Reading).order_by(Reading.number))
+            (one.action, one.verdict, one.comment)
+            for one in session.scalars(select(ReadingRow).order_by(ReadingRow.number))
         ]
     assert said == [
         ("confirmed", "Pneumonia", ""),

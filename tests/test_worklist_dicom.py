@@ -12,12 +12,13 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from lungline.errors import DataError
-from lungline.images import Preparation, decode, heatmap_png
-from lungline.results import PictureFacts, ResultRecord
-from lungline.storage import Storage
-from tests.object_store import running_store
-from tests.worklist_site import home, record, running_site, wait
-from worklist.dicom_out import capture, capture_key
+from lungline.imaging.decoding import decode
+from lungline.imaging.preparation import Preparation, heatmap_png
+from lungline.results.records import ImageFacts, ResultRecord
+from lungline.storage.s3 import Storage
+from tests.support.object_store import running_store
+from tests.support.worklist_site import home, record, running_site, wait
+from worklist.exports.secondary_capture import capture, capture_key
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def judged(store: Storage, data: bytes) -> ResultRecord:
     picture = decode(data)
     cam = np.full((4, 4), 0.8, np.float32)
     store.put("lungline-results", result.heatmap or "", heatmap_png(picture, cam, Preparation()))
-    return result.model_copy(update={"picture": PictureFacts(format="dicom", width=80, height=96)})
+    return result.model_copy(update={"picture": ImageFacts(format="dicom", width=80, height=96)})
 
 
 def test_a_dicom_upload_is_shown_and_gets_a_dicom_result_in_its_own_study(tmp_path: Path, store: Storage) -> None:
@@ -104,8 +105,8 @@ def test_a_value_that_a_library_finds_odd_is_not_told(tmp_path: Path, store: Sto
     (tmp_path / "record").write_text(result.model_dump_json())
     script = (
         "from pathlib import Path\n"
-        "from lungline.results import ResultRecord\n"
-        "from worklist.dicom_out import capture\n"
+        "from lungline.results.records import ResultRecord\n"
+        "from worklist.exports.secondary_capture import capture\n"
         "record = ResultRecord.model_validate_json(Path('record').read_text())\n"
         "print(len(capture(Path('original').read_bytes(), Path('overlaid').read_bytes(), record)))"
     )

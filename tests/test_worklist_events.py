@@ -8,12 +8,13 @@ from typing import Any
 import httpx
 import pytest
 
-from lungline import results
-from lungline.events import RESULT_TYPE, Upload, minio_record
-from tests.object_store import running_store
-from tests.worklist_site import Site, headers, home, record, running_site, wait
-from worklist import entries
-from worklist.entries import Counters, Filter
+from lungline.events.uploads import Upload, minio_record
+from lungline.results import records as results
+from lungline.results.events import RESULT_TYPE
+from tests.support.object_store import running_store
+from tests.support.worklist_site import Site, headers, home, record, running_site, wait
+from worklist.database import entries
+from worklist.database.entries import Counters, Filter
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ on_sqlite = pytest.mark.skipif("LUNGLINE_TEST_POSTGRES" in os.environ, reason="i
 
 @on_sqlite
 def test_a_locked_database_asks_for_the_event_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worklist.database.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("worklist.database.session.BUSY_SECONDS", 0.1)
     with running_site(home(tmp_path)) as site:
         other = sqlite3.connect(tmp_path / "worklist/worklist.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
@@ -196,8 +197,8 @@ def test_open_pages_hear_of_what_their_filter_asks_for_and_of_nothing_else(site:
 
 
 def test_a_change_by_another_process_shows_too(site: Site, tmp_path: Path) -> None:
-    from worklist.database import Database
-    from worklist.ingest import ingest
+    from worklist.database.ingest import ingest
+    from worklist.database.session import Database
 
     following = lines(site, "?view=all", [])
     next(line for line in following if line.startswith("data:"))

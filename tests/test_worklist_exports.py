@@ -7,19 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from lungline import phantom
-from lungline.dataset import open_dataset
+from lungline.datasets import phantom
+from lungline.datasets.opening import open_dataset
 from lungline.errors import LunglineError, SettingsError
-from lungline.results import ResultRecord
+from lungline.results.records import ResultRecord
 from lungline.settings import Settings
-from lungline.storage import Storage
-from tests.object_store import ACCESS_KEY, SECRET_KEY, running_store
-from tests.worklist_site import home, record
-from worklist import commands, entries, readings
-from worklist.database import Database
-from worklist.feedback import patient, split
-from worklist.fhir import report
-from worklist.ingest import ingest
+from lungline.storage.s3 import Storage
+from tests.support.object_store import ACCESS_KEY, SECRET_KEY, running_store
+from tests.support.worklist_site import home, record
+from worklist import commands
+from worklist.database import entries, readings
+from worklist.database.ingest import ingest
+from worklist.database.session import Database
+from worklist.exports.feedback import patient, split
+from worklist.exports.fhir import report
 
 
 @pytest.fixture(scope="module")

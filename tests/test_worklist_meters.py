@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from tests.worklist_site import Site, home, record, running_site
-from worklist import meters
-from worklist.meters import REGISTRY, ListCollector
+from tests.support.worklist_site import Site, home, record, running_site
+from worklist import metrics
+from worklist.metrics import REGISTRY, ListCollector
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +53,13 @@ def test_results_requests_and_readings_are_counted_without_naming_anybody(site: 
 def test_what_waits_on_the_list_is_told_when_it_is_asked_for(tmp_path: Path) -> None:
     with running_site(home(tmp_path)) as site:
         registry = CollectorRegistry()
-        registry.register(ListCollector(site.database, site.app.state.worklist.live))
+        registry.register(ListCollector(site.database, lambda: site.app.state.worklist.live.pages))
         site.send(record(1))
         assert registry.get_sample_value("lungline_unread_results") == 1
         assert registry.get_sample_value("lungline_notices_troubled") == 0
 
 
 def test_forged_versions_cannot_fill_the_memory() -> None:
-    names = {meters._bounded(f"v{number}") for number in range(1000)}  # noqa: SLF001 - whoever forges has no other way in
-    assert len(names) <= meters.MAX_VERSIONS + 1
+    names = {metrics._bounded(f"v{number}") for number in range(1000)}  # noqa: SLF001 - whoever forges has no other way in
+    assert len(names) <= metrics.MAX_VERSIONS + 1
     assert "other" in names

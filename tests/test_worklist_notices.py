@@ -11,11 +11,11 @@ import pytest
 from sqlalchemy import select, update
 
 from lungline.errors import SettingsError
-from lungline.results import ResultRecord
-from tests.worklist_site import Site, home, record, running_site, wait
-from worklist import notices
-from worklist.rules import DEFAULT, Rule, load_rules
-from worklist.tables import Notice
+from lungline.results.records import ResultRecord
+from tests.support.worklist_site import Site, home, record, running_site, wait
+from worklist.database import notices
+from worklist.database.models import Notice
+from worklist.rules import DEFAULT, NoticeRule, load_rules
 
 # Apprise's plug-in for mail looks for a module that Python 3.13 dropped; it has its own where there is none.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
@@ -160,7 +160,9 @@ def test_each_try_waits_longer_and_the_last_one_counts_as_failed(tmp_path: Path)
 
 
 def test_rules_say_who_is_told_of_what() -> None:
-    night = Rule(name="n", label=("Pneumonia",), risk=0.8, prefix="icu/", hours=(time(18), time(7)), to=(("file",),))
+    night = NoticeRule(
+        name="n", label=("Pneumonia",), risk=0.8, prefix="icu/", hours=(time(18), time(7)), to=(("file",),)
+    )
     at = datetime(2026, 1, 1, 23)  # noqa: DTZ001 - local time is what a rule means
     assert night.fits(record(key="icu/a"), at)
     assert not night.fits(record(key="ward/a"), at)

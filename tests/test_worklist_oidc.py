@@ -14,7 +14,7 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import KeySet, RSAKey
 
-from tests.worklist_site import Site, home, running_site
+from tests.support.worklist_site import Site, home, running_site
 
 
 class Provider:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.postgres import running_postgres
+from tests.support.postgres import running_postgres
 
 FILES = ("events", "notices", "exports")
 # The store's tests run on both by themselves; these are about a file, or about what no database is asked for.

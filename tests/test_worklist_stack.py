@@ -12,17 +12,17 @@ import httpx
 import pytest
 from sqlalchemy import select
 
+from cli.stack import open_browser, sign_in_link
 from laptop import stack
-from laptop.visit import invite, open_browser
-from lungline.phantom import jpeg
+from lungline.datasets.phantom import jpeg
 from lungline.settings import Settings
+from tests.support.worklist_site import wait
 from tests.test_laptop import ELSEWHERE, promote
-from tests.worklist_site import wait
-from worklist import entries
 from worklist.commands import rebuild_worklist
-from worklist.database import Database
-from worklist.entries import Counters
-from worklist.tables import Entry
+from worklist.database import entries
+from worklist.database.entries import Counters
+from worklist.database.models import WorklistEntry
+from worklist.database.session import Database
 
 pytestmark = pytest.mark.stack
 
@@ -59,8 +59,8 @@ def shown(settings: Settings) -> tuple[Counters, list[tuple[Any, ...]]]:
     database = Database.open(settings)
     try:
         with database.reading() as session:
-            columns = [column for column in Entry.__table__.columns if column.name not in {"number", "touched"}]
-            rows = session.execute(select(*columns).order_by(Entry.identity)).all()
+            columns = [column for column in WorklistEntry.__table__.columns if column.name not in {"number", "touched"}]
+            rows = session.execute(select(*columns).order_by(WorklistEntry.identity)).all()
             return entries.count(session), [tuple(row) for row in rows]
     finally:
         database.close()
@@ -70,7 +70,7 @@ def shown(settings: Settings) -> tuple[Counters, list[tuple[Any, ...]]]:
 def reader(settings: Settings) -> Iterator[httpx.Client]:
     """A reader who has followed the link of the stack."""
     with httpx.Client(follow_redirects=True, timeout=30, headers={"accept": "text/html"}) as client:
-        assert client.get(invite(settings)).status_code == 200
+        assert client.get(sign_in_link(settings)).status_code == 200
         yield client
 
 
@@ -107,8 +107,8 @@ def test_a_worklist_that_was_killed_misses_nothing_and_holds_nobody_up(settings:
 
 
 def _judged(settings: Settings) -> int:
-    from lungline.results import every
-    from lungline.storage import Storage
+    from lungline.results.records import every
+    from lungline.storage.s3 import Storage
 
     return sum(1 for _ in every(Storage.from_settings(settings), settings.results_bucket))
 

@@ -12,19 +12,19 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import select, text
 
-from lungline import results
 from lungline.errors import SettingsError
-from lungline.results import ResultRecord
-from lungline.storage import Storage
-from tests.object_store import running_store
-from tests.postgres import running_postgres
-from tests.worklist_site import START, home, record
-from worklist import entries, readings
-from worklist.database import Database, DatabaseUnavailable
-from worklist.entries import Cursor, Filter
-from worklist.ingest import ingest
-from worklist.rebuild import rebuild
-from worklist.tables import Entry, Reading, Table
+from lungline.results import records
+from lungline.results.records import ResultRecord
+from lungline.storage.s3 import Storage
+from tests.support.object_store import running_store
+from tests.support.postgres import running_postgres
+from tests.support.worklist_site import START, home, record
+from worklist.database import entries, readings
+from worklist.database.entries import Cursor, Filter
+from worklist.database.ingest import ingest
+from worklist.database.models import ReadingRow, Table, WorklistEntry
+from worklist.database.rebuild import rebuild
+from worklist.database.session import Database, DatabaseUnavailable
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +52,12 @@ def sqlite(tmp_path: Path) -> Iterator[Database]:
         yield database
 
 
-def shown(database: Database, wanted: Filter = Filter(view="all")) -> list[Entry]:  # noqa: B008 - frozen
+def shown(database: Database, wanted: Filter = Filter(view="all")) -> list[WorklistEntry]:  # noqa: B008 - frozen
     with database.reading() as session:
         return entries.page(session, wanted, size=10_000).entries
 
 
-def only(database: Database) -> Entry:
+def only(database: Database) -> WorklistEntry:
     (entry,) = shown(database)
     return entry
 
@@ -150,7 +150,7 @@ def test_a_filter_says_the_same_to_the_database_and_to_one_entry(sqlite: Databas
         ingest(sqlite, result)
     now = START + timedelta(minutes=75)
     with sqlite.writing() as session:
-        everything = list(session.scalars(select(Entry)))
+        everything = list(session.scalars(select(WorklistEntry)))
         for entry in everything[::3]:
             readings.read(session, entry, reader="r", action="read")
     queries = [
@@ -184,7 +184,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
 def test_a_lost_database_comes_back_from_the_store_with_what_readers_said(tmp_path: Path, store: Storage) -> None:
     wanted = many(30)
     for result in wanted:
-        results.save(store, "lungline-results", result)
+        records.save(store, "lungline-results", result)
     store.put(
         "lungline-results", "results/xx/foreign.json", record(key="a").model_dump_json().replace("0.9", "9").encode()
     )
@@ -208,7 +208,7 @@ def test_a_lost_database_comes_back_from_the_store_with_what_readers_said(tmp_pa
         again = rebuild(second, store, "lungline-results")
         assert (again.added, again.readings) == (0, 0)
         with second.reading() as session:
-            assert session.scalar(select(Reading.comment)) == "clear"
+            assert session.scalar(select(ReadingRow.comment)) == "clear"
 
 
 def test_the_migrations_make_the_tables_that_the_code_knows(database: Database) -> None:
@@ -224,7 +224,7 @@ def test_nobody_else_can_read_the_database(tmp_path: Path) -> None:
 
 
 def test_a_locked_database_is_unavailable_and_works_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worklist.database.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("worklist.database.session.BUSY_SECONDS", 0.1)
     with closing(Database.open(home(tmp_path))) as database:
         other = sqlite3.connect(tmp_path / "worklist/worklist.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")

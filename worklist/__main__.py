@@ -6,10 +6,11 @@ import sys
 
 from lungline import logs, tracing
 from lungline.errors import LunglineError
+from lungline.monitoring.gauges import DriftCollector
 from lungline.settings import load_settings
-from worklist import meters
-from worklist.app import build_app
-from worklist.server import Server
+from worklist import metrics
+from worklist.web.app import WorklistServer, build_app
+from worklist.web.context import Worklist
 
 
 def main() -> int:
@@ -26,15 +27,24 @@ def main() -> int:
         tracing.configure(settings, "worklist")
         app = build_app(settings, address=f"http://{given.host}:{given.http_port}")
         if given.metrics_port:
-            meters.serve(given.host, given.metrics_port, app.state.worklist)
+            _serve_metrics(given.host, given.metrics_port, app.state.worklist)
     except LunglineError as exc:
         print(f"Error: {exc}", file=sys.stderr)
         return 1
     except OSError as exc:
         print(f"Error: Port {given.metrics_port} cannot be listened on: {exc.strerror}.", file=sys.stderr)
         return 1
-    Server(app, given.host, given.http_port).run()
+    WorklistServer(app, given.host, given.http_port).run()
     return 0
+
+
+def _serve_metrics(host: str, port: int, worklist: Worklist) -> None:
+    metrics.serve(
+        host,
+        port,
+        metrics.ListCollector(worklist.database, lambda: worklist.live.pages),
+        DriftCollector(worklist.storage, worklist.settings.results_bucket),
+    )
 
 
 if __name__ == "__main__":

@@ -6,19 +6,20 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal
 
+from lungline.home import write_private
 from lungline.settings import Settings
-from lungline.storage import Storage
-from worklist import exports, feedback
-from worklist.access import LINK_FILE, Access, write_private
-from worklist.database import Database
-from worklist.feedback import Exported, RetrainCheck
-from worklist.pictures import Pictures
-from worklist.rebuild import Rebuilt, rebuild
+from lungline.storage.s3 import Storage
+from worklist.database.access import LINK_FILE, Access
+from worklist.database.rebuild import Rebuilt, rebuild
+from worklist.database.session import Database
+from worklist.exports import csv_fhir, feedback
+from worklist.exports.feedback import Exported, RetrainCheck
+from worklist.exports.images import ImageRenderer
 
-Progress = Callable[[int], None]
+OnProgress = Callable[[int], None]
 
 
-def rebuild_worklist(settings: Settings, on_progress: Progress | None = None) -> Rebuilt:
+def rebuild_worklist(settings: Settings, on_progress: OnProgress | None = None) -> Rebuilt:
     """Take in all result records and readings that lie in S3; safe beside a running worklist, and to repeat."""
     with _opened(settings) as (database, storage):
         return rebuild(database, storage, settings.results_bucket, on_progress)
@@ -38,25 +39,25 @@ def login_url(settings: Settings, address: str = "http://127.0.0.1:8900") -> str
 
 def export_results(settings: Settings, form: Literal["csv", "fhir"], path: Path) -> int:
     """Write all results to a file, as CSV or as FHIR DiagnosticReports one a line; how many lines."""
-    from worklist import audit
+    from worklist.database import audit
 
     with closing(Database.open(settings)) as database:
         with database.writing() as session:
-            audit.note(session, _me(), "admin", "exported", detail=form)
+            audit.record(session, _me(), "admin", "exported", detail=form)
         count = 0
         draft = path.with_name(f".{path.name}.draft")
         with database.reading() as session, draft.open("w", newline="", encoding="utf-8") as file:
-            for line in exports.csv_lines(session) if form == "csv" else exports.fhir_lines(session):
+            for line in csv_fhir.csv_lines(session) if form == "csv" else csv_fhir.fhir_lines(session):
                 file.write(line)
                 count += 1
         draft.replace(path)
     return count - (form == "csv")
 
 
-def export_feedback(settings: Settings, folder: Path, on_progress: Progress | None = None) -> Exported:
+def export_feedback(settings: Settings, folder: Path, on_progress: OnProgress | None = None) -> Exported:
     """Write what readers confirmed and corrected as a data set, usable with `--data` and `--feedback`."""
     with _opened(settings) as (database, storage):
-        pictures = Pictures(storage, settings)
+        pictures = ImageRenderer(storage, settings)
         pattern = settings.worklist.patient_pattern
         return feedback.export_feedback(database, pictures, folder, _me(), pattern, on_progress)
 

@@ -20,12 +20,12 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from lungline.errors import SettingsError
-from lungline.results import ResultRecord
+from lungline.results.records import ResultRecord
 
 LOCAL_FILE = "file"
 
 
-class Rule(BaseModel):
+class NoticeRule(BaseModel):
     """One rule; `to` is a list of groups, told one after the other until somebody acknowledges."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,16 +60,16 @@ class Rule(BaseModel):
         return begin <= now < end if begin <= end else now >= begin or now < end
 
 
-DEFAULT = (Rule(name="pneumonia", label=("Pneumonia",), to=((LOCAL_FILE,),)),)
+DEFAULT = (NoticeRule(name="pneumonia", label=("Pneumonia",), to=((LOCAL_FILE,),)),)
 
 
-def load_rules(path: Path | None) -> tuple[Rule, ...]:
+def load_rules(path: Path | None) -> tuple[NoticeRule, ...]:
     """The rules of a file. Raises SettingsError, which shows no address: they hold passwords."""
     if path is None:
         return DEFAULT
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8")).get("rule", [])
-        rules = TypeAdapter(tuple[Rule, ...]).validate_python(found)
+        rules = TypeAdapter(tuple[NoticeRule, ...]).validate_python(found)
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise SettingsError(f"The notice rules in {path} cannot be read: {exc}.") from exc
     except ValidationError as exc:
@@ -83,7 +83,7 @@ def load_rules(path: Path | None) -> tuple[Rule, ...]:
     return rules
 
 
-def _check_targets(rule: Rule, path: Path) -> None:
+def _check_targets(rule: NoticeRule, path: Path) -> None:
     import apprise
 
     for group in rule.to:

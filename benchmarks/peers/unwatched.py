@@ -4,7 +4,7 @@ import sys
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from serving import meters
+from serving import metrics
 from serving.__main__ import main
 
 
@@ -13,7 +13,7 @@ def _nothing(*_: object, **__: object) -> bool:
 
 
 if __name__ == "__main__":
-    meters.note = _nothing
+    metrics.count_record = _nothing
     for kind in (Counter, Gauge, Histogram):
         for name in ("inc", "dec", "set", "observe"):
             if hasattr(kind, name):

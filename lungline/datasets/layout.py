@@ -6,7 +6,7 @@ Case does not matter, `valid` and `validation` mean `val`, and what operating sy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lungline.datasets.examples import CLASSES, SPLITS, Example
+from lungline.datasets.dataset import CLASSES, SPLITS, Example
 from lungline.errors import DataError
 
 EXPECTED = "[anything/]{train,val,test}/{NORMAL,PNEUMONIA}/"

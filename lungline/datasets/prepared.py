@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lungline.datasets.examples import CLASSES, READERS, SPLITS, Dataset, Example, Kind, digest_of
-from lungline.datasets.merging import PREFIX
+from lungline.datasets.dataset import CLASSES, READERS, SPLITS, Dataset, Example, Kind, digest_of
+from lungline.datasets.reader_labels import PREFIX
 from lungline.errors import DataError, ImageRefused
-from lungline.images import Limits, Pixels, Preparation
+from lungline.imaging.image import Limits, Pixels
+from lungline.imaging.preparation import Preparation
 
 INDEX, PIXELS, ORIGINALS, FACTS = "index.csv", "pixels.npy", "originals.zip", "dataset.json"
 

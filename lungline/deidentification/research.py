@@ -16,13 +16,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from lungline.deidentification.privacy import Deidentified, deidentify
+from lungline.deidentification.deidentify import Deidentified, deidentify
 from lungline.deidentification.pseudonyms import Pseudonyms
 from lungline.errors import ImageRefused, LunglineError, ObjectGone
-from lungline.imaging.picture import Limits
-from lungline.results import OWED, ResultRecord, load, record_key
+from lungline.imaging.image import Limits
+from lungline.results.records import OWED, ResultRecord, load, record_key
 from lungline.settings import Settings
-from lungline.storage import Storage
+from lungline.storage.s3 import Storage
 
 PREFIX = "unsure/"
 

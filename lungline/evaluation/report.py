@@ -11,11 +11,12 @@ import numpy as np
 from PIL import Image
 
 from lungline.errors import ImageRefused
-from lungline.evaluation import figures
+from lungline.evaluation import plots
+from lungline.evaluation.metrics import Evaluation, Scored, summarise
 from lungline.evaluation.robustness import Robustness
-from lungline.images import heatmap_png
-from lungline.metrics import Evaluation, Scored, summarise
-from lungline.package import Card, Package
+from lungline.imaging.preparation import heatmap_png
+from lungline.package.card import Card
+from lungline.package.package import Package
 
 NOTICE = "For research. Not a medical device: no figure here makes it safe to rely on without a reader."
 WORST = 12
@@ -205,7 +206,7 @@ def _page(
         f"<h2>Figures</h2><p>{html.escape(_counts(evaluation))}</p>",
         _html(_figure_rows(evaluation)),
         "<h2>Curves</h2><div class=plots>",
-        *(_image(png, text) for text, png in figures.all_of(evaluation, scored).items()),
+        *(_image(png, text) for text, png in plots.all_of(evaluation, scored).items()),
         "</div><h2>Labels given</h2>",
         _html(_called_rows(evaluation)),
         "<h2>Slices</h2>",

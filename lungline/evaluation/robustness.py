@@ -5,17 +5,106 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
 from pydantic import BaseModel, ConfigDict, Field
 
 from lungline.errors import ImageRefused
-from lungline.evaluation.corruptions import CORRUPTIONS, STRENGTHS
-from lungline.images import Limits, decode
-from lungline.metrics import Case, score, summarise
-from lungline.package import Package
+from lungline.evaluation.metrics import Case, summarise
+from lungline.evaluation.scoring import score
+from lungline.imaging.decoding import decode
+from lungline.imaging.image import Limits
+from lungline.package.package import Package
+
+Pixels = NDArray[np.uint8]
+Corruption = Callable[[Pixels, int, np.random.Generator], Pixels]
+
+STRENGTHS = (1, 2)
 
 
-class Spoilt(BaseModel):
+def _grey(values: NDArray[np.floating]) -> Pixels:
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def _either(rng: np.random.Generator) -> int:
+    return 1 if rng.random() < 0.5 else -1
+
+
+def _noise(pixels: Pixels, strength: int, rng: np.random.Generator) -> Pixels:
+    return _grey(pixels + rng.normal(0, (10, 22)[strength - 1], pixels.shape))
+
+
+def _blur(pixels: Pixels, strength: int, rng: np.random.Generator) -> Pixels:  # noqa: ARG001 - one signature for all
+    radius = (1.5, 3.0)[strength - 1] * min(pixels.shape) / 224
+    return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius)))
+
+
+def _compression(pixels: Pixels, strength: int, rng: np.random.Generator) -> Pixels:  # noqa: ARG001
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=(25, 8)[strength - 1])
+    return np.asarray(Image.open(buffer))
+
+
+def _resolution(pixels: Pixels, strength: int, rng: np.random.Generator) -> Pixels:  # noqa: ARG001
+    height, width = pixels.shape
+    scale = (72, 44)[strength - 1] / min(pixels.shape)
+    small = Image.fromarray(pixels).resize((round(width * scale), round(height * scale)), Image.Resampling.BILINEAR)
+    return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _exposure(pixels: Pixels, strength: int, rng: np.random.Generator) -> Pixels:
+    return _grey(pixels + float((35, 70)[strength - 1] * _either(rng)))
+
+
+def _contrast(pixels: Pixels, strength: int, rng: np.random.Generator) -> Pixels:  # noqa: ARG001
+    mean = pixels.mean()
+    return _grey((pixels - mean) * (0.6, 0.35)[strength - 1] + mean)
+
+
+def _gamma(pixels: Pixels, strength: int, rng: np.random.Generator) -> Pixels:
+    return _grey(255 * (pixels / 255) ** ((1.6, 2.4)[strength - 1] ** _either(rng)))
+
+
+def _tilt(pixels: Pixels, strength: int, rng: np.random.Generator) -> Pixels:
+    angle = (8, 16)[strength - 1] * _either(rng)
+    return np.asarray(Image.fromarray(pixels).rotate(angle, Image.Resampling.BILINEAR))
+
+
+def _framing(pixels: Pixels, strength: int, rng: np.random.Generator) -> Pixels:
+    """Cut closer, and off the centre."""
+    height, width = pixels.shape
+    kept, off = (0.9, 0.8)[strength - 1], (0.04, 0.07)[strength - 1]
+    left, top = ((1 - kept) / 2 + off * _either(rng)) * width, ((1 - kept) / 2 + off * _either(rng)) * height
+    box = (max(0.0, left), max(0.0, top), min(width, left + kept * width), min(height, top + kept * height))
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR, box))
+
+
+def _aspect(pixels: Pixels, strength: int, rng: np.random.Generator) -> Pixels:
+    """Narrower with black at the sides, or lower with black above and below."""
+    height, width = pixels.shape
+    share = 1 / (1.15, 1.35)[strength - 1]
+    size = (round(width * share), height) if rng.random() < 0.5 else (width, round(height * share))
+    film = Image.new("L", (width, height))
+    place = ((width - size[0]) // 2, (height - size[1]) // 2)
+    film.paste(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR), place)
+    return np.asarray(film)
+
+
+CORRUPTIONS: dict[str, Corruption] = {
+    "noise": _noise,
+    "blur": _blur,
+    "compression": _compression,
+    "resolution": _resolution,
+    "exposure": _exposure,
+    "contrast": _contrast,
+    "gamma": _gamma,
+    "tilt": _tilt,
+    "framing": _framing,
+    "aspect": _aspect,
+}
+
+
+class CorruptedScore(BaseModel):
     """Figures under one corruption at one strength."""
 
     model_config = ConfigDict(frozen=True)
@@ -36,7 +125,7 @@ class Robustness(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    rows: tuple[Spoilt, ...]
+    rows: tuple[CorruptedScore, ...]
     auc: float | None = Field(description="Mean AUC of all rows.")
 
 
@@ -54,14 +143,14 @@ def measure(
     `on_progress` hears rows done and rows in all. A case that cannot be decoded is left out.
     """
     chosen = _sample(list(cases), most)
-    rows: list[Spoilt] = []
+    rows: list[CorruptedScore] = []
     total = len(CORRUPTIONS) * len(STRENGTHS)
     for name in CORRUPTIONS:
         for strength in STRENGTHS:
-            spoilt = _spoil(chosen, name, strength, limits or Limits(), seed)
+            spoilt = _corrupt(chosen, name, strength, limits or Limits(), seed)
             found = summarise(score(package, spoilt, limits), package.card.thresholds, resamples=0)
             figures = {key: getattr(found, key) for key in ("n", *_FIGURES, "doubted")}
-            rows.append(Spoilt(corruption=name, strength=strength, **figures))
+            rows.append(CorruptedScore(corruption=name, strength=strength, **figures))
             if on_progress:
                 on_progress(len(rows), total)
     known = [row.auc for row in rows if row.auc is not None]
@@ -80,7 +169,7 @@ def _sample(cases: list[Case], most: int) -> list[Case]:
     return kept
 
 
-def _spoil(cases: list[Case], name: str, strength: int, limits: Limits, seed: int) -> Iterator[Case]:
+def _corrupt(cases: list[Case], name: str, strength: int, limits: Limits, seed: int) -> Iterator[Case]:
     for number, case in enumerate(cases):
         # Its own chance for each picture and corruption, the same in every run and for every model.
         rng = np.random.default_rng([seed, zlib.crc32(name.encode()), strength, number])

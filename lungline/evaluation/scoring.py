@@ -1,16 +1,17 @@
 """The scores of a package on a prepared split, kept with the figures that were taken of them."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from lungline.datasets.prepared import Prepared
-from lungline.images import Limits
-from lungline.metrics import Case, Evaluation, Scored, score, summarise
-from lungline.package import Package
+from lungline.errors import ImageRefused
+from lungline.evaluation.metrics import Case, Evaluation, Scored, summarise
+from lungline.imaging.image import Limits
+from lungline.package.package import NOT_A_CHEST, Package
 
 EVALUATION, SCORES = "evaluation.json", "scores.json"
 
@@ -73,3 +74,51 @@ def cases(prepared: Prepared, split: str) -> Iterator[Case]:
     """The original files of val or test, with their truth."""
     for row, data in prepared.originals(split):
         yield Case(row.label, data, row.name, row.kind)
+
+
+def evaluate(
+    package: Package,
+    examples: Iterable[tuple[int, bytes]],
+    limits: Limits | None = None,
+    *,
+    seed: int = 0,
+    on_progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Figures of a package on (label, file bytes) pairs. Raises DataError when no picture can be judged."""
+    cases = (Case(label, data) for label, data in examples)
+    return summarise(score(package, cases, limits, on_progress=on_progress), package.card.thresholds, seed=seed)
+
+
+def score(
+    package: Package,
+    cases: Iterable[Case],
+    limits: Limits | None = None,
+    *,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[Scored]:
+    """Judge each case as serving would; `on_progress` hears the number done."""
+    scored: list[Scored] = []
+    for case in cases:
+        scored.append(_judge(package, case, limits or Limits()))
+        if on_progress:
+            on_progress(len(scored))
+    return scored
+
+
+def _judge(package: Package, case: Case, limits: Limits) -> Scored:
+    preparation = package.card.preparation
+    try:
+        picture = preparation.decode(case.data, limits)
+    except ImageRefused as refusal:
+        return Scored(case.label, case.name, case.kind, reason=refusal.reason)
+    (prediction,) = package.predict(preparation.apply(picture)[np.newaxis])
+    return Scored(
+        case.label,
+        case.name,
+        case.kind,
+        probability=prediction.probability,
+        called=prediction.label,
+        chest=prediction.chest,
+        reason=NOT_A_CHEST if NOT_A_CHEST in prediction.warnings else None,
+        side=min(picture.width, picture.height),
+    )

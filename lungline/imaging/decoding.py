@@ -17,18 +17,16 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from lungline.errors import ImageRefused
 from lungline.imaging import dicom
-from lungline.imaging.bitmaps import BMP_MAGIC, is_webp, read_bmp, read_webp
-from lungline.imaging.containers import JPEG_MAGIC, PNG_MAGIC, Container, read_jpeg, read_png
-from lungline.imaging.picture import CheckSize, Limits, Picture, Pixels
+from lungline.imaging.bmp_webp import BMP_MAGIC, is_webp, read_bmp, read_webp
+from lungline.imaging.image import CheckSize, DecodedImage, Limits, Pixels
+from lungline.imaging.jpeg_png import JPEG_MAGIC, PNG_MAGIC, Container, read_jpeg, read_png
 from lungline.imaging.tiff import TIFF_MAGICS, read_tiff
-
-__all__ = ["Limits", "Picture", "Pixels", "decode", "mean_chroma"]
 
 _COLOUR_THUMBNAIL = 32
 _SUPPORTED = "expected JPEG, PNG, TIFF, BMP, WebP or DICOM"
 
 
-def decode(data: bytes, limits: Limits = Limits(), *, at_least: int | None = None) -> Picture:  # noqa: B008 - frozen
+def decode(data: bytes, limits: Limits = Limits(), *, at_least: int | None = None) -> DecodedImage:  # noqa: B008 - frozen
     """The picture in an image file.
 
     `at_least` is the shortest side in pixels that the caller needs: a larger JPEG is decoded at 1/2, 1/4 or 1/8 of its
@@ -51,13 +49,13 @@ def decode(data: bytes, limits: Limits = Limits(), *, at_least: int | None = Non
     raise _unknown(data)
 
 
-def _dicom_picture(frame: dicom.Frame) -> Picture:
+def _dicom_picture(frame: dicom.Frame) -> DecodedImage:
     """The picture in a DICOM file's first frame; a frame in colour goes the way of all colour images."""
     height, width = frame.pixels.shape[:2]
     if frame.pixels.ndim == 2:
-        return Picture(frame.pixels, "dicom", width, height, 0.0, frame.warnings)
+        return DecodedImage(frame.pixels, "dicom", width, height, 0.0, frame.warnings)
     grey, colour, warnings = _grey(Image.fromarray(frame.pixels))
-    return Picture(grey, "dicom", width, height, colour, (*frame.warnings, *warnings))
+    return DecodedImage(grey, "dicom", width, height, colour, (*frame.warnings, *warnings))
 
 
 def _load_jpeg(container: Container, at_least: int | None) -> Image.Image:
@@ -121,7 +119,7 @@ def _unknown(data: bytes) -> ImageRefused:
     return ImageRefused("not-an-image", f"The file's content is not an image; {_SUPPORTED}.")
 
 
-def _picture(container: Container, load: Callable[[], Image.Image]) -> Picture:
+def _picture(container: Container, load: Callable[[], Image.Image]) -> DecodedImage:
     """The picture; whatever Pillow raises for damaged data becomes one refusal."""
     try:
         grey, colour, warnings = _grey(load())
@@ -137,7 +135,7 @@ def _picture(container: Container, load: Callable[[], Image.Image]) -> Picture:
     width, height = container.width, container.height
     if container.orientation > 4:
         width, height = height, width
-    return Picture(_upright(grey, container.orientation), container.format, width, height, colour, tuple(warnings))
+    return DecodedImage(_upright(grey, container.orientation), container.format, width, height, colour, tuple(warnings))
 
 
 def _grey(image: Image.Image) -> tuple[Pixels, float, list[str]]:

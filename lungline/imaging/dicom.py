@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lungline.errors import ImageRefused
-from lungline.imaging import codestreams, grey
-from lungline.imaging.codestreams import Shape
-from lungline.imaging.dicom_file import (
+from lungline.imaging import dicom_codecs, dicom_windowing
+from lungline.imaging.dicom_codecs import Shape
+from lungline.imaging.dicom_header import (
     DEFLATED,
     EXPLICIT_BIG,
     EXPLICIT_LITTLE,
@@ -26,8 +26,8 @@ from lungline.imaging.dicom_file import (
     is_dicom,
     read_file,
 )
-from lungline.imaging.grey import Stored
-from lungline.imaging.picture import CheckSize, Pixels
+from lungline.imaging.dicom_windowing import Stored
+from lungline.imaging.image import CheckSize, Pixels
 
 __all__ = ["Frame", "Raw", "colours", "grey_of", "is_dicom", "read", "read_raw", "storage_class"]
 
@@ -37,7 +37,7 @@ _ROWS, _COLUMNS, _ALLOCATED, _STORED, _HIGH, _SIGNED = (
     *(0x00280010, 0x00280011, 0x00280100),
     *(0x00280101, 0x00280102, 0x00280103),
 )
-_NEEDED = grey.NEEDED | {
+_NEEDED = dicom_windowing.NEEDED | {
     *(_CLASS, _MODALITY, _BODY_PART, _INTENT, _VIEW, _SAMPLES, _PHOTOMETRIC, _PLANAR, _FRAMES),
     *(_ROWS, _COLUMNS, _ALLOCATED, _STORED, _HIGH, _SIGNED),
 }
@@ -108,7 +108,7 @@ def read(data: bytes, check_size: CheckSize) -> Frame:
 
 def grey_of(raw: Raw) -> tuple[Pixels, list[str]]:
     """The grey levels of a frame in one channel, bright is dense, and what was done on the way."""
-    return grey.grey_levels(raw.patterns, raw.stored, raw.file, inverted=raw.photometric == "MONOCHROME1")
+    return dicom_windowing.grey_levels(raw.patterns, raw.stored, raw.file, inverted=raw.photometric == "MONOCHROME1")
 
 
 def read_raw(data: bytes, check_size: CheckSize) -> Raw:
@@ -120,13 +120,13 @@ def read_raw(data: bytes, check_size: CheckSize) -> Raw:
     shape = Shape(file.number(_COLUMNS), file.number(_ROWS), file.number(_SAMPLES, 1), file.number(_ALLOCATED))
     check_size(shape.width, shape.height)
     stored, photometric = _check_form(file, shape)
-    if file.syntax in codestreams.COMPRESSED:
+    if file.syntax in dicom_codecs.COMPRESSED:
         check_size(shape.width, shape.height * shape.samples)
         frame = first_frame(file.pixels, file.order, _frames(file))
-        patterns = codestreams.values(file.syntax, frame, shape)
+        patterns = dicom_codecs.values(file.syntax, frame, shape)
         stored = Stored(stored.allocated, stored.bits, stored.bits - 1, stored.signed)
         patterns = patterns.view(f"u{patterns.dtype.itemsize}")
-        if file.syntax in codestreams.JPEG_2000 and stored.signed and patterns.dtype.itemsize * 8 < shape.bits:
+        if file.syntax in dicom_codecs.JPEG_2000 and stored.signed and patterns.dtype.itemsize * 8 < shape.bits:
             patterns = patterns.view(np.int8).astype(np.int16).view(np.uint16)
     else:
         patterns = _plain(file, file.pixels, data, shape)
@@ -154,9 +154,9 @@ def _check_form(file: DicomFile, shape: Shape) -> tuple[Stored, str]:
     photometric = file.text(_PHOTOMETRIC).upper()
     bits = file.number(_STORED, shape.bits)
     high = file.number(_HIGH, bits - 1 if bits else 0)
-    if file.syntax not in _PLAIN_SYNTAXES | codestreams.COMPRESSED:
+    if file.syntax not in _PLAIN_SYNTAXES | dicom_codecs.COMPRESSED:
         raise ImageRefused("unsupported-format", "The DICOM's transfer syntax is not one that is read.")
-    if file.encapsulated != (file.syntax in codestreams.COMPRESSED):
+    if file.encapsulated != (file.syntax in dicom_codecs.COMPRESSED):
         raise ImageRefused("corrupt", "The DICOM's pixels are not encoded as its header announces.")
     grey_form = shape.samples == 1 and shape.bits in (8, 16) and photometric in ("MONOCHROME1", "MONOCHROME2")
     colour_form = shape.samples == 3 and shape.bits == 8 and photometric in ("RGB", *_LUMA_FORMS)
@@ -196,7 +196,7 @@ def colours(raw: Raw) -> Pixels:
     from PIL import Image
 
     pixels = np.ascontiguousarray(raw.patterns.astype(np.uint8, copy=False))
-    if raw.photometric == "YBR_FULL" and raw.file.syntax not in codestreams.JPEG:
+    if raw.photometric == "YBR_FULL" and raw.file.syntax not in dicom_codecs.JPEG:
         return np.asarray(Image.frombytes("YCbCr", pixels.shape[1::-1], pixels.tobytes()).convert("RGB"))
     return pixels
 

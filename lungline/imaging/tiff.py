@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lungline.errors import ImageRefused
-from lungline.imaging.containers import Container
-from lungline.imaging.picture import CheckSize
+from lungline.imaging.image import CheckSize
+from lungline.imaging.jpeg_png import Container
 
 TIFF_MAGICS = (b"II*\0", b"MM\0*")
 

@@ -1,1 +1,1 @@
-"""Who put which model where, why, and from what: runs, promotions and their history."""
+"""Where models of the first version look for their loader; see `flavour`."""

@@ -13,14 +13,77 @@ only; where patients come back they cry wolf several times as often as they say.
 the share of unchanged windows that have any alarm.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from lungline.monitoring.observation import STATISTICS
-from lungline.monitoring.sample import LABELS, Sample
+from lungline.imaging.statistics import STATISTICS, ImageStatistics
+
+LABELS = ("Normal", "Unsure", "Pneumonia", "Refused")
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedResult:
+    """One result; a refused picture has neither probability nor observation. `patient` is any name of theirs."""
+
+    label: str
+    probability: float | None = None
+    observed: ImageStatistics | None = None
+    patient: str | int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Results side by side, a row each; what a result does not have is nan.
+
+    `statistics` (n, 11) in the order of STATISTICS, `embedding` (n, 16, or 0 without), `scores` (n,), `labels` (n,)
+    places in LABELS, `patients` (n,) numbers that rows of one patient share.
+    """
+
+    statistics: NDArray[np.float64]
+    embedding: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    patients: NDArray[np.int64]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many results have each label."""
+        return {label: int(np.sum(self.labels == at)) for at, label in enumerate(LABELS)}
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def sample(results: Iterable[ComparedResult]) -> Sample:
+    """The sample of some results; one without a known patient is a patient of its own."""
+    found = list(results)
+    wide = max((len(one.observed.embedding) for one in found if one.observed), default=0)
+    statistics = np.full((len(found), len(STATISTICS)), np.nan)
+    embedding = np.full((len(found), wide), np.nan)
+    for row, one in enumerate(found):
+        if one.observed:
+            statistics[row] = [one.observed.statistics.get(name, np.nan) for name in STATISTICS]
+            if len(one.observed.embedding) == wide:
+                embedding[row] = one.observed.embedding
+    known: dict[str | int, int] = {}
+    return Sample(
+        statistics=statistics,
+        embedding=embedding,
+        scores=np.array([np.nan if one.probability is None else one.probability for one in found], np.float64),
+        labels=np.array([LABELS.index(one.label) for one in found], np.int64),
+        patients=np.array(
+            [
+                known.setdefault(f"row {row}" if one.patient is None else one.patient, len(known))
+                for row, one in enumerate(found)
+            ],
+            np.int64,
+        ),
+    )
+
 
 TESTS = ("images", "embedding", "score", "labels", "unsure", "refusals")
 # The smallest p is 1 in 1000, which Holm's method over six tests needs for an alarm rate of 0.6 % or more.
@@ -52,7 +115,7 @@ class StatisticTested(Tested):
     field: float
 
 
-class Comparison(_Part):
+class WindowComparison(_Part):
     """What became of a window. A test that has too little to go on is not among `tests`."""
 
     tests: dict[str, Tested]
@@ -64,13 +127,13 @@ class Comparison(_Part):
         return tuple(name for name, test in self.tests.items() if test.alarm)
 
 
-def compare(reference: Sample, window: Sample, alarm_rate: float, seed: int = 0) -> Comparison:
+def compare(reference: Sample, window: Sample, alarm_rate: float, seed: int = 0) -> WindowComparison:
     """Compare a window with the reference; of unchanged windows at most a share `alarm_rate` has an alarm."""
     both = _Both.of(reference, window, seed)
     statistics, apart = both.statistics()
     found = both.results() | both.embedding() | ({"images": apart.max(axis=0)} if len(apart) else {})
     tests = {name: _tested(found[name]) for name in TESTS if name in found}
-    return Comparison(tests=_holm(tests, alarm_rate), statistics=statistics)
+    return WindowComparison(tests=_holm(tests, alarm_rate), statistics=statistics)
 
 
 @dataclass(frozen=True)

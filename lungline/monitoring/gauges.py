@@ -13,10 +13,9 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from lungline.errors import LunglineError
-from lungline.monitoring import store
-from lungline.monitoring.findings import Monitored, Watched
-from lungline.monitoring.proportion import Proportion
-from lungline.storage import Storage
+from lungline.monitoring import findings
+from lungline.monitoring.findings import ModelFindings, MonitoringFindings, Proportion
+from lungline.storage.s3 import Storage
 
 # Findings change once an hour; Prometheus asks every few seconds.
 KEPT_SECONDS = 30.0
@@ -30,14 +29,14 @@ class DriftCollector(Collector):
     def __init__(self, storage: Storage, bucket: str) -> None:
         self._storage = storage
         self._bucket = bucket
-        self._found: Monitored | None = None
+        self._found: MonitoringFindings | None = None
         self._until = 0.0
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """All gauges; only the age of the findings while there are none."""
         if time.monotonic() >= self._until:
             with contextlib.suppress(LunglineError):  # the last ones are better than none; their age tells
-                self._found = store.latest(self._storage, self._bucket)
+                self._found = findings.latest(self._storage, self._bucket)
             self._until = time.monotonic() + KEPT_SECONDS
         return families(self._found)
 
@@ -46,7 +45,7 @@ class DriftCollector(Collector):
         return families(None)
 
 
-def families(found: Monitored | None) -> Iterator[GaugeMetricFamily]:
+def families(found: MonitoringFindings | None) -> Iterator[GaugeMetricFamily]:
     """The gauges of some findings."""
     at = found.at.timestamp() if found else 0.0
     yield GaugeMetricFamily("lungline_monitor_timestamp_seconds", "When monitoring last looked; 0 for never.", at)
@@ -62,54 +61,54 @@ def families(found: Monitored | None) -> Iterator[GaugeMetricFamily]:
 Values = Iterator[tuple[tuple[str, ...], float]]
 
 
-def _alarm(model: Watched) -> Values:
+def _alarm(model: ModelFindings) -> Values:
     if model.windows:
         yield (), float(model.drifted)
 
 
-def _has_reference(model: Watched) -> Values:
+def _has_reference(model: ModelFindings) -> Values:
     yield (), float(model.reference is not None)
 
 
-def _windows(model: Watched) -> Values:
+def _windows(model: ModelFindings) -> Values:
     alarmed = sum(window.alarm for window in model.windows)
     yield ("alarm",), alarmed
     yield ("calm",), len(model.windows) - alarmed
 
 
-def _p_value(model: Watched) -> Values:
+def _p_value(model: ModelFindings) -> Values:
     for window in model.windows[-1:]:
         for name, test in window.comparison.tests.items():
             yield (name,), test.p
 
 
-def _distance(model: Watched) -> Values:
+def _distance(model: ModelFindings) -> Values:
     for window in model.windows[-1:]:
         for name, test in window.comparison.tests.items():
             yield (name,), test.distance
 
 
-def _statistic(model: Watched) -> Values:
+def _statistic(model: ModelFindings) -> Values:
     for window in model.windows[-1:]:
         for name, one in window.comparison.statistics.items():
             yield (name,), one.distance
 
 
-def _share(model: Watched) -> Values:
+def _share(model: ModelFindings) -> Values:
     for label, count in model.labels.items():
         yield (label,), count / max(1, model.results)
 
 
-def _readings(model: Watched) -> Values:
+def _readings(model: ModelFindings) -> Values:
     if model.feedback:
         yield (), model.feedback.readings
 
 
-def _sensitivity(model: Watched) -> Values:
+def _sensitivity(model: ModelFindings) -> Values:
     return _ends(model.feedback and model.feedback.sensitivity)
 
 
-def _specificity(model: Watched) -> Values:
+def _specificity(model: ModelFindings) -> Values:
     return _ends(model.feedback and model.feedback.specificity)
 
 
@@ -120,7 +119,7 @@ def _ends(share: Proportion | None) -> Values:
         yield ("high",), share.high
 
 
-_GAUGES: tuple[tuple[str, str, tuple[str, ...], Callable[[Watched], Values]], ...] = (
+_GAUGES: tuple[tuple[str, str, tuple[str, ...], Callable[[ModelFindings], Values]], ...] = (
     (
         "lungline_drift_alarm",
         "Whether the latest results of a version in service differ from its reference.",

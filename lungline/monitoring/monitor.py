@@ -2,23 +2,76 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 
-from lungline.datasets.patients import patient_pattern
-from lungline.errors import PackageError
-from lungline.monitoring import field as the_field
-from lungline.monitoring.comparison import compare
-from lungline.monitoring.field import Reading
-from lungline.monitoring.findings import Feedback, Monitored, Watched, Window
-from lungline.monitoring.proportion import proportion
+from lungline.datasets.dataset import patient_in, patient_pattern
+from lungline.errors import ObjectGone, PackageError
+from lungline.monitoring.comparison import ComparedResult, Sample, compare, sample
+from lungline.monitoring.findings import Feedback, ModelFindings, MonitoringFindings, Window, proportion
 from lungline.monitoring.reference import fetch_reference
-from lungline.monitoring.sample import Judged, Sample, sample
-from lungline.package import Card
-from lungline.results import ResultRecord
+from lungline.package.card import Card
+from lungline.results import records as results
+from lungline.results.readings import ReadingRecord, stored
+from lungline.results.records import ResultRecord
 from lungline.settings import MonitorSettings, Settings
-from lungline.storage import Storage
+from lungline.storage.s3 import Storage
+
+# The latest; a hospital that judges more within the days that monitoring looks back is told of these.
+MOST = 20_000
+READERS = 8
+_PAGE = 200
+
+
+def record_keys(storage: Storage, bucket: str, since: datetime, most: int = MOST) -> list[tuple[str, str]]:
+    """Keys and model versions of the records since a moment, the oldest first."""
+    return list(islice(results.keys_since(storage, bucket, since), most))[::-1]
+
+
+def records(storage: Storage, bucket: str, keys: list[str]) -> Iterator[ResultRecord | None]:
+    """The records at keys, in their order; None where there is none any more or the upload was never judged."""
+
+    def read(key: str) -> ResultRecord | None:
+        try:
+            record = results.load(storage, bucket, key)
+        except ObjectGone:  # it was never written, or removed since
+            return None
+        return record if record.outcome in {"judged", "refused"} else None
+
+    with ThreadPoolExecutor(READERS) as pool:
+        for start in range(0, len(keys), _PAGE):
+            yield from pool.map(read, keys[start : start + _PAGE])
+
+
+def judged(record: ResultRecord, pattern: re.Pattern[str] | None) -> ComparedResult:
+    """A record as tests compare it; who it is about is compared, and goes nowhere."""
+    return ComparedResult(
+        record.label or "Refused", record.probability, record.observed, patient_in(record.upload.key, pattern)
+    )
+
+
+def verdicts(storage: Storage, bucket: str, since: datetime) -> tuple[dict[str, list[ReadingRecord]], int]:
+    """The last verdict on each upload since a moment, by the model version that the reader saw.
+
+    Also the number of objects among the readings that could not be read: a schema that has drifted must be seen.
+    """
+    last: dict[tuple[str, str], ReadingRecord] = {}
+    unreadable = 0
+    for reading in stored(storage, bucket, since):
+        if reading is None:
+            unreadable += 1
+        elif reading.verdict in {"Normal", "Pneumonia"}:
+            place = (reading.identity, reading.version)
+            if place not in last or last[place].at <= reading.at:
+                last[place] = reading
+    versions: dict[str, list[ReadingRecord]] = {}
+    for reading in last.values():
+        versions.setdefault(reading.version, []).append(reading)
+    return versions, unreadable
+
 
 # A last window that is not full yet is compared from here on: what shows in so few is worth saying early.
 LEAST = 50
@@ -36,7 +89,7 @@ class _Version:
     """Results before its first window: windows are counted back from the latest result."""
     settings: MonitorSettings
     labels: Counter[str] = field(default_factory=Counter[str])
-    held: list[tuple[datetime, Judged]] = field(default_factory=list[tuple[datetime, Judged]])
+    held: list[tuple[datetime, ComparedResult]] = field(default_factory=list[tuple[datetime, ComparedResult]])
     windows: list[Window] = field(default_factory=list[Window])
 
     def take(self, record: ResultRecord | None, pattern: re.Pattern[str] | None) -> None:
@@ -44,7 +97,7 @@ class _Version:
         self.skip -= 1
         if record is None:
             return
-        one = the_field.judged(record, pattern)
+        one = judged(record, pattern)
         self.labels[one.label] += 1
         if self.reference is None or self.skip >= 0:
             return
@@ -60,11 +113,11 @@ class _Version:
             self.windows.append(Window(start=min(times), end=max(times), results=len(times), comparison=found))
         self.held = []
 
-    def watched(self, readings: Iterable[Reading]) -> Watched:
+    def watched(self, readings: Iterable[ReadingRecord]) -> ModelFindings:
         """What was found."""
         self.close()
         total = sum(self.labels.values())
-        return Watched(
+        return ModelFindings(
             version=self.version,
             reference=None if self.reference is None else len(self.reference),
             reason=self.reason,
@@ -77,7 +130,7 @@ class _Version:
         )
 
 
-def monitor(settings: Settings, storage: Storage, since: datetime | None = None) -> Monitored:
+def monitor(settings: Settings, storage: Storage, since: datetime | None = None) -> MonitoringFindings:
     """Compare the field since a moment with the references.
 
     Windows hold `monitor.window` results, counted back from the latest; a field that is shorter than one is one window
@@ -87,20 +140,21 @@ def monitor(settings: Settings, storage: Storage, since: datetime | None = None)
     since = since or now - timedelta(days=settings.monitor.days)
     bucket = settings.results_bucket
     pattern = patient_pattern(settings.worklist.patient_pattern)
-    names = the_field.names(storage, bucket, since)
-    counts = Counter(version for _, version in names)
-    readings = the_field.readings(storage, bucket, since)
+    keys = record_keys(storage, bucket, since)
+    counts = Counter(version for _, version in keys)
+    readings, unreadable = verdicts(storage, bucket, since)
     # The latest first: what serves now is what a person wants to see.
-    latest = list(dict.fromkeys(version for _, version in reversed(names)))
+    latest = list(dict.fromkeys(version for _, version in reversed(keys)))
     versions = {version: _open(settings, storage, version, counts[version]) for version in latest}
-    found = the_field.records(storage, bucket, [key for key, _ in names])
-    for (_, version), record in zip(names, found, strict=True):
+    found = records(storage, bucket, [key for key, _ in keys])
+    for (_, version), record in zip(keys, found, strict=True):
         versions[version].take(record, pattern)
-    return Monitored(
+    return MonitoringFindings(
         at=now,
         since=since,
         window=settings.monitor.window,
         alarm_rate=settings.monitor.alarm_rate,
+        unreadable_readings=unreadable,
         models=tuple(one.watched(readings.get(one.version, ())) for one in versions.values()),
     )
 
@@ -122,7 +176,7 @@ def _open(settings: Settings, storage: Storage, version: str, count: int) -> _Ve
     return _Version(version, card, sampled, reason, skip, settings.monitor)
 
 
-def _feedback(readings: list[Reading], card: Card | None) -> Feedback | None:
+def _feedback(readings: list[ReadingRecord], card: Card | None) -> Feedback | None:
     told = [(one, _positive(one, card)) for one in readings]
     sick = [positive for one, positive in told if one.verdict == "Pneumonia" and positive is not None]
     well = [positive for one, positive in told if one.verdict == "Normal" and positive is not None]
@@ -135,7 +189,7 @@ def _feedback(readings: list[Reading], card: Card | None) -> Feedback | None:
     )
 
 
-def _positive(reading: Reading, card: Card | None) -> bool | None:
+def _positive(reading: ReadingRecord, card: Card | None) -> bool | None:
     """Whether the model called it pneumonia; without its card only a label that is sure tells."""
     if card is not None and reading.probability is not None:
         return reading.probability >= card.thresholds.operating

@@ -12,13 +12,14 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lungline.diagnosis import Diagnoser, Diagnosis
+from lungline.diagnosis.diagnoser import Diagnoser, Diagnosis
 from lungline.errors import LunglineError, ObjectGone, PackageError
-from lungline.images import Limits
-from lungline.monitoring.observation import Observation
-from lungline.monitoring.sample import Judged, Sample, sample
-from lungline.package import CARD, Card, Package, amend_card, read_card
-from lungline.storage import Storage
+from lungline.imaging.image import Limits
+from lungline.imaging.statistics import ImageStatistics
+from lungline.monitoring.comparison import ComparedResult, Sample, sample
+from lungline.package.card import CARD, Card, amend_card, read_card
+from lungline.package.package import Package
+from lungline.storage.s3 import Storage
 
 FILE = "reference.json"
 # More would tell a test little and make the package heavy.
@@ -35,13 +36,13 @@ class Reference(BaseModel):
     pictures: int = Field(description="Pictures of that split, of which at most 800 are kept.")
     labels: tuple[str, ...]
     scores: tuple[float | None, ...] = Field(description="Calibrated probabilities; None of a refused picture.")
-    observed: tuple[Observation | None, ...]
+    observed: tuple[ImageStatistics | None, ...]
     patients: tuple[int, ...] = Field(description="Numbers that pictures of one patient share; they tell nothing else.")
 
     def sample(self) -> Sample:
         """The reference as tests compare it."""
         rows = zip(self.labels, self.scores, self.observed, self.patients, strict=True)
-        return sample(Judged(*row) for row in rows)
+        return sample(ComparedResult(*row) for row in rows)
 
 
 def measure(

@@ -4,8 +4,7 @@ import html
 from collections.abc import Iterable, Iterator
 
 from lungline.monitoring.comparison import TESTS
-from lungline.monitoring.findings import Monitored, Watched, Window
-from lungline.monitoring.proportion import Proportion
+from lungline.monitoring.findings import ModelFindings, MonitoringFindings, Proportion, Window
 
 NOTICE = (
     "For research. Not a medical device. A changed field does not say that the model is wrong, only that nobody knows."
@@ -21,7 +20,7 @@ th,td{padding:.25rem .8rem .25rem 0;text-align:left;border-bottom:1px solid #dde
 """
 
 
-def page(found: Monitored) -> str:
+def page(found: MonitoringFindings) -> str:
     """The findings as HTML."""
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
@@ -37,14 +36,14 @@ def page(found: Monitored) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _looked(found: Monitored) -> str:
+def _looked(found: MonitoringFindings) -> str:
     return (
         f"<p>Looked {found.at:%Y-%m-%d %H:%M} UTC at results since {found.since:%Y-%m-%d %H:%M} UTC, {found.window} at "
         f"a time. Of windows of an unchanged world, at most {found.alarm_rate:.1%} raise an alarm.</p>"
     )
 
 
-def _model(model: Watched) -> Iterator[str]:
+def _model(model: ModelFindings) -> Iterator[str]:
     kind = "alarm" if model.drifted else "calm" if model.windows else "note"
     yield f"<h2>Version {_e(model.version)}</h2><p class={kind}>{_e(model.in_a_sentence())}</p>"
     counts = ", ".join(f"{count} {label}" for label, count in sorted(model.labels.items()))
@@ -74,7 +73,7 @@ def _statistics(window: Window) -> Iterator[str]:
         yield _table(("statistic of the pictures", "median of the reference", "now", "distance", "p alone"), rows)
 
 
-def _feedback(model: Watched) -> Iterator[str]:
+def _feedback(model: ModelFindings) -> Iterator[str]:
     told = model.feedback
     if told is None:
         yield "<p class=note>No reader has called any of them normal or pneumonia.</p>"

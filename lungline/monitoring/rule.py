@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lungline.errors import LunglineError
-from lungline.monitoring.findings import Monitored
-from lungline.storage import Storage
+from lungline.monitoring.findings import MonitoringFindings
+from lungline.storage.s3 import Storage
 
 CLAIMS = "monitoring/retraining/"
 
@@ -27,7 +27,7 @@ class Claim(BaseModel):
     why: str
 
 
-def drift(found: Monitored | None, champion: str | None, windows: int) -> tuple[bool, str]:
+def drift(found: MonitoringFindings | None, champion: str | None, windows: int) -> tuple[bool, str]:
     """Whether the field of the champion has drifted for so many windows in a row, and a sentence that says so."""
     if found is None:
         return False, "Monitoring has not looked at the field yet."

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lungline.images import Preparation
+from lungline.imaging.preparation import Preparation
 
 if TYPE_CHECKING:
     import tensorflow as tf

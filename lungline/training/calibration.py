@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lungline.package import Calibration, Thresholds
+from lungline.package.card import Calibration, Thresholds
 from lungline.settings import TrainSettings
 
 Floats = NDArray[np.floating[Any]]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lungline.images import Preparation
+from lungline.imaging.preparation import Preparation
 from lungline.training.network import EMBEDDED, EMBEDDING, FEATURES
 
 if TYPE_CHECKING:

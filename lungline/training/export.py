@@ -2,11 +2,20 @@
 
 # pyright: basic
 # TensorFlow and Keras ship no usable types: strictness here would only collect casts.
-
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lungline.training.quiet import quiet
+import numpy as np
+from numpy.typing import NDArray
+
+from lungline.errors import PackageError
+from lungline.package.card import MODEL, SAVED_MODEL, Card, _write_card
+from lungline.package.package import Package, _digests, quiet
 
 if TYPE_CHECKING:
     import keras
@@ -26,3 +35,71 @@ def export(model: "keras.Model", lite: Path, saved: Path) -> None:
     with quiet():
         model.export(str(lite), format="litert", verbose=False)
         tf.saved_model.save(module, str(saved), signatures=call)
+
+
+TOLERANCE = 1e-3
+_ELSEWHERE = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from lungline.package.package import Package
+found = Package.load(Path(sys.argv[1])).predict(np.load(sys.argv[2]))
+heavy = sorted({"tensorflow", "keras", "mlflow"} & set(sys.modules))
+print(json.dumps({"heavy": heavy, "answers": [[one.probability, one.label, one.chest] for one in found]}))
+"""
+
+
+def check(package: Package, keras_model: Any, images: NDArray[np.float32]) -> float:
+    """The largest difference in probability between Keras and the package on prepared images (N, size, size, 1).
+
+    Raises PackageError when it exceeds a thousandth, or when a fresh process answers otherwise or needs TensorFlow.
+    """
+    logits = np.asarray(keras_model.predict(images, verbose="0")["logit"]).ravel()
+    expected = package.card.calibration.probability(logits)
+    answers = package.predict(images)
+    worst = float(np.abs(np.array([one.probability for one in answers]) - expected).max())
+    if not worst <= TOLERANCE:
+        raise PackageError(
+            f"LiteRT and Keras differ by {worst:.4g} in probability on {len(images)} pictures; at most {TOLERANCE:g} "
+            "is allowed."
+        )
+    here = [[one.probability, one.label, one.chest] for one in answers]
+    if _elsewhere(package, images) != json.loads(json.dumps(here)):
+        raise PackageError(f"The package answers otherwise in a fresh process on the same {len(images)} pictures.")
+    return worst
+
+
+def _elsewhere(package: Package, images: NDArray[np.float32]) -> list[list[Any]]:
+    with tempfile.TemporaryDirectory(prefix="lungline-") as folder:
+        inputs = Path(folder) / "inputs.npy"
+        np.save(inputs, images)
+        command = [sys.executable, "-c", _ELSEWHERE, str(package.folder), str(inputs)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise PackageError(f"The package does not load in a fresh process: {reason}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    if found["heavy"]:
+        raise PackageError(f"The package needs {found['heavy'][0]} to answer, which serving does not have.")
+    return found["answers"]
+
+
+def write_package(folder: Path, *, keras_model: Any, card: Card) -> Card:
+    """Write a package from a model of `training.network`; `folder` must not exist or be empty.
+
+    The folder appears complete or not at all, with card.json written last. Returns the card with the files' digests.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists() and any(folder.iterdir()):
+        raise PackageError(f"The folder {folder.name} already holds files; a package is written into a new one.")
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        export(keras_model, draft / MODEL, draft / SAVED_MODEL)
+        card = card.model_copy(update={"files": _digests(draft)})
+        _write_card(draft, card)
+        draft.chmod(0o755)  # mkdtemp's 0700 would shut other users of a shared volume out
+        draft.replace(folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return card

@@ -1,0 +1,5 @@
+"""The command line without its entry point: `python -m cli`."""
+
+from cli.main import main
+
+main()

@@ -1,0 +1,247 @@
+"""What the command line shows: plain lines that read the same at a terminal and in a log.
+
+Progress goes to standard error, results to standard output, so that `--json` and pipes stay clean.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+DISCLAIMER = "Research use only. Not a medical device: no result here replaces a radiologist."
+COLOURS = {
+    "Pneumonia": "bold red",
+    "Unsure": "yellow",
+    "Normal": "green",
+    "Refused": "magenta",
+    "ready": "green",
+    "passed": "green",
+    "failed": "bold red",
+    "stopped": "red",
+    "starting": "yellow",
+}
+
+if TYPE_CHECKING:
+    from components.step_events import Event
+    from lungline.evaluation.gate import Verdict
+    from lungline.evaluation.metrics import Evaluation
+    from lungline.registry.history import PromotionEntry
+    from lungline.registry.versions import Version
+    from lungline.results.records import ResultRecord
+
+progress = Console(stderr=True, highlight=False, soft_wrap=True)
+# A pipe has no width; 80 columns would fold what a script or a log shows.
+output = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+
+
+def step(name: str, text: str, style: str = "") -> None:
+    """One line of progress: who, and what it did."""
+    progress.print(Text.assemble((f"{name:>14}  ", "bold cyan"), (text, style)))
+
+
+def heading(text: str) -> None:
+    """A line that opens a part of a longer command."""
+    progress.print()
+    progress.print(Text(text, style="bold"))
+
+
+def notice(text: str) -> None:
+    """Something a person must not miss."""
+    progress.print(Text(text, style="bold yellow"))
+
+
+def error(text: str) -> None:
+    """The one sentence of a failure."""
+    progress.print(Text.assemble(("Error: ", "bold red"), text))
+
+
+def say(text: str, style: str = "") -> None:
+    """One line of result."""
+    output.print(Text(text, style=style))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Rows under their columns; words with a known meaning are coloured."""
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        shown.add_column(column, overflow="fold")
+    for row in rows:
+        cells = ["" if cell is None else str(cell) for cell in row]
+        shown.add_row(*(Text(cell, style=COLOURS.get(cell, "")) for cell in cells))
+    output.print(shown)
+
+
+def dump(value: Mapping[str, Any] | Sequence[Any]) -> None:
+    """One JSON value on one line of standard output."""
+    print(json.dumps(value, default=str, ensure_ascii=False))  # Rich would fold a long line
+
+
+def bar(risk: float, width: int = 20) -> str:
+    """A risk between 0 and 1 as a bar of `width` characters."""
+    filled = round(risk * width)
+    return "█" * filled + "░" * (width - filled)
+
+
+def raw(lines: Iterable[str]) -> None:
+    """Lines for another program: no colour, no folding."""
+    for line in lines:
+        print(line)
+
+
+def part_changed(name: str, state: str) -> None:
+    """A part of the stack has another state; that it has not begun yet is no news."""
+    if state != "stopped":
+        step(name, state, COLOURS.get(state, ""))
+
+
+def stack(parts: Iterable[Any], looked: Iterable[Any] = ()) -> None:
+    """The parts of the stack, one a line, and what their figures say."""
+    rows = [(p.name, p.state, p.pid, p.address, p.restarts or "", p.note or "") for p in parts]
+    table(("part", "state", "pid", "address", "restarts", "note"), rows)
+    for check in looked:
+        text = check.finding if check.passed else f"{check.finding}. {check.cure}"
+        say(f"{check.name:>14}  {text}", "" if check.passed else "red")
+
+
+def checks(found: Iterable[Any]) -> None:
+    """What the doctor has found."""
+    rows = [("passed" if c.passed else "failed", c.name, c.finding, c.cure if not c.passed else "") for c in found]
+    table(("", "check", "finding", "cure"), rows)
+
+
+def result(record: "ResultRecord") -> None:
+    """One saved result: the label, the risk, and a reason where there is no risk."""
+    risk = f"{bar(record.probability)} {record.probability:6.1%}" if record.probability is not None else ""
+    label = record.label or record.outcome
+    say(f"{label:>10}  {risk or record.message or record.reason}  {record.upload.key}", COLOURS.get(label, ""))
+
+
+def results(records: "Sequence[ResultRecord]") -> None:
+    """Saved results."""
+    rows = [
+        (
+            f"{r.times.done:%Y-%m-%d %H:%M:%S}",
+            r.label or r.outcome,
+            f"{r.probability:.1%}" if r.probability is not None else "",
+            r.model.version,
+            r.upload.key,
+            r.message or "; ".join(r.warnings),
+        )
+        for r in records
+    ]
+    table(("done (UTC)", "label", "risk", "version", "key", "remark"), rows)
+    say(DISCLAIMER, "dim")
+
+
+def counter(done: int) -> None:
+    """How far a long piece of work has come; at a terminal only."""
+    if progress.is_terminal:
+        progress.print(Text(f"{done:>14}", style="dim"), end="\r")
+
+
+def pipeline_event(event: "Event") -> None:
+    """A step of the pipeline has started, moved on, or ended; counters stand still on one line, at a terminal only."""
+    if re.fullmatch(r"\d+ of \d+", event.text) and event.kind == "progress":
+        if progress.is_terminal:
+            progress.print(Text(f"{event.step.replace('_', ' '):>14}  {event.text}", style="dim"), end="\r")
+        return
+    took = f"  {event.seconds:.1f} s" if event.seconds is not None else ""
+    text = {"started": "started", "reused": f"reused: {event.text}"}.get(event.kind, event.text)
+    style = {"started": "dim", "failed": "bold red", "reused": "dim", "progress": "dim"}.get(event.kind, "")
+    step(event.step.replace("_", " "), f"{text}{took}", style)
+
+
+def training(found: "Evaluation", verdict: "Verdict", outcome: str, links: Mapping[str, str]) -> None:
+    """What came of a training run."""
+    figures(found)
+    for rule in verdict.rules:
+        word = "passed" if rule.passed else "failed"
+        say(f"  {word}  {rule.sentence}", COLOURS[word])
+    say(outcome, "bold")
+    for name, address in links.items():
+        say(f"{name:8} {address}")
+
+
+def evaluation(facts: Mapping[str, str], found: "Evaluation") -> None:
+    """Figures of a model on a data set."""
+    say(f"Model {facts['model']} on the {facts['split']} split of {facts['data']}", "bold")
+    figures(found)
+    say(DISCLAIMER, "dim")
+
+
+def figures(found: "Evaluation") -> None:
+    """The figures with their intervals, and how each class was labelled."""
+    refused = f", {found.refused} refused" if found.refused else ""
+    say(f"{found.n} X-rays judged{refused}")
+    rows: list[tuple[str, str, str]] = []
+    for name, value in found.figures().items():
+        interval = found.intervals.get(name)
+        rows.append((name, f"{value:.3f}", f"{interval.low:.3f} to {interval.high:.3f}" if interval else ""))
+    table(("figure", "value", "95 % interval"), rows)
+    labels = ("Normal", "Unsure", "Pneumonia")
+    table(
+        ("truth", *labels), [(truth, *(called[label] for label in labels)) for truth, called in found.per_class.items()]
+    )
+
+
+def versions(found: "Sequence[Version]") -> None:
+    """The registered versions."""
+    if not found:
+        say("No version is registered yet; `lungline train` registers one.")
+        return
+    rows = [
+        (v.version, ", ".join(v.aliases), f"{v.registered:%Y-%m-%d %H:%M}", v.tags.get("data", ""), v.package)
+        for v in found
+    ]
+    table(("version", "alias", "registered (UTC)", "data", "package"), rows)
+
+
+def history(entries: "Sequence[PromotionEntry]") -> None:
+    """The history of promotions."""
+    rows = [
+        (
+            e.number,
+            f"{e.at:%Y-%m-%d %H:%M:%S}",
+            e.kind,
+            e.act,
+            e.version,
+            e.by,
+            e.reason,
+            f"{e.facts.figures['auc']:.3f}" if "auc" in e.facts.figures else "",
+        )
+        for e in entries
+    ]
+    table(("#", "at (UTC)", "change", "act", "version", "by", "reason", "auc"), rows)
+
+
+def arrival(label: str, risk: float | None, truth: str, right: bool, milliseconds: float) -> None:
+    """A result of the demo, as it arrives."""
+    shown = f"{bar(risk)} {risk:6.1%}" if risk is not None else " " * 27
+    line = Text.assemble(
+        (f"{label:>14}  ", COLOURS.get(label, "")),
+        f"{shown}  truth {truth:9}  ",
+        ("right" if right else "wrong", "green" if right else "bold red"),
+        (f"  {milliseconds:6.0f} ms", "dim"),
+    )
+    progress.print(line)
+
+
+def demo(report: Mapping[str, Any]) -> None:
+    """What the demo has shown."""
+    latency, seconds = report["latency_ms"], report["seconds"]
+    say("")
+    say(f"Version {report['version']} of the model, trained on {report['data']}, test AUC {report['auc']:.3f}.", "bold")
+    say(
+        f"{report['results']} of {report['uploads']} uploads have a result; {report['correct']} are on the right side "
+        f"of the operating point, {report['unsure']} are in the Unsure band."
+    )
+    say(f"From upload to saved result: median {latency['p50']:.0f} ms, 99th percentile {latency['p99']:.0f} ms.")
+    say(f"Stack {seconds['setup']:.0f} s, training {seconds['train']:.0f} s, everything {seconds['total']:.0f} s.")
+    for name, address in report["addresses"].items():
+        say(f"{name:18} {address}")
+    say(DISCLAIMER, "dim")

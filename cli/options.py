@@ -1,0 +1,96 @@
+"""What commands share: the options they take, the settings they start from, and how they show a value."""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli import console
+
+if TYPE_CHECKING:
+    from lungline.package.package import Package
+    from lungline.settings import Settings
+
+Home = Annotated[Path | None, typer.Option(help="Folder of the laptop stack's state [default: .lungline].")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of a table.")]
+Data = Annotated[
+    str | None,
+    typer.Option(help="A folder, a zip, an .npz, medmnist:SIZE, s3://bucket/prefix, phantom[:N], or auto."),
+]
+Set = Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE, such as train.epochs=10; repeatable.")]
+Context = Annotated[str | None, typer.Option(help="Context of the kubeconfig, for another cluster than the current.")]
+By = Annotated[str, typer.Option(help="Who decides.")]
+Reason = Annotated[str, typer.Option(help="Why.")]
+
+
+def configured(home: Path | None = None, assignments: list[str] | None = None, **named: Any) -> "Settings":
+    """Settings from the environment, the options that were given, and `--set`."""
+    from lungline.settings import load_settings
+
+    overrides = {name: value for name, value in {"home": home, **named}.items() if value is not None}
+    for assignment in assignments or []:
+        name, found, value = assignment.partition("=")
+        if not found:
+            raise typer.BadParameter(f"expected NAME=VALUE, such as train.epochs=10; found {assignment!r}")
+        overrides[name.strip()] = value.strip()
+    return load_settings(overrides)
+
+
+def connected(home: Path | None = None, assignments: list[str] | None = None, **named: Any) -> "Settings":
+    """Settings completed with the addresses and credentials of the running stack.
+
+    On a cluster there is no stack to ask: the settings name everything.
+    """
+    settings = configured(home, assignments, **named)
+    if settings.deployment == "cluster":
+        return settings
+    from laptop import stack
+
+    return stack.connect(settings)
+
+
+def started(home: Path | None = None, assignments: list[str] | None = None, **named: Any) -> "Settings":
+    """Like `connected`, with a stack started first where none runs."""
+    from laptop import stack
+
+    settings = configured(home, assignments, **named)
+    if not stack.status(settings).running:
+        console.heading("Starting the laptop stack; `lungline down` stops it.")
+        stack.up(settings, console.part_changed)
+    return stack.connect(settings)
+
+
+@contextmanager
+def package_of(model: str, settings: "Settings") -> "Generator[Package]":
+    """The package that a person means: a folder, or a version of the registry."""
+    from lungline.package.package import Package
+
+    if Path(model).is_dir():
+        yield Package.load(Path(model))
+        return
+    from lungline.registry.versions import Registry
+
+    registry = Registry(settings)
+    with TemporaryDirectory(prefix="lungline-") as temporary:
+        yield registry.fetch(registry.resolve(model), Path(temporary) / "package")
+
+
+def moment_of(text: str) -> datetime:
+    """The moment that a person wrote, in this machine's time zone unless it names one."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as exc:
+        raise typer.BadParameter(f"expected a moment such as 2026-11-21T22:00; found {text!r}") from exc
+    return moment if moment.tzinfo else moment.astimezone()
+
+
+def show(value: Any, as_json: bool, in_words: Callable[[], None]) -> None:
+    """Show a value as JSON or in words, as was asked."""
+    if as_json:
+        console.dump(value)
+    else:
+        in_words()

@@ -1,0 +1,177 @@
+"""From data to a registered model, and what a model is worth."""
+
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli import console
+from cli.options import Data, Home, Json, Set, configured, connected, package_of, show, started
+
+if TYPE_CHECKING:
+    from lungline.settings import Settings
+    from pipelines.run import RunSummary
+    from pipelines.server import KfpServer
+
+app = typer.Typer()
+
+
+class Place(StrEnum):
+    """Where a pipeline runs."""
+
+    local = "local"
+    kfp = "kfp"
+
+
+@app.command()
+def train(  # noqa: PLR0917  # Typer makes options of them, whatever their kind
+    data: Data = None,
+    assignments: Set = None,
+    policy: Annotated[str | None, typer.Option(help="Who promotes: auto (the gate alone) or manual.")] = None,
+    feedback: Annotated[
+        str | None,
+        typer.Option(help="Merge labels of readers in: what `feedback export` wrote, or `worklist` for all so far."),
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Reuse no step of an earlier run.")] = False,
+    on: Annotated[Place, typer.Option(help="Run here, or on a Kubeflow Pipelines server.")] = Place.local,
+    host: Annotated[str | None, typer.Option(help="Address of the Kubeflow Pipelines server.")] = None,
+    kfp_namespace: Annotated[str | None, typer.Option(help="Namespace of the run, where users have their own.")] = None,
+    kfp_token_file: Annotated[
+        Path | None, typer.Option(help="File with the server's bearer token.", exists=True, dir_okay=False)
+    ] = None,
+    kfp_ca: Annotated[
+        Path | None, typer.Option(help="File of the authority that vouches for the server.", exists=True)
+    ] = None,
+    service_account: Annotated[
+        str | None, typer.Option(help="Account that the steps run as [default: lungline-pipeline].")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the run on the server to its end.")] = True,
+    schedule: Annotated[
+        str | None, typer.Option(help='Run on the server whenever this says so, such as "0 3 * * 1" (UTC).')
+    ] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Run the training pipeline: prepare, validate, train, evaluate, gate, register, promote."""
+    if on is Place.kfp:
+        token = kfp_token_file.read_text(encoding="utf-8").strip() if kfp_token_file else None
+        named = {"kfp_host": host, "kfp_namespace": kfp_namespace, "kfp_token": token}
+        settings = configured(home, assignments, data=data, policy=policy, feedback=feedback, **named)
+        server = _server(settings, service_account, kfp_ca)
+        if schedule is not None:
+            _schedule_on_kfp(settings, server, schedule, as_json)
+        else:
+            _train_on_kfp(settings, server, wait=wait, reuse=not fresh, as_json=as_json)
+        return
+    if schedule is not None:
+        raise typer.BadParameter("a schedule is kept by a server: add --on kfp")
+    from laptop import retraining
+    from pipelines.run import run_local
+
+    settings = started(home, assignments, data=data, policy=policy, feedback=feedback)
+    run = retraining.train if settings.feedback == retraining.WORKLIST else run_local
+    summary = run(settings, console.pipeline_event, reuse=not fresh)
+    _show_training(summary, as_json)
+
+
+def _show_training(summary: "RunSummary", as_json: bool) -> None:
+    links = {"MLflow": summary.mlflow_url, "Report": summary.report}
+    figures = summary.evaluation.figures()
+    value = {name: figures.get(name) for name in ("auc", "ece", "unsure_rate")} | summary.model_dump(mode="json")
+    show(value, as_json, lambda: console.training(summary.evaluation, summary.verdict, summary.next, links))
+    if summary.data.notice:
+        console.notice(summary.data.notice)
+
+
+@app.command()
+def retrain(
+    data: Data = None,
+    assignments: Set = None,
+    dry: Annotated[bool, typer.Option("--dry-run", help="Only say whether a run would start, and why.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Train again if there is a cause: new labels of readers, or drift. The gate compares, the policy promotes."""
+    from laptop import retraining
+    from laptop.retraining import drift_cause
+
+    settings = started(home, assignments, data=data)
+    causes = [retraining.labels_cause(settings), drift_cause(settings)]
+    if not as_json:
+        for cause in causes:
+            console.say(cause.sentence)
+    done = retraining.retrain(settings, causes, console.pipeline_event, dry=dry)
+    if done.summary is None:
+        show(done.value(), as_json, lambda: console.say("No training run was started."))
+    elif as_json:
+        console.dump(done.value())
+    else:
+        _show_training(done.summary, as_json)
+
+
+def _server(settings: "Settings", account: str | None, ca_file: Path | None) -> "KfpServer":
+    from pipelines.resources import SERVICE_ACCOUNT
+    from pipelines.server import KfpServer
+
+    if settings.kfp_host is None:
+        raise typer.BadParameter("--on kfp needs --host, the address of the Kubeflow Pipelines server")
+    return KfpServer(
+        settings.kfp_host, settings.kfp_namespace, settings.kfp_token, account or SERVICE_ACCOUNT, ca_file=ca_file
+    )
+
+
+def _train_on_kfp(settings: "Settings", server: "KfpServer", *, wait: bool, reuse: bool, as_json: bool) -> None:
+    from pipelines.submit import submit
+
+    done = submit(settings, server, console.pipeline_event, wait=wait, reuse=reuse)
+    text = f"ended as {done.state}" if wait else "goes on by itself"
+    show(asdict(done), as_json, lambda: console.say(f"Run {done.run} {text}: {done.link}"))
+
+
+def _schedule_on_kfp(settings: "Settings", server: "KfpServer", cron: str, as_json: bool) -> None:
+    from pipelines.submit import schedule
+
+    done = schedule(settings, server, cron)
+    instead = " instead of the schedule before it" if done.replaced else ""
+    show(asdict(done), as_json, lambda: console.say(f'Scheduled "{cron}" (UTC){instead}: {done.link}'))
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        str, typer.Option(help="champion, challenger, a version, or the folder of a package.")
+    ] = "champion",
+    data: Data = None,
+    split: Annotated[str, typer.Option(help="The split that is judged.")] = "test",
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Judge labelled X-rays with a model, on the path that serving takes, and give its figures."""
+    from lungline.datasets.opening import open_dataset
+    from lungline.evaluation.scoring import evaluate as figures_of
+    from lungline.imaging.image import Limits
+
+    folder = Path(model)
+    settings = configured(home, data=data) if folder.is_dir() else connected(home, data=data)
+    dataset = open_dataset(settings.data, settings=settings, require=(split,))
+    examples = dataset.of(split)
+    with package_of(model, settings) as package:
+        pictures = ((example.label, dataset.read(example)) for example in examples)
+        evaluation = figures_of(package, pictures, Limits.from_settings(settings))
+        facts = {"model": package.card.version or model, "data": dataset.name, "digest": dataset.digest, "split": split}
+    show(facts | evaluation.model_dump(mode="json"), as_json, lambda: console.evaluation(facts, evaluation))
+
+
+@app.command()
+def compile(  # noqa: A001  # the command's name; the builtin is not used here
+    output: Annotated[Path, typer.Option("-o", "--output", help="The YAML file to write.")] = Path("pipeline.yaml"),
+    assignments: Set = None,
+) -> None:
+    """Compile the training pipeline for a Kubeflow Pipelines server."""
+    from pipelines.compile import compile_pipeline
+
+    settings = configured(assignments=assignments)
+    compile_pipeline(output, settings)
+    console.say(f"Wrote {output}; every step runs in {settings.kfp_image}.")

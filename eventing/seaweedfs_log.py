@@ -1,0 +1,172 @@
+"""The object store's own log of changes, read over gRPC from any moment on.
+
+SeaweedFS offers a webhook too, but one that fails once is lost there (its retry stands outside its dead-letter queue
+and never sees an error), and it sends one at a time. This log is kept on disk and replays what a reader has missed.
+
+The messages are the part that we need of SeaweedFS's `filer.proto`; a field keeps its number for ever.
+"""
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+from eventing.seaweedfs_tls import Certificates
+from lungline.errors import EventMalformed, StorageUnavailable
+from lungline.events.uploads import Upload
+from lungline.network import HOST, answers
+
+BUCKETS = "/buckets"
+# What the S3 gateway notes beside an object.
+ETAG, VERSION, DELETE_MARKER = (f"Seaweed-X-Amz-{name}" for name in ("ETag", "Version-Id", "Delete-Marker"))
+# Where the store keeps the parts of multipart uploads that are not complete.
+PARTS = ".uploads"
+
+_PACKAGE = "filer_pb"
+_METHOD = f"/{_PACKAGE}.SeaweedFiler/SubscribeMetadata"
+_FIELDS = {
+    "FileChunk": (("modified_ts_ns", 4, "int64"),),
+    "FuseAttributes": (("file_size", 1, "uint64"), ("mtime", 2, "int64")),
+    "Entry": (
+        ("name", 1, "string"),
+        ("is_directory", 2, "bool"),
+        ("chunks", 3, "repeated FileChunk"),
+        ("attributes", 4, "FuseAttributes"),
+        ("extended", 5, "repeated Entry.ExtendedEntry"),
+        ("content", 9, "bytes"),
+    ),
+    "Entry.ExtendedEntry": (("key", 1, "string"), ("value", 2, "bytes")),
+    "EventNotification": (("old_entry", 1, "Entry"), ("new_entry", 2, "Entry"), ("new_parent_path", 4, "string")),
+    "Request": (
+        ("client_name", 1, "string"),
+        ("path_prefix", 2, "string"),
+        ("since_ns", 3, "int64"),
+        ("client_id", 7, "int32"),
+    ),
+    "Response": (("directory", 1, "string"), ("event_notification", 2, "EventNotification"), ("ts_ns", 3, "int64")),
+}
+_NANOSECONDS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change, made at `moment`, in nanoseconds since 1970; `upload` is None for all but completed uploads.
+
+    Two changes at once may come in the wrong order or with the same moment. The log places a change at its moment or
+    after it, so reading again since the moment of any change repeats some and leaves out none.
+    """
+
+    moment: int
+    upload: Upload | None = None
+
+
+class Changes:
+    """A reading of the changes in one bucket; iterate once, `close` from anywhere to end that.
+
+    Raises StorageUnavailable when the store does not answer.
+    """
+
+    def __init__(self, filer_grpc_port: int, certificates: Certificates, bucket: str, since: int) -> None:
+        import grpc
+
+        request, response = _messages()
+        self._bucket = bucket
+        if not answers(filer_grpc_port):
+            raise StorageUnavailable("The object store's log of changes does not answer.")
+        credentials = grpc.ssl_channel_credentials(
+            certificates.authority.read_bytes(), certificates.key.read_bytes(), certificates.certificate.read_bytes()
+        )
+        self._channel = grpc.secure_channel(f"{HOST}:{filer_grpc_port}", credentials)
+        subscribe = self._channel.unary_stream(
+            _METHOD, request_serializer=request.SerializeToString, response_deserializer=response.FromString
+        )
+        # A number of its own for each reading: the store ends one whose number it believes to know.
+        number = secrets.randbelow(2**31 - 1) + 1
+        asked = request(client_name="lungline", path_prefix=f"{BUCKETS}/{bucket}/", since_ns=since, client_id=number)
+        self._answers = subscribe(asked)
+
+    def __iter__(self) -> Iterator[Change]:
+        """Changes in the order of the log, for ever. Raises StorageUnavailable when they end."""
+        import grpc
+
+        try:
+            for answer in self._answers:
+                yield Change(answer.ts_ns, _completed(answer, self._bucket))
+        except grpc.RpcError as exc:
+            raise StorageUnavailable("The object store's log of changes broke off.") from exc
+        raise StorageUnavailable("The object store ended its log of changes.")
+
+    def close(self) -> None:
+        """End the reading."""
+        self._answers.cancel()
+        self._channel.close()
+
+
+def _completed(answer: Any, bucket: str) -> Upload | None:
+    """The upload that a change completes; None for directories, parts, deletions and changes of mere metadata."""
+    event = answer.event_notification
+    entry = event.new_entry
+    if not entry.name or entry.is_directory or DELETE_MARKER in entry.extended:
+        return None
+    path = f"{event.new_parent_path or answer.directory}/{entry.name}"
+    key = path.removeprefix(f"{BUCKETS}/{bucket}/")
+    if key == path or key.partition("/")[0] == PARTS:
+        return None
+    if event.old_entry.name == entry.name and _content(event.old_entry) == _content(entry):
+        return None  # tags, permissions
+    return _upload(bucket, key, entry, answer.ts_ns)
+
+
+def _upload(bucket: str, key: str, entry: Any, moment: int) -> Upload | None:
+    version = entry.extended[VERSION].decode() if VERSION in entry.extended else None
+    if version:
+        # A bucket with versioning keeps each version of `key` as `key.versions/v_<id>`.
+        key = key.rpartition("/")[0].removesuffix(".versions")
+    written = max((chunk.modified_ts_ns for chunk in entry.chunks), default=entry.attributes.mtime * _NANOSECONDS)
+    try:
+        return Upload(
+            bucket=bucket,
+            key=key,
+            version_id=version,
+            etag=entry.extended[ETAG].decode() if ETAG in entry.extended else None,
+            sequencer=f"{moment:016X}",
+            size=entry.attributes.file_size or len(entry.content),
+            uploaded_at=datetime.fromtimestamp(written / _NANOSECONDS, UTC),
+        )
+    except EventMalformed:  # a name that S3 itself would not have taken
+        return None
+
+
+def _content(entry: Any) -> tuple[object, ...]:
+    chunks = tuple(chunk.modified_ts_ns for chunk in entry.chunks)
+    return (entry.extended.get(ETAG), entry.attributes.file_size, entry.attributes.mtime, chunks)
+
+
+@cache
+def _messages() -> tuple[Any, Any]:
+    """The classes of request and response, made from the table so that no generated code lies about."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    file = descriptor_pb2.FileDescriptorProto(name="lungline/filer.proto", package=_PACKAGE, syntax="proto3")
+    for name, fields in _FIELDS.items():
+        outer, _, inner = name.rpartition(".")
+        made = (file.message_type[-1].nested_type if outer else file.message_type).add(name=inner)
+        made.options.map_entry = bool(outer)
+        for field_name, number, kind in fields:
+            made.field.add(name=field_name, number=number, **_kind(kind))
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    request, response = (pool.FindMessageTypeByName(f"{_PACKAGE}.{name}") for name in ("Request", "Response"))
+    return message_factory.GetMessageClass(request), message_factory.GetMessageClass(response)
+
+
+def _kind(kind: str) -> dict[str, Any]:
+    from google.protobuf.descriptor_pb2 import FieldDescriptorProto
+
+    one = kind.removeprefix("repeated ")
+    label = FieldDescriptorProto.LABEL_OPTIONAL if one == kind else FieldDescriptorProto.LABEL_REPEATED
+    if one in _FIELDS:
+        return {"label": label, "type_name": f".{_PACKAGE}.{one}"}
+    return {"label": label, "type": FieldDescriptorProto.Type.Value(f"TYPE_{one.upper()}")}

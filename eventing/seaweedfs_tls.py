@@ -1,0 +1,108 @@
+"""Certificates with which the store's servers and the bridge recognise each other over gRPC.
+
+Made by an authority whose key is thrown away at once: nobody can make another that it would vouch for.
+"""
+
+import ipaddress
+import os
+import secrets
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from lungline.network import HOST
+
+SIGNING = ("signing", "signing.read", "filer_signing", "filer_signing.read")
+_YEARS = timedelta(days=365 * 50)
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """Paths of the authority's certificate, of ours, and of our key."""
+
+    authority: Path
+    certificate: Path
+    key: Path = field(repr=False)
+
+    @classmethod
+    def of(cls, folder: Path) -> "Certificates":
+        """Those in a folder, whether they are there or not."""
+        return cls(folder / "authority.crt", folder / "store.crt", folder / "store.key")
+
+    @classmethod
+    def claim(cls, folder: Path) -> "Certificates":
+        """Those in a folder, made at its first start."""
+        found = cls.of(folder)
+        if not all(path.exists() for path in (found.authority, found.certificate, found.key)):
+            _make(found)
+        return found
+
+
+def _make(certificates: Certificates) -> None:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    now = datetime.now(UTC)
+    authority_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    names = [
+        x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        for name in ("lungline laptop", "lungline store")
+    ]
+
+    def certificate(name: x509.Name, of: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+        begun = x509.CertificateBuilder().subject_name(name).issuer_name(names[0]).public_key(of.public_key())
+        begun = begun.serial_number(x509.random_serial_number())
+        return begun.not_valid_before(now - timedelta(days=1)).not_valid_after(now + _YEARS)
+
+    root = certificate(names[0], authority_key).add_extension(
+        x509.BasicConstraints(ca=True, path_length=0), critical=True
+    )
+    here = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address(HOST))])
+    ours = certificate(names[1], key).add_extension(here, critical=False)
+    pem = serialization.Encoding.PEM
+    _write(certificates.authority, root.sign(authority_key, hashes.SHA256()).public_bytes(pem))
+    _write(certificates.certificate, ours.sign(authority_key, hashes.SHA256()).public_bytes(pem))
+    plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    _write(certificates.key, key.private_bytes(pem, *plain))
+
+
+def _write(path: Path, data: bytes) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(data)
+
+
+def generate_signing_keys() -> dict[str, str]:
+    """A new secret for each kind of token between the store's servers."""
+    return {name: secrets.token_urlsafe(32) for name in SIGNING}
+
+
+def secure(config: Path, signing_keys: Mapping[str, str]) -> None:
+    """Write what the store's own servers, and the bridge, recognise each other by into the store's `-config_dir`.
+
+    `signing_keys` hold a secret for each of SIGNING: HTTP between the servers carries tokens signed with them.
+    """
+    config.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _write_security(config / "security.toml", signing_keys, Certificates.claim(config))
+
+
+def _write_security(path: Path, keys: Mapping[str, str], certificates: Certificates) -> None:
+    lines = [f'[jwt.{name}]\nkey = "{key}"' for name, key in keys.items()]
+    lines.append(f'[grpc]\nca = "{certificates.authority}"')
+    servers = ("master", "volume", "filer", "s3", "admin", "worker", "client")
+    lines += [f'[grpc.{name}]\ncert = "{certificates.certificate}"\nkey = "{certificates.key}"' for name in servers]
+    path.touch(mode=0o600)
+    path.write_text("\n".join(lines))
+
+
+def main() -> None:
+    """Secure the store of a pod: the keys are made once, and kept in the volume beside the certificates."""
+    config = Path(sys.argv[1])
+    if not (config / "security.toml").exists():
+        secure(config, generate_signing_keys())
+
+
+if __name__ == "__main__":
+    main()

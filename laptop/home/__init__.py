@@ -1,0 +1,1 @@
+"""The folder that holds all state of a stack: ports, credentials, lock."""

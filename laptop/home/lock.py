@@ -1,0 +1,40 @@
+"""The lock that says a stack runs in a home folder: the system lets go of it however its holder ends."""
+
+import fcntl
+import os
+import time
+
+from lungline.errors import StackError
+from lungline.home import Home
+
+
+def take_lock(home: Home, seconds: float = 1.0) -> int:
+    """Hold the lock until this process ends. Raises StackError when another process holds it."""
+    handle = os.open(home.file("lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    deadline = time.monotonic() + seconds
+    while not _try(handle):
+        if time.monotonic() > deadline:
+            os.close(handle)
+            raise StackError(f"A stack runs in {home.path} already: `lungline status` shows it.")
+        time.sleep(0.02)
+    return handle
+
+
+def is_locked(home: Home) -> bool:
+    """Whether a supervisor lives in this home."""
+    try:
+        handle = os.open(home.file("lock"), os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _try(handle)
+    finally:
+        os.close(handle)
+
+
+def _try(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""The services of the stack, one process each: how each is started, and how it says that it is ready."""

@@ -1,0 +1,52 @@
+"""The event bridge as a service of the stack."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from eventing.state import State, state_of
+from laptop.home.ports import Ports, claim_ports, load_ports
+from laptop.services.process import running
+from laptop.services.service import Command, base_environment, settings_environment
+from lungline.home import Home
+from lungline.settings import Settings
+
+
+@dataclass(frozen=True)
+class BridgeService:
+    """The bridge as a part of the stack; `settings` name store and broker."""
+
+    home: Home
+    settings: Settings
+    ports: Ports
+
+    name = "bridge"
+    address = None
+    after = ()  # it waits for store and broker by itself
+    stop_timeout = 5.0
+    poll = True
+
+    def command(self) -> Command:
+        """How to start it."""
+        argv = (sys.executable, "-P", "-m", "eventing.bridge")
+        argv += ("--filer_grpc_port", str(self.ports.filer_grpc), "--metrics_port", str(self.ports.bridge_metrics))
+        return Command(argv, base_environment() | settings_environment(self.settings), self.home.path)
+
+    def probe(self, pid: int) -> State:
+        """What it has noted of itself."""
+        return state_of(self.home, self.name, pid)
+
+    def maintain(self) -> None:
+        """Nothing to do."""
+
+
+@contextmanager
+def running_bridge(home: Path, settings: Settings) -> Iterator[None]:
+    """A bridge alone, between a store in the same home and a broker."""
+    made = Home.make(home)
+    # The store runs already: its ports are taken and must stay what they are.
+    part = BridgeService(made, settings, load_ports(made) or claim_ports(made))
+    with running(part, made.log(part.name)):
+        yield

@@ -1,0 +1,71 @@
+"""The KServe predictor, which serves the package that `predictor/current` in the home folder points to."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from eventing.state import State
+from laptop.home.ports import Ports, claim_ports, load_ports
+from laptop.services.mlflow import answers_with
+from laptop.services.process import running
+from laptop.services.service import Command, base_environment, settings_environment
+from lungline.home import Home
+from lungline.network import HOST
+from lungline.settings import Settings
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """The predictor; `settings` name the object store."""
+
+    home: Home
+    settings: Settings
+    ports: Ports
+
+    name = "predictor"
+    after = ()  # it waits for the store and for a champion by itself
+    stop_timeout = 4.0
+    poll = True
+
+    @property
+    def address(self) -> str:
+        """Its base address; `/docs` there is its API page."""
+        return f"http://{HOST}:{self.ports.predictor}"
+
+    def connected(self) -> Settings:
+        """The settings with this predictor's address."""
+        return self.settings.model_copy(update={"predictor_uri": self.address})
+
+    @property
+    def package(self) -> Path:
+        """The link to the package that serves."""
+        return self.home.file("predictor", "current")
+
+    def command(self) -> Command:
+        """How to start it; without a package it answers that it is not ready."""
+        argv = (sys.executable, "-P", "-m", "serving", "--model_dir", str(self.package))
+        argv += ("--http_host", HOST, "--http_port", str(self.ports.predictor))
+        return Command(argv, base_environment() | settings_environment(self.settings), self.home.file("predictor"))
+
+    def probe(self, pid: int) -> State:  # noqa: ARG002 - its answer says all
+        """Ready once it has judged a test image."""
+        status = answers_with(self.ports.predictor, "/v2/health/ready")
+        if status == 200:
+            return "ready"
+        if status is None:
+            return "starting"
+        return "not ready" if self.package.exists() else "waiting for a champion"
+
+    def maintain(self) -> None:
+        """Nothing to do."""
+
+
+@contextmanager
+def running_predictor(home: Path, settings: Settings) -> Iterator[Settings]:
+    """A predictor alone, in the same home as its package; gives the settings completed with its address."""
+    made = Home.make(home)
+    predictor = Predictor(made, settings, load_ports(made) or claim_ports(made))
+    with running(predictor, made.log(predictor.name)):
+        yield predictor.connected()

@@ -1,0 +1,120 @@
+"""A child process that cannot outlive its parent and takes its own children with it.
+
+Each part leads a process group of its own, and the whole group is signalled. For a parent that is killed there are
+two nets: on Linux the kernel ends the direct child (PR_SET_PDEATHSIG), and `leash.py` ends the group everywhere.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from laptop.services.service import Command, Service
+from lungline.errors import StackError
+
+_PR_SET_PDEATHSIG = 1
+POLL_SECONDS = 0.02
+
+
+class Process:
+    """A running process, started in the main thread: the kernel's net watches the thread that starts it."""
+
+    def __init__(self, command: Command, output: int) -> None:
+        try:
+            self._popen = subprocess.Popen(
+                command.argv,
+                env=dict(command.env),
+                cwd=command.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                process_group=0,
+                preexec_fn=_end_with_parent(),  # noqa: PLW1509 - two system calls, no lock, no memory
+            )
+        except OSError as exc:
+            raise StackError(f"{command.argv[0]} cannot be started: {exc.strerror}.") from exc
+        self.pid = self._popen.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; negative for the signal that ended it."""
+        return self._popen.poll()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process and its children."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
+            os.killpg(self.pid, number)
+
+    def stop(self, grace: float) -> int:
+        """End it in an orderly way, after `grace` seconds by force; returns its exit code."""
+        if self.exit_code is None:
+            self.signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._popen.wait(grace)
+        return self.sweep()
+
+    def sweep(self) -> int:
+        """End by force what is left of it and its children; returns its exit code."""
+        self.signal(signal.SIGKILL)
+        return self._popen.wait()
+
+
+def birth(pid: int) -> str | None:
+    """When a process was started, in the system's own words; None when there is none.
+
+    Process ids are used again: only together with its birth does an id name a process.
+    """
+    try:
+        if sys.platform == "linux":
+            stat = Path(f"/proc/{pid}/stat").read_text()
+            state, *fields = stat.rpartition(")")[2].split()
+            return None if state == "Z" else fields[18]
+        shown = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)  # noqa: S607
+        return shown.stdout.strip() or None
+    except OSError:
+        return None
+
+
+@contextlib.contextmanager
+def running(part: Service, log: Path, within: float = 60) -> Iterator[Process]:
+    """One part alone, ready, until the context ends. Raises StackError with the end of its log."""
+    with log.open("ab") as output:
+        process = Process(part.command(), output.fileno())
+    try:
+        deadline = time.monotonic() + within
+        while part.probe(process.pid) == "starting":
+            if process.exit_code is not None or time.monotonic() > deadline:
+                raise StackError(f"The {part.name} has not started: {tail(log)}")
+            time.sleep(POLL_SECONDS)
+        yield process
+    finally:
+        process.stop(part.stop_timeout)
+
+
+def tail(log: Path, lines: int = 5) -> str:
+    """The last lines of a log, as one line."""
+    try:
+        text = log.read_bytes()[-4096:].decode(errors="replace")
+    except OSError:
+        return "it has no log."
+    said = [line.strip() for line in text.splitlines() if line.strip()]
+    return " | ".join(said[-lines:]) or "its log is empty."
+
+
+def _end_with_parent() -> Callable[[], None] | None:
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl
+    parent = os.getpid()
+
+    def ask_kernel() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the kernel was asked
+            os._exit(1)
+
+    return ask_kernel

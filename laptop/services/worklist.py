@@ -1,0 +1,67 @@
+"""The worklist: the page that readers keep open."""
+
+import sys
+from dataclasses import dataclass
+
+from pydantic import SecretStr
+
+from eventing.state import State
+from laptop.home.credentials import Credentials
+from laptop.home.ports import Ports
+from laptop.services.mlflow import answers_with
+from laptop.services.service import Command, base_environment, settings_environment
+from lungline.home import Home
+from lungline.network import HOST
+from lungline.settings import Settings
+
+
+@dataclass(frozen=True)
+class WorklistService:
+    """The worklist as a part of the stack; `settings` name the object store."""
+
+    home: Home
+    settings: Settings
+    ports: Ports
+    credentials: Credentials
+
+    name = "worklist"
+    # Results wait for it in Kafka, so what judges uploads goes first while everything starts at once.
+    after = ("trigger",)
+    stop_timeout = 5.0
+    poll = True
+
+    @property
+    def address(self) -> str:
+        """Where this machine reaches it."""
+        return f"http://{HOST}:{self.ports.worklist}"
+
+    def guarded(self, settings: Settings) -> Settings:
+        """Settings with the token that the trigger must show it: no other process here may tell it of results."""
+        return _with(settings, "event_token", SecretStr(self.credentials.events))
+
+    def connected(self, settings: Settings) -> Settings:
+        """Settings with the address that people reach it at, unless they name one."""
+        return _with(settings, "uri", self.address)
+
+    def command(self) -> Command:
+        """How to start it."""
+        # Pages give way to results: in a storm of uploads they are what may lag.
+        argv = ("nice", "-n", "5", sys.executable, "-P", "-m", "worklist")
+        argv += ("--host", HOST, "--http_port", str(self.ports.worklist))
+        argv += ("--metrics_port", str(self.ports.worklist_metrics))
+        env = base_environment() | settings_environment(self.connected(self.guarded(self.settings)))
+        return Command(argv, env, self.home.file("worklist"))
+
+    def probe(self, pid: int) -> State:  # noqa: ARG002 - its answer says all
+        """Ready while its database answers."""
+        status = answers_with(self.ports.worklist, "/healthz")
+        return "starting" if status is None else "ready" if status == 200 else "waiting"
+
+    def maintain(self) -> None:
+        """Nothing to do."""
+
+
+def _with(settings: Settings, name: str, value: object) -> Settings:
+    if getattr(settings.worklist, name):
+        return settings
+    return settings.model_copy(update={"worklist": settings.worklist.model_copy(update={name: value})})

@@ -1,0 +1,112 @@
+"""The few calls to the Kubernetes API that a promotion needs, through the official client.
+
+The client's own call for custom objects cannot say `application/apply-patch+yaml`, so the calls name their paths here.
+"""
+
+# The client ships no types; it stays behind this module's own.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+import json
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, cast
+
+from lungline.errors import LunglineError, Unavailable
+
+Json = dict[str, Any]
+CALL_SECONDS = 15.0
+
+
+class ClusterUnavailable(Unavailable):
+    """The Kubernetes API does not answer, or answers that it cannot."""
+
+
+class ClusterRefused(LunglineError):
+    """The Kubernetes API refuses: no rights, no such kind, or an object that it does not accept."""
+
+
+class KubernetesApi:
+    """Calls to one cluster; raises ClusterUnavailable and ClusterRefused."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    @classmethod
+    def connect(cls, context: str | None = None) -> "KubernetesApi":
+        """The cluster that this process runs in, else the one that the kubeconfig (or its `context`) names."""
+        from kubernetes import client, config
+        from kubernetes.config.config_exception import ConfigException
+
+        configuration = client.Configuration()
+        try:
+            if context is None and "KUBERNETES_SERVICE_HOST" in os.environ:
+                config.load_incluster_config(client_configuration=configuration)
+            else:
+                config.load_kube_config(context=context, client_configuration=configuration)
+        except ConfigException as exc:
+            raise ClusterRefused(f"There is no way to a cluster: {exc} See `kubectl config get-contexts`.") from exc
+        # The client would try three times for itself, without end in sight for whoever waits.
+        configuration.retries = False  # pyright: ignore[reportAttributeAccessIssue] - urllib3 takes it
+        return cls(client.ApiClient(configuration))
+
+    def get(self, path: str) -> Json | None:
+        """An object, or a list of them with `items`; None when there is none."""
+        try:
+            return self._call("GET", path)
+        except ClusterRefused as exc:
+            if getattr(exc.__cause__, "status", None) == 404:
+                return None
+            raise
+
+    def apply(self, path: str, body: Json, manager: str) -> Json:
+        """Server-side apply: the fields of `body` become the manager's, those that it named before and not now go."""
+        query = [("fieldManager", manager), ("force", "true")]
+        return self._call("PATCH", path, body, "application/apply-patch+yaml", query)
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: Json | None = None,
+        kind: str = "application/json",
+        query: list[tuple[str, str]] | None = None,
+    ) -> Json:
+        with _translated():
+            answer = self._client.call_api(
+                path,
+                method,
+                query_params=query or [],
+                header_params={"Accept": "application/json", "Content-Type": kind},
+                body=body,
+                response_type="object",
+                auth_settings=["BearerToken"],
+                _return_http_data_only=True,
+                _request_timeout=CALL_SECONDS,
+            )
+        return cast("Json", answer)
+
+
+@contextmanager
+def _translated() -> Generator[None]:
+    from kubernetes.client.exceptions import ApiException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except ApiException as exc:
+        sentence = _sentence(exc)
+        if exc.status in {0, 429} or (exc.status or 0) >= 500:
+            raise ClusterUnavailable(f"The Kubernetes API cannot answer now: {sentence}") from exc
+        raise ClusterRefused(f"The Kubernetes API refuses: {sentence}") from exc
+    except HTTPError as exc:
+        raise ClusterUnavailable(f"The Kubernetes API does not answer ({type(exc).__name__}).") from exc
+
+
+def _sentence(exc: Any) -> str:
+    """What the API server says, which is a Status object, else the words of the protocol."""
+    try:
+        said = json.loads(exc.body or "")["message"]
+    except (ValueError, TypeError, LookupError):
+        said = f"{exc.status} {exc.reason}"
+    return str(said).rstrip(".") + "."

@@ -1,0 +1,127 @@
+"""From an upload in the bucket to a saved result record: fetch, predict, save, once.
+
+The predictor, the laptop and a notebook call the same function.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from lungline.diagnosis.diagnoser import Diagnoser, Diagnosis, model_facts, refused, timed
+from lungline.errors import ObjectGone, ObjectTooLarge
+from lungline.events.uploads import Upload, require_bucket
+from lungline.results import records
+from lungline.results.records import OperatingPoint, Outcome, ReadFacts, ResultRecord, Times, UploadFacts
+from lungline.settings import Settings
+from lungline.storage.s3 import Storage, StoredObject
+
+
+def diagnose_upload(
+    upload: Upload, diagnoser: Diagnoser, storage: Storage, settings: Settings, received: datetime | None = None
+) -> ResultRecord:
+    """Fetch, judge and save one upload; `received` is when its event arrived, now by default.
+
+    Judging an upload again, at the same time or later, gives the stored record. Raises EventMalformed when the upload
+    is not in the uploads bucket, StorageUnavailable when it should be tried again later.
+    """
+    require_bucket([upload], settings.uploads_bucket)
+    case = _Case(diagnoser, storage, settings.results_bucket, received or datetime.now(UTC))
+    timings: dict[str, float] = {}
+    try:
+        with timed(timings, "fetch"):
+            found = storage.get(upload.bucket, upload.key, upload.version_id, diagnoser.limits.max_bytes)
+    except ObjectGone:
+        return case.close(upload, "gone", message="The object was deleted before it could be read.")
+    except ObjectTooLarge as exc:
+        return case.close(upload, "refused", diagnosis=refused("too-large", str(exc), timings))
+    if not upload.version_id and not upload.etag:
+        upload = replace(upload, etag=found.etag)  # as a listing names it, so that reconciling finds its result
+    if upload.version_id or upload.etag == found.etag:
+        return _kept(case.judge(upload, found, timings), found, storage, settings)
+    # Overwritten since. What is there now is judged under its own identity, where its own event finds it done: an X-ray
+    # must not go unjudged because a store writes ETags into events otherwise than it answers them.
+    present = replace(upload, etag=found.etag, sequencer=None, size=found.size, uploaded_at=found.modified)
+    _kept(case.judge(present, found, timings), found, storage, settings)
+    message = "The object was overwritten before it could be read."
+    return case.close(upload, "superseded", message=message, superseded_by=present.identity)
+
+
+def _kept(record: ResultRecord, found: StoredObject, storage: Storage, settings: Settings) -> ResultRecord:
+    """The record, which is saved, after its image went to the research bucket if it is unsure."""
+    if record.label == "Unsure":
+        from lungline.deidentification import research
+
+        research.keep(record, found.data, storage, settings)
+    return record
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """How a record is made, whatever its outcome."""
+
+    diagnoser: Diagnoser
+    storage: Storage
+    bucket: str
+    received: datetime
+
+    def judge(self, upload: Upload, found: StoredObject, timings: dict[str, float]) -> ResultRecord:
+        diagnosis = self.diagnoser.diagnose(found.data)
+        diagnosis = replace(diagnosis, timings=timings | diagnosis.timings)
+        if diagnosis.label == "Refused":
+            return self.close(upload, "refused", diagnosis=diagnosis, found=found)
+        heatmap = records.heatmap_key(upload.identity, self.diagnoser.version, found.modified)
+        with timed(diagnosis.timings, "save_heatmap"):
+            self.storage.put(self.bucket, heatmap, diagnosis.heatmap or b"", "image/png")
+        return self.close(upload, "judged", diagnosis=diagnosis, found=found, heatmap=heatmap)
+
+    def close(
+        self,
+        upload: Upload,
+        outcome: Outcome,
+        *,
+        diagnosis: Diagnosis | None = None,
+        found: StoredObject | None = None,
+        message: str | None = None,
+        superseded_by: str | None = None,
+        heatmap: str | None = None,
+    ) -> ResultRecord:
+        package, version = self.diagnoser.package, self.diagnoser.version
+        thresholds = package.card.thresholds
+        record = ResultRecord(
+            id=f"{upload.identity}-{version}",
+            outcome=outcome,
+            label=diagnosis and diagnosis.label,
+            probability=diagnosis and diagnosis.probability,
+            thresholds=OperatingPoint(low=thresholds.low, high=thresholds.high, operating=thresholds.operating),
+            reason=diagnosis and diagnosis.reason,
+            message=diagnosis.message if diagnosis else message,
+            superseded_by=superseded_by,
+            warnings=diagnosis.warnings if diagnosis else (),
+            model=model_facts(package),
+            upload=_upload_facts(upload),
+            read=found and _read_facts(found),
+            picture=diagnosis and diagnosis.picture,
+            heatmap=heatmap,
+            times=Times(
+                uploaded=upload.uploaded_at or (found and found.modified),
+                received=self.received,
+                done=datetime.now(UTC),
+            ),
+            timings={stage: round(value, 3) for stage, value in diagnosis.timings.items()} if diagnosis else {},
+            observed=diagnosis and diagnosis.observed,
+        )
+        return records.save(self.storage, self.bucket, record)
+
+
+def _upload_facts(upload: Upload) -> UploadFacts:
+    return UploadFacts(
+        identity=upload.identity,
+        bucket=upload.bucket,
+        key=upload.key,
+        version_id=upload.version_id,
+        etag=upload.etag,
+        sequencer=upload.sequencer,
+    )
+
+
+def _read_facts(found: StoredObject) -> ReadFacts:
+    return ReadFacts(etag=found.etag, version_id=found.version_id, size=found.size, modified=found.modified)

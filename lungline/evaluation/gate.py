@@ -1,0 +1,140 @@
+"""The gate: what a model must reach before it may be registered, and what it may not lose against the champion."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from lungline.datasets.prepared import Prepared
+from lungline.evaluation.metrics import Evaluation, Scored, auc
+from lungline.evaluation.scoring import Scores, score_split
+from lungline.imaging.image import Limits
+from lungline.package.package import Package
+from lungline.registry.versions import Registry
+from lungline.settings import GateSettings, Settings
+
+RESAMPLES = 1000
+
+
+class GateRule(BaseModel):
+    """One rule with its figure and its limit."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    figure: float | None
+    limit: float
+    passed: bool
+    sentence: str
+
+
+class Verdict(BaseModel):
+    """What the gate says; a verdict on a synthetic model holds for the laptop only."""
+
+    model_config = ConfigDict(frozen=True)
+
+    passed: bool
+    synthetic: bool
+    rules: tuple[GateRule, ...]
+    sentence: str
+
+
+def evaluate_gate(
+    evaluation: Evaluation,
+    champion: Evaluation | None,
+    settings: GateSettings,
+    *,
+    synthetic: bool,
+    paired: tuple[Sequence[Scored], Sequence[Scored]] | None = None,
+) -> Verdict:
+    """Hold a model against the floors, and against the champion on the same pictures when there is one.
+
+    `paired` holds challenger's and champion's scores of the same cases in the same order; with it the comparison is a
+    paired bootstrap, without it the plain difference of the two figures.
+    """
+    floors = [_floor(evaluation, name, settings) for name in ("auc", "accuracy", "sensitivity", "specificity")]
+    ceilings = [_ceiling(evaluation, name, settings) for name in ("ece", "unsure_rate")]
+    rules = [*floors, *ceilings, _refusals(evaluation, settings)]
+    if champion is not None:
+        rules.append(_against(evaluation, champion, settings.margin, paired))
+    failed = [rule.sentence for rule in rules if not rule.passed]
+    sentence = " ".join(failed) if failed else f"All {len(rules)} rules passed."
+    if synthetic:
+        sentence += " The model was trained on drawn phantoms: it may serve on a laptop only."
+    return Verdict(passed=not failed, synthetic=synthetic, rules=tuple(rules), sentence=sentence)
+
+
+def _floor(evaluation: Evaluation, name: str, settings: GateSettings) -> GateRule:
+    figure, limit = getattr(evaluation, name), float(getattr(settings, name))
+    return _rule(name, figure, limit, passed=figure is not None and figure >= limit, wanted="at least")
+
+
+def _ceiling(evaluation: Evaluation, name: str, settings: GateSettings) -> GateRule:
+    figure, limit = getattr(evaluation, name), float(getattr(settings, name))
+    return _rule(name, figure, limit, passed=figure is not None and figure <= limit, wanted="at most")
+
+
+def _refusals(evaluation: Evaluation, settings: GateSettings) -> GateRule:
+    figure = (evaluation.refused + evaluation.doubted) / (evaluation.n + evaluation.refused)
+    return _rule("refused", figure, settings.refused, passed=figure <= settings.refused, wanted="at most")
+
+
+def _rule(name: str, figure: float | None, limit: float, *, passed: bool, wanted: str) -> GateRule:
+    found = "not measurable" if figure is None else f"{figure:.4f}"
+    miss = "" if passed or figure is None else f", missed by {abs(limit - figure):.4f}"
+    sentence = f"{name} is {found}, {wanted} {limit:g} is asked{miss}."
+    return GateRule(name=name, figure=figure, limit=limit, passed=passed, sentence=sentence)
+
+
+def _against(
+    evaluation: Evaluation,
+    champion: Evaluation,
+    margin: float,
+    paired: tuple[Sequence[Scored], Sequence[Scored]] | None,
+) -> GateRule:
+    """Non-inferiority: the loss of AUC stays within the margin even at the low end of its 90 % interval."""
+    if evaluation.auc is None or champion.auc is None:
+        return _rule("auc_gain", None, -margin, passed=False, wanted="at least")
+    gain = evaluation.auc - champion.auc
+    figure = _low_end(*paired) if paired else gain
+    rule = _rule("auc_gain", figure, -margin, passed=figure >= -margin, wanted="at least")
+    how = "low end of the paired 90 % interval" if paired else "plain difference"
+    return rule.model_copy(
+        update={"sentence": f"{rule.sentence[:-1]} against the champion ({how}; the gain itself is {gain:+.4f})."}
+    )
+
+
+def _low_end(challenger: Sequence[Scored], champion: Sequence[Scored], seed: int = 0) -> float:
+    pairs = [
+        (ours.label, ours.probability, theirs.probability)
+        for ours, theirs in zip(challenger, champion, strict=True)
+        if ours.probability is not None and theirs.probability is not None
+    ]
+    labels, ours, theirs = (np.array(column) for column in zip(*pairs, strict=True))
+    random = np.random.default_rng(seed)
+    sides = [np.flatnonzero(labels == label) for label in (0, 1)]
+    gains: list[float] = []
+    for _ in range(RESAMPLES):
+        rows = np.concatenate([random.choice(side, len(side)) for side in sides])
+        gains.append(auc(labels[rows], ours[rows]) - auc(labels[rows], theirs[rows]))
+    return float(np.percentile(gains, 5))
+
+
+def evaluate_against_champion(scores: Scores, prepared: Prepared, limits: Limits, settings: Settings) -> Verdict:
+    """The verdict on a model's test scores; the champion, where there is one, judges the same files again."""
+    registry = Registry(settings)
+    champion = registry.champion()
+    if champion is None:
+        return evaluate_gate(scores.evaluation, None, settings.gate, synthetic=prepared.synthetic)
+    with tempfile.TemporaryDirectory(prefix="lungline-") as temporary:
+        package: Package = registry.fetch(champion, Path(temporary) / champion)
+        theirs = score_split(package, prepared, "test", limits)
+    return evaluate_gate(
+        scores.evaluation,
+        theirs.evaluation,
+        settings.gate,
+        synthetic=prepared.synthetic,
+        paired=(scores.scored, theirs.scored),
+    )

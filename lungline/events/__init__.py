@@ -1,0 +1,1 @@
+"""Upload events and the CloudEvents codec."""

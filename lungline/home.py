@@ -1,0 +1,78 @@
+"""The folder that holds all state of one laptop stack.
+
+home/
+  credentials.json   generated keys (0600)
+  ports.json         addresses, the same after every start
+  supervisor.json    what runs now: state, pid and address of each part (0600)
+  lock               held by the supervisor for as long as it lives
+  run/               what the bridge and the trigger say of themselves
+  logs/              one file a part
+  store/             objects, and the store's own configuration
+  mlflow/            MLflow's database
+  predictor/         packages/<version>/, and `current`, a link to the one that serves
+  worklist/          its database, the secret of its cookies, notices on this machine
+"""
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lungline.errors import StackError
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The folder and the names in it."""
+
+    path: Path
+
+    @classmethod
+    def make(cls, path: Path) -> "Home":
+        """The home folder, made if it is not there. Raises StackError when it cannot be."""
+        home = cls(path.absolute())
+        try:
+            home.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            home.path.chmod(0o700)
+            for folder in ("run", "logs", "store", "mlflow", "predictor", "worklist"):
+                (home.path / folder).mkdir(mode=0o700, exist_ok=True)
+        except OSError as exc:
+            raise StackError(f"The home folder {home.path} cannot be made: {exc.strerror}.") from exc
+        return home
+
+    def file(self, *names: str) -> Path:
+        """A path inside the folder."""
+        return self.path.joinpath(*names)
+
+    def log(self, part: str) -> Path:
+        """The log file of a part."""
+        return self.file("logs", f"{part}.log")
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read; a reader sees the old or the new file, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # mkstemp makes the file 0600 from its first moment.
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(draft).replace(path)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON that only its owner may read, as `write_private` does."""
+    write_private(path, json.dumps(value, indent=2))
+
+
+def read_json(path: Path) -> Any | None:
+    """The value in a file; None when there is none, or nothing readable in it."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None

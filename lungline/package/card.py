@@ -1,0 +1,123 @@
+"""card.json: all that is known about a model, and all that a predictor needs besides the weights."""
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lungline.errors import PackageError
+from lungline.imaging.preparation import Preparation
+
+MODEL, SAVED_MODEL, CARD = "model.tflite", "saved_model", "card.json"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Thresholds(_Part):
+    """Where a probability becomes a label: below `low` Normal, from `high` on Pneumonia, between them Unsure."""
+
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+    operating: float = Field(ge=0, le=1, description="The one threshold of accuracy, sensitivity and specificity.")
+    chosen: str = Field(description="How the thresholds were chosen, in one sentence.")
+
+
+class Calibration(_Part):
+    """Turns the network's logit into a probability: sigmoid(scale * logit + bias)."""
+
+    kind: Literal["none", "temperature", "platt"] = "none"
+    scale: float = Field(default=1.0, gt=0)
+    bias: float = 0.0
+
+    def probability(self, logit: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Calibrated probabilities of pneumonia, of the logits' shape."""
+        with np.errstate(over="ignore"):
+            return 1.0 / (1.0 + np.exp(-(self.scale * np.asarray(logit, dtype=np.float64) + self.bias)))
+
+
+class ChestCheck(_Part):
+    """A picture whose likeness to chest X-rays is below the threshold is Unsure, whatever its probability."""
+
+    threshold: float = Field(ge=0, le=1)
+    chosen: str = Field(description="How the threshold was chosen, in one sentence.")
+
+
+class DataFacts(_Part):
+    """What the network was trained on."""
+
+    name: str
+    digest: str
+    synthetic: bool
+    counts: dict[str, int] = Field(default_factory=dict, description="Images a split.")
+    feedback: int = Field(default=0, description="How many of the labels are of readers.")
+
+
+class CodeFacts(_Part):
+    """What code trained the network."""
+
+    version: str
+    commit: str | None = None
+    dirty: bool | None = None
+    packages: dict[str, str] = Field(default_factory=dict, description="Versions of the libraries that matter.")
+
+
+class Card(_Part):
+    """card.json: all that is known about a model, and all that a predictor needs besides the weights."""
+
+    form: Literal[1] = Field(default=1, description="Version of this form.")
+    name: str = "pneumonia"
+    version: str | None = Field(default=None, description="Set when the package is registered.")
+    created: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    preparation: Preparation
+    classes: tuple[str, ...] = ("NORMAL", "PNEUMONIA")
+    thresholds: Thresholds
+    calibration: Calibration = Field(default_factory=Calibration)
+    chest: ChestCheck | None = None
+    data: DataFacts
+    code: CodeFacts
+    seed: int | None = None
+    settings: dict[str, Any] = Field(default_factory=dict, description="The model and train settings of the run.")
+    metrics: dict[str, float] = Field(default_factory=dict, description="Figures on the test split.")
+    mlflow_run_id: str | None = None
+    pipeline_run: str | None = None
+    files: dict[str, str] = Field(default_factory=dict, description="sha256 of every other file of the package.")
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the network has seen only drawn phantoms, never a real X-ray."""
+        return self.data.synthetic
+
+
+def amend_card(folder: Path, **changes: Any) -> Card:
+    """Write new values into the card of a package that is not registered yet, such as figures or a version."""
+    card, _ = read_card(folder)
+    card = Card.model_validate(card.model_dump() | changes)
+    _write_card(folder, card)
+    return card
+
+
+def read_card(folder: Path) -> tuple[Card, str]:
+    """The card of a package and the sha256 of card.json, without looking at the other files."""
+    try:
+        data = (folder / CARD).read_bytes()
+    except OSError as exc:
+        raise PackageError(f"The package {folder.name} has no readable {CARD}.") from exc
+    try:
+        return Card.model_validate_json(data), hashlib.sha256(data).hexdigest()
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise PackageError(f"The {CARD} of package {folder.name} is damaged at {place}: {first['msg']}.") from exc
+
+
+def _write_card(folder: Path, card: Card) -> None:
+    draft = folder / f".{CARD}"
+    draft.write_text(json.dumps(card.model_dump(mode="json"), indent=2) + "\n")
+    draft.replace(folder / CARD)

@@ -1,0 +1,192 @@
+"""The model package: an immutable folder that holds all that a predictor needs.
+
+    model.tflite      what is served
+    saved_model/      the same network for TensorFlow Serving and others
+    card.json         how pictures are prepared, thresholds, calibration, figures, origin, and the sha256 of every file
+
+A package is loaded with LiteRT alone; TensorFlow is imported only where one is written.
+"""
+
+import contextlib
+import hashlib
+import os
+import sys
+import threading
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lungline.errors import PackageError
+from lungline.package.card import CARD, MODEL, Calibration, Card, Thresholds, read_card
+
+# Two threads that swap the descriptors at once could leave the process without a stderr.
+_SWAPPING = threading.Lock()
+
+
+@contextlib.contextmanager
+def quiet() -> Generator[None]:
+    """Drop what C++ libraries write in the meantime: it goes straight to the file descriptors, past sys.stderr."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with _SWAPPING, open(os.devnull, "wb") as sink:  # noqa: PTH123 - a descriptor, not a path, is what is wanted
+        saved = [(fd, os.dup(fd)) for fd in (1, 2)]
+        try:
+            for fd, _ in saved:
+                os.dup2(sink.fileno(), fd)
+            yield
+        finally:
+            for fd, copy in saved:
+                os.dup2(copy, fd)
+                os.close(copy)
+
+
+OUTPUTS = {"logit", "cam", "chest"}
+
+NOT_A_CHEST = "the picture does not look like a frontal chest X-ray"
+
+Label = Literal["Normal", "Pneumonia", "Unsure"]
+
+_LEAST_RISE = 1.0  # log odds between strongest and weakest region below which a map is flat, and stays pale
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the model says about one picture.
+
+    `probability` is the calibrated risk of pneumonia. `cam` (h, w) in 0..1 says where the evidence for it lies: the
+    strongest region has the picture's probability, the weakest 0. `chest` in 0..1 is the likeness to a frontal chest
+    X-ray, None where the model has no such check.
+    `embedding` (16,) sums the picture up for drift monitoring, None where the model is older than that.
+    """
+
+    probability: float
+    label: Label
+    cam: NDArray[np.float32]
+    chest: float | None = None
+    warnings: tuple[str, ...] = ()
+    embedding: NDArray[np.float32] | None = None
+
+
+class Package:
+    """A loaded model package; immutable, and safe to call from any number of threads."""
+
+    def __init__(self, folder: Path, card: Card, sha256: str, model: bytes, threads: int = 1) -> None:
+        """Use `Package.load`."""
+        self.folder = folder
+        self.card = card
+        self.sha256 = sha256
+        self._model = model
+        self._threads = threads
+        # Interpreters are not thread-safe. One for each core lets predictions run side by side; one for each of a
+        # server's eight threads took 50 MB more, and they drove each other out of the caches.
+        self._turns = threading.Semaphore(os.cpu_count() or 1)
+        self._idle: list[Any] = []
+
+    @classmethod
+    def load(cls, folder: Path, threads: int = 1) -> "Package":
+        """Load and verify a package; `threads` is LiteRT's own number of threads for one prediction.
+
+        Raises PackageError when any file is missing, added or differs from the card, or when LiteRT cannot run it.
+        """
+        card, sha256 = read_card(folder)
+        _verify(folder, card)
+        package = cls(folder, card, sha256, (folder / MODEL).read_bytes(), threads)
+        size = card.preparation.size
+        package.predict(np.zeros((1, size, size, 1), np.float32))  # proves that it answers
+        return package
+
+    def predict(self, inputs: NDArray[np.float32]) -> list[Prediction]:
+        """Judge pictures: float32 (N, size, size, 1) from `Preparation.apply`.
+
+        A picture's result does not depend on what else is in the batch: each one runs alone.
+        """
+        size = self.card.preparation.size
+        if inputs.ndim != 4 or inputs.shape[1:] != (size, size, 1):
+            raise PackageError(
+                f"The model takes pictures of shape (N, {size}, {size}, 1) and was given {inputs.shape}."
+            )
+        return [self._judge(self._run(picture)) for picture in inputs.astype(np.float32, copy=False)]
+
+    def logits(self, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Uncalibrated logits (N,) of pictures (N, size, size, 1)."""
+        return np.array([float(self._run(picture)["logit"].ravel()[0]) for picture in inputs])
+
+    def _run(self, picture: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        with self._turns:
+            try:
+                runner = self._idle.pop()  # the last one used: it is still in the caches
+            except IndexError:
+                runner = _runner(self._model, self.card.preparation.size, self._threads)
+            try:
+                return runner(image=picture[np.newaxis])
+            finally:
+                self._idle.append(runner)
+
+    def _judge(self, outputs: dict[str, NDArray[np.float32]]) -> Prediction:
+        calibrate = self.card.calibration.probability
+        probability = float(calibrate(outputs["logit"]).ravel()[0])
+        cam = _evidence(self.card.calibration.scale * outputs["cam"][0], probability)
+        label = label_of(probability, self.card.thresholds)
+        embedding = outputs["embedding"][0] if "embedding" in outputs else None
+        if self.card.chest is None:
+            return Prediction(probability, label, cam, embedding=embedding)
+        chest = float(Calibration().probability(outputs["chest"]).ravel()[0])
+        if chest < self.card.chest.threshold:
+            return Prediction(probability, "Unsure", cam, chest, (NOT_A_CHEST,), embedding)
+        return Prediction(probability, label, cam, chest, embedding=embedding)
+
+
+def _evidence(odds: NDArray[np.float32], probability: float) -> NDArray[np.float32]:
+    """Where the evidence lies: regions' log odds (h, w) above the weakest one's, scaled to the picture's risk.
+
+    Probabilities of regions would not do: of a sure picture nearly all are 1, which says how sure but not where.
+    """
+    rise = odds - odds.min()
+    return (probability * rise / max(float(rise.max()), _LEAST_RISE)).astype(np.float32)
+
+
+def label_of(probability: float, thresholds: Thresholds) -> Label:
+    """The label of a calibrated probability."""
+    if probability >= thresholds.high:
+        return "Pneumonia"
+    return "Normal" if probability < thresholds.low else "Unsure"
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in (CARD, f".{CARD}"))
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _verify(folder: Path, card: Card) -> None:
+    if MODEL not in card.files:
+        raise PackageError(f"The card of package {folder.name} does not list {MODEL}.")
+    found = _digests(folder)
+    for name in sorted(card.files.keys() | found.keys()):
+        if name not in found:
+            raise PackageError(f"The file {name} of package {folder.name} is missing.")
+        if name not in card.files:
+            raise PackageError(f"The file {name} in package {folder.name} is not listed in its card.")
+        if found[name] != card.files[name]:
+            expected, actual = card.files[name][:12], found[name][:12]
+            raise PackageError(
+                f"The file {name} of package {folder.name} is damaged: expected sha256 {expected}…, found {actual}…."
+            )
+
+
+def _runner(model: bytes, size: int, threads: int) -> Any:
+    from ai_edge_litert import interpreter  # pyright: ignore[reportMissingTypeStubs]
+
+    make: Any = interpreter.Interpreter
+    try:
+        with quiet():
+            runner = make(model_content=model, num_threads=threads).get_signature_runner()
+            runner(image=np.zeros((1, size, size, 1), np.float32))  # plans its memory now, not at the first picture
+    except (ValueError, RuntimeError) as exc:
+        raise PackageError(f"LiteRT cannot load {MODEL}.") from exc
+    if missing := OUTPUTS - set(runner.get_output_details()):
+        raise PackageError(f"The network in {MODEL} lacks the output {min(missing)}.")
+    return runner

@@ -1,0 +1,35 @@
+"""How a long-running program starts and ends: settings, logs, traces, and one sentence for an error."""
+
+import logging
+import signal
+import sys
+from collections.abc import Callable
+
+from lungline import logs, tracing
+from lungline.errors import LunglineError
+from lungline.settings import Settings, load_settings
+
+
+def run(name: str, main: Callable[[Settings], None]) -> None:
+    """Run `main` with the settings of the environment, its logs on stderr and its traces under `name`.
+
+    A LunglineError becomes one log line and exit code 1; any other exception is our fault and keeps its traceback.
+    """
+    try:
+        settings = load_settings()
+        logs.configure(settings.log_format)
+        tracing.configure(settings, name)
+        main(settings)
+    except LunglineError as exc:
+        logging.getLogger(f"lungline.{name}").error("%s", exc)  # noqa: TRY400 - the sentence says it all
+        sys.exit(1)
+
+
+def stop_on_sigterm(stop: Callable[[], None]) -> None:
+    """Call `stop` on SIGTERM. Ctrl-C is left to the supervisor, which decides who ends when."""
+
+    def _stop(_number: int, _frame: object) -> None:
+        stop()
+
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,1 @@
+"""Putting a version into service, with a canary first where wanted."""

@@ -1,0 +1,167 @@
+"""A new version on trial: it takes a share of the requests, is compared with the champion, and goes if it is worse.
+
+A trial is no promotion: the history and the champion stay as they are until `finish`, which is a promotion like any
+other, or until the trial is withdrawn.
+"""
+
+import json
+import tempfile
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from lungline.deployment.kserve import ClusterDeployment
+from lungline.errors import PromotionRefused, Unavailable
+from lungline.promotion.promotion import Promotion, promote, prove, rollback
+from lungline.registry.versions import Registry
+from lungline.settings import Settings
+
+QUERY_SECONDS = 10.0
+LEAST_REQUESTS = 50
+"""Fewer than this say nothing about a share of errors."""
+MORE_ERRORS = 0.02
+"""Share of answers with 5xx that a canary may have beyond the champion's."""
+SLOWER, SLOWER_SECONDS = 1.5, 0.05
+"""The p99 that a canary may have: so many times the champion's, and so much more."""
+
+
+class PrometheusUnavailable(Unavailable):
+    """Prometheus does not answer, or not with numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionMetrics:
+    """What Prometheus says of one revision; `errors` is a share, `p99` seconds; None where there is nothing to say."""
+
+    requests: float
+    errors: float | None
+    p99: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryComparison:
+    """A canary beside the champion; `worse` says why it must go, None when it may stay."""
+
+    canary: RevisionMetrics
+    champion: RevisionMetrics
+    worse: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryWatch:
+    """What came of a watch; `passed` says that the canary is no worse on enough requests, `withdrawn` that it went."""
+
+    passed: bool
+    withdrawn: bool
+    sentence: str
+
+
+def start(version: str | None, percent: int, *, settings: Settings, deployment: ClusterDeployment) -> str:
+    """Try a version out, the challenger when none is named; one sentence.
+
+    Raises PromotionRefused, PackageError for a package that does not answer, and ModelNotReady, which says why.
+    """
+    registry = Registry(settings)
+    target = registry.resolve(version)
+    with tempfile.TemporaryDirectory(prefix="lungline-") as temporary:
+        package = registry.fetch(target, Path(temporary) / target)
+        if registry.package_sha256(target) not in (None, package.sha256):
+            raise PromotionRefused(f"The package of version {target} is not the one that was registered.")
+        prove(package)
+        if package.card.synthetic and not deployment.accepts_synthetic:
+            raise PromotionRefused(f"Version {target} was trained on drawn phantoms, so it may serve on a laptop only.")
+    return deployment.try_out(registry.package_uri(target), target, percent)
+
+
+def finish(*, by: str, reason: str, settings: Settings, deployment: ClusterDeployment) -> Promotion:
+    """Promote the version that is on trial; raises what `lungline.promotion.promotion.promote` raises."""
+    canary = deployment.canary()
+    if canary is None:
+        raise PromotionRefused(f"No canary of {settings.model_name} is out: `lungline promote --canary 10` sends one.")
+    return promote(canary[0], by=by, reason=reason, settings=settings, deployment=deployment)
+
+
+def withdraw(*, by: str, reason: str, settings: Settings, deployment: ClusterDeployment) -> Promotion:
+    """Withdraw the canary where one is out, else roll back to the champion before; raises what `rollback` raises."""
+    if deployment.canary() is None:
+        return rollback(by=by, reason=reason, settings=settings, deployment=deployment)
+    sentence = deployment.withdraw()
+    champion = deployment.serving() or ""
+    return Promotion(champion, champion, changed=False, sentence=sentence)
+
+
+def watch(
+    deployment: ClusterDeployment,
+    prometheus_uri: str,
+    *,
+    seconds: float,
+    on_look: Callable[[CanaryComparison], None] = lambda _: None,
+    poll_seconds: float = 15.0,
+) -> CanaryWatch:
+    """Compare the canary with the champion for a while, and withdraw it as soon as it is worse.
+
+    Raises PromotionRefused when no canary is out, and PrometheusUnavailable: a canary that nobody can see is left to
+    the person who asked, who is told.
+    """
+    canary, champion = deployment.canary(), deployment.serving()
+    revisions = deployment.revisions()
+    if canary is None or champion is None:
+        raise PromotionRefused("No canary is out beside a champion; there is nothing to watch.")
+    deadline = time.monotonic() + seconds
+    while True:
+        seen = compare(*(revision_metrics(prometheus_uri, revisions[one]) for one in (canary[0], champion)))
+        on_look(seen)
+        if seen.worse:
+            return CanaryWatch(passed=False, withdrawn=True, sentence=f"{seen.worse} {deployment.withdraw()}")
+        if time.monotonic() > deadline:
+            enough = seen.canary.requests >= LEAST_REQUESTS
+            verdict = "is no worse than" if enough else "had too few requests to be compared with"
+            sentence = f"Version {canary[0]} {verdict} version {champion} ({seen.canary.requests:.0f} requests)."
+            return CanaryWatch(passed=enough, withdrawn=False, sentence=sentence)
+        time.sleep(poll_seconds)
+
+
+def compare(canary: RevisionMetrics, champion: RevisionMetrics) -> CanaryComparison:
+    """Whether a canary must go: more errors, or slower, on enough requests."""
+    worse = None
+    if canary.requests >= LEAST_REQUESTS:
+        worse = _more_errors(canary.errors, champion.errors or 0.0) or _slower(canary.p99, champion.p99)
+    return CanaryComparison(canary, champion, worse)
+
+
+def _more_errors(canary: float | None, champion: float) -> str | None:
+    if canary is None or canary <= champion + MORE_ERRORS:
+        return None
+    return f"The canary fails {canary:.1%} of its requests, the champion {champion:.1%}."
+
+
+def _slower(canary: float | None, champion: float | None) -> str | None:
+    if canary is None or champion is None or canary <= champion * SLOWER + SLOWER_SECONDS:
+        return None
+    return f"The canary's p99 is {canary:.2f} s, the champion's {champion:.2f} s."
+
+
+def revision_metrics(prometheus_uri: str, revision: str) -> RevisionMetrics:
+    """What Knative's proxy has counted for a revision in the last five minutes."""
+    metric, chosen = "kn_serving_invocation_duration_seconds", f'serving_knative_dev_revision="{revision}"'
+    requests = _ask(prometheus_uri, f"sum(increase({metric}_count{{{chosen}}}[5m]))") or 0.0
+    failed = f'sum(increase({metric}_count{{{chosen}, http_response_status_code=~"5.."}}[5m]))'
+    p99 = f"histogram_quantile(0.99, sum by (le) (rate({metric}_bucket{{{chosen}}}[5m])))"
+    errors = (_ask(prometheus_uri, failed) or 0.0) / requests if requests else None
+    return RevisionMetrics(requests, errors, _ask(prometheus_uri, p99))
+
+
+def _ask(prometheus_uri: str, query: str) -> float | None:
+    """The one number that a query gives; None when it gives none, or not a number."""
+    uri = f"{prometheus_uri.rstrip('/')}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
+    try:
+        with urllib.request.urlopen(uri, timeout=QUERY_SECONDS) as answer:  # noqa: S310 - the address is the operator's
+            found = cast("dict[str, Any]", json.load(answer))["data"]["result"]
+        value = float(found[0]["value"][1]) if found else None
+    except (OSError, ValueError, LookupError, TypeError) as exc:
+        raise PrometheusUnavailable(f"Prometheus at {prometheus_uri} does not answer with a number.") from exc
+    return None if value is None or value != value else value  # noqa: PLR0124 - NaN is the one that differs

@@ -1,0 +1,1 @@
+"""Result records, result events and reading records in the results bucket."""

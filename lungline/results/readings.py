@@ -1,0 +1,72 @@
+"""Reading records: what a reader said of an upload, as JSON in the results bucket.
+
+    readings/ab/abcdef.../5f0c....json   one thing that a reader said of upload abcdef...
+
+The worklist writes them; monitoring and a rebuild of the worklist's database read them.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from itertools import islice
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lungline.errors import ObjectGone
+from lungline.storage.s3 import Storage
+
+Action = Literal["read", "confirmed", "corrected", "reopened"]
+Verdict = Literal["Normal", "Pneumonia", "Not usable"]
+PREFIX = "readings/"
+
+READERS = 8
+_PAGE = 200
+
+
+class ReadingRecord(BaseModel):
+    """A reading as it lies in S3, so that a lost database loses no label.
+
+    A field that a later version adds is passed over, so that readings never become unreadable.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    form: Literal[1] = 1
+    id: str
+    identity: str
+    record: str
+    version: str
+    label: str | None
+    probability: float | None
+    action: Action
+    verdict: Verdict | None
+    comment: str
+    reader: str
+    at: datetime
+
+    @property
+    def key(self) -> str:
+        """Where the reading lies in the results bucket."""
+        return f"{PREFIX}{self.identity[:2]}/{self.identity}/{self.id}.json"
+
+
+def stored(storage: Storage, bucket: str, since: datetime | None = None) -> Iterator[ReadingRecord | None]:
+    """The readings stored since a moment, in no order; None for an object under `readings/` that is not one.
+
+    Raises StorageUnavailable.
+    """
+    keys = (info.key for info in storage.list(bucket, PREFIX) if since is None or info.modified >= since)
+
+    def load(key: str) -> list[ReadingRecord | None]:
+        try:
+            return [ReadingRecord.model_validate_json(storage.get(bucket, key).data)]
+        except ObjectGone:  # removed since it was listed
+            return []
+        except ValidationError:
+            return [None]
+
+    with ThreadPoolExecutor(READERS) as pool:
+        while page := list(islice(keys, _PAGE)):
+            for loaded in pool.map(load, page):
+                yield from loaded

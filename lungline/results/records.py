@@ -1,0 +1,238 @@
+"""Result records: what was found for an upload, as JSON in the results bucket.
+
+    results/ab/abcdef.../3.json        the record of upload abcdef... by model version 3
+    latest/8236194741-abcdef...-3.png  its heatmap, stored before the record: the record is the commit point
+
+One record for each upload and model version, found by name alone, so that neither saving nor looking up grows slower
+with the number of records. A heatmap's name begins with the seconds that were left until the year 2286 when the X-ray
+was stored: listed from the beginning, heatmaps give the results of the latest uploads, at no further cost to anybody
+who saves one. A record without a heatmap leaves an empty object there. The record holds the object's key; the bucket
+is protected, logs are not.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lungline.errors import LunglineError, ObjectGone
+from lungline.imaging.statistics import ImageStatistics
+from lungline.package.card import Card
+from lungline.storage.s3 import Storage
+
+PREFIX = "results/"
+LATEST = "latest/"
+# Marks of records whose image is still owed to the research bucket (lungline.deidentification.research).
+OWED = "owed/"
+
+_LAST_SECOND = 9_999_999_999
+
+Outcome = Literal["judged", "refused", "superseded", "gone"]
+ResultLabel = Literal["Normal", "Pneumonia", "Unsure", "Refused"]
+
+# A record is replaced only by one that knows more: an upload that was gone, or that an older decoder refused, may
+# come back (sent again, replayed after a fix) and must then be judged. What has been judged stays.
+_RANK: dict[Outcome | str, int] = {"gone": 0, "superseded": 0, "refused": 1, "judged": 2}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ModelFacts(_Part):
+    """The model that answered."""
+
+    name: str
+    version: str
+    run_id: str | None
+    sha256: str
+    synthetic: bool
+
+
+class OperatingPoint(_Part):
+    """Below `low` Normal, from `high` on Pneumonia, between them Unsure; `operating` halves them for accuracy."""
+
+    low: float
+    high: float
+    operating: float
+
+
+class UploadFacts(_Part):
+    """The upload as its event told it."""
+
+    identity: str
+    bucket: str
+    key: str
+    version_id: str | None
+    etag: str | None
+    sequencer: str | None
+
+
+class ReadFacts(_Part):
+    """The object as it was really read."""
+
+    etag: str
+    version_id: str | None
+    size: int
+    modified: datetime
+
+
+class ImageFacts(_Part):
+    """The image file; width and height in pixels, upright."""
+
+    format: str
+    width: int
+    height: int
+
+
+class Times(_Part):
+    """When the object was stored, when its event arrived here, and when the record was written."""
+
+    uploaded: datetime | None
+    received: datetime
+    done: datetime
+
+
+class ResultRecord(_Part):
+    """What was found for one upload by one model version.
+
+    `outcome` says how it ended: `judged` has a label and a probability; `refused` the label Refused with a reason code
+    and a sentence; `superseded` (the object was overwritten before it was read; `superseded_by` is the identity of what
+    is there now) and `gone` (it was deleted) have no label at all. `timings` are milliseconds by stage.
+    `observed` is what drift monitoring needs of a judged picture; older records have none.
+    """
+
+    form: Literal[1] = 1
+    id: str
+    outcome: Outcome
+    label: ResultLabel | None = None
+    probability: float | None = None
+    thresholds: OperatingPoint
+    reason: str | None = None
+    message: str | None = None
+    superseded_by: str | None = None
+    warnings: tuple[str, ...] = ()
+    model: ModelFacts
+    upload: UploadFacts
+    read: ReadFacts | None = None
+    picture: ImageFacts | None = None
+    heatmap: str | None = None
+    times: Times
+    timings: dict[str, float] = {}
+    observed: ImageStatistics | None = None
+
+    @property
+    def key(self) -> str:
+        """Where the record lies in the results bucket."""
+        return record_key(self.upload.identity, self.model.version)
+
+
+def knows_more(outcome: Outcome | str, stored: Outcome | str) -> bool:
+    """Whether a record with `outcome` replaces the one with `stored` of the same upload and version."""
+    return _RANK[outcome] > _RANK[stored]
+
+
+def version_of(card: Card, sha256: str) -> str:
+    """The version that records name: the registered one, or the beginning of the package's digest."""
+    return card.version or sha256[:12]
+
+
+def record_key(identity: str, version: str) -> str:
+    """Where the record of an upload lies in the results bucket."""
+    return f"{PREFIX}{identity[:2]}/{identity}/{version}.json"
+
+
+def heatmap_key(identity: str, version: str, uploaded: datetime) -> str:
+    """Where the heatmap of an upload lies in the results bucket; later uploads come first."""
+    return f"{LATEST}{_LAST_SECOND - int(uploaded.timestamp()):010}-{identity}-{version}.png"
+
+
+def save(storage: Storage, bucket: str, record: ResultRecord) -> ResultRecord:
+    """Store a record, unless one that knows at least as much is there; returns the one that is there now."""
+    data = record.model_dump_json().encode()
+    if record.heatmap is None:
+        storage.put(bucket, _mark(record), b"")
+    if storage.put_if_absent(bucket, record.key, data, "application/json"):
+        return record
+    stored = load(storage, bucket, record.key)
+    if not knows_more(record.outcome, stored.outcome):
+        return stored
+    storage.put(bucket, record.key, data, "application/json")
+    return record
+
+
+def _mark(record: ResultRecord) -> str:
+    """What stands for a record without a heatmap among the latest."""
+    at = record.read.modified if record.read else record.times.uploaded or record.times.received
+    return heatmap_key(record.upload.identity, record.model.version, at).removesuffix(".png")
+
+
+def load(storage: Storage, bucket: str, key: str) -> ResultRecord:
+    """The record at a key. Raises ObjectGone, or LunglineError when what is there is no record."""
+    try:
+        return ResultRecord.model_validate_json(storage.get(bucket, key).data)
+    except ValidationError as exc:
+        raise LunglineError(f"The object {key} in bucket {bucket} is not a result record.") from exc
+
+
+def find(storage: Storage, bucket: str, identity: str) -> list[ResultRecord]:
+    """The records of one upload, one for each model version that judged it."""
+    return list(_records(storage, bucket, f"{PREFIX}{identity[:2]}/{identity}/"))
+
+
+def is_known(storage: Storage, bucket: str, identity: str) -> bool:
+    """Whether an upload has a record, by whichever model version."""
+    return any(True for _ in storage.list(bucket, f"{PREFIX}{identity[:2]}/{identity}/"))
+
+
+def identities(storage: Storage, bucket: str, shard: str) -> Iterator[str]:
+    """Identities of the uploads that have a record and begin with these two digits, in their order; reads none."""
+    return storage.folders(bucket, f"{PREFIX}{shard}/")
+
+
+def latest(storage: Storage, bucket: str, count: int) -> list[ResultRecord]:
+    """The records of the latest uploads, the latest first; costs the same however many there are."""
+    found: dict[str, tuple[str, ResultRecord]] = {}
+    last = ""
+    for info in storage.list(bucket, LATEST, page_size=2 * count):
+        second, identity, version = _parts(info.key)
+        if len(found) >= count and second != last:
+            break  # all of one second, for the store does not say which of them came first
+        last, key = second, record_key(identity, version)
+        try:
+            found[key] = (second, load(storage, bucket, key))
+        except ObjectGone:  # its record was never written
+            continue
+    records = sorted(found.values(), key=lambda one: one[1].times.done, reverse=True)
+    return [record for _, record in sorted(records, key=lambda one: one[0])][:count]
+
+
+def keys_since(storage: Storage, bucket: str, since: datetime) -> Iterator[tuple[str, str]]:
+    """Key and model version of the records of uploads stored since a moment, the latest first; reads none."""
+    for info in storage.list(bucket, LATEST):
+        second, identity, version = _parts(info.key)
+        if _LAST_SECOND - int(second) < int(since.timestamp()):
+            return
+        yield record_key(identity, version), version
+
+
+def _parts(key: str) -> tuple[str, str, str]:
+    """Second, identity and model version in a name among the latest."""
+    second, _, rest = key.removeprefix(LATEST).removesuffix(".png").partition("-")
+    identity, _, version = rest.partition("-")
+    return second, identity, version
+
+
+def every(storage: Storage, bucket: str) -> Iterator[ResultRecord]:
+    """All records, in no order that means anything; fetched as they are asked for."""
+    return _records(storage, bucket, PREFIX)
+
+
+def _records(storage: Storage, bucket: str, prefix: str) -> Iterator[ResultRecord]:
+    for info in storage.list(bucket, prefix):
+        if info.key.endswith(".json"):
+            try:
+                yield load(storage, bucket, info.key)
+            except ObjectGone:  # removed since it was listed
+                continue

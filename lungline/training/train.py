@@ -1,0 +1,191 @@
+"""Training: class-balanced batches, augmentation in the graph, AdamW on a cosine schedule, averaged weights."""
+
+# pyright: basic
+# TensorFlow and Keras ship no usable types: strictness here would only collect casts.
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lungline.evaluation.metrics import auc
+from lungline.imaging.preparation import Preparation
+from lungline.package.card import Calibration, Card, ChestCheck, CodeFacts, DataFacts, Thresholds
+from lungline.settings import ModelSettings, Settings, TrainSettings
+from lungline.training.augment import augment, disturbed, reframe
+from lungline.training.calibration import choose_thresholds, fit_calibration
+from lungline.training.embedding import fit_embedding
+from lungline.training.network import build, with_closer_looks
+from lungline.training.ood_check import fit_chest_check
+
+if TYPE_CHECKING:
+    import keras
+
+    from lungline.datasets.opening import Prepared
+
+# Augmented forms of each validation picture that the operating point is chosen on.
+FORMS = 4
+
+__all__ = ["Epoch", "Trained", "build", "logits", "preparation_of", "train"]
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """Where a training run stands after an epoch; `seconds` counts from the start of the run."""
+
+    number: int
+    of: int
+    loss: float
+    val_auc: float
+    learning_rate: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A trained network with what its card needs."""
+
+    model: "keras.Model"
+    preparation: Preparation
+    history: tuple[Epoch, ...]
+    calibration: Calibration
+    thresholds: Thresholds
+    chest: ChestCheck
+    seconds: float
+
+    def card(self, data: DataFacts, code: CodeFacts, settings: Settings) -> Card:
+        """The card of this run; figures, run ids and version are added with `package.amend_card`."""
+        return Card(
+            name=settings.model_name,
+            preparation=self.preparation,
+            thresholds=self.thresholds,
+            calibration=self.calibration,
+            chest=self.chest,
+            data=data,
+            code=code,
+            seed=settings.train.seed,
+            settings={"model": settings.model.model_dump(), "train": settings.train.model_dump()},
+        )
+
+
+def preparation_of(settings: ModelSettings) -> Preparation:
+    """How pictures are prepared for the network of these settings."""
+    return Preparation(size=settings.size, geometry=settings.geometry, normalisation=settings.normalisation)
+
+
+def train(prepared: "Prepared", settings: Settings, on_epoch: Callable[[Epoch], None] | None = None) -> Trained:
+    """Train on the train split; calibrate and choose thresholds on the val split.
+
+    The same data, settings and machine give the same weights to within floating-point order.
+    """
+    started = time.monotonic()
+    preparation = preparation_of(settings.model)
+    pixels, labels = prepared.of("train")
+    val_pixels, val_labels = prepared.of("val")
+    val_images = preparation.normalise(val_pixels)
+    model = build(settings.model, settings.train.seed)
+    loop = _Loop(model, preparation, pixels, labels, settings.train)
+    history: list[Epoch] = []
+    for number in range(1, settings.train.epochs + 1):
+        loss, rate = loop.epoch()
+        val_auc = auc(val_labels, logits(loop.averaged, val_images))
+        history.append(Epoch(number, settings.train.epochs, loss, val_auc, rate, time.monotonic() - started))
+        if on_epoch:
+            on_epoch(history[-1])
+    chest = fit_chest_check(loop.averaged, pixels, val_pixels, preparation, settings.train.seed)
+    fit_embedding(loop.averaged, pixels, preparation, settings.train.seed)
+    network = with_closer_looks(loop.averaged)
+    found = logits(network, val_images)
+    calibration = fit_calibration(found, val_labels)
+    forms = disturbed(val_pixels, preparation, copies=FORMS, strength=1.0, seed=settings.train.seed)
+    thresholds = choose_thresholds(
+        calibration.probability(found),
+        val_labels,
+        settings.train,
+        calibration.probability(logits(network, forms)).reshape(FORMS, -1),
+    )
+    seconds = time.monotonic() - started
+    return Trained(network, preparation, tuple(history), calibration, thresholds, chest, seconds)
+
+
+def logits(model: "keras.Model", images: NDArray[np.float32], batch: int = 256) -> NDArray[np.float64]:
+    """Logits (N,) of prepared images, in batches."""
+    found = model.predict(images, batch_size=batch, verbose="0")["logit"]
+    return np.asarray(found, np.float64).ravel()
+
+
+class _Loop:
+    """The state of a run: the network that learns and the average of its weights that is kept."""
+
+    def __init__(
+        self,
+        model: "keras.Model",
+        preparation: Preparation,
+        pixels: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        settings: TrainSettings,
+    ) -> None:
+        import keras
+
+        self.model, self.settings = model, settings
+        self.averaged = keras.models.clone_model(model)
+        self.averaged.set_weights(model.get_weights())
+        self.preparation, self.pixels, self.labels = preparation, pixels, labels
+        self.random = np.random.default_rng(settings.seed)
+        self.steps = math.ceil(len(labels) / settings.batch)
+        self.total, self.done = self.steps * settings.epochs, 0
+        self.optimizer: Any = keras.optimizers.AdamW(weight_decay=settings.weight_decay)
+        self.optimizer.build(model.trainable_variables)
+        self._step = _compile(self)
+
+    def epoch(self) -> tuple[float, float]:
+        """One pass; returns the mean loss and the last learning rate."""
+        import tensorflow as tf
+
+        total, rate = 0.0, 0.0
+        images = self.preparation.normalise(reframe(self.pixels, self.settings.augment, self.random))
+        for _ in range(self.steps):
+            rows = self._balanced()
+            rate = self._rate()
+            # Early averages forget the random start quickly; later ones settle at the set decay.
+            decay = min(self.settings.average, (1 + self.done) / (10 + self.done))
+            seed = self.random.integers(0, 2**31 - 1, 2, dtype=np.int32)
+            values = (images[rows], self.labels[rows].astype(np.float32)[:, None], seed)
+            total += float(self._step(*map(tf.constant, values), tf.constant(rate), tf.constant(decay)))
+            self.done += 1
+        return total / self.steps, rate
+
+    def _balanced(self) -> NDArray[np.int_]:
+        half = self.settings.batch // 2
+        sides = [np.flatnonzero(self.labels == label) for label in (0, 1)]
+        return np.concatenate([self.random.choice(rows, half, replace=len(rows) < half) for rows in sides])
+
+    def _rate(self) -> float:
+        warm = min(1.0, (self.done + 1) / max(1, self.total // 20))
+        return self.settings.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * self.done / self.total))
+
+
+def _compile(loop: _Loop) -> Any:
+    import tensorflow as tf
+
+    model, optimizer, settings = loop.model, loop.optimizer, loop.settings
+
+    @tf.function(reduce_retracing=True)
+    def step(images: Any, labels: Any, seed: Any, rate: Any, decay: Any) -> Any:
+        images = augment(images, settings.augment, seed)
+        target = labels * (1 - settings.smoothing) + settings.smoothing / 2
+        with tf.GradientTape() as tape:
+            found = model(images, training=True)["logit"]
+            loss = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=target, logits=found))
+        optimizer.learning_rate.assign(rate)
+        variables = model.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        for kept, new in zip(loop.averaged.weights, model.weights, strict=True):
+            if new.dtype == "float32":
+                kept.assign(decay * kept + (1 - decay) * new)
+        return loss
+
+    return step

@@ -1,0 +1,155 @@
+"""The predictor's own figures for Prometheus.
+
+Labels take only values from closed sets (outcomes, labels, stages, reason codes, routes) and the versions that this
+process has served, so their number is bounded; nothing of a patient or an object is among them.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING
+
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from lungline.results.records import ResultRecord
+
+if TYPE_CHECKING:
+    from serving.model_loader import ModelLoader
+
+REQUESTS = Counter("http_requests_total", "Requests that were answered.", ["method", "route", "code"])
+IN_FLIGHT = Gauge("lungline_in_flight", "Requests that are being judged, or wait for a thread.")
+SECONDS = Histogram(
+    "lungline_request_seconds",
+    "Seconds from the last byte of a request to its answer.",
+    ["route"],
+    buckets=(0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
+)
+RESULTS = Counter(
+    "lungline_results_total", "Uploads that got a result, each counted once.", ["outcome", "label", "model_version"]
+)
+DUPLICATES = Counter("lungline_duplicates_total", "Uploads that were delivered again and had their result already.")
+REFUSALS = Counter("lungline_refusals_total", "Uploads that were refused, by reason code.", ["reason"])
+LAST_RESULT = Gauge("lungline_last_result_timestamp_seconds", "When the last result was saved.")
+RESULT_SECONDS = Histogram(
+    "lungline_upload_to_result_seconds",
+    "Seconds from the moment an upload was stored until its result was saved.",
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600),
+)
+STAGES = ("event", "fetch", "decode", "prepare", "predict", "observe", "explain", "save")
+STAGE_SECONDS = Histogram(
+    "lungline_stage_seconds",
+    "Seconds of an upload's way to its result; `event` runs from the store to the predictor.",
+    ["stage"],
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 300),
+)
+SCORES = Histogram(
+    "lungline_score",
+    "Calibrated probabilities of pneumonia.",
+    ["model_version"],
+    buckets=tuple(step / 20 for step in range(1, 21)),
+)
+IMAGE_BYTES = Histogram(
+    "lungline_image_size_bytes", "Sizes of image files.", buckets=tuple(2.0**power for power in range(10, 27, 2))
+)
+IMAGE_SIDE = Histogram(
+    "lungline_image_side_pixels",
+    "Shorter sides of images.",
+    buckets=(28, 64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096),
+)
+IMAGE_GREY = Histogram(
+    "lungline_image_mean_grey_level", "Mean grey levels of judged images, 0 to 255.", buckets=tuple(range(16, 257, 16))
+)
+WARNINGS = Counter("lungline_warned_results_total", "Results that carry a warning.")
+
+# What a rate is asked of must be there from the first scrape on, as 0: a series that begins at 1 has not risen.
+REASONS = (
+    *("bomb", "blank", "corrupt", "empty", "not-an-image", "not-an-xray"),
+    *("too-large", "too-many-pixels", "too-small", "truncated", "unsupported-format"),
+)
+OUTCOMES = (("judged", "Normal"), ("judged", "Pneumonia"), ("judged", "Unsure"), ("refused", "Refused"))
+
+_stages = {stage: STAGE_SECONDS.labels(stage) for stage in STAGES}
+# The bound children, so that a request neither makes nor looks for labels. Versions come one promotion at a time.
+request = cache(REQUESTS.labels)
+_result = cache(RESULTS.labels)
+_refusal = cache(REFUSALS.labels)
+_score = cache(SCORES.labels)
+for _reason in REASONS:
+    _refusal(_reason)
+
+
+def count_record(record: ResultRecord, received: datetime) -> bool:
+    """Count a result that has just been saved; False when it was there before."""
+    if record.times.received != received:
+        DUPLICATES.inc()
+        return False
+    now = datetime.now(UTC)
+    _result(record.outcome, record.label or "", record.model.version).inc()
+    LAST_RESULT.set(now.timestamp())
+    if record.reason:
+        _refusal(record.reason).inc()
+    if record.warnings:
+        WARNINGS.inc()
+    _note_times(record, now)
+    _note_picture(record)
+    return True
+
+
+def _note_times(record: ResultRecord, now: datetime) -> None:
+    times, timings = record.times, record.timings
+    if times.uploaded:
+        # The store's clock may be ahead of ours.
+        _stages["event"].observe(max(0.0, (times.received - times.uploaded).total_seconds()))
+        RESULT_SECONDS.observe(max(0.0, (now - times.uploaded).total_seconds()))
+    for stage, milliseconds in timings.items():
+        if stage in _stages:
+            _stages[stage].observe(milliseconds / 1000)
+    heatmap = timings.get("save_heatmap", 0.0) / 1000
+    _stages["save"].observe(heatmap + max(0.0, (now - times.done).total_seconds()))
+
+
+def _note_picture(record: ResultRecord) -> None:
+    if record.probability is not None:
+        _score(record.model.version).observe(record.probability)
+    if record.picture:
+        IMAGE_SIDE.observe(min(record.picture.width, record.picture.height))
+    if record.read:
+        IMAGE_BYTES.observe(record.read.size)
+    if record.observed and (mean := record.observed.statistics.get("mean")) is not None:
+        IMAGE_GREY.observe(mean)
+
+
+class ModelCollector(Collector):
+    """What is to be said of the model, read when Prometheus asks: that costs requests nothing."""
+
+    def __init__(self, champion: "ModelLoader") -> None:
+        self._champion = champion
+        REGISTRY.register(self)
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """The model's figures now."""
+        ready = self._champion.ready
+        yield GaugeMetricFamily("lungline_model_ready", "Whether a model is loaded and tested.", ready)
+        yield GaugeMetricFamily(
+            "lungline_model_refused",
+            "Whether the package that should serve is refused, so that an older one or none serves.",
+            self._champion.refuses,
+        )
+        info = GaugeMetricFamily(
+            "lungline_model_info", "The model that serves.", labels=["name", "version", "sha256", "run_id", "synthetic"]
+        )
+        created = GaugeMetricFamily("lungline_model_created_timestamp_seconds", "When the model was trained.")
+        if ready:
+            diagnoser = self._champion.current()
+            for outcome, label in OUTCOMES:
+                _result(outcome, label, diagnoser.version)
+            card = diagnoser.package.card
+            synthetic = str(card.synthetic).lower()
+            info.add_metric(
+                [card.name, diagnoser.version, diagnoser.package.sha256, card.mlflow_run_id or "", synthetic], 1
+            )
+            created.add_metric([], card.created.timestamp())
+        yield info
+        yield created

@@ -1,0 +1,1 @@
+"""What the worklist stores, in SQLite or PostgreSQL."""

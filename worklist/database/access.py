@@ -1,0 +1,130 @@
+"""Who is at the page: links that work once, sessions, roles.
+
+The database holds digests only, so that a copy of it opens nothing. The cookie is signed as well: a made-up one is
+refused without asking the database.
+"""
+
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+from itsdangerous import BadSignature, URLSafeTimedSerializer
+from sqlalchemy import delete, select, update
+
+from lungline.home import write_private
+from lungline.settings import Settings
+from worklist.database import audit
+from worklist.database.models import Session, Token
+from worklist.database.session import Database
+
+Role = Literal["reader", "admin"]
+
+COOKIE = "lungline_worklist"
+TOKEN_HOURS = 24
+LINK_FILE = "login_url"
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody who is signed in; `csrf` must come with everything that they change."""
+
+    who: str
+    role: Role
+    csrf: str
+    digest: str
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether they may export and see the audit log."""
+        return self.role == "admin"
+
+
+class Access:
+    """Tokens and sessions of one worklist."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._hours = settings.worklist.session_hours
+        self._signer = signer(settings, "session")
+
+    def new_token(self, who: str, role: Role) -> str:
+        """A token that lets somebody in once, within a day; those before it stop working."""
+        token = secrets.token_urlsafe(32)
+        expires = datetime.now(UTC) + timedelta(hours=TOKEN_HOURS)
+        with self._database.writing() as session:
+            session.execute(delete(Token))
+            session.add(Token(digest=_digest(token), who=who, role=role, expires=expires))
+        return token
+
+    def redeem(self, token: str) -> str | None:
+        """The cookie of a new session for a token that is still good; the token is not good any more after that."""
+        now = datetime.now(UTC)
+        with self._database.writing() as session:
+            found = session.get(Token, _digest(token))
+            if found is None:
+                return None
+            good = (Token.digest == found.digest, Token.used.is_(None), Token.expires > now)
+            # The database decides between two that come at once.
+            if not session.scalar(update(Token).where(*good).values(used=now).returning(Token.digest)):
+                return None
+            who, role = found.who, found.role
+        return self.begin(who, "admin" if role == "admin" else "reader")
+
+    def begin(self, who: str, role: Role) -> str:
+        """The cookie of a new session."""
+        name, now = secrets.token_urlsafe(32), datetime.now(UTC)
+        expires = now + timedelta(hours=self._hours)
+        with self._database.writing() as session:
+            session.execute(delete(Session).where(Session.expires < now))
+            session.add(
+                Session(digest=_digest(name), who=who, role=role, csrf=secrets.token_urlsafe(32), expires=expires)
+            )
+            audit.record(session, who, role, "signed in")
+        return self._signer.dumps(name)
+
+    def person(self, cookie: str | None) -> Person | None:
+        """Who a cookie belongs to; None when nobody, or not any more."""
+        if not cookie:
+            return None
+        try:
+            name = self._signer.loads(cookie, max_age=round(self._hours * 3600))
+        except BadSignature:
+            return None
+        with self._database.reading() as session:
+            alive = (Session.digest == _digest(str(name)), Session.expires > datetime.now(UTC))
+            found = session.scalar(select(Session).where(*alive))
+        if found is None:
+            return None
+        return Person(found.who, "admin" if found.role == "admin" else "reader", found.csrf, found.digest)
+
+    def end(self, person: Person) -> None:
+        """Sign somebody out."""
+        with self._database.writing() as session:
+            session.execute(delete(Session).where(Session.digest == person.digest))
+            audit.record(session, person.who, person.role, "signed out")
+
+
+def signer(settings: Settings, purpose: str) -> URLSafeTimedSerializer:
+    """Signs for one purpose: what was signed for another does not pass."""
+    return URLSafeTimedSerializer(_secret(settings), salt=f"lungline-worklist-{purpose}")
+
+
+def secret_for(settings: Settings, purpose: str) -> str:
+    """A secret of its own for one purpose."""
+    return hmac.new(_secret(settings).encode(), purpose.encode(), "sha256").hexdigest()
+
+
+def _secret(settings: Settings) -> str:
+    if settings.worklist.secret:
+        return settings.worklist.secret.get_secret_value()
+    path = settings.home / "worklist" / "secret"
+    if not path.exists():
+        write_private(path, secrets.token_urlsafe(48))
+    return path.read_text()
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()

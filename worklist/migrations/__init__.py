@@ -1,1 +1,0 @@
-"""Alembic migrations of the worklist's tables; `worklist.database.migrate` runs them."""

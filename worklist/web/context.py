@@ -1,0 +1,83 @@
+"""What all routes share: the parts of the worklist, and who is asking."""
+
+import secrets
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Form, Header, Request
+from fastapi.templating import Jinja2Templates
+
+from lungline.errors import LunglineError
+from lungline.settings import Settings
+from lungline.storage.s3 import Storage
+from worklist.database.access import COOKIE, Access, Person
+from worklist.database.session import Database
+from worklist.exports.images import ImageRenderer
+from worklist.rules import NoticeRule
+from worklist.web.live import Live
+
+
+class SignInNeeded(LunglineError):
+    """Nobody is signed in."""
+
+
+class Forbidden(LunglineError):
+    """Somebody is signed in, but may not do this."""
+
+
+class NotHere(LunglineError):
+    """There is no such thing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worklist:
+    """The parts of a running worklist."""
+
+    settings: Settings
+    database: Database
+    storage: Storage
+    access: Access
+    live: Live
+    pages: Jinja2Templates
+    pictures: ImageRenderer
+    rules: tuple[NoticeRule, ...]
+
+    @property
+    def https(self) -> bool:
+        """Whether people reach it by HTTPS, so that cookies may be kept off plain HTTP."""
+        return (self.settings.worklist.uri or "").startswith("https://")
+
+
+def _worklist(request: Request) -> Worklist:
+    return request.app.state.worklist
+
+
+def _reader(request: Request) -> Person:
+    person = _worklist(request).access.person(request.cookies.get(COOKIE))
+    if person is None:
+        raise SignInNeeded("Sign in first.")
+    request.state.person = person
+    return person
+
+
+def _admin(person: Annotated[Person, Depends(_reader)]) -> Person:
+    if not person.is_admin:
+        raise Forbidden("Only an admin may do this.")
+    return person
+
+
+def _writer(
+    person: Annotated[Person, Depends(_reader)],
+    csrf: Annotated[str, Form()] = "",
+    x_csrf_token: Annotated[str, Header()] = "",
+) -> Person:
+    """Somebody whose own page sent this request, not another site's."""
+    if not secrets.compare_digest((csrf or x_csrf_token).encode(), person.csrf.encode()):
+        raise Forbidden("The page is older than your session: load it again.")
+    return person
+
+
+Context = Annotated[Worklist, Depends(_worklist)]
+Reader = Annotated[Person, Depends(_reader)]
+Admin = Annotated[Person, Depends(_admin)]
+Writer = Annotated[Person, Depends(_writer)]

@@ -1,0 +1,126 @@
+"""How values read on the page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from worklist.database.models import WorklistEntry, microseconds
+
+
+def percent(value: float | None) -> str:
+    """A probability in percent; the ends stay open, for no model is certain."""
+    if value is None:
+        return ""
+    if value < 0.01:
+        return "<1%"
+    return ">99%" if value > 0.99 else f"{value:.0%}"
+
+
+def age(moment: datetime) -> str:
+    """How long ago."""
+    return ago(datetime.now(UTC) - moment)
+
+
+def name(key: str) -> str:
+    """The last part of an object's key."""
+    return key.rstrip("/").rpartition("/")[2] or key
+
+
+def folder(key: str) -> str:
+    """What stands before the last part of an object's key."""
+    return key[: len(key) - len(name(key))]
+
+
+def number(value: int) -> str:
+    """A count with thin spaces between thousands."""
+    return f"{value:,}".replace(",", "\u202f")
+
+
+def iso(moment: datetime) -> str:
+    """A moment for machines."""
+    return moment.astimezone(UTC).isoformat(timespec="seconds")
+
+
+def clock(moment: datetime) -> str:
+    """A moment for people, where no script turns it into their own time."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def sentence(text: str) -> str:
+    """A remark as a sentence."""
+    text = text.strip()
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+
+
+FILTERS = {
+    "micros": microseconds,
+    "sentence": sentence,
+    "percent": percent,
+    "age": age,
+    "keyname": name,
+    "folder": folder,
+    "number": number,
+    "iso": iso,
+    "clock": clock,
+}
+
+WIDTH, HEIGHT = 320.0, 132.0
+LEFT, RIGHT, TOP, BOTTOM = 26.0, 6.0, 6.0, 18.0
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """One upload on the chart."""
+
+    x: float
+    y: float
+    label: str
+    identity: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Dots, the thresholds of the newest model, and what stands under the two ends."""
+
+    dots: tuple[Dot, ...]
+    low: float
+    high: float
+    begin: str
+    end: str
+
+    @staticmethod
+    def y(risk: float) -> float:
+        """Where a risk lies, in the chart's units."""
+        return round(TOP + (1 - risk) * (HEIGHT - TOP - BOTTOM), 1)
+
+
+def timeline(entries: Sequence[WorklistEntry], now: datetime | None = None) -> Timeline | None:
+    """The chart of judged uploads, the newest first; None when there are none."""
+    judged = [entry for entry in entries if entry.probability is not None]
+    if not judged:
+        return None
+    now = max(now or datetime.now(UTC), judged[0].arrived)
+    span = max(now - judged[-1].arrived, timedelta(minutes=1))
+    room = WIDTH - LEFT - RIGHT - 6
+    dots = tuple(
+        Dot(
+            x=round(LEFT + 3 + room * (1 - (now - entry.arrived) / span), 1),
+            y=Timeline.y(entry.probability or 0.0),
+            label=entry.label or "",
+            identity=entry.identity,
+            sentence=f"{entry.label}, {entry.probability or 0:.0%}, {entry.arrived:%d %b %H:%M} UTC",
+        )
+        for entry in reversed(judged)
+    )
+    newest = judged[0]
+    return Timeline(dots, Timeline.y(newest.low), Timeline.y(newest.high), f"{ago(span)} ago", "now")
+
+
+def ago(span: timedelta) -> str:
+    """A time span as a person says it."""
+    seconds = max(0, int(span.total_seconds()))
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
