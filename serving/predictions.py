@@ -34,7 +34,7 @@ def predict_image(data: bytes, diagnoser: Diagnoser, *, heatmap: bool) -> dict[s
 
 def predict_instances(value: dict[str, Any], diagnoser: Diagnoser, *, heatmap: bool) -> list[dict[str, Any]]:
     """Predictions of a V1 request, in its order. Raises RequestMalformed."""
-    given = value["predict_instances"]
+    given = value["instances"]
     if not isinstance(given, list) or not 0 < len(given) <= MAX_INSTANCES:
         raise RequestMalformed(f"Expected `instances` to be a list of 1 to {MAX_INSTANCES} images.")
     images = [_image(instance, number) for number, instance in enumerate(given)]

@@ -71,7 +71,7 @@ class Diagnoser:
             prediction = self.package.predict(prepared[np.newaxis])[0]
         observed = None
         if size is not None:
-            with timed(timings, "compute_statistics"):
+            with timed(timings, "observe"):
                 observed = compute_statistics(picture, size, prediction.embedding)
         png = None
         if heatmap:
