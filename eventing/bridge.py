@@ -187,8 +187,8 @@ class Bridge:
     def _produce(self, upload: Upload, delivered: Delivered) -> None:
         value = json.dumps(minio_record(upload), ensure_ascii=False)
         identity = upload.identity
-        with tracing.root(identity, "upload", size=upload.size or 0) as told:
-            headers: Headers = [(tracing.HEADER, told.encode())]
+        with tracing.root(identity, "upload", size=upload.size or 0) as traceparent:
+            headers: Headers = [(tracing.HEADER, traceparent.encode())]
             log.info("upload", extra={"identity": identity})
         while not self._outbox.put(self._settings.uploads_topic, value, kafka_key(upload), delivered, headers):
             if self._stopping.wait(NOTE_SECONDS):  # so many wait for the broker: let the log of changes hold the rest

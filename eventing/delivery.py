@@ -124,10 +124,10 @@ class Dispatcher:
     def _post(self, record: KafkaRecord) -> SinkResponse:
         headers = http_headers(record.attributes(), record.content_type) | self._route.headers
         with tracing.span(f"deliver to {self._route.name}", record.trace, "client", topic=record.topic) as span:
-            if span.told:
-                headers |= {tracing.HEADER: span.told, tracing.ATTRIBUTE: span.told}
+            if span.traceparent:
+                headers |= {tracing.HEADER: span.traceparent, tracing.ATTRIBUTE: span.traceparent}
             answer = self._sink.post(record.value, headers)
-            span.note(status=answer.status)
+            span.add(status=answer.status)
         identity = tracing.identity_of(record.trace)
         log.info("delivered to %s", self._route.name, extra={"identity": identity, "status": answer.status})
         return answer

@@ -42,9 +42,9 @@ def of_upload(identity: str) -> str:
 def parent_of(headers: Mapping[str, str]) -> str | None:
     """The trace that a request or an event belongs to; None when it tells none, or nonsense."""
     for name in (ATTRIBUTE, HEADER):
-        told = headers.get(name, "")
-        if _FORM.fullmatch(told) and "-" + "0" * 16 not in told:
-            return told
+        traceparent = headers.get(name, "")
+        if _FORM.fullmatch(traceparent) and "-" + "0" * 16 not in traceparent:
+            return traceparent
     return None
 
 
@@ -68,8 +68,8 @@ def end() -> None:
 
 @contextmanager
 def root(identity: str, name: str, **attributes: str | float) -> Generator[str]:
-    """The first span of an upload; gives what its followers are told."""
-    told = of_upload(identity)
+    """Open the first span of an upload; yields the `traceparent` for the spans below it."""
+    traceparent = of_upload(identity)
     if _Export.provider:
         token = _root.set(identity)
         try:
@@ -79,11 +79,11 @@ def root(identity: str, name: str, **attributes: str | float) -> Generator[str]:
         finally:
             _root.reset(token)
         try:
-            yield told
+            yield traceparent
         finally:
             span.end()
     else:
-        yield told
+        yield traceparent
 
 
 @contextmanager
@@ -106,16 +106,16 @@ def span(name: str, parent: str | None, kind: Kind = "internal", **attributes: s
 
 
 class Span:
-    """What is under way; `told` is handed on to whoever goes on with the upload."""
+    """An open span; pass its `traceparent` (`00-<trace id>-<span id>-01`) on to the next service."""
 
-    __slots__ = ("_span", "told")
+    __slots__ = ("_span", "traceparent")
 
-    def __init__(self, told: str | None, begun: Any = None) -> None:
-        self.told = told
+    def __init__(self, traceparent: str | None, begun: Any = None) -> None:
+        self.traceparent = traceparent
         self._span = begun
 
-    def note(self, **attributes: str | float | None) -> None:
-        """Add facts; never what tells of a person."""
+    def add(self, **attributes: str | float | None) -> None:
+        """Set attributes, those that are None left out; never personal data."""
         if self._span:
             self._span.set_attributes({name: value for name, value in attributes.items() if value is not None})
 

@@ -59,8 +59,8 @@ class UploadEvents:
         parent = told or tracing.of_upload(upload.identity)
         with tracing.span("judge", parent, "server") as span:
             record = diagnose_upload(upload, diagnoser, self.storage, self.settings, request.received)
-            span.note(outcome=record.outcome, label=record.label, version=record.model.version, **record.timings)
-        return record, span.told or parent
+            span.add(outcome=record.outcome, label=record.label, version=record.model.version, **record.timings)
+        return record, span.traceparent or parent
 
     def _event(self, records: list[ResultRecord], mode: cloudevents.Mode, trace: str) -> Reply:
         event = result_event(records, trace, kind=self.type, source=self.source)

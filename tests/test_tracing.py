@@ -29,9 +29,9 @@ def test_the_identity_of_an_upload_is_the_id_of_its_trace(spans: list[Seen]) -> 
     with tracing.root(IDENTITY, "upload") as told:
         assert told == tracing.of_upload(IDENTITY)
     with tracing.span("deliver", told, "client") as span:
-        span.note(status=200, nothing=None)
-        assert span.told
-        with tracing.span("judge", span.told, "server"):
+        span.add(status=200, nothing=None)
+        assert span.traceparent
+        with tracing.span("judge", span.traceparent, "server"):
             pass
     tracing.end()
     found = {one.name: one for one in spans}
@@ -48,8 +48,8 @@ def test_without_a_collector_the_trace_is_handed_on_and_nothing_is_imported() ->
         "from lungline import tracing\n"
         "from lungline.settings import Settings\n"
         "tracing.configure(Settings(), 'test')\n"
-        f"with tracing.span('a', tracing.of_upload('{IDENTITY}')) as span: print(span.told)\n"
-        "with tracing.span('a', None) as span: print(span.told)\n"
+        f"with tracing.span('a', tracing.of_upload('{IDENTITY}')) as span: print(span.traceparent)\n"
+        "with tracing.span('a', None) as span: print(span.traceparent)\n"
         "print([name for name in sys.modules if name.startswith('opentelemetry')])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)

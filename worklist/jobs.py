@@ -72,7 +72,7 @@ class Jobs:
         for one in due:
             with tracing.span("notice", tracing.of_upload(one.identity), "client") as span:
                 error = self._send(one)
-                span.note(sent=not error)
+                span.add(sent=not error)
             _log.info("notice failed" if error else "notice sent", extra={"identity": one.identity})
             metrics.notice_outcome("failed" if error else "sent").inc()
             with self._database.writing() as session:

@@ -83,7 +83,7 @@ def _take_in(here: Worklist, records: Sequence[ResultRecord], told: str | None =
         identity = record.upload.identity
         with tracing.span("show", told or tracing.of_upload(identity), "server") as span:
             changed = take_in(here.database, here.rules, record, here.settings)
-            span.note(changed=changed)
+            span.add(changed=changed)
         if changed:
             metrics.count_result(record)
             _log.info("on the list", extra={"identity": identity})
