@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from lungline.datasets.dataset import CLASSES, SPLITS, Example
 from lungline.errors import DataError
+from lungline.litter import is_litter
 
 EXPECTED = "[anything/]{train,val,test}/{NORMAL,PNEUMONIA}/"
 
 _SPLIT_NAMES = {split: split for split in SPLITS} | {"valid": "val", "validation": "val"}
-_LITTER = {"__macosx", "thumbs.db", "desktop.ini"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def find_layout(paths: Sequence[str], *, only_split: str | None = None) -> Layou
 
 
 def _is_litter(path: str) -> bool:
-    return any(part.startswith(".") or part.lower() in _LITTER for part in path.split("/"))
+    return is_litter(path) or any(part.startswith(".") for part in path.split("/"))
 
 
 def _place(path: str, only_split: str | None) -> _Place | None:
