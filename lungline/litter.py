@@ -35,7 +35,8 @@ _PATTERN = re.compile(
 def is_litter(name: str) -> bool:
     """Whether a file's name, path or object key is one that a system leaves behind, and never an X-ray.
 
-    Parts of a path are separated by `/` or a backslash; a path is litter when one of its folders is. Hidden files that no system is known for are not litter.
+    Parts of a path are separated by `/` or a backslash; a path is litter when one of its folders is.
+    Hidden files that no system is known for are not litter.
 
         >>> is_litter("train/NORMAL/.DS_Store"), is_litter("ward/._scan.dcm"), is_litter("ward/scan.dcm")
         (True, True, False)
