@@ -113,11 +113,11 @@ def _note_times(record: ResultRecord, now: datetime) -> None:
 def _note_picture(record: ResultRecord) -> None:
     if record.probability is not None:
         _score(record.model.version).observe(record.probability)
-    if record.picture:
-        IMAGE_SIDE.observe(min(record.picture.width, record.picture.height))
+    if record.image:
+        IMAGE_SIDE.observe(min(record.image.width, record.image.height))
     if record.read:
         IMAGE_BYTES.observe(record.read.size)
-    if record.observed and (mean := record.observed.statistics.get("mean")) is not None:
+    if record.image_statistics and (mean := record.image_statistics.statistics.get("mean")) is not None:
         IMAGE_GREY.observe(mean)
 
 

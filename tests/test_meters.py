@@ -39,7 +39,7 @@ def record(number: int, outcome: Outcome, label: ResultLabel | None) -> ResultRe
             identity=f"{number:032x}", bucket="b", key=f"{secret}.png", version_id=secret, etag=secret, sequencer=secret
         ),
         read=ReadFacts(etag=secret, version_id=None, size=1000 + number, modified=NOW),
-        picture=ImageFacts(format="png", width=100 + number, height=2000),
+        image=ImageFacts(format="png", width=100 + number, height=2000),
         times=Times(uploaded=NOW - timedelta(seconds=1), received=NOW, done=NOW),
         timings={"fetch": 3.0, "decode": 2.0, "predict": 0.2, "save_heatmap": 1.0, secret: 1.0},
     )

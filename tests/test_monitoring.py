@@ -202,7 +202,7 @@ def save(storage: Storage, version: str, at: datetime, diagnoser: Diagnoser, dat
             sequencer=None,
         ),
         times=Times(uploaded=at, received=at, done=at),
-        observed=found.observed,
+        image_statistics=found.observed,
     )
     records.save(storage, RESULTS, record)
     return identity
@@ -210,7 +210,7 @@ def save(storage: Storage, version: str, at: datetime, diagnoser: Diagnoser, dat
 
 def read(storage: Storage, identity: str, verdict: str, probability: float, number: int) -> None:
     told = {
-        "form": 1,
+        "schema_version": 1,
         "id": str(number),
         "identity": identity,
         "record": "r",

@@ -59,7 +59,7 @@ def judged(store: Storage, data: bytes) -> ResultRecord:
     picture = decode(data)
     cam = np.full((4, 4), 0.8, np.float32)
     store.put("lungline-results", result.heatmap or "", heatmap_png(picture, cam, Preparation()))
-    return result.model_copy(update={"picture": ImageFacts(format="dicom", width=80, height=96)})
+    return result.model_copy(update={"image": ImageFacts(format="dicom", width=80, height=96)})
 
 
 def test_a_dicom_upload_is_shown_and_gets_a_dicom_result_in_its_own_study(tmp_path: Path, store: Storage) -> None:

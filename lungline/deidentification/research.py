@@ -131,7 +131,7 @@ def _name(record: ResultRecord, pseudonyms: Pseudonyms) -> str:
 
 def _facts(record: ResultRecord, image: Deidentified, pseudonyms: Pseudonyms) -> dict[str, object]:
     """What research may know; no times, no identity, and nothing that the image file said in words."""
-    picture, model = record.picture, record.model
+    picture, model = record.image, record.model
     return {
         "image": pseudonyms.of("upload", record.upload.identity) + image.suffix,
         "key": pseudonyms.of("key", f"{record.upload.bucket}/{record.upload.key}"),

@@ -99,7 +99,7 @@ class _Case:
             model=model_facts(package),
             upload=_upload_facts(upload),
             read=found and _read_facts(found),
-            picture=diagnosis and diagnosis.picture,
+            image=diagnosis and diagnosis.picture,
             heatmap=heatmap,
             times=Times(
                 uploaded=upload.uploaded_at or (found and found.modified),
@@ -107,7 +107,7 @@ class _Case:
                 done=datetime.now(UTC),
             ),
             timings={stage: round(value, 3) for stage, value in diagnosis.timings.items()} if diagnosis else {},
-            observed=diagnosis and diagnosis.observed,
+            image_statistics=diagnosis and diagnosis.observed,
         )
         return records.save(self.storage, self.bucket, record)
 

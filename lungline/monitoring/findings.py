@@ -5,7 +5,7 @@ from datetime import datetime
 from math import sqrt
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from lungline.errors import ObjectGone
 from lungline.monitoring.comparison import WindowComparison
@@ -117,7 +117,7 @@ class ModelFindings(_Part):
 class MonitoringFindings(_Part):
     """What one look at the field found."""
 
-    form: Literal[1] = 1
+    schema_version: Literal[1] = Field(default=1, validation_alias=AliasChoices("schema_version", "form"))
     at: datetime
     since: datetime
     window: int

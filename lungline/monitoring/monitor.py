@@ -49,7 +49,7 @@ def records(storage: Storage, bucket: str, keys: list[str]) -> Iterator[ResultRe
 def judged(record: ResultRecord, pattern: re.Pattern[str] | None) -> ComparedResult:
     """A record as tests compare it; who it is about is compared, and goes nowhere."""
     return ComparedResult(
-        record.label or "Refused", record.probability, record.observed, patient_in(record.upload.key, pattern)
+        record.label or "Refused", record.probability, record.image_statistics, patient_in(record.upload.key, pattern)
     )
 
 

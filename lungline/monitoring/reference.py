@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from lungline.diagnosis.diagnoser import Diagnoser, Diagnosis
 from lungline.errors import LunglineError, ObjectGone, PackageError
@@ -31,7 +31,7 @@ class Reference(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    form: Literal[1] = 1
+    schema_version: Literal[1] = Field(default=1, validation_alias=AliasChoices("schema_version", "form"))
     split: str = Field(description="The split that the pictures are of.")
     pictures: int = Field(description="Pictures of that split, of which at most 800 are kept.")
     labels: tuple[str, ...]

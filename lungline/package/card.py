@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from lungline.errors import PackageError
 from lungline.imaging.preparation import Preparation
@@ -71,7 +71,7 @@ class CodeFacts(_Part):
 class Card(_Part):
     """card.json: all that is known about a model, and all that a predictor needs besides the weights."""
 
-    form: Literal[1] = Field(default=1, description="Version of this form.")
+    schema_version: Literal[1] = Field(default=1, validation_alias=AliasChoices("schema_version", "form"))
     name: str = "pneumonia"
     version: str | None = Field(default=None, description="Set when the package is registered.")
     created: datetime = Field(default_factory=lambda: datetime.now(UTC))

@@ -11,7 +11,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from lungline.errors import ObjectGone
 from lungline.storage.s3 import Storage
@@ -32,7 +32,7 @@ class ReadingRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    form: Literal[1] = 1
+    schema_version: Literal[1] = Field(default=1, validation_alias=AliasChoices("schema_version", "form"))
     id: str
     identity: str
     record: str

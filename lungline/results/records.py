@@ -12,9 +12,9 @@ is protected, logs are not.
 
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from lungline.errors import LunglineError, ObjectGone
 from lungline.imaging.statistics import ImageStatistics
@@ -34,6 +34,9 @@ ResultLabel = Literal["Normal", "Pneumonia", "Unsure", "Refused"]
 # A record is replaced only by one that knows more: an upload that was gone, or that an older decoder refused, may
 # come back (sent again, replayed after a fix) and must then be judged. What has been judged stays.
 _RANK: dict[Outcome | str, int] = {"gone": 0, "superseded": 0, "refused": 1, "judged": 2}
+
+# What schema 1 called the fields of schema 2.
+_RENAMED = {"form": "schema_version", "picture": "image", "observed": "image_statistics"}
 
 
 class _Part(BaseModel):
@@ -100,10 +103,10 @@ class ResultRecord(_Part):
     `outcome` says how it ended: `judged` has a label and a probability; `refused` the label Refused with a reason code
     and a sentence; `superseded` (the object was overwritten before it was read; `superseded_by` is the identity of what
     is there now) and `gone` (it was deleted) have no label at all. `timings` are milliseconds by stage.
-    `observed` is what drift monitoring needs of a judged picture; older records have none.
+    `image_statistics` are what drift monitoring compares; only judged images have them.
     """
 
-    form: Literal[1] = 1
+    schema_version: Literal[2] = 2
     id: str
     outcome: Outcome
     label: ResultLabel | None = None
@@ -116,11 +119,20 @@ class ResultRecord(_Part):
     model: ModelFacts
     upload: UploadFacts
     read: ReadFacts | None = None
-    picture: ImageFacts | None = None
+    image: ImageFacts | None = None
     heatmap: str | None = None
     times: Times
     timings: dict[str, float] = {}
-    observed: ImageStatistics | None = None
+    image_statistics: ImageStatistics | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _upgrade(cls, document: Any) -> Any:
+        """Read records of schema 1, which had other names for some fields."""
+        if not isinstance(document, dict) or cast("dict[str, Any]", document).get("form") != 1:
+            return document
+        fields = {_RENAMED.get(name, name): value for name, value in cast("dict[str, Any]", document).items()}
+        return fields | {"schema_version": 2}
 
     @property
     def key(self) -> str:

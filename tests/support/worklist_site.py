@@ -66,7 +66,7 @@ def record(number: int = 0, probability: float | None = 0.9, **changes: Any) -> 
             identity=upload.identity, bucket=upload.bucket, key=key, version_id=None, etag=etag, sequencer=None
         ),
         read=ReadFacts(etag=etag, version_id=None, size=9, modified=arrived) if judged else None,
-        picture=ImageFacts(format="jpeg", width=224, height=224) if judged else None,
+        image=ImageFacts(format="jpeg", width=224, height=224) if judged else None,
         heatmap=heatmap,
         times=Times(uploaded=arrived, received=arrived, done=changes.get("done", arrived + timedelta(seconds=1))),
     )

@@ -47,7 +47,7 @@ def add(session: Session, record: ResultRecord) -> bool:
     if stored is None:
         stored = ResultRow(id=record.id, identity=identity)
         session.add(stored)
-    stored.capture = int(record.heatmap is not None and record.picture is not None and record.picture.format == "dicom")
+    stored.capture = int(record.heatmap is not None and record.image is not None and record.image.format == "dicom")
     stored.outcome, stored.done, stored.body = record.outcome, record.times.done, record.model_dump_json()
     session.flush()
     entry = session.scalar(select(WorklistEntry).where(WorklistEntry.identity == identity).with_for_update())

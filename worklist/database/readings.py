@@ -82,7 +82,7 @@ def mark_saved(session: Session, ids: list[str]) -> None:
 
 def record_of(reading: ReadingRow) -> ReadingRecord:
     """A reading as it lies in S3."""
-    names = ReadingRecord.model_fields.keys() - {"form"}
+    names = ReadingRecord.model_fields.keys() - {"schema_version"}
     return ReadingRecord.model_validate({name: getattr(reading, name) for name in names})
 
 
@@ -90,7 +90,7 @@ def restore(session: Session, record: ReadingRecord) -> bool:
     """Take a reading in from S3; False when it is here already."""
     if session.scalar(select(ReadingRow.number).where(ReadingRow.id == record.id)):
         return False
-    reading = ReadingRow(**record.model_dump(exclude={"form"}), saved=1)
+    reading = ReadingRow(**record.model_dump(exclude={"schema_version"}), saved=1)
     session.add(reading)
     entry = session.scalar(select(WorklistEntry).where(WorklistEntry.identity == record.identity))
     if entry and (entry.read_at is None or entry.read_at < record.at):

@@ -177,7 +177,7 @@ def _place(entry: WorklistEntry, record: ResultRecord, pattern: re.Pattern[str] 
     owner = patient(entry.key, pattern)
     # The public data set's patients keep their names; all others get one that tells nothing.
     alias = owner if patient_of(f"{owner}_") == owner else f"person{int(_digest(owner)[:12], 16)}"
-    ending = _ENDINGS.get(record.picture.format.lower() if record.picture else "", "")
+    ending = _ENDINGS.get(record.image.format.lower() if record.image else "", "")
     return f"{split(owner)}/{FOLDERS[entry.verdict or '']}", f"{alias}_{entry.identity}{ending}"
 
 
