@@ -6,14 +6,15 @@ import sys
 from collections.abc import Callable
 
 from lungline import logs, tracing
-from lungline.errors import LunglineError
+from lungline.errors import LunglineError, SettingsError
 from lungline.settings import Settings, load_settings
 
 
 def run(name: str, main: Callable[[Settings], None]) -> None:
     """Run `main` with the settings of the environment, its logs on stderr and its traces under `name`.
 
-    A LunglineError becomes one log line and exit code 1; any other exception is our fault and keeps its traceback.
+    A SettingsError becomes one log line and exit code 2, any other LunglineError exit code 1. Other exceptions are bugs
+    and keep their traceback.
     """
     try:
         settings = load_settings()
@@ -22,7 +23,7 @@ def run(name: str, main: Callable[[Settings], None]) -> None:
         main(settings)
     except LunglineError as exc:
         logging.getLogger(f"lungline.{name}").error("%s", exc)  # noqa: TRY400 - the sentence says it all
-        sys.exit(1)
+        sys.exit(2 if isinstance(exc, SettingsError) else 1)
 
 
 def stop_on_sigterm(stop: Callable[[], None]) -> None:

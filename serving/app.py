@@ -1,7 +1,7 @@
-"""The way in: an ASGI app that serves the judging routes itself and hands everything else on.
+"""An ASGI app that serves the inference routes itself and passes every other request to KServe's app.
 
-FastAPI's dozen layers cost as much as judging an image; the judging routes need none of them. What they need is here:
-limits on bytes, seconds and requests at once, a thread for the work, and errors as answers.
+FastAPI's dozen layers cost as much as predicting an image, and the inference routes need none of them. They need limits
+on body size, on seconds and on requests in flight, a thread for the work, and errors as JSON.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from prometheus_client import Histogram
@@ -19,69 +20,81 @@ from lungline.errors import EventMalformed, LunglineError, Unavailable
 from serving import metrics
 from serving.http import BodyTooLarge, BodyTooSlow, Busy, Handler, Reply, Request, RequestMalformed, json_reply
 
-BODY_SECONDS = 30.0
-# Longer than the slowest upload that still ends well (its store calls at their limits).
-ANSWER_SECONDS = 100.0
-PLACES = 128
-BODIES = 4  # of the largest size, held in memory at once
-
-
 _log = logging.getLogger(__name__)
 
 
-class InferenceApp:
-    """Serves `routes` (POST, by path) on threads; everything else goes to `otherwise`.
+@dataclass(frozen=True, slots=True)
+class AppLimits:
+    """What the app accepts: requests that queue, queue in memory."""
 
-    At most PLACES requests and BODIES bodies of `max_body` bytes are under way: what waits in a queue waits in memory.
+    body_seconds: float = 30.0
+    # Longer than the slowest upload that still succeeds (its store calls at their limits).
+    answer_seconds: float = 100.0
+    requests: int = 128
+    """Requests in flight."""
+    bodies: int = 4
+    """Bodies of the largest size that are held in memory at once."""
+
+
+class InferenceApp:
+    """Serves `routes` (POST, by path) on the threads of `pool`; passes everything else to `fallback`.
+
+    `max_body` is the largest body in bytes.
     """
 
     def __init__(
-        self, routes: Mapping[str, Handler], otherwise: ASGIApp, pool: ThreadPoolExecutor, max_body: int
+        self,
+        routes: Mapping[str, Handler],
+        fallback: ASGIApp,
+        pool: ThreadPoolExecutor,
+        max_body: int,
+        limits: AppLimits = AppLimits(),
     ) -> None:
         self._routes = {path: (handler, metrics.SECONDS.labels(path)) for path, handler in routes.items()}
-        self._otherwise = otherwise
+        self._fallback = fallback
         self._pool = pool
         self._max_body = max_body
+        self._limits = limits
         # Only the event loop's thread touches these two.
-        self._places = PLACES
-        self._room = BODIES * max_body
+        self._free_requests = limits.requests
+        self._free_bytes = limits.bodies * max_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        found = self._routes.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
-        if found is None:
-            await self._otherwise(scope, receive, _counting(scope, send))
+        route = self._routes.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if route is None:
+            await self._fallback(scope, receive, _counting(scope, send))
             return
-        handler, seconds = found
+        handler, seconds = route
         try:
             reply = await self._admit(scope, receive, handler, seconds)
-        except Exception as exc:  # noqa: BLE001 - the last one who can answer
+        except Exception as exc:  # noqa: BLE001 - nothing above could answer the request
             reply = _failure(exc, scope["path"])
         metrics.request("POST", scope["path"], reply.status).inc()
         await _send(reply, send)
 
     async def _admit(self, scope: Scope, receive: Receive, handler: Handler, seconds: Histogram) -> Reply:
         headers = Headers(scope=scope)
-        size = _declared(headers, self._max_body)
+        size = _content_length(headers, self._max_body)
         if size > self._max_body:
             raise BodyTooLarge(f"The body has more than {self._max_body} bytes.")
-        if self._places < 1 or self._room < size:
-            raise Busy("Too many requests are under way; try again.")
-        self._places -= 1
-        self._room -= size
+        if self._free_requests < 1 or self._free_bytes < size:
+            raise Busy("Too many requests are in flight; try again.")
+        self._free_requests -= 1
+        self._free_bytes -= size
         try:
             body = await self._body(receive)
             request = Request(headers, QueryParams(scope["query_string"]), body, datetime.now(UTC))
             return await self._work(handler, request, seconds)
         finally:
-            self._places += 1
-            self._room += size
+            self._free_requests += 1
+            self._free_bytes += size
 
     async def _body(self, receive: Receive) -> bytes:
         chunks: list[bytes] = []
         size, more = 0, True
         try:
-            async with asyncio.timeout(BODY_SECONDS):
+            async with asyncio.timeout(self._limits.body_seconds):
                 while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
@@ -92,21 +105,21 @@ class InferenceApp:
                         raise BodyTooLarge(f"The body has more than {self._max_body} bytes.")
                     more = message.get("more_body", False)
         except TimeoutError:
-            raise BodyTooSlow(f"The body took longer than {BODY_SECONDS:.0f} s.") from None
+            raise BodyTooSlow(f"The body took longer than {self._limits.body_seconds:.0f} s.") from None
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def _work(self, handler: Handler, request: Request, seconds: Histogram) -> Reply:
         started = time.perf_counter()
         metrics.IN_FLIGHT.inc()
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(self._limits.answer_seconds):
                 return await asyncio.get_running_loop().run_in_executor(self._pool, handler, request)
         finally:
             metrics.IN_FLIGHT.dec()
             seconds.observe(time.perf_counter() - started)
 
 
-# What a failure is answered with; the first that fits counts. Knative tries 408 and 5xx again, other 4xx never.
+# The status of each error; the first that matches counts. Knative retries 408 and 5xx, other 4xx never.
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (EventMalformed, 400),
     (RequestMalformed, 400),
@@ -132,14 +145,14 @@ def _failure(exc: Exception, path: str) -> Reply:
     return json_reply({"error": sentence}, status, headers)
 
 
-def _declared(headers: Headers, otherwise: int) -> int:
-    """Bytes that the request says its body has; `otherwise` when it does not say."""
+def _content_length(headers: Headers, default: int) -> int:
+    """Bytes of the body as the request declares them; `default` when it does not."""
     length = headers.get("content-length", "")
-    return int(length) if length.isascii() and length.isdigit() else otherwise
+    return int(length) if length.isascii() and length.isdigit() else default
 
 
 def _counting(scope: Scope, send: Send) -> Send:
-    """Count what others answer. Whoever asks for what is not there chooses no label."""
+    """Count the fallback's responses, under one route label: a client must not choose the labels."""
     if scope["type"] != "http":
         return send
     method = scope["method"] if scope["method"] in {"GET", "HEAD", "POST"} else "other"

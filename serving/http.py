@@ -11,12 +11,24 @@ from lungline.errors import LunglineError, Unavailable
 
 
 class RequestMalformed(LunglineError):
-    """A request does not have the form that its protocol asks for."""
+    """A request does not have the form that its protocol requires."""
+
+
+class BodyTooLarge(LunglineError):
+    """A body has more bytes than the limit."""
+
+
+class BodyTooSlow(LunglineError):
+    """A body did not arrive in time."""
+
+
+class Busy(Unavailable):
+    """Too many requests are in flight."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request with its whole body; `received` is when that was here."""
+    """A request with its whole body; `received` is when its last byte arrived."""
 
     headers: Headers
     query: QueryParams
@@ -26,28 +38,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer that is ready to be sent."""
+    """A complete response."""
 
     status: int
     body: bytes = b""
     headers: Mapping[str, str] | None = None
 
 
-class BodyTooLarge(LunglineError):
-    """A body has more bytes than are taken."""
-
-
-class BodyTooSlow(LunglineError):
-    """A body did not arrive in time."""
-
-
-class Busy(Unavailable):
-    """Too many requests are under way."""
-
-
 Handler = Callable[[Request], Reply]
 
 
 def json_reply(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:
-    """A value as a JSON answer."""
+    """A JSON response."""
     return Reply(status, orjson.dumps(value), {"content-type": "application/json", **(headers or {})})

@@ -1,7 +1,7 @@
-"""The predictor's own figures for Prometheus.
+"""The predictor's own metrics for Prometheus.
 
-Labels take only values from closed sets (outcomes, labels, stages, reason codes, routes) and the versions that this
-process has served, so their number is bounded; nothing of a patient or an object is among them.
+Label values come from closed sets (outcomes, labels, stages, reason codes, routes) and the versions that this process
+has served, so the number of series is bounded. No label holds anything of a patient or an object.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from serving.model_loader import ModelLoader
 
 REQUESTS = Counter("http_requests_total", "Requests that were answered.", ["method", "route", "code"])
-IN_FLIGHT = Gauge("lungline_in_flight", "Requests that are being judged, or wait for a thread.")
+IN_FLIGHT = Gauge("lungline_in_flight", "Requests that are processed now or wait for a thread.")
 SECONDS = Histogram(
     "lungline_request_seconds",
     "Seconds from the last byte of a request to its answer.",
@@ -29,7 +29,7 @@ SECONDS = Histogram(
 RESULTS = Counter(
     "lungline_results_total", "Uploads that got a result, each counted once.", ["outcome", "label", "model_version"]
 )
-DUPLICATES = Counter("lungline_duplicates_total", "Uploads that were delivered again and had their result already.")
+DUPLICATES = Counter("lungline_duplicates_total", "Uploads delivered again after they had their result.")
 REFUSALS = Counter("lungline_refusals_total", "Uploads that were refused, by reason code.", ["reason"])
 LAST_RESULT = Gauge("lungline_last_result_timestamp_seconds", "When the last result was saved.")
 RESULT_SECONDS = Histogram(
@@ -40,7 +40,7 @@ RESULT_SECONDS = Histogram(
 STAGES = ("event", "fetch", "decode", "prepare", "predict", "observe", "explain", "save")
 STAGE_SECONDS = Histogram(
     "lungline_stage_seconds",
-    "Seconds of an upload's way to its result; `event` runs from the store to the predictor.",
+    "Seconds of each stage of an upload; `event` runs from the store to the predictor.",
     ["stage"],
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 300),
 )
@@ -59,11 +59,13 @@ IMAGE_SIDE = Histogram(
     buckets=(28, 64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096),
 )
 IMAGE_GREY = Histogram(
-    "lungline_image_mean_grey_level", "Mean grey levels of judged images, 0 to 255.", buckets=tuple(range(16, 257, 16))
+    "lungline_image_mean_grey_level",
+    "Mean grey levels of images, 0 to 255.",
+    buckets=tuple(range(16, 257, 16)),
 )
 WARNINGS = Counter("lungline_warned_results_total", "Results that carry a warning.")
 
-# What a rate is asked of must be there from the first scrape on, as 0: a series that begins at 1 has not risen.
+# A series must exist from the first scrape on, as 0: `rate` does not see one that begins at 1 rise.
 REASONS = (
     *("bomb", "blank", "corrupt", "empty", "not-an-image", "not-an-xray"),
     *("too-large", "too-many-pixels", "too-small", "truncated", "unsupported-format"),
@@ -71,7 +73,7 @@ REASONS = (
 OUTCOMES = (("judged", "Normal"), ("judged", "Pneumonia"), ("judged", "Unsure"), ("refused", "Refused"))
 
 _stages = {stage: STAGE_SECONDS.labels(stage) for stage in STAGES}
-# The bound children, so that a request neither makes nor looks for labels. Versions come one promotion at a time.
+# Bound children, so that a request neither makes nor looks up labels. Versions come one promotion at a time.
 request = cache(REQUESTS.labels)
 _result = cache(RESULTS.labels)
 _refusal = cache(REFUSALS.labels)
@@ -81,7 +83,7 @@ for _reason in REASONS:
 
 
 def count_record(record: ResultRecord, received: datetime) -> bool:
-    """Count a result that has just been saved; False when it was there before."""
+    """Count a result; False when it had been saved by an earlier delivery."""
     if record.times.received != received:
         DUPLICATES.inc()
         return False
@@ -92,12 +94,12 @@ def count_record(record: ResultRecord, received: datetime) -> bool:
         _refusal(record.reason).inc()
     if record.warnings:
         WARNINGS.inc()
-    _note_times(record, now)
-    _note_picture(record)
+    _observe_times(record, now)
+    _observe_image(record)
     return True
 
 
-def _note_times(record: ResultRecord, now: datetime) -> None:
+def _observe_times(record: ResultRecord, now: datetime) -> None:
     times, timings = record.times, record.timings
     if times.uploaded:
         # The store's clock may be ahead of ours.
@@ -110,7 +112,7 @@ def _note_times(record: ResultRecord, now: datetime) -> None:
     _stages["save"].observe(heatmap + max(0.0, (now - times.done).total_seconds()))
 
 
-def _note_picture(record: ResultRecord) -> None:
+def _observe_image(record: ResultRecord) -> None:
     if record.probability is not None:
         _score(record.model.version).observe(record.probability)
     if record.image:
@@ -122,27 +124,27 @@ def _note_picture(record: ResultRecord) -> None:
 
 
 class ModelCollector(Collector):
-    """What is to be said of the model, read when Prometheus asks: that costs requests nothing."""
+    """Metrics of the model, read when Prometheus scrapes."""
 
-    def __init__(self, champion: "ModelLoader") -> None:
-        self._champion = champion
+    def __init__(self, loader: "ModelLoader") -> None:
+        self._loader = loader
         REGISTRY.register(self)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """The model's figures now."""
-        ready = self._champion.ready
+        """The model's metrics now."""
+        ready = self._loader.ready
         yield GaugeMetricFamily("lungline_model_ready", "Whether a model is loaded and tested.", ready)
         yield GaugeMetricFamily(
             "lungline_model_refused",
             "Whether the package that should serve is refused, so that an older one or none serves.",
-            self._champion.refuses,
+            self._loader.refuses,
         )
         info = GaugeMetricFamily(
             "lungline_model_info", "The model that serves.", labels=["name", "version", "sha256", "run_id", "synthetic"]
         )
         created = GaugeMetricFamily("lungline_model_created_timestamp_seconds", "When the model was trained.")
         if ready:
-            diagnoser = self._champion.current()
+            diagnoser = self._loader.current()
             for outcome, label in OUTCOMES:
                 _result(outcome, label, diagnoser.version)
             card = diagnoser.package.card

@@ -1,4 +1,4 @@
-"""KServe's ModelServer with our routes: its protocol endpoints, its metrics, its process; our inference."""
+"""KServe's ModelServer, its protocol endpoints and metrics, with our inference routes."""
 
 import signal
 import sys
@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse
 
 import lungline.errors
 from lungline.diagnosis.diagnoser import Diagnoser
-from serving import openapi as documentation
+from serving import openapi
 from serving.app import InferenceApp
 from serving.endpoints import Endpoints
 from serving.kserve_imports import lean_kserve
@@ -27,38 +27,38 @@ with lean_kserve():
     from kserve.protocol.rest.v2_endpoints import V2Endpoints
 
 # Knative and the laptop's supervisor allow 5 s in all.
-GRACE_SECONDS = 4
+STOP_SECONDS = 4
 
 
 class PneumoniaModel(Model):
-    """What KServe's registry knows of the model: its name, and whether it is ready."""
+    """The model in KServe's registry: its name, and whether it is ready."""
 
-    def __init__(self, name: str, champion: ModelLoader) -> None:
+    def __init__(self, name: str, loader: ModelLoader) -> None:
         super().__init__(name)
-        self._champion = champion
+        self._loader = loader
 
     async def healthy(self) -> bool:
         """Whether a package is loaded and tested."""
-        return self._champion.ready
+        return self._loader.ready
 
     def load(self) -> bool:
-        """Nothing: the champion's own watch loads."""
-        return self._champion.ready
+        """Do nothing: the loader's own thread loads."""
+        return self._loader.ready
 
 
 class _DataPlane(DataPlane):
     """KServe's data plane, ready only when its model is; KServe's own says ready at once."""
 
-    def __init__(self, registry: Any, champion: ModelLoader) -> None:
+    def __init__(self, registry: Any, loader: ModelLoader) -> None:
         super().__init__(model_registry=registry)
-        self._champion = champion
+        self._loader = loader
 
     async def ready(self) -> bool:
-        return self._champion.ready
+        return self._loader.ready
 
 
 class _RESTServer(RESTServer):
-    """KServe's HTTP server on our app: its inference endpoints know neither body limits nor threads."""
+    """KServe's HTTP server with our app: its own inference endpoints have neither body limits nor threads."""
 
     def __init__(self, app: InferenceApp, host: str, *args: Any, **kwargs: Any) -> None:
         super().__init__("", *args, **kwargs)
@@ -69,21 +69,21 @@ class _RESTServer(RESTServer):
         self.config.proxy_headers = False
 
     def create_application(self) -> None:
-        """Nothing: the app comes complete."""
+        """Do nothing: the app is passed in."""
 
 
 class PredictorServer(ModelServer):
-    """The model server; `run` returns after SIGTERM or SIGINT, when what was under way has been answered."""
+    """The model server; `run` returns after SIGTERM or SIGINT, when the requests in flight have been answered."""
 
-    def __init__(self, judging: Endpoints, pool: ThreadPoolExecutor, host: str, port: int, max_body: int) -> None:
-        super().__init__(http_port=port, enable_grpc=False, workers=1, grace_period=GRACE_SECONDS)
-        self.dataplane = _DataPlane(self.registered_models, judging.champion)
-        self.register_model(PneumoniaModel(judging.name, judging.champion))
-        self._app = InferenceApp(judging.routes(), _protocol(judging, self.dataplane), pool, max_body)
+    def __init__(self, endpoints: Endpoints, pool: ThreadPoolExecutor, host: str, port: int, max_body: int) -> None:
+        super().__init__(http_port=port, enable_grpc=False, workers=1, grace_period=STOP_SECONDS)
+        self.dataplane = _DataPlane(self.registered_models, endpoints.loader)
+        self.register_model(PneumoniaModel(endpoints.name, endpoints.loader))
+        self._app = InferenceApp(endpoints.routes(), _protocol(endpoints, self.dataplane), pool, max_body)
         self._host = host
 
     def run(self) -> None:
-        """Serve until told to stop."""
+        """Serve until SIGTERM or SIGINT."""
         rest = self._rest_server = _RESTServer(
             self._app,
             self._host,
@@ -95,7 +95,7 @@ class PredictorServer(ModelServer):
         )
 
         def stopped(*_: object) -> None:
-            # uvicorn stops at the signal, and raises it again when it is done: then there is nothing left to do.
+            # uvicorn stops at the signal and raises it again when it is done: then nothing is left to do.
             if not rest._server.started:  # noqa: SLF001 - KServe keeps uvicorn's server there
                 sys.exit(0)
 
@@ -104,31 +104,31 @@ class PredictorServer(ModelServer):
         rest.run()
 
 
-def _protocol(judging: Endpoints, dataplane: DataPlane) -> FastAPI:
-    """KServe's protocol beside the judging itself: liveness, readiness, metadata, metrics; and the documentation."""
-    about = {"title": "Lungline predictor", "description": documentation.ABOUT, "version": documentation.VERSION}
+def _protocol(endpoints: Endpoints, dataplane: DataPlane) -> FastAPI:
+    """KServe's protocol beside inference: liveness, readiness, metadata and metrics; and the openapi."""
+    about = {"title": "Lungline predictor", "description": openapi.ABOUT, "version": openapi.VERSION}
     app = FastAPIOffline(**about)  # hospitals' networks do not reach the CDN that FastAPI's own page loads from
     v1, v2 = V1Endpoints(dataplane), V2Endpoints(dataplane)
 
     async def model_ready(model_name: str) -> Any:
-        """Without KServe's parameter for a version, which it answers with 500: one version serves."""
+        """Without KServe's parameter for a version, which it answers with 500."""
         return await v2.model_ready(model_name)
 
     routes = {
         "/": dataplane.live,
         "/metrics": metrics_handler,
         "/v1/models": v1.models,
-        f"/v1/models/{judging.name}": lambda: readiness(judging.name, judging.champion.current()),
+        f"/v1/models/{endpoints.name}": lambda: readiness(endpoints.name, endpoints.loader.current()),
         "/v2": v2.metadata,
         "/v2/health/live": v2.live,
         "/v2/health/ready": v2.ready,
         "/v2/models": v2.models,
-        f"/v2/models/{judging.name}": lambda: metadata(judging.name, judging.champion.current()),
+        f"/v2/models/{endpoints.name}": lambda: metadata(endpoints.name, endpoints.loader.current()),
         "/v2/models/{model_name}/ready": model_ready,
     }
     for path, handler in routes.items():
         app.add_api_route(path, handler, methods=["GET"], response_model=None, tags=["KServe"], name=path)
-    # A supervisor asks for readiness several times a second: these need no log lines.
+    # A supervisor polls readiness several times a second: these errors need no log lines.
     for error, status in (
         (ServerNotReady, 503),
         (ModelNotReady, 503),
@@ -136,37 +136,37 @@ def _protocol(judging: Endpoints, dataplane: DataPlane) -> FastAPI:
         (ModelNotFound, 404),
     ):
         app.add_exception_handler(error, lambda _, exc, status=status: JSONResponse({"error": str(exc)}, status))
-    _document(app, documentation.inference_paths(judging.name))
+    _document(app, openapi.inference_paths(endpoints.name))
     return app
 
 
 def _document(app: FastAPI, paths: dict[str, dict[str, Any]]) -> None:
-    """Add paths that FastAPI does not serve to what it describes."""
-    described = app.openapi
+    """Add the paths that FastAPI does not serve to its OpenAPI schema."""
+    generate = app.openapi
 
-    def openapi() -> dict[str, Any]:
-        schema = described()
+    def schema_with_paths() -> dict[str, Any]:
+        schema = generate()
         schema["paths"] = paths | schema["paths"]
         components = schema.setdefault("components", {})
-        components["schemas"] = documentation.SCHEMAS | components.get("schemas", {})
+        components["schemas"] = openapi.SCHEMAS | components.get("schemas", {})
         return schema
 
-    app.openapi = openapi
+    app.openapi = schema_with_paths
 
 
 def readiness(name: str, diagnoser: Diagnoser) -> dict[str, Any]:
-    """V1: whether the model is ready, and which package it is."""
+    """V1: whether the model is ready, and which package serves."""
     return {"name": name, "ready": True, "version": diagnoser.version, "sha256": diagnoser.package.sha256}
 
 
 def metadata(name: str, diagnoser: Diagnoser) -> dict[str, Any]:
-    """V2: what the model takes and gives, and which package it is."""
+    """V2: the inputs and outputs of the model, and which package serves."""
     return {
         "name": name,
         "versions": [diagnoser.version],
         "platform": "litert",
-        "inputs": documentation.INPUTS,
-        "outputs": documentation.OUTPUTS,
+        "inputs": openapi.INPUTS,
+        "outputs": openapi.OUTPUTS,
         "sha256": diagnoser.package.sha256,
         "run_id": diagnoser.package.card.mlflow_run_id,
         "synthetic": diagnoser.package.card.synthetic,

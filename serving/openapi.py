@@ -1,4 +1,4 @@
-"""What /docs and /openapi.json show: every way to ask, with examples."""
+"""The OpenAPI description of the inference routes, with examples."""
 
 from importlib.metadata import version
 from typing import Any
@@ -8,7 +8,7 @@ from lungline.results.records import ResultRecord
 
 VERSION = version("lungline")
 ABOUT = (
-    "Judges chest X-rays for signs of pneumonia. Decision support for research; not a medical device. "
+    "Predicts pneumonia from chest X-rays. Decision support for research; not a medical device. "
     "The status 503 means: try again."
 )
 
@@ -56,10 +56,10 @@ _STRUCTURED = {
     "data": _EVENT,
 }
 _SCHEMA = ResultRecord.model_json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
-# What the record is made of stands beside it: a page of OpenAPI has one place for all schemas.
+# OpenAPI has one place for all schemas.
 SCHEMAS: dict[str, Any] = _SCHEMA.pop("$defs")
 _RECORD = {"application/json": {"schema": _SCHEMA}}
-_JUDGE = {
+_PREDICT_BODY = {
     "requestBody": {
         "required": True,
         "content": {
@@ -72,14 +72,14 @@ _JUDGE = {
     }
 }
 
-_JUDGED = {
+_PREDICT = {
     "tags": ["Predictions"],
-    "requestBody": _JUDGE["requestBody"],
+    "requestBody": _PREDICT_BODY["requestBody"],
     "responses": _responses(_RECORD, "The result record of the upload; for instances, `predictions`.")
-    | {"204": {"description": "The event tells of no upload."}},
+    | {"204": {"description": "The event contains no upload."}},
 }
 _INFER = {
-    "summary": "Judge the images of a tensor (V2)",
+    "summary": "Predict the images of a tensor (V2)",
     "tags": ["Predictions"],
     "requestBody": {
         "required": True,
@@ -87,7 +87,7 @@ _INFER = {
     },
     "responses": _responses(
         _json(
-            answer={
+            response={
                 "model_name": "pneumonia",
                 "model_version": "3",
                 "outputs": [
@@ -108,27 +108,27 @@ _HEATMAP = {
 }
 _FILE = {"schema": {"type": "string", "format": "binary"}}
 _FORM = {"schema": {"type": "object", "properties": {"image": {"type": "string", "format": "binary"}}}}
-_PICTURE = {
-    "summary": "Judge one image: `curl -F image=@chest.jpeg http://.../predict`",
+_PREDICT_IMAGE = {
+    "summary": "Predict one image: `curl -F image=@chest.jpeg http://.../predict`",
     "tags": ["Predictions"],
     "parameters": [_HEATMAP],
     "requestBody": {
         "required": True,
         "content": {"multipart/form-data": _FORM, "image/jpeg": _FILE, "image/png": _FILE},
     },
-    "responses": _responses(_json(answer=_PREDICTION), "The risk, and how sure the model is."),
+    "responses": _responses(_json(response=_PREDICTION), "The risk and its probability."),
 }
 
 
 def inference_paths(name: str) -> dict[str, dict[str, Any]]:
-    """OpenAPI path items of the judging routes for a model of this name."""
+    """OpenAPI path items of the inference routes for a model of this name."""
     return {
         f"/v1/models/{name}:predict": {
-            "post": _JUDGED | {"summary": "Judge the uploads of an event, or images in the request (V1)"}
+            "post": _PREDICT | {"summary": "Predict the uploads of an event, or images in the request (V1)"}
         },
         f"/v1/models/{name}:explain": {
-            "post": _JUDGED | {"summary": "The same, with heatmaps in the predictions (V1)"}
+            "post": _PREDICT | {"summary": "The same, with heatmaps in the predictions (V1)"}
         },
         f"/v2/models/{name}/infer": {"post": _INFER},
-        "/predict": {"post": _PICTURE},
+        "/predict": {"post": _PREDICT_IMAGE},
     }
