@@ -36,7 +36,7 @@ check: $(INSTALLED) ## lint, format, types and import rules
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/basedpyright
-	@$(BIN)/python -m pytest -q tests/test_house.py -k "import or secret or blob"
+	@$(BIN)/python -m pytest -q tests/test_house.py -k "import or secret or blob or room or circle"
 
 format: $(INSTALLED) ## format the code and mend what can be mended
 	@$(BIN)/ruff format

@@ -25,10 +25,11 @@ from sqlalchemy import text
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from lungline.results.records import ResultRecord
+from benchmarks.servers import free_port
+from lungline.events.uploads import Upload
+from lungline.results.events import RESULT_TYPE
+from lungline.results.records import ModelFacts, OperatingPoint, ResultRecord, Times, UploadFacts
 from lungline.settings import load_settings
-from tests.support.object_store import free_ports
-from tests.support.worklist_site import headers, record
 from worklist.database import ingest
 from worklist.database.access import COOKIE, Access
 from worklist.database.session import Database
@@ -37,10 +38,44 @@ REQUESTS = 60
 SEED = 2000
 MONTH = 30 * 86400 * 1_000_000
 SAME = "bucket, done, touched, record, outcome, label, probability, low, high, reason, version, priority, read"
+HEADERS = {
+    "content-type": "application/json",
+    "ce-specversion": "1.0",
+    "ce-type": RESULT_TYPE,
+    "ce-id": "1",
+    "ce-source": "/lungline/predictor",
+}
 COPY = f"""
 INSERT INTO entries (identity, key, sought, arrived, {SAME})
 SELECT identity || :copy, key || :copy, sought || :copy, arrived - :later, {SAME} FROM entries WHERE number <= :most
 """
+
+
+def record(
+    number: int, probability: float, *, arrived: datetime, key: str = "", version: str = "1", refused: bool = False
+) -> ResultRecord:
+    """A result as the predictor writes it."""
+    upload = Upload("xray-uploads", key or f"ward/xray-{number}.jpeg", None, f"{number:032x}")
+    label = "Pneumonia" if probability >= 0.7 else "Normal" if probability < 0.3 else "Unsure"
+    return ResultRecord(
+        id=f"{upload.identity}-{version}",
+        outcome="refused" if refused else "judged",
+        label="Refused" if refused else label,
+        probability=None if refused else probability,
+        thresholds=OperatingPoint(low=0.3, high=0.7, operating=0.5),
+        reason="truncated" if refused else None,
+        message="The image file ends too early." if refused else None,
+        model=ModelFacts(name="pneumonia", version=version, run_id="r" * 32, sha256="a" * 64, synthetic=False),
+        upload=UploadFacts(
+            identity=upload.identity,
+            bucket=upload.bucket,
+            key=upload.key,
+            version_id=None,
+            etag=upload.etag,
+            sequencer=None,
+        ),
+        times=Times(uploaded=arrived, received=arrived, done=arrived + timedelta(seconds=1)),
+    )
 
 
 def results(count: int) -> list[ResultRecord]:
@@ -53,7 +88,7 @@ def results(count: int) -> list[ResultRecord]:
             dice.betavariate(1.2, 4) if dice.random() < 0.6 else dice.betavariate(6, 2),
             key=f"ward-{number % 17}/2026/{dice.randrange(10**9):09d}_{number}.jpeg",
             arrived=now - timedelta(seconds=dice.uniform(60, 30 * 86400)),
-            outcome="refused" if dice.random() < 0.02 else "judged",
+            refused=dice.random() < 0.02,
             version=str(1 + number % 3),
         )
         for number in range(count)
@@ -139,7 +174,7 @@ async def follow(url: str, cookie: str, pages: int, process: psutil.Process) -> 
         for number in range(100):
             result = record(10**7 + number, random.Random(number).random(), arrived=datetime.now(UTC))
             sent[result.upload.identity] = time.perf_counter()
-            answer = await client.post(url, content=result.model_dump_json(), headers=headers())
+            answer = await client.post(url, content=result.model_dump_json(), headers=HEADERS)
             answer.raise_for_status()
             await asyncio.sleep(max(0.0, start + (number + 1) * 0.1 - time.perf_counter()))
         await asyncio.sleep(2)
@@ -170,7 +205,7 @@ def main() -> None:
         with closing(Database.open(settings)) as database:
             rate = fill(database, given.results)
             cookie = Access(database, settings).begin("benchmark", "admin")
-        port = free_ports(1)[0]
+        port = free_port()
         url = f"http://127.0.0.1:{port}"
         environment = os.environ | {"LUNGLINE_HOME": folder, "LUNGLINE_S3_ENDPOINT": "http://127.0.0.1:9"}
         command = [sys.executable, "-m", "worklist", "--http_port", str(port)]
@@ -198,7 +233,7 @@ def measure(url: str, cookie: str, pages: int, process: psutil.Process, rate: fl
         }
         fresh = iter(results(2000)[-REQUESTS:])
         figures["event"] = timed(
-            lambda: client.post("/", content=next(fresh).model_dump_json(), headers=headers()), process
+            lambda: client.post("/", content=next(fresh).model_dump_json(), headers=HEADERS), process
         )
     figures["results a second into the database"] = round(rate)
     figures[f"{pages} pages"] = asyncio.run(follow(url, cookie, pages, process))
