@@ -174,7 +174,7 @@ def _saved(settings: Settings, since: int) -> Iterator[dict[str, int]]:
 
 def _processes(settings: Settings) -> dict[str, psutil.Process]:
     running = stack.status(settings)
-    return {part.name: psutil.Process(part.pid) for part in running.parts if part.pid}
+    return {part.name: psutil.Process(part.pid) for part in running.services if part.pid}
 
 
 def _cpu(process: psutil.Process) -> float:

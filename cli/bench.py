@@ -52,5 +52,5 @@ def _tables(found: dict[str, Any], goals: list[Any], contestants: list[Any]) -> 
     )
     console.say("")
     console.table(("figure", "goal", "found", "met"), goals)
-    for part, sentence in found["errors"].items():
-        console.notice(f"{part} failed: {sentence}")
+    for benchmark, sentence in found["errors"].items():
+        console.notice(f"{benchmark} failed: {sentence}")

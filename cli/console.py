@@ -93,16 +93,16 @@ def raw(lines: Iterable[str]) -> None:
         print(line)
 
 
-def part_changed(name: str, state: str) -> None:
-    """A part of the stack has another state; that it has not begun yet is no news."""
+def service_changed(name: str, state: str) -> None:
+    """A service of the stack has another state; that it has not begun yet is no news."""
     if state != "stopped":
         step(name, state, COLOURS.get(state, ""))
 
 
-def stack(parts: Iterable[Any], looked: Iterable[Any] = ()) -> None:
-    """The parts of the stack, one a line, and what their figures say."""
-    rows = [(p.name, p.state, p.pid, p.address, p.restarts or "", p.note or "") for p in parts]
-    table(("part", "state", "pid", "address", "restarts", "note"), rows)
+def stack(services: Iterable[Any], looked: Iterable[Any] = ()) -> None:
+    """The services of the stack, one a line, and what their figures say."""
+    rows = [(p.name, p.state, p.pid, p.address, p.restarts or "", p.note or "") for p in services]
+    table(("service", "state", "pid", "address", "restarts", "note"), rows)
     for check in looked:
         text = check.finding if check.passed else f"{check.finding}. {check.cure}"
         say(f"{check.name:>14}  {text}", "" if check.passed else "red")

@@ -17,8 +17,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for part in (stack, uploads, training, bench, registry, worklist, monitoring):
-    app.add_typer(part.app)
+for module in (stack, uploads, training, bench, registry, worklist, monitoring):
+    app.add_typer(module.app)
 
 
 def main() -> None:

@@ -60,7 +60,7 @@ def started(home: Path | None = None, assignments: list[str] | None = None, **na
     settings = configured(home, assignments, **named)
     if not stack.status(settings).running:
         console.heading("Starting the laptop stack; `lungline down` stops it.")
-        stack.up(settings, console.part_changed)
+        stack.up(settings, console.service_changed)
     return stack.connect(settings)
 
 

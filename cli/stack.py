@@ -39,7 +39,7 @@ def demo(
 
     stays = sys.stdout.isatty() and not as_json if stay is None else stay
     settings = configured(home, assignments, data=data)
-    with whole_flow.stage(settings, console.part_changed) as stage:
+    with whole_flow.stage(settings, console.service_changed) as stage:
         report = whole_flow.perform(stage, console)
         show(report.value(), as_json, lambda: console.demo(report.value()))
         if stays:
@@ -90,7 +90,7 @@ def _has_screen() -> bool:
 @app.command()
 def up(
     prometheus: Annotated[
-        bool, typer.Option("--prometheus", help="Start a Prometheus beside it, which scrapes all parts.")
+        bool, typer.Option("--prometheus", help="Start a Prometheus beside it, which scrapes all services.")
     ] = False,
     home: Home = None,
     as_json: Json = False,
@@ -99,8 +99,8 @@ def up(
     from laptop import stack
 
     settings = configured(home, prometheus=prometheus or None)
-    started = stack.up(settings, console.part_changed, wait_for=stack.ESSENTIAL | {"worklist"})
-    show(asdict(started), as_json, lambda: console.stack(started.parts))
+    started = stack.up(settings, console.service_changed, wait_for=stack.ESSENTIAL | {"worklist"})
+    show(started.value(), as_json, lambda: console.stack(started.services))
     if not as_json:
         console.notice(SIGN_IN)
 
@@ -118,15 +118,15 @@ def down(home: Home = None, as_json: Json = False) -> None:
 
 @app.command()
 def status(home: Home = None, as_json: Json = False) -> None:
-    """Show each part of the stack, what flows and what waits, and what to do; exit code 1 when no stack runs."""
+    """Show each service of the stack, what flows and what waits, and what to do; exit code 1 when no stack runs."""
     from laptop import doctor as health
     from laptop import stack
 
     found = stack.status(configured(home))
     looked = health.check_metrics(found)
-    value = asdict(found) | {"health": [asdict(check) for check in looked]}
-    show(value, as_json, lambda: console.stack(found.parts, looked))
-    if found.part("worklist").state == "ready" and not as_json:
+    value = found.value() | {"health": [asdict(check) for check in looked]}
+    show(value, as_json, lambda: console.stack(found.services, looked))
+    if found.service("worklist").state == "ready" and not as_json:
         console.notice(SIGN_IN)
     if not found.running:
         console.notice(f"No stack runs in {found.home}: `lungline up` starts one.")

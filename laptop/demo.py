@@ -33,7 +33,7 @@ class Console(Protocol):
     """Where the demo shows what happens."""
 
     def heading(self, text: str) -> None:
-        """A part of the demo begins."""
+        """A stage of the demo begins."""
 
     def notice(self, text: str) -> None:
         """Something that a person must not miss."""

@@ -26,7 +26,7 @@ def examine(settings: Settings) -> list[Check]:
     """Look at everything, also after a fault."""
     found = stack.status(settings)
     machine = [_python(), _memory(), _disk(settings.home), _data(settings)]
-    return [*machine, *_parts(found), *_champion(settings, found), *check_metrics(found)]
+    return [*machine, *_services(found), *_champion(settings, found), *check_metrics(found)]
 
 
 def _python() -> Check:
@@ -57,14 +57,14 @@ def _data(settings: Settings) -> Check:
     return Check("data", True, f"{len(dataset.examples)} images of {dataset.name}")
 
 
-def _parts(found: StackStatus) -> Iterator[Check]:
+def _services(found: StackStatus) -> Iterator[Check]:
     if not found.running:
         yield Check("stack", False, "not running", "lungline up")
         return
-    for part in found.parts:
-        state = part.state + (f", restarted {part.restarts} times" if part.restarts else "")
-        log = found.home / "logs" / f"{part.name}.log"
-        yield Check(part.name, part.state in stack.SETTLED, state, part.note or f"Read {log}.")
+    for service in found.services:
+        state = service.state + (f", restarted {service.restarts} times" if service.restarts else "")
+        log = found.home / "logs" / f"{service.name}.log"
+        yield Check(service.name, service.state in stack.SETTLED, state, service.note or f"Read {log}.")
 
 
 def _champion(settings: Settings, found: StackStatus) -> Iterator[Check]:
@@ -78,7 +78,7 @@ def _champion(settings: Settings, found: StackStatus) -> Iterator[Check]:
         champion = Registry(connected).champion()
         serving = LaptopDeployment.from_settings(connected).serving()
     except LunglineError as exc:
-        yield Check("champion", False, str(exc), "Mend the parts above first.")
+        yield Check("champion", False, str(exc), "Mend the services above first.")
         return
     if champion is None:
         yield Check("champion", False, "none yet", "lungline train")
@@ -95,7 +95,7 @@ FREE_DISK = 0.1
 
 @dataclass(frozen=True, slots=True)
 class StackMetrics:
-    """All samples of all parts that answered."""
+    """All samples of all services that answered."""
 
     samples: tuple[tuple[str, dict[str, str], float], ...]
 
@@ -118,7 +118,7 @@ def check_metrics(status: StackStatus) -> list[Check]:
 
 
 def read(addresses: list[str]) -> StackMetrics:
-    """The figures at some addresses; a part that does not answer has none."""
+    """The figures at some addresses; a service that does not answer has none."""
     with ThreadPoolExecutor(len(addresses)) as pool:
         texts = list(pool.map(_text, addresses))
     from prometheus_client.parser import text_string_to_metric_families

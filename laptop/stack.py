@@ -28,7 +28,7 @@ STOP_SECONDS = 30.0
 POLL_SECONDS = 0.03
 # A predictor that takes longer than this over its model will not take it; the stack can do with another champion.
 MODEL_SECONDS = 15.0
-# So often may a part end before it was ready once; then its start has failed.
+# So often may a service end before it was ready once; then its start has failed.
 FAILURES = 3
 
 OnChange = Callable[[str, State], None]
@@ -41,10 +41,10 @@ def up(
     wait_for: Collection[str] = ESSENTIAL,
     attached: bool = False,
 ) -> StackStatus:
-    """Start the stack in the background and wait until the parts in `wait_for` are ready.
+    """Start the stack in the background and wait until the services in `wait_for` are ready.
 
-    `on_change` hears of each part's new state. An `attached` stack ends when this process ends, however it ends.
-    Raises StackError when a stack runs in this home already or a part does not start; then nothing is left running.
+    `on_change` hears of each service's new state. An `attached` stack ends when this process ends, however it ends.
+    Raises StackError when a stack runs in this home already or a service does not start; then nothing is left running.
     """
     if settings.prometheus:
         find_prometheus()
@@ -64,10 +64,10 @@ def up(
 
 
 def wait(
-    settings: Settings, part: str, seconds: float = START_SECONDS, on_change: OnChange | None = None
+    settings: Settings, service: str, seconds: float = START_SECONDS, on_change: OnChange | None = None
 ) -> ServiceStatus:
-    """Wait until a part of the running stack is ready. Raises StackError when it is not in time."""
-    return _await(Home(settings.home.absolute()), {part}, on_change, seconds, None).part(part)
+    """Wait until a service of the running stack is ready. Raises StackError when it is not in time."""
+    return _await(Home(settings.home.absolute()), {service}, on_change, seconds, None).service(service)
 
 
 def down(settings: Settings) -> bool:
@@ -115,7 +115,7 @@ def env(settings: Settings, *, scanner: bool = False) -> dict[str, str]:
         mlflow = {"MLFLOW_TRACKING_URI": connected.mlflow_uri} if connected.mlflow_uri else {}
         return s3_environment(connected) | mlflow | ours
     credentials = load_credentials(Home(connected.home))
-    if "store" not in {part.name for part in assembly.parts} or not credentials:
+    if "store" not in {service.name for service in assembly.services} or not credentials:
         raise StackError("The object store is not the stack's own: ask its owner for a scanner's credentials.")
     return s3_environment(connected) | {
         "AWS_ACCESS_KEY_ID": credentials.scanner.access_key,
@@ -184,12 +184,12 @@ def _await(
     while True:
         settled = SETTLED | ({"not ready"} if time.monotonic() > started + MODEL_SECONDS else set())
         now = read_status(home)
-        for part in now.parts:
-            if seen.get(part.name) != part.state:
-                seen[part.name] = part.state
+        for service in now.services:
+            if seen.get(service.name) != service.state:
+                seen[service.name] = service.state
                 if on_change:
-                    on_change(part.name, part.state)
-        states = [now.part(name).state for name in wait_for]
+                    on_change(service.name, service.state)
+        states = [now.service(name).state for name in wait_for]
         if now.running and all(state in settled for state in states):
             return now
         _refuse_failure(home, now, wait_for, time.monotonic() > deadline, supervisor)
@@ -206,8 +206,10 @@ def _refuse_failure(
     ended = not now.running if supervisor is None else supervisor.poll() is not None
     if ended:
         raise StackError(f"The stack in {home.path} does not run: {tail(home.log('supervisor'), 1)}")
-    for part in (now.part(name) for name in wait_for):
-        if part.ready_seconds is None and part.restarts >= FAILURES:
-            raise StackError(f"The {part.name} does not start: {part.note}")
-        if late and part.state not in SETTLED:
-            raise StackError(f"The {part.name} is not ready in time ({part.state}): {tail(home.log(part.name), 1)}")
+    for service in (now.service(name) for name in wait_for):
+        if service.ready_seconds is None and service.restarts >= FAILURES:
+            raise StackError(f"The {service.name} does not start: {service.note}")
+        if late and service.state not in SETTLED:
+            raise StackError(
+                f"The {service.name} is not ready in time ({service.state}): {tail(home.log(service.name), 1)}"
+            )

@@ -88,7 +88,7 @@ def test_an_event_that_comes_fifty_times_is_one_result_and_one_notice_at_most(ch
 
 
 def test_an_upload_whose_event_was_lost_is_found_when_a_part_comes_back(chaos: Chaos) -> None:
-    bridge = stack.status(chaos.settings).part("bridge").pid
+    bridge = stack.status(chaos.settings).service("bridge").pid
     assert bridge
     os.kill(bridge, signal.SIGSTOP)
     chaos.upload(key_of("lost", 1), picture(1))
@@ -148,7 +148,7 @@ def test_nothing_that_the_stack_writes_tells_who_was_x_rayed(chaos: Chaos) -> No
     status = stack.status(settings)
     assert status.pid
     assert leaks(*(command_line(pid) for pid in family(status.pid))) == []
-    addresses = [part.metrics for part in status.parts if part.metrics] + [f"{settings.predictor_uri}/metrics"]
+    addresses = [part.metrics for part in status.services if part.metrics] + [f"{settings.predictor_uri}/metrics"]
     assert leaks(*(httpx.get(address).text for address in addresses)) == []
     storage = Storage.from_settings(settings)
     others = (settings.results_bucket, settings.research_bucket, settings.models_bucket, "tansu")
@@ -212,7 +212,7 @@ def test_a_broker_that_forgets_everything_while_the_stack_is_down_loses_nothing(
 ) -> None:
     settings = champion(tmp_path / "home", packages[0])
     stack.up(settings, attached=True)
-    trigger = stack.status(settings).part("trigger").pid
+    trigger = stack.status(settings).service("trigger").pid
     assert trigger
     os.kill(trigger, signal.SIGSTOP)
     connected = stack.connect(settings)

@@ -1,4 +1,4 @@
-"""The whole laptop stack: real parts, started, killed and stopped."""
+"""The whole laptop stack: real services, started, killed and stopped."""
 
 import io
 import json
@@ -124,8 +124,8 @@ def test_a_scanner_s_multipart_upload_becomes_a_result(settings: Settings, conne
     scanner = client(stack.env(settings, scanner=True))
     picture = jpeg(2, opacities=False)
     body = picture + b"\0" * (12 * 2**20 - len(picture))
-    parts = TransferConfig(multipart_threshold=5 * 2**20, multipart_chunksize=5 * 2**20)
-    scanner.upload_fileobj(io.BytesIO(body), BUCKET, "large.jpg", Config=parts)
+    transfer = TransferConfig(multipart_threshold=5 * 2**20, multipart_chunksize=5 * 2**20)
+    scanner.upload_fileobj(io.BytesIO(body), BUCKET, "large.jpg", Config=transfer)
     (record,) = results(connected, {"large.jpg"})
     assert record.outcome == "judged"
 
@@ -150,15 +150,15 @@ def test_a_part_that_is_killed_is_restarted_and_loses_nothing(
     settings: Settings, connected: Settings, name: str
 ) -> None:
     scanner = client(stack.env(settings, scanner=True))
-    before = stack.status(settings).part(name)
+    before = stack.status(settings).service(name)
     assert before.pid
     address = before.address
     keys = {f"{name}/{when}.jpg" for when in ("before", "after")}
     scanner.put_object(Bucket=BUCKET, Key=f"{name}/before.jpg", Body=jpeg(3, opacities=True))
     if name == "store":
-        results(connected, {f"{name}/before.jpg"})  # the one part whose death may lose what nobody has read yet
+        results(connected, {f"{name}/before.jpg"})  # the one service whose death may lose what nobody has read yet
     os.kill(before.pid, signal.SIGKILL)
-    eventually(lambda: stack.status(settings).part(name).pid not in {None, before.pid})
+    eventually(lambda: stack.status(settings).service(name).pid not in {None, before.pid})
     after = stack.wait(settings, name)
     assert after.restarts == before.restarts + 1
     assert after.address == address
@@ -211,9 +211,9 @@ def test_lungline_itself_connects_through_the_exported_variables(
 def test_one_stack_s_whole_life(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "home", mlflow_uri=ELSEWHERE)
     changes: list[tuple[str, str]] = []
-    first = stack.up(settings, lambda part, state: changes.append((part, state)))
-    assert first.part("predictor").state == "waiting for a champion"
-    assert first.part("mlflow").state == "external"
+    first = stack.up(settings, lambda service, state: changes.append((service, state)))
+    assert first.service("predictor").state == "waiting for a champion"
+    assert first.service("mlflow").state == "external"
     assert ("store", "starting") in changes
     assert ("store", "ready") in changes
     pids = processes(first)
@@ -222,14 +222,14 @@ def test_one_stack_s_whole_life(tmp_path: Path) -> None:
     assert stack.down(settings) is False
     stopped = stack.status(settings)
     assert not stopped.running
-    assert {part.state for part in stopped.parts} == {"stopped", "external"}
+    assert {service.state for service in stopped.services} == {"stopped", "external"}
 
     ports = load_ports(Home(settings.home))
     assert isinstance(ports, Ports)
     with socket.create_server(("127.0.0.1", ports.s3)):
         second = stack.up(settings)
-        assert second.part("broker").address == first.part("broker").address  # as it was
-        assert second.part("store").address != first.part("store").address  # somebody else sits there
+        assert second.service("broker").address == first.service("broker").address  # as it was
+        assert second.service("store").address != first.service("store").address  # somebody else sits there
         assert second.pid
         pids = processes(second)
         os.kill(second.pid, signal.SIGKILL)
@@ -263,7 +263,7 @@ def test_ctrl_c_while_the_stack_starts_leaves_nothing(tmp_path: Path) -> None:
         "from laptop import stack\n"
         "from lungline.settings import Settings\n"
         f"settings = Settings(home=sys.argv[1], mlflow_uri={ELSEWHERE!r})\n"
-        "stack.up(settings, lambda part, state: print(state, flush=True))\n"
+        "stack.up(settings, lambda service, state: print(state, flush=True))\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as caller:
@@ -290,7 +290,7 @@ def test_without_a_stack_there_is_nothing_to_connect_to(tmp_path: Path) -> None:
     for ask in (stack.connect, stack.env):
         with pytest.raises(StackError, match=r"^No stack runs in .*: `lungline up` starts one\.$"):
             ask(Settings(home=tmp_path))
-    assert stack.status(Settings(home=tmp_path)).parts == ()
+    assert stack.status(Settings(home=tmp_path)).services == ()
 
 
 def test_with_somebody_else_s_store_only_the_rest_is_ours(settings: Settings, tmp_path: Path) -> None:
@@ -298,11 +298,11 @@ def test_with_somebody_else_s_store_only_the_rest_is_ours(settings: Settings, tm
     borrowed = real.model_copy(update={"home": tmp_path, "kafka_bootstrap": None, "predictor_uri": None})
     try:
         started = stack.up(borrowed)
-        assert started.part("store").state == "external"
-        assert started.part("store").address == real.s3_endpoint
-        assert started.part("bridge").state == "external"
-        assert "must send its upload events to Kafka itself" in (started.part("bridge").note or "")
-        assert started.part("broker").state == "ready"
+        assert started.service("store").state == "external"
+        assert started.service("store").address == real.s3_endpoint
+        assert started.service("bridge").state == "external"
+        assert "must send its upload events to Kafka itself" in (started.service("bridge").note or "")
+        assert started.service("broker").state == "ready"
     finally:
         stack.down(borrowed)
 

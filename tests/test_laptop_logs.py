@@ -1,4 +1,4 @@
-"""Log files of the parts."""
+"""Log files of the services."""
 
 from pathlib import Path
 

@@ -77,8 +77,8 @@ def test_what_a_killed_supervisor_left_is_ended_but_nobody_who_has_only_its_id(
     home = Home.make(tmp_path / "home")
 
     def note(born: str | None) -> None:
-        part = ServiceStatus("store", "ready", pid=process.pid, birth=born)
-        write_status(home, StackStatus(home.path, True, 1, (part,), "long ago"))
+        service = ServiceStatus("store", "ready", pid=process.pid, birth=born)
+        write_status(home, StackStatus(home.path, True, 1, (service,), "long ago"))
 
     note("another time")
     end_leftovers(home)
@@ -93,7 +93,7 @@ def test_the_status_of_a_supervisor_that_is_gone_is_not_believed(tmp_path: Path)
     write_status(home, StackStatus(home.path, True, os.getpid(), (ServiceStatus("store", "ready", pid=1),), "long ago"))
     status = read_status(home)
     assert not status.running
-    assert status.part("store") == ServiceStatus("store", "stopped")
+    assert status.service("store") == ServiceStatus("store", "stopped")
 
 
 def test_a_lock_is_held_by_one(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ class WatchedStack:
 
 
 @pytest.fixture(scope="module")
-def poll(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedStack]:
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedStack]:
     """A stack with a Prometheus of its own, and a second, hasty one beside it; an old model, a deaf receiver."""
     program("prometheus")
     folder = tmp_path_factory.mktemp("watching")
@@ -118,9 +118,9 @@ def _leave_findings(settings: Settings) -> None:
 
 
 @contextmanager
-def halted(part: str, settings: Settings) -> Iterator[None]:
-    """A part that neither works nor ends while the context lasts."""
-    pid = stack.status(settings).part(part).pid
+def halted(service: str, settings: Settings) -> Iterator[None]:
+    """A service that neither works nor ends while the context lasts."""
+    pid = stack.status(settings).service(service).pid
     assert pid
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -136,14 +136,14 @@ def _read_two(settings: Settings) -> None:
         person = access.person(client.cookies[COOKIE])
         assert person
         page = client.get("/", headers={"accept": "text/html"}).text
-        identities = list(dict.fromkeys(part[:32] for part in page.split('href="/x/')[1:]))
+        identities = list(dict.fromkeys(link[:32] for link in page.split('href="/x/')[1:]))
         for identity, say in zip(identities, ("Normal", "Pneumonia"), strict=False):
             form = {"csrf": person.csrf, "say": say, "comment": ""}
             assert client.post(f"/x/{identity}/readings", data=form).status_code == 303
 
 
 def test_every_part_is_scraped_by_the_stacks_own_prometheus_which_holds_all_alerts(watched: WatchedStack) -> None:
-    address = stack.status(watched.settings).part("prometheus").address
+    address = stack.status(watched.settings).service("prometheus").address
     assert address
     own = Prometheus(address)
     try:
@@ -179,7 +179,7 @@ def test_no_patient_and_no_upload_is_named_and_the_series_are_few(watched: Watch
 
 
 def test_one_trace_leads_from_the_upload_to_the_notice(watched: WatchedStack) -> None:
-    services = {f"lungline-{part}" for part in ("bridge", "trigger", "predictor", "worklist")}
+    services = {f"lungline-{service}" for service in ("bridge", "trigger", "predictor", "worklist")}
     names = {"upload", "deliver to predictor", "judge", "deliver to worklist", "show", "notice"}
 
     def whole() -> list[Seen]:
@@ -197,9 +197,9 @@ def test_one_trace_leads_from_the_upload_to_the_notice(watched: WatchedStack) ->
     assert by_name["show"].parent == by_name["deliver to worklist"].span
     assert "Doe" not in str(watched.spans)
     identity = by_name["upload"].trace
-    for part in ("bridge", "trigger", "predictor", "worklist"):
-        lines = watched.home.log(part).read_text().splitlines()
-        assert [line for line in lines if f'"identity": "{identity}"' in line], part
+    for service in ("bridge", "trigger", "predictor", "worklist"):
+        lines = watched.home.log(service).read_text().splitlines()
+        assert [line for line in lines if f'"identity": "{identity}"' in line], service
 
 
 def test_alerts_fire_for_what_is_really_broken(watched: WatchedStack) -> None:
@@ -250,11 +250,11 @@ def test_one_look_says_what_is_wrong_and_what_to_do(watched: WatchedStack) -> No
 
 
 def test_the_scrape_targets_stand_in_the_status(watched: WatchedStack) -> None:
-    parts = stack.status(watched.settings).parts
-    assert {part.name for part in parts if part.metrics} == {"predictor", "bridge", "trigger", "worklist"}
-    for part in parts:
-        if part.metrics:
-            assert httpx.get(part.metrics).status_code == 200
+    services = stack.status(watched.settings).services
+    assert {service.name for service in services if service.metrics} == {"predictor", "bridge", "trigger", "worklist"}
+    for service in services:
+        if service.metrics:
+            assert httpx.get(service.metrics).status_code == 200
 
 
 def test_up_says_how_to_get_a_prometheus_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ def reader(settings: Settings) -> Iterator[httpx.Client]:
 def test_the_page_shows_uploads_with_heatmaps_and_counts_what_became_of_them(
     settings: Settings, reader: httpx.Client
 ) -> None:
-    address = stack.status(settings).part("worklist").address
+    address = stack.status(settings).service("worklist").address
     assert stack.connect(settings).worklist.uri == address
     upload(settings, a=jpeg(1, opacities=True), b=jpeg(2, opacities=False), hello=b"hello")
     page = str(address)
@@ -100,7 +100,7 @@ def test_a_worklist_that_was_killed_misses_nothing_and_holds_nobody_up(settings:
     connected = stack.connect(settings)
     wait(lambda: _judged(connected) == already + 6, 60)
     os.kill(before.pid, signal.SIGKILL)
-    wait(lambda: stack.status(settings).part("worklist").pid not in {None, before.pid}, 60)
+    wait(lambda: stack.status(settings).service("worklist").pid not in {None, before.pid}, 60)
     assert stack.wait(settings, "worklist").address == before.address
     upload(settings, after=jpeg(9, opacities=True))
     wait(lambda: shown(settings)[0].uploaded == already + 7, 60)
@@ -116,7 +116,7 @@ def _judged(settings: Settings) -> int:
 def test_a_rebuild_gives_the_same_page_from_the_bucket(
     settings: Settings, reader: httpx.Client, tmp_path: Path
 ) -> None:
-    address = str(stack.status(settings).part("worklist").address)
+    address = str(stack.status(settings).service("worklist").address)
     wait(lambda: shown(settings)[0].judged > 0, 60)
     identity = next(row[0] for row in shown(settings)[1] if "judged" in row)
     csrf = reader.get(f"{address}/x/{identity}").text.partition('name="csrf" value="')[2].partition('"')[0]

@@ -1,4 +1,4 @@
-"""Addresses of the parts: free ports of the loopback interface, chosen once and kept, so that they stay the same."""
+"""Addresses of the services: free ports of the loopback interface, chosen once and kept, so that they stay the same."""
 
 import random
 from dataclasses import asdict, dataclass, fields
@@ -8,7 +8,7 @@ from lungline.home import Home, read_json, write_json
 from lungline.network import HOST, is_free
 
 # Below the ports that Linux (32768) and macOS (49152) give to outgoing connections: one of those could sit on a
-# part's port just when that part restarts.
+# service's port just when that service restarts.
 LOWEST, HIGHEST = 20_000, 32_000
 # The store's admin server takes its gRPC port from an option, its worker looks for it here.
 ADMIN_GRPC_ABOVE = 10_000
@@ -56,7 +56,7 @@ def load_ports(home: Home) -> Ports | None:
     kept = read_json(home.file("ports.json"))
     try:
         return Ports(**kept) if isinstance(kept, dict) else None
-    except TypeError:  # written by a version with other parts
+    except TypeError:  # written by a version with other services
         return None
 
 
@@ -76,7 +76,7 @@ def _free(taken: set[int], above: int) -> int:
 
 
 def targets(ports: Ports) -> dict[str, str]:
-    """Host and port of the metrics of each part that has some."""
+    """Host and port of the metrics of each service that has some."""
     found = {
         "predictor": ports.predictor,
         "bridge": ports.bridge_metrics,
@@ -84,4 +84,4 @@ def targets(ports: Ports) -> dict[str, str]:
         "worklist": ports.worklist_metrics,
         "supervisor": ports.supervisor_metrics,
     }
-    return {part: f"{HOST}:{port}" for part, port in found.items()}
+    return {service: f"{HOST}:{port}" for service, port in found.items()}

@@ -16,7 +16,7 @@ from lungline.settings import Settings
 
 @dataclass(frozen=True)
 class BridgeService:
-    """The bridge as a part of the stack; `settings` name store and broker."""
+    """The bridge as a service of the stack; `settings` name store and broker."""
 
     home: Home
     settings: Settings
@@ -47,6 +47,6 @@ def running_bridge(home: Path, settings: Settings) -> Iterator[None]:
     """A bridge alone, between a store in the same home and a broker."""
     made = Home.make(home)
     # The store runs already: its ports are taken and must stay what they are.
-    part = BridgeService(made, settings, load_ports(made) or claim_ports(made))
-    with running(part, made.log(part.name)):
+    service = BridgeService(made, settings, load_ports(made) or claim_ports(made))
+    with running(service, made.log(service.name)):
         yield

@@ -1,6 +1,6 @@
 """A child process that cannot outlive its parent and takes its own children with it.
 
-Each part leads a process group of its own, and the whole group is signalled. For a parent that is killed there are
+Each service leads a process group of its own, and the whole group is signalled. For a parent that is killed there are
 two nets: on Linux the kernel ends the direct child (PR_SET_PDEATHSIG), and `leash.py` ends the group everywhere.
 """
 
@@ -81,19 +81,19 @@ def birth(pid: int) -> str | None:
 
 
 @contextlib.contextmanager
-def running(part: Service, log: Path, within: float = 60) -> Iterator[Process]:
-    """One part alone, ready, until the context ends. Raises StackError with the end of its log."""
+def running(service: Service, log: Path, within: float = 60) -> Iterator[Process]:
+    """One service alone, ready, until the context ends. Raises StackError with the end of its log."""
     with log.open("ab") as output:
-        process = Process(part.command(), output.fileno())
+        process = Process(service.command(), output.fileno())
     try:
         deadline = time.monotonic() + within
-        while part.probe(process.pid) == "starting":
+        while service.probe(process.pid) == "starting":
             if process.exit_code is not None or time.monotonic() > deadline:
-                raise StackError(f"The {part.name} has not started: {tail(log)}")
+                raise StackError(f"The {service.name} has not started: {tail(log)}")
             time.sleep(POLL_SECONDS)
         yield process
     finally:
-        process.stop(part.stop_timeout)
+        process.stop(service.stop_timeout)
 
 
 def tail(log: Path, lines: int = 5) -> str:

@@ -1,4 +1,4 @@
-"""A Prometheus beside the stack, where the program is installed: it scrapes every part and evaluates the alerts."""
+"""A Prometheus beside the stack, where the program is installed: it scrapes every service and evaluates the alerts."""
 
 import json
 import shutil
@@ -21,12 +21,12 @@ KEPT = "15d"
 
 @dataclass(frozen=True)
 class Prometheus:
-    """Prometheus as a part of the stack; `watched_parts` are those that it scrapes."""
+    """Prometheus as a service of the stack; `watched_services` are those that it scrapes."""
 
     home: Home
     settings: Settings
     ports: Ports
-    watched_parts: tuple[str, ...]
+    watched_services: tuple[str, ...]
 
     name = "prometheus"
     after = ()
@@ -65,9 +65,9 @@ class Prometheus:
 
     def _configuration(self, rule_file: Path) -> dict[str, object]:
         jobs = [
-            {"job_name": part, "static_configs": [{"targets": [at]}]}
-            for part, at in targets(self.ports).items()
-            if part in self.watched_parts
+            {"job_name": service, "static_configs": [{"targets": [at]}]}
+            for service, at in targets(self.ports).items()
+            if service in self.watched_services
         ]
         every = f"{SCRAPE_SECONDS}s"
         return {

@@ -1,4 +1,4 @@
-"""What the supervisor needs to know of a part: how it is started, whether it is ready, where it listens."""
+"""What the supervisor needs to know of a service: how it is started, whether it is ready, where it listens."""
 
 import os
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ class Command:
 
 
 class Service(Protocol):
-    """One part of the stack, which is one process (with children of its own, if it likes)."""
+    """One service of the stack, which is one process (with children of its own, if it likes)."""
 
     @property
     def name(self) -> str:
@@ -31,12 +31,12 @@ class Service(Protocol):
 
     @property
     def address(self) -> str | None:
-        """Where it listens; None for a part that only calls others."""
+        """Where it listens; None for a service that only calls others."""
         ...
 
     @property
     def after(self) -> tuple[str, ...]:
-        """Parts that must be ready before this one is started."""
+        """Services that must be ready before this one is started."""
         ...
 
     @property
@@ -62,12 +62,12 @@ class Service(Protocol):
         ...
 
 
-# Whatever the caller's shell holds for other stores, servers and proxies must not reach the parts.
+# Whatever the caller's shell holds for other stores, servers and proxies must not reach the services.
 _FOREIGN = ("AWS_", "MLFLOW_", "KAFKA_", "TANSU_", PREFIX)
 
 
 def base_environment() -> dict[str, str]:
-    """This process's environment without anything that would lead a part to another server."""
+    """This process's environment without anything that would lead a service to another server."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
     for name in ("NO_PROXY", "no_proxy"):
         env[name] = ",".join(filter(None, (env.get(name), "127.0.0.1", "localhost")))

@@ -15,7 +15,7 @@ from lungline.settings import Settings
 
 @dataclass(frozen=True)
 class TriggerService:
-    """The trigger as a part of the stack; `settings` name broker and predictor, `worklist` is that one's address."""
+    """The trigger as a service of the stack; `settings` name broker and predictor, `worklist` is that one's address."""
 
     home: Home
     settings: Settings
@@ -50,6 +50,6 @@ class TriggerService:
 def running_trigger(home: Path, settings: Settings, worklist: str | None = None) -> Iterator[None]:
     """A trigger alone, between a broker, a predictor and perhaps a worklist."""
     made = Home.make(home)
-    part = TriggerService(made, settings, worklist)
-    with running(part, made.log(part.name)):
+    service = TriggerService(made, settings, worklist)
+    with running(service, made.log(service.name)):
         yield

@@ -17,7 +17,7 @@ from lungline.settings import Settings
 
 @dataclass(frozen=True)
 class WorklistService:
-    """The worklist as a part of the stack; `settings` name the object store."""
+    """The worklist as a service of the stack; `settings` name the object store."""
 
     home: Home
     settings: Settings

@@ -1,7 +1,7 @@
-"""Log files of the parts: bounded, and without object keys.
+"""Log files of the services: bounded, and without object keys.
 
-The object store names the keys of uploads in its messages; they may hold names of patients, so the rest of a line
-behind the name of the uploads bucket is cut.
+The object store's messages contain keys of uploads, which may contain names of patients. So a line is cut after the
+name of the uploads bucket.
 """
 
 import os
@@ -14,7 +14,7 @@ _LONGEST_LINE = 16 * 2**10
 
 
 class LogFile:
-    """One part's log; when it is full it becomes `NAME.log.1`, and that one `NAME.log.2`."""
+    """The log of one service. A full file is renamed to `NAME.log.1`, and that one to `NAME.log.2`."""
 
     def __init__(self, path: Path, private: str, max_bytes: int = MAX_BYTES) -> None:
         self._path = path
@@ -24,7 +24,7 @@ class LogFile:
         self._file = self._open()
 
     def write(self, data: bytes) -> None:
-        """Append output of the part; a line is kept back until it is complete."""
+        """Append output of the service; an incomplete line is held until its end arrives."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > _LONGEST_LINE:
             lines, self._rest = [*lines, self._rest], b""
@@ -32,7 +32,7 @@ class LogFile:
             self._append(b"".join(self._private.sub(rb"\1/...", line) + b"\n" for line in lines))
 
     def close(self) -> None:
-        """Write what is kept back, and close the file."""
+        """Write the incomplete last line, and close the file."""
         if self._rest:
             self.write(b"\n")
         self._file.close()

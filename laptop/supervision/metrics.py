@@ -1,4 +1,4 @@
-"""The supervisor's figures for Prometheus: which parts run, what they take, what is left of disk and certificate."""
+"""The supervisor's metrics for Prometheus: services, their memory and processor time, free disk, certificate expiry."""
 
 import contextlib
 import os
@@ -17,20 +17,20 @@ from lungline.home import Home
 
 
 class StackCollector(Collector):
-    """Reads the parts' status when Prometheus asks; `parts` gives what it is then."""
+    """Reads the services' status at each scrape; `services` returns it."""
 
-    def __init__(self, home: Home, parts: Callable[[], Collection[ServiceStatus]]) -> None:
+    def __init__(self, home: Home, services: Callable[[], Collection[ServiceStatus]]) -> None:
         self._home = home
-        self._parts = parts
+        self._services = services
 
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
-        """The stack's figures now."""
-        ours = [part for part in self._parts() if part.state != "external"]
+        """The stack's metrics now."""
+        ours = [service for service in self._services() if service.state != "external"]
         yield from _states(ours)
         if sys.platform == "linux":
-            yield from _consumption([(part.name, part.pid) for part in ours if part.pid])
+            yield from _consumption([(service.name, service.pid) for service in ours if service.pid])
         disk = shutil.disk_usage(self._home.path)
-        yield GaugeMetricFamily("lungline_disk_free_bytes", "What is left of the disk of the home folder.", disk.free)
+        yield GaugeMetricFamily("lungline_disk_free_bytes", "Free space on the disk of the home folder.", disk.free)
         yield GaugeMetricFamily("lungline_disk_size_bytes", "Size of the disk of the home folder.", disk.total)
         expiry = GaugeMetricFamily(
             "lungline_certificate_expiry_timestamp_seconds", "When a certificate expires.", labels=["certificate"]
@@ -40,21 +40,23 @@ class StackCollector(Collector):
         yield expiry
 
 
-def _states(parts: Collection[ServiceStatus]) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
-    up = GaugeMetricFamily("lungline_part_ready", "Whether a part runs and can do its work.", labels=["part"])
-    restarts = CounterMetricFamily("lungline_part_restarts", "Starts after a part ended by itself.", labels=["part"])
-    took = GaugeMetricFamily("lungline_part_start_seconds", "From a part's start until it was ready.", labels=["part"])
-    for part in parts:
-        up.add_metric([part.name], part.state == "ready")
-        restarts.add_metric([part.name], part.restarts)
-        if part.ready_seconds is not None:
-            took.add_metric([part.name], part.ready_seconds)
-    yield from (up, restarts, took)
+def _states(services: Collection[ServiceStatus]) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+    up = GaugeMetricFamily("lungline_part_ready", "Whether a service runs and is ready.", labels=["part"])
+    restarts = CounterMetricFamily("lungline_part_restarts", "Starts after a service ended by itself.", labels=["part"])
+    start = GaugeMetricFamily(
+        "lungline_part_start_seconds", "From a service's start until it was ready.", labels=["part"]
+    )
+    for service in services:
+        up.add_metric([service.name], service.state == "ready")
+        restarts.add_metric([service.name], service.restarts)
+        if service.ready_seconds is not None:
+            start.add_metric([service.name], service.ready_seconds)
+    yield from (up, restarts, start)
 
 
 def _consumption(processes: Collection[tuple[str, int]]) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
-    memory = GaugeMetricFamily("lungline_part_resident_memory_bytes", "Resident memory of a part.", labels=["part"])
-    processor = CounterMetricFamily("lungline_part_cpu_seconds", "Processor time of a part.", labels=["part"])
+    memory = GaugeMetricFamily("lungline_part_resident_memory_bytes", "Resident memory of a service.", labels=["part"])
+    processor = CounterMetricFamily("lungline_part_cpu_seconds", "Processor time of a service.", labels=["part"])
     page, tick = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
     for name, pid in processes:
         with contextlib.suppress(OSError):  # it has just ended
@@ -68,7 +70,7 @@ def _expiry(certificate: Path) -> float | None:
     from cryptography import x509
 
     try:
-        found = x509.load_pem_x509_certificate(certificate.read_bytes())
+        loaded = x509.load_pem_x509_certificate(certificate.read_bytes())
     except (OSError, ValueError):
         return None
-    return found.not_valid_after_utc.astimezone(UTC).timestamp()
+    return loaded.not_valid_after_utc.astimezone(UTC).timestamp()

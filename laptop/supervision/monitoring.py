@@ -1,6 +1,6 @@
-"""Looks at the field by itself, now and then.
+"""Runs the monitoring of production data every `monitor.minutes`.
 
-Each look is a process of its own at low priority: what it takes of memory it gives back, and no upload waits for it.
+Each run is a process of its own at low priority, so that its memory is freed and no upload waits for it.
 """
 
 import logging
@@ -13,16 +13,16 @@ from lungline.errors import LunglineError
 from lungline.home import Home
 from lungline.settings import Settings
 
-# Once the stack has settled; then every `monitor.minutes`.
+# The first run, once the stack has settled; then every `monitor.minutes`.
 FIRST_SECONDS = 300.0
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 STOP_SECONDS = 2.0
 
 log = logging.getLogger("lungline.monitoring")
 
 
 class Monitoring:
-    """A thread that starts look after look, and waits for each; it ends with the supervisor."""
+    """A thread that starts one monitoring run after another; it ends with the supervisor."""
 
     def __init__(self, home: Home, settings: Settings) -> None:
         self._home = home
@@ -31,12 +31,12 @@ class Monitoring:
         self._thread = threading.Thread(target=self._run, name="monitoring", daemon=True)
 
     def start(self) -> None:
-        """Begin, unless the settings turn it off."""
+        """Start, unless the settings turn it off."""
         if self._settings.monitor.minutes:
             self._thread.start()
 
     def stop(self) -> None:
-        """End, with the look that is under way."""
+        """Stop, together with a run in progress."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(2 * STOP_SECONDS)
@@ -46,20 +46,20 @@ class Monitoring:
         while not self._stopping.wait(pause):
             pause = 60 * self._settings.monitor.minutes
             try:
-                self._look()
+                self._run_once()
             except LunglineError as exc:
-                log.warning("The field was not looked at: %s", exc)
+                log.warning("Monitoring failed: %s", exc)
             except Exception:
-                log.exception("The field was not looked at.")
+                log.exception("Monitoring failed.")
 
-    def _look(self) -> None:
+    def _run_once(self) -> None:
         argv = (sys.executable, "-P", "-m", "laptop.retraining")
         command = Command(argv, base_environment() | settings_environment(self._settings), self._home.path)
         with self._home.log("monitoring").open("wb") as output:
             process = Process(command, output.fileno())
-            # Not a mere wait: the process must end with us, in the middle of a training run too.
-            while process.exit_code is None and not self._stopping.wait(LOOK_SECONDS):
+            # It polls instead of waiting, because the process must end with us, even during a training run.
+            while process.exit_code is None and not self._stopping.wait(POLL_SECONDS):
                 pass
         code = process.stop(STOP_SECONDS)
         if code and not self._stopping.is_set():
-            log.warning("The field was not looked at; see %s.", self._home.log("monitoring"))
+            log.warning("Monitoring failed; see %s.", self._home.log("monitoring"))

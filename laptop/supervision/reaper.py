@@ -1,4 +1,4 @@
-"""Ends the parts of a supervisor that was killed. Stands alone: it imports nothing of ours, so that it starts at once.
+"""Ends the services of a supervisor that was killed. It imports nothing of ours, so that it starts at once.
 
 The supervisor writes `+PID` for each process group it starts and `-PID` for each that has ended. When the pipe breaks
 without a last `.`, the supervisor was killed, and every group that is left is ended.
@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 
-GRACE_SECONDS = 2.0
+STOP_SECONDS = 2.0
 
 
 def main() -> None:
@@ -23,20 +23,20 @@ def main() -> None:
             return
         (groups.add if line[0] == "+" else groups.discard)(int(line[1:]))
     _signal(groups, signal.SIGTERM)
-    deadline = time.monotonic() + GRACE_SECONDS
+    deadline = time.monotonic() + STOP_SECONDS
     while time.monotonic() < deadline and _signal(groups, 0):
         time.sleep(0.05)
     _signal(groups, signal.SIGKILL)
 
 
 def _signal(groups: set[int], number: int) -> bool:
-    """Signal all groups; whether any was there."""
-    found = False
+    """Signal all groups; returns whether any exists."""
+    exists = False
     for group in groups:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, number)
-            found = True
-    return found
+            exists = True
+    return exists
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Looks for lost uploads by itself, whenever a part that events pass through has come back.
+"""Looks for lost uploads whenever a service that events pass through has restarted.
 
-Not at once and not often: first all of these parts must be ready and quiet, then the trigger must have dealt with what
-was in Kafka by then. What still has no result was lost, and is sent again, once for each time that parts came back.
+It waits until all these services are ready and stay so, and until the trigger has processed every event that was in
+Kafka by then. An upload that still has no result was lost; its event is sent again, once after each restart.
 """
 
 import logging
@@ -14,28 +14,28 @@ from eventing.state import State
 from lungline.errors import LunglineError, Unavailable
 from lungline.settings import Settings
 
-# Where an event can be lost, with the state of another part or without.
-PARTS = frozenset({"store", "broker", "bridge", "trigger"})
+# The services that can lose an event.
+SERVICES = frozenset({"store", "broker", "bridge", "trigger"})
 QUIET_SECONDS = 2.0
-APART_SECONDS = 10.0
-# A record that is refused again and again is a dead letter by then.
-PATIENCE_SECONDS = 120.0
-# An upload in several parts may bear the time at which it began.
+PAUSE_SECONDS = 10.0
+# By then the trigger has moved an event that fails again and again to the dead letters.
+DRAIN_SECONDS = 120.0
+# The time of a multipart upload may be that of its beginning.
 LONGEST_UPLOAD = timedelta(days=1)
-LOOK_SECONDS = 0.5
-ASK_SECONDS = 1.0
-ANSWER_SECONDS = 5.0
+QUIET_POLL_SECONDS = 0.5
+DRAIN_POLL_SECONDS = 1.0
+KAFKA_SECONDS = 5.0
 
 log = logging.getLogger("lungline.reconciler")
 
 
 class Reconciler:
-    """Hears of the states of parts, and reconciles on a thread of its own, which ends with the process."""
+    """Follows the states of services, and reconciles on a thread of its own, which ends with the process."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._states: dict[str, State] = {}
-        self._fresh: set[str] = set()
+        self._restarted: set[str] = set()
         self._changed = time.monotonic()
         self._due = threading.Event()
         self._since: datetime | None = None
@@ -44,62 +44,62 @@ class Reconciler:
         """Begin."""
         threading.Thread(target=self._run, name="reconciler", daemon=True).start()
 
-    def hear(self, part: str, state: State) -> None:
-        """A part has another state."""
-        if part not in PARTS:
+    def on_state(self, service: str, state: State) -> None:
+        """Take note of a service's new state."""
+        if service not in SERVICES:
             return
-        self._states[part] = state
+        self._states[service] = state
         self._changed = time.monotonic()
         if state == "starting":
-            self._fresh.add(part)
-        elif state == "ready" and part in self._fresh:
-            self._fresh.discard(part)
+            self._restarted.add(service)
+        elif state == "ready" and service in self._restarted:
+            self._restarted.discard(service)
             self._due.set()
 
     def _run(self) -> None:
         while self._due.wait():
             if not self._is_quiet():
-                time.sleep(LOOK_SECONDS)
+                time.sleep(QUIET_POLL_SECONDS)
                 continue
             self._due.clear()
             if not self._reconcile():
                 self._due.set()
-            time.sleep(APART_SECONDS)
+            time.sleep(PAUSE_SECONDS)
 
     def _is_quiet(self) -> bool:
-        """Whether all parts are ready, and have been for a while."""
+        """Whether all services have been ready for a while."""
         ready = all(state == "ready" for state in list(self._states.values()))
         return ready and time.monotonic() - self._changed > QUIET_SECONDS
 
     def _reconcile(self) -> bool:
-        """Look for lost uploads; False when that must be tried again."""
+        """Look for lost uploads; False when it must be tried again."""
         from eventing.reconcile import resend  # a second's worth of libraries that a start can do without
 
         until = datetime.now(UTC)
         try:
             self._await_trigger(until)
-            grace = (datetime.now(UTC) - until).total_seconds()
-            found = resend(self._settings, since=self._since, grace_seconds=grace)
+            margin = (datetime.now(UTC) - until).total_seconds()
+            resent = resend(self._settings, since=self._since, grace_seconds=margin)
         except Unavailable as exc:
-            log.warning("Lost uploads were not looked for: %s Trying again.", exc)
+            log.warning("The search for lost uploads failed and is tried again: %s", exc)
             return False
         except LunglineError as exc:
-            log.warning("Lost uploads were not looked for: %s", exc)
+            log.warning("The search for lost uploads failed: %s", exc)
             return True
         except Exception:
-            log.exception("Lost uploads were not looked for.")
+            log.exception("The search for lost uploads failed.")
             return True
-        log.info("A part came back. %s", found)
-        if not found.sent:
-            # All is settled up to here; what is sent may be lost once more.
+        log.info("A service has restarted. %s", resent)
+        if not resent.sent:
+            # Nothing before this moment is missing; an event that was sent again may be lost once more.
             self._since = until - LONGEST_UPLOAD
         return True
 
     def _await_trigger(self, until: datetime) -> None:
-        """Wait until the trigger has dealt with what was in Kafka by then: that is on its way and not lost."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        """Wait until the trigger has processed what was in Kafka by then: such an upload is not lost."""
+        deadline = time.monotonic() + DRAIN_SECONDS
         while time.monotonic() < deadline and not is_handled(self._settings, until):
-            time.sleep(ASK_SECONDS)
+            time.sleep(DRAIN_POLL_SECONDS)
 
 
 def is_handled(settings: Settings, until: datetime) -> bool:
@@ -110,16 +110,16 @@ def is_handled(settings: Settings, until: datetime) -> bool:
     options = {"group.id": TRIGGER_GROUP, "enable.auto.commit": False, "enable.partition.eof": True, "log_level": 0}
     consumer = Consumer(client_options(settings) | options)
     try:
-        known = consumer.list_topics(topic, timeout=ANSWER_SECONDS).topics[topic].partitions
-        committed = consumer.committed([TopicPartition(topic, number) for number in known], timeout=ANSWER_SECONDS)
+        partitions = consumer.list_topics(topic, timeout=KAFKA_SECONDS).topics[topic].partitions
+        committed = consumer.committed([TopicPartition(topic, number) for number in partitions], timeout=KAFKA_SECONDS)
         starts = [
-            TopicPartition(topic, one.partition, one.offset if one.offset >= 0 else OFFSET_BEGINNING)
-            for one in committed
+            TopicPartition(topic, position.partition, position.offset if position.offset >= 0 else OFFSET_BEGINNING)
+            for position in committed
         ]
         consumer.assign(starts)
-        left = {one.partition for one in starts}
-        while left:
-            message = consumer.poll(ANSWER_SECONDS)
+        unread = {start.partition for start in starts}
+        while unread:
+            message = consumer.poll(KAFKA_SECONDS)
             if message is None:
                 return False
             error = message.error()
@@ -127,7 +127,7 @@ def is_handled(settings: Settings, until: datetime) -> bool:
                 return False
             if not error and message.timestamp()[1] <= until.timestamp() * 1000:
                 return False
-            left.discard(message.partition() or 0)
+            unread.discard(message.partition() or 0)
     except KafkaException:
         return False
     finally:

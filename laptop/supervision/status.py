@@ -1,4 +1,4 @@
-"""What is known of a stack: the supervisor writes it into the home folder, everybody else reads it there."""
+"""The status of a stack: the supervisor writes it into the home folder, and everything else reads it there."""
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from lungline.home import Home, read_json, write_json
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatus:
-    """One part, as far as a person or a script asks."""
+    """The status of one service, for a person or a script."""
 
     name: str
     state: State
@@ -24,25 +24,30 @@ class ServiceStatus:
     note: str | None = None
     """One sentence on anything out of the ordinary."""
     birth: str | None = None
-    """When the process was started, in the system's own words: it makes the pid certain."""
+    """When the process was started, in the system's own words: with it the pid names this process and no other."""
     metrics: str | None = None
-    """Where Prometheus finds its figures."""
+    """The address that Prometheus scrapes."""
 
 
 @dataclass(frozen=True, slots=True)
 class StackStatus:
-    """The whole stack."""
+    """The status of the whole stack."""
 
     home: Path
     running: bool
     pid: int | None
     """Of the supervisor."""
-    parts: tuple[ServiceStatus, ...]
+    services: tuple[ServiceStatus, ...]
     birth: str | None = None
 
-    def part(self, name: str) -> ServiceStatus:
-        """One part; `stopped` if the stack has never had it."""
-        return next((part for part in self.parts if part.name == name), ServiceStatus(name, "stopped"))
+    def service(self, name: str) -> ServiceStatus:
+        """The status of a service; `stopped` if the stack has never had it."""
+        return next((service for service in self.services if service.name == name), ServiceStatus(name, "stopped"))
+
+    def value(self) -> dict[str, Any]:
+        """For `--json`; `parts` is the name that `services` had until 0.1."""
+        value = asdict(self)
+        return value | {"parts": value["services"]}
 
 
 def write_status(home: Home, status: StackStatus) -> None:
@@ -53,28 +58,35 @@ def write_status(home: Home, status: StackStatus) -> None:
 
 
 def read_status(home: Home) -> StackStatus:
-    """The status of the stack in a home; all parts are `stopped` when no supervisor lives there."""
-    known = read_json(home.file("supervisor.json"))
+    """The status of the stack in a home; all services are `stopped` when no supervisor runs there."""
+    record = _read(home)
     try:
-        parts = tuple(ServiceStatus(**part) for part in known["parts"]) if known else ()
-        pid, birth = (known["pid"], known["birth"]) if known else (None, None)
-    except (TypeError, KeyError):  # of another version
-        parts, pid, birth = (), None, None
+        services = tuple(ServiceStatus(**service) for service in record.get("services", ()))
+        pid, birth = record.get("pid"), record.get("birth")
+    except TypeError:  # of another version
+        services, pid, birth = (), None, None
     running = is_locked(home)
     if running and pid and process_birth(pid) == birth:
-        return StackStatus(home.path, True, pid, parts, birth)
-    # A supervisor that has just started has not written yet; what is there is the last one's.
-    return StackStatus(home.path, running, None, tuple(_stopped(part) for part in parts))
+        return StackStatus(home.path, True, pid, services, birth)
+    # A supervisor that has just started has not written its status yet: this one is the last supervisor's.
+    return StackStatus(home.path, running, None, tuple(_stopped(service) for service in services))
 
 
 def read_leftovers(home: Home) -> list[tuple[int, str]]:
-    """Pid and birth of each process that the last supervisor noted: after a crash some may still run."""
-    known: Any = read_json(home.file("supervisor.json")) or {}
-    parts = known.get("parts", []) if isinstance(known, dict) else []
-    return [(part["pid"], part["birth"]) for part in parts if part.get("pid") and part.get("birth")]
+    """Pid and birth of each process in the last supervisor's status: after a crash some may still run."""
+    services = _read(home).get("services", ())
+    return [(service["pid"], service["birth"]) for service in services if service.get("pid") and service.get("birth")]
 
 
-def _stopped(part: ServiceStatus) -> ServiceStatus:
-    if part.state == "external":
-        return part
-    return replace(part, state="stopped", pid=None, birth=None)
+def _read(home: Home) -> dict[str, Any]:
+    """The stored status; empty when there is none. Until 0.1 its services were named `parts`."""
+    record: Any = read_json(home.file("supervisor.json"))
+    if not isinstance(record, dict):
+        return {}
+    return {"services": record.get("parts", ())} | record
+
+
+def _stopped(service: ServiceStatus) -> ServiceStatus:
+    if service.state == "external":
+        return service
+    return replace(service, state="stopped", pid=None, birth=None)

@@ -113,7 +113,7 @@ class Chaos:
 
     def kill(self, *names: str) -> None:
         """End parts with SIGKILL, at once, and wait until everything is ready again."""
-        before = {name: stack.status(self.settings).part(name) for name in names}
+        before = {name: stack.status(self.settings).service(name) for name in names}
         started = time.monotonic()
         for part in before.values():
             assert part.pid
@@ -123,8 +123,8 @@ class Chaos:
 
     def _are_back(self, before: dict[str, Any]) -> bool:
         now = stack.status(self.settings)
-        again = all(now.part(name).restarts > part.restarts for name, part in before.items())
-        return again and all(now.part(name).state == "ready" for name in PARTS)
+        again = all(now.service(name).restarts > part.restarts for name, part in before.items())
+        return again and all(now.service(name).state == "ready" for name in PARTS)
 
     def go_on(self, count: int) -> None:
         """Wait until more X-rays are uploaded."""

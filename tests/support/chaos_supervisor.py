@@ -21,9 +21,9 @@ def through(port: int, home: Home, settings: Settings) -> Assembly:
     elsewhere = {"s3_endpoint": f"http://127.0.0.1:{port}"}
     parts: list[Any] = [
         part if part.name == "store" else dataclasses.replace(part, settings=part.settings.model_copy(update=elsewhere))
-        for part in map(_any, made.parts)
+        for part in map(_any, made.services)
     ]
-    return Assembly(tuple(parts), made.others, made.settings.model_copy(update=elsewhere))
+    return Assembly(tuple(parts), made.external, made.settings.model_copy(update=elsewhere))
 
 
 def _any(part: Any) -> Any:
