@@ -1,1 +1,1 @@
-"""How a file becomes grey levels: one decoder, a module for each container and codec."""
+"""Decodes image files to grey levels, with one module for each file format and codec."""

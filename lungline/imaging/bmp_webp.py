@@ -1,4 +1,4 @@
-"""What BMP and WebP files say before any pixel is decoded, and the file again with nothing but its pixels.
+"""Read the headers of BMP and WebP files, and rebuild the files with nothing but their pixels.
 
 Sources: Microsoft's BITMAPINFOHEADER and its versions 4 and 5; RFC 9649 (WebP).
 """
@@ -53,7 +53,7 @@ def read_webp(data: bytes, check_size: CheckSize) -> Container:
     alpha = exif = b""
     for name, body in _riff_chunks(data):
         if name in (b"ANIM", b"ANMF") or (name == b"VP8X" and body[:1] and body[0] & _ANIMATED):
-            raise ImageRefused("unsupported-format", "The WebP is animated; expected one picture.")
+            raise ImageRefused("unsupported-format", "The WebP is animated; expected a still image.")
         if name == b"ALPH" and not alpha:
             alpha = body
         elif name == b"EXIF" and not exif:
@@ -64,12 +64,12 @@ def read_webp(data: bytes, check_size: CheckSize) -> Container:
             if width * height > _MOST_WEBP_PIXELS:
                 raise ImageRefused(
                     "too-many-pixels",
-                    f"The WebP has {width * height:,} pixels; at most {_MOST_WEBP_PIXELS:,} are judged.",
+                    f"The WebP has {width * height:,} pixels; at most {_MOST_WEBP_PIXELS:,} are allowed.",
                 )
             exif = exif or next((late for tag, late in _riff_chunks(data) if tag == b"EXIF"), b"")
             turn = orientation(exif.removeprefix(b"Exif\0\0"))
             return Container("webp", width, height, turn, 0, False, _webp(name, body, alpha, width, height))
-    raise ImageRefused("corrupt", "The WebP holds no picture.")
+    raise ImageRefused("corrupt", "The WebP contains no image.")
 
 
 def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -1,7 +1,7 @@
-"""The one decoder: bytes of an image file to grey pixels, or a refusal with its reason.
+"""Decode an image file to grey pixels, or refuse it with a reason.
 
-Content decides, never the file name. All limits are checked on the header, so a decompression bomb costs nothing.
-A new format is one entry in `_FORMATS`.
+The format is detected from the content, never from the file name. All limits are checked on the header, so a
+decompression bomb costs nothing. To add a format, add an entry to `_FORMATS`.
 """
 
 import importlib
@@ -27,11 +27,11 @@ _SUPPORTED = "expected JPEG, PNG, TIFF, BMP, WebP or DICOM"
 
 
 def decode(data: bytes, limits: Limits = Limits(), *, at_least: int | None = None) -> DecodedImage:  # noqa: B008 - frozen
-    """The picture in an image file.
+    """Decode an image file.
 
     `at_least` is the shortest side in pixels that the caller needs: a larger JPEG is decoded at 1/2, 1/4 or 1/8 of its
     size while that leaves enough, which is several times faster. The pixels differ a little from a full decode, so
-    training and serving go through `Preparation.decode`, which fixes it.
+    training and serving both use `Preparation.decode`, which sets it.
     Raises ImageRefused: empty, too-large, too-many-pixels, too-small, not-an-image, unsupported-format, truncated,
     corrupt, bomb, not-an-xray.
     """
@@ -41,16 +41,16 @@ def decode(data: bytes, limits: Limits = Limits(), *, at_least: int | None = Non
         raise ImageRefused("too-large", f"The file has {len(data):,} bytes; at most {limits.max_bytes:,} are read.")
     check_size = limits.for_file(len(data))
     if dicom.is_dicom(data):
-        return _dicom_picture(dicom.read(data, check_size))
-    for form in _FORMATS:
-        if form.matches(data):
-            container = form.read(data, check_size)
-            return _picture(container, partial(form.load, container, at_least))
+        return _decode_dicom(dicom.read(data, check_size))
+    for image_format in _FORMATS:
+        if image_format.matches(data):
+            container = image_format.read(data, check_size)
+            return _decode_container(container, partial(image_format.load, container, at_least))
     raise _unknown(data)
 
 
-def _dicom_picture(frame: dicom.Frame) -> DecodedImage:
-    """The picture in a DICOM file's first frame; a frame in colour goes the way of all colour images."""
+def _decode_dicom(frame: dicom.Frame) -> DecodedImage:
+    """Decode the first frame of a DICOM file; a colour frame is converted like any colour image."""
     height, width = frame.pixels.shape[:2]
     if frame.pixels.ndim == 2:
         return DecodedImage(frame.pixels, "dicom", width, height, 0.0, frame.warnings)
@@ -68,7 +68,7 @@ def _load_jpeg(container: Container, at_least: int | None) -> Image.Image:
 
 
 def _load_by(plugin: str, name: str) -> Callable[[Container, int | None], Image.Image]:
-    """A loader for a format that has no reduced decode, by a class of Pillow; a rare one is imported when it comes."""
+    """Return a loader for a format without reduced decoding; its Pillow plugin is imported on first use."""
 
     def load(container: Container, at_least: int | None) -> Image.Image:  # noqa: ARG001
         image: Image.Image = getattr(importlib.import_module(f"PIL.{plugin}"), name)(io.BytesIO(container.data))
@@ -80,7 +80,7 @@ def _load_by(plugin: str, name: str) -> Callable[[Container, int | None], Image.
 
 @dataclass(frozen=True, slots=True)
 class _Format:
-    """How a format is told, checked, and loaded; each step sees only what the one before let pass."""
+    """How a format is detected, checked, and loaded; each step runs only after the previous one has passed."""
 
     matches: Callable[[bytes], bool]
     read: Callable[[bytes, CheckSize], Container]
@@ -95,8 +95,8 @@ _FORMATS = (
     _Format(is_webp, read_webp, _load_by("WebPImagePlugin", "WebPImageFile")),
 )
 
-# Formats that hospitals and people do send: refused by name, so that the sender knows what to convert.
-_KNOWN: tuple[tuple[int, bytes, str], ...] = (
+# Formats that people do send. They are refused by name, so that the sender knows what to convert.
+_NAMED_FORMATS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"GIF8", "GIF"),
     (0, b"II+\0", "BigTIFF"),
     (4, b"ftypavif", "AVIF"),
@@ -111,7 +111,7 @@ _KNOWN: tuple[tuple[int, bytes, str], ...] = (
 
 
 def _unknown(data: bytes) -> ImageRefused:
-    for offset, magic, name in _KNOWN:
+    for offset, magic, name in _NAMED_FORMATS:
         if data.startswith(magic, offset):
             return ImageRefused("unsupported-format", f"The file is {name}; {_SUPPORTED}.")
     if JPEG_MAGIC.startswith(data) or PNG_MAGIC.startswith(data):
@@ -119,8 +119,8 @@ def _unknown(data: bytes) -> ImageRefused:
     return ImageRefused("not-an-image", f"The file's content is not an image; {_SUPPORTED}.")
 
 
-def _picture(container: Container, load: Callable[[], Image.Image]) -> DecodedImage:
-    """The picture; whatever Pillow raises for damaged data becomes one refusal."""
+def _decode_container(container: Container, load: Callable[[], Image.Image]) -> DecodedImage:
+    """Load and convert the pixels; any error that Pillow raises for damaged data becomes a refusal."""
     try:
         grey, colour, warnings = _grey(load())
     except MemoryError:
@@ -139,13 +139,13 @@ def _picture(container: Container, load: Callable[[], Image.Image]) -> DecodedIm
 
 
 def _grey(image: Image.Image) -> tuple[Pixels, float, list[str]]:
-    """Grey pixels, mean chroma, and what was changed on the way."""
+    """Return grey pixels, the mean chroma, and warnings about what was converted."""
     warnings: list[str] = []
     if image.mode.startswith("I"):
         return _eight_bits(np.asarray(image)), 0.0, ["16 bit reduced to 8 by min-max"]
     if image.has_transparency_data:
-        image, seen_through = _on_black(image)
-        warnings += ["transparency placed on black"] * seen_through
+        image, transparent = _on_black(image)
+        warnings += ["transparency placed on black"] * transparent
     if image.mode in ("1", "L"):
         return np.asarray(image.convert("L")), 0.0, warnings
     colour = mean_chroma(image)
@@ -160,7 +160,7 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 
 def _on_black(image: Image.Image) -> tuple[Image.Image, bool]:
-    """The image without transparency, and whether any of it could be seen through."""
+    """Composite the image on black; also return whether any pixel was transparent."""
     image = image.convert("LA" if image.mode in ("1", "L", "LA") else "RGBA")
     alpha = image.getchannel("A")
     grey_or_rgb = image.convert("L" if image.mode == "LA" else "RGB")
@@ -171,7 +171,7 @@ def _on_black(image: Image.Image) -> tuple[Image.Image, bool]:
 
 
 def mean_chroma(image: Image.Image) -> float:
-    """Mean of the largest minus the smallest of red, green and blue, 0 to 1, on a thumbnail."""
+    """Return the mean of max(R, G, B) - min(R, G, B), from 0 to 1, computed on a thumbnail."""
     if min(image.size) > _COLOUR_THUMBNAIL and image.mode not in ("P", "1"):
         image = image.reduce(min(image.size) // _COLOUR_THUMBNAIL)
     rgb = np.asarray(image.convert("RGB")).astype(np.int16)
@@ -185,10 +185,10 @@ def _eight_bits(pixels: npt.NDArray[np.generic]) -> Pixels:
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:
-    """The pixels as they are meant to be seen; `orientation` as in EXIF."""
+    """Turn pixels upright; `orientation` is the EXIF value, 1 to 8."""
     if orientation > 4:
         pixels = pixels.T
-    # After that each case is a flip of rows, of columns, or both.
+    # Each remaining case flips rows, columns, or both.
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     if orientation in (2, 3, 6, 7):

@@ -1,7 +1,7 @@
-"""The picture in a DICOM file: which files hold an X-ray, and the grey levels of their first frame.
+"""Decode a DICOM file: check that it is an X-ray, and convert its first frame to grey levels.
 
-Radiographs (CR, DX) and secondary captures are taken, in every transfer syntax that hospitals use; everything else is
-refused with its name. Limits are checked before any pixel is read.
+Radiographs (CR, DX) and secondary captures are accepted, in every transfer syntax that hospitals use; everything else
+is refused by name. Limits are checked before any pixel is read.
 
 Sources: DICOM PS3.3 (information objects), PS3.4 B.5 (storage classes).
 """
@@ -46,7 +46,7 @@ _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _RADIOGRAPHS = {_STORAGE + last for last in ("1", "1.1", "1.1.1")}
 _CAPTURES = {_STORAGE + last for last in ("7", "7.2", "7.3", "7.4")}
 _RADIOGRAPHY = {"CR", "DX", "RG", "DR"}
-# What secondary captures of X-rays say in practice: other, external camera, film digitiser, hard copy, nothing.
+# The modalities of secondary captures of X-rays: other, external camera, film digitiser, hard copy, none.
 _CAPTURED = _RADIOGRAPHY | {"OT", "SC", "XC", "FD", "HC", ""}
 _NAMES = {
     "CT": "computed tomography",
@@ -77,7 +77,7 @@ _PLAIN_SYNTAXES = {IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG, DEFLATED}
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The first frame: uint8 (H, W), bright is dense, or (H, W, 3) red, green, blue; and what was done to get it."""
+    """The first frame: uint8 (H, W), bright is dense, or (H, W, 3) in RGB; and warnings about its conversion."""
 
     pixels: Pixels
     warnings: tuple[str, ...]
@@ -85,7 +85,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """The first frame as it is stored: patterns of bits (H, W) or (H, W, 3) as uint8 or uint16."""
+    """The first frame as stored: bit patterns (H, W) or (H, W, 3), uint8 or uint16."""
 
     file: DicomFile
     patterns: npt.NDArray[np.unsignedinteger]
@@ -94,32 +94,32 @@ class Raw:
 
 
 def read(data: bytes, check_size: CheckSize) -> Frame:
-    """The first frame of a DICOM file.
+    """Decode the first frame of a DICOM file.
 
     Raises ImageRefused: not-an-xray, unsupported-format, truncated, corrupt, and what `check_size` raises.
     """
     raw = read_raw(data, check_size)
-    warnings = _remarks(raw.file)
+    warnings = _header_warnings(raw.file)
     if raw.patterns.ndim == 3:
         return Frame(colours(raw), tuple(warnings))
-    pixels, done = grey_of(raw)
-    return Frame(pixels, (*warnings, *done))
+    pixels, conversions = grey_of(raw)
+    return Frame(pixels, (*warnings, *conversions))
 
 
 def grey_of(raw: Raw) -> tuple[Pixels, list[str]]:
-    """The grey levels of a frame in one channel, bright is dense, and what was done on the way."""
+    """Convert a single-channel frame to grey levels, bright is dense; also return warnings about the conversion."""
     return dicom_windowing.grey_levels(raw.patterns, raw.stored, raw.file, inverted=raw.photometric == "MONOCHROME1")
 
 
 def read_raw(data: bytes, check_size: CheckSize) -> Raw:
-    """The first frame as it is stored; raises as `read` does."""
+    """Read the first frame as stored; raises as `read` does."""
     file = read_file(data, _NEEDED)
     _check_kind(file)
     if file.pixels is None:
-        raise ImageRefused("corrupt", "The DICOM holds no picture.")
+        raise ImageRefused("corrupt", "The DICOM contains no image.")
     shape = Shape(file.number(_COLUMNS), file.number(_ROWS), file.number(_SAMPLES, 1), file.number(_ALLOCATED))
     check_size(shape.width, shape.height)
-    stored, photometric = _check_form(file, shape)
+    stored, photometric = _check_format(file, shape)
     if file.syntax in dicom_codecs.COMPRESSED:
         check_size(shape.width, shape.height * shape.samples)
         frame = first_frame(file.pixels, file.order, _frames(file))
@@ -138,42 +138,43 @@ def _frames(file: DicomFile) -> int:
 
 
 def _check_kind(file: DicomFile) -> None:
-    """Raises for everything that is no radiograph, by the name of what it is."""
+    """Raise for anything but a radiograph, and name it."""
     storage = file.text(_CLASS) or file.text(MEDIA_CLASS)
     modality = file.text(_MODALITY).upper()
     if storage in _RADIOGRAPHS and modality in _RADIOGRAPHY | {""}:
         return
     if (storage in _CAPTURES or not storage) and modality in _CAPTURED:
         return
-    # Only codes that the standard knows are repeated: anything else in that place could be anything.
+    # Only codes of the standard are quoted: another value could be personal data.
     name = f"{_NAMES[modality]} ({modality})" if modality in _NAMES else "of another kind"
     raise ImageRefused("not-an-xray", f"The DICOM is {name}; expected a radiograph (CR, DX) or a secondary capture.")
 
 
-def _check_form(file: DicomFile, shape: Shape) -> tuple[Stored, str]:
+def _check_format(file: DicomFile, shape: Shape) -> tuple[Stored, str]:
     photometric = file.text(_PHOTOMETRIC).upper()
     bits = file.number(_STORED, shape.bits)
     high = file.number(_HIGH, bits - 1 if bits else 0)
     if file.syntax not in _PLAIN_SYNTAXES | dicom_codecs.COMPRESSED:
-        raise ImageRefused("unsupported-format", "The DICOM's transfer syntax is not one that is read.")
+        raise ImageRefused("unsupported-format", "The DICOM's transfer syntax is not supported.")
     if file.encapsulated != (file.syntax in dicom_codecs.COMPRESSED):
-        raise ImageRefused("corrupt", "The DICOM's pixels are not encoded as its header announces.")
-    grey_form = shape.samples == 1 and shape.bits in (8, 16) and photometric in ("MONOCHROME1", "MONOCHROME2")
-    colour_form = shape.samples == 3 and shape.bits == 8 and photometric in ("RGB", *_LUMA_FORMS)
-    if not grey_form and not colour_form:
+        raise ImageRefused("corrupt", "The DICOM's pixels are not encoded as its header states.")
+    is_grey = shape.samples == 1 and shape.bits in (8, 16) and photometric in ("MONOCHROME1", "MONOCHROME2")
+    is_colour = shape.samples == 3 and shape.bits == 8 and photometric in ("RGB", *_LUMA_FORMATS)
+    if not is_grey and not is_colour:
         raise ImageRefused(
-            "unsupported-format", f"The DICOM has {shape.samples} samples of {shape.bits} bits in a form not read."
+            "unsupported-format",
+            f"The DICOM has {shape.samples} samples of {shape.bits} bits in a format that is not supported.",
         )
     if not 1 <= bits <= shape.bits or not bits - 1 <= high < shape.bits:
         raise ImageRefused("corrupt", f"The DICOM says that {bits} of {shape.bits} bits up to bit {high} are in use.")
     return Stored(shape.bits, bits, high, file.number(_SIGNED, 0) == 1), photometric
 
 
-_LUMA_FORMS = ("YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_LUMA_FORMATS = ("YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
 
 def _plain(file: DicomFile, pixels: bytes, data: bytes, shape: Shape) -> npt.NDArray[np.unsignedinteger]:
-    """Uncompressed pixels."""
+    """Return uncompressed pixels."""
     if file.text(_PHOTOMETRIC).upper() == "YBR_FULL_422":
         raise ImageRefused("unsupported-format", "The DICOM's colours are subsampled without compression.")
     size = shape.width * shape.height * shape.samples
@@ -192,7 +193,7 @@ def _plain(file: DicomFile, pixels: bytes, data: bytes, shape: Shape) -> npt.NDA
 
 
 def colours(raw: Raw) -> Pixels:
-    """Red, green and blue; decoders of compressed frames give them already."""
+    """Convert a colour frame to RGB; decoders of compressed frames return RGB already."""
     from PIL import Image
 
     pixels = np.ascontiguousarray(raw.patterns.astype(np.uint8, copy=False))
@@ -201,23 +202,23 @@ def colours(raw: Raw) -> Pixels:
     return pixels
 
 
-def _remarks(file: DicomFile) -> list[str]:
-    """What a reader should know; the words are ours, never the file's."""
-    remarks: list[str] = []
+def _header_warnings(file: DicomFile) -> list[str]:
+    """Return what a reader should know; never in the words of the file, which may be personal data."""
+    warnings: list[str] = []
     if not file.has_preamble:
-        remarks.append("DICOM without its preamble")
+        warnings.append("DICOM without its preamble")
     if (frames := _frames(file)) > 1:
-        remarks.append(f"first of {frames} frames")
+        warnings.append(f"first of {frames} frames")
     if file.text(_BODY_PART).upper().replace(" ", "") not in _CHEST:
-        remarks.append("the DICOM names another body part than the chest")
+        warnings.append("the DICOM names another body part than the chest")
     if file.text(_VIEW).upper() in _LATERAL:
-        remarks.append("the DICOM names a lateral view")
+        warnings.append("the DICOM names a lateral view")
     if file.text(_INTENT).upper() == "FOR PROCESSING":
-        remarks.append("the DICOM holds raw detector values, not meant for viewing")
-    return remarks
+        warnings.append("the DICOM holds raw detector values, not meant for viewing")
+    return warnings
 
 
 def storage_class(raw: Raw) -> str | None:
-    """The storage class of a file that was taken, when it names one."""
+    """Return the storage class of an accepted file, if it names one."""
     named = raw.file.text(_CLASS)
     return named if named in _RADIOGRAPHS | _CAPTURES else None

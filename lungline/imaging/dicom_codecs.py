@@ -1,7 +1,7 @@
-"""Compressed pixels inside a DICOM file: what they claim, checked against the file's header, and then their values.
+"""Decode the compressed pixels of a DICOM file, after checking their size against the file's header.
 
-The claim is checked first because it decides what a decoder allocates. The decoders are libjpeg-turbo, CharLS and
-OpenJPEG as `imagecodecs` carries them: under permissive licences and fuzzed by their makers, unlike the other plugins.
+The size is checked first because it decides how much a decoder allocates. The decoders are libjpeg-turbo, CharLS and
+OpenJPEG from `imagecodecs`: permissively licensed, and fuzzed by their maintainers, unlike the other plugins.
 
 Sources: ITU-T T.81 (JPEG), T.87 (JPEG-LS), T.800 (JPEG 2000); DICOM PS3.5 annex G (RLE).
 """
@@ -26,7 +26,7 @@ _FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _SCAN, _END = 0xDA, b"\xff\xd9"
 _MOST_SCANS = 100
 _MOST_WORK = 640_000_000  # scans times pixels
-# OpenJPEG keeps 6 KB a tile and 200 bytes a block of code, whether or not a byte of it is there.
+# OpenJPEG allocates 6 KB a tile and 200 bytes a code block, even for those that are missing from the stream.
 _MOST_TILES = 1024
 _SMALLEST_BLOCK = 8  # as the sum of both exponents: 16 x 16
 _SMALLEST_PRECINCT = 5  # exponent: 32
@@ -35,7 +35,7 @@ _TILE_START = 0xFF90
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the DICOM header says of one frame; `bits` are those allocated to a sample, 8 or 16."""
+    """The size of a frame as the DICOM header states it; `bits` is the number allocated to a sample, 8 or 16."""
 
     width: int
     height: int
@@ -44,18 +44,18 @@ class Shape:
 
 
 def values(syntax: str, data: bytes, shape: Shape) -> Values:
-    """The frame's values, (H, W) or (H, W, samples). Raises ImageRefused (corrupt, truncated)."""
+    """Decode a frame to (H, W) or (H, W, samples). Raises ImageRefused (corrupt, truncated, bomb)."""
     decode = _rle if syntax == RLE else _jpeg_2000 if syntax in JPEG_2000 else _jpeg
     try:
-        found = decode(data, shape)
+        decoded = decode(data, shape)
     except (ImageRefused, MemoryError):
         raise
-    except Exception as exc:  # each codec has errors of its own, with nothing in common
+    except Exception as exc:  # the codecs' exceptions have no common base
         raise ImageRefused("corrupt", "The DICOM's compressed pixels cannot be decoded.") from exc
     expected = (shape.height, shape.width) + ((shape.samples,) if shape.samples > 1 else ())
-    if found.shape != expected or found.dtype.itemsize * 8 > shape.bits:
+    if decoded.shape != expected or decoded.dtype.itemsize * 8 > shape.bits:
         raise ImageRefused("corrupt", "The DICOM's compressed pixels are not those that its header announces.")
-    return found
+    return decoded
 
 
 def _jpeg(data: bytes, shape: Shape) -> Values:
@@ -68,7 +68,7 @@ def _jpeg(data: bytes, shape: Shape) -> Values:
         raise ImageRefused("truncated", "The DICOM's compressed pixels end early.")
     scans = data.count(b"\xff\xda")
     if scans > _MOST_SCANS or scans * width * height > _MOST_WORK:
-        raise ImageRefused("bomb", "The DICOM's compressed pixels have more scans than any picture.")
+        raise ImageRefused("bomb", "The DICOM's compressed pixels have more scans than any image.")
     return imagecodecs.jpegls_decode(data) if frame.marker == 0xF7 else imagecodecs.jpeg8_decode(data)
 
 
@@ -79,7 +79,7 @@ class _Segment:
 
 
 def _jpeg_frame(data: bytes) -> _Segment:
-    """The frame header of a JPEG or JPEG-LS stream."""
+    """Find the frame header of a JPEG or JPEG-LS stream."""
     position = 2
     while data[:2] == b"\xff\xd8" and position + 4 <= len(data):
         start = data.find(b"\xff", position)
@@ -100,7 +100,7 @@ def _jpeg_frame(data: bytes) -> _Segment:
 def _jpeg_2000(data: bytes, shape: Shape) -> Values:
     import imagecodecs
 
-    # Some writers put the boxes of a JP2 file around the stream; what is in them is not needed.
+    # Some writers wrap the stream in the boxes of a JP2 file, which are not needed.
     start = data[:4096].find(b"\xff\x4f\xff\x51")
     if start < 0 or len(data) < start + 44:
         raise ImageRefused("corrupt", "The DICOM's compressed pixels have no frame header.")
@@ -115,7 +115,7 @@ def _jpeg_2000(data: bytes, shape: Shape) -> Values:
 
 
 def _check_blocks(stream: bytes) -> None:
-    """Raises for blocks or precincts so small that their number is the attack."""
+    """Raise if code blocks or precincts are so small that their number would exhaust the decoder."""
     position = 2
     while position + 4 <= len(stream):
         marker, length = struct.unpack_from(">HH", stream, position)
@@ -126,7 +126,7 @@ def _check_blocks(stream: bytes) -> None:
         if start is not None and len(body) >= start + 3:
             small = any(min(size & 15, size >> 4) < _SMALLEST_PRECINCT for size in body[start + 5 : start + 5 + 33])
             if (body[start + 1] & 15) + (body[start + 2] & 15) + 4 < _SMALLEST_BLOCK or (body[0] & 1 and small):
-                raise ImageRefused("bomb", "The DICOM's JPEG 2000 stream is cut into too many pieces.")
+                raise ImageRefused("bomb", "The DICOM's JPEG 2000 stream is divided into too many code blocks.")
         position += 2 + max(2, length)
     raise ImageRefused("truncated", "The DICOM's compressed pixels end inside their header.")
 
@@ -140,24 +140,24 @@ def _rle(data: bytes, shape: Shape) -> Values:
     if count != planes:
         raise ImageRefused("corrupt", f"The DICOM's run lengths have {count} segments; expected {planes}.")
     ends = [*offsets[1:planes], len(data)]
-    found = np.zeros((planes, size), np.uint8)
+    segments = np.zeros((planes, size), np.uint8)
     for plane, (start, end) in enumerate(zip(offsets[:planes], ends, strict=True)):
-        # A byte after the last run pads a segment to an even length; it may add to what comes out.
+        # A padding byte after the last run makes a segment's length even; it may decode to an extra value.
         values = imagecodecs.packbits_decode(data[start:end], out=size + 2)
         if len(values) < size:
             raise ImageRefused("truncated", "The DICOM's run lengths end early.")
         if len(values) > size + 1:
             raise ImageRefused("corrupt", "The DICOM's run lengths hold more pixels than its header announces.")
-        found[plane] = np.frombuffer(values, np.uint8, size)
+        segments[plane] = np.frombuffer(values, np.uint8, size)
     # Segments hold the most significant byte of each sample first.
-    joined = found.reshape(shape.samples, shape.bits // 8, size).transpose(2, 0, 1)
+    joined = segments.reshape(shape.samples, shape.bits // 8, size).transpose(2, 0, 1)
     whole = np.ascontiguousarray(joined).view(">u2" if shape.bits == 16 else "u1")
     flat = whole.reshape(shape.height, shape.width, shape.samples).astype(np.uint16 if shape.bits == 16 else np.uint8)
     return flat[..., 0] if shape.samples == 1 else flat
 
 
-def _compare(shape: Shape, found: tuple[int, int, int, int]) -> None:
-    width, height, samples, bits = found
+def _compare(shape: Shape, stream: tuple[int, int, int, int]) -> None:
+    width, height, samples, bits = stream
     if (width, height, samples) != (shape.width, shape.height, shape.samples) or bits > shape.bits:
         raise ImageRefused(
             "corrupt",

@@ -1,8 +1,8 @@
-"""What a DICOM file says before any pixel is decoded: the few elements its picture needs, and where its pixels are.
+"""Read a DICOM header: the few elements that decoding needs, and where the pixels are.
 
-Read here and not by a general library, for three reasons: the work is bounded whatever the file claims (elements,
-nesting, deflated bytes), the values that are not needed (names, dates, numbers of patients) are never looked at, so
-that no warning or message can quote them, and a first DICOM file costs no import.
+This is not left to a general library for three reasons: the work is bounded whatever the file claims (elements,
+nesting, deflated bytes); values that are not needed (patient names, dates, IDs) are never read, so no warning or
+message can quote them; and the first DICOM file costs no import.
 
 Sources: DICOM PS3.5 sections 7 and 10 (encoding), annex A (transfer syntaxes).
 """
@@ -22,24 +22,24 @@ PIXEL_DATA = 0x7FE00010
 _OTHER_PIXELS = (0x7FE00008, 0x7FE00009)
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
-_LONG_FORMS = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
-_SHORT_FORMS = {
+_LONG_VRS = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
+_SHORT_VRS = {
     *(b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL"),
     *(b"SS", b"ST", b"TM", b"UI", b"UL", b"US"),
 }
-# An X-ray has about 200 elements; a file of nothing but empty ones would only keep the reader busy.
+# An X-ray has about 200 elements; a file of empty elements would only waste time.
 _MOST_ELEMENTS = 10_000
 _MOST_DEPTH = 50
 _LONGEST_VALUE = 300_000  # the largest table of grey levels has 65,536 entries of two bytes
-# All that comes before the pixels must be in this many bytes of a deflated file.
+# The header of a deflated file must fit in this many bytes.
 _DEFLATED_HEADER = 2 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class DicomFile:
-    """Values by tag as bytes in `order` ("<" or ">"), and the value of the pixel data element, None without one.
+    """The values of elements by tag, as bytes in `order` ("<" or ">"), and the pixel data, None if there is none.
 
-    `encapsulated` tells that the pixels are in items, as compressed ones are. `values` of a sequence are its items.
+    If `encapsulated`, the pixels are in items, as compressed ones are. The value of a sequence is its items' bytes.
     """
 
     syntax: str
@@ -51,11 +51,11 @@ class DicomFile:
     has_preamble: bool
 
     def text(self, tag: int) -> str:
-        """The first value of a text element; empty when absent."""
+        """Return the first value of a text element, or an empty string."""
         return self.values.get(tag, b"").decode("ascii", "replace").partition("\\")[0].strip(" \0")
 
     def number(self, tag: int, default: int | None = None) -> int:
-        """An unsigned number of two bytes. Raises ImageRefused when it is absent and there is no default."""
+        """Return an unsigned 16-bit number. Raises ImageRefused if it is absent and there is no default."""
         value = self.values.get(tag, b"")
         if len(value) < 2:
             if default is None:
@@ -64,7 +64,7 @@ class DicomFile:
         return int(struct.unpack_from(self.order + "H", value)[0])
 
     def decimal(self, tag: int) -> float | None:
-        """A number written as text; None when it is absent or none."""
+        """Return a number written as text, or None if it is absent or not a number."""
         try:
             value = float(self.text(tag))
         except ValueError:
@@ -72,7 +72,7 @@ class DicomFile:
         return value if abs(value) < 1e15 else None
 
     def first_item(self, tag: int) -> "DicomFile | None":
-        """The first item of a sequence; None when there is none."""
+        """Return the first item of a sequence, or None."""
         content = self.values.get(tag, b"")
         if len(content) < 8:
             return None
@@ -81,48 +81,48 @@ class DicomFile:
         if tag != _ITEM:
             return None
         end = len(content) if length == _UNDEFINED else 8 + length
-        found = _Walk(content[:end], self.order, self.explicit).collect(8, None)
-        return DicomFile(self.syntax, self.order, self.explicit, found.values, None, False, True)
+        elements = _Walk(content[:end], self.order, self.explicit).collect(8, None)
+        return DicomFile(self.syntax, self.order, self.explicit, elements.values, None, False, True)
 
 
 def is_dicom(data: bytes) -> bool:
-    """Whether the content is DICOM, with or without the preamble that the standard asks for."""
+    """Return whether the content is DICOM, with or without the preamble."""
     if data[128:132] == b"DICM":
         return True
     if len(data) < 64:
         return False
     group, element = struct.unpack_from("<HH", data)
     if data[:4] == b"\0\x08\0\x05" or data[:4] == b"\0\x08\0\0" or data[:4] == b"\0\x08\0\x08":
-        return data[4:6] in _SHORT_FORMS  # big endian
+        return data[4:6] in _SHORT_VRS  # big endian
     if group not in (0x0002, 0x0008) or element > 0x0070:
         return False
     (length,) = struct.unpack_from("<I", data, 4)
-    return data[4:6] in _SHORT_FORMS | _LONG_FORMS or length < 1024
+    return data[4:6] in _SHORT_VRS | _LONG_VRS or length < 1024
 
 
 def read_file(data: bytes, needed: frozenset[int]) -> DicomFile:
-    """The needed elements of a DICOM file. Raises ImageRefused (truncated, corrupt, unsupported-format)."""
+    """Read the needed elements of a DICOM file. Raises ImageRefused (truncated, corrupt, unsupported-format)."""
     preamble = data[128:132] == b"DICM"
     meta, start = _meta(data, 132 if preamble else 0)
     syntax = meta.get(SYNTAX, b"").decode("ascii", "replace").strip(" \0")
     if syntax == DEFLATED:
         data, start = _inflated(data, start, _DEFLATED_HEADER), 0
     order, explicit = _encoding(data, start, syntax)
-    found = _Walk(data, order, explicit).collect(start, needed)
+    elements = _Walk(data, order, explicit).collect(start, needed)
     return DicomFile(
         syntax=syntax or (EXPLICIT_LITTLE if explicit else IMPLICIT_LITTLE),
         order=order,
         explicit=explicit,
-        values=meta | found.values,
-        pixels=None if found.pixels is None else data[slice(*found.pixels)],
-        encapsulated=found.encapsulated,
+        values=meta | elements.values,
+        pixels=None if elements.pixels is None else data[slice(*elements.pixels)],
+        encapsulated=elements.encapsulated,
         has_preamble=preamble,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class DicomHeader:
-    """All elements before the pixels, without the meta group, and how they are encoded."""
+    """All elements before the pixels, without the file meta group, and their encoding."""
 
     data: bytes
     order: str
@@ -130,24 +130,24 @@ class DicomHeader:
 
 
 def read_header(data: bytes) -> DicomHeader:
-    """The header of a file that `read_file` has read; of a deflated one, no more is unpacked than that."""
+    """Read the header of a file that `read_file` accepted; only the header of a deflated file is inflated."""
     meta, start = _meta(data, 132 if data[128:132] == b"DICM" else 0)
     syntax = meta.get(SYNTAX, b"").decode("ascii", "replace").strip(" \0")
     if syntax == DEFLATED:
         data, start = _inflated(data, start, _DEFLATED_HEADER), 0
     order, explicit = _encoding(data, start, syntax)
-    found = _Walk(data, order, explicit).collect(start, frozenset())
-    # The element's own head lies before its value: 12 bytes long when its form is named, else 8.
-    end = found.pixels[0] - (12 if explicit else 8) if found.pixels else len(data)
+    elements = _Walk(data, order, explicit).collect(start, frozenset())
+    # The header of the pixel data element precedes its value: 12 bytes with explicit VR, else 8.
+    end = elements.pixels[0] - (12 if explicit else 8) if elements.pixels else len(data)
     return DicomHeader(data[start:end], order, explicit)
 
 
 def inflate_pixels(data: bytes, needed: int) -> bytes:
-    """The first `needed` bytes of the pixels of a deflated file that `read_file` has read."""
+    """Inflate the first `needed` bytes of the pixels of a deflated file that `read_file` accepted."""
     _, start = _meta(data, 132 if data[128:132] == b"DICM" else 0)
     header = _inflated(data, start, _DEFLATED_HEADER)
-    found = _Walk(header, "<", explicit=True).collect(0, frozenset())
-    first = found.pixels[0] if found.pixels else 0
+    elements = _Walk(header, "<", explicit=True).collect(0, frozenset())
+    first = elements.pixels[0] if elements.pixels else 0
     return _inflated(data, start, first + needed)[first:]
 
 
@@ -159,7 +159,7 @@ def _inflated(data: bytes, start: int, most: int) -> bytes:
 
 
 def _meta(data: bytes, start: int) -> tuple[dict[int, bytes], int]:
-    """Elements of the file's meta group, which is always explicit and little endian, and where it ends."""
+    """Read the file meta group, which is always explicit little endian; also return where it ends."""
     walk, values = _Walk(data, "<", explicit=True), dict[int, bytes]()
     for _ in range(100):
         if data[start : start + 2] != b"\x02\0":
@@ -173,77 +173,77 @@ def _meta(data: bytes, start: int) -> tuple[dict[int, bytes], int]:
 
 
 def _encoding(data: bytes, start: int, syntax: str) -> tuple[str, bool]:
-    """Byte order, and whether elements name their form; what the file says is believed unless its bytes differ."""
-    form = data[start + 4 : start + 6]
-    named = form in _SHORT_FORMS or form in _LONG_FORMS
+    """Return the byte order, and whether the VR is explicit; the bytes win over the declared transfer syntax."""
+    vr = data[start + 4 : start + 6]
+    has_vr = vr in _SHORT_VRS or vr in _LONG_VRS
     if syntax == EXPLICIT_BIG or (not syntax and data[start : start + 2] == b"\0\x08"):
         return ">", True
-    return "<", named if syntax in ("", IMPLICIT_LITTLE, EXPLICIT_LITTLE) else True
+    return "<", has_vr if syntax in ("", IMPLICIT_LITTLE, EXPLICIT_LITTLE) else True
 
 
 @dataclass(slots=True)
-class _Found:
+class _Elements:
     values: dict[int, bytes]
     pixels: tuple[int, int] | None = None
     encapsulated: bool = False
 
 
 class _Walk:
-    """One way through the elements, with a count of its steps."""
+    """Walks through elements, and counts its steps."""
 
     def __init__(self, data: bytes, order: str, explicit: bool) -> None:
         self.data, self.order, self.explicit = data, order, explicit
         self.steps = 0
 
-    def collect(self, start: int, needed: frozenset[int] | None) -> _Found:
-        """The needed elements from `start` on, or all; ends at the pixels, or where the data does."""
-        found = _Found({})
+    def collect(self, start: int, needed: frozenset[int] | None) -> _Elements:
+        """Collect the needed elements (all if None) from `start` up to the pixels or the end of the data."""
+        elements = _Elements({})
         while start + 8 <= len(self.data):
             tag, value, length = self.header(start)
             if tag in _OTHER_PIXELS:
                 raise ImageRefused("unsupported-format", "The DICOM's pixels are not whole numbers.")
             if tag == PIXEL_DATA:
-                found.encapsulated = length == _UNDEFINED
-                found.pixels = value, len(self.data) if found.encapsulated else value + length
-                return found
+                elements.encapsulated = length == _UNDEFINED
+                elements.pixels = value, len(self.data) if elements.encapsulated else value + length
+                return elements
             if tag in (_ITEM_END, _SEQUENCE_END):
-                return found
+                return elements
             start = self.after(tag, value, length)
             if start > len(self.data):
                 raise ImageRefused("truncated", "The DICOM ends before its pixels do.")
             if (needed is None or tag in needed) and start - value <= _LONGEST_VALUE:
-                found.values.setdefault(tag, self.data[value:start])
-        return found
+                elements.values.setdefault(tag, self.data[value:start])
+        return elements
 
     def header(self, start: int) -> tuple[int, int, int]:
-        """Tag, start and length of the value of the element at `start`."""
+        """Return the tag of the element at `start`, and the start and length of its value."""
         self.steps += 1
         if self.steps > _MOST_ELEMENTS:
             raise ImageRefused("corrupt", f"The DICOM has more than {_MOST_ELEMENTS} elements before its pixels.")
         tag, length = self.item(start)
-        form = self.data[start + 4 : start + 6]
+        vr = self.data[start + 4 : start + 6]
         if tag >> 16 == 0xFFFE or not self.explicit:
             return tag, start + 8, length
-        if form in _LONG_FORMS:
+        if vr in _LONG_VRS:
             if start + 12 > len(self.data):
                 raise ImageRefused("truncated", "The DICOM ends inside its header.")
             return tag, start + 12, int(struct.unpack_from(self.order + "I", self.data, start + 8)[0])
-        if form in _SHORT_FORMS:
+        if vr in _SHORT_VRS:
             return tag, start + 8, int(struct.unpack_from(self.order + "H", self.data, start + 6)[0])
-        return tag, start + 8, length  # some writers mix the two ways
+        return tag, start + 8, length  # some writers mix explicit and implicit VR
 
     def item(self, start: int) -> tuple[int, int]:
-        """Tag and length of what has no form: items, and elements of the implicit encoding."""
+        """Return the tag and length of an item, or of an element with implicit VR."""
         if start + 8 > len(self.data):
             raise ImageRefused("truncated", "The DICOM ends inside its header.")
         group, element, length = struct.unpack_from(self.order + "HHI", self.data, start)
         return group << 16 | element, length
 
     def after(self, tag: int, value: int, length: int) -> int:
-        """Where the element ends; a sequence or an item of unknown length is walked through."""
+        """Return where an element ends; a sequence or item of undefined length is walked through."""
         if length != _UNDEFINED:
             return value + length
-        # What is in a sequence of unknown form is implicit, whatever is around it.
+        # A sequence of VR UN holds implicit elements, whatever the encoding around it (PS3.5 6.2.2).
         inner = _Walk(self.data, self.order, self.explicit)
         inner.explicit = self.explicit and self.data[value - 8 : value - 6] != b"UN"
         inner.steps = self.steps
@@ -252,7 +252,7 @@ class _Walk:
         return end
 
     def skip(self, start: int, closing: int) -> int:
-        """The end of what begins at `start` and has no length: after the delimiter that closes it."""
+        """Return the end of a sequence or item of undefined length: after the delimiter that closes it."""
         open_ends = [closing]
         while open_ends:
             tag, value, length = self.header(start)
@@ -271,7 +271,7 @@ class _Walk:
 
 
 def first_frame(pixels: bytes, order: str, frames: int) -> bytes:
-    """The compressed bytes of the first of `frames`. Raises ImageRefused (truncated, corrupt)."""
+    """Return the compressed bytes of the first of `frames` frames. Raises ImageRefused (truncated, corrupt)."""
     fragments = list(_fragments(pixels, order))
     if len(fragments) < 2:
         raise ImageRefused("truncated", "The DICOM's pixels end before their first byte.")
@@ -289,7 +289,7 @@ def first_frame(pixels: bytes, order: str, frames: int) -> bytes:
         return b"".join(taken)
     if len(fragments) == frames:
         return fragments[0]
-    # Nothing says where the first frame ends but the mark at the end of its stream.
+    # Without an offset table, only the end marker of the stream shows where the first frame ends.
     last = next((at for at, fragment in enumerate(fragments) if b"\xff\xd9" in fragment[-4:]), 0)
     return b"".join(fragments[: last + 1])
 

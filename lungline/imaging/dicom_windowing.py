@@ -1,6 +1,6 @@
-"""How the values stored in a DICOM file become grey levels: modality transform, window, inversion.
+"""Convert stored DICOM values to grey levels: modality transform, window, inversion.
 
-All of it is a table from stored value to grey level, so that a pixel costs one look-up, and exactly that of a file.
+All steps are combined in one table from stored value to grey level, so that a pixel costs one look-up.
 
 Sources: DICOM PS3.3 C.7.6.3 (image pixel), C.11.1 (modality LUT), C.11.2 (VOI LUT).
 """
@@ -22,14 +22,14 @@ MODALITY_TABLES, WINDOW_TABLES = 0x00283000, 0x00283010
 _TABLE_SHAPE, _TABLE = 0x00283002, 0x00283006
 NEEDED = frozenset((PADDING, PADDING_LIMIT, CENTRE, WIDTH, INTERCEPT, SLOPE, FUNCTION, MODALITY_TABLES, WINDOW_TABLES))
 
-_BLOCK = 1_000_000  # pixels looked up at once: the look-up needs eight bytes for each
-# Without a window, the darkest and brightest of a thousand are markers, dead pixels and the edge of the collimator.
+_BLOCK = 1_000_000  # pixels in one look-up, which needs eight bytes a pixel
+# Without a window, the darkest and brightest thousandth are markers, dead pixels and the edge of the collimator.
 _TAIL = 0.001
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """How a sample is stored: bits allocated (8 or 16), bits in use, the highest of them, two's complement or not."""
+    """How a sample is stored: bits allocated (8 or 16), bits in use, the highest of them, and whether it is signed."""
 
     allocated: int
     bits: int
@@ -37,7 +37,7 @@ class Stored:
     signed: bool
 
     def domain(self) -> Floats:
-        """The value that each pattern of bits stands for, whatever lies in the bits around it."""
+        """Return the value of each bit pattern; bits that are not in use are ignored."""
         patterns = np.arange(1 << self.allocated, dtype=np.int64) >> (self.high + 1 - self.bits)
         patterns &= (1 << self.bits) - 1
         if self.signed:
@@ -48,7 +48,7 @@ class Stored:
 def grey_levels(
     raw: npt.NDArray[np.unsignedinteger], stored: Stored, file: DicomFile, *, inverted: bool
 ) -> tuple[Pixels, list[str]]:
-    """The picture, bright is dense, and what was done on the way; `raw` are patterns (H, W) as uint8 or uint16."""
+    """Convert bit patterns (H, W), uint8 or uint16, to grey levels where bright is dense; also return warnings."""
     table, warnings = _table(raw, stored, file, inverted=inverted)
     return _looked_up(raw, table), warnings
 
@@ -90,7 +90,7 @@ def _modality(domain: Floats, stored: Stored, file: DicomFile) -> Floats:
 
 
 def _window(values: Floats, stored: Stored, file: DicomFile) -> tuple[Floats | None, str]:
-    """Grey levels 0 to 255 as the file wants to be seen, and a word about it; None when it does not say."""
+    """Return grey levels 0 to 255 by the file's VOI LUT or window, and a note about it; None without either."""
     item = file.first_item(WINDOW_TABLES)
     if item and (table := _read_table(item, signed=stored.signed)):
         return table.look_up(values) * (255 / ((1 << table.bits) - 1)), "window table applied"
@@ -108,7 +108,7 @@ def _window(values: Floats, stored: Stored, file: DicomFile) -> tuple[Floats | N
 
 
 def _spread(values: Floats, counts: npt.NDArray[np.int64]) -> Floats:
-    """Grey levels between the darkest and the brightest value, but for the few at either end."""
+    """Spread grey levels from the darkest to the brightest value, without the tails."""
     order = np.argsort(values, kind="stable")
     share = np.cumsum(counts[order]) / max(1, counts.sum())
     low = values[order[np.searchsorted(share, _TAIL, side="right")]]
@@ -120,7 +120,7 @@ def _spread(values: Floats, counts: npt.NDArray[np.int64]) -> Floats:
 
 
 def _padding(domain: Floats, stored: Stored, file: DicomFile) -> npt.NDArray[np.bool_]:
-    """Which patterns stand for no measurement at all."""
+    """Return which patterns are padding."""
     if len(file.values.get(PADDING, b"")) < 2:
         return np.zeros(len(domain), np.bool_)
     first = _signed(file.number(PADDING), signed=stored.signed)
@@ -144,7 +144,7 @@ class _LookUp:
 
 
 def _read_table(item: DicomFile, *, signed: bool) -> _LookUp | None:
-    """A table of grey levels; None when the file holds none that can be used."""
+    """Read a look-up table; None if the file has none that can be used."""
     shape, data = item.values.get(_TABLE_SHAPE, b""), item.values.get(_TABLE, b"")
     if len(shape) < 6:
         return None
@@ -152,7 +152,7 @@ def _read_table(item: DicomFile, *, signed: bool) -> _LookUp | None:
     count = count or 65536
     if not 8 <= bits <= 16:
         return None
-    # Tables of eight bits come packed or one in each word; their length tells.
+    # Entries of eight bits are packed, or stored in a word each; the length shows which.
     packed = bits == 8 and len(data) < 2 * count
     entries = np.frombuffer(data, "u1" if packed else item.order + "u2", -1 if packed else len(data) // 2)[:count]
     if len(entries) < count:
@@ -169,7 +169,7 @@ def _counts(raw: npt.NDArray[np.unsignedinteger], size: int) -> npt.NDArray[np.i
 
 
 def _looked_up(raw: npt.NDArray[np.unsignedinteger], table: Pixels) -> Pixels:
-    flat, found = raw.reshape(-1), np.empty(raw.size, np.uint8)
+    flat, levels = raw.reshape(-1), np.empty(raw.size, np.uint8)
     for start in range(0, len(flat), _BLOCK):
-        np.take(table, flat[start : start + _BLOCK], out=found[start : start + _BLOCK], mode="clip")
-    return found.reshape(raw.shape)
+        np.take(table, flat[start : start + _BLOCK], out=levels[start : start + _BLOCK], mode="clip")
+    return levels.reshape(raw.shape)

@@ -1,4 +1,4 @@
-"""A decoded image, and the limits on what may become one."""
+"""A decoded image, and the limits on files and images that are decoded."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,28 +15,28 @@ if TYPE_CHECKING:
 Pixels = npt.NDArray[np.uint8]
 
 CheckSize = Callable[[int, int], None]
-"""Called with width and height as soon as they are known; raises to refuse the image before anything is decoded."""
+"""Called with width and height as soon as they are read; raises ImageRefused before anything is decoded."""
 
-# An X-ray has noise: lossless files hold fewer than 10 pixels a byte, lossy ones that can still be read fewer than 100.
+# An X-ray has noise: lossless files have fewer than 10 pixels a byte, lossy ones of usable quality fewer than 100.
 _PIXELS_A_BYTE = 200
-_SMALL = 4_000_000  # costs too little to care
+_SMALL = 4_000_000  # pixels that cost too little to matter
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What may be decoded: bytes of the file, pixels (width times height), shortest side in pixels.
+    """Limits on a file in bytes, on its pixels (width times height), and on its shortest side in pixels.
 
-    Time is limited through them: each decoder's work is bounded by the pixels that the header claims, and refused
-    before it starts. A million pixels take a few milliseconds, 20 at most, and 100 as JPEG 2000.
+    They limit time as well: a decoder's work is bounded by the size that the header states, which is checked first.
+    A million pixels take a few milliseconds, at most 20, and 100 as JPEG 2000.
     """
 
     max_bytes: int = 64 * 2**20
     max_pixels: int = 64_000_000
-    min_side: int = 28  # the smallest public form of chest X-rays, PneumoniaMNIST, has 28
+    min_side: int = 28  # PneumoniaMNIST, the smallest public version of chest X-rays, has 28
 
     @classmethod
     def from_settings(cls, settings: "Settings") -> "Limits":
-        """The limits that the settings name."""
+        """Return the limits in the settings."""
         return cls(settings.image_max_bytes, settings.image_max_pixels, settings.image_min_side)
 
     def check_size(self, width: int, height: int) -> None:
@@ -44,7 +44,7 @@ class Limits:
         if width * height > self.max_pixels:
             raise ImageRefused(
                 "too-many-pixels",
-                f"The image has {width} x {height} pixels, {width * height:,}; at most {self.max_pixels:,} are judged.",
+                f"The image has {width} x {height} pixels, {width * height:,}; {self.max_pixels:,} are allowed.",
             )
         if min(width, height) < self.min_side:
             raise ImageRefused(
@@ -53,7 +53,7 @@ class Limits:
             )
 
     def for_file(self, size: int) -> CheckSize:
-        """`check_size` for a file of this many bytes, which also refuses more pixels than they can hold (bomb)."""
+        """Return `check_size` for a file of `size` bytes; it also refuses too many pixels for these bytes (bomb)."""
 
         def check(width: int, height: int) -> None:
             self.check_size(width, height)
@@ -69,7 +69,7 @@ class Limits:
 class DecodedImage:
     """A decoded image: grey uint8 pixels (H, W), bright is dense.
 
-    `width` and `height` are the original's in pixels, upright; `pixels` may be smaller, when less was asked for.
+    `width` and `height` are those of the original in pixels, upright; `pixels` may be smaller after a reduced decode.
     `colour` is the mean chroma of the original, 0 (grey) to 1: evidence that it is not an X-ray.
     """
 
@@ -82,5 +82,5 @@ class DecodedImage:
 
     @property
     def is_blank(self) -> bool:
-        """Whether all pixels are the same: there is nothing to judge."""
+        """Whether all pixels have the same value."""
         return bool(self.pixels.min() == self.pixels.max())

@@ -1,8 +1,7 @@
-"""What an image file says before any pixel is decoded, and the file again with nothing but its pixels.
+"""Read the headers of JPEG and PNG files, and rebuild the files with nothing but their pixels.
 
-A hostile or broken header costs nothing here, and the decoder behind never sees metadata: no text bombs, no animation,
-no broken EXIF block, and so none of the warnings that Pillow gives about them. EXIF orientation is the one thing that
-is read from the metadata, because it turns the picture.
+A hostile or broken header is refused here, and Pillow never sees metadata: no text bombs, no animation, no broken EXIF
+block, and so none of its warnings about them. Only the EXIF orientation is read, because it turns the image.
 
 Sources: ITU-T T.81 annex B (JPEG), W3C PNG third edition, CIPA DC-008 (EXIF).
 """
@@ -23,20 +22,20 @@ _STANDALONE = {0x01, *range(0xD0, 0xD9)}
 _DECODABLE_FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
 _OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF}
 _JFIF, _EXIF, _ADOBE, _END_OF_IMAGE, _START_OF_SCAN = 0xE0, 0xE1, 0xEE, 0xD9, 0xDA
-# Progressive JPEGs have about ten scans. Each one costs a pass over all coefficients, so thousands are an attack.
+# Progressive JPEGs have about ten scans. Each scan passes over all coefficients, so thousands are an attack.
 _MOST_SCANS = 100
 _MOST_WORK = 640_000_000  # scans times pixels
-# PNG writers put at least 4 KB into a chunk; a file of empty chunks would only keep the reader busy.
+# PNG writers put at least 4 KB into a chunk; a file of empty chunks would only waste time.
 _MOST_CHUNKS = 100_000
 _PIXEL_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """An image file reduced to what its pixels need.
+    """An image file reduced to what decoding its pixels needs.
 
-    `width` and `height` are as stored, before `orientation` (EXIF 1 to 8) is applied. `rgb` tells that a JPEG with
-    three components holds red, green and blue instead of the usual luma and chroma. `inverted` tells that white is 0.
+    `width` and `height` are as stored, before `orientation` (EXIF 1 to 8) is applied. If `rgb`, a JPEG with three
+    components stores red, green and blue instead of luma and chroma. If `inverted`, white is 0.
     """
 
     format: str
@@ -50,7 +49,7 @@ class Container:
 
 
 def read_jpeg(data: bytes, check_size: CheckSize) -> Container:
-    """The container of a JPEG file; raises ImageRefused (truncated, corrupt, unsupported-format)."""
+    """Read a JPEG file; raises ImageRefused (truncated, corrupt, unsupported-format)."""
     kept = [b"\xff\xd8"]
     frame = exif = adobe = b""
     for marker, start, end in _jpeg_header(data):
@@ -62,7 +61,7 @@ def read_jpeg(data: bytes, check_size: CheckSize) -> Container:
             exif = segment[6:]
         elif marker == _ADOBE:
             adobe = segment
-        # JFIF and Adobe segments decide which colour space the components are in; other metadata stays behind.
+        # JFIF and Adobe segments determine the colour space; other metadata is dropped.
         if not 0xE0 <= marker <= 0xEF or marker in (_JFIF, _ADOBE):
             kept.append(data[start:end])
         if marker == _START_OF_SCAN:
@@ -75,7 +74,7 @@ def read_jpeg(data: bytes, check_size: CheckSize) -> Container:
 
 
 def _jpeg_header(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, start and end of each segment up to the first scan's header, that included."""
+    """Yield marker, start and end of each segment up to and including the first scan's header."""
     position = 2
     marker = 0
     while marker != _START_OF_SCAN:
@@ -97,7 +96,7 @@ def _jpeg_header(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _next_marker(data: bytes, position: int) -> tuple[int, int]:
-    """The next marker's code and position; bytes that are no marker are passed over, as decoders do."""
+    """Return the code and position of the next marker; other bytes are skipped, as decoders do."""
     while True:
         position = data.find(b"\xff", position)
         if position < 0 or position + 1 >= len(data):
@@ -108,7 +107,7 @@ def _next_marker(data: bytes, position: int) -> tuple[int, int]:
 
 
 def _frame_size(frame: bytes) -> tuple[int, int]:
-    """Width and height of a frame header whose form was checked."""
+    """Return width and height from a frame header, after checking it."""
     if len(frame) < 6 or len(frame) < 6 + 3 * frame[5]:
         raise ImageRefused("corrupt", "The JPEG's frame header is too short.")
     if frame[0] != 8:
@@ -127,7 +126,9 @@ def _check_scans(data: bytes, position: int, frame: bytes) -> None:
     if scans > _MOST_SCANS:
         raise ImageRefused("corrupt", f"The JPEG has {scans} scans; expected at most {_MOST_SCANS}.")
     if frame and scans * math.prod(_frame_size(frame)) > _MOST_WORK:
-        raise ImageRefused("bomb", f"The JPEG has {scans} scans, each of so many pixels that they take too long.")
+        raise ImageRefused(
+            "bomb", f"The JPEG has {scans} scans, each with so many pixels that decoding takes too long."
+        )
 
 
 def _is_rgb(frame: bytes, adobe: bytes) -> bool:
@@ -139,7 +140,7 @@ def _is_rgb(frame: bytes, adobe: bytes) -> bool:
 
 
 def read_png(data: bytes, check_size: CheckSize) -> Container:
-    """The container of a PNG file; raises ImageRefused (truncated, corrupt)."""
+    """Read a PNG file; raises ImageRefused (truncated, corrupt)."""
     kept = [PNG_MAGIC]
     position, header, exif = len(PNG_MAGIC), b"", b""
     for _ in range(_MOST_CHUNKS):
@@ -167,7 +168,7 @@ def _png_header(body: bytes, name: bytes) -> bytes:
     if name != b"IHDR":
         raise ImageRefused("corrupt", "The PNG does not begin with its header chunk.")
     if len(body) != 13:
-        # A whole IHDR chunk was there (12 bytes more), or the file ends inside it.
+        # Either the chunk has a wrong length, or the file ends inside it.
         raise ImageRefused("truncated", "The PNG ends inside its header.")
     return body
 
@@ -180,7 +181,7 @@ def _checked_chunk(data: bytes, position: int, end: int) -> bytes:
 
 
 def orientation(exif: bytes) -> int:
-    """The orientation (1 to 8) in a TIFF block; 1 when absent or unreadable: bad metadata must not cost a diagnosis."""
+    """Return the orientation (1 to 8) in an EXIF block, or 1: broken metadata must not prevent a diagnosis."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None:
         return 1

@@ -1,4 +1,4 @@
-"""A small PNG writer, for two things that Pillow's does not do: bytes that never change, and speed.
+"""A small PNG writer with two properties that Pillow's lacks: reproducible bytes, and speed.
 
 Source: W3C PNG third edition.
 """
@@ -15,11 +15,11 @@ _STORED_BLOCK = 65535
 
 
 def write_png(pixels: npt.NDArray[np.uint8], *, stored: bool = False) -> bytes:
-    """A PNG file of grey (H, W) or colour (H, W, 3) pixels.
+    """Encode grey (H, W) or colour (H, W, 3) pixels as a PNG file.
 
-    `stored` leaves out compression: the same pixels give the same bytes with any version of zlib, so that they can
-    take part in a data set's digest. Otherwise each row is written as its difference from the one above, and
-    libdeflate compresses it: two fifths of zlib's time at its fastest, for a smaller file.
+    If `stored`, nothing is compressed: the same pixels give the same bytes with any version of zlib, so that a data
+    set's digest can include them. Otherwise rows are filtered ("up") and compressed with libdeflate, which takes two
+    fifths of the time of zlib's fastest level, for a smaller file.
     """
     height, width = pixels.shape[:2]
     rows = np.empty((height, 1 + pixels[0].size), np.uint8)
@@ -37,14 +37,14 @@ def write_png(pixels: npt.NDArray[np.uint8], *, stored: bool = False) -> bytes:
 
 
 def _coded(raw: bytes) -> bytes:
-    """A zlib stream."""
+    """Return a compressed zlib stream."""
     from imagecodecs import deflate_encode
 
     return bytes(deflate_encode(raw, level=1))
 
 
 def _stored(raw: bytes) -> bytes:
-    """A zlib stream of stored blocks; zlib's own level 0 cuts blocks as each version likes."""
+    """Return a zlib stream of stored blocks; the block sizes of zlib's own level 0 differ between versions."""
     parts = [b"\x78\x01"]
     for start in range(0, len(raw), _STORED_BLOCK):
         block = raw[start : start + _STORED_BLOCK]

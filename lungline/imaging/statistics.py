@@ -1,6 +1,6 @@
-"""What monitoring needs to know of a picture, in a handful of numbers that stand in its result record.
+"""Image statistics for drift monitoring, stored in the result record.
 
-Taken on the online path, so that monitoring never opens an image again. None of it tells who was X-rayed.
+They are computed when an image is diagnosed, so that monitoring never opens an image again. None identifies a patient.
 """
 
 import numpy as np
@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict
 
 from lungline.imaging.image import DecodedImage, Pixels
 
-# A sample of so many pixels a side is enough for grey levels, and costs the same for a thumbnail and a detector's film.
+# A sample of 64 x 64 pixels is enough for grey levels, and costs the same for images of any size.
 _SAMPLE = 64
-# Sharpness is looked for where the lungs are, in pixels as they were decoded: a smaller picture would be sharp again.
+# Sharpness is measured in the centre, where the lungs are, at decoded resolution: shrinking would sharpen the image.
 _CENTRE = 128
 
 STATISTICS = (
@@ -30,7 +30,7 @@ STATISTICS = (
 
 
 class ImageStatistics(BaseModel):
-    """A judged picture as monitoring sees it.
+    """The statistics of a diagnosed image.
 
     `statistics` are by name: `mean`, `contrast` (standard deviation), `dark` and `bright` (5th and 95th percentile) of
     grey levels 0 to 255, `entropy` in bits, `sharpness` (mean step between neighbours over the contrast), `grain`
@@ -46,18 +46,18 @@ class ImageStatistics(BaseModel):
 
 
 def compute_statistics(
-    picture: DecodedImage, size: int, embedding: npt.NDArray[np.float32] | None = None
+    image: DecodedImage, size: int, embedding: npt.NDArray[np.float32] | None = None
 ) -> ImageStatistics:
-    """The observation of a picture whose file has `size` bytes."""
-    grey = _sample(picture.pixels)
-    shortest = min(picture.width, picture.height)
+    """Compute the statistics of an image whose file has `size` bytes."""
+    grey = _sample(image.pixels)
+    shortest = min(image.width, image.height)
     values = {
         **_levels(grey),
-        **_edges(_middle(picture.pixels)),
+        **_edges(_middle(image.pixels)),
         "border": _border(grey),
-        "aspect": picture.width / picture.height,
+        "aspect": image.width / image.height,
         "side": float(np.log2(shortest)),
-        "density": size / (picture.width * picture.height),
+        "density": size / (image.width * image.height),
     }
     return ImageStatistics(
         statistics={name: float(f"{values[name]:.4g}") for name in STATISTICS},
@@ -66,7 +66,7 @@ def compute_statistics(
 
 
 def _sample(pixels: Pixels) -> Pixels:
-    """Every so manieth pixel, about 64 by 64 of them."""
+    """Return a regular sample of about 64 x 64 pixels."""
     height, width = pixels.shape
     return pixels[:: max(1, height // _SAMPLE), :: max(1, width // _SAMPLE)]
 
@@ -104,7 +104,7 @@ def _edges(middle: npt.NDArray[np.int16]) -> dict[str, float]:
 
 
 def _border(grey: Pixels) -> float:
-    """How much brighter the frame is than what it frames: another crop, another film."""
+    """Return how much brighter the border is than the inside; it changes with cropping and equipment."""
     height, width = grey.shape
     across, down = max(1, width // 8), max(1, height // 8)
     inner = grey[down : height - down, across : width - across]

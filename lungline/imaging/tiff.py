@@ -1,7 +1,7 @@
-"""What a TIFF file says before any pixel is decoded, and the file again with a directory that holds nothing else.
+"""Read the directory of a TIFF file, and rebuild the file with a directory of nothing but its pixels.
 
-The decoder behind sees one directory, written here from checked entries: no other pages, no metadata, no tiles larger
-than the picture, no strips that lie outside the file.
+Pillow sees one directory, written here from checked entries: no other pages, no metadata, no huge tiles, no strips
+outside the file.
 
 Source: TIFF revision 6.0.
 """
@@ -32,19 +32,19 @@ _COMPRESSIONS = {_NONE, 5, 8, 32946, _PACKBITS}
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE = range(4)
 _MOST_ENTRIES = 1000
 _MOST_PIECES = 100_000
-# Tiles are decoded whole, whatever part of them the picture covers.
+# Tiles are decoded whole, even if the image covers only a part of them.
 _LARGEST_TILE = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class _Directory:
-    """Checked values by tag, and the entries that they came from."""
+    """Values by tag, and the raw entries that they were read from."""
 
     order: str
     values: Mapping[int, tuple[int, ...]]
     entries: Mapping[int, bytes]
 
-    def one(self, tag: int, default: int | None = None) -> int:
+    def first(self, tag: int, default: int | None = None) -> int:
         values = self.values.get(tag)
         if values:
             return values[0]
@@ -54,14 +54,14 @@ class _Directory:
 
 
 def read_tiff(data: bytes, check_size: CheckSize) -> Container:
-    """The container of a TIFF file's first page; raises ImageRefused (truncated, corrupt, unsupported-format)."""
+    """Read the first page of a TIFF file; raises ImageRefused (truncated, corrupt, unsupported-format)."""
     directory = _read_directory(data)
-    width, height = directory.one(_WIDTH), directory.one(_HEIGHT)
+    width, height = directory.first(_WIDTH), directory.first(_HEIGHT)
     check_size(width, height)
     samples = _check_samples(directory)
     check_size(width, height * samples)
     _check_pieces(directory, width, height, samples, len(data))
-    orientation = directory.one(_ORIENTATION, 1)
+    orientation = directory.first(_ORIENTATION, 1)
     return Container(
         "tiff",
         width,
@@ -70,7 +70,7 @@ def read_tiff(data: bytes, check_size: CheckSize) -> Container:
         samples,
         False,
         _rewritten(data, directory),
-        inverted=directory.one(_PHOTOMETRIC, _BLACK_IS_ZERO) == _WHITE_IS_ZERO,
+        inverted=directory.first(_PHOTOMETRIC, _BLACK_IS_ZERO) == _WHITE_IS_ZERO,
     )
 
 
@@ -102,53 +102,55 @@ def _values(data: bytes, at: int, order: str, kind: int, length: int) -> tuple[i
 
 
 def _check_samples(directory: _Directory) -> int:
-    """How many samples a pixel has; raises for forms that are no picture or that nobody sends."""
-    samples = directory.one(_SAMPLES, 1)
+    """Return the number of samples a pixel; raises for sample formats that are not supported."""
+    samples = directory.first(_SAMPLES, 1)
     bits = set(directory.values.get(_BITS, (1,)))
-    photometric, kinds = directory.one(_PHOTOMETRIC, _BLACK_IS_ZERO), set(directory.values.get(_KIND, (1,)))
-    if directory.one(_COMPRESSION, _NONE) not in _COMPRESSIONS:
+    photometric, kinds = directory.first(_PHOTOMETRIC, _BLACK_IS_ZERO), set(directory.values.get(_KIND, (1,)))
+    if directory.first(_COMPRESSION, _NONE) not in _COMPRESSIONS:
         raise ImageRefused("unsupported-format", "The TIFF's compression is not LZW, Deflate or PackBits.")
     if photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE) or kinds - {1, 2, 4}:
-        raise ImageRefused("unsupported-format", "The TIFF's pixels are neither whole grey levels nor colours.")
-    ways = (directory.one(_PLANAR, 1), directory.one(_PREDICTOR, 1), directory.one(_FILL_ORDER, 1))
+        raise ImageRefused("unsupported-format", "The TIFF's pixels are neither integer grey levels nor colours.")
+    ways = (directory.first(_PLANAR, 1), directory.first(_PREDICTOR, 1), directory.first(_FILL_ORDER, 1))
     if any(way not in (1, 2) for way in ways):
-        raise ImageRefused("corrupt", "The TIFF's pixels are laid out in a way that the format does not have.")
+        raise ImageRefused("corrupt", "The TIFF's pixels have a layout that TIFF does not define.")
     least = 3 if photometric == _RGB else 1
     if len(bits) != 1 or bits - {1, 2, 4, 8, 16} or not least <= samples <= least + 1:
-        raise ImageRefused("unsupported-format", f"The TIFF has {samples} samples a pixel in a form that is not read.")
+        raise ImageRefused(
+            "unsupported-format", f"The TIFF has {samples} samples a pixel in a format that is not supported."
+        )
     if photometric == _PALETTE and len(directory.values.get(_COLOURS, ())) != 3 << max(bits):
         raise ImageRefused("corrupt", "The TIFF has no palette for its colours.")
     return samples
 
 
 def _check_pieces(directory: _Directory, width: int, height: int, samples: int, size: int) -> None:
-    """Raises unless the strips or tiles are as many as the picture needs, and in the file."""
-    across, rows = width, min(height, directory.one(_ROWS_A_STRIP, height))
+    """Raise unless strips or tiles cover the image and lie inside the file."""
+    across, rows = width, min(height, directory.first(_ROWS_A_STRIP, height))
     offsets, sizes = directory.values.get(_STRIPS, ()), directory.values.get(_STRIP_SIZES, ())
     if _TILES in directory.values:
-        across, rows = directory.one(_TILE_WIDTH), directory.one(_TILE_HEIGHT)
+        across, rows = directory.first(_TILE_WIDTH), directory.first(_TILE_HEIGHT)
         offsets, sizes = directory.values[_TILES], directory.values.get(_TILE_SIZES, ())
         if max(across, rows) > _LARGEST_TILE:
             raise ImageRefused("bomb", f"The TIFF's tiles are {across} x {rows}; expected at most {_LARGEST_TILE}.")
     if not across or not rows:
         raise ImageRefused("corrupt", "The TIFF's strips or tiles are empty.")
-    planes = samples if directory.one(_PLANAR, 1) == 2 else 1
+    planes = samples if directory.first(_PLANAR, 1) == 2 else 1
     expected = math.ceil(width / across) * math.ceil(height / rows) * planes
     if len(offsets) != expected or len(sizes) != expected:
         raise ImageRefused("corrupt", f"The TIFF has {len(offsets)} strips or tiles; expected {expected}.")
     if any(offset + length > size for offset, length in zip(offsets, sizes, strict=True)):
         raise ImageRefused("truncated", "The TIFF ends before its pixels do.")
-    needed = math.ceil(across * directory.one(_BITS, 1) * (samples // planes) / 8) * rows
-    if directory.one(_COMPRESSION, _NONE) == _NONE and any(length < needed for length in sizes[:-1]):
+    needed = math.ceil(across * directory.first(_BITS, 1) * (samples // planes) / 8) * rows
+    if directory.first(_COMPRESSION, _NONE) == _NONE and any(length < needed for length in sizes[:-1]):
         raise ImageRefused("truncated", "The TIFF's strips or tiles hold fewer bytes than their pixels need.")
 
 
 def _rewritten(data: bytes, directory: _Directory) -> bytes:
-    """The file with a directory at its end that names only what the pixels need, grey as black is zero."""
+    """Append a directory of only the entries that decoding needs, with black as zero."""
     order = directory.order
     entries = dict(directory.entries)
     entries.pop(_ORIENTATION, None)
-    if directory.one(_PHOTOMETRIC, _BLACK_IS_ZERO) == _WHITE_IS_ZERO:
+    if directory.first(_PHOTOMETRIC, _BLACK_IS_ZERO) == _WHITE_IS_ZERO:
         entries[_PHOTOMETRIC] = struct.pack(order + "HHIHH", _PHOTOMETRIC, _SHORT, 1, _BLACK_IS_ZERO, 0)
     start = len(data) + len(data) % 2
     head = data[:4] + struct.pack(order + "I", start)

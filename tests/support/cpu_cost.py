@@ -1,4 +1,4 @@
-"""What decoding files costs, measured in a process of its own so that nothing else counts."""
+"""Measures what decoding files costs, in a process of its own."""
 
 import json
 import subprocess
@@ -15,24 +15,24 @@ from lungline.datasets import phantom
 preparation, costs = Preparation(), {}
 preparation.decode(phantom.jpeg(1, opacities=True))
 for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
-    data, found, least = path.read_bytes(), "taken", 1e9
+    data, outcome, least = path.read_bytes(), "accepted", 1e9
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(3):
         start = time.thread_time()
         try:
             preparation.decode(data)
         except ImageRefused as refused:
-            found = refused.reason
+            outcome = refused.reason
         least = min(least, time.thread_time() - start)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    costs[path.name] = {"reason": found, "milliseconds": least * 1000, "megabytes": (after - before) / 1024}
+    costs[path.name] = {"reason": outcome, "milliseconds": least * 1000, "megabytes": (after - before) / 1024}
 print(json.dumps(costs))
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """`reason` is the refusal's, or "taken"; processor time of the best of three, and growth of peak memory."""
+    """`reason` of the refusal, or "accepted"; the shortest CPU time of three runs, and the growth of peak memory."""
 
     reason: str
     milliseconds: float
@@ -40,9 +40,9 @@ class Cost:
 
 
 def costs_of(files: dict[str, bytes], folder: Path) -> dict[str, Cost]:
-    """What decoding each of these files costs; the smallest first, so that none hides in the memory of another."""
+    """Measure each file, the smallest first, so that none reuses the memory of a larger one."""
     for rank, name in enumerate(sorted(files, key=lambda name: len(files[name]))):
         (folder / f"{rank:03} {name}").write_bytes(files[name])
     command = [sys.executable, "-c", _SCRIPT, str(folder)]
-    done = subprocess.run(command, capture_output=True, check=True, timeout=120)
-    return {name[4:]: Cost(**cost) for name, cost in json.loads(done.stdout).items()}
+    process = subprocess.run(command, capture_output=True, check=True, timeout=120)
+    return {name[4:]: Cost(**cost) for name, cost in json.loads(process.stdout).items()}

@@ -1,4 +1,4 @@
-"""DICOM files for tests, written by pydicom: radiographs in any transfer syntax, with any header."""
+"""DICOM files for tests: radiographs in any transfer syntax with any header, written by pydicom."""
 
 import io
 from typing import Any
@@ -38,55 +38,55 @@ def film(size: int = 96, *, bits: int = 12, seed: int = 1, signed: bool = False)
 
 def dataset(pixels: np.ndarray, *, bits: int | None = None, storage: str = DX, **elements: Any) -> Dataset:
     """A radiograph of these values; `elements` by keyword, None to leave one out."""
-    found = Dataset()
+    dicom = Dataset()
     allocated = pixels.dtype.itemsize * 8
-    found.SOPClassUID, found.SOPInstanceUID, found.Modality = storage, generate_uid(), "DX"
-    found.StudyInstanceUID, found.SeriesInstanceUID = generate_uid(), generate_uid()
-    found.Rows, found.Columns = pixels.shape[:2]
-    found.SamplesPerPixel = 3 if pixels.ndim == 3 else 1
-    found.PhotometricInterpretation = "RGB" if pixels.ndim == 3 else "MONOCHROME2"
+    dicom.SOPClassUID, dicom.SOPInstanceUID, dicom.Modality = storage, generate_uid(), "DX"
+    dicom.StudyInstanceUID, dicom.SeriesInstanceUID = generate_uid(), generate_uid()
+    dicom.Rows, dicom.Columns = pixels.shape[:2]
+    dicom.SamplesPerPixel = 3 if pixels.ndim == 3 else 1
+    dicom.PhotometricInterpretation = "RGB" if pixels.ndim == 3 else "MONOCHROME2"
     if pixels.ndim == 3:
-        found.PlanarConfiguration = 0
-    found.BitsAllocated, found.BitsStored = allocated, bits or allocated
-    found.HighBit, found.PixelRepresentation = (bits or allocated) - 1, int(pixels.dtype.kind == "i")
+        dicom.PlanarConfiguration = 0
+    dicom.BitsAllocated, dicom.BitsStored = allocated, bits or allocated
+    dicom.HighBit, dicom.PixelRepresentation = (bits or allocated) - 1, int(pixels.dtype.kind == "i")
     for keyword, value in elements.items():
         if value is None:
-            del found[keyword]
+            del dicom[keyword]
         else:
-            setattr(found, keyword, value)
-    return found
+            setattr(dicom, keyword, value)
+    return dicom
 
 
 def write(
     pixels: np.ndarray, syntax: str = EXPLICIT, *, frames: int = 1, preamble: bool = True, **elements: Any
 ) -> bytes:
     """A DICOM file of these values; of several frames, the others are brighter."""
-    found = dataset(pixels, **elements)
+    dicom = dataset(pixels, **elements)
     if frames > 1:
-        found.NumberOfFrames = frames
-    found.file_meta = FileMetaDataset()
-    found.file_meta.TransferSyntaxUID = UID(syntax)
-    found.file_meta.MediaStorageSOPClassUID = found.get("SOPClassUID", CR)
-    found.file_meta.MediaStorageSOPInstanceUID = found.get("SOPInstanceUID", generate_uid())
-    every = [pixels, *(pixels + 1 for _ in range(frames - 1))]
+        dicom.NumberOfFrames = frames
+    dicom.file_meta = FileMetaDataset()
+    dicom.file_meta.TransferSyntaxUID = UID(syntax)
+    dicom.file_meta.MediaStorageSOPClassUID = dicom.get("SOPClassUID", CR)
+    dicom.file_meta.MediaStorageSOPInstanceUID = dicom.get("SOPInstanceUID", generate_uid())
+    all_frames = [pixels, *(pixels + 1 for _ in range(frames - 1))]
     if syntax in (IMPLICIT, EXPLICIT, BIG, DEFLATED):
         order = ">" if syntax == BIG else "<"
-        found.PixelData = b"".join(one.astype(one.dtype.newbyteorder(order)).tobytes() for one in every)
-        found.PixelData += b"\0" * (len(found.PixelData) % 2)
-        found["PixelData"].VR = "OB" if pixels.dtype.itemsize == 1 else "OW"
+        dicom.PixelData = b"".join(frame.astype(frame.dtype.newbyteorder(order)).tobytes() for frame in all_frames)
+        dicom.PixelData += b"\0" * (len(dicom.PixelData) % 2)
+        dicom["PixelData"].VR = "OB" if pixels.dtype.itemsize == 1 else "OW"
     else:
-        found.PixelData = encapsulate([compressed(one, syntax, found.BitsStored) for one in every])
-        found["PixelData"].is_undefined_length = True
+        dicom.PixelData = encapsulate([compressed(frame, syntax, dicom.BitsStored) for frame in all_frames])
+        dicom["PixelData"].is_undefined_length = True
     buffer = io.BytesIO()
     pydicom.dcmwrite(
-        buffer, found, enforce_file_format=True, little_endian=syntax != BIG, implicit_vr=syntax == IMPLICIT
+        buffer, dicom, enforce_file_format=True, little_endian=syntax != BIG, implicit_vr=syntax == IMPLICIT
     )
     data = buffer.getvalue()
     return data if preamble else data[132:]
 
 
 def compressed(pixels: np.ndarray, syntax: str, bits: int) -> bytes:
-    """One frame in a compressed transfer syntax."""
+    """A frame in a compressed transfer syntax."""
     if syntax == RLE:
         return RLELosslessEncoder.encode(
             pixels.tobytes(),

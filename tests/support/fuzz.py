@@ -1,7 +1,7 @@
-"""Mutated image files of all formats against the decoder: `python -m tests.support.fuzz --files 20000`.
+"""Mutated image files of all formats for the decoder: `python -m tests.support.fuzz --files 20000`.
 
-Each file must become a picture or a typed refusal, in bounded time and memory. File N of a seed is always the same:
-`--only N` decodes it again. The work runs in a process of its own, so that a crash of a decoder is seen as one.
+Each file must become an image or a typed refusal, in bounded time and memory. File N of a seed is always the same:
+`--only N` decodes it again. The work runs in a process of its own, so that a crash of a decoder is noticed.
 """
 
 import argparse
@@ -28,9 +28,9 @@ from lungline.imaging.preparation import Preparation
 from tests.support import dicom_files
 
 LIMITS = Limits(max_pixels=4_000_000, min_side=1)
-# Where most of what can go wrong goes wrong.
+# Bytes at the start of a file, where most errors matter.
 _HEADER = 800
-# libtiff writes what it finds wrong to standard error, in its own words, and Pillow has no switch for it.
+# libtiff writes errors to standard error, and Pillow has no option to prevent it.
 _LIBTIFF = (
     "ZIPDecode: ",
     "LZWDecode: ",
@@ -45,30 +45,30 @@ _EDGES = (0, 1, 0x7F, 0x80, 0xFE, 0xFF)
 
 
 def corpus() -> dict[str, bytes]:
-    """Small files of every format and form that the decoder takes, and some that it refuses."""
+    """Small files of every format that the decoder accepts, and some that it refuses."""
     grey = Image.fromarray(phantom.draw(np.random.default_rng(5), opacities=True, size=80)[:60])
     deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 200)
     palette = grey.convert("P", palette=Image.Palette.ADAPTIVE)
     turned = Image.Exif()
     turned[0x0112] = 6
     files = {
-        "jpeg": _saved(grey, "JPEG", quality=90, exif=turned),
-        "jpeg-progressive": _saved(grey.convert("RGB"), "JPEG", progressive=True),
-        "jpeg-cmyk": _saved(grey.convert("CMYK"), "JPEG"),
-        "png": _saved(grey, "PNG", exif=turned),
-        "png-deep": _saved(deep, "PNG"),
-        "png-palette": _saved(palette, "PNG", transparency=b"\0\x80"),
-        "png-alpha": _saved(grey.convert("LA"), "PNG"),
-        "bmp": _saved(grey, "BMP"),
-        "bmp-colour": _saved(grey.convert("RGB"), "BMP"),
-        "webp": _saved(grey.convert("RGB"), "WEBP", quality=80, exif=turned),
-        "webp-alpha": _saved(grey.convert("RGBA"), "WEBP", quality=80),
-        "webp-lossless": _saved(grey.convert("RGB"), "WEBP", lossless=True),
-        "gif": _saved(grey, "GIF"),
+        "jpeg": _encoded(grey, "JPEG", quality=90, exif=turned),
+        "jpeg-progressive": _encoded(grey.convert("RGB"), "JPEG", progressive=True),
+        "jpeg-cmyk": _encoded(grey.convert("CMYK"), "JPEG"),
+        "png": _encoded(grey, "PNG", exif=turned),
+        "png-deep": _encoded(deep, "PNG"),
+        "png-palette": _encoded(palette, "PNG", transparency=b"\0\x80"),
+        "png-alpha": _encoded(grey.convert("LA"), "PNG"),
+        "bmp": _encoded(grey, "BMP"),
+        "bmp-colour": _encoded(grey.convert("RGB"), "BMP"),
+        "webp": _encoded(grey.convert("RGB"), "WEBP", quality=80, exif=turned),
+        "webp-alpha": _encoded(grey.convert("RGBA"), "WEBP", quality=80),
+        "webp-lossless": _encoded(grey.convert("RGB"), "WEBP", lossless=True),
+        "gif": _encoded(grey, "GIF"),
     }
     for name, image in {"grey": grey, "deep": deep, "palette": palette, "colour": grey.convert("RGB")}.items():
         for compression in (None, "tiff_lzw", "tiff_adobe_deflate", "packbits"):
-            files[f"tiff-{name}-{compression}"] = _saved(image, "TIFF", compression=compression)
+            files[f"tiff-{name}-{compression}"] = _encoded(image, "TIFF", compression=compression)
     return files | _dicoms()
 
 
@@ -78,7 +78,10 @@ def _dicoms() -> dict[str, bytes]:
     table.LUTDescriptor, table.LUTData = [4096, 0, 16], (np.arange(4096) * 16).astype(np.uint16).tobytes()
     table["LUTDescriptor"].VR, table["LUTData"].VR = "US", "OW"
     window: dict[str, Any] = {"bits": 12, "WindowCenter": "2000", "WindowWidth": "3000"}
-    files = {f"dicom-{one}": dicom_files.write(pixels, one, **window) for one in dicom_files.EXACT + dicom_files.LOSSY}
+    files = {
+        f"dicom-{syntax}": dicom_files.write(pixels, syntax, **window)
+        for syntax in dicom_files.EXACT + dicom_files.LOSSY
+    }
     colour = np.stack([dicom_files.film(64, bits=8)] * 3, axis=2)
     capture: dict[str, Any] = {"storage": dicom_files.CAPTURE, "Modality": "OT"}
     return files | {
@@ -92,14 +95,14 @@ def _dicoms() -> dict[str, bytes]:
     }
 
 
-def _saved(image: Image.Image, form: str, **options: Any) -> bytes:
+def _encoded(image: Image.Image, file_format: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, form, **options)
+    image.save(buffer, file_format, **options)
     return buffer.getvalue()
 
 
 def mutated(files: dict[str, bytes], number: int, seed: int) -> tuple[str, bytes]:
-    """Name and content of file `number` of a seed."""
+    """Return the name and content of file `number` of a seed."""
     chance = random.Random(f"{seed}/{number}")
     name = sorted(files)[number % len(files)]
     data = bytearray(files[name])
@@ -156,10 +159,10 @@ _MUTATIONS: tuple[Callable[[bytearray, random.Random, dict[str, bytes]], None], 
 
 @dataclass
 class Outcome:
-    """What came of a run; `slowest` in milliseconds of processor time, memory in megabytes."""
+    """The result of a run; `slowest` in milliseconds of CPU time, memory in megabytes."""
 
     files: int = 0
-    taken: int = 0
+    accepted: int = 0
     refused: dict[str, int] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     slowest: float = 0.0
@@ -172,23 +175,23 @@ class Outcome:
 def run(count: int, seed: int, first: int = 0) -> Outcome:
     """Decode files `first` to `first + count` in this process."""
     files, preparation, outcome, refused = corpus(), Preparation(), Outcome(), Counter[str]()
-    for data in files.values():  # every decoder is loaded and every buffer is made before memory is measured
-        _judge(preparation, data)
+    for data in files.values():  # load every decoder before memory is measured
+        _decode(preparation, data)
     start, process = time.monotonic(), psutil.Process()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     settled = 0
     for number in range(first, first + count):
         name, data = mutated(files, number, seed)
         begun = time.thread_time()
-        found = _judge(preparation, data)
+        reason = _decode(preparation, data)
         took = (time.thread_time() - begun) * 1000
         outcome.files += 1
-        if found.startswith("!"):
-            outcome.wrong.append(f"{number} {name} {found}")
-        elif found == "taken":
-            outcome.taken += 1
+        if reason.startswith("!"):
+            outcome.wrong.append(f"{number} {name} {reason}")
+        elif reason == "accepted":
+            outcome.accepted += 1
         else:
-            refused[found] += 1
+            refused[reason] += 1
         if took > outcome.slowest:
             outcome.slowest, outcome.slowest_file = took, f"{number} {name}"
         if number - first == count // 4:
@@ -200,27 +203,27 @@ def run(count: int, seed: int, first: int = 0) -> Outcome:
     return outcome
 
 
-def _judge(preparation: Preparation, data: bytes) -> str:
+def _decode(preparation: Preparation, data: bytes) -> str:
     try:
-        picture = preparation.decode(data, LIMITS)
-        pixels = preparation.apply(picture)
+        image = preparation.decode(data, LIMITS)
+        pixels = preparation.apply(image)
     except ImageRefused as refused:
         sentence = str(refused)
         return refused.reason if sentence.endswith(".") and "\n" not in sentence else f"!{sentence!r}"
-    except Exception as exc:  # noqa: BLE001 - this is what is looked for
+    except Exception as exc:  # noqa: BLE001 - the fuzzer reports every error
         return f"!{type(exc).__name__}: {exc}"
-    return "taken" if np.isfinite(pixels).all() else "!not finite"
+    return "accepted" if np.isfinite(pixels).all() else "!not finite"
 
 
 def run_apart(count: int, seed: int, timeout: float) -> Outcome:
     """`run` in a process of its own; a crash, a warning or a hang raises."""
     command = [sys.executable, "-X", "faulthandler", "-W", "error", "-m", "tests.support.fuzz", "--here"]
     command += ["--files", str(count), "--seed", str(seed)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
-    said = [line for line in done.stderr.splitlines() if not line.startswith(_LIBTIFF)]
-    if done.returncode or said:
-        raise AssertionError(f"exit {done.returncode}: {said[-40:]}")
-    return Outcome(**json.loads(done.stdout))
+    process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
+    messages = [line for line in process.stderr.splitlines() if not line.startswith(_LIBTIFF)]
+    if process.returncode or messages:
+        raise AssertionError(f"exit {process.returncode}: {messages[-40:]}")
+    return Outcome(**json.loads(process.stdout))
 
 
 def main() -> None:
@@ -229,15 +232,19 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--here", action="store_true", help="in this process")
-    parser.add_argument("--only", type=int, help="decode one file and show what it gives")
-    asked = parser.parse_args()
-    if asked.only is not None:
-        name, data = mutated(corpus(), asked.only, asked.seed)
+    parser.add_argument("--only", type=int, help="decode a single file and print the result")
+    arguments = parser.parse_args()
+    if arguments.only is not None:
+        name, data = mutated(corpus(), arguments.only, arguments.seed)
         print(name, len(data), Preparation().decode(data, LIMITS))
         return
-    outcome = run(asked.files, asked.seed) if asked.here else run_apart(asked.files, asked.seed, timeout=3600)
-    print(json.dumps(asdict(outcome), indent=None if asked.here else 2))
-    sys.exit(bool(outcome.wrong) and not asked.here)
+    outcome = (
+        run(arguments.files, arguments.seed)
+        if arguments.here
+        else run_apart(arguments.files, arguments.seed, timeout=3600)
+    )
+    print(json.dumps(asdict(outcome), indent=None if arguments.here else 2))
+    sys.exit(bool(outcome.wrong) and not arguments.here)
 
 
 if __name__ == "__main__":
