@@ -1,6 +1,6 @@
-"""The data contract: what must hold of a prepared data set before a model may be trained on it.
+"""The data contract: what must be true of a prepared data set before a model may be trained on it.
 
-Great Expectations checks the terms and writes the Data Docs page.
+Great Expectations checks the expectations and renders the Data Docs page.
 """
 
 # great-expectations and pandas ship partial types.
@@ -10,15 +10,21 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
 from html import escape
+from operator import and_
 from pathlib import Path
 from typing import Any
 
-from data.expectations import TERMS, Term
+from data.expectations import EXPECTATIONS, Expectation
 from lungline.datasets.prepared import Prepared, Row
 from lungline.errors import ContractBreached
 
-# What loads or calls something from elsewhere, and the parts that only work with it.
+__all__ = ["EXPECTATIONS", "OFFENDERS_SHOWN", "Breach", "check", "enforce"]
+
+OFFENDERS_SHOWN = 3
+
+# Elements that load something from another host, and elements that only work with those.
 _FOREIGN = (
     r"<script\b.*?</script>",
     r"<link\b[^>]*>",
@@ -31,16 +37,16 @@ _FOREIGN = (
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One line of the summary: what must hold, why, and what was found against it."""
+class _Line:
+    """One line of the summary: an expectation, its reason, and how the data break it."""
 
     sentence: str
     reason: str
     breach: str | None
 
 
-def self_contained(page: str, heading: str, notice: str | None, lines: Sequence[Line]) -> str:
-    """The page without anything foreign, with our style sheet in its head and a summary before the details."""
+def _self_contained(page: str, heading: str, notice: str | None, lines: Sequence[_Line]) -> str:
+    """The page without anything from another host, with our style sheet and a summary before the details."""
     for pattern in _FOREIGN:
         page = re.sub(pattern, "", page, flags=re.DOTALL)
     style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
@@ -48,7 +54,7 @@ def self_contained(page: str, heading: str, notice: str | None, lines: Sequence[
     return page.replace("<body>", f"<body>\n{_summary(heading, notice, lines)}", 1)
 
 
-def _summary(heading: str, notice: str | None, lines: Sequence[Line]) -> str:
+def _summary(heading: str, notice: str | None, lines: Sequence[_Line]) -> str:
     broken = sum(line.breach is not None for line in lines)
     verdict = f"{broken} of {len(lines)} expectations are broken" if broken else f"all {len(lines)} expectations hold"
     rows = "\n".join(
@@ -64,79 +70,75 @@ def _summary(heading: str, notice: str | None, lines: Sequence[Line]) -> str:
     )
 
 
-__all__ = ["OFFENDERS_SHOWN", "TERMS", "Breach", "check", "enforce"]
-
-OFFENDERS_SHOWN = 3
-
-
 @dataclass(frozen=True, slots=True)
 class Breach:
-    """A term that does not hold.
+    """An expectation that the data break.
 
-    `count` images stand against it, `examples` are the first of them with what was found. Where a whole split is
-    judged, `count` is the number of its images and `figure` says what was found.
+    `count` images break it, and `examples` has the first of them with their values. For an expectation about a whole
+    split, `count` is the number of its images and `observed` is the value of the split.
     """
 
     expectation: str
     count: int
     examples: tuple[str, ...]
-    figure: str | None = None
+    observed: str | None = None
 
     @property
-    def found(self) -> str:
-        """What was found, for a sentence."""
+    def finding(self) -> str:
+        """How the data break the expectation, for a sentence."""
         more = ", ..." if self.count > len(self.examples) else ""
-        return self.figure or f"{self.count} against it ({', '.join(self.examples)}{more})"
+        images = "1 image that breaks it" if self.count == 1 else f"{self.count} images that break it"
+        return self.observed or f"{images} ({', '.join(self.examples)}{more})"
 
     def __str__(self) -> str:
-        return f"{self.expectation}; found {self.found}"
+        return f"{self.expectation}; found {self.finding}"
 
 
 def check(folder: Path, docs: Path) -> list[Breach]:
-    """The terms that a prepared data set breaks, none when it keeps the contract.
+    """The expectations that a prepared data set breaks; an empty list when it keeps the contract.
 
-    Writes the Data Docs page to `docs`/index.html: one file that needs nothing else and asks no other host.
+    Writes the Data Docs page to `docs`/index.html: one file that loads nothing else.
     Raises DataError when the folder is not a prepared data set.
     """
     prepared = Prepared.load(folder)
     table = _table(prepared.index)
     with warnings.catch_warnings():
-        # What great-expectations warns of is its own: modules it imports that Python or Google will drop some day.
+        # Great Expectations imports modules that Python or Google have deprecated.
         warnings.simplefilter("ignore")
         result = _validate(table)
-        broken = {outcome.expectation_config.meta["term"]: outcome for outcome in result.results if not outcome.success}
-        breaches = {at: _breach(TERMS[at], broken[at], table) for at in sorted(broken)}
+        broken = {outcome.expectation_config.meta["at"]: outcome for outcome in result.results if not outcome.success}
+        breaches = {at: _breach(EXPECTATIONS[at], broken[at], table) for at in sorted(broken)}
         details = _details(result)
     lines = [
-        Line(term.sentence, term.reason, breaches[at].found if at in breaches else None)
-        for at, term in enumerate(TERMS)
+        _Line(expectation.sentence, expectation.reason, breaches[at].finding if at in breaches else None)
+        for at, expectation in enumerate(EXPECTATIONS)
     ]
     heading = f"{prepared.name}, {len(prepared.index):,} images, digest {prepared.digest[:12]}"
     docs.mkdir(parents=True, exist_ok=True)
-    text = self_contained(details, heading, prepared.notice, lines)
+    text = _self_contained(details, heading, prepared.notice, lines)
     (docs / "index.html").write_text(text, encoding="utf-8", errors="surrogateescape")
     return list(breaches.values())
 
 
 def enforce(folder: Path, docs: Path) -> None:
-    """Raises ContractBreached, which names expectation, count and first offenders, unless the contract is kept."""
+    """Raises ContractBreached, with expectation, count and first images, unless the data keep the contract."""
     breaches = check(folder, docs)
     if breaches:
         raise ContractBreached(f"The data break the contract: {'. And: '.join(map(str, breaches))}.")
 
 
 def _table(rows: Sequence[Row]) -> Any:
-    """The index as a pandas table, with what the terms look at beside it; nothing stands where nothing is known."""
+    """The index as a pandas table, with the columns that expectations need; unreadable images have no values."""
     import pandas as pd
 
     table = pd.DataFrame([asdict(row) for row in rows])
-    unread = table["error"] != ""
-    table["error"] = table["error"].where(unread, None)
+    unreadable = table["error"] != ""
+    table["error"] = table["error"].where(unreadable, None)
     sides = table[["width", "height"]]
-    table["shortest_side"] = sides.min(axis=1).mask(unread)
-    table["longest_to_shortest_side"] = (sides.max(axis=1) / sides.min(axis=1).clip(lower=1)).round(3).mask(unread)
-    table["grey_span"] = (table["high"] - table["low"]).mask(unread)
-    table["mean"] = table["mean"].mask(unread)
+    table["shortest_side"] = sides.min(axis=1).mask(unreadable)
+    table["longest_to_shortest_side"] = (sides.max(axis=1) / sides.min(axis=1).clip(lower=1)).round(3).mask(unreadable)
+    table["grey_span"] = (table["high"] - table["low"]).mask(unreadable)
+    table["mean"] = table["mean"].mask(unreadable)
     table["same_image_in_other_split"] = _twin(table, "sha256", "split")
     table["same_patient_in_other_split"] = _twin(table, "patient", "split")
     table["same_image_with_other_label"] = _twin(table, "sha256", "label")
@@ -157,7 +159,7 @@ def _validate(table: Any) -> Any:
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
-    # An ephemeral context leaves no files behind; its log tells how it works, not what it found.
+    # An ephemeral context leaves no files behind; its log is about its own work only.
     logging.getLogger("great_expectations").setLevel(logging.WARNING)
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
@@ -179,10 +181,10 @@ def _details(result: Any) -> str:
 
 
 def _harmless(value: Any) -> Any:
-    """What was found, as the page's renderer needs it.
+    """A result as the page's renderer needs it.
 
-    It copies text from the data into the page as it is, and a file's name may hold markup. And it takes a number's
-    repr for its digits, where numpy 2 writes np.float64(0.5).
+    The renderer copies text from the data into the page unescaped, and file names may hold markup. It also shows a
+    number's repr, which numpy 2 writes as np.float64(0.5).
     """
     import numpy as np
 
@@ -196,36 +198,31 @@ def _harmless(value: Any) -> Any:
 
 
 def _expectations() -> list[Any]:
-    import great_expectations.expectations as kinds
+    import great_expectations.expectations as gx_expectations
     from great_expectations.expectations.row_conditions import Column
 
-    made: list[Any] = []
-    for at, term in enumerate(TERMS):
-        conditions = [Column(column) == value for column, value in term.where.items()]
-        where = None
-        for condition in conditions:
-            where = condition if where is None else where & condition
-        limited = {"row_condition": where} if where is not None else {}
-        notes = f"{term.sentence[0].upper()}{term.sentence[1:]}. {term.reason}"
-        made.append(getattr(kinds, term.expectation)(**term.arguments, **limited, notes=notes, meta={"term": at}))
-    return made
+    suite: list[Any] = []
+    for at, expectation in enumerate(EXPECTATIONS):
+        conditions = [Column(column) == value for column, value in expectation.where.items()]
+        limited = {"row_condition": reduce(and_, conditions)} if conditions else {}
+        notes = f"{expectation.sentence[0].upper()}{expectation.sentence[1:]}. {expectation.reason}"
+        kind = getattr(gx_expectations, expectation.check)
+        suite.append(kind(**expectation.arguments, **limited, notes=notes, meta={"at": at}))
+    return suite
 
 
-def _breach(term: Term, outcome: Any, table: Any) -> Breach:
-    """What Great Expectations found against a term, with the images' names."""
-    found = outcome.result
-    if "unexpected_index_list" not in found:
-        return _breach_of_split(term, found["observed_value"], table)
-    column = term.arguments["column"]
-    offenders = found["unexpected_index_list"] or []
+def _breach(expectation: Expectation, outcome: Any, table: Any) -> Breach:
+    """What Great Expectations found against an expectation, with the names of images."""
+    result = outcome.result
+    if "unexpected_index_list" not in result:
+        for column, value in expectation.where.items():
+            table = table[table[column] == value]
+        observed = result["observed_value"]
+        return Breach(expectation.sentence, len(table), (), "none" if observed is None else f"{observed:.3g}")
+    column = expectation.arguments["column"]
+    offenders = result["unexpected_index_list"] or []
     shown = tuple(
-        entry["name"] if column == "name" else f"{entry['name']}: {entry[column]}"
-        for entry in offenders[:OFFENDERS_SHOWN]
+        offender["name"] if column == "name" else f"{offender['name']}: {offender[column]}"
+        for offender in offenders[:OFFENDERS_SHOWN]
     )
-    return Breach(term.sentence, int(found["unexpected_count"]), shown)
-
-
-def _breach_of_split(term: Term, figure: float | None, table: Any) -> Breach:
-    for column, value in term.where.items():
-        table = table[table[column] == value]
-    return Breach(term.sentence, len(table), (), "none" if figure is None else f"{figure:.3g}")
+    return Breach(expectation.sentence, int(result["unexpected_count"]), shown)

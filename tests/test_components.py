@@ -112,7 +112,7 @@ def test_data_that_break_the_contract_stop_the_run_and_leave_the_page(
     index.write_text("\n".join(lines) + "\n")
     docs = artifact(dsl.HTML, tmp_path, "docs")
     name = lines[1].split(",")[0]
-    with pytest.raises(ContractBreached, match="every split must be known; found 1 against it") as breach:
+    with pytest.raises(ContractBreached, match="every split must be known; found 1 image that breaks it") as breach:
         plain(validate_data)(prepared=broken, docs=docs)
     assert name in str(breach.value)
     assert Path(docs.path).exists()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data.contract import TERMS, Breach, check, enforce
+from data.contract import EXPECTATIONS, Breach, check, enforce
 from lungline.datasets.opening import Prepared, open_dataset, prepare
 from lungline.errors import ContractBreached, DataError
 from lungline.imaging.preparation import Preparation
@@ -44,7 +44,7 @@ def of(rows: Rows, split: str, label: int) -> Rows:
 
 
 def all_but(count: int, split: str, label: int) -> Callable[[Rows], object]:
-    """Leaves that many rows of one class in a split, by moving the others and their patients to another."""
+    """Leaves `count` rows of one class in a split and moves the others to another split, without their patients."""
 
     def change(rows: Rows) -> None:
         to = "val" if split == "train" else "train"
@@ -95,23 +95,23 @@ ALONE: dict[str, Callable[[Rows], object]] = {
 
 
 @pytest.mark.parametrize("sentence", ALONE)
-def test_each_term_breaks_alone(good: Path, tmp_path: Path, sentence: str) -> None:
+def test_each_expectation_breaks_alone(good: Path, tmp_path: Path, sentence: str) -> None:
     (breach,) = broken(good, tmp_path / "broken", ALONE[sentence])
     assert breach.expectation == sentence
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_one_class_nearly_missing_breaks_the_balance(good: Path, tmp_path: Path, split: str) -> None:
-    # Such a split lacks images of the rarer class as well, unless it is large.
+def test_a_nearly_missing_class_breaks_the_balance(good: Path, tmp_path: Path, split: str) -> None:
+    # A small split then lacks images of the rarer class as well.
     breaches = {breach.expectation for breach in broken(good, tmp_path / "broken", all_pneumonia_but_one(split))}
     share = f"pneumonia must be between 5 % and 95 % of {split}"
-    fewest = {term.sentence for term in TERMS if f"{split} must have at least" in term.sentence}
+    fewest = {wanted.sentence for wanted in EXPECTATIONS if f"{split} must have at least" in wanted.sentence}
     assert breaches - fewest == ({share} if split != "val" else set())
 
 
-def test_every_term_is_seen_to_break() -> None:
-    balance = {term.sentence for term in TERMS if "between 5 %" in term.sentence}
-    assert {term.sentence for term in TERMS} == set(ALONE) | balance
+def test_every_expectation_has_a_case() -> None:
+    balance = {wanted.sentence for wanted in EXPECTATIONS if "between 5 %" in wanted.sentence}
+    assert {wanted.sentence for wanted in EXPECTATIONS} == set(ALONE) | balance
 
 
 def test_a_breach_names_count_and_first_offenders(good: Path, tmp_path: Path) -> None:
@@ -128,14 +128,14 @@ def test_a_breach_names_count_and_first_offenders(good: Path, tmp_path: Path) ->
     sentence = str(raised.value)
     assert sentence.startswith(
         "The data break the contract: the grey levels of an image must span at least 32 of 256; "
-        "found 5 against it (train/NORMAL/train-n"
+        "found 5 images that break it (train/NORMAL/train-n"
     )
     assert sentence.endswith(", ...).")
 
 
-def test_an_unreadable_image_is_named_with_its_reason_and_counts_against_nothing_else(
-    good: Path, tmp_path: Path
-) -> None:
+def test_an_unreadable_image_breaks_one_expectation(good: Path, tmp_path: Path) -> None:
+    """It is named with its reason, and it does not count against expectations about pixels."""
+
     def unread(rows: Rows) -> None:
         zeros = dict.fromkeys(("width", "height", "mean", "std", "low", "high"), "0")
         rows[0].update(error="The file is empty.", sha256="", **zeros)
@@ -146,7 +146,7 @@ def test_an_unreadable_image_is_named_with_its_reason_and_counts_against_nothing
     assert breach.examples[0].endswith(".jpeg: The file is empty.")
 
 
-def test_a_twin_is_named_with_its_other_half(good: Path, tmp_path: Path) -> None:
+def test_a_twin_is_named_with_its_counterpart(good: Path, tmp_path: Path) -> None:
     (breach,) = broken(good, tmp_path / "broken", ALONE["no image may be in two splits"])
     assert breach.count == 2
     first, second = (example.split(": ") for example in breach.examples)
@@ -164,26 +164,26 @@ def test_several_breaches_are_one_sentence_each(good: Path, tmp_path: Path) -> N
         enforce(tmp_path / "broken", tmp_path / "docs")
 
 
-def test_the_page_tells_every_term_with_its_reason(good: Path, tmp_path: Path) -> None:
+def test_the_page_shows_every_expectation_with_its_reason(good: Path, tmp_path: Path) -> None:
     check(good, tmp_path)
     page = (tmp_path / "index.html").read_text()
-    assert f"all {len(TERMS)} expectations hold" in page
+    assert f"all {len(EXPECTATIONS)} expectations hold" in page
     assert Prepared.load(good).digest[:12] in page
     assert "says nothing about patients" in page
-    for term in TERMS:
-        assert term.reason in page
+    for expectation in EXPECTATIONS:
+        assert expectation.reason in page
 
 
-def test_the_page_tells_breaches_first_and_escapes_what_it_shows(good: Path, tmp_path: Path) -> None:
+def test_the_page_shows_breaches_first_and_escapes_text(good: Path, tmp_path: Path) -> None:
     broken(good, tmp_path / "broken", lambda rows: rows[3].update(name="<script>alert(1)</script>", error="<b>"))
     page = (tmp_path / "broken/docs/index.html").read_text()
-    assert f"1 of {len(TERMS)} expectations are broken" in page
+    assert f"1 of {len(EXPECTATIONS)} expectations are broken" in page
     assert page.index("every image must be readable") < page.index("every label must be known")
     assert "<script" not in page
     assert "<b>" not in page
 
 
-def test_the_page_needs_nothing_from_elsewhere(good: Path, tmp_path: Path) -> None:
+def test_the_page_loads_nothing_from_other_hosts(good: Path, tmp_path: Path) -> None:
     check(good, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
     page = (tmp_path / "index.html").read_text()
@@ -193,7 +193,7 @@ def test_the_page_needs_nothing_from_elsewhere(good: Path, tmp_path: Path) -> No
     assert not re.search(r"url\(", page)
 
 
-def test_a_folder_that_is_not_prepared_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_prepared_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not a prepared data set"):
         check(tmp_path, tmp_path / "docs")
 
@@ -203,4 +203,4 @@ def test_an_empty_data_set_breaks_the_minima(good: Path, tmp_path: Path) -> None
     assert facts["synthetic"]
     breaches = broken(good, tmp_path / "broken", lambda rows: [row.update(split="holdout") for row in rows])
     assert "train must have at least 30 NORMAL images" in {breach.expectation for breach in breaches}
-    assert next(breach for breach in breaches if "between 5 %" in breach.expectation).figure == "none"
+    assert next(breach for breach in breaches if "between 5 %" in breach.expectation).observed == "none"

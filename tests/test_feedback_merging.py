@@ -1,4 +1,4 @@
-"""Labels of readers in a training run's data: counted, on one side of a split, and part of the digest."""
+"""Reader labels in the data of a training run: counted, in one split, and part of the digest."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -25,9 +25,9 @@ def films(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def said(tmp_path: Path) -> Path:
-    """What readers said, in the layout of an export."""
-    folder = tmp_path / "said"
+def labels(tmp_path: Path) -> Path:
+    """Reader labels, in the layout of an export."""
+    folder = tmp_path / "labels"
     write(folder / "labels.csv", b"file,identity\n")
     write(folder / "train" / "PNEUMONIA" / f"person77_{'a' * 32}.jpeg", jpeg(77, opacities=True))
     return folder
@@ -38,41 +38,42 @@ def write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def merged(films: Path | str, said: Path) -> Dataset:
-    return open_dataset(str(films), settings=Settings(), feedback=str(said))
+def merged(films: Path | str, labels: Path) -> Dataset:
+    return open_dataset(str(films), settings=Settings(), feedback=str(labels))
 
 
 def splits(dataset: Dataset) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = defaultdict(set)
+    splits_of: dict[str, set[str]] = defaultdict(set)
     for example in dataset.examples:
-        found[example.patient or example.name].add(example.split)
-    return found
+        splits_of[example.patient or example.name].add(example.split)
+    return splits_of
 
 
-def test_labels_of_readers_are_added_told_and_counted(films: Path, said: Path, tmp_path: Path) -> None:
-    plain, both = open_dataset(str(films), settings=Settings()), merged(films, said)
+def test_reader_labels_are_added_and_counted(films: Path, labels: Path, tmp_path: Path) -> None:
+    plain, both = open_dataset(str(films), settings=Settings()), merged(films, labels)
     assert len(both.examples) == len(plain.examples) + 1
     assert both.digest != plain.digest
-    assert both.name == "films with 1 labels of readers"
-    assert both.notice == "1 labels of readers were merged into the data."
+    assert both.name == "films with 1 reader label"
+    assert both.notice == "Merged 1 reader label into the data."
     prepared = prepare(both, Preparation(size=32), tmp_path / "prepared")
     assert prepared.feedback == 1
     assert prepared.digest == both.digest
     assert not any(row.error for row in prepared.index)
 
 
-def test_a_patient_whom_the_data_set_knows_stays_on_that_side(films: Path, said: Path) -> None:
-    write(said / "train" / "NORMAL" / f"person3_{'b' * 32}.jpeg", jpeg(5, opacities=False))
-    found = splits(merged(films, said))
-    assert found["person3"] == {"test"}
-    assert all(len(sides) == 1 for sides in found.values())
+def test_a_patient_of_the_data_set_stays_in_its_split(films: Path, labels: Path) -> None:
+    write(labels / "train" / "NORMAL" / f"person3_{'b' * 32}.jpeg", jpeg(5, opacities=False))
+    splits_of = splits(merged(films, labels))
+    assert splits_of["person3"] == {"test"}
+    assert all(len(sides) == 1 for sides in splits_of.values())
 
 
-def test_a_picture_that_the_data_set_has_is_taken_once_with_the_reader_s_label(films: Path, said: Path) -> None:
-    write(said / "train" / "NORMAL" / f"person88_{'c' * 32}.jpeg", jpeg(3, opacities=True))  # it is person3's
-    write(said / "train" / "NORMAL" / f"person88_{'d' * 32}.jpeg", jpeg(6, opacities=False))  # of the same patient
+def test_an_image_of_the_data_set_gets_the_reader_label(films: Path, labels: Path) -> None:
+    """An image that is in both is taken once, in the split of the data set, with its patient there."""
+    write(labels / "train" / "NORMAL" / f"person88_{'c' * 32}.jpeg", jpeg(3, opacities=True))  # it is person3's
+    write(labels / "train" / "NORMAL" / f"person88_{'d' * 32}.jpeg", jpeg(6, opacities=False))  # of the same patient
     write(films / "test" / "PNEUMONIA" / "person4_virus_1.jpeg", jpeg(4, opacities=True))
-    both = merged(films, said)
+    both = merged(films, labels)
     (corrected,) = (example for example in both.examples if "c" * 32 in example.name)
     assert (corrected.split, corrected.label, corrected.patient) == ("test", 0, "person3")
     assert "test/PNEUMONIA/person3_bacteria_1.jpeg" not in {example.name for example in both.examples}
@@ -80,21 +81,21 @@ def test_a_picture_that_the_data_set_has_is_taken_once_with_the_reader_s_label(f
     assert both.read(corrected) == jpeg(3, opacities=True)
 
 
-def test_a_picture_that_readers_disagree_on_is_left_out(films: Path, said: Path) -> None:
-    write(said / "val" / "NORMAL" / f"person77_{'e' * 32}.jpeg", jpeg(77, opacities=True))
-    both = merged(films, said)
+def test_an_image_with_contradicting_labels_is_left_out(films: Path, labels: Path) -> None:
+    write(labels / "val" / "NORMAL" / f"person77_{'e' * 32}.jpeg", jpeg(77, opacities=True))
+    both = merged(films, labels)
     assert not [example for example in both.examples if example.name.startswith("feedback/")]
-    assert "1 pictures that readers disagree on were left out" in (both.notice or "")
+    assert "1 image with contradicting labels left out" in (both.notice or "")
 
 
-def test_phantoms_with_labels_of_readers_have_a_digest_of_their_own(said: Path) -> None:
-    plain, both = open_dataset("phantom:20", settings=Settings()), merged("phantom:20", said)
+def test_phantoms_with_reader_labels_have_another_digest(labels: Path) -> None:
+    plain, both = open_dataset("phantom:20", settings=Settings()), merged("phantom:20", labels)
     assert both.synthetic
-    assert both.digest not in {plain.digest, merged("phantom:30", said).digest}
-    write(said / "val" / "NORMAL" / f"person78_{'f' * 32}.jpeg", jpeg(78, opacities=False))
-    assert merged("phantom:20", said).digest != both.digest
+    assert both.digest not in {plain.digest, merged("phantom:30", labels).digest}
+    write(labels / "val" / "NORMAL" / f"person78_{'f' * 32}.jpeg", jpeg(78, opacities=False))
+    assert merged("phantom:20", labels).digest != both.digest
 
 
-def test_feedback_that_is_not_there_is_named(films: Path, tmp_path: Path) -> None:
+def test_missing_feedback_is_named(films: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"There is no data at .*nowhere"):
         merged(films, tmp_path / "nowhere")

@@ -18,18 +18,18 @@ def drawn(seed: int, *, opacities: bool, size: int = 64, **arguments: object) ->
 
 
 def auc(scores: np.ndarray, labels: np.ndarray) -> float:
-    """The share of pairs in which the picture with opacities has the higher score."""
+    """The share of pairs in which the image with opacities has the higher score."""
     with_, without = scores[labels == 1], scores[labels == 0]
     return float((with_[:, None] > without[None, :]).mean() + (with_[:, None] == without[None, :]).mean() / 2)
 
 
 @hypothesis_settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**48), st.booleans(), st.sampled_from([28, 64, 97, 224]))
-def test_any_seed_gives_a_picture_worth_judging(seed: int, opacities: bool, size: int) -> None:
+def test_any_seed_gives_an_image_within_the_contract(seed: int, opacities: bool, size: int) -> None:
     pixels = drawn(seed, opacities=opacities, size=size)
     assert pixels.shape == (size, size)
     assert pixels.dtype == np.uint8
-    # What the data contract asks of an image.
+    # The data contract's limits for an image.
     assert int(pixels.max()) - int(pixels.min()) >= 32
     assert 10 <= pixels.mean() <= 245
 
@@ -39,24 +39,24 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
     assert len({phantom.jpeg(seed, opacities=False) for seed in range(20)}) == 20
 
 
-def test_threads_draw_what_one_alone_draws() -> None:
+def test_drawing_in_threads_gives_the_same_images() -> None:
     expected = [phantom.jpeg(seed, opacities=True) for seed in range(8)]
-    found: dict[int, bytes] = {}
+    files: dict[int, bytes] = {}
 
     def work(seed: int) -> None:
-        found[seed] = phantom.jpeg(seed, opacities=True)
+        files[seed] = phantom.jpeg(seed, opacities=True)
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [found[seed] for seed in range(8)] == expected
+    assert [files[seed] for seed in range(8)] == expected
 
 
-def test_a_jpeg_is_an_image_that_we_take() -> None:
-    picture = decode(phantom.jpeg(3, opacities=False, size=300))
-    assert (picture.format, picture.width, picture.height, picture.colour) == ("jpeg", 300, 300, 0.0)
+def test_a_jpeg_passes_the_decoder() -> None:
+    image = decode(phantom.jpeg(3, opacities=False, size=300))
+    assert (image.format, image.width, image.height, image.colour) == ("jpeg", 300, 300, 0.0)
 
 
 @pytest.mark.parametrize("pattern", phantom.PATTERNS)
@@ -71,7 +71,7 @@ def test_opacities_make_the_lungs_denser_and_nothing_else(pattern: phantom.Patte
     assert (shades.max(axis=(1, 2)) > 0.3).all()
 
 
-def test_a_patient_keeps_the_same_chest_in_all_pictures() -> None:
+def test_a_patient_has_one_chest_in_all_images() -> None:
     first, second = (Patient.drawn(np.random.default_rng(seed)) for seed in (1, 2))
     assert Patient.drawn(np.random.default_rng(1)) == first
     assert first != second
@@ -82,13 +82,13 @@ def test_a_patient_keeps_the_same_chest_in_all_pictures() -> None:
 
 def test_brightness_alone_does_not_tell_the_classes_apart() -> None:
     labels = np.arange(600) % 2
-    pictures = [drawn(seed, opacities=bool(label)) for seed, label in enumerate(labels)]
-    for figure in (np.mean, np.std, np.median, np.max):
-        scores = np.array([figure(pixels) for pixels in pictures])
+    images = [drawn(seed, opacities=bool(label)) for seed, label in enumerate(labels)]
+    for statistic in (np.mean, np.std, np.median, np.max):
+        scores = np.array([statistic(pixels) for pixels in images])
         assert 0.3 < auc(scores, labels) < 0.7
 
 
-def test_the_shape_of_the_lungs_does() -> None:
+def test_the_lungs_tell_the_classes_apart() -> None:
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -98,7 +98,7 @@ def test_the_shape_of_the_lungs_does() -> None:
     inputs = Preparation(32, normalisation="equalise").normalise(pixels).reshape(900, -1)
     model = make_pipeline(PCA(80, random_state=0), LogisticRegression(max_iter=1000))
     model.fit(inputs[:600], labels[:600])
-    # A linear look at a thumbnail finds more than chance; a small network on 64 pixels reaches 0.99.
+    # A linear model on thumbnails does better than chance; a small network on 64 pixels reaches 0.99.
     assert auc(model.decision_function(inputs[600:]), labels[600:]) > 0.75
 
 

@@ -90,8 +90,8 @@ def test_what_a_reader_corrected_on_the_page_is_in_the_run_that_it_caused(
     first: tuple[RunSummary, list[Event]], settings_for: Callable[..., Settings], corrected: ResultRecord
 ) -> None:
     summary, settings = first[0], settings_for(worklist__retrain_labels=1)
-    assert summary.data.name == "phantom:220 with 1 labels of readers"
-    assert "1 labels of readers were merged into the data." in (summary.data.notice or "")
+    assert summary.data.name == "phantom:220 with 1 reader label"
+    assert "Merged 1 reader label into the data." in (summary.data.notice or "")
     run = tracking.connect(settings).get_run(summary.mlflow_run)
     assert run.data.params["data.feedback"] == run.data.tags["feedback_labels"] == "1"
     (picture,) = exported(settings)

@@ -1,1 +1,1 @@
-"""Where labelled images come from, and how they are laid out, split and drawn."""
+"""Labelled data sets: where their images come from, how they are laid out, split, prepared and drawn."""

@@ -1,6 +1,6 @@
 """The folder layout of a labelled data set: `[anything/]{train,val,test}/{NORMAL,PNEUMONIA}/*`.
 
-Case does not matter, `valid` and `validation` mean `val`, and what operating systems leave behind is passed over.
+Case does not matter, `valid` and `validation` mean `val`, and hidden files and litter are skipped.
 """
 
 from collections.abc import Sequence

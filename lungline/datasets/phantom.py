@@ -1,7 +1,7 @@
-"""Procedural frontal chest phantoms, with and without opacities: data that we may draw, share and lose.
+"""Procedural frontal chest phantoms, with and without opacities: images without a patient, free to share.
 
-They stand in for real X-rays where there are none: tests, load, and a first run without internet. What a network
-learns from them says nothing about patients.
+They replace real X-rays where there are none: in tests, load and a first run without internet. A network that is
+trained on them says nothing about patients.
 """
 
 import io
@@ -29,7 +29,7 @@ def draw(
     patient: Patient | None = None,
     pattern: Pattern | None = None,
 ) -> npt.NDArray[np.uint8]:
-    """One phantom, uint8 (size, size), bright is dense; `patient` and `pattern` by chance when not given."""
+    """One phantom, uint8 (size, size), bright is dense; `patient` and `pattern` are random unless given."""
     patient = patient or Patient.drawn(rng)
     x, y = _grid(rng, size)
     attenuation, air = _chest(rng, patient, x, y)
@@ -67,7 +67,7 @@ def _grid(rng: np.random.Generator, size: int) -> tuple[Map, Map]:
 
 
 def _chest(rng: np.random.Generator, patient: Patient, x: Map, y: Map) -> tuple[Map, Map]:
-    """Attenuation of a healthy chest, and where its air is."""
+    """Attenuation of a healthy chest, and its air."""
     heart = phantom_anatomy.heart(patient, x, y)
     right, left = (phantom_anatomy.lung(patient, x, y, side) for side in (-1, 1))
     air = (right + left) * (1 - np.float32(0.92) * heart)
@@ -80,7 +80,7 @@ def _chest(rng: np.random.Generator, patient: Patient, x: Map, y: Map) -> tuple[
     chest += np.float32(0.15 * patient.bone) * phantom_anatomy.ribs(patient, x, y)
     chest += np.float32(0.22 * patient.bone) * phantom_anatomy.spine(x, y, patient.rib_gap)
     chest += np.float32(0.16 * patient.bone) * phantom_anatomy.clavicles(patient, x, y, rng.uniform(-0.02, 0.2))
-    # The liver and what lies around it are denser than the chest's wall.
+    # The liver and the tissue around it are denser than the chest wall.
     below = phantom_anatomy.edge(
         y - np.where(x < 0, phantom_anatomy.diaphragm(patient, x, -1), phantom_anatomy.diaphragm(patient, x, 1)), 0.02
     )
@@ -93,7 +93,7 @@ def _chest(rng: np.random.Generator, patient: Patient, x: Map, y: Map) -> tuple[
 
 
 def _stomach(rng: np.random.Generator, patient: Patient, x: Map, y: Map) -> Map:
-    """A bubble of gas under the left diaphragm, in some."""
+    """A bubble of gas under the left diaphragm, in half of the phantoms."""
     if rng.random() > 0.5:
         return np.zeros_like(x)
     wide, high = rng.uniform(0.08, 0.2), rng.uniform(0.06, 0.14)
@@ -103,7 +103,7 @@ def _stomach(rng: np.random.Generator, patient: Patient, x: Map, y: Map) -> Map:
 
 
 def _opacity(rng: np.random.Generator, pattern: Pattern, patient: Patient, x: Map, y: Map) -> Map:
-    """How much of the air is replaced, 0 to 1."""
+    """The share of air that is replaced, 0 to 1."""
     if pattern == "patchy":
         place = _patchy(rng, patient, x, y)
     else:
@@ -156,9 +156,9 @@ def _clouds(rng: np.random.Generator, shape: tuple[int, ...], cells: int) -> Map
 
 
 def _film(rng: np.random.Generator, attenuation: Map) -> npt.NDArray[np.uint8]:
-    """What the detector and the archive make of it: exposure, curve, blur, noise, markers, tubes, collimation."""
+    """The image as detector and archive give it: exposure, curve, blur, noise, markers, tubes, collimation."""
     size = len(attenuation)
-    # A film saturates slowly: the denser, the less difference each further layer makes.
+    # A film saturates slowly: the denser it is, the less a further layer changes.
     dark, contrast = rng.uniform(0.0, 0.16), rng.uniform(0.7, 2.2)
     layers = np.clip(attenuation - dark, 0, None)
     curve = (1 - np.exp(-contrast * layers)) / np.float32(1 - np.exp(-contrast * 1.35))
@@ -171,7 +171,7 @@ def _film(rng: np.random.Generator, attenuation: Map) -> npt.NDArray[np.uint8]:
 
 
 def _mark(rng: np.random.Generator, image: Image.Image) -> None:
-    """Side letters at the margin; tubes and leads in some."""
+    """Side letters at the margin; tubes and leads in a quarter of the phantoms."""
     size, pen = image.width, ImageDraw.Draw(image)
     if rng.random() < 0.8:
         text = ("R", "R", "L", "A-P", "SUPINE")[int(rng.integers(5))]
@@ -182,7 +182,7 @@ def _mark(rng: np.random.Generator, image: Image.Image) -> None:
 
 
 def _lead(rng: np.random.Generator, pen: ImageDraw.ImageDraw, size: int) -> None:
-    """A curve over the chest that ends in an electrode now and then."""
+    """A curve over the chest that often ends in an electrode."""
     knots = np.cumsum(rng.normal(0, 0.22, (4, 2)), axis=0) + rng.uniform(0.2, 0.8, 2)
     share = np.linspace(0, 1, 24)[:, None]
     a, b, c, d = knots
@@ -196,7 +196,7 @@ def _lead(rng: np.random.Generator, pen: ImageDraw.ImageDraw, size: int) -> None
 
 
 def _collimated(rng: np.random.Generator, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """The picture with the dark borders of the collimator, in some."""
+    """The image, in some phantoms with the dark borders of the collimator."""
     if rng.random() < 0.3:
         grey = int(rng.integers(0, 25))
         for edge in range(4):

@@ -1,7 +1,7 @@
 """The shapes inside a chest phantom, as attenuation maps over a grid.
 
-`x` runs from -1 to 1 from the picture's left to its right, `y` downwards; the patient's right lung is on the left.
-Maps are float32 of the grid's shape, 0 to 1 unless said otherwise.
+`x` runs from -1 to 1 from the image's left to its right, `y` downwards; the patient's right lung is on the left.
+Maps are float32 of the grid's shape, 0 to 1 unless stated otherwise.
 """
 
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ Map = npt.NDArray[np.floating[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """What stays the same in all pictures of one phantom patient; lengths in halves of the picture's side."""
+    """What stays the same in all images of one phantom patient; lengths in halves of the image's side."""
 
     chest: float  # half width of the rib cage
     apex: float  # height of the lungs' upper end
     dome: float  # height of the right diaphragm's top
-    dome_step: float  # how much lower the left one is
+    dome_step: float  # how much lower the left diaphragm is
     heart: float  # half width of the heart
-    heart_shift: float  # how far it reaches to the left
+    heart_shift: float  # how far the heart extends to the left
     thymus: float  # width of the upper mediastinum
     rib_gap: float  # distance from rib to rib
     rib_slope: float
@@ -31,7 +31,7 @@ class Patient:
 
     @classmethod
     def drawn(cls, rng: np.random.Generator) -> "Patient":
-        """A patient by chance."""
+        """A random patient."""
         return cls(
             chest=rng.uniform(0.66, 0.80),
             apex=rng.uniform(-0.78, -0.62),
@@ -68,14 +68,14 @@ def body(patient: Patient, x: Map, y: Map) -> Map:
 
 
 def arms(patient: Patient, x: Map, y: Map, spread: float) -> Map:
-    """Upper arms and shoulder joints; `spread` 0 lies at the body, 1 points away."""
+    """Upper arms and shoulder joints; with `spread` 0 they are at the body, with 1 they point away."""
     across = np.abs(x) - (patient.chest + patient.fat + 0.13 + spread * (y + 0.75))
     limb = np.sqrt(np.clip(1 - (across / 0.14) ** 2, 0, None)) * edge(y + 0.82, 0.03)
     return limb * np.float32(0.45) + bump(across, 0.045) * edge(y + 0.72, 0.02) * np.float32(0.25 * patient.bone)
 
 
 def lung(patient: Patient, x: Map, y: Map, side: int) -> Map:
-    """Air of one lung; `side` is -1 for the patient's right (the picture's left), 1 for the left."""
+    """Air of one lung; `side` is -1 for the patient's right (the image's left), 1 for the left."""
     out = x * np.float32(side)
     dome = patient.dome + (patient.dome_step if side > 0 else 0.0)
     centre, half = (patient.apex + dome + 0.25) / 2, (dome + 0.25 - patient.apex) / 2
@@ -126,7 +126,7 @@ def ribs(patient: Patient, x: Map, y: Map) -> Map:
 
 
 def _bands(phase: Map, gap: np.float32, width: float) -> Map:
-    """Repeated bands with denser rims, as a hollow bone throws them."""
+    """Repeated bands with denser rims, as hollow bones look."""
     off = np.abs((phase / gap) % 1 - 0.5)
     return edge(width - off, 0.025) * 0.7 + bump(off - width, 0.05) * 0.5
 

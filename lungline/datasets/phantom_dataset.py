@@ -1,4 +1,4 @@
-"""A data set of phantoms: as many as wanted, always the same, by patients who do not exist."""
+"""A data set of phantoms: any number of them, always the same, of patients who do not exist."""
 
 import hashlib
 import sys
@@ -14,7 +14,7 @@ from lungline.datasets.phantom_anatomy import Patient
 from lungline.errors import DataError
 
 PHANTOMS = 1200
-NOTICE = "Phantoms are drawn, not photographed: what a model learns from them says nothing about patients."
+NOTICE = "Phantoms are computed drawings: a model trained on them says nothing about patients."
 
 _SHARES = {"val": 0.1, "test": 0.2}
 _FEWEST = 20
@@ -23,37 +23,38 @@ _KINDS: dict[str, Kind] = {"clear": "normal", "lobar": "bacterial", "patchy": "v
 
 
 def open_phantoms(count: str) -> Dataset:
-    """A data set of that many phantoms, half of them with opacities, patients kept within a split.
+    """A data set of that many phantoms, half of them with opacities, with no patient in two splits.
 
-    Each is drawn when it is read. Raises DataError for a number that makes no data set.
+    Each image is drawn when it is read. Raises DataError unless `count` is a number from 20 to 1,000,000.
     """
     if not count.isdecimal() or not _FEWEST <= int(count) <= _MOST:
         raise DataError(f"Expected phantom:N with N from {_FEWEST} to {_MOST:,}; found {count!r}.")
     sizes = {split: round(int(count) * share) for split, share in _SHARES.items()}
     sizes = {"train": int(count) - sum(sizes.values())} | sizes
     examples = tuple(example for split, size in sizes.items() for example in _examples(split, size))
-    return Dataset(f"phantom:{count}", examples, _read, synthetic=True, notice=NOTICE, recipe=f"{count} {_artist()}")
+    recipe = f"{count} {_code_digest()}"
+    return Dataset(f"phantom:{count}", examples, _read, synthetic=True, notice=NOTICE, recipe=recipe)
 
 
-def _artist() -> str:
-    """A digest of the code that draws: other code, other pictures."""
+def _code_digest() -> str:
+    """A digest of the code that draws: other code draws other images."""
     sources = (Path(str(module.__file__)).read_bytes() for module in (phantom_anatomy, phantom, sys.modules[__name__]))
     return hashlib.sha256(b"\0".join(sources)).hexdigest()
 
 
 def _examples(split: str, size: int) -> Iterator[Example]:
-    """Examples of one split: each class has half, each patient one to three pictures of one class."""
+    """Examples of one split: half of each class, each patient with one to three images of one class."""
     for label, share in ((0, size // 2), (1, size - size // 2)):
         done = patient = 0
         while done < share:
             name = f"{split}-{'np'[label]}{patient:05d}"
             seed = _seed(name)
-            pictures = min(1 + seed % 3, share - done)
+            images = min(1 + seed % 3, share - done)
             pattern = PATTERNS[seed // 3 % len(PATTERNS)] if label else "clear"
-            for picture in range(1, pictures + 1):
-                file = f"{split}/{CLASSES[label]}/{name}_{pattern}_{picture}.jpeg"
+            for image in range(1, images + 1):
+                file = f"{split}/{CLASSES[label]}/{name}_{pattern}_{image}.jpeg"
                 yield Example(file, split, label, name, _KINDS[pattern])
-            done += pictures
+            done += images
             patient += 1
 
 
@@ -63,7 +64,7 @@ def _read(example: Example) -> bytes:
         _seed(example.name),
         opacities=bool(example.label),
         patient=Patient.drawn(np.random.default_rng(_seed(str(example.patient)))),
-        pattern=next((known for known in PATTERNS if known == pattern), None),
+        pattern=next((name for name in PATTERNS if name == pattern), None),
     )
 
 

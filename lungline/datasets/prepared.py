@@ -1,8 +1,8 @@
-"""A data set prepared for training: one array of pixels, and a table of what is known of each image.
+"""A data set prepared for training: one array of pixels, and a table with one row for each image.
 
-A prepared folder holds `index.csv` (one row an image), `pixels.npy` (uint8 (N, size, size) in that order; zeros where
-an image could not be decoded), `originals.zip` (the untouched bytes of val and test, so that evaluation sees what
-serving sees) and `dataset.json`.
+A prepared folder holds `index.csv` (the table), `pixels.npy` (uint8 (N, size, size) in the same order; zeros where an
+image could not be decoded), `originals.zip` (the unchanged files of val and test, so that evaluation sees what serving
+sees) and `dataset.json`.
 """
 
 import csv
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lungline.datasets.dataset import CLASSES, READERS, SPLITS, Dataset, Example, Kind, digest_of
+from lungline.datasets.dataset import CLASSES, READ_THREADS, SPLITS, Dataset, Example, Kind, digest_of
 from lungline.datasets.reader_labels import PREFIX
 from lungline.errors import DataError, ImageRefused
 from lungline.imaging.image import Limits, Pixels
@@ -29,18 +29,18 @@ from lungline.imaging.preparation import Preparation
 
 INDEX, PIXELS, ORIGINALS, FACTS = "index.csv", "pixels.npy", "originals.zip", "dataset.json"
 
-# So many images are in memory at a time, as files.
+# Image files in memory at a time.
 _WINDOW = 256
-# A fixed time in the archive: the same data give the same file, and pipeline caching sees that.
+# A fixed time in the archive: the same data give the same file, which pipeline caching depends on.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What is known of one image.
+    """One image in the table.
 
-    `mean`, `std`, `low` and `high` are over the decoded grey levels (0 to 255). `error` is empty, or the sentence that
-    says why there are no pixels; then `format` is empty and the numbers about pixels are 0.
+    `mean`, `std`, `low` and `high` are of the decoded grey levels (0 to 255). `error` is empty, or says in a sentence
+    why there are no pixels; then `format` is empty and the numbers about pixels are 0.
     """
 
     name: str
@@ -75,8 +75,8 @@ def prepare(
 ) -> "Prepared":
     """Write the prepared form of a data set into a folder, and load it.
 
-    An image that cannot be decoded becomes a row with its error: the data contract judges, not this step.
-    `on_progress` is called with images done and images in all. Raises DataError when the data cannot be read.
+    An image that cannot be read or decoded becomes a row with its error: the data contract decides what follows.
+    `on_progress` is called with the number of images done and the total.
     """
     folder.mkdir(parents=True, exist_ok=True)
     total, size = len(dataset.examples), preparation.size
@@ -98,41 +98,41 @@ def prepare(
 
 
 def _examined(dataset: Dataset, preparation: Preparation, limits: Limits) -> Iterator[tuple[Row, Pixels | None, bytes]]:
-    """Row, pixels and bytes of each example in order, worked out by several threads a window at a time."""
+    """Row, pixels and bytes of each example in order, computed by several threads, one window at a time."""
     examine = partial(_examine, dataset, preparation, limits)
     examples = iter(dataset.examples)
-    with ThreadPoolExecutor(READERS) as readers:
+    with ThreadPoolExecutor(READ_THREADS) as pool:
         while window := list(islice(examples, _WINDOW)):
-            yield from readers.map(examine, window)
+            yield from pool.map(examine, window)
 
 
 def _examine(
     dataset: Dataset, preparation: Preparation, limits: Limits, example: Example
 ) -> tuple[Row, Pixels | None, bytes]:
-    known = (example.name, example.split, example.label, example.patient, example.kind)
+    facts = (example.name, example.split, example.label, example.patient, example.kind)
     try:
         data = dataset.read(example)
     except DataError as exc:
-        return Row(*known, sha256="", bytes=0, error=str(exc)), None, b""
+        return Row(*facts, sha256="", bytes=0, error=str(exc)), None, b""
     sha256 = hashlib.sha256(data).hexdigest()
     try:
-        picture = preparation.decode(data, limits)
+        image = preparation.decode(data, limits)
     except ImageRefused as exc:
-        return Row(*known, sha256, len(data), error=str(exc)), None, data
-    grey = picture.pixels
+        return Row(*facts, sha256, len(data), error=str(exc)), None, data
+    grey = image.pixels
     row = Row(
-        *known,
+        *facts,
         sha256,
         len(data),
-        picture.width,
-        picture.height,
-        picture.format,
+        image.width,
+        image.height,
+        image.format,
         round(float(grey.mean()), 3),
         round(float(grey.std()), 3),
         int(grey.min()),
         int(grey.max()),
     )
-    return row, preparation.resize(picture), data
+    return row, preparation.resize(image), data
 
 
 def _facts(dataset: Dataset, preparation: Preparation, rows: Sequence[Row]) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _facts(dataset: Dataset, preparation: Preparation, rows: Sequence[Row]) -> d
 
 
 def _write_index(file: Path, rows: Sequence[Row]) -> None:
-    # A file name from disk may hold bytes that are no text; they come back the same.
+    # A file name may hold bytes that are not UTF-8; they survive the round trip.
     with file.open("w", newline="", encoding="utf-8", errors="surrogateescape") as out:
         writer = csv.writer(out)
         writer.writerow(field.name for field in fields(Row))
@@ -170,8 +170,8 @@ def _read_index(file: Path) -> Iterator[Row]:
 class Prepared:
     """A prepared data set.
 
-    `pixels` is uint8 (N, size, size) in the order of `index`, mapped from disk, read-only.
-    `counts` holds images by split and class name, `patients` patients by split.
+    `pixels` is uint8 (N, size, size) in the order of `index`, memory-mapped and read-only.
+    `counts` has the number of images by split and class name, `patients` the number of patients by split.
     """
 
     folder: Path
@@ -187,7 +187,7 @@ class Prepared:
 
     @classmethod
     def load(cls, folder: Path) -> "Prepared":
-        """The prepared data set in a folder. Raises DataError when it is not one, or not whole."""
+        """The prepared data set in a folder. Raises DataError when it is none, or damaged."""
         try:
             facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
             index = tuple(_read_index(folder / INDEX))
@@ -203,7 +203,7 @@ class Prepared:
 
     @property
     def feedback(self) -> int:
-        """How many of the labels are of readers."""
+        """The number of reader labels."""
         return sum(row.name.startswith(PREFIX) for row in self.index)
 
     def of(self, split: str) -> tuple[Pixels, npt.NDArray[np.int64]]:
@@ -212,15 +212,18 @@ class Prepared:
         return np.asarray(self.pixels[chosen]), np.array([self.index[at].label for at in chosen], np.int64)
 
     def rows(self, split: str) -> tuple[Row, ...]:
-        """The rows that `of` gives, in the same order."""
+        """The rows of one split, in the order of `of`."""
         return tuple(row for row in self.index if row.split == split and not row.error)
 
     def originals(self, split: str) -> Iterator[tuple[Row, bytes]]:
-        """The rows of val or test, each with the bytes of its file, in the order of `of`."""
+        """The rows of val or test, each with the bytes of its file, in the order of `of`.
+
+        Raises DataError when the originals are missing, as those of train always are.
+        """
         try:
             with zipfile.ZipFile(self.folder / ORIGINALS) as archive:
                 for at, row in enumerate(self.index):
                     if row.split == split and not row.error:
                         yield row, archive.read(f"{at:07d}")
         except (OSError, KeyError, zipfile.BadZipFile) as exc:
-            raise DataError(f"{self.folder / ORIGINALS} does not hold the originals of {split}: {exc}.") from exc
+            raise DataError(f"{self.folder / ORIGINALS} does not have the originals of {split}: {exc}.") from exc
