@@ -129,10 +129,10 @@ class ResultRecord(_Part):
     @classmethod
     def _upgrade(cls, document: Any) -> Any:
         """Read records of schema 1, which had other names for some fields."""
-        if not isinstance(document, dict) or cast("dict[str, Any]", document).get("form") != 1:
-            return document
-        fields = {_RENAMED.get(name, name): value for name, value in cast("dict[str, Any]", document).items()}
-        return fields | {"schema_version": 2}
+        fields = cast("dict[str, Any]", document) if isinstance(document, dict) else {}
+        if fields.get("form") != 1:
+            return cast("Any", document)
+        return {_RENAMED.get(name, name): value for name, value in fields.items()} | {"schema_version": 2}
 
     @property
     def key(self) -> str:
