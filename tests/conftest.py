@@ -7,8 +7,12 @@ import pytest
 
 from laptop.services.mlflow import running_mlflow
 from laptop.services.store import running_store
+from lungline.diagnosis.diagnoser import Diagnoser
+from lungline.package.package import Package
 from lungline.settings import load_settings
 from lungline.storage.s3 import Storage
+from tests.support import object_store
+from tests.support.predictor import RESULTS, UPLOADS, Predictor, running_predictor
 from tests.support.tiny_package import write_tiny_package
 
 
@@ -38,3 +42,34 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     for seed in (1, 2):
         write_tiny_package(folder / str(seed), seed=seed, version=None)
     return folder / "1", folder / "2"
+
+
+@pytest.fixture(scope="session")
+def versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two packages that predict differently, in folders named by their versions 1 and 2. For reading only."""
+    folder = tmp_path_factory.mktemp("versions")
+    write_tiny_package(folder / "1", seed=3, version="1")
+    write_tiny_package(folder / "2", seed=4, version="2")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
+    """A real object store with the buckets of uploads and results."""
+    with object_store.running_store(tmp_path_factory.mktemp("store"), UPLOADS, RESULTS) as storage:
+        yield storage
+
+
+@pytest.fixture(scope="module")
+def predictor(store: Storage, versions: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Predictor]:
+    """A predictor that serves version 1 and reads from `store`."""
+    log = tmp_path_factory.mktemp("log") / "predictor.log"
+    with running_predictor(versions / "1", store.endpoint, log) as predictor:
+        predictor.wait(predictor.ready)
+        yield predictor
+
+
+@pytest.fixture(scope="module")
+def diagnoser(versions: Path) -> Diagnoser:
+    """What the predictor of version 1 must answer."""
+    return Diagnoser(Package.load(versions / "1"))

@@ -332,11 +332,12 @@ def test_delivery_is_stated_in_full_because_a_part_replaces_all_defaults(overlay
 
 @every_overlay
 def test_each_waits_longer_than_the_one_behind_it(overlay: str) -> None:
-    from serving.app import ANSWER_SECONDS
+    from serving.app import AppLimits
 
     (service,) = of_kind(overlay, "InferenceService")
     patience = named(overlay, "Trigger")["judge"]["spec"]["delivery"]["timeout"]
-    assert ANSWER_SECONDS < service["spec"]["predictor"]["timeout"] < int(patience.removeprefix("PT").removesuffix("S"))
+    timeout = service["spec"]["predictor"]["timeout"]
+    assert AppLimits().answer_seconds < timeout < int(patience.removeprefix("PT").removesuffix("S"))
 
 
 @every_overlay

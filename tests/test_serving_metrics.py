@@ -1,4 +1,4 @@
-"""What the predictor counts: every label from a closed set, nothing of a patient."""
+"""The predictor's metrics: label values from closed sets, no patient data."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -23,7 +23,7 @@ NOW = datetime.now(UTC)
 
 
 def record(number: int, outcome: Outcome, label: ResultLabel | None) -> ResultRecord:
-    """A record whose every free text tells of a patient."""
+    """A record with a patient's name in every free text."""
     secret = f"Doe-Jane-{number}"
     return ResultRecord(
         id=secret,
@@ -48,13 +48,14 @@ def record(number: int, outcome: Outcome, label: ResultLabel | None) -> ResultRe
 def series() -> dict[str, float]:
     families = text_string_to_metric_families(generate_latest().decode())
     ours = [sample for family in families for sample in family.samples if sample.name.startswith(("lungline", "http"))]
-    return {f"{one.name}{sorted(one.labels.items())}": one.value for one in ours}
+    return {f"{sample.name}{sorted(sample.labels.items())}": sample.value for sample in ours}
 
 
-def test_a_thousand_uploads_of_a_thousand_patients_add_no_series_after_the_first_of_each_kind() -> None:
+def test_the_number_of_series_does_not_grow_with_uploads() -> None:
+    """A thousand uploads of a thousand patients add none after the first of each kind."""
     kinds: list[tuple[Outcome, ResultLabel | None]] = [("refused", "Refused"), ("gone", None), ("superseded", None)]
-    judged: list[ResultLabel] = ["Normal", "Pneumonia", "Unsure"]
-    kinds.extend(("judged", label) for label in judged)
+    labels: list[ResultLabel] = ["Normal", "Pneumonia", "Unsure"]
+    kinds.extend(("judged", label) for label in labels)
     for number, (outcome, label) in enumerate(kinds):
         assert metrics.count_record(record(number, outcome, label), NOW)
     first = set(series())
@@ -64,14 +65,14 @@ def test_a_thousand_uploads_of_a_thousand_patients_add_no_series_after_the_first
     assert len(first) < 300
 
 
-def test_nothing_that_a_record_says_of_a_patient_is_in_the_metrics() -> None:
+def test_no_patient_data_is_in_the_metrics() -> None:
     metrics.count_record(record(7, "judged", "Unsure"), NOW)
     text = generate_latest().decode()
     assert "Doe" not in text
-    assert not re.search(r"\b[0-9a-f]{32}\b", text)  # nor who was X-rayed, by the identity of the upload
+    assert not re.search(r"\b[0-9a-f]{32}\b", text)  # no identity of an upload, which would tell who was X-rayed
 
 
-def test_each_upload_is_counted_once_however_often_it_is_delivered() -> None:
+def test_an_upload_delivered_twice_is_counted_once() -> None:
     before = series()
     assert metrics.count_record(record(1, "judged", "Normal"), NOW)
     assert not metrics.count_record(record(1, "judged", "Normal"), NOW + timedelta(seconds=9))
@@ -81,17 +82,17 @@ def test_each_upload_is_counted_once_however_often_it_is_delivered() -> None:
     assert after["lungline_duplicates_total[]"] - before["lungline_duplicates_total[]"] == 1
 
 
-def test_the_stages_of_an_upload_are_told_in_seconds() -> None:
+def test_stages_of_an_upload_are_measured_in_seconds() -> None:
     before = series()
     metrics.count_record(record(1, "judged", "Pneumonia"), NOW)
     after = series()
 
-    def took(stage: str) -> float:
+    def seconds(stage: str) -> float:
         name = f"lungline_stage_seconds_sum[('stage', '{stage}')]"
         return after[name] - before[name]
 
-    assert [round(took(stage), 4) for stage in ("event", "fetch", "decode", "predict")] == [1, 0.003, 0.002, 0.0002]
-    assert took("save") >= 0.001
+    assert [round(seconds(stage), 4) for stage in ("event", "fetch", "decode", "predict")] == [1, 0.003, 0.002, 0.0002]
+    assert seconds("save") >= 0.001
     assert after["lungline_upload_to_result_seconds_sum[]"] - before["lungline_upload_to_result_seconds_sum[]"] >= 1
 
 

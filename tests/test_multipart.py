@@ -25,7 +25,8 @@ def test_line_ends_and_dashes_of_a_file_are_its_own(content: bytes) -> None:
     assert first_file(*encoded(image=("a.jpeg", content))) == content
 
 
-def test_the_first_of_several_files_counts_and_what_stands_before_the_form_is_skipped() -> None:
+def test_the_first_of_several_files_counts() -> None:
+    """What comes before the form is skipped."""
     body, content_type = encoded(a=("1", b"first"), b=("2", b"second"))
     assert first_file(b"preamble\r\n" + body, content_type) == b"first"
     assert first_file(body, content_type.replace("boundary=", 'charset=x; Boundary="') + '"') == b"first"
@@ -52,7 +53,7 @@ def test_a_form_without_a_whole_file_is_refused(body: bytes, content_type: str) 
 @given(st.binary(), st.sampled_from(["multipart/form-data; boundary=x", "multipart/form-data; boundary=\xff", "x"]))
 def test_any_bytes_are_a_file_or_a_refusal(body: bytes, content_type: str) -> None:
     try:
-        found = first_file(body, content_type)
+        file = first_file(body, content_type)
     except RequestMalformed:
         return
-    assert found in body
+    assert file in body
