@@ -33,16 +33,16 @@ from tests.support.dicom_files import BIG, CAPTURE, DEFLATED, EXACT, EXPLICIT, I
 from tests.support.object_store import running_store
 from tests.support.tiny_package import write_tiny_package
 
-# Words that stand for what must not be seen anywhere: in keys, in DICOM elements, in other metadata.
+# Words that stand for identities: in keys, in DICOM elements, in other metadata. They must not appear anywhere.
 CANARIES = ("MUSTERMANN", "19570812", "1957-08-12", "PID4471123", "ACC99887", "STMARY", "DRWEISS")
 PSEUDONYMS = Pseudonyms(b"a secret of the tests")
 
 
-def leaks(*things: object) -> list[str]:
-    """The canaries that can be found in bytes or text, in any usual encoding."""
-    found: list[str] = []
-    for thing in things:
-        data = thing if isinstance(thing, bytes) else str(thing).encode()
+def leaks(*contents: object) -> list[str]:
+    """The canaries in bytes or text, in any usual encoding."""
+    leaked: list[str] = []
+    for content in contents:
+        data = content if isinstance(content, bytes) else str(content).encode()
         upper = data.upper()
         for canary in CANARIES:
             forms = (
@@ -51,8 +51,8 @@ def leaks(*things: object) -> list[str]:
                 canary.encode("utf-16-be"),
                 canary.encode().hex().upper().encode(),
             )
-            found += [canary for form in forms if form.upper() in upper]
-    return found
+            leaked += [canary for form in forms if form.upper() in upper]
+    return leaked
 
 
 def named_film(syntax: str = EXPLICIT, **elements: Any) -> bytes:
@@ -86,7 +86,7 @@ def named_film(syntax: str = EXPLICIT, **elements: Any) -> bytes:
 
 class TestDicom:
     @pytest.mark.parametrize("syntax", EXACT)
-    def test_nothing_that_tells_who_was_x_rayed_is_left(self, syntax: str) -> None:
+    def test_no_identity_is_left(self, syntax: str) -> None:
         data = named_film(syntax)
         if syntax != DEFLATED:
             assert leaks(data)
@@ -95,18 +95,18 @@ class TestDicom:
         assert leaks(image.data) == []
 
     @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG, JPEG_LS])
-    def test_what_is_left_is_a_radiograph_that_shows_the_same(self, syntax: str) -> None:
+    def test_the_copy_shows_the_same_image(self, syntax: str) -> None:
         data = named_film(syntax)
         image = deidentify(data, PSEUDONYMS)
         ours, theirs = decode(image.data).pixels, decode(data).pixels
         untouched = ~find_text(theirs)
         assert np.array_equal(ours[untouched], theirs[untouched])
-        found = pydicom.dcmread(io.BytesIO(image.data))
-        assert found.PatientIdentityRemoved == "YES"
-        assert [code.CodeValue for code in found.DeidentificationMethodCodeSequence] == ["113100", "113101"]
-        assert found.pixel_array.shape == ours.shape
+        copy = pydicom.dcmread(io.BytesIO(image.data))
+        assert copy.PatientIdentityRemoved == "YES"
+        assert [code.CodeValue for code in copy.DeidentificationMethodCodeSequence] == ["113100", "113101"]
+        assert copy.pixel_array.shape == ours.shape
 
-    def test_the_same_patient_has_the_same_pseudonym_and_studies_stay_together(self) -> None:
+    def test_patients_and_studies_stay_together(self) -> None:
         study = "1.2.3.4.5"
         first = pydicom.dcmread(io.BytesIO(deidentify(named_film(StudyInstanceUID=study), PSEUDONYMS).data))
         second = pydicom.dcmread(io.BytesIO(deidentify(named_film(StudyInstanceUID=study), PSEUDONYMS).data))
@@ -116,15 +116,15 @@ class TestDicom:
         assert first.SOPInstanceUID != second.SOPInstanceUID
         assert len(first.PatientID) == 32
 
-    def test_private_elements_overlays_and_unused_bits_are_lost(self) -> None:
+    def test_private_elements_overlays_and_unused_bits_are_removed(self) -> None:
         data = named_film()
-        found = pydicom.dcmread(io.BytesIO(data))
-        found.private_block(0x0011, "STMARY", create=True).add_new(1, "LO", "MUSTERMANN")
-        found.add_new(0x60003000, "OW", b"MUSTERMANN")
-        found.add_new(0x00091001, "UN", b"PID4471123")
-        found.PixelData = (found.pixel_array | 0xF000).astype("<u2").tobytes()
+        dataset = pydicom.dcmread(io.BytesIO(data))
+        dataset.private_block(0x0011, "STMARY", create=True).add_new(1, "LO", "MUSTERMANN")
+        dataset.add_new(0x60003000, "OW", b"MUSTERMANN")
+        dataset.add_new(0x00091001, "UN", b"PID4471123")
+        dataset.PixelData = (dataset.pixel_array | 0xF000).astype("<u2").tobytes()
         buffer = io.BytesIO()
-        found.save_as(buffer)
+        dataset.save_as(buffer)
         image = deidentify(buffer.getvalue(), PSEUDONYMS)
         assert leaks(image.data) == []
         assert pydicom.dcmread(io.BytesIO(image.data)).pixel_array.max() < 4096
@@ -138,13 +138,13 @@ class TestDicom:
         assert leaks(image.data) == []
         assert decode(image.data).pixels.shape == (96, 128)
 
-    def test_the_libraries_keep_quiet_about_what_they_read(self, caplog: pytest.LogCaptureFixture, capfd: Any) -> None:
+    def test_the_libraries_log_nothing_of_the_file(self, caplog: pytest.LogCaptureFixture, capfd: Any) -> None:
         odd = named_film().replace(b"19570812", b"1957MUST").replace(b"101112", b"STMARY")
         with caplog.at_level(logging.DEBUG):
             image = deidentify(odd, PSEUDONYMS)
         assert leaks(image.data, caplog.text, *capfd.readouterr()) == []
 
-    def test_refusals_tell_no_names(self) -> None:
+    def test_refusals_quote_no_names(self) -> None:
         for broken in (
             named_film()[:600],
             named_film(Modality="CT"),
@@ -158,7 +158,7 @@ class TestDicom:
 
 class TestOtherImages:
     @pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
-    def test_metadata_is_lost_and_grey_levels_are_not(self, form: str) -> None:
+    def test_metadata_is_removed_and_grey_levels_are_kept(self, form: str) -> None:
         grey = Image.fromarray(phantom.draw(np.random.default_rng(1), opacities=False, size=224))
         block = Image.Exif()
         block[0x010E] = "MUSTERMANN 1957-08-12"
@@ -173,7 +173,7 @@ class TestOtherImages:
         assert np.array_equal(ours[untouched], theirs[untouched])
 
 
-class TestTextInThePicture:
+class TestTextInTheImage:
     @pytest.mark.parametrize("side", [224, 640, 1800])
     def test_text_at_the_margins_is_painted_over(self, side: int) -> None:
         chance = np.random.default_rng(side)
@@ -183,10 +183,11 @@ class TestTextInThePicture:
             mask = find_text(after)
             assert mask[strokes].mean() > 0.98
             painted = paint_over(after, mask)
-            # What is there now does not depend on what was written.
+            # The painted pixels do not depend on the text under them.
             assert np.array_equal(painted[mask], paint_over(np.where(mask, 0, after).astype(np.uint8), mask)[mask])
 
-    def test_the_middle_of_the_picture_is_never_touched_and_little_of_the_rest(self) -> None:
+    def test_the_middle_of_the_image_is_never_painted(self) -> None:
+        """And only little of the rest."""
         chance = np.random.default_rng(3)
         shares: list[float] = []
         for case in range(20):
@@ -195,20 +196,20 @@ class TestTextInThePicture:
             shares.append(float(mask.mean()))
         assert np.mean(shares) < 0.08
 
-    def test_a_picture_without_strokes_stays_as_it_is(self) -> None:
+    def test_an_image_without_strokes_is_unchanged(self) -> None:
         smooth = np.asarray(Image.linear_gradient("L").resize((300, 200)))
         assert not find_text(smooth).any()
         assert paint_over(smooth, find_text(smooth)) is smooth
 
     @pytest.mark.parametrize("size", [(28, 28), (28, 300), (1, 1), (700, 31)])
-    def test_any_size_will_do(self, size: tuple[int, int]) -> None:
+    def test_any_size_is_accepted(self, size: tuple[int, int]) -> None:
         noise = np.random.default_rng(1).integers(0, 256, size).astype(np.uint8)
         mask = find_text(noise)
         assert mask.shape == paint_over(noise, mask).shape == size
 
 
 def written_on(pixels: np.ndarray, chance: np.random.Generator, case: int) -> tuple[np.ndarray, np.ndarray]:
-    """A picture with a name or a date in one of its corners, and where its strokes can be seen."""
+    """An image with a name or a date in one corner, and the mask of its visible strokes."""
     side = len(pixels)
     image, alone = Image.fromarray(pixels), Image.new("L", (side, side))
     size = max(10.0, float(chance.uniform(0.03, 0.055)) * side)
@@ -224,24 +225,26 @@ def written_on(pixels: np.ndarray, chance: np.random.Generator, case: int) -> tu
 
 
 class TestPseudonyms:
-    def test_they_are_the_same_for_the_same_and_depend_on_secret_and_kind(self) -> None:
+    def test_they_depend_on_name_secret_and_kind_only(self) -> None:
         assert PSEUDONYMS.of("key", "a") == PSEUDONYMS.of("key", "a")
         others = {PSEUDONYMS.of("key", "b"), PSEUDONYMS.of("patient", "a"), Pseudonyms(b"other").of("key", "a")}
         assert PSEUDONYMS.of("key", "a") not in others
         assert len(others) == 3
 
-    def test_the_secret_is_made_once_for_its_owner_alone_and_shown_to_nobody(self, tmp_path: Path) -> None:
-        settings, found = Settings(home=tmp_path / "home"), list[Pseudonyms]()
-        threads = [threading.Thread(target=lambda: found.append(Pseudonyms.from_settings(settings))) for _ in range(8)]
+    def test_the_secret_is_created_once_for_its_owner(self, tmp_path: Path) -> None:
+        settings, created = Settings(home=tmp_path / "home"), list[Pseudonyms]()
+        threads = [
+            threading.Thread(target=lambda: created.append(Pseudonyms.from_settings(settings))) for _ in range(8)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         path = tmp_path / "home" / "research.key"
-        assert len({one.secret for one in found}) == 1
+        assert len({pseudonyms.secret for pseudonyms in created}) == 1
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert list((tmp_path / "home").iterdir()) == [path]
-        assert path.read_text() not in repr(found[0])
+        assert path.read_text() not in repr(created[0])
 
     def test_the_settings_may_name_it(self) -> None:
         assert Pseudonyms.from_settings(Settings(research_secret="s")).secret == b"s"  # pyright: ignore[reportArgumentType]
@@ -273,7 +276,7 @@ KEY = "MUSTERMANN Erika 1957-08-12/PID4471123.dcm"
 
 
 class TestResearchBucket:
-    def test_an_unsure_image_goes_there_once_without_what_tells_who_it_is(
+    def test_an_unsure_image_is_stored_once_without_identity(
         self, store: Storage, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         settings = Settings(home=tmp_path, research_bucket="research-one")
@@ -281,10 +284,10 @@ class TestResearchBucket:
             assert research.keep(record(KEY), named_film(), store, settings)
             assert research.keep(record(KEY), named_film(), store, settings)
         objects = list(store.list("research-one"))
-        assert [Path(found.key).suffix for found in objects] == [".dcm", ".json"]
-        contents = [store.get("research-one", found.key).data for found in objects]
-        assert leaks(*contents, *(found.key for found in objects)) == []
-        # boto3's own debug log is not ours to keep; nothing of the product turns it on.
+        assert [Path(info.key).suffix for info in objects] == [".dcm", ".json"]
+        contents = [store.get("research-one", info.key).data for info in objects]
+        assert leaks(*contents, *(info.key for info in objects)) == []
+        # boto3's debug log is its own; the product never turns it on.
         ours = [
             entry.getMessage()
             for entry in caplog.records
@@ -296,12 +299,12 @@ class TestResearchBucket:
         assert "0123456789abcdef" not in contents[1].decode() + objects[0].key
 
     @pytest.mark.parametrize("label", ["Normal", "Pneumonia", "Refused"])
-    def test_other_images_do_not(self, store: Storage, tmp_path: Path, label: ResultLabel) -> None:
+    def test_other_images_are_not_stored(self, store: Storage, tmp_path: Path, label: ResultLabel) -> None:
         settings = Settings(home=tmp_path, research_bucket="research-two")
         assert not research.keep(record(KEY, label), named_film(), store, settings)
 
     @pytest.mark.parametrize("data", [b"MUSTERMANN", named_film()[:700], b""])
-    def test_what_goes_wrong_is_logged_without_names_and_raises_nothing(
+    def test_a_failure_is_logged_without_names(
         self, store: Storage, tmp_path: Path, caplog: pytest.LogCaptureFixture, data: bytes
     ) -> None:
         settings = Settings(home=tmp_path, research_bucket="research-three")
@@ -310,27 +313,26 @@ class TestResearchBucket:
         assert "a" * 32 in caplog.text
         assert leaks(caplog.text) == []
 
-    def test_a_store_that_is_down_is_logged_and_raises_nothing(
-        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_a_store_that_is_down_is_logged(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         nowhere = Storage("http://127.0.0.1:9", access_key=None, secret_key=None)
         with caplog.at_level(logging.WARNING):
             assert not research.keep(record(KEY), named_film(), nowhere, Settings(home=tmp_path))
         assert "was not kept" in caplog.text
         assert leaks(caplog.text) == []
 
-    def test_catching_up_keeps_what_could_not_be_kept_at_the_time(self, store: Storage, tmp_path: Path) -> None:
+    def test_a_catch_up_stores_missing_images(self, store: Storage, tmp_path: Path) -> None:
         settings = Settings(home=tmp_path, research_bucket="research-four")
         store.ensure_buckets("research-four")
         store.put("xray-uploads", KEY, named_film())
         records = [record(KEY), record("gone", identity="b" * 32), record("x", "Normal", identity="c" * 32)]
-        assert research.catch_up(records, store, settings) == research.Caught(kept=1, known=0, failed=1)
-        assert research.catch_up(records, store, settings) == research.Caught(kept=0, known=1, failed=1)
+        assert research.catch_up(records, store, settings) == research.CatchUp(kept=1, present=0, failed=1)
+        assert research.catch_up(records, store, settings) == research.CatchUp(kept=0, present=1, failed=1)
 
 
-def test_the_online_path_keeps_an_unsure_upload_and_a_failure_there_costs_nothing(
+def test_an_unsure_upload_is_stored_for_research(
     store: Storage, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """And a failure to store it does not change the result."""
     store.ensure_buckets("lungline-results")
     write_tiny_package(tmp_path / "1")
     amend_card(tmp_path / "1", thresholds=Thresholds(low=0.0, high=1.0, operating=0.5, chosen="By hand."))
@@ -349,13 +351,13 @@ def test_the_online_path_keeps_an_unsure_upload_and_a_failure_there_costs_nothin
     assert leaks(caplog.text, kept.message, kept.warnings, kept.id, kept.key) == []
 
 
-def test_records_of_refused_dicom_files_quote_nothing_from_them(store: Storage, tmp_path: Path) -> None:
+def test_records_of_refused_files_quote_nothing(store: Storage, tmp_path: Path) -> None:
     store.ensure_buckets("lungline-results")
     write_tiny_package(tmp_path / "1")
     diagnoser = Diagnoser(Package.load(tmp_path / "1"))
     for at, data in enumerate((named_film(Modality="CT"), named_film()[:900], named_film(BitsStored=99))):
         key = f"{KEY}/refused/{at}"
         upload = Upload("xray-uploads", key, etag=store.put("xray-uploads", key, data), sequencer="1")
-        found = diagnose_upload(upload, diagnoser, store, Settings(home=tmp_path, research_bucket="research-six"))
-        assert found.outcome == "refused"
-        assert leaks(found.model_dump_json(exclude={"upload": {"key"}})) == []
+        refused = diagnose_upload(upload, diagnoser, store, Settings(home=tmp_path, research_bucket="research-six"))
+        assert refused.outcome == "refused"
+        assert leaks(refused.model_dump_json(exclude={"upload": {"key"}})) == []

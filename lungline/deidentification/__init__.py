@@ -1,1 +1,1 @@
-"""How an unsure image loses whatever tells who was X-rayed, on its way to the research bucket."""
+"""De-identification: unsure images are stored for research without anything that identifies the patient."""

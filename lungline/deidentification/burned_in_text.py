@@ -1,7 +1,8 @@
-"""Text that is burned into a picture near its margins: names, dates and side markers, found and painted over.
+"""Find and paint over text that is burned into an image near its margins: names, dates and side markers.
 
-Letters are strokes: thin, and far from the grey around them. Anatomy near the margins is neither, tubes and leads are
-both; so a few of those go as well, which costs less than a name that stays. The middle of the picture is not touched.
+Letters consist of strokes: thin, and with a high contrast to their surroundings. Anatomy near the margins has neither
+property, but tubes and leads have both and are painted over as well: that costs less than a name that stays. The middle
+of the image is never changed.
 """
 
 from collections.abc import Callable
@@ -15,19 +16,19 @@ from lungline.imaging.image import Pixels
 Mask = npt.NDArray[np.bool_]
 Sums = npt.NDArray[np.float64]
 
-_SIDE = 512  # strokes are looked for at this size
-_CELLS = 64  # and blamed on cells, of which the longest side has so many
+_SIDE = 512  # strokes are detected in an image reduced to about this side, in pixels
+_CELLS = 64  # cells along the longest side; a whole cell is text or not
 _STROKE = 0.02  # a stroke is thinner than this share of the longest side
-_CONTRAST = 32  # grey levels between a stroke and what is around it
-_SHARE = 0.06  # of a cell, in strokes, that makes it suspect
-_MARGIN, _REACH = 0.22, 0.38  # text begins in the outer fifth, and may go on inwards up to here
+_CONTRAST = 32  # grey levels between a stroke and its surroundings
+_SHARE = 0.06  # share of strokes in a cell above which it is suspect
+_MARGIN, _REACH = 0.22, 0.38  # shares of the side: text begins in the margin and continues inwards up to the reach
 
 
 def find_text(pixels: Pixels) -> Mask:
-    """Where text may be: bool (H, W) of the same size as the grey picture."""
+    """A mask, bool (H, W), of probable text in a grey image, uint8 (H, W)."""
     height, width = pixels.shape
     step = max(1, -(-max(height, width) // _SIDE))
-    # Of each block the brightest pixel, then the darkest: a stroke of one pixel survives.
+    # Reduced to the brightest and to the darkest pixel of each block: a stroke of one pixel survives.
     thickness = max(1, round(_STROKE * max(height, width) / step / 2)) * 2 + 1
     bright, dark = _pooled(pixels, step, np.max), 255 - _pooled(pixels, step, np.min)
     cell = max(3, -(-max(height, width) // step // _CELLS))
@@ -38,59 +39,60 @@ def find_text(pixels: Pixels) -> Mask:
 
 
 def paint_over(values: npt.NDArray[Any], mask: Mask) -> npt.NDArray[Any]:
-    """The values (H, W) or (H, W, C) with those under the mask replaced by a blur of what is around them.
+    """The values, (H, W) or (H, W, C), with those under the mask replaced by a blur of their surroundings.
 
-    Nothing of what was there takes part in the blur. The type of the values stays.
+    Values under the mask do not influence the blur. The dtype stays; without a mask, the values are returned as given.
     """
     if not mask.any():
         return values
     if values.ndim == 3:
         return np.stack([paint_over(values[..., at], mask) for at in range(values.shape[2])], axis=2)
     step = max(1, -(-max(mask.shape) // _SIDE))
-    known = _pooled(~mask, step, np.min)
-    means = _pooled(values, step, np.mean) * known
-    # Only what is hidden is filled: of a whole picture the blurs alone would cost more than judging it.
-    hidden = np.nonzero(~known)
-    fill = np.full(hidden[0].size, means.sum() / max(1, known.sum()))
-    sums = _summed(known), _summed(means)
-    for radius in (64, 24, 8):  # the nearer, the better; further out where all that is near is hidden
-        (weight, area), (total, _) = (_in_squares(one, hidden, radius) for one in sums)
+    visible = _pooled(~mask, step, np.min)
+    means = _pooled(values, step, np.mean) * visible
+    # Only pixels under the mask are blurred: blurring the whole image would cost more than the diagnosis.
+    hidden = np.nonzero(~visible)
+    fill = np.full(hidden[0].size, means.sum() / max(1, visible.sum()))
+    weights, totals = _summed(visible), _summed(means)
+    for radius in (64, 24, 8):  # the nearest square in which enough is visible decides
+        weight, area = _in_squares(weights, hidden, radius)
+        total, _ = _in_squares(totals, hidden, radius)
         enough = weight > 0.02 * area
         fill[enough] = total[enough] / weight[enough]
-    blurred = np.zeros(known.shape)
+    blurred = np.zeros(visible.shape)
     blurred[hidden] = fill
     whole = np.repeat(np.repeat(blurred, step, axis=0), step, axis=1)[: mask.shape[0], : mask.shape[1]]
-    kind = values.dtype
-    if kind.kind in "ui":
-        whole = np.clip(np.rint(whole), np.iinfo(kind).min, np.iinfo(kind).max)
-    return np.where(mask, whole.astype(kind), values)
+    dtype = values.dtype
+    if dtype.kind in "ui":
+        whole = np.clip(np.rint(whole), np.iinfo(dtype).min, np.iinfo(dtype).max)
+    return np.where(mask, whole.astype(dtype), values)
 
 
-def _pooled(values: npt.NDArray[Any], step: int, how: Callable[..., Any]) -> npt.NDArray[Any]:
-    """Blocks of `step` by `step` reduced to one value; the last ones are filled up with their own edge."""
+def _pooled(values: npt.NDArray[Any], step: int, reduce: Callable[..., Any]) -> npt.NDArray[Any]:
+    """Blocks of `step` by `step` reduced to one value each; incomplete blocks are padded with their edge."""
     height, width = values.shape
     if step == 1:
         return values
     filled = np.pad(values, ((0, -height % step), (0, -width % step)), mode="edge")
     blocks = filled.reshape(filled.shape[0] // step, step, filled.shape[1] // step, step)
-    return how(blocks, axis=(1, 3))
+    return reduce(blocks, axis=(1, 3))
 
 
 def _strokes(grey: Pixels, thickness: int) -> Mask:
-    """Pixels much brighter than anything as wide as a stroke around them (white top-hat)."""
+    """Pixels in structures that are thinner than a stroke and much brighter than their surroundings (white top-hat)."""
     opened = _slid(_slid(grey, thickness, np.minimum), thickness, np.maximum)
-    return grey - opened >= _CONTRAST  # no pixel is darker than its opening
+    return grey - opened >= _CONTRAST  # an opening is never brighter than the image
 
 
-def _slid(levels: Pixels, thickness: int, how: np.ufunc) -> Pixels:
-    """The least or greatest value in a square around each pixel."""
+def _slid(levels: Pixels, thickness: int, extreme: np.ufunc) -> Pixels:
+    """The minimum or maximum in a square around each pixel."""
     half = thickness // 2
     for axis in (0, 1):
         wide = np.pad(levels, [(half, half) if axis == at else (0, 0) for at in (0, 1)], mode="edge")
-        span = 1  # `wide` has the values of spans so long; two of them, overlapping, make a longer one
+        span = 1  # `wide` has the extremes of spans of this length; two overlapping spans make a longer one
         while span < thickness:
             more = min(span, thickness - span)
-            wide = how(wide[:-more], wide[more:]) if axis == 0 else how(wide[:, :-more], wide[:, more:])
+            wide = extreme(wide[:-more], wide[more:]) if axis == 0 else extreme(wide[:, :-more], wide[:, more:])
             span += more
         levels = wide
     return levels
@@ -104,7 +106,7 @@ def _cells(strokes: Mask, cell: int) -> Mask:
 
 
 def _zones(shape: tuple[int, ...]) -> tuple[Mask, Mask]:
-    """Cells in the margin, and cells that text which begins there may reach."""
+    """Masks of the cells in the margin, and of the cells that text from the margin may reach."""
     height, width = shape
     down, across = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
     inwards = np.minimum(np.minimum(down, 1 - down)[:, None], np.minimum(across, 1 - across)[None, :])
@@ -112,14 +114,14 @@ def _zones(shape: tuple[int, ...]) -> tuple[Mask, Mask]:
 
 
 def _grown(cells: Mask, margin: Mask, reach: Mask) -> Mask:
-    """Suspect cells in the margin, and those within reach that touch them."""
-    found = cells & margin
+    """Suspect cells in the margin, and suspect cells within reach that touch them."""
+    text = cells & margin
     for _ in range(max(cells.shape)):
-        more = _dilated(found) & cells & reach
-        if (more == found).all():
+        more = _dilated(text) & cells & reach
+        if (more == text).all():
             break
-        found |= more
-    return found
+        text |= more
+    return text
 
 
 def _dilated(cells: Mask) -> Mask:
@@ -129,7 +131,7 @@ def _dilated(cells: Mask) -> Mask:
 
 
 def _summed(values: npt.NDArray[Any]) -> Sums:
-    """At (y, x) the sum of all values above y and left of x."""
+    """The summed-area table: at (y, x) the sum of all values above y and left of x."""
     sums = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
     np.cumsum(values, axis=0, out=sums[1:, 1:])
     np.cumsum(sums, axis=1, out=sums)
@@ -137,7 +139,7 @@ def _summed(values: npt.NDArray[Any]) -> Sums:
 
 
 def _in_squares(sums: Sums, places: tuple[npt.NDArray[np.intp], ...], radius: int) -> tuple[Sums, npt.NDArray[np.intp]]:
-    """Sum and number of the values in a square around each place, as far as it lies within the picture."""
+    """Sum and number of the values in a square around each place, clipped to the image."""
     (top, left), (bottom, right) = (
         [np.clip(at + way, 0, length - 1) for at, length in zip(places, sums.shape, strict=True)]
         for way in (-radius, radius + 1)

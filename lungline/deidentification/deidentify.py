@@ -1,8 +1,8 @@
-"""Images without whatever tells who was X-rayed: no metadata, no text at the margins, no key.
+"""Remove everything that identifies the patient from an image: metadata, text at the margins, and its name.
 
-DICOM files pass two walls. Only elements that research needs get in at all, and their values only when they are
-numbers or words of the standard. What is left goes through the Basic Application Level Confidentiality Profile, as the
-library dicom-anonymizer has it. All other images keep nothing but their grey levels.
+DICOM files pass two filters. The first is an allow-list: only elements that research needs, and only values that are
+numbers or terms of the standard. The second is the Basic Application Level Confidentiality Profile of the library
+dicom-anonymizer. All other images keep only their grey levels.
 
 Source: DICOM PS3.15 annex E.
 """
@@ -29,25 +29,27 @@ from lungline.imaging.dicom_header import read_header
 from lungline.imaging.image import Limits
 from lungline.imaging.png import write_png
 
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
 _LIBRARIES = ("pydicom", "highdicom", "dicomanonymizer")
-# Warnings are laid at the door of whoever called the library.
-_CALLERS = ("lungline.deidentification", "worklist.exports.secondary_capture")
 
 
-def quiet_dicom() -> None:
-    """Silence them in this process; may be called any number of times."""
+def quiet_dicom(caller: str) -> None:
+    """Silence the DICOM libraries in this process: their messages quote values, which may be names.
+
+    `caller` is the calling module's `__name__`, because Python attributes a library's warnings to its caller.
+    May be called any number of times.
+    """
     from pydicom import config
 
     config.settings.reading_validation_mode = config.IGNORE
     config.settings.writing_validation_mode = config.IGNORE
     for name in _LIBRARIES:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    for name in (*_LIBRARIES, *_CALLERS):
+    for name in (*_LIBRARIES, caller):
         warnings.filterwarnings("ignore", module=rf"{re.escape(name)}\b")
 
-
-if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
 
 _METHOD = "Lungline: Basic Application Confidentiality Profile, allow-list, margin text blurred"
 _BASIC_PROFILE = ("113100", "DCM", "Basic Application Confidentiality Profile")
@@ -71,7 +73,7 @@ _WORDS = {
     "LossyImageCompression": {"00", "01"},
     "ConversionType": {"DV", "DI", "DF", "WSD", "SD", "SI", "DRW", "SYN"},
 }
-# What every image must have even when it is empty; the profile empties them or puts something else in their place.
+# Elements that every image must have, even empty; the profile empties or replaces their values.
 _IDENTITY = {
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"),
     *("AccessionNumber", "ReferringPhysicianName", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"),
@@ -80,21 +82,21 @@ _IDENTITY = {
 
 @dataclass(frozen=True, slots=True)
 class Deidentified:
-    """An image that may leave: its file, what to call its form, and its patient's pseudonym where one is known."""
+    """A de-identified image: its file, and the pseudonym of its patient if the original had a PatientID."""
 
     data: bytes = field(repr=False)
     suffix: str
     content_type: str
     patient: str | None
-    hidden: float
-    """Share of the picture that was painted over."""
+    painted_over: float
+    """Share of the image that was painted over, 0 to 1."""
 
 
 def deidentify(data: bytes, pseudonyms: Pseudonyms, limits: Limits = Limits()) -> Deidentified:  # noqa: B008 - frozen
-    """The image without whatever tells who was X-rayed.
+    """The image without anything that identifies the patient.
 
-    DICOM stays DICOM, uncompressed, its first frame only; everything else becomes a grey PNG. Raises ImageRefused as
-    `decode` does, and LunglineError when the profile cannot be applied.
+    A DICOM file stays DICOM, uncompressed and with its first frame only; every other image becomes a grey PNG.
+    Raises ImageRefused as `decode` does, and LunglineError when the profile cannot be applied.
     """
     if dicom.is_dicom(data):
         return _dicom(data, pseudonyms, limits)
@@ -112,35 +114,36 @@ def _dicom(data: bytes, pseudonyms: Pseudonyms, limits: Limits) -> Deidentified:
         pixels = paint_over(colours, mask)
     else:
         mask = find_text(dicom.grey_of(raw)[0])
-        # In true values, so that a blur of signed ones is right; what lies in unused bits, such as overlays, is lost.
+        # Blurred as true values, because the bit patterns of signed values are not in order. Unused bits, in which
+        # overlays may be stored, are cleared.
         values = raw.stored.domain().astype(np.int32)[raw.patterns]
         used = paint_over(values, mask) & ((1 << raw.stored.bits) - 1)
         pixels = used.astype("<u1" if raw.stored.allocated == 8 else "<u2")
     try:
-        found, patient = _profile(_allowed(data), pseudonyms)
-        file = _written(found, raw, np.ascontiguousarray(pixels))
+        elements, patient = _profile(_allowed(data), pseudonyms)
+        file = _written(elements, raw, np.ascontiguousarray(pixels))
     except (LunglineError, MemoryError):
         raise
     except Exception as exc:  # noqa: BLE001
-        # The messages of the libraries quote values, which may be names: only the kind of the error is told.
+        # Messages of the libraries quote values, which may be names: only the type of the error is safe.
         raise LunglineError(f"The DICOM could not be de-identified ({type(exc).__name__}).") from None
     return Deidentified(file, ".dcm", "application/dicom", patient, float(mask.mean()))
 
 
 def _allowed(data: bytes) -> "Dataset":
-    """The elements of a file that may pass the first wall."""
-    quiet_dicom()
+    """The elements of a file that pass the allow-list."""
+    quiet_dicom(__name__)
     from pydicom.datadict import tag_for_keyword
     from pydicom.dataset import Dataset
     from pydicom.filereader import read_dataset
 
     header = read_header(data)
-    known = {tag_for_keyword(name): name for name in (*_NUMBERS, *_WORDS, *_IDENTITY)}
+    allowed = {tag_for_keyword(name): name for name in (*_NUMBERS, *_WORDS, *_IDENTITY)}
     everything = read_dataset(
         io.BytesIO(header.data), is_implicit_VR=not header.explicit, is_little_endian=header.order == "<"
     )
-    found = Dataset()
-    for tag, name in known.items():
+    elements = Dataset()
+    for tag, name in allowed.items():
         if tag is None or tag not in everything:
             continue
         value = everything[tag].value
@@ -149,12 +152,12 @@ def _allowed(data: bytes) -> "Dataset":
         elif name in _WORDS:
             value = value if value in _WORDS[name] else None
         if value is not None:
-            setattr(found, name, value)
-    return found
+            setattr(elements, name, value)
+    return elements
 
 
 def _numbers(value: Any) -> Any:
-    """The value when all of it is numbers, in their shortest form; else None."""
+    """The value if it consists of numbers only, each in its shortest form; else None."""
     parts: list[Any] = list(value) if hasattr(value, "append") else [value]
     try:
         numbers = [float(part) for part in parts]
@@ -164,38 +167,38 @@ def _numbers(value: Any) -> Any:
     return None if not kept or len(kept) < len(parts) else kept[0] if len(kept) == 1 else kept
 
 
-def _profile(found: "Dataset", pseudonyms: Pseudonyms) -> tuple["Dataset", str | None]:
-    """The data set after the second wall, and its patient's pseudonym."""
+def _profile(elements: "Dataset", pseudonyms: Pseudonyms) -> tuple["Dataset", str | None]:
+    """The elements after the confidentiality profile, and the patient's pseudonym."""
     from dicomanonymizer.simpledicomanonymizer import anonymize_dataset, initialize_actions_2024b
     from pydicom.dataset import Dataset
 
-    name = str(found.get("PatientID", "") or "").strip()
+    name = str(elements.get("PatientID", "") or "").strip()
     patient = pseudonyms.of("patient", name) if name else None
     uids = {
-        keyword: pseudonyms.uid(str(found.get(keyword) or secrets.token_hex(16)))
+        keyword: pseudonyms.uid(str(elements.get(keyword) or secrets.token_hex(16)))
         for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
     }
     for keyword in _IDENTITY:
-        setattr(found, keyword, "")
-    # The library remembers every unique identifier that it replaces: it never sees the real ones.
+        setattr(elements, keyword, "")
+    # The library keeps every unique identifier that it replaces in memory: it never sees the real ones.
     for keyword, value in uids.items():
-        setattr(found, keyword, value)
-    anonymize_dataset(found, _kept(uids), delete_private_tags=True, base_rules_gen=initialize_actions_2024b)
-    found.PatientID = patient or ""
-    found.PatientName = found.StudyDate = found.StudyTime = found.PatientBirthDate = ""
-    found.PatientIdentityRemoved, found.DeidentificationMethod = "YES", _METHOD[:64]
-    found.LongitudinalTemporalInformationModified = "REMOVED"
+        setattr(elements, keyword, value)
+    anonymize_dataset(elements, _kept(uids), delete_private_tags=True, base_rules_gen=initialize_actions_2024b)
+    elements.PatientID = patient or ""
+    elements.PatientName = elements.StudyDate = elements.StudyTime = elements.PatientBirthDate = ""
+    elements.PatientIdentityRemoved, elements.DeidentificationMethod = "YES", _METHOD[:64]
+    elements.LongitudinalTemporalInformationModified = "REMOVED"
     codes: list[Dataset] = []
     for value, scheme, meaning in (_BASIC_PROFILE, _CLEAN_PIXELS):
         code = Dataset()
         code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, scheme, meaning
         codes.append(code)
-    found.DeidentificationMethodCodeSequence = codes
-    return found, patient
+    elements.DeidentificationMethodCodeSequence = codes
+    return elements, patient
 
 
 def _kept(uids: dict[str, str]) -> dict[tuple[int, int], Any]:
-    """Rules for elements that have their pseudonym already."""
+    """Rules for elements that already have their pseudonym."""
     from dicomanonymizer.simpledicomanonymizer import keep
     from pydicom.datadict import tag_for_keyword
 
@@ -203,30 +206,30 @@ def _kept(uids: dict[str, str]) -> dict[tuple[int, int], Any]:
     return {(tag >> 16, tag & 0xFFFF): keep for tag in tags}
 
 
-def _written(found: "Dataset", raw: dicom.Raw, pixels: np.ndarray[Any, Any]) -> bytes:
-    """A DICOM file of these elements and pixels, explicit and little endian."""
+def _written(elements: "Dataset", raw: dicom.Raw, pixels: np.ndarray[Any, Any]) -> bytes:
+    """A DICOM file of these elements and pixels, in explicit VR little endian."""
     import pydicom
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
     grey = pixels.ndim == 2
-    found.Rows, found.Columns = pixels.shape[:2]
-    found.SamplesPerPixel = 1 if grey else 3
-    found.PhotometricInterpretation = raw.photometric if grey else "RGB"
-    found.BitsAllocated = raw.stored.allocated if grey else 8
-    found.BitsStored = raw.stored.bits if grey else 8
-    found.HighBit, found.PixelRepresentation = found.BitsStored - 1, int(raw.stored.signed and grey)
+    elements.Rows, elements.Columns = pixels.shape[:2]
+    elements.SamplesPerPixel = 1 if grey else 3
+    elements.PhotometricInterpretation = raw.photometric if grey else "RGB"
+    elements.BitsAllocated = raw.stored.allocated if grey else 8
+    elements.BitsStored = raw.stored.bits if grey else 8
+    elements.HighBit, elements.PixelRepresentation = elements.BitsStored - 1, int(raw.stored.signed and grey)
     if not grey:
-        found.PlanarConfiguration = 0
+        elements.PlanarConfiguration = 0
     storage = UID(dicom.storage_class(raw) or SecondaryCaptureImageStorage)
-    found.SOPClassUID = storage
+    elements.SOPClassUID = storage
     body = pixels.tobytes()
-    found.PixelData = body + b"\0" * (len(body) % 2)
-    found["PixelData"].VR = "OB" if found.BitsAllocated == 8 else "OW"
-    found.file_meta = FileMetaDataset()
-    found.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    found.file_meta.MediaStorageSOPClassUID = storage
-    found.file_meta.MediaStorageSOPInstanceUID = found.SOPInstanceUID
+    elements.PixelData = body + b"\0" * (len(body) % 2)
+    elements["PixelData"].VR = "OB" if elements.BitsAllocated == 8 else "OW"
+    elements.file_meta = FileMetaDataset()
+    elements.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    elements.file_meta.MediaStorageSOPClassUID = storage
+    elements.file_meta.MediaStorageSOPInstanceUID = elements.SOPInstanceUID
     buffer = io.BytesIO()
-    pydicom.dcmwrite(buffer, found, enforce_file_format=True)
+    pydicom.dcmwrite(buffer, elements, enforce_file_format=True)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Names that stand for others in the research bucket, keyed with a secret: a bare hash of a name can be guessed.
+"""Pseudonyms for the research bucket, keyed with a secret: the bare hash of a name could be guessed.
 
 Source: NIST FIPS 198-1 (HMAC).
 """
@@ -18,29 +18,32 @@ KEY_FILE = "research.key"
 
 @dataclass(frozen=True, slots=True)
 class Pseudonyms:
-    """Names that stand for others: the same for the same, and not to be undone without the secret."""
+    """Pseudonyms: the same for the same name, and irreversible without the secret."""
 
     secret: bytes = field(repr=False)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Pseudonyms":
-        """With the secret that the settings name, or the home's own, made at first use for nobody else to read."""
+        """With the secret of the settings, or the secret of the home: created at first use, readable by its owner only.
+
+        Raises LunglineError when the secret of the home cannot be read or written.
+        """
         if settings.research_secret:
             return cls(settings.research_secret.get_secret_value().encode())
         return cls(_home_secret(settings.home))
 
     def of(self, kind: str, name: str) -> str:
-        """32 hexadecimal digits for a name; `kind` keeps the same text in two places apart."""
+        """32 hexadecimal digits for a name; the same name of another `kind` has another pseudonym."""
         text = f"{kind}\0{name}".encode("utf-8", "surrogateescape")
         return hmac.new(self.secret, text, hashlib.sha256).hexdigest()[:32]
 
     def uid(self, name: str) -> str:
-        """A DICOM unique identifier that stands for another."""
+        """A DICOM unique identifier (UID) that replaces another."""
         return f"2.25.{int(self.of('uid', name), 16)}"
 
 
 def _home_secret(home: Path) -> bytes:
-    """The home's secret; of two that make it at once, one wins and both use it."""
+    """The secret of the home; of two processes that create it at once, both use the first."""
     path = home / KEY_FILE
     try:
         if not path.exists():

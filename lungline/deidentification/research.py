@@ -1,11 +1,10 @@
-"""The research bucket: unsure images, de-identified, with what the model said about them.
+"""The research bucket: unsure images, de-identified, each with the model's result.
 
     unsure/ab/abcdef....dcm     the image, or .png; its name is a keyed hash of the upload's identity
-    unsure/ab/abcdef....json    what is known about it; stored last
+    unsure/ab/abcdef....json    the facts about it; stored last
 
-Keeping an image is no part of judging it: whatever goes wrong here is logged, the result stands, and a mark in the
-results bucket (`owed/abcdef...-3`, for record 3 of upload abcdef...) lets `catch_up_owed` try again without reading
-all results.
+A failure here does not affect the result: it is logged, and a marker in the results bucket (`owed/abcdef...-3`, for
+record 3 of upload abcdef...) lets `catch_up_owed` try again without reading all results.
 """
 
 import contextlib
@@ -26,77 +25,79 @@ from lungline.storage.s3 import Storage
 
 PREFIX = "unsure/"
 
+Outcome = Literal["kept", "present", "failed", "lost"]
+
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Caught:
-    """What a catching up came to, in images."""
+class CatchUp:
+    """The number of images that a catch-up stored, found stored already, and could not store."""
 
     kept: int
-    known: int
+    present: int
     failed: int
 
 
 def keep(record: ResultRecord, data: bytes, storage: Storage, settings: Settings) -> bool:
-    """Store the image of an unsure record for research, if it is not there; never raises for what goes wrong.
+    """Store the image of an unsure record for research unless it is stored already; failures are logged, not raised.
 
-    True when the image is there now.
+    Returns whether the image is stored now.
     """
     if record.label != "Unsure":
         return False
     try:
         _keep(record, data, storage, settings)
-    except Exception as exc:  # noqa: BLE001 - the result is saved, and what failed here must not undo it
-        # Messages of others may quote the image; their kind and place cannot.
+    except Exception as exc:  # noqa: BLE001 - the result is saved, and no failure here may undo it
+        # Messages of libraries may quote the image; the type and place of the error cannot.
         last = traceback.extract_tb(exc.__traceback__)[-1]
         place = f"{type(exc).__name__} at {last.filename.rpartition('/')[2]}:{last.lineno}"
         why = str(exc) if isinstance(exc, LunglineError) else place
         _log.warning("An unsure image was not kept for research: %s (upload %s)", why, record.upload.identity)
-        with contextlib.suppress(LunglineError):  # a store that is down: the mark is lost with the image
+        with contextlib.suppress(LunglineError):  # when the store is down, the marker is lost with the image
             storage.put(settings.results_bucket, OWED + record.id, b"")
         return False
     return True
 
 
-def catch_up(records: Iterable[ResultRecord], storage: Storage, settings: Settings) -> Caught:
-    """Keep the images of unsure records that could not be kept when they were judged."""
-    ends = [_catch_up(record, storage, settings) for record in records if record.label == "Unsure"]
-    return Caught(ends.count("kept"), ends.count("known"), ends.count("failed") + ends.count("lost"))
+def catch_up(records: Iterable[ResultRecord], storage: Storage, settings: Settings) -> CatchUp:
+    """Store the images of unsure records that could not be stored when they were diagnosed."""
+    outcomes = [_catch_up(record, storage, settings) for record in records if record.label == "Unsure"]
+    return CatchUp(outcomes.count("kept"), outcomes.count("present"), outcomes.count("failed") + outcomes.count("lost"))
 
 
-def catch_up_owed(storage: Storage, settings: Settings) -> Caught:
-    """The same for the records that are marked; one listing where none is."""
-    ends: list[str] = []
+def catch_up_owed(storage: Storage, settings: Settings) -> CatchUp:
+    """The same for records with a marker; costs one listing when there is none."""
+    outcomes: list[str] = []
     for info in storage.list(settings.results_bucket, OWED):
         identity, _, version = info.key.removeprefix(OWED).partition("-")
         try:
             record = load(storage, settings.results_bucket, record_key(identity, version))
         except ObjectGone:
-            end = "lost"
+            outcome = "lost"
         else:
-            end = _catch_up(record, storage, settings)
-        ends.append(end)
-        if end != "failed":
+            outcome = _catch_up(record, storage, settings)
+        outcomes.append(outcome)
+        if outcome != "failed":
             storage.delete(settings.results_bucket, info.key)
-    return Caught(ends.count("kept"), ends.count("known"), ends.count("failed") + ends.count("lost"))
+    return CatchUp(outcomes.count("kept"), outcomes.count("present"), outcomes.count("failed") + outcomes.count("lost"))
 
 
-def _catch_up(record: ResultRecord, storage: Storage, settings: Settings) -> Literal["kept", "known", "failed", "lost"]:
-    """How one more attempt ended; `lost` when the image that was judged is not there any more."""
+def _catch_up(record: ResultRecord, storage: Storage, settings: Settings) -> Outcome:
+    """The outcome of another attempt; `lost` when the diagnosed image is gone."""
     pseudonyms = Pseudonyms.from_settings(settings)
     if storage.exists(settings.research_bucket, _name(record, pseudonyms) + ".json"):
-        return "known"
+        return "present"
     upload = record.upload
     try:
-        found = storage.get(upload.bucket, upload.key, upload.version_id, settings.image_max_bytes)
+        stored = storage.get(upload.bucket, upload.key, upload.version_id, settings.image_max_bytes)
     except ObjectGone:
         return "lost"
     except LunglineError:
         return "failed"
-    if record.read is not None and record.read.etag != found.etag:
+    if record.read is not None and record.read.etag != stored.etag:
         return "lost"
-    return "kept" if keep(record, found.data, storage, settings) else "failed"
+    return "kept" if keep(record, stored.data, storage, settings) else "failed"
 
 
 def _keep(record: ResultRecord, data: bytes, storage: Storage, settings: Settings) -> None:
@@ -130,8 +131,8 @@ def _name(record: ResultRecord, pseudonyms: Pseudonyms) -> str:
 
 
 def _facts(record: ResultRecord, image: Deidentified, pseudonyms: Pseudonyms) -> dict[str, object]:
-    """What research may know; no times, no identity, and nothing that the image file said in words."""
-    picture, model = record.image, record.model
+    """The facts for research: no times, no identity, and no text from the image file."""
+    facts, model = record.image, record.model
     return {
         "image": pseudonyms.of("upload", record.upload.identity) + image.suffix,
         "key": pseudonyms.of("key", f"{record.upload.bucket}/{record.upload.key}"),
@@ -140,6 +141,6 @@ def _facts(record: ResultRecord, image: Deidentified, pseudonyms: Pseudonyms) ->
         "probability": record.probability,
         "thresholds": record.thresholds.model_dump(),
         "model": {"name": model.name, "version": model.version, "synthetic": model.synthetic},
-        "picture": picture and picture.model_dump(),
-        "painted_over": round(image.hidden, 4),
+        "decoded": facts and facts.model_dump(),
+        "painted_over": round(image.painted_over, 4),
     }

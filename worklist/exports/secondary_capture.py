@@ -34,7 +34,7 @@ def capture(original: bytes, overlaid: bytes, record: ResultRecord) -> bytes:
     from pydicom.errors import InvalidDicomError
     from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-    quiet_dicom()
+    quiet_dicom(__name__)
     try:
         source = dcmread(io.BytesIO(original), stop_before_pixels=True)
         image = SCImage.from_ref_dataset(
