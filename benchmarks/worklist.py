@@ -30,8 +30,8 @@ from lungline.events.uploads import Upload
 from lungline.results.events import RESULT_TYPE
 from lungline.results.records import ModelFacts, OperatingPoint, ResultRecord, Times, UploadFacts
 from lungline.settings import load_settings
-from worklist.database import ingest
 from worklist.database.access import COOKIE, Access
+from worklist.database.ingest import ingest
 from worklist.database.session import Database
 
 REQUESTS = 60
@@ -99,9 +99,7 @@ def fill(database: Database, count: int) -> float:
     """Take two thousand results in and copy them until there are enough; how many a second were taken in."""
     wanted = results(min(count, SEED))
     start = time.perf_counter()
-    with database.writing() as session:
-        for result in wanted:
-            ingest.add(session, result)
+    ingest(database, *wanted)
     rate = len(wanted) / (time.perf_counter() - start)
     with database.writing() as session:
         for copy in range(1, count // len(wanted)):

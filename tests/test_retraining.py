@@ -12,7 +12,7 @@ def say(site: Site, number: int, verdict: str) -> None:
     result = record(number)
     site.send(result)
     with site.client() as client:
-        site.say(client, result.upload.identity, verdict)
+        site.submit_reading(client, result.upload.identity, verdict)
 
 
 def test_without_a_cause_no_run_starts_and_it_says_why(tmp_path: Path) -> None:

@@ -30,29 +30,29 @@ PAGES = ["/", "/rows", "/aside", "/live", f"/x/{IDENTITY}", f"/x/{IDENTITY}/xray
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_nothing_is_shown_to_who_is_not_signed_in(site: Site, path: str) -> None:
+def test_pages_require_a_session(site: Site, path: str) -> None:
     site.send(record())
     with site.client(None) as nobody:
-        answer = nobody.get(path)
-        assert (answer.status_code, answer.headers.get("location")) == (303, "/login")
+        response = nobody.get(path)
+        assert (response.status_code, response.headers.get("location")) == (303, "/login")
         assert nobody.get(path, headers={"accept": "*/*"}).status_code == 401
         nobody.cookies.set(COOKIE, "bWFkZSB1cA.aaaa.bbbb")
         assert nobody.get(path, headers={"accept": "*/*"}).status_code == 401
 
 
-def test_a_link_lets_one_person_in_once(site: Site) -> None:
+def test_link_signs_one_person_in_once(site: Site) -> None:
     url = login_url(site.settings, site.url)
     file = site.settings.home / "worklist" / LINK_FILE
     assert file.read_text().strip() == url
     assert file.stat().st_mode & 0o077 == 0
-    answers: list[httpx.Response] = []
-    threads = [threading.Thread(target=lambda: answers.append(httpx.get(url))) for _ in range(5)]
+    responses: list[httpx.Response] = []
+    threads = [threading.Thread(target=lambda: responses.append(httpx.get(url))) for _ in range(5)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    (welcome,) = [answer for answer in answers if answer.status_code == 303]
-    assert [answer.status_code for answer in answers].count(403) == 4
+    (welcome,) = [response for response in responses if response.status_code == 303]
+    assert [response.status_code for response in responses].count(403) == 4
     assert welcome.headers["location"] == "/"
     cookie = welcome.headers["set-cookie"].lower()
     assert "httponly" in cookie
@@ -61,7 +61,7 @@ def test_a_link_lets_one_person_in_once(site: Site) -> None:
     assert httpx.get(site.url, cookies=welcome.cookies).status_code == 200
 
 
-def test_a_new_link_and_the_passing_of_a_day_end_the_one_before(site: Site) -> None:
+def test_link_expires_with_a_newer_link_or_a_day(site: Site) -> None:
     first, second = login_url(site.settings, site.url), login_url(site.settings, site.url)
     assert httpx.get(first).status_code == 403
     with site.database.writing() as session:
@@ -69,7 +69,7 @@ def test_a_new_link_and_the_passing_of_a_day_end_the_one_before(site: Site) -> N
     assert httpx.get(second).status_code == 403
 
 
-def test_the_database_holds_nothing_that_opens_the_page(site: Site) -> None:
+def test_database_holds_no_usable_secrets(site: Site) -> None:
     token = login_url(site.settings, site.url).partition("=")[2]
     cookie = site.access.begin("dr.adams", "reader")
     stored = b"".join(path.read_bytes() for path in (site.settings.home / "worklist").glob("worklist.db*"))
@@ -77,7 +77,7 @@ def test_the_database_holds_nothing_that_opens_the_page(site: Site) -> None:
     assert cookie.encode() not in stored
 
 
-def test_a_session_ends_by_signing_out_and_by_itself(site: Site) -> None:
+def test_session_ends_by_signing_out_and_by_expiry(site: Site) -> None:
     with site.client() as client:
         kept = dict(client.cookies)
         assert client.post("/logout", data={"csrf": site.csrf(client)}).status_code == 303
@@ -88,7 +88,7 @@ def test_a_session_ends_by_signing_out_and_by_itself(site: Site) -> None:
         assert client.get("/rows", headers={"accept": "*/*"}).status_code == 401
 
 
-def test_readers_see_neither_the_audit_log_nor_the_whole_export(site: Site) -> None:
+def test_readers_cannot_open_audit_log_or_export(site: Site) -> None:
     site.send(record())
     with site.client("reader") as reader, site.client("admin") as admin:
         for path in ("/audit", "/export.csv"):
@@ -109,11 +109,11 @@ def test_another_sites_form_changes_nothing(site: Site, path: str) -> None:
         assert client.get("/").status_code == 200
 
 
-def test_what_people_did_stands_in_the_audit_log_without_any_key(site: Site) -> None:
+def test_actions_are_in_the_audit_log_without_keys(site: Site) -> None:
     site.send(record())
     with site.client("admin") as client:
         client.get(f"/x/{IDENTITY}")
-        site.say(client, IDENTITY, "Normal", "clear")
+        site.submit_reading(client, IDENTITY, "Normal", "clear")
         client.get(f"/results/{record().id}.fhir.json")
         client.get("/export.csv")
         page = client.get("/audit").text
@@ -130,27 +130,28 @@ def test_what_people_did_stands_in_the_audit_log_without_any_key(site: Site) -> 
     assert "xray-0" not in page
 
 
-def test_every_answer_carries_the_headers_that_keep_others_out(site: Site) -> None:
+def test_every_response_carries_security_headers(site: Site) -> None:
     with site.client() as client:
         for path in ("/", "/login", "/static/worklist.css", "/nowhere", "/healthz"):
-            said = client.get(path).headers
-            assert "default-src 'none'" in said["content-security-policy"]
-            assert "unsafe" not in said["content-security-policy"]
-            assert said["x-content-type-options"] == "nosniff"
-            assert said["referrer-policy"] == "no-referrer"
-            assert said["x-frame-options"] == "DENY"
+            headers = client.get(path).headers
+            assert "default-src 'none'" in headers["content-security-policy"]
+            assert "unsafe" not in headers["content-security-policy"]
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["referrer-policy"] == "no-referrer"
+            assert headers["x-frame-options"] == "DENY"
         assert client.get("/").headers["cache-control"] == "no-store"
 
 
-def test_an_address_that_is_not_ours_is_refused(site: Site) -> None:
-    """A page elsewhere may point its own name at this machine."""
+def test_unknown_host_names_are_refused(site: Site) -> None:
+    """Another site may point its own host name at this machine."""
     assert httpx.get(site.url, headers={"host": "evil.example"}).status_code == 400
-    answer = httpx.post(site.url, content=record().model_dump_json(), headers={"host": "evil.example"})
-    assert answer.status_code == 400
+    response = httpx.post(site.url, content=record().model_dump_json(), headers={"host": "evil.example"})
+    assert response.status_code == 400
     assert httpx.get(f"{site.url}/healthz", headers={"host": "10.0.0.7:8900"}).status_code == 200
 
 
-def test_the_link_of_a_notice_acknowledges_only_by_its_button_and_shows_nothing(site: Site) -> None:
+def test_notice_link_acknowledges_only_by_its_button(site: Site) -> None:
+    """The page shows nothing about the patient."""
     site.send(record())
     path = f"{site.url}/acknowledge/{signer(site.settings, 'acknowledge').dumps(IDENTITY)}"
     page = httpx.get(path)
@@ -178,10 +179,11 @@ def test_groups_of_the_provider_become_roles(groups: object, role: str | None) -
     assert role_of({"groups": groups}, settings) == role
 
 
-def test_everybody_may_read_when_no_group_is_named_and_nobody_is_admin() -> None:
+def test_without_groups_everybody_is_a_reader() -> None:
+    """And nobody is an administrator."""
     assert role_of({"groups": ["admins"]}, WorklistSettings()) == "reader"
 
 
-def test_signing_in_by_openid_needs_a_provider(tmp_path: Path) -> None:
+def test_oidc_sign_in_needs_a_provider(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="oidc_issuer"):
         build_app(home(tmp_path, login="oidc"))

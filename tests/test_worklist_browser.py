@@ -65,26 +65,26 @@ def upload(store: Storage, number: int, probability: float = 0.9, **changes: Any
 def opened(
     browser: Browser, site: Site, path: str = "/", size: tuple[int, int] = (1280, 800), role: Role = "admin"
 ) -> Iterator[Page]:
-    """A page of somebody who is signed in; it must end without an error, a dialogue or a breach of the policy."""
+    """A page of a signed-in user; it must end without errors, dialogs or violations of the security policy."""
     context = browser.new_context(viewport={"width": size[0], "height": size[1]})
     context.add_cookies([{"name": COOKIE, "value": site.access.begin("dr.adams", role), "url": site.url}])
     page = context.new_page()
-    trouble: list[str] = []
-    page.on("pageerror", lambda error: trouble.append(str(error)))
-    page.on("dialog", lambda dialog: trouble.append(dialog.message))
-    page.on("console", lambda said: trouble.append(said.text) if "Content Security Policy" in said.text else None)
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("dialog", lambda dialog: problems.append(dialog.message))
+    page.on("console", lambda line: problems.append(line.text) if "Content Security Policy" in line.text else None)
     page.goto(site.url + path)
     yield page
     assert page.evaluate("window.hacked") is None
     context.close()
-    assert trouble == []
+    assert problems == []
 
 
 def film(page: Page) -> None:
     expect(page.locator(".film.ready")).to_be_visible()
 
 
-def test_an_upload_appears_without_reload_within_three_seconds(browser: Browser, site: Site, store: Storage) -> None:
+def test_upload_appears_live_within_three_seconds(browser: Browser, site: Site, store: Storage) -> None:
     site.send(upload(store, 1, 0.5))
     with opened(browser, site) as page:
         expect(page.locator("#live")).to_have_text("live")
@@ -98,9 +98,7 @@ def test_an_upload_appears_without_reload_within_three_seconds(browser: Browser,
         assert page.evaluate("window.same")
 
 
-def test_the_list_catches_up_after_the_worklist_was_away(
-    browser: Browser, site: Site, store: Storage, tmp_path: Path
-) -> None:
+def test_list_catches_up_after_an_outage(browser: Browser, site: Site, store: Storage, tmp_path: Path) -> None:
     with opened(browser, site) as page:
         expect(page.locator("#live")).to_have_text("live")
         page.context.set_offline(True)
@@ -111,7 +109,7 @@ def test_the_list_catches_up_after_the_worklist_was_away(
         expect(page.locator(".list tbody tr")).to_have_count(1, timeout=15000)
 
 
-def test_somebody_reads_the_whole_list_by_keyboard(browser: Browser, site: Site, store: Storage) -> None:
+def test_whole_list_can_be_read_by_keyboard(browser: Browser, site: Site, store: Storage) -> None:
     uploads = [upload(store, number, risk) for number, risk in ((10, 0.95), (11, 0.8), (12, 0.5))]
     for result in uploads:
         site.send(result)
@@ -132,11 +130,11 @@ def test_somebody_reads_the_whole_list_by_keyboard(browser: Browser, site: Site,
         page.keyboard.press("3")
         expect(page.locator(".empty")).to_contain_text("Everything is read")
     with site.database.reading() as session:
-        said = [
-            (one.action, one.verdict, one.comment)
-            for one in session.scalars(select(ReadingRow).order_by(ReadingRow.number))
+        stored = [
+            (reading.action, reading.verdict, reading.comment)
+            for reading in session.scalars(select(ReadingRow).order_by(ReadingRow.number))
         ]
-    assert said == [
+    assert stored == [
         ("confirmed", "Pneumonia", ""),
         ("corrected", "Normal", "clear on both sides, 123"),
         ("corrected", "Not usable", ""),
@@ -194,9 +192,7 @@ def test_filters_and_search_work_without_loading_the_page_again(browser: Browser
         expect(page.locator(".list tbody tr")).to_have_count(1)
 
 
-def test_a_result_that_comes_between_a_page_and_its_stream_is_shown(
-    browser: Browser, site: Site, store: Storage
-) -> None:
+def test_result_between_page_and_stream_is_shown(browser: Browser, site: Site, store: Storage) -> None:
     live = site.app.state.worklist.live
     page = browser.new_context().new_page()
 
@@ -222,17 +218,15 @@ def test_hostile_text_is_shown_as_text(browser: Browser, site: Site, store: Stor
         shown = hostile.rstrip("/").rpartition("/")[2]
         expect(page.locator(".xray a")).to_have_text(shown)
         with site.client() as client:
-            site.say(client, result.upload.identity, "read", hostile)
+            site.submit_reading(client, result.upload.identity, "read", hostile)
         page.goto(f"{site.url}/x/{result.upload.identity}?view=all&q=%22%3E%3Cscript%3Ewindow.hacked=1%3C/script%3E")
         film(page)
-        expect(page.locator(".said-list q")).to_have_text(hostile)
+        expect(page.locator(".readings q")).to_have_text(hostile)
         page.goto(f"{site.url}/?view=all&q=%3Cscript%3Ewindow.hacked=1%3C/script%3E")
         expect(page.locator(".empty")).to_contain_text("<script>window.hacked=1</script>")
 
 
-def test_the_viewer_says_that_the_store_is_down_and_the_list_works(
-    browser: Browser, tmp_path: Path, store: Storage
-) -> None:
+def test_viewer_reports_unavailable_store_and_list_works(browser: Browser, tmp_path: Path, store: Storage) -> None:
     result = upload(store, 50)
     with running_site(home(tmp_path)) as site:
         site.send(result)
@@ -243,7 +237,7 @@ def test_the_viewer_says_that_the_store_is_down_and_the_list_works(
             expect(page.get_by_role("button", name="Confirm Pneumonia")).to_be_visible()
 
 
-def test_the_viewer_says_when_the_image_was_overwritten(browser: Browser, site: Site, store: Storage) -> None:
+def test_viewer_reports_an_overwritten_image(browser: Browser, site: Site, store: Storage) -> None:
     result = upload(store, 51)
     site.send(result)
     store.put("xray-uploads", result.upload.key, phantom.jpeg(99, opacities=False))
@@ -251,7 +245,7 @@ def test_the_viewer_says_when_the_image_was_overwritten(browser: Browser, site: 
         expect(page.locator("#stage-message")).to_contain_text("overwritten")
 
 
-def test_a_link_signs_in_and_leaves_no_token_in_the_address(browser: Browser, site: Site) -> None:
+def test_link_signs_in_and_leaves_no_token_in_the_url(browser: Browser, site: Site) -> None:
     page = browser.new_page()
     page.goto(login_url(site.settings, site.url))
     assert page.url == f"{site.url}/"
@@ -270,18 +264,16 @@ def test_a_reader_reads_but_neither_exports_nor_audits(browser: Browser, site: S
         assert page.get_by_role("link", name="Audit log").count() == 0
         assert page.get_by_role("link", name="CSV").count() == 0
         page.goto(f"{site.url}/audit")
-        expect(page.get_by_text("Only an admin may do this.")).to_be_visible()
+        expect(page.get_by_text("Only administrators may do this.")).to_be_visible()
         page.goto(f"{site.url}/x/{result.upload.identity}")
         page.get_by_role("button", name="Confirm Pneumonia").click()
         expect(page.locator(".empty")).to_contain_text("Everything is read")
         page.goto(f"{site.url}/x/{result.upload.identity}?view=all")
-        expect(page.locator(".said-list")).to_contain_text("dr.adams")
+        expect(page.locator(".readings")).to_contain_text("dr.adams")
 
 
 @pytest.mark.parametrize("size", [(1280, 800), (1024, 768), (820, 1180)])
-def test_pages_fit_the_screens_they_are_made_for(
-    browser: Browser, site: Site, store: Storage, size: tuple[int, int]
-) -> None:
+def test_pages_fit_supported_screens(browser: Browser, site: Site, store: Storage, size: tuple[int, int]) -> None:
     result = upload(store, 60, key="a-rather-long-folder-name/" * 5 + "and-a-long-file-name" * 5 + ".jpeg")
     site.send(result)
     for path in ("/", f"/x/{result.upload.identity}", "/audit", "/notices"):
@@ -307,22 +299,26 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])
-def test_axe_finds_no_serious_fault(browser: Browser, site: Site, store: Storage, axe: str, theme: str) -> None:
+def test_axe_reports_no_serious_violation(browser: Browser, site: Site, store: Storage, axe: str, theme: str) -> None:
     uploads = [upload(store, 70 + number, risk) for number, risk in enumerate((0.9, 0.5, 0.1))]
     for result in [*uploads, record(74, outcome="refused")]:
         site.send(result)
     with site.client() as client:
-        site.say(client, uploads[2].upload.identity, "Pneumonia", "a comment")
+        site.submit_reading(client, uploads[2].upload.identity, "Pneumonia", "a comment")
     viewer = f"/x/{uploads[0].upload.identity}"
     for path in ("/?view=all", viewer, f"/x/{uploads[2].upload.identity}", "/notices", "/audit", "/nowhere"):
         with opened(browser, site, path) as page:
             page.context.add_cookies([{"name": "theme", "value": theme, "url": site.url}])
             page.reload()
             page.evaluate(axe)
-            found = page.evaluate("axe.run({runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice']})")
+            report = page.evaluate("axe.run({runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice']})")
             serious = [
-                (one["id"], [node["target"] for node in one["nodes"]][:5], one["nodes"][0]["failureSummary"])
-                for one in found["violations"]
-                if one["impact"] in ("serious", "critical")
+                (
+                    violation["id"],
+                    [node["target"] for node in violation["nodes"]][:5],
+                    violation["nodes"][0]["failureSummary"],
+                )
+                for violation in report["violations"]
+                if violation["impact"] in ("serious", "critical")
             ]
             assert serious == [], (path, serious)

@@ -52,19 +52,19 @@ def radiograph(**changes: object) -> bytes:
     return out.getvalue()
 
 
-def judged(store: Storage, data: bytes) -> ResultRecord:
+def predicted(store: Storage, data: bytes) -> ResultRecord:
     now = datetime.now(UTC)
     etag = store.put("xray-uploads", "clinic/image.dcm", data)
     result = record(key="clinic/image.dcm", etag=etag, heatmap=True, arrived=now)
-    picture = decode(data)
+    image = decode(data)
     cam = np.full((4, 4), 0.8, np.float32)
-    store.put("lungline-results", result.heatmap or "", heatmap_png(picture, cam, Preparation()))
+    store.put("lungline-results", result.heatmap or "", heatmap_png(image, cam, Preparation()))
     return result.model_copy(update={"image": ImageFacts(format="dicom", width=80, height=96)})
 
 
-def test_a_dicom_upload_is_shown_and_gets_a_dicom_result_in_its_own_study(tmp_path: Path, store: Storage) -> None:
+def test_dicom_upload_gets_a_dicom_result_in_its_study(tmp_path: Path, store: Storage) -> None:
     data = radiograph()
-    result = judged(store, data)
+    result = predicted(store, data)
     with running_site(home(tmp_path), store) as site:
         site.send(result)
         wait(lambda: store.exists("lungline-results", capture_key(result)))
@@ -80,16 +80,17 @@ def test_a_dicom_upload_is_shown_and_gets_a_dicom_result_in_its_own_study(tmp_pa
     assert made.pixel_array[:, :, 0].max() > made.pixel_array[:, :, 1].min()
 
 
-def test_making_a_dicom_result_again_gives_the_same_object(store: Storage) -> None:
+def test_dicom_result_is_reproducible(store: Storage) -> None:
     data = radiograph()
-    result = judged(store, data)
+    result = predicted(store, data)
     png = store.get("lungline-results", result.heatmap or "").data
     first, second = (dcmread(io.BytesIO(capture(data, png, result))) for _ in range(2))
     assert first.SOPInstanceUID == second.SOPInstanceUID
 
 
-def test_an_upload_without_a_study_gets_no_dicom_result_and_nothing_is_quoted(store: Storage) -> None:
-    result = judged(store, radiograph())
+def test_upload_without_study_gets_no_dicom_result(store: Storage) -> None:
+    """The error quotes nothing of the patient's."""
+    result = predicted(store, radiograph())
     png = store.get("lungline-results", result.heatmap or "").data
     for data in (radiograph(StudyInstanceUID=None), b"no DICOM at all"):
         with pytest.raises(DataError) as caught:
@@ -97,9 +98,9 @@ def test_an_upload_without_a_study_gets_no_dicom_result_and_nothing_is_quoted(st
         assert "DOE" not in str(caught.value)
 
 
-def test_a_value_that_a_library_finds_odd_is_not_told(tmp_path: Path, store: Storage) -> None:
+def test_odd_patient_values_are_not_logged(tmp_path: Path, store: Storage) -> None:
     data = radiograph(ReferringPhysicianName="DRWEISS", PatientName="MUSTERMANN")  # names of one component
-    result = judged(store, data)
+    result = predicted(store, data)
     (tmp_path / "original").write_bytes(data)
     (tmp_path / "overlaid").write_bytes(store.get("lungline-results", result.heatmap or "").data)
     (tmp_path / "record").write_text(result.model_dump_json())

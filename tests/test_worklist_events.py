@@ -33,11 +33,11 @@ def structured(data: Any, **changes: Any) -> tuple[bytes, dict[str, str]]:
     return json.dumps(event).encode(), {"content-type": "application/cloudevents+json; charset=utf-8"}
 
 
-def test_a_result_arrives_in_binary_and_structured_mode_and_counts_once(site: Site) -> None:
+def test_result_in_binary_and_structured_mode_counts_once(site: Site) -> None:
     result = record()
     assert site.send(result).status_code == 204
-    body, said = structured(json.loads(result.model_dump_json()))
-    assert httpx.post(site.url, content=body, headers=said).status_code == 204
+    body, event_headers = structured(json.loads(result.model_dump_json()))
+    assert httpx.post(site.url, content=body, headers=event_headers).status_code == 204
     assert site.send(result).status_code == 204
     assert count(site).uploaded == 1
 
@@ -47,7 +47,7 @@ def values(**changes: Any) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "changes"),
     [
         (b"", {}),
         (b"{}", {}),
@@ -75,22 +75,19 @@ def values(**changes: Any) -> bytes:
         (b"[]", {"content-type": "application/cloudevents+json"}),
     ],
 )
-def test_what_is_no_result_is_refused_for_good_and_leaves_nothing(
-    site: Site, body: bytes, said: dict[str, str]
-) -> None:
-    answer = httpx.post(site.url, content=body, headers=headers() | said)
-    assert answer.status_code == 400
-    assert "ward/xray" not in answer.text
+def test_invalid_result_is_refused_and_stores_nothing(site: Site, body: bytes, changes: dict[str, str]) -> None:
+    response = httpx.post(site.url, content=body, headers=headers() | changes)
+    assert response.status_code == 400
+    assert "ward/xray" not in response.text
     assert count(site) == Counters()
 
 
-on_sqlite = pytest.mark.skipif("LUNGLINE_TEST_POSTGRES" in os.environ, reason="is about SQLite's file")
+on_sqlite = pytest.mark.skipif("LUNGLINE_TEST_POSTGRES" in os.environ, reason="SQLite only")
 
 
 @on_sqlite
-def test_a_locked_database_asks_for_the_event_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worklist.database.session.BUSY_SECONDS", 0.1)
-    with running_site(home(tmp_path)) as site:
+def test_locked_database_asks_for_retry(tmp_path: Path) -> None:
+    with running_site(home(tmp_path), busy_seconds=0.1) as site:
         other = sqlite3.connect(tmp_path / "worklist/worklist.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         assert site.send(record()).status_code == 503
@@ -100,14 +97,14 @@ def test_a_locked_database_asks_for_the_event_again(tmp_path: Path, monkeypatch:
 
 
 @on_sqlite
-def test_a_removed_database_asks_for_the_event_again_and_is_not_healthy(site: Site, tmp_path: Path) -> None:
+def test_removed_database_asks_for_retry_and_is_unhealthy(site: Site, tmp_path: Path) -> None:
     assert httpx.get(f"{site.url}/healthz").status_code == 200
     (tmp_path / "worklist/worklist.db").unlink()
     assert site.send(record()).status_code == 503
     assert httpx.get(f"{site.url}/healthz").status_code == 503
 
 
-def test_a_worklist_that_was_killed_finds_everything_after_its_restart(tmp_path: Path) -> None:
+def test_restarted_worklist_has_all_results(tmp_path: Path) -> None:
     with running_site(home(tmp_path)) as site:
         assert site.send(record(1)).status_code == 204
     with pytest.raises(httpx.ConnectError):
@@ -120,8 +117,8 @@ def test_a_worklist_that_was_killed_finds_everything_after_its_restart(tmp_path:
 def test_events_need_the_token_when_there_is_one(tmp_path: Path) -> None:
     with running_site(home(tmp_path, event_token="s3cret")) as site:
         assert site.send(record()).status_code == 403
-        said = headers() | {"authorization": "Bearer s3cret"}
-        assert httpx.post(site.url, content=record().model_dump_json(), headers=said).status_code == 204
+        authorised = headers() | {"authorization": "Bearer s3cret"}
+        assert httpx.post(site.url, content=record().model_dump_json(), headers=authorised).status_code == 204
 
 
 def send_letter(site: Site, body: bytes | str) -> httpx.Response:
@@ -150,17 +147,17 @@ def test_images_in_the_research_bucket_are_counted_as_deidentified(tmp_path: Pat
         wait(lambda: count(site).deidentified == 1)
 
 
-def test_an_event_of_several_uploads_brings_all_of_them_or_none(site: Site) -> None:
+def test_event_of_several_uploads_is_stored_whole_or_not(site: Site) -> None:
     records = [json.loads(record(number).model_dump_json()) for number in range(3)]
-    said = headers("org.lungline.results.v1")
-    assert httpx.post(site.url, json={"records": [*records, {}]}, headers=said).status_code == 400
-    assert httpx.post(site.url, json={"records": []}, headers=said).status_code == 400
+    batch = headers("org.lungline.results.v1")
+    assert httpx.post(site.url, json={"records": [*records, {}]}, headers=batch).status_code == 400
+    assert httpx.post(site.url, json={"records": []}, headers=batch).status_code == 400
     assert count(site).uploaded == 0
-    assert httpx.post(site.url, json={"records": records}, headers=said).status_code == 204
+    assert httpx.post(site.url, json={"records": records}, headers=batch).status_code == 204
     assert count(site).uploaded == 3
 
 
-def test_the_dead_letter_of_a_refused_image_brings_its_record_from_the_store(tmp_path: Path) -> None:
+def test_dead_letter_of_refused_image_loads_its_record(tmp_path: Path) -> None:
     with running_store(tmp_path, "lungline-results") as store, running_site(home(tmp_path), store) as site:
         refused = record(outcome="refused")
         results.save(store, "lungline-results", refused)
@@ -173,30 +170,30 @@ def test_the_dead_letter_of_a_refused_image_brings_its_record_from_the_store(tmp
         assert (count(site).refused, count(site).dead_lettered) == (0, 0)
 
 
-def lines(site: Site, query: str, seen: list[str]) -> Iterator[str]:
+def lines(site: Site, query: str, received: list[str]) -> Iterator[str]:
     with site.client() as client, client.stream("GET", f"/live{query}") as stream:
         for line in stream.iter_lines():
-            seen.append(line)
+            received.append(line)
             yield line
 
 
-def test_open_pages_hear_of_what_their_filter_asks_for_and_of_nothing_else(site: Site) -> None:
-    seen: list[str] = []
-    following = lines(site, "?label=Unsure", seen)
+def test_live_pages_receive_only_what_their_filter_selects(site: Site) -> None:
+    received: list[str] = []
+    following = lines(site, "?label=Unsure", received)
     next(line for line in following if line.startswith("data:"))
     site.send(record(1, 0.9))
     site.send(record(2, 0.5))
-    told = next(line for line in following if "row" in line and line.startswith("event"))
-    assert told == "event: row"
+    event = next(line for line in following if "row" in line and line.startswith("event"))
+    assert event == "event: row"
     message = json.loads(next(following).removeprefix("data: "))
     assert message["identity"] == record(2).upload.identity
     assert "Unsure" in message["html"]
     assert record(1).upload.identity not in [
-        json.loads(line[6:]).get("identity") for line in seen if line.startswith("data: ") and "html" in line
+        json.loads(line[6:]).get("identity") for line in received if line.startswith("data: ") and "html" in line
     ]
 
 
-def test_a_change_by_another_process_shows_too(site: Site, tmp_path: Path) -> None:
+def test_change_by_another_process_is_shown(site: Site, tmp_path: Path) -> None:
     from worklist.database.ingest import ingest
     from worklist.database.session import Database
 
@@ -208,7 +205,7 @@ def test_a_change_by_another_process_shows_too(site: Site, tmp_path: Path) -> No
     assert next(line for line in following if line == "event: row")
 
 
-def test_the_filter_of_an_address_is_read_back_from_it() -> None:
+def test_filter_survives_the_round_trip_through_a_url() -> None:
     wanted = Filter(view="all", label="Unsure", version="3", age="7d", q='"><b>&x=1', sort="newest")
     assert Filter.of(httpx.QueryParams(wanted.query()[1:])) == wanted
     assert Filter.of({"view": "nonsense", "label": "Cat", "sort": "", "age": "1y"}) == Filter()

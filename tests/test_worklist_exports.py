@@ -31,8 +31,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
 
 @pytest.fixture
 def settings(tmp_path: Path, store: Storage) -> Settings:
-    known = {"s3_endpoint": store.endpoint, "s3_access_key": ACCESS_KEY, "s3_secret_key": SECRET_KEY}
-    return Settings.model_validate(known | {"home": tmp_path / "home"})
+    connection = {"s3_endpoint": store.endpoint, "s3_access_key": ACCESS_KEY, "s3_secret_key": SECRET_KEY}
+    return Settings.model_validate(connection | {"home": tmp_path / "home"})
 
 
 def upload(store: Storage, number: int, patient: int) -> ResultRecord:
@@ -41,7 +41,7 @@ def upload(store: Storage, number: int, patient: int) -> ResultRecord:
     return record(number, 0.9 if patient % 2 else 0.1, key=key, etag=etag)
 
 
-def say(
+def read(
     database: Database, result: ResultRecord, action: readings.Action, verdict: readings.Verdict | None = None
 ) -> None:
     with database.writing() as session:
@@ -50,31 +50,29 @@ def say(
         readings.read(session, entry, reader="dr.adams", action=action, verdict=verdict)
 
 
-def test_what_readers_said_becomes_a_data_set_that_training_can_open(
-    settings: Settings, store: Storage, tmp_path: Path
-) -> None:
+def test_readings_become_a_data_set_for_training(settings: Settings, store: Storage, tmp_path: Path) -> None:
     with closing(Database.open(settings)) as database:
         uploads = [upload(store, number, number // 2) for number in range(80)]
         for result in uploads:
             ingest(database, result)
         for result in uploads[:72]:
-            say(database, result, "confirmed")
-        say(database, uploads[0], "corrected", "Pneumonia")
-        say(database, uploads[1], "corrected", "Not usable")
-        say(database, uploads[2], "reopened")
-        say(database, uploads[73], "read")
+            read(database, result, "confirmed")
+        read(database, uploads[0], "corrected", "Pneumonia")
+        read(database, uploads[1], "corrected", "Not usable")
+        read(database, uploads[2], "reopened")
+        read(database, uploads[73], "read")
     done = commands.export_feedback(settings, tmp_path / "feedback")
     assert done.images == 70
-    found = open_dataset(str(tmp_path / "feedback"), settings=settings)
-    assert len(found.examples) == 70
+    dataset = open_dataset(str(tmp_path / "feedback"), settings=settings)
+    assert len(dataset.examples) == 70
     owners: dict[str | None, set[str]] = {}
-    for example in found.examples:
+    for example in dataset.examples:
         owners.setdefault(example.patient, set()).add(example.split)
     assert None not in owners
     assert all(len(splits) == 1 for splits in owners.values())
-    (corrected,) = [example for example in found.examples if uploads[0].upload.identity in example.name]
+    (corrected,) = [example for example in dataset.examples if uploads[0].upload.identity in example.name]
     assert corrected.label == 1
-    assert found.read(corrected) == store.get("xray-uploads", uploads[0].upload.key).data
+    assert dataset.read(corrected) == store.get("xray-uploads", uploads[0].upload.key).data
     assert "dr.adams" not in (tmp_path / "feedback/labels.csv").read_text()
 
 
@@ -93,13 +91,13 @@ def test_an_image_that_was_overwritten_is_left_out(settings: Settings, store: St
         for number in (200, 201):
             result = upload(store, number, number)
             ingest(database, result)
-            say(database, result, "confirmed")
+            read(database, result, "confirmed")
     store.put("xray-uploads", result.upload.key, phantom.jpeg(5, opacities=True))
     done = commands.export_feedback(settings, tmp_path / "out")
     assert (done.images, done.gone) == (1, 1)
 
 
-def test_a_patient_is_known_by_pattern_by_name_or_by_folder(settings: Settings, tmp_path: Path) -> None:
+def test_patient_comes_from_pattern_name_or_folder(settings: Settings, tmp_path: Path) -> None:
     import re
 
     assert patient("a/person12_virus_3.jpeg") == "person12"
@@ -117,11 +115,11 @@ def test_enough_new_labels_make_a_training_run_due_once(settings: Settings) -> N
     with closing(Database.open(settings)) as database:
         for number in range(3):
             ingest(database, record(number))
-        say(database, record(0), "confirmed")
-        say(database, record(0), "confirmed")
-        say(database, record(1), "read")
+        read(database, record(0), "confirmed")
+        read(database, record(0), "confirmed")
+        read(database, record(1), "read")
         assert not commands.retrain_check(few).is_due
-        say(database, record(2), "corrected", "Normal")
+        read(database, record(2), "corrected", "Normal")
     check = commands.retrain_check(few)
     assert (check.labels, check.is_due) == (2, True)
     commands.mark_trained(few, check)
@@ -131,7 +129,8 @@ def test_enough_new_labels_make_a_training_run_due_once(settings: Settings) -> N
 @pytest.mark.parametrize(
     "result", [record(), record(0, 0.5), record(0, 0.1), record(outcome="refused"), record(outcome="gone")]
 )
-def test_every_result_is_a_valid_fhir_report_that_names_no_file(result: ResultRecord) -> None:
+def test_every_result_is_a_valid_fhir_report(result: ResultRecord) -> None:
+    """It names no file."""
     value = report(result)
     text = json.dumps(value)
     assert value["resourceType"] == "DiagnosticReport"
@@ -140,10 +139,10 @@ def test_every_result_is_a_valid_fhir_report_that_names_no_file(result: ResultRe
     assert "Not a medical device" in text
 
 
-def test_a_readers_verdict_makes_the_fhir_report_final(settings: Settings) -> None:
+def test_verdict_makes_the_fhir_report_final(settings: Settings) -> None:
     with closing(Database.open(settings)) as database:
         ingest(database, record())
-        say(database, record(), "corrected", "Normal")
+        read(database, record(), "corrected", "Normal")
         with database.reading() as session:
             value = report(record(), readings.record_of(readings.history(session, record().upload.identity)[0]))
     assert value["status"] == "final"

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:Deprecati
 
 
 class Service:
-    """A chat service's webhook, which answers as it is told."""
+    """A chat service's webhook with a configurable status."""
 
     def __init__(self) -> None:
         self.received: list[dict[str, Any]] = []
@@ -62,17 +62,18 @@ def rules(folder: Path, text: str) -> Path:
 
 def fresh(**changes: Any) -> ResultRecord:
     now = datetime.now(UTC)
-    given: dict[str, Any] = {"arrived": now, "done": now, "key": "Ward 9/DOE^JANE.jpeg"} | changes
-    return record(0, 0.9, **given)
+    values: dict[str, Any] = {"arrived": now, "done": now, "key": "Ward 9/DOE^JANE.jpeg"} | changes
+    return record(0, 0.9, **values)
 
 
 def states(site: Site) -> list[tuple[int, int, str]]:
     with site.database.reading() as session:
-        found = session.scalars(select(Notice).order_by(Notice.step, Notice.target))
-        return [(notice.step, notice.target, notice.state) for notice in found]
+        rows = session.scalars(select(Notice).order_by(Notice.step, Notice.target))
+        return [(notice.step, notice.target, notice.state) for notice in rows]
 
 
-def test_a_notice_is_sent_once_however_often_the_result_comes_and_names_no_patient(tmp_path: Path) -> None:
+def test_notice_is_sent_once_and_names_no_patient(tmp_path: Path) -> None:
+    """However often the result arrives."""
     with running_service() as (service, address):
         text = f'[[rule]]\nname = "urgent"\nlabel = ["Pneumonia"]\nto = [["{address}"]]\n'
         with running_site(home(tmp_path, notice_rules=rules(tmp_path, text))) as site:
@@ -81,14 +82,14 @@ def test_a_notice_is_sent_once_however_often_the_result_comes_and_names_no_patie
             assert site.send(record(1, 0.1, arrived=datetime.now(UTC))).status_code == 204
             wait(lambda: states(site) == [(0, 0, "sent")])
             site.send(fresh())
-            site.app.state.chores.send_notices()
-            (told,) = service.received
-            assert "DOE" not in json.dumps(told)
-            assert "Ward" not in json.dumps(told)
-            assert f"{site.url}/x/{fresh().upload.identity}" in told["message"]
+            site.app.state.jobs.send_notices()
+            (notice,) = service.received
+            assert "DOE" not in json.dumps(notice)
+            assert "Ward" not in json.dumps(notice)
+            assert f"{site.url}/x/{fresh().upload.identity}" in notice["message"]
 
 
-def test_a_service_that_is_down_is_tried_again_and_shown_meanwhile(tmp_path: Path) -> None:
+def test_failed_notice_is_shown_and_retried(tmp_path: Path) -> None:
     with running_service() as (service, address), running_service() as (well, other):
         service.status = 500
         text = f'[[rule]]\nname = "urgent"\nto = [["{address}", "{other}"]]\n'
@@ -97,7 +98,7 @@ def test_a_service_that_is_down_is_tried_again_and_shown_meanwhile(tmp_path: Pat
             wait(lambda: states(site) == [(0, 0, "waiting"), (0, 1, "sent")])
             with site.client() as client:
                 assert "could not be sent yet" in client.get("/aside").text
-                assert "did not take the notice" in client.get("/notices").text
+                assert "did not accept the notice" in client.get("/notices").text
                 assert address not in client.get("/notices").text
             service.status = 200
             with site.database.writing() as session:
@@ -106,9 +107,9 @@ def test_a_service_that_is_down_is_tried_again_and_shown_meanwhile(tmp_path: Pat
             assert (len(service.received), len(well.received)) == (1, 1)
 
 
-def test_the_next_is_told_when_nobody_acknowledges_and_nobody_when_somebody_does(tmp_path: Path) -> None:
-    with running_service() as (first, one), running_service() as (second, two):
-        text = f'[[rule]]\nname = "urgent"\nescalate_minutes = 30\nto = [["{one}"], ["{two}"]]\n'
+def test_unacknowledged_notice_escalates_and_acknowledged_does_not(tmp_path: Path) -> None:
+    with running_service() as (first, first_url), running_service() as (second, second_url):
+        text = f'[[rule]]\nname = "urgent"\nescalate_minutes = 30\nto = [["{first_url}"], ["{second_url}"]]\n'
         with running_site(home(tmp_path, notice_rules=rules(tmp_path, text))) as site:
             site.send(fresh())
             other = fresh(etag="0" * 32)
@@ -122,29 +123,29 @@ def test_the_next_is_told_when_nobody_acknowledges_and_nobody_when_somebody_does
                 late = Notice.escalates.is_not(None)
                 session.execute(update(Notice).where(late).values(escalates=datetime.now(UTC)))
             wait(lambda: states(site)[-1] == (1, 0, "sent"))
-            (told,) = second.received
-            assert fresh().upload.identity in told["message"]
+            (notice,) = second.received
+            assert fresh().upload.identity in notice["message"]
 
 
-def test_a_reading_answers_the_notice(tmp_path: Path) -> None:
+def test_reading_acknowledges_the_notice(tmp_path: Path) -> None:
     with running_site(home(tmp_path)) as site:
         site.send(fresh())
         wait(lambda: states(site) == [(0, 0, "sent")])
         with site.client() as client:
             assert "not acknowledged" in client.get("/").text
-            site.say(client, fresh().upload.identity, "confirmed")
+            site.submit_reading(client, fresh().upload.identity, "confirmed")
             assert "not acknowledged" not in client.get("/").text
     (line,) = (tmp_path / "worklist/notices.log").read_text().splitlines()
     assert json.loads(line)["link"].endswith(f"/x/{fresh().upload.identity}")
 
 
-def test_old_results_are_told_to_nobody(tmp_path: Path) -> None:
+def test_old_results_send_no_notice(tmp_path: Path) -> None:
     with running_site(home(tmp_path)) as site:
         site.send(record(done=datetime.now(UTC) - timedelta(hours=2)))
         assert states(site) == []
 
 
-def test_each_try_waits_longer_and_the_last_one_counts_as_failed(tmp_path: Path) -> None:
+def test_each_attempt_waits_longer_until_the_last_fails(tmp_path: Path) -> None:
     with running_site(home(tmp_path)) as site:
         site.send(fresh())
         wait(lambda: states(site) == [(0, 0, "sent")])
@@ -159,7 +160,7 @@ def test_each_try_waits_longer_and_the_last_one_counts_as_failed(tmp_path: Path)
             assert session.scalar(select(Notice.state)) == "failed"
 
 
-def test_rules_say_who_is_told_of_what() -> None:
+def test_rules_select_results_by_all_conditions() -> None:
     night = NoticeRule(
         name="n", label=("Pneumonia",), risk=0.8, prefix="icu/", hours=(time(18), time(7)), to=(("file",),)
     )

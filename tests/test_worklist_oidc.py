@@ -18,13 +18,13 @@ from tests.support.worklist_site import Site, home, running_site
 
 
 class Provider:
-    """An OpenID provider that lets in whoever it is told to."""
+    """An OpenID provider with configurable groups and claims."""
 
     def __init__(self) -> None:
         self.key = RSAKey.generate_key(2048, parameters={"kid": "1"})
         self.issuer = ""
         self.groups: list[str] = []
-        self.asked: dict[str, dict[str, str]] = {}
+        self.requests: dict[str, dict[str, str]] = {}
         self.changes: dict[str, Any] = {}
 
     def answer(self, path: str, form: dict[str, str]) -> dict[str, Any]:
@@ -34,22 +34,22 @@ class Provider:
             return {"issuer": self.issuer, "id_token_signing_alg_values_supported": ["RS256"]} | urls
         if path == "/keys":
             return dict(KeySet([self.key]).as_dict(private=False))
-        question = self.asked.pop(form["code"])
+        request = self.requests.pop(form["code"])
         now = int(time.time())
         claims = {
             "iss": self.issuer, "aud": "worklist", "sub": "77", "preferred_username": "dr.berg", "iat": now,
-            "exp": now + 60, "nonce": question["nonce"], "groups": self.groups,
+            "exp": now + 60, "nonce": request["nonce"], "groups": self.groups,
         } | self.changes  # fmt: skip
         token = jwt.encode({"alg": "RS256", "kid": "1"}, claims, self.key)
         return {"access_token": "a", "token_type": "Bearer", "id_token": token}
 
     def agree(self, url: str) -> str:
-        """The person behind the browser types a password; where they are sent back to."""
-        question = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
+        """The user types a password; returns where they are redirected."""
+        request = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
         code = secrets.token_hex(8)
-        self.asked[code] = question
-        assert question["code_challenge_method"] == "S256"
-        return question["redirect_uri"] + "?" + urlencode({"code": code, "state": question["state"]})
+        self.requests[code] = request
+        assert request["code_challenge_method"] == "S256"
+        return request["redirect_uri"] + "?" + urlencode({"code": code, "state": request["state"]})
 
 
 @contextmanager
@@ -109,7 +109,7 @@ def sign_in(site: Site, provider: Provider, browser: httpx.Client) -> httpx.Resp
 
 
 @pytest.mark.parametrize(("groups", "audit"), [(["readers"], 403), (["admins"], 200)])
-def test_the_provider_lets_people_in_with_the_role_of_their_group(
+def test_provider_signs_people_in_with_their_role(
     site: Site, provider: Provider, groups: list[str], audit: int
 ) -> None:
     provider.groups = groups
@@ -119,7 +119,7 @@ def test_the_provider_lets_people_in_with_the_role_of_their_group(
         assert browser.get("/audit").status_code == audit
 
 
-def test_who_belongs_to_no_group_and_what_is_forged_opens_nothing(site: Site, provider: Provider) -> None:
+def test_missing_groups_and_forged_tokens_open_nothing(site: Site, provider: Provider) -> None:
     with site.client(None) as browser:
         provider.groups = ["others"]
         assert sign_in(site, provider, browser).status_code == 403
@@ -132,14 +132,14 @@ def test_who_belongs_to_no_group_and_what_is_forged_opens_nothing(site: Site, pr
         assert browser.get("/").status_code == 303
 
 
-def test_a_token_link_opens_nothing_where_people_sign_in_at_a_provider(site: Site) -> None:
+def test_token_link_opens_nothing_with_oidc(site: Site) -> None:
     token = site.access.new_token("dr.adams", "admin")
     with site.client(None) as browser:
         assert browser.get(f"/login?token={token}").status_code == 200
         assert browser.get("/").status_code == 303
 
 
-def test_a_provider_that_is_down_is_said_to_be(tmp_path: Path) -> None:
-    known = {"login": "oidc", "oidc_client_id": "w", "oidc_client_secret": "s", "oidc_issuer": "http://127.0.0.1:9"}
-    with running_site(home(tmp_path, **known)) as site, site.client(None) as browser:
+def test_unavailable_provider_is_reported(tmp_path: Path) -> None:
+    settings = {"login": "oidc", "oidc_client_id": "w", "oidc_client_secret": "s", "oidc_issuer": "http://127.0.0.1:9"}
+    with running_site(home(tmp_path, **settings)) as site, site.client(None) as browser:
         assert browser.get("/login/oidc").status_code == 503

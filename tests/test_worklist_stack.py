@@ -1,4 +1,4 @@
-"""The worklist as a part of the real stack: what comes in, what a kill costs, what S3 gives back."""
+"""The worklist in the real stack: results, kills, rebuilds."""
 
 import os
 import signal
@@ -38,9 +38,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory, packages: tuple[Path, Pat
     stack.down(settings)
 
 
-def upload(settings: Settings, **pictures: bytes) -> None:
+def upload(settings: Settings, **images: bytes) -> None:
     client: Any = boto3.client("s3", **_client_options(settings))
-    for name, data in pictures.items():
+    for name, data in images.items():
         client.put_object(Bucket=settings.uploads_bucket, Key=f"ward/{name}.jpg", Body=data)
 
 
@@ -55,7 +55,7 @@ def _client_options(settings: Settings) -> dict[str, str | None]:
 
 
 def shown(settings: Settings) -> tuple[Counters, list[tuple[Any, ...]]]:
-    """What the page counts and lists."""
+    """The counters and entries of the page."""
     database = Database.open(settings)
     try:
         with database.reading() as session:
@@ -68,15 +68,13 @@ def shown(settings: Settings) -> tuple[Counters, list[tuple[Any, ...]]]:
 
 @pytest.fixture
 def reader(settings: Settings) -> Iterator[httpx.Client]:
-    """A reader who has followed the link of the stack."""
+    """A reader who has followed the sign-in link."""
     with httpx.Client(follow_redirects=True, timeout=30, headers={"accept": "text/html"}) as client:
         assert client.get(sign_in_link(settings)).status_code == 200
         yield client
 
 
-def test_the_page_shows_uploads_with_heatmaps_and_counts_what_became_of_them(
-    settings: Settings, reader: httpx.Client
-) -> None:
+def test_page_shows_uploads_with_heatmaps_and_counters(settings: Settings, reader: httpx.Client) -> None:
     address = stack.status(settings).service("worklist").address
     assert stack.connect(settings).worklist.uri == address
     upload(settings, a=jpeg(1, opacities=True), b=jpeg(2, opacities=False), hello=b"hello")
@@ -87,18 +85,18 @@ def test_the_page_shows_uploads_with_heatmaps_and_counts_what_became_of_them(
     identity = next(row[0] for row in shown(settings)[1] if "judged" in row)
     heatmap = reader.get(f"{page}/x/{identity}/heat")
     assert heatmap.headers["content-type"] == "image/png"
-    # The events' token is the trigger's: nobody else on this machine tells of results.
+    # Only the trigger has the token for events.
     assert httpx.post(page, json={}, headers={"ce-specversion": "1.0"}, timeout=30).status_code == 403
 
 
-def test_a_worklist_that_was_killed_misses_nothing_and_holds_nobody_up(settings: Settings) -> None:
+def test_killed_worklist_misses_nothing_and_blocks_nothing(settings: Settings) -> None:
     before = stack.wait(settings, "worklist")
     already = shown(settings)[0].uploaded
     assert before.pid
-    os.kill(before.pid, signal.SIGSTOP)  # away, and not even refusing
+    os.kill(before.pid, signal.SIGSTOP)  # hangs without refusing connections
     upload(settings, **{f"away{number}": jpeg(number, opacities=True) for number in range(6)})
     connected = stack.connect(settings)
-    wait(lambda: _judged(connected) == already + 6, 60)
+    wait(lambda: _count_records(connected) == already + 6, 60)
     os.kill(before.pid, signal.SIGKILL)
     wait(lambda: stack.status(settings).service("worklist").pid not in {None, before.pid}, 60)
     assert stack.wait(settings, "worklist").address == before.address
@@ -106,22 +104,20 @@ def test_a_worklist_that_was_killed_misses_nothing_and_holds_nobody_up(settings:
     wait(lambda: shown(settings)[0].uploaded == already + 7, 60)
 
 
-def _judged(settings: Settings) -> int:
+def _count_records(settings: Settings) -> int:
     from lungline.results.records import every
     from lungline.storage.s3 import Storage
 
     return sum(1 for _ in every(Storage.from_settings(settings), settings.results_bucket))
 
 
-def test_a_rebuild_gives_the_same_page_from_the_bucket(
-    settings: Settings, reader: httpx.Client, tmp_path: Path
-) -> None:
+def test_rebuild_gives_the_same_page(settings: Settings, reader: httpx.Client, tmp_path: Path) -> None:
     address = str(stack.status(settings).service("worklist").address)
     wait(lambda: shown(settings)[0].judged > 0, 60)
     identity = next(row[0] for row in shown(settings)[1] if "judged" in row)
     csrf = reader.get(f"{address}/x/{identity}").text.partition('name="csrf" value="')[2].partition('"')[0]
-    said = reader.post(f"{address}/x/{identity}/readings", data={"csrf": csrf, "say": "Normal", "comment": "clear"})
-    assert said.status_code == 200
+    response = reader.post(f"{address}/x/{identity}/readings", data={"csrf": csrf, "say": "Normal", "comment": "clear"})
+    assert response.status_code == 200
     with sqlite3.connect(settings.home / "worklist" / "worklist.db") as database:
         wait(lambda: database.execute("SELECT count(*) FROM readings WHERE saved = 0").fetchone() == (0,), 60)
     lost = stack.connect(settings).model_copy(update={"home": tmp_path})
@@ -136,9 +132,8 @@ def _values(counters: Counters) -> dict[str, int]:
     return {name: getattr(counters, name) for name in Counters.__dataclass_fields__}
 
 
-def test_a_browser_is_given_the_link_in_a_private_file_and_only_where_there_is_a_screen(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_browser_gets_the_link_in_a_private_file(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only where there is a screen."""
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or True)
     monkeypatch.delenv("DISPLAY", raising=False)

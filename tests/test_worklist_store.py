@@ -62,26 +62,26 @@ def only(database: Database) -> WorklistEntry:
     return entry
 
 
-def test_a_result_is_shown_once_however_often_and_from_how_many_threads_it_comes(database: Database) -> None:
+def test_concurrent_duplicates_of_a_result_are_stored_once(database: Database) -> None:
     result = record()
-    added: list[bool] = []
+    added: list[int] = []
     threads = [threading.Thread(target=lambda: added.append(ingest(database, result))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(added) == [False] * 7 + [True]
+    assert sorted(added) == [0] * 7 + [1]
     assert only(database).probability == 0.9
 
 
-def test_the_newest_answer_is_shown_whatever_the_order_of_events(database: Database) -> None:
+def test_newest_result_is_shown_in_any_order(database: Database) -> None:
     old, new = record(probability=0.2, done=START), record(probability=0.8, version="2", done=START + timedelta(1))
     assert ingest(database, new)
     ingest(database, old)
     assert (only(database).version, only(database).label) == ("2", "Pneumonia")
 
 
-def test_an_image_that_was_gone_and_came_back_is_shown_judged_and_stays_so(database: Database) -> None:
+def test_missing_image_that_returns_is_predicted_and_stays(database: Database) -> None:
     assert ingest(database, record(outcome="gone"))
     assert shown(database) == []
     assert len(shown(database, Filter(view="missing"))) == 1
@@ -109,9 +109,7 @@ def many(count: int) -> list[ResultRecord]:
 
 @pytest.mark.parametrize("sort", ["urgent", "newest"])
 @pytest.mark.parametrize("query", [{}, {"label": "Unsure"}, {"version": "2"}, {"q": "RAY-1"}, {"view": "unread"}])
-def test_pages_hold_every_row_once_and_in_order_forwards_and_backwards(
-    sqlite: Database, sort: str, query: dict[str, str]
-) -> None:
+def test_pages_hold_every_row_once_in_both_directions(sqlite: Database, sort: str, query: dict[str, str]) -> None:
     for result in many(120):
         ingest(sqlite, result)
     wanted = Filter.of({"view": "all", "sort": sort} | query)
@@ -134,7 +132,7 @@ def test_pages_hold_every_row_once_and_in_order_forwards_and_backwards(
         assert page.previous is None
 
 
-def test_the_list_begins_with_what_is_most_urgent(database: Database) -> None:
+def test_list_begins_with_the_most_urgent(database: Database) -> None:
     risks = {"normal": 0.1, "unsure": 0.5, "certain": 0.99, "likely": 0.8}
     for number, (name, risk) in enumerate(risks.items()):
         ingest(database, record(number, risk, key=name))
@@ -145,7 +143,7 @@ def test_the_list_begins_with_what_is_most_urgent(database: Database) -> None:
     ]  # fmt: skip
 
 
-def test_a_filter_says_the_same_to_the_database_and_to_one_entry(sqlite: Database) -> None:
+def test_filter_selects_the_same_in_sql_and_python(sqlite: Database) -> None:
     for result in many(150):
         ingest(sqlite, result)
     now = START + timedelta(minutes=75)
@@ -164,14 +162,14 @@ def test_a_filter_says_the_same_to_the_database_and_to_one_entry(sqlite: Databas
     with sqlite.reading() as session:
         for query in queries:
             wanted = Filter.of(query)
-            found = {entry.number for entry in entries.page(session, wanted, size=999, now=now).entries}
-            assert found == {entry.number for entry in everything if wanted.matches(entry, now)}, query
+            selected = {entry.number for entry in entries.page(session, wanted, size=999, now=now).entries}
+            assert selected == {entry.number for entry in everything if wanted.matches(entry, now)}, query
 
 
 @pytest.mark.parametrize(
     "text", ["", "1", "1.2", "a.b.c", "1.2.3.4", "1..3", "-.1.1", "9.9.99999999999999999999", "１.1.1"]
 )
-def test_a_place_that_is_no_place_is_the_beginning(text: str) -> None:
+def test_invalid_position_is_the_beginning(text: str) -> None:
     assert Cursor.read(text) is None
 
 
@@ -181,7 +179,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
         yield storage
 
 
-def test_a_lost_database_comes_back_from_the_store_with_what_readers_said(tmp_path: Path, store: Storage) -> None:
+def test_rebuild_restores_results_and_readings_from_the_store(tmp_path: Path, store: Storage) -> None:
     wanted = many(30)
     for result in wanted:
         records.save(store, "lungline-results", result)
@@ -195,10 +193,10 @@ def test_a_lost_database_comes_back_from_the_store_with_what_readers_said(tmp_pa
         with first.writing() as session:
             entry = entries.find(session, judged.upload.identity)
             assert entry
-            said = readings.read(
+            reading = readings.read(
                 session, entry, reader="dr.adams", action="corrected", verdict="Normal", comment="clear"
             )
-            saved = readings.record_of(said)
+            saved = readings.record_of(reading)
         store.put("lungline-results", saved.key, saved.model_dump_json().encode())
         before = [(entry.identity, entry.priority, entry.verdict, entry.read) for entry in shown(first)]
     with closing(Database.open(home(tmp_path / "second"))) as second:
@@ -211,7 +209,7 @@ def test_a_lost_database_comes_back_from_the_store_with_what_readers_said(tmp_pa
             assert session.scalar(select(ReadingRow.comment)) == "clear"
 
 
-def test_the_migrations_make_the_tables_that_the_code_knows(database: Database) -> None:
+def test_migrations_match_the_models(database: Database) -> None:
     with database.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": False})
         assert compare_metadata(context, Table.metadata) == []
@@ -223,34 +221,33 @@ def test_nobody_else_can_read_the_database(tmp_path: Path) -> None:
     assert (tmp_path / "worklist").stat().st_mode & 0o077 == 0
 
 
-def test_a_locked_database_is_unavailable_and_works_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worklist.database.session.BUSY_SECONDS", 0.1)
-    with closing(Database.open(home(tmp_path))) as database:
+def test_locked_database_is_unavailable_and_works_afterwards(tmp_path: Path) -> None:
+    with closing(Database.open(home(tmp_path), busy_seconds=0.1)) as database:
         other = sqlite3.connect(tmp_path / "worklist/worklist.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(DatabaseUnavailable):
             ingest(database, record())
-        assert shown(database) == []  # who reads need not wait
+        assert shown(database) == []  # readers need not wait
         other.execute("ROLLBACK")
         other.close()
         assert ingest(database, record())
 
 
-def test_a_database_whose_file_was_removed_takes_nothing_in(tmp_path: Path) -> None:
+def test_removed_database_file_is_unavailable(tmp_path: Path) -> None:
     with closing(Database.open(home(tmp_path))) as database:
         (tmp_path / "worklist/worklist.db").unlink()
         with pytest.raises(DatabaseUnavailable, match="removed"):
             ingest(database, record())
 
 
-def test_a_file_that_is_no_database_is_named_as_such(tmp_path: Path) -> None:
+def test_damaged_database_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "worklist").mkdir()
     (tmp_path / "worklist/worklist.db").write_bytes(b"no database, but long enough to be looked at" * 100)
     with pytest.raises(DatabaseUnavailable, match="damaged"):
         Database.open(home(tmp_path))
 
 
-def test_a_wrong_address_of_a_database_is_refused_without_being_shown(tmp_path: Path) -> None:
+def test_wrong_database_url_is_refused_without_being_shown(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         Database.open(home(tmp_path, database="password"))
     assert "password" not in str(caught.value)
@@ -270,8 +267,14 @@ def test_counters_count_each_upload_once(database: Database) -> None:
         assert entry
         readings.read(session, entry, reader="r", action="confirmed")
     with database.reading() as session:
-        found = entries.count(session)
-    assert (found.uploaded, found.judged, found.pneumonia, found.unsure, found.refused) == (6, 4, 2, 1, 1)
-    assert (found.unread, found.urgent) == (4, 1)
+        counters = entries.count(session)
+    assert (counters.uploaded, counters.judged, counters.pneumonia, counters.unsure, counters.refused) == (
+        6,
+        4,
+        2,
+        1,
+        1,
+    )
+    assert (counters.unread, counters.urgent) == (4, 1)
     with database.reading() as session:
         assert session.execute(text("select count(*) from readings")).scalar() == 2

@@ -1,1 +1,1 @@
-"""The worklist: results on a page, staff told, readers teach the model."""
+"""The worklist: shows results, sends notices, collects readings for training."""

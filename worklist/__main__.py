@@ -17,24 +17,24 @@ def main() -> int:
     """Serve until stopped; 1 when it cannot start."""
     parser = argparse.ArgumentParser(prog="worklist", description="Serve the worklist.")
     parser.add_argument("--http_port", type=int, default=8900)
-    parser.add_argument("--host", default="127.0.0.1", help="Address to listen at.")
-    parser.add_argument("--metrics_port", type=int, help="Port to answer Prometheus on; none by default.")
-    given = parser.parse_args()
-    logging.getLogger("apprise").setLevel(logging.CRITICAL)  # names services by their addresses
+    parser.add_argument("--host", default="127.0.0.1", help="Address to listen on.")
+    parser.add_argument("--metrics_port", type=int, help="Port of the Prometheus endpoint; none by default.")
+    arguments = parser.parse_args()
+    logging.getLogger("apprise").setLevel(logging.CRITICAL)  # logs target URLs, which hold passwords
     try:
         settings = load_settings()
         logs.configure(settings.log_format)
         tracing.configure(settings, "worklist")
-        app = build_app(settings, address=f"http://{given.host}:{given.http_port}")
-        if given.metrics_port:
-            _serve_metrics(given.host, given.metrics_port, app.state.worklist)
+        app = build_app(settings, address=f"http://{arguments.host}:{arguments.http_port}")
+        if arguments.metrics_port:
+            _serve_metrics(arguments.host, arguments.metrics_port, app.state.worklist)
     except LunglineError as exc:
         print(f"Error: {exc}", file=sys.stderr)
         return 1
     except OSError as exc:
-        print(f"Error: Port {given.metrics_port} cannot be listened on: {exc.strerror}.", file=sys.stderr)
+        print(f"Error: Port {arguments.metrics_port} cannot be listened on: {exc.strerror}.", file=sys.stderr)
         return 1
-    WorklistServer(app, given.host, given.http_port).run()
+    WorklistServer(app, arguments.host, arguments.http_port).run()
     return 0
 
 

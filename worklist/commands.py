@@ -1,4 +1,4 @@
-"""What the command line does with a worklist, running or not: plain functions of the settings."""
+"""Worklist commands as plain functions of the settings; the worklist may be running or not."""
 
 import getpass
 from collections.abc import Callable, Generator
@@ -20,15 +20,15 @@ OnProgress = Callable[[int], None]
 
 
 def rebuild_worklist(settings: Settings, on_progress: OnProgress | None = None) -> Rebuilt:
-    """Take in all result records and readings that lie in S3; safe beside a running worklist, and to repeat."""
-    with _opened(settings) as (database, storage):
+    """Rebuild the database from the results and readings in S3; safe to repeat, also while the worklist runs."""
+    with _connected(settings) as (database, storage):
         return rebuild(database, storage, settings.results_bucket, on_progress)
 
 
 def login_url(settings: Settings, address: str = "http://127.0.0.1:8900") -> str:
-    """A link that lets whoever opens it in, once and within a day; the link before it stops working.
+    """Create a sign-in link that works once, within a day; the previous link stops working.
 
-    It is kept in a file that only its owner can read, and removed with its use.
+    The link is also stored in a file that only its owner can read, until it is used.
     """
     with closing(Database.open(settings)) as database:
         token = Access(database, settings).new_token(_me(), "admin")
@@ -38,7 +38,7 @@ def login_url(settings: Settings, address: str = "http://127.0.0.1:8900") -> str
 
 
 def export_results(settings: Settings, form: Literal["csv", "fhir"], path: Path) -> int:
-    """Write all results to a file, as CSV or as FHIR DiagnosticReports one a line; how many lines."""
+    """Write all results to a file, as CSV or as one FHIR DiagnosticReport per line; return how many."""
     from worklist.database import audit
 
     with closing(Database.open(settings)) as database:
@@ -55,27 +55,27 @@ def export_results(settings: Settings, form: Literal["csv", "fhir"], path: Path)
 
 
 def export_feedback(settings: Settings, folder: Path, on_progress: OnProgress | None = None) -> Exported:
-    """Write what readers confirmed and corrected as a data set, usable with `--data` and `--feedback`."""
-    with _opened(settings) as (database, storage):
-        pictures = ImageRenderer(storage, settings)
+    """Write confirmed and corrected X-rays as a data set, usable with `--data` and `--feedback`."""
+    with _connected(settings) as (database, storage):
+        images = ImageRenderer(storage, settings)
         pattern = settings.worklist.patient_pattern
-        return feedback.export_feedback(database, pictures, folder, _me(), pattern, on_progress)
+        return feedback.export_feedback(database, images, folder, _me(), pattern, on_progress)
 
 
 def retrain_check(settings: Settings) -> RetrainCheck:
-    """Whether enough new labels have come for a training run."""
+    """Whether there are enough new labels for a training run."""
     with closing(Database.open(settings)) as database:
         return feedback.retrain_check(database, settings.worklist.retrain_labels)
 
 
 def mark_trained(settings: Settings, check: RetrainCheck) -> None:
-    """Note that a training run knows all labels that a check counted."""
+    """Record that a training run used all labels that a check counted."""
     with closing(Database.open(settings)) as database:
         feedback.mark_trained(database, check.last)
 
 
 @contextmanager
-def _opened(settings: Settings) -> Generator[tuple[Database, Storage]]:
+def _connected(settings: Settings) -> Generator[tuple[Database, Storage]]:
     with closing(Database.open(settings)) as database, closing(Storage.from_settings(settings)) as storage:
         yield database, storage
 

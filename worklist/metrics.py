@@ -1,6 +1,6 @@
-"""The worklist's own figures for Prometheus, served on a port that no reader and no ingress reaches.
+"""Prometheus metrics of the worklist, served on a port that neither readers nor an ingress reach.
 
-Labels take only values from closed sets, and the first few versions of the model; nothing of a patient is among them.
+Label values come from closed sets and the first few model versions; none describes a patient.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,14 +19,14 @@ from worklist.database import notices
 from worklist.database.models import ReadingRow, WorklistEntry
 from worklist.database.session import Database
 
-# Not the library's own: the predictor has that one, and both run in one process of the tests.
+# Not the library's default: the predictor uses that one, and tests run both in one process.
 REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
 
 REQUESTS = Counter(
-    "http_requests_total", "Requests that were answered.", ["method", "route", "code"], registry=REGISTRY
+    "http_requests_total", "Requests by method, route and status.", ["method", "route", "code"], registry=REGISTRY
 )
-TAKEN_IN = Counter(
+RESULTS = Counter(
     "lungline_worklist_results_total", "Results that changed the list, by label.", ["label"], registry=REGISTRY
 )
 SHOWN_SECONDS = Histogram(
@@ -35,40 +35,40 @@ SHOWN_SECONDS = Histogram(
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600),
     registry=REGISTRY,
 )
-NOTICES = Counter("lungline_notices_total", "Attempts to tell somebody of a result.", ["outcome"], registry=REGISTRY)
+NOTICES = Counter("lungline_notices_total", "Attempts to send a notice, by outcome.", ["outcome"], registry=REGISTRY)
 READINGS = Counter(
-    "lungline_readings_total", "What readers saw.", ["label", "verdict", "model_version"], registry=REGISTRY
+    "lungline_readings_total", "Readings with a verdict.", ["label", "verdict", "model_version"], registry=REGISTRY
 )
 READ_SCORES = Histogram(
     "lungline_read_score",
-    "Probabilities that the model gave to X-rays, by what a reader saw in them.",
+    "Predicted probabilities of read X-rays, by the reader's verdict.",
     ["verdict", "model_version"],
     buckets=tuple(step / 10 for step in range(1, 11)),
     registry=REGISTRY,
 )
-# Versions come from records: whoever could forge some must not be able to fill our memory.
+# Versions come from records, so forged ones must not be able to exhaust memory.
 MAX_VERSIONS = 50
 _versions: set[str] = set()
 
 notice_outcome = cache(NOTICES.labels)
 _request = cache(REQUESTS.labels)
-_taken_in = cache(TAKEN_IN.labels)
-# There from the first scrape on, as 0: a series that begins at 1 has not risen.
+_result = cache(RESULTS.labels)
+# Present as 0 from the first scrape: a series that begins at 1 shows no increase.
 for _label in ("Normal", "Pneumonia", "Unsure", "Refused"):
-    _taken_in(_label)
+    _result(_label)
 for _outcome in ("sent", "failed"):
     notice_outcome(_outcome)
 
 
 def count_result(record: ResultRecord) -> None:
-    """Count a result that has changed the list."""
-    _taken_in(record.label or "").inc()
+    """Count a result that changed the list."""
+    _result(record.label or "").inc()
     if record.times.uploaded:
         SHOWN_SECONDS.observe(max(0.0, (datetime.now(UTC) - record.times.uploaded).total_seconds()))
 
 
 def count_reading(reading: ReadingRow) -> None:
-    """Count what a reader saw; a reading without a verdict says nothing of the model."""
+    """Count a reading with a verdict; others say nothing about the model."""
     if reading.verdict is None:
         return
     version = _bounded(reading.version)
@@ -85,13 +85,13 @@ def _bounded(version: str) -> str:
 
 
 class CountedRequests:
-    """Counts answers by the pattern of their route, never by their address, which names an upload."""
+    """ASGI middleware that counts requests by route pattern, never by URL, which identifies an upload."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
+        """Handle a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -107,32 +107,34 @@ class CountedRequests:
 
 
 class ListCollector(Collector):
-    """What waits on the list, asked of the database when Prometheus asks us."""
+    """Gauges of the list, read from the database at each scrape."""
 
     def __init__(self, database: Database, open_pages: Callable[[], int]) -> None:
         self._database = database
         self._open_pages = open_pages
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """The list's figures now; none while the database is away."""
+        """The current gauges; only the open pages while the database is unavailable."""
         yield GaugeMetricFamily("lungline_pages_open", "Open pages of the list.", self._open_pages())
         try:
             with self._database.reading() as session:
                 unread = (
                     session.scalar(select(func.count()).select_from(WorklistEntry).where(WorklistEntry.read == 0)) or 0
                 )
-                told = notices.open_notices(session)
+                pending = notices.count_open(session)
         except LunglineError:
             return
-        yield GaugeMetricFamily("lungline_unread_results", "Results that no reader has seen.", unread)
-        yield GaugeMetricFamily("lungline_notices_unacknowledged", "Notices that nobody has answered.", told.waiting)
+        yield GaugeMetricFamily("lungline_unread_results", "Results that no reader has read.", unread)
         yield GaugeMetricFamily(
-            "lungline_notices_troubled", "Notices that could not be sent and that nobody has answered.", told.failed
+            "lungline_notices_unacknowledged", "Sent notices that are not acknowledged.", pending.waiting
+        )
+        yield GaugeMetricFamily(
+            "lungline_notices_troubled", "Notices that could not be sent and are not acknowledged.", pending.failed
         )
 
 
 def serve(host: str, port: int, *collectors: Collector) -> None:
-    """Answer Prometheus on a port of its own, from a thread of its own. Raises OSError."""
+    """Serve the metrics on their own port, in a thread. Raises OSError."""
     for collector in collectors:
         REGISTRY.register(collector)
     start_http_server(port, host, REGISTRY)

@@ -1,12 +1,12 @@
-"""Rules: which results are told to whom.
+"""Notice rules: which results are sent to whom.
 
     [[rule]]
     name = "urgent"
     label = ["Pneumonia"]             # any of these; empty: all
     risk = 0.8                        # at least
     prefix = "emergency/"             # of the object's key
-    hours = "18:00-07:00"             # when the result is told, in the machine's own time zone; may span midnight
-    to = [["mailto://..."], ["pover://..."]]   # Apprise addresses; the second group is told when nobody acknowledges
+    hours = "18:00-07:00"             # local time of the result; may span midnight
+    to = [["mailto://..."], ["pover://..."]]   # Apprise addresses; the second group follows when nobody acknowledges
     escalate_minutes = 15
 
 The target `file` adds a line to notices.log in the worklist's folder. The file of rules holds secrets: keep it 0600.
@@ -26,7 +26,7 @@ LOCAL_FILE = "file"
 
 
 class NoticeRule(BaseModel):
-    """One rule; `to` is a list of groups, told one after the other until somebody acknowledges."""
+    """One rule; `to` is a list of groups, notified one after the other until somebody acknowledges."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,7 +44,7 @@ class NoticeRule(BaseModel):
         return tuple(value.split("-")) if isinstance(value, str) else value
 
     def fits(self, record: ResultRecord, now: datetime) -> bool:
-        """Whether a result is to be told at a moment of local time."""
+        """Whether the rule applies to a result at a moment of local time."""
         return (
             record.label is not None
             and (not self.label or record.label in self.label)
@@ -68,8 +68,8 @@ def load_rules(path: Path | None) -> tuple[NoticeRule, ...]:
     if path is None:
         return DEFAULT
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8")).get("rule", [])
-        rules = TypeAdapter(tuple[NoticeRule, ...]).validate_python(found)
+        tables = tomllib.loads(path.read_text(encoding="utf-8")).get("rule", [])
+        rules = TypeAdapter(tuple[NoticeRule, ...]).validate_python(tables)
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise SettingsError(f"The notice rules in {path} cannot be read: {exc}.") from exc
     except ValidationError as exc:

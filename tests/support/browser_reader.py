@@ -1,4 +1,4 @@
-"""A reader at work in a real browser, for tests of what comes of it."""
+"""A reader at work in a real browser."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from worklist.database.access import COOKIE
 
 
 def correct_on_the_page(settings: Settings) -> ResultRecord:
-    """A reader opens an X-ray that the model called Normal, and says Pneumonia; it lies in the store afterwards."""
+    """A reader corrects a Normal result to Pneumonia; the reading is in the store afterwards."""
     store = Storage.from_settings(settings)
     store.ensure_buckets(settings.uploads_bucket, settings.results_bucket)
     key = "ward/person41_1.jpeg"
@@ -37,5 +37,5 @@ def correct_on_the_page(settings: Settings) -> ResultRecord:
 
 
 def exported(settings: Settings) -> list[Path]:
-    """The pictures that training runs of this home were given."""
+    """The images exported for training runs of this home."""
     return sorted((settings.home / "feedback").glob("*/*/*/*"))

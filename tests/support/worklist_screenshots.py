@@ -1,8 +1,8 @@
 """Screenshots of the worklist: `python -m tests.support.worklist_screenshots FOLDER [--data DATA] [--home HOME]`.
 
 List and viewer, dark and light, at 1280 pixels and on a tablet, with a night's uploads of the test split of a data set
-(phantoms by default); the risks are drawn by the label, not judged by a model. With the home of a stack that runs,
-what that stack's worklist shows.
+(phantoms by default); risks are drawn at random by label, not predicted. With the home of a running stack, screenshots
+of that stack's worklist.
 """
 
 import argparse
@@ -34,7 +34,7 @@ WARDS = ("emergency", "ward-3", "paediatrics")
 
 
 def seed(site: Site, store: Storage, dataset: Dataset, count: int = 60) -> None:
-    """A night of uploads, with what the predictor would say and what a reader said of some."""
+    """A night of uploads with results, and readings of some."""
     dice, noise = random.Random(4), np.random.default_rng(4)
     for number, example in enumerate(_mixed(dataset, count)):
         data = dataset.read(example) if number % 20 != 7 else dataset.read(example)[:500]
@@ -52,11 +52,13 @@ def seed(site: Site, store: Storage, dataset: Dataset, count: int = 60) -> None:
         site.send(result)
         if number % 9 == 4:
             with site.client() as client:
-                site.say(client, result.upload.identity, "confirmed" if result.label != "Unsure" else "Normal")
+                site.submit_reading(
+                    client, result.upload.identity, "confirmed" if result.label != "Unsure" else "Normal"
+                )
 
 
 def shoot(browser: Browser, url: str, session: str, folder: Path) -> Iterator[Path]:
-    """Take the screenshots of a worklist, with the cookie of a session there; the files."""
+    """Take screenshots of a worklist, with a session cookie; yields the files."""
     for theme in ("dark", "light"):
         for size, (width, height) in SIZES.items():
             context = browser.new_context(viewport={"width": width, "height": height})
@@ -81,8 +83,8 @@ def _list(page: Page, url: str, path: Path) -> Path:
 
 
 def _mixed(dataset: Dataset, count: int) -> list[Example]:
-    found = [[one for one in dataset.of("test") if one.label == label][: count // 2] for label in (0, 1)]
-    return [one for pair in zip_longest(*found) for one in pair if one]
+    by_label = [[item for item in dataset.of("test") if item.label == label][: count // 2] for label in (0, 1)]
+    return [item for pair in zip_longest(*by_label) for item in pair if item]
 
 
 def _spot(noise: np.random.Generator, risk: float) -> np.ndarray:
@@ -114,16 +116,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="worklist_screenshots", description="Take screenshots of the worklist.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data", default="phantom:160")
-    parser.add_argument("--home", type=Path, help="Of a stack that runs.")
-    given = parser.parse_args(arguments)
-    given.folder.mkdir(parents=True, exist_ok=True)
+    parser.add_argument("--home", type=Path, help="Home of a running stack.")
+    options = parser.parse_args(arguments)
+    options.folder.mkdir(parents=True, exist_ok=True)
     with running_chromium() as browser:
-        found = (
-            _of_a_stack(given.home, browser, given.folder)
-            if given.home
-            else _of_a_night(given.data, browser, given.folder)
+        paths = (
+            _of_a_stack(options.home, browser, options.folder)
+            if options.home
+            else _of_a_night(options.data, browser, options.folder)
         )
-        for path in found:
+        for path in paths:
             print(path)
 
 

@@ -33,7 +33,7 @@ from lungline.results.records import (
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from worklist.database.access import COOKIE, Access, Role
-from worklist.database.session import Database
+from worklist.database.session import BUSY_SECONDS, Database
 from worklist.web.app import WorklistServer, build_app
 
 START = datetime(2026, 3, 1, 8, 0, tzinfo=UTC)
@@ -103,7 +103,7 @@ class Site:
         return httpx.post(self.url, content=result.model_dump_json(), headers=headers(), timeout=20)
 
     def client(self, role: Role | None = "admin", who: str = "dr.adams") -> httpx.Client:
-        """A browser's stand-in, signed in unless the role is None."""
+        """An HTTP client, signed in unless the role is None."""
         cookies = {COOKIE: self.access.begin(who, role)} if role else {}
         return httpx.Client(base_url=self.url, cookies=cookies, headers={"accept": "text/html"}, timeout=20)
 
@@ -112,21 +112,24 @@ class Site:
         assert person
         return person.csrf
 
-    def say(self, client: httpx.Client, identity: str, say: str, comment: str = "") -> httpx.Response:
-        form = {"csrf": self.csrf(client), "say": say, "comment": comment}
+    def submit_reading(self, client: httpx.Client, identity: str, choice: str, comment: str = "") -> httpx.Response:
+        form = {"csrf": self.csrf(client), "say": choice, "comment": comment}
         return client.post(f"/x/{identity}/readings", data=form)
 
 
 @contextmanager
-def running_site(settings: Settings, storage: Storage | None = None) -> Iterator[Site]:
+def running_site(
+    settings: Settings, storage: Storage | None = None, *, busy_seconds: float = BUSY_SECONDS
+) -> Iterator[Site]:
     """A worklist on a free port, until the context ends."""
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    # Without a store of its own, a test has one that never answers.
+    # By default the store never answers.
     app = build_app(
         settings,
         storage or Storage("http://127.0.0.1:9", access_key=SecretStr("a"), secret_key=SecretStr("b")),
         address=url,
+        busy_seconds=busy_seconds,
     )
     server = WorklistServer(app)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
@@ -140,19 +143,19 @@ def running_site(settings: Settings, storage: Storage | None = None) -> Iterator
         listener.close()
 
 
-def wait(true: Any, seconds: float = 15.0) -> Any:
-    """What a condition gives once it is true."""
+def wait(condition: Any, seconds: float = 15.0) -> Any:
+    """Wait until a condition is true; return its value."""
     deadline = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < deadline, "waited in vain"
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"the condition was still false after {seconds:.0f} s"
         time.sleep(0.02)
-    return found
+    return value
 
 
 def home(folder: Path, **values: Any) -> Settings:
-    """Settings of a worklist in a folder; `values` are of its own block.
+    """Settings of a worklist in a folder; `values` are worklist settings.
 
-    With the address of a PostgreSQL in LUNGLINE_TEST_POSTGRES, each folder has a database of its own there.
+    With a PostgreSQL in LUNGLINE_TEST_POSTGRES, each folder has its own database there.
     """
     database = values.pop("database", None)
     server = os.environ.get("LUNGLINE_TEST_POSTGRES")

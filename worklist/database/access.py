@@ -1,7 +1,7 @@
-"""Who is at the page: links that work once, sessions, roles.
+"""Sign-in: single-use links, sessions, roles.
 
-The database holds digests only, so that a copy of it opens nothing. The cookie is signed as well: a made-up one is
-refused without asking the database.
+The database holds only digests, so a copy of it opens nothing. The cookie is signed as well: a forged one is refused
+without a query.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ LINK_FILE = "login_url"
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody who is signed in; `csrf` must come with everything that they change."""
+    """A signed-in user; every change that they post must carry `csrf`."""
 
     who: str
     role: Role
@@ -38,7 +38,7 @@ class Person:
 
     @property
     def is_admin(self) -> bool:
-        """Whether they may export and see the audit log."""
+        """Whether the user may export and see the audit log."""
         return self.role == "admin"
 
 
@@ -51,7 +51,7 @@ class Access:
         self._signer = signer(settings, "session")
 
     def new_token(self, who: str, role: Role) -> str:
-        """A token that lets somebody in once, within a day; those before it stop working."""
+        """A token that signs `who` in once, within a day; earlier tokens stop working."""
         token = secrets.token_urlsafe(32)
         expires = datetime.now(UTC) + timedelta(hours=TOKEN_HOURS)
         with self._database.writing() as session:
@@ -60,17 +60,17 @@ class Access:
         return token
 
     def redeem(self, token: str) -> str | None:
-        """The cookie of a new session for a token that is still good; the token is not good any more after that."""
+        """Use up a valid token and return the cookie of a new session; None when the token is not valid."""
         now = datetime.now(UTC)
         with self._database.writing() as session:
-            found = session.get(Token, _digest(token))
-            if found is None:
+            record = session.get(Token, _digest(token))
+            if record is None:
                 return None
-            good = (Token.digest == found.digest, Token.used.is_(None), Token.expires > now)
-            # The database decides between two that come at once.
-            if not session.scalar(update(Token).where(*good).values(used=now).returning(Token.digest)):
+            valid = (Token.digest == record.digest, Token.used.is_(None), Token.expires > now)
+            # The database decides between two simultaneous attempts.
+            if not session.scalar(update(Token).where(*valid).values(used=now).returning(Token.digest)):
                 return None
-            who, role = found.who, found.role
+            who, role = record.who, record.role
         return self.begin(who, "admin" if role == "admin" else "reader")
 
     def begin(self, who: str, role: Role) -> str:
@@ -86,7 +86,7 @@ class Access:
         return self._signer.dumps(name)
 
     def person(self, cookie: str | None) -> Person | None:
-        """Who a cookie belongs to; None when nobody, or not any more."""
+        """The user of a cookie; None when it is forged, unknown or expired."""
         if not cookie:
             return None
         try:
@@ -95,25 +95,25 @@ class Access:
             return None
         with self._database.reading() as session:
             alive = (Session.digest == _digest(str(name)), Session.expires > datetime.now(UTC))
-            found = session.scalar(select(Session).where(*alive))
-        if found is None:
+            record = session.scalar(select(Session).where(*alive))
+        if record is None:
             return None
-        return Person(found.who, "admin" if found.role == "admin" else "reader", found.csrf, found.digest)
+        return Person(record.who, "admin" if record.role == "admin" else "reader", record.csrf, record.digest)
 
     def end(self, person: Person) -> None:
-        """Sign somebody out."""
+        """Sign a user out."""
         with self._database.writing() as session:
             session.execute(delete(Session).where(Session.digest == person.digest))
             audit.record(session, person.who, person.role, "signed out")
 
 
 def signer(settings: Settings, purpose: str) -> URLSafeTimedSerializer:
-    """Signs for one purpose: what was signed for another does not pass."""
+    """A signer for one purpose; it rejects what was signed for another."""
     return URLSafeTimedSerializer(_secret(settings), salt=f"lungline-worklist-{purpose}")
 
 
 def secret_for(settings: Settings, purpose: str) -> str:
-    """A secret of its own for one purpose."""
+    """A secret derived for one purpose."""
     return hmac.new(_secret(settings).encode(), purpose.encode(), "sha256").hexdigest()
 
 

@@ -1,6 +1,6 @@
 """The list: what it shows, in which order, page by page.
 
-Pages are found by the key of the row they follow, not by counting rows: page 2,000 costs what page 1 costs.
+Pagination uses keysets, not offsets: page 2,000 costs as much as page 1.
 """
 
 from collections.abc import Mapping
@@ -22,14 +22,14 @@ Age = Literal["", "1h", "24h", "7d"]
 
 PAGE = 50
 MAX_QUERY = 200
-# Microseconds of the years 100 and 9,900: what lies outside is no date.
+# Microseconds of the years 100 and 9,900; values outside are not dates.
 _EARLIEST, _LATEST = -59_000_000_000_000_000, 250_000_000_000_000_000
 _AGES: dict[str, timedelta] = {"1h": timedelta(hours=1), "24h": timedelta(days=1), "7d": timedelta(days=7)}
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """What a reader wants to see."""
+    """The selection and order of a list."""
 
     view: View = "unread"
     label: str = ""
@@ -40,31 +40,31 @@ class Filter:
 
     @classmethod
     def of(cls, query: Mapping[str, str]) -> "Filter":
-        """The filter that an address asks for; what it does not know counts as not said."""
+        """The filter in a URL query; unknown values are ignored."""
 
-        def one(name: str, allowed: tuple[str, ...]) -> Any:
+        def choice(name: str, allowed: tuple[str, ...]) -> Any:
             return query[name] if query.get(name) in allowed else getattr(plain, name)
 
         plain = cls()
         return cls(
-            view=one("view", get_args(View)),
-            label=one("label", tuple(RANGES)),
+            view=choice("view", get_args(View)),
+            label=choice("label", tuple(RANGES)),
             version=query.get("version", "")[:128].strip(),
-            age=one("age", get_args(Age)),
+            age=choice("age", get_args(Age)),
             q=query.get("q", "")[:MAX_QUERY].strip(),
-            sort=one("sort", get_args(Sort)),
+            sort=choice("sort", get_args(Sort)),
         )
 
     def query(self, **changes: str) -> str:
-        """The filter as the query of an address, with what differs from the plain one; `?` included."""
+        """The filter as a URL query, `?` included; defaults are left out."""
         names = ("view", "label", "version", "age", "q", "sort")
         changed = replace(self, **{name: value for name, value in changes.items() if name in names})
         more = {name: value for name, value in changes.items() if name not in names}
-        said = {name: getattr(changed, name) for name in names if getattr(changed, name) != getattr(Filter(), name)}
-        return "?" + urlencode(said | more) if said or more else ""
+        values = {name: getattr(changed, name) for name in names if getattr(changed, name) != getattr(Filter(), name)}
+        return "?" + urlencode(values | more) if values or more else ""
 
     def where(self, now: datetime) -> list[ColumnElement[bool]]:
-        """The same as conditions for the database."""
+        """The filter as SQL conditions."""
         conditions = [_place(self)]
         if self.view in ("unread", "read"):
             conditions.append(WorklistEntry.read == (1 if self.view == "read" else 0))
@@ -77,7 +77,7 @@ class Filter:
         return conditions
 
     def matches(self, entry: WorklistEntry, now: datetime) -> bool:
-        """The same for one entry, without asking the database."""
+        """Whether one entry passes the filter, without a query."""
         return (
             (entry.label is None) == (self.view == "missing")
             and self.view in ("all", "missing", "read" if entry.read else "unread")
@@ -90,7 +90,7 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The place of a row in the list."""
+    """The position of a row in the list."""
 
     priority: int
     arrived: int
@@ -98,12 +98,12 @@ class Cursor:
 
     @classmethod
     def at(cls, entry: WorklistEntry) -> "Cursor":
-        """The place of an entry."""
+        """The position of an entry."""
         return cls(entry.priority, microseconds(entry.arrived), entry.number)
 
     @classmethod
     def read(cls, text: str) -> "Cursor | None":
-        """The place that an address names; None when it names none."""
+        """Parse a position from a URL; None when it is not valid."""
         parts = text.split(".")
         if len(parts) != 3 or not all(
             part.removeprefix("-").isascii() and part.removeprefix("-").isdigit() for part in parts
@@ -113,13 +113,13 @@ class Cursor:
         return cls(*values) if len(values) == 3 and _EARLIEST < values[1] < _LATEST else None
 
     def __str__(self) -> str:
-        """What `read` reads."""
+        """The position as `read` parses it."""
         return f"{self.priority}.{self.arrived}.{self.number}"
 
 
 @dataclass(frozen=True, slots=True)
 class EntryPage:
-    """Rows of the list, and whether there are more on either side."""
+    """Rows of the list, and whether there are more on each side."""
 
     entries: list[WorklistEntry]
     has_next: bool
@@ -127,12 +127,12 @@ class EntryPage:
 
     @property
     def next(self) -> str | None:
-        """The place that the next page follows."""
+        """The position after which the next page begins."""
         return str(Cursor.at(self.entries[-1])) if self.has_next and self.entries else None
 
     @property
     def previous(self) -> str | None:
-        """The place that the previous page ends before."""
+        """The position before which the previous page ends."""
         return str(Cursor.at(self.entries[0])) if self.has_previous and self.entries else None
 
 
@@ -145,18 +145,18 @@ def page(
     size: int = PAGE,
     now: datetime | None = None,
 ) -> EntryPage:
-    """The rows after a place, or the ones that end before it."""
+    """The rows after or before a position."""
     backwards = before is not None
-    found = list(session.scalars(_ordered(wanted, after, before, now, size + 1)))
-    more = len(found) > size
-    found = found[:size]
+    rows = list(session.scalars(_ordered(wanted, after, before, now, size + 1)))
+    more = len(rows) > size
+    rows = rows[:size]
     if backwards:
-        found.reverse()
-    return EntryPage(found, has_next=backwards or more, has_previous=more if backwards else after is not None)
+        rows.reverse()
+    return EntryPage(rows, has_next=backwards or more, has_previous=more if backwards else after is not None)
 
 
 def neighbours(session: Session, wanted: Filter, entry: WorklistEntry) -> tuple[str | None, str | None]:
-    """The identities of the rows before and after an entry, which need not be in the list itself any more."""
+    """The identities of the rows before and after an entry, which may have left the list itself."""
     place = Cursor.at(entry)
     before = session.scalar(_ordered(wanted, None, place, None, 1))
     after = session.scalar(_ordered(wanted, place, None, None, 1))
@@ -177,13 +177,13 @@ def same_key(session: Session, entry: WorklistEntry, limit: int = 20) -> list[Wo
 
 
 def latest(session: Session, limit: int) -> list[WorklistEntry]:
-    """The newest uploads that were judged."""
-    found = (
+    """The newest uploads with a label."""
+    statement = (
         select(WorklistEntry)
         .where(WorklistEntry.label.is_not(None))
         .order_by(WorklistEntry.arrived.desc(), WorklistEntry.number.desc())
     )
-    return list(session.scalars(found.limit(limit)))
+    return list(session.scalars(statement.limit(limit)))
 
 
 def versions(session: Session) -> list[str]:
@@ -194,13 +194,13 @@ def versions(session: Session) -> list[str]:
 
 
 def count_unsure(session: Session) -> int:
-    """How many uploads the model is unsure of."""
+    """The number of uploads with the label Unsure."""
     return session.scalar(select(func.count()).select_from(WorklistEntry).where(WorklistEntry.label == "Unsure")) or 0
 
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """How many uploads there are of each kind."""
+    """The number of uploads of each kind."""
 
     uploaded: int = 0
     judged: int = 0
@@ -214,11 +214,11 @@ class Counters:
 
 
 def count(session: Session) -> Counters:
-    """How many uploads there are of each kind; `urgent` are those with Pneumonia that nobody has read."""
-    asked = select(WorklistEntry.outcome, WorklistEntry.label, WorklistEntry.read, func.count()).group_by(
+    """Count the uploads of each kind; `urgent` are unread ones with Pneumonia."""
+    statement = select(WorklistEntry.outcome, WorklistEntry.label, WorklistEntry.read, func.count()).group_by(
         WorklistEntry.outcome, WorklistEntry.label, WorklistEntry.read
     )
-    rows = [cast("tuple[str, str | None, int, int]", tuple(row)) for row in session.execute(asked)]
+    rows = [cast("tuple[str, str | None, int, int]", tuple(row)) for row in session.execute(statement)]
 
     def total(*, outcome: str = "", label: str = "", unread: bool = False, shown: bool = False) -> int:
         return sum(
@@ -242,7 +242,7 @@ def count(session: Session) -> Counters:
 
 
 def _place(wanted: Filter) -> ColumnElement[bool]:
-    """Which labels are wanted, in words that lead the database to the index of the order that is wanted."""
+    """The condition on the label, written so that the database uses the index of the requested order."""
     if wanted.view == "missing":
         return WorklistEntry.priority == MISSING
     if wanted.sort == "newest" and not wanted.q:
@@ -254,7 +254,7 @@ def _place(wanted: Filter) -> ColumnElement[bool]:
 def _ordered(
     wanted: Filter, after: Cursor | None, before: Cursor | None, now: datetime | None, limit: int
 ) -> Select[WorklistEntry]:
-    """Rows in the order that is wanted; backwards from `before`."""
+    """Rows in the requested order; backwards from `before`."""
     urgent = wanted.sort == "urgent"
     columns = (
         (WorklistEntry.priority, WorklistEntry.arrived, WorklistEntry.number)
@@ -263,16 +263,16 @@ def _ordered(
     )
     conditions = wanted.where(now or datetime.now(UTC))
     place = after or before
-    # "Newest" runs down its index, "urgent" up; reading towards earlier rows turns both around.
+    # "Newest" runs down its index, "urgent" up; paging backwards reverses both.
     upwards = urgent == (before is None)
     if place:
         moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=place.arrived)
         values = (place.priority, moment, place.number) if urgent else (moment, place.number)
-        here = tuple_(*columns)
-        conditions.append(here > values if upwards else here < values)
+        position = tuple_(*columns)
+        conditions.append(position > values if upwards else position < values)
     order = [column.asc() if upwards else column.desc() for column in columns]
     if wanted.q:
-        # The names are read from an index that holds little else; the rows only of what was found.
-        found = select(WorklistEntry.number).where(*conditions).order_by(*order).limit(limit)
-        return select(WorklistEntry).where(WorklistEntry.number.in_(found)).order_by(*order)
+        # Names are searched in a covering index; full rows are read only for matches.
+        matches = select(WorklistEntry.number).where(*conditions).order_by(*order).limit(limit)
+        return select(WorklistEntry).where(WorklistEntry.number.in_(matches)).order_by(*order)
     return select(WorklistEntry).where(*conditions).order_by(*order).limit(limit)

@@ -1,4 +1,4 @@
-"""Results into the database, whatever the order and however often they come."""
+"""Results into the database, in any order and however often they arrive."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -8,7 +8,6 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from lungline.results.records import ResultRecord, knows_more
-from lungline.settings import Settings
 from worklist.database.models import ReadingRow, ResultRow, WorklistEntry, microseconds
 from worklist.database.notices import queue
 from worklist.database.readings import apply
@@ -20,35 +19,58 @@ MISSING = 9000  # deleted or overwritten before it was read: nothing to look at
 
 
 def priority(label: str | None, probability: float | None) -> int:
-    """The place of a label and its risk, the smallest first."""
+    """The sort key of a label and its risk, the most urgent first."""
     if label is None:
         return MISSING
     first, last = RANGES[label]
     return max(first, last - round((probability or 0.0) * 100))
 
 
-def ingest(database: Database, record: ResultRecord) -> bool:
-    """Take a result in; False when nothing changed. Raises DatabaseUnavailable."""
+def ingest(
+    database: Database,
+    *records: ResultRecord,
+    rules: Sequence[NoticeRule] = (),
+    notice_max_age: timedelta = timedelta(hours=1),
+) -> int:
+    """Store results in one transaction and queue their notices; return how many changed the list.
+
+    Results older than `notice_max_age` send no notice. Raises DatabaseUnavailable.
+    """
     try:
-        with database.writing() as session:
-            return add(session, record)
+        return _ingest(database, records, rules, notice_max_age)
     except IntegrityError:
-        # Another process took the same upload in at the same moment: now it is there, and this is an update.
-        with database.writing() as session:
-            return add(session, record)
+        # Another process stored the same upload at the same moment; this time it is an update.
+        return _ingest(database, records, rules, notice_max_age)
 
 
-def add(session: Session, record: ResultRecord) -> bool:
-    """Take a result in, within a session that writes."""
+def touch(entry: WorklistEntry) -> None:
+    """Mark an entry as changed for live pages."""
+    entry.touched = microseconds(datetime.now(UTC))
+
+
+def _ingest(
+    database: Database, records: Sequence[ResultRecord], rules: Sequence[NoticeRule], notice_max_age: timedelta
+) -> int:
+    changed = 0
+    with database.writing() as session:
+        for record in records:
+            if _add(session, record):
+                changed += 1
+                if datetime.now(UTC) - record.times.done < notice_max_age:
+                    queue(session, rules, record)
+    return changed
+
+
+def _add(session: Session, record: ResultRecord) -> bool:
     identity = record.upload.identity
-    stored = session.get(ResultRow, record.id, with_for_update=True)
-    if stored and not knows_more(record.outcome, stored.outcome):
+    row = session.get(ResultRow, record.id, with_for_update=True)
+    if row and not knows_more(record.outcome, row.outcome):
         return False
-    if stored is None:
-        stored = ResultRow(id=record.id, identity=identity)
-        session.add(stored)
-    stored.capture = int(record.heatmap is not None and record.image is not None and record.image.format == "dicom")
-    stored.outcome, stored.done, stored.body = record.outcome, record.times.done, record.model_dump_json()
+    if row is None:
+        row = ResultRow(id=record.id, identity=identity)
+        session.add(row)
+    row.capture = int(record.heatmap is not None and record.image is not None and record.image.format == "dicom")
+    row.outcome, row.done, row.body = record.outcome, record.times.done, record.model_dump_json()
     session.flush()
     entry = session.scalar(select(WorklistEntry).where(WorklistEntry.identity == identity).with_for_update())
     if entry is None:
@@ -58,11 +80,6 @@ def add(session: Session, record: ResultRecord) -> bool:
         touch(entry)
     session.flush()
     return True
-
-
-def touch(entry: WorklistEntry) -> None:
-    """Tell live pages that an entry changed."""
-    entry.touched = microseconds(datetime.now(UTC))
 
 
 def _new_entry(session: Session, record: ResultRecord) -> WorklistEntry:
@@ -77,7 +94,7 @@ def _new_entry(session: Session, record: ResultRecord) -> WorklistEntry:
     )
     _show(entry, record)
     touch(entry)
-    # After a rebuild the readings may be here before what they were made of.
+    # During a rebuild the readings of an upload may arrive before its result.
     last = (
         select(ReadingRow)
         .where(ReadingRow.identity == upload.identity)
@@ -103,31 +120,14 @@ def _show(entry: WorklistEntry, record: ResultRecord) -> None:
 
 
 def _is_later(record: ResultRecord, entry: WorklistEntry) -> bool:
-    """Whether a record is to be shown rather than the one that is: an answer before none, then the newest."""
+    """Whether a record replaces the displayed one: any label beats none, then the newest wins."""
     return (record.label is not None, record.times.done, record.id) > (
         entry.label is not None,
         entry.done,
-        # The same record, now known better, replaces itself.
+        # A record that knows more replaces its own earlier version.
         "" if entry.record == record.id else entry.record,
     )
 
 
 def _aware(moment: datetime | None) -> datetime | None:
     return moment.replace(tzinfo=UTC) if moment and moment.tzinfo is None else moment
-
-
-def take_in(database: Database, rules: Sequence[NoticeRule], record: ResultRecord, settings: Settings) -> bool:
-    """Take a result in and queue its notices; False when it was known. Raises DatabaseUnavailable."""
-    try:
-        return _take_in(database, rules, record, settings)
-    except IntegrityError:  # another process took it in at the same moment
-        return _take_in(database, rules, record, settings)
-
-
-def _take_in(database: Database, rules: Sequence[NoticeRule], record: ResultRecord, settings: Settings) -> bool:
-    with database.writing() as session:
-        changed = add(session, record)
-        age = datetime.now(UTC) - record.times.done
-        if changed and age < timedelta(minutes=settings.worklist.notice_max_age):
-            queue(session, rules, record)
-        return changed

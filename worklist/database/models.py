@@ -1,16 +1,16 @@
 """The worklist's tables.
 
-    entries    one row for each upload, with what the latest model said of it: what the list shows and pages through
-    records    every result record as it came, one for each upload and model version
-    readings   what readers said; rows are only ever added
-    notices    the outbox: who is to be told, who was, who has acknowledged
+    entries    one row per upload with the latest result; the list shows and pages through these
+    records    every result record as received, one per upload and model version
+    readings   the readings of readers; append-only
+    notices    the outbox: pending, sent and acknowledged notices
     signals    uploads that were dead-lettered or de-identified elsewhere, for the counters
-    audit      who opened, read, corrected and exported what; rows are only ever added
-    tokens     links that let somebody in once; only their digests
-    sessions   who is signed in; only digests of what the cookies hold
-    marks      the last of something, such as the reading that the last training run knew
+    audit      who opened, read, corrected and exported what; append-only
+    tokens     digests of single-use sign-in links
+    sessions   who is signed in; digests of the cookies
+    marks      checkpoints, such as the last reading that a training run used
 
-The records come from S3 and can be read again from there. The readings are kept there too.
+Records and readings are also in S3, from which the database can be rebuilt.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -25,7 +25,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 class Instant(TypeDecorator[datetime]):
-    """A moment, kept as whole microseconds since 1970: SQLite's own dates know no time zone."""
+    """A moment, stored as whole microseconds since 1970: SQLite's own dates have no time zone."""
 
     impl = BigInteger
     cache_ok = True
@@ -45,20 +45,20 @@ def microseconds(moment: datetime) -> int:
 
 
 class Table(DeclarativeBase):
-    """What all tables share."""
+    """The base of all tables."""
 
     type_annotation_map = {datetime: Instant(), str: Text()}  # noqa: RUF012 - SQLAlchemy's own spelling
 
 
-# SQLite numbers rows by itself only in a column of type INTEGER.
+# SQLite assigns numbers only to a primary key of type INTEGER.
 _NUMBER = BigInteger().with_variant(Integer(), "sqlite")
 
 
 class WorklistEntry(Table):
-    """One upload, and what the latest model said of it.
+    """One upload with its latest result.
 
-    `priority` is the place in the list, 0 first; `arrived` the time of the upload or, where its event told none, the
-    event's; `touched` the microsecond of the last change, which live pages follow.
+    `priority` is the sort key of the list, the lowest first; `arrived` is the upload's time, or the event's when the
+    upload's is unknown; `touched` is the microsecond of the last change, which live pages follow.
     """
 
     __tablename__ = "entries"
@@ -86,7 +86,7 @@ class WorklistEntry(Table):
     verdict: Mapped[str | None] = mapped_column(String(16))
     action: Mapped[str | None] = mapped_column(String(16))
 
-    # Each way to sort has its index, alone and after what narrows it most. A label is a range of priorities.
+    # Each order has its index, alone and behind the most selective filters. A label is a range of priorities.
     __table_args__ = (
         Index("entries_urgent", "priority", "arrived", "number"),
         Index("entries_unread_urgent", "read", "priority", "arrived", "number"),
@@ -94,7 +94,7 @@ class WorklistEntry(Table):
         Index("entries_newest", "arrived", "number"),
         Index("entries_unread_newest", "read", "arrived", "number"),
         Index("entries_label_newest", "label", "arrived", "number"),
-        # A search reads names from these alone, in order, and touches only the rows that it shows.
+        # A search scans only these covering indexes, in order, and reads only matching rows.
         Index("entries_search_urgent", "priority", "arrived", "number", "read", "version", "sought"),
         Index("entries_search_newest", "arrived", "number", "priority", "read", "version", "sought"),
         Index("entries_key", "key", "bucket"),
@@ -103,7 +103,7 @@ class WorklistEntry(Table):
 
 
 class ResultRow(Table):
-    """A result record as it came; `body` is its JSON, `capture` is 1 while a DICOM file of it has yet to be written."""
+    """A result record as received; `body` is its JSON, `capture` is 1 while its DICOM file has yet to be written."""
 
     __tablename__ = "records"
 
@@ -116,10 +116,10 @@ class ResultRow(Table):
 
 
 class ReadingRow(Table):
-    """What a reader said of an upload, and which model's answer was on the screen.
+    """A reading of an upload, with the result that was on the screen.
 
-    `action` is read, confirmed, corrected or reopened; `verdict` Normal, Pneumonia or Not usable. `saved` tells
-    whether it lies in S3 too, so that a lost database loses no label.
+    `action` is read, confirmed, corrected or reopened; `verdict` Normal, Pneumonia or Not usable. `saved` is 1 once the
+    reading is in S3 as well, so a lost database loses no label.
     """
 
     __tablename__ = "readings"
@@ -140,7 +140,7 @@ class ReadingRow(Table):
 
 
 class Notice(Table):
-    """Somebody who is to be told of an entry: at most one row for each upload, rule, step and target."""
+    """A notice about an upload: at most one row per upload, rule, step and target."""
 
     __tablename__ = "notices"
 
@@ -167,7 +167,7 @@ class Notice(Table):
 
 
 class Counter(Table):
-    """Something that befell an upload elsewhere; counted once however often it is told."""
+    """Something that happened to an upload elsewhere, counted once however often it is reported."""
 
     __tablename__ = "signals"
 
@@ -178,7 +178,7 @@ class Counter(Table):
 
 
 class Audit(Table):
-    """Who did what; `identity` is the upload's, never its key."""
+    """An entry of the audit log; `identity` is the upload's, never its key."""
 
     __tablename__ = "audit"
 
@@ -192,7 +192,7 @@ class Audit(Table):
 
 
 class Token(Table):
-    """A link that lets somebody in once."""
+    """A single-use sign-in link."""
 
     __tablename__ = "tokens"
 
@@ -204,7 +204,7 @@ class Token(Table):
 
 
 class Session(Table):
-    """Somebody who is signed in."""
+    """A signed-in user."""
 
     __tablename__ = "sessions"
 
@@ -216,7 +216,7 @@ class Session(Table):
 
 
 class Checkpoint(Table):
-    """The last of something."""
+    """A named position, such as the last reading used for training."""
 
     __tablename__ = "marks"
 

@@ -1,7 +1,7 @@
-"""The outbox: who is to be told of a result, who was, and who has acknowledged it.
+"""The outbox of notices: pending, sent, acknowledged.
 
-A notice is stored in the same transaction as its result and sent afterwards, so that no event sends it twice and no
-crash loses it. A crash in the very moment of sending may send it again: better twice than never.
+A notice is stored in the same transaction as its result and sent afterwards, so a repeated event does not send it twice
+and a crash does not lose it. A crash during sending may send it again: better twice than never.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ LONGEST_WAIT = timedelta(minutes=30)
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A notice whose time has come."""
+    """A notice that is due."""
 
     number: int
     identity: str
@@ -43,7 +43,7 @@ def queue(session: Session, rules: Sequence[NoticeRule], record: ResultRecord) -
 
 
 def anything_due(session: Session) -> bool:
-    """Whether there is anything to send or to escalate."""
+    """Whether there is a notice to send or to escalate."""
     now = datetime.now(UTC)
     ready = Notice.state.in_(("waiting", "sending")) & (Notice.due <= now)
     overdue = (Notice.escalates <= now) & Notice.acknowledged.is_(None)
@@ -51,21 +51,21 @@ def anything_due(session: Session) -> bool:
 
 
 def claim(session: Session, limit: int = 20) -> list[Due]:
-    """Notices to be sent now; nobody else gets them for five minutes."""
+    """Take due notices for sending; no other process gets them for five minutes."""
     now = datetime.now(UTC)
     ready = Notice.state.in_(("waiting", "sending")) & (Notice.due <= now)
-    found = session.scalars(
+    rows = session.scalars(
         select(Notice).where(ready).order_by(Notice.due).limit(limit).with_for_update(skip_locked=True)
     ).all()
-    for notice in found:
+    for notice in rows:
         notice.state = "sending"
         notice.due = now + timedelta(minutes=SENDING_MINUTES)
         notice.attempts += 1
-    return [Due(one.number, one.identity, one.rule, one.step, one.target, one.attempts) for one in found]
+    return [Due(row.number, row.identity, row.rule, row.step, row.target, row.attempts) for row in rows]
 
 
 def mark_sent(session: Session, number: int, escalate_minutes: float | None) -> None:
-    """Note that a notice was sent; None when there is nobody to escalate to."""
+    """Record that a notice was sent; `escalate_minutes` is None when there is no further group."""
     now = datetime.now(UTC)
     escalates = now + timedelta(minutes=escalate_minutes) if escalate_minutes else None
     values = {"state": "sent", "sent": now, "error": None, "escalates": escalates}
@@ -73,40 +73,40 @@ def mark_sent(session: Session, number: int, escalate_minutes: float | None) -> 
 
 
 def mark_failed(session: Session, due: Due, error: str) -> None:
-    """Note that a notice could not be sent; it is tried again, later each time, until it counts as failed."""
+    """Record a failed attempt; the notice is retried with growing delays until it counts as failed."""
     now = datetime.now(UTC)
     wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (due.attempts - 1))
     state = "failed" if due.attempts >= ATTEMPTS else "waiting"
     values = {"state": state, "error": error, "due": now + wait}
-    # Whoever could not be reached for a quarter of an hour does not keep the next from being told.
+    # A target that has failed for a quarter of an hour does not hold up the next group.
     if due.attempts == _GIVE_WAY_AFTER:
         values["escalates"] = now
     session.execute(update(Notice).where(Notice.number == due.number).values(**values))
 
 
 def escalate(session: Session, rules: Sequence[NoticeRule]) -> int:
-    """Queue the next step of notices that nobody acknowledged in time, or that could not be sent; how many."""
-    known = {rule.name: rule for rule in rules}
+    """Queue the next group of notices that were not acknowledged in time or could not be sent; return how many."""
+    by_name = {rule.name: rule for rule in rules}
     now = datetime.now(UTC)
-    asked = select(Notice).where(Notice.escalates <= now, Notice.acknowledged.is_(None))
-    found = session.scalars(asked.with_for_update()).all()
-    for notice in found:
+    statement = select(Notice).where(Notice.escalates <= now, Notice.acknowledged.is_(None))
+    overdue = session.scalars(statement.with_for_update()).all()
+    for notice in overdue:
         notice.escalates = None
-        rule = known.get(notice.rule)
+        rule = by_name.get(notice.rule)
         if rule and notice.step + 1 < len(rule.to):
             _add(session, notice.identity, rule, notice.step + 1, notice.label)
-    return len(found)
+    return len(overdue)
 
 
 def acknowledge(session: Session, identity: str, who: str) -> int:
-    """Note that somebody takes care of an upload; how many notices that answers."""
-    open_ones = (Notice.identity == identity) & Notice.acknowledged.is_(None)
+    """Acknowledge the notices of an upload; return how many."""
+    pending = (Notice.identity == identity) & Notice.acknowledged.is_(None)
     values = {"acknowledged": datetime.now(UTC), "acknowledged_by": who, "escalates": None}
-    return len(session.scalars(update(Notice).where(open_ones).values(**values).returning(Notice.number)).all())
+    return len(session.scalars(update(Notice).where(pending).values(**values).returning(Notice.number)).all())
 
 
 def cancel(session: Session, identity: str, who: str) -> None:
-    """A reader has seen the upload: what was not sent yet need not be, what was sent is acknowledged."""
+    """Stop the notices of an upload that a reader has seen: pending ones are dropped, sent ones acknowledged."""
     waiting = (Notice.identity == identity) & (Notice.state == "waiting")
     session.execute(update(Notice).where(waiting).values(state="not needed"))
     acknowledge(session, identity, who)
@@ -119,42 +119,42 @@ def of_upload(session: Session, identity: str) -> list[Notice]:
 
 def latest(session: Session, limit: int = 200) -> list[tuple[Notice, WorklistEntry]]:
     """Notices with their uploads, the latest first."""
-    asked = (
+    statement = (
         select(Notice, WorklistEntry)
         .join(WorklistEntry, WorklistEntry.identity == Notice.identity)
         .order_by(Notice.number.desc())
     )
-    return [(row[0], row[1]) for row in session.execute(asked.limit(limit))]
+    return [(row[0], row[1]) for row in session.execute(statement.limit(limit))]
 
 
 @dataclass(frozen=True, slots=True)
-class Open:
-    """How many notices wait for an acknowledgement, and how many could not be sent."""
+class NoticeCounts:
+    """The numbers of notices that are not acknowledged and that could not be sent."""
 
     waiting: int
     failed: int
 
 
-def open_notices(session: Session) -> Open:
-    """What the list says of notices."""
-    troubled = Notice.acknowledged.is_(None) & (
+def count_open(session: Session) -> NoticeCounts:
+    """Count the open notices."""
+    failed = Notice.acknowledged.is_(None) & (
         (Notice.state == "failed") | (Notice.state == "waiting") & (Notice.error.is_not(None))
     )
     waiting = Notice.acknowledged.is_(None) & (Notice.state == "sent")
-    counts = [session.scalar(select(func.count()).select_from(Notice).where(one)) or 0 for one in (waiting, troubled)]
-    return Open(*counts)
+    counts = [session.scalar(select(func.count()).select_from(Notice).where(state)) or 0 for state in (waiting, failed)]
+    return NoticeCounts(*counts)
 
 
 def _add(session: Session, identity: str, rule: NoticeRule, step: int, label: str | None) -> None:
-    """One row for each target, so that one that fails and is tried again does not tell the others twice."""
+    """Queue one row per target, so that retrying one target does not notify the others twice."""
     now = datetime.now(UTC)
-    known = set(
+    queued = set(
         session.scalars(
             select(Notice.target).where(Notice.identity == identity, Notice.rule == rule.name, Notice.step == step)
         )
     )
     for target in range(len(rule.to[step])):
-        if target not in known:
-            place = {"identity": identity, "rule": rule.name, "step": step, "target": target, "label": label}
-            session.add(Notice(**place, state="waiting", due=now, created=now))
+        if target not in queued:
+            values = {"identity": identity, "rule": rule.name, "step": step, "target": target, "label": label}
+            session.add(Notice(**values, state="waiting", due=now, created=now))
     session.flush()

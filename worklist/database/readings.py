@@ -1,4 +1,4 @@
-"""What readers say of an upload: read, confirmed, corrected, reopened. Nothing that was said is ever changed."""
+"""Readings of uploads: read, confirmed, corrected, reopened. Stored readings never change."""
 
 import secrets
 from datetime import UTC, datetime
@@ -12,13 +12,14 @@ from worklist.database.models import ReadingRow, WorklistEntry, microseconds
 
 VERDICTS: tuple[Verdict, ...] = ("Normal", "Pneumonia", "Not usable")
 MAX_COMMENT = 2000
+_FIELDS = ReadingRecord.model_fields.keys() & ReadingRow.__table__.columns.keys()
 
 
 class ReadingRefused(LunglineError):
-    """A reading does not fit what it is about; nothing was stored."""
+    """A reading does not fit its upload; nothing was stored."""
 
 
-def read(  # what a reader says in one breath
+def read(
     session: Session,
     entry: WorklistEntry,
     *,
@@ -27,7 +28,7 @@ def read(  # what a reader says in one breath
     verdict: Verdict | None = None,
     comment: str = "",
 ) -> ReadingRow:
-    """Store what a reader said, and show it in the list. Raises ReadingRefused."""
+    """Store a reading and show it in the list. Raises ReadingRefused."""
     verdict = _checked(entry, action, verdict)
     reading = ReadingRow(
         id=secrets.token_hex(16),
@@ -54,43 +55,42 @@ def apply(entry: WorklistEntry, reading: ReadingRow) -> None:
     entry.action = reading.action
     entry.reader = reading.reader
     entry.read_at = reading.at
-    # Opening a case again, or marking it as read, takes nothing back of what somebody saw in it.
+    # Reopening a case or marking it as read keeps the last verdict.
     entry.verdict = reading.verdict or entry.verdict
     entry.touched = microseconds(datetime.now(UTC))
 
 
 def history(session: Session, identity: str) -> list[ReadingRow]:
-    """All that was said of an upload, the latest first."""
-    found = (
+    """All readings of an upload, the latest first."""
+    statement = (
         select(ReadingRow)
         .where(ReadingRow.identity == identity)
         .order_by(ReadingRow.at.desc(), ReadingRow.number.desc())
     )
-    return list(session.scalars(found))
+    return list(session.scalars(statement))
 
 
 def unsaved(session: Session, limit: int = 100) -> list[ReadingRecord]:
-    """Readings that do not lie in S3 yet."""
-    found = session.scalars(select(ReadingRow).where(ReadingRow.saved == 0).order_by(ReadingRow.number).limit(limit))
-    return [record_of(reading) for reading in found]
+    """Readings that are not in S3 yet."""
+    rows = session.scalars(select(ReadingRow).where(ReadingRow.saved == 0).order_by(ReadingRow.number).limit(limit))
+    return [record_of(row) for row in rows]
 
 
 def mark_saved(session: Session, ids: list[str]) -> None:
-    """Note that readings lie in S3."""
+    """Record that readings are in S3."""
     session.execute(update(ReadingRow).where(ReadingRow.id.in_(ids)).values(saved=1))
 
 
 def record_of(reading: ReadingRow) -> ReadingRecord:
-    """A reading as it lies in S3."""
-    names = ReadingRecord.model_fields.keys() - {"schema_version"}
-    return ReadingRecord.model_validate({name: getattr(reading, name) for name in names})
+    """A reading in the format of S3."""
+    return ReadingRecord.model_validate({name: getattr(reading, name) for name in _FIELDS})
 
 
 def restore(session: Session, record: ReadingRecord) -> bool:
-    """Take a reading in from S3; False when it is here already."""
+    """Store a reading from S3; False when it is in the database already."""
     if session.scalar(select(ReadingRow.number).where(ReadingRow.id == record.id)):
         return False
-    reading = ReadingRow(**record.model_dump(exclude={"schema_version"}), saved=1)
+    reading = ReadingRow(**record.model_dump(include=set(_FIELDS)), saved=1)
     session.add(reading)
     entry = session.scalar(select(WorklistEntry).where(WorklistEntry.identity == record.identity))
     if entry and (entry.read_at is None or entry.read_at < record.at):
@@ -102,10 +102,10 @@ def restore(session: Session, record: ReadingRecord) -> bool:
 def _checked(entry: WorklistEntry, action: Action, verdict: Verdict | None) -> Verdict | None:
     if action == "confirmed":
         if entry.label not in ("Normal", "Pneumonia"):
-            raise ReadingRefused(f"There is nothing to confirm in {entry.label or entry.outcome}: say what you see.")
+            raise ReadingRefused(f"A result of {entry.label or entry.outcome} cannot be confirmed. Choose a reading.")
         return entry.label
     if action == "corrected":
         if verdict is None:
-            raise ReadingRefused("A correction says what is seen: Normal, Pneumonia or Not usable.")
+            raise ReadingRefused("A correction needs a reading: Normal, Pneumonia or Not usable.")
         return verdict
     return None

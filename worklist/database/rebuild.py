@@ -1,18 +1,18 @@
-"""The database again from what lies in S3: result records, and what readers said of them."""
+"""Rebuild the database from S3: result records and readings."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
-from pydantic import ValidationError
-
-from lungline.errors import EventMalformed, ObjectGone
+from lungline.errors import EventMalformed
+from lungline.results import readings as stored_readings
 from lungline.results import records as results
 from lungline.results.events import check
-from lungline.results.readings import PREFIX, ReadingRecord
+from lungline.results.records import ResultRecord
 from lungline.storage.s3 import Storage
-from worklist.database import counters, ingest, readings
+from worklist.database import counters, readings
+from worklist.database.ingest import ingest
 from worklist.database.session import Database
 
 BATCH = 500
@@ -22,7 +22,7 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """What a rebuild read, what of it was new, and how many records it could not believe."""
+    """The numbers of records and readings that a rebuild read, added, and skipped as inconsistent."""
 
     records: int = 0
     readings: int = 0
@@ -33,40 +33,37 @@ class Rebuilt:
 def rebuild(
     database: Database, storage: Storage, bucket: str, on_progress: Callable[[int], None] | None = None
 ) -> Rebuilt:
-    """Take in everything that lies in the results bucket; what is here already stays, and nobody is told.
+    """Add everything in the results bucket that the database lacks; no notices are sent.
 
-    Raises StorageUnavailable and DatabaseUnavailable; what was taken in until then stays.
+    Raises StorageUnavailable and DatabaseUnavailable; batches stored until then are kept.
     """
-    count = added = odd = said = 0
+    count = added = odd = restored = 0
     for batch in _batched(results.every(storage, bucket)):
+        valid = [record for record in batch if _is_consistent(record)]
+        added += ingest(database, *valid)
         with database.writing() as session:
-            for record in batch:
-                try:
-                    check(record)
-                except EventMalformed:
-                    odd += 1
-                else:
-                    added += ingest.add(session, record)
-                    if record.outcome == "refused":  # its event was dead-lettered
-                        counters.count_dead_letter(session, record.upload.identity, "400")
+            for record in valid:
+                if record.outcome == "refused":  # its event was dead-lettered
+                    counters.count_dead_letter(session, record.upload.identity, "400")
         count += len(batch)
+        odd += len(batch) - len(valid)
         if on_progress:
             on_progress(count)
-    for batch in _batched(_readings(storage, bucket)):
+    for batch in _batched(stored_readings.stored(storage, bucket)):
         with database.writing() as session:
-            said += sum(readings.restore(session, reading) for reading in batch)
-    return Rebuilt(records=count, readings=said, added=added, odd=odd)
+            restored += sum(readings.restore(session, reading) for reading in batch if reading)
+    return Rebuilt(records=count, readings=restored, added=added, odd=odd)
 
 
-def _readings(storage: Storage, bucket: str) -> Iterator[ReadingRecord]:
-    for info in storage.list(bucket, PREFIX):
-        try:
-            yield ReadingRecord.model_validate_json(storage.get(bucket, info.key).data)
-        except (ObjectGone, ValidationError):  # removed since it was listed, or not ours
-            continue
+def _is_consistent(record: ResultRecord) -> bool:
+    try:
+        check(record)
+    except EventMalformed:
+        return False
+    return True
 
 
 def _batched(items: Iterable[_Item]) -> Iterator[list[_Item]]:
-    ordered = iter(items)
-    while batch := list(islice(ordered, BATCH)):
+    iterator = iter(items)
+    while batch := list(islice(iterator, BATCH)):
         yield batch

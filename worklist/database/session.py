@@ -1,4 +1,4 @@
-"""The worklist's database: SQLite in the home folder, or PostgreSQL by its address; migrated when it is opened."""
+"""The worklist's database: SQLite in the home folder, or PostgreSQL by its address; migrated when opened."""
 
 import os
 import threading
@@ -21,33 +21,34 @@ from worklist.database.models import Table
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_SECONDS = 5.0
-# One migrates, others that start at the same moment wait; any number that no other program here would take.
+# One process migrates while others wait; an arbitrary number that no other program uses.
 _MIGRATION_LOCK = 7_205_391
 
 
 class DatabaseUnavailable(Unavailable):
-    """The worklist's database is locked, full or gone: the same call may succeed later."""
+    """The worklist's database is locked, full or gone; the same call may succeed later."""
 
 
 class Database:
-    """Sessions of one database; may be shared by threads.
+    """Sessions of one database; thread-safe.
 
-    Every call raises DatabaseUnavailable when the database does not answer, is locked for longer than five seconds,
-    or when its file was removed: SQLite itself would go on writing into a file that nobody can open any more.
+    Every call raises DatabaseUnavailable when the database does not answer, is locked for longer than `busy_seconds`,
+    or when its file was removed: SQLite itself would keep writing to the deleted file.
     """
 
-    def __init__(self, engine: Engine, file: Path | None) -> None:
+    def __init__(self, engine: Engine, file: Path | None, busy_seconds: float = BUSY_SECONDS) -> None:
         self.engine = engine
         self._file = file
         self._inode = _inode(file)
         self._writing = engine.execution_options(lungline_write=True)
-        # Writers of one process take turns here; SQLite would let them poll for the file's lock.
+        # Writers of one process queue here; SQLite would make them poll for the file lock.
         self._turn = threading.Lock() if file else None
+        self._busy_seconds = busy_seconds
 
     @classmethod
-    def open(cls, settings: Settings) -> "Database":
-        """The database that the settings name, brought to this version's tables."""
-        file, engine = _engine(settings)
+    def open(cls, settings: Settings, busy_seconds: float = BUSY_SECONDS) -> "Database":
+        """Open the configured database and migrate it to this version's tables."""
+        file, engine = _engine(settings, busy_seconds)
         try:
             with _translated():
                 migrate(engine)
@@ -56,7 +57,7 @@ class Database:
             raise
         if file:
             file.chmod(0o600)
-        return cls(engine, file)
+        return cls(engine, file, busy_seconds)
 
     @contextmanager
     def reading(self) -> Generator[Session]:
@@ -67,9 +68,13 @@ class Database:
 
     @contextmanager
     def writing(self) -> Generator[Session]:
-        """A session that writes, alone; committed when the context ends without an error."""
+        """An exclusive session that writes; committed when the context ends without an error."""
         self._check_file()
-        with _turn(self._turn), _translated(), Session(self._writing, expire_on_commit=False) as session:
+        with (
+            _turn(self._turn, self._busy_seconds),
+            _translated(),
+            Session(self._writing, expire_on_commit=False) as session,
+        ):
             yield session
             session.commit()
 
@@ -83,7 +88,7 @@ class Database:
 
 
 def migrate(engine: Engine) -> None:
-    """Bring the tables to this version's form; one process at a time."""
+    """Migrate the tables to this version; one process at a time."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     script = ScriptDirectory.from_config(config)
@@ -103,29 +108,30 @@ def _lock_for_migration(connection: Connection) -> None:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
 
 
-def _engine(settings: Settings) -> tuple[Path | None, Engine]:
+def _engine(settings: Settings, busy_seconds: float) -> tuple[Path | None, Engine]:
     address = settings.worklist.database
     if address is None:
         folder = settings.home / "worklist"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = (folder / "worklist.db").resolve()
-        # The file is made here, so that it is never readable for others, not even for a moment.
+        # Created here, so that it is never readable for others, not even for a moment.
         os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
-        return file, _sqlite(f"sqlite:///{file}")
+        return file, _sqlite(f"sqlite:///{file}", busy_seconds)
     try:
         url = make_url(address.get_secret_value())
     except ArgumentError:
-        # Without its cause, which shows the address and the password in it.
-        raise SettingsError("The setting worklist.database is not an SQLAlchemy address.") from None
+        # Without its cause, which shows the URL and its password.
+        raise SettingsError("The setting worklist.database is not a valid SQLAlchemy URL.") from None
     if url.get_backend_name() == "sqlite":
-        return (Path(url.database).resolve() if url.database else None), _sqlite(url.render_as_string(False))
+        file = Path(url.database).resolve() if url.database else None
+        return file, _sqlite(url.render_as_string(False), busy_seconds)
     if url.drivername == "postgresql":
         url = url.set(drivername="postgresql+psycopg")
     return None, create_engine(url, pool_pre_ping=True, pool_size=10)
 
 
-def _sqlite(url: str) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
+def _sqlite(url: str, busy_seconds: float) -> Engine:
+    engine = create_engine(url, connect_args={"timeout": busy_seconds, "check_same_thread": False})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -144,7 +150,7 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # A transaction that reads first and writes later fails at once when another wrote between: writers say so first.
+    # A transaction that reads before it writes fails when another wrote in between, so writers lock at once.
     write = connection.get_execution_options().get("lungline_write")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
@@ -153,18 +159,18 @@ def _inode(file: Path | None) -> tuple[int, int] | None:
     if file is None:
         return None
     try:
-        found = file.stat()
+        status = file.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 @contextmanager
-def _turn(lock: "threading.Lock | None") -> Generator[None]:
+def _turn(lock: "threading.Lock | None", busy_seconds: float) -> Generator[None]:
     if lock is None:
         yield
         return
-    if not lock.acquire(timeout=BUSY_SECONDS):
+    if not lock.acquire(timeout=busy_seconds):
         raise DatabaseUnavailable("The worklist's database is busy; try again later.")
     try:
         yield
@@ -179,6 +185,6 @@ def _translated() -> Generator[None]:
     except (OperationalError, InterfaceError) as exc:
         raise DatabaseUnavailable(f"The worklist's database does not answer ({type(exc.orig).__name__}).") from exc
     except DatabaseError as exc:
-        if type(exc) is not DatabaseError:  # a statement that breaks a rule of the tables is a fault of ours
+        if type(exc) is not DatabaseError:  # a constraint violation is our bug
             raise
         raise DatabaseUnavailable("The worklist's database file is damaged or not a database.") from exc

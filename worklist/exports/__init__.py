@@ -1,1 +1,1 @@
-"""Results and readings in the forms of others: CSV, FHIR, DICOM, data sets."""
+"""Results and readings as CSV, FHIR, DICOM and data sets."""

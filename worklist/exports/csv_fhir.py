@@ -22,7 +22,7 @@ BATCH = 500
 
 
 def csv_lines(session: Session) -> Iterator[str]:
-    """All uploads as CSV, the oldest first, a header before them."""
+    """All uploads as CSV lines, a header first, then the oldest first."""
     yield _line(COLUMNS)
     for entry in _entries(session):
         yield _line(
@@ -36,7 +36,7 @@ def csv_lines(session: Session) -> Iterator[str]:
 
 
 def fhir_lines(session: Session) -> Iterator[str]:
-    """All uploads as FHIR DiagnosticReports, one a line, as bulk data is exchanged."""
+    """All uploads with a label as FHIR DiagnosticReports, one per line, as in FHIR bulk data."""
     for entry in _entries(session):
         record = session.get(ResultRow, entry.record)
         if record and entry.label is not None:
@@ -44,35 +44,35 @@ def fhir_lines(session: Session) -> Iterator[str]:
 
 
 def fhir_report(session: Session, record: ResultRecord) -> dict[str, object]:
-    """The DiagnosticReport of one result, with the last verdict of a reader."""
+    """The DiagnosticReport of one result, with the last verdict."""
     return fhir.report(record, last_verdict(session, record.upload.identity))
 
 
 def last_verdict(session: Session, identity: str) -> ReadingRecord | None:
-    """The last reading of an upload that says what is seen."""
-    asked = select(ReadingRow).where(ReadingRow.identity == identity, ReadingRow.verdict.is_not(None))
-    found = session.scalar(asked.order_by(ReadingRow.at.desc(), ReadingRow.number.desc()).limit(1))
-    return record_of(found) if found else None
+    """The last reading of an upload that has a verdict."""
+    statement = select(ReadingRow).where(ReadingRow.identity == identity, ReadingRow.verdict.is_not(None))
+    reading = session.scalar(statement.order_by(ReadingRow.at.desc(), ReadingRow.number.desc()).limit(1))
+    return record_of(reading) if reading else None
 
 
 def _entries(session: Session) -> Iterator[WorklistEntry]:
     last = 0
-    while found := session.scalars(
+    while entries := session.scalars(
         select(WorklistEntry).where(WorklistEntry.number > last).order_by(WorklistEntry.number).limit(BATCH)
     ).all():
-        yield from found
-        last = found[-1].number
+        yield from entries
+        last = entries[-1].number
         session.expunge_all()
 
 
 def _line(values: tuple[object, ...]) -> str:
     out = io.StringIO()
-    csv.writer(out).writerow([_inert(value) for value in values])
+    csv.writer(out).writerow([_escaped(value) for value in values])
     return out.getvalue()
 
 
-def _inert(value: object) -> object:
-    """Spreadsheets run what begins like a formula; a leading apostrophe makes it text."""
+def _escaped(value: object) -> object:
+    """Spreadsheets run text that begins like a formula; a leading apostrophe prevents that."""
     if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n")):
         return f"'{value}"
     return value

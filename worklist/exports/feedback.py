@@ -1,10 +1,10 @@
-"""What readers said as a data set, in the folder layout that training reads.
+"""Readings as a data set, in the folder layout that training reads.
 
-    train/PNEUMONIA/person1234_0f3a....jpeg    the patient under another name, and the upload's identity
-    labels.csv                                 where each label comes from; no reader, no object key
+    train/PNEUMONIA/person1234_0f3a....jpeg    a pseudonym of the patient, and the upload's identity
+    labels.csv                                 the origin of each label; no reader, no object key
 
-All images of a patient are in one split: it is drawn by a hash of the patient. The public data set's own patient
-names are kept, so that a merge with it can hold them together.
+All images of a patient are in one split, which is drawn by a hash of the patient. Patient names of the public data set
+are kept, so that a merge with it keeps a patient in one split too.
 """
 
 import csv
@@ -30,18 +30,18 @@ from worklist.exports.images import ImageRenderer
 
 FOLDERS = {"Normal": "NORMAL", "Pneumonia": "PNEUMONIA"}
 COLUMNS = ("file", "identity", "verdict", "action", "model_version", "model_label", "probability", "at")
-MARK = "last training"
+CHECKPOINT = "last training"
 BATCH = 200
-# Of a hundred patients, those below the first number go to test, below the second to validation, all others train.
+# Percentiles of patients: below the first, test; below the second, validation; the rest, train.
 _TEST, _VALIDATION = 10, 20
-# What somebody has settled; a case that was opened again is not.
+# Settled cases; a reopened one is not.
 _LABELLED = (WorklistEntry.read == 1, WorklistEntry.verdict.in_(FOLDERS), WorklistEntry.outcome == "judged")
 _ENDINGS = {"jpeg": ".jpeg", "png": ".png", "dicom": ".dcm"}
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What an export wrote: images by split and class, and uploads whose image is not there any more."""
+    """The numbers of exported images by split and class, and of images that no longer exist."""
 
     folder: Path
     counts: dict[str, int] = field(default_factory=dict)
@@ -49,15 +49,15 @@ class Exported:
 
     @property
     def images(self) -> int:
-        """How many images were written."""
+        """The number of exported images."""
         return sum(self.counts.values())
 
 
 @dataclass(frozen=True, slots=True)
 class RetrainCheck:
-    """Whether enough new labels have come for a training run.
+    """Whether there are enough new labels for a training run.
 
-    `labels` are new, `usable` all that an export would hold; `last` is the number of the last reading.
+    `labels` counts new ones, `usable` all that an export would hold; `last` is the number of the last reading.
     """
 
     labels: int
@@ -67,29 +67,29 @@ class RetrainCheck:
 
     @property
     def is_due(self) -> bool:
-        """Whether there are as many as the setting asks for."""
+        """Whether there are as many new labels as the setting requires."""
         return self.labels >= self.needed
 
 
-def export_feedback(  # noqa: PLR0917 - who, from where, to where
+def export_feedback(  # noqa: PLR0917 - a source, a target and who exports
     database: Database,
-    pictures: ImageRenderer,
+    images: ImageRenderer,
     folder: Path,
     who: str,
     pattern: str | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Exported:
-    """Write all confirmed and corrected X-rays; `folder` must not exist or be empty, and appears complete.
+    """Write all confirmed and corrected X-rays to a new or empty `folder`, which appears once it is complete.
 
-    Raises LunglineError when there is nothing to write, StorageUnavailable when the images cannot be fetched.
+    Raises LunglineError when there is nothing to export, StorageUnavailable when images cannot be fetched.
     """
     expression = patient_pattern(pattern)
     if folder.exists() and any(folder.iterdir()):
-        raise LunglineError(f"The folder {folder} already holds files; feedback is exported into a new one.")
+        raise LunglineError(f"The folder {folder} already holds files; choose a new folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        counts, gone = _write(database, pictures, draft, expression, on_progress)
+        counts, gone = _write(database, images, draft, expression, on_progress)
         with database.writing() as session:
             audit.record(session, who, "admin", "exported", detail=f"feedback, {sum(counts.values())} images")
         draft.replace(folder)
@@ -100,26 +100,26 @@ def export_feedback(  # noqa: PLR0917 - who, from where, to where
 
 
 def retrain_check(database: Database, needed: int) -> RetrainCheck:
-    """How many uploads have a label that the last training run could not know."""
+    """Count the uploads that were labelled since the last training run."""
     with database.reading() as session:
-        mark = session.get(Checkpoint, MARK)
-        known = mark.value if mark else 0
-        new = select(ReadingRow.identity).where(ReadingRow.verdict.in_(FOLDERS), ReadingRow.number > known).distinct()
+        checkpoint = session.get(Checkpoint, CHECKPOINT)
+        trained = checkpoint.value if checkpoint else 0
+        new = select(ReadingRow.identity).where(ReadingRow.verdict.in_(FOLDERS), ReadingRow.number > trained).distinct()
         last = session.scalar(select(ReadingRow.number).order_by(ReadingRow.number.desc()).limit(1)) or 0
         usable = session.scalar(select(func.count()).select_from(WorklistEntry).where(*_LABELLED)) or 0
         return RetrainCheck(len(session.scalars(new).all()), needed, last, usable)
 
 
 def mark_trained(database: Database, last: int) -> None:
-    """Note that a training run knows all readings up to this one; `RetrainCheck.last` from before its export."""
+    """Record that a training run used all readings up to `last`, the `RetrainCheck.last` from before its export."""
     with database.writing() as session:
-        session.merge(Checkpoint(name=MARK, value=last))
+        session.merge(Checkpoint(name=CHECKPOINT, value=last))
 
 
 def patient(key: str, pattern: re.Pattern[str] | None = None) -> str:
-    """Who an object's key is about: by the pattern, by the public data set's names, else its folder.
+    """The patient of an object key: from the pattern, from the public data set's names, else its folder.
 
-    A folder may hold many patients; together they are still on one side of a split.
+    A folder may hold many patients, who then share one split.
     """
     return patient_in(key, pattern) or key.rpartition("/")[0] or key
 
@@ -132,7 +132,7 @@ def split(owner: str) -> str:
 
 def _write(
     database: Database,
-    pictures: ImageRenderer,
+    images: ImageRenderer,
     draft: Path,
     pattern: re.Pattern[str] | None,
     on_progress: Callable[[int], None] | None,
@@ -146,7 +146,7 @@ def _write(
             for entry, record in batch:
                 last = entry.number
                 try:
-                    data = pictures.original(record)
+                    data = images.original(record)
                 except ObjectGone:
                     gone += 1
                     continue
@@ -158,7 +158,7 @@ def _write(
             if on_progress:
                 on_progress(sum(counts.values()))
     if not counts:
-        raise LunglineError("No reader has confirmed or corrected an X-ray yet: there is nothing to export.")
+        raise LunglineError("No X-ray has been confirmed or corrected yet; there is nothing to export.")
     return counts, gone
 
 
@@ -168,14 +168,14 @@ def _labelled(database: Database, last: int) -> list[tuple[WorklistEntry, Result
 
 
 def _rows(session: Session, last: int) -> list[tuple[WorklistEntry, str]]:
-    asked = select(WorklistEntry, ResultRow.body).join(ResultRow, ResultRow.id == WorklistEntry.record)
-    labelled = asked.where(WorklistEntry.number > last, *_LABELLED).order_by(WorklistEntry.number).limit(BATCH)
+    statement = select(WorklistEntry, ResultRow.body).join(ResultRow, ResultRow.id == WorklistEntry.record)
+    labelled = statement.where(WorklistEntry.number > last, *_LABELLED).order_by(WorklistEntry.number).limit(BATCH)
     return [(row[0], row[1]) for row in session.execute(labelled)]
 
 
 def _place(entry: WorklistEntry, record: ResultRecord, pattern: re.Pattern[str] | None) -> tuple[str, str]:
     owner = patient(entry.key, pattern)
-    # The public data set's patients keep their names; all others get one that tells nothing.
+    # Patients of the public data set keep their names; all others get a pseudonym.
     alias = owner if patient_of(f"{owner}_") == owner else f"person{int(_digest(owner)[:12], 16)}"
     ending = _ENDINGS.get(record.image.format.lower() if record.image else "", "")
     return f"{split(owner)}/{FOLDERS[entry.verdict or '']}", f"{alias}_{entry.identity}{ending}"

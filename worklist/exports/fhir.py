@@ -1,8 +1,8 @@
 """Results as FHIR R4: a DiagnosticReport that contains its Observations and the model as a Device.
 
-Validated with fhir.resources' R4B models: R4B (4.3.0) left DiagnosticReport, Observation and Device as they are in R4
-(4.0.1). The report is preliminary until a reader has confirmed or corrected it. It names no patient: the upload's
-identity is what a receiving system joins on.
+Validated with fhir.resources' R4B models: DiagnosticReport, Observation and Device are the same in R4B (4.3.0) and R4
+(4.0.1). The report is preliminary until a reader confirms or corrects it. It names no patient; receiving systems join
+on the upload's identity.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ _VERDICTS = {"Pneumonia": ("POS", "Positive"), "Normal": ("NEG", "Negative")}
 
 
 def report(record: ResultRecord, reading: ReadingRecord | None = None) -> dict[str, Any]:
-    """The DiagnosticReport of a result, and of what a reader made of it, as JSON values; validated."""
+    """The validated DiagnosticReport of a result and its last reading, as JSON values."""
     from fhir.resources.R4B.diagnosticreport import DiagnosticReport
 
     observations = [_risk(record)] + ([_verdict(reading)] if reading and reading.verdict else [])
@@ -38,10 +38,10 @@ def report(record: ResultRecord, reading: ReadingRecord | None = None) -> dict[s
         "code": _concept(LOINC, "30745-4", "XR Chest Views"),
         "effectiveDateTime": (record.times.uploaded or record.times.received).isoformat(),
         "issued": (reading.at if reading else record.times.done).isoformat(),
-        "result": [{"reference": f"#{one['id']}"} for one in observations],
+        "result": [{"reference": f"#{observation['id']}"} for observation in observations],
         "conclusion": _conclusion(record, reading),
     }
-    # What went in comes out, without what the library would add of its own.
+    # Only our own values, without defaults that the library adds.
     return DiagnosticReport.model_validate(value).model_dump(mode="json", exclude_none=True)
 
 
@@ -59,7 +59,7 @@ def _device(record: ResultRecord) -> dict[str, Any]:
         "identifier": [{"system": f"{CODES}/models", "value": model.sha256}],
         "deviceName": [{"name": f"Lungline {model.name}", "type": "model-name"}],
         "version": [{"value": model.version}],
-        "note": [{"text": DISCLAIMER + (" Trained on drawn phantoms." if model.synthetic else "")}],
+        "note": [{"text": DISCLAIMER + (" Trained on synthetic phantoms." if model.synthetic else "")}],
     }
 
 
@@ -88,7 +88,7 @@ def _risk(record: ResultRecord) -> dict[str, Any]:
 
 
 def _verdict(reading: ReadingRecord) -> dict[str, Any]:
-    """What a reader saw; the reader's name stays in the audit log."""
+    """The verdict as an Observation; the reader's name stays in the audit log."""
     observation: dict[str, Any] = {
         "resourceType": "Observation",
         "id": "reading",
@@ -107,12 +107,12 @@ def _verdict(reading: ReadingRecord) -> dict[str, Any]:
 
 def _conclusion(record: ResultRecord, reading: ReadingRecord | None) -> str:
     if reading and reading.verdict:
-        found = f"A reader saw: {reading.verdict}."
+        text = f"Read as {reading.verdict}."
     elif record.label and record.probability is not None:
-        found = f"The model says {record.label}, at a risk of {record.probability:.1%}; no reader has confirmed it."
+        text = f"Model prediction: {record.label}, risk {record.probability:.1%}. Not confirmed by a reader."
     else:
-        found = record.message or f"No result: the image is {record.outcome}."
-    return f"{found} {DISCLAIMER}"
+        text = record.message or f"No result: the image is {record.outcome}."
+    return f"{text} {DISCLAIMER}"
 
 
 def _concept(system: str, code: str, display: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""X-rays and heatmaps for the browser: fetched from S3 by the service, never by a link of their own."""
+"""X-rays and heatmaps for the browser, fetched from S3 by the service; browsers get no S3 links."""
 
 import io
 import threading
@@ -19,7 +19,7 @@ from lungline.storage.s3 import Storage
 THUMB_SIDE = 160
 THUMBS = 2000
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-# Chroma of the strongest colours of a heatmap; see lungline.imaging.preparation.
+# Chroma of the strongest heatmap colours; see lungline.imaging.preparation.
 _FULL_CHROMA = 190.0
 
 
@@ -32,7 +32,7 @@ class RenderedImage:
 
 
 class ImageRenderer:
-    """Images of uploads; may be shared by threads. Keeps the last small ones, for the newest are asked for by all."""
+    """Images of uploads; thread-safe. Caches thumbnails, because every page requests the newest."""
 
     def __init__(self, storage: Storage, settings: Settings) -> None:
         self._storage = storage
@@ -46,25 +46,25 @@ class ImageRenderer:
         self._lock = threading.Lock()
 
     def xray(self, record: ResultRecord) -> RenderedImage:
-        """The X-ray as it was judged: as it is where browsers show it faithfully, decoded by us where they do not.
+        """The X-ray as the model saw it: unchanged where browsers show the format faithfully, else decoded here.
 
-        Raises ObjectGone, also when something else lies under its key by now, StorageUnavailable and ImageRefused.
+        Raises ObjectGone, also when the object was overwritten, StorageUnavailable and ImageRefused.
         """
         data = self.original(record)
         if data.startswith(_JPEG):
             return RenderedImage(data, "image/jpeg")
-        if data.startswith(_PNG) and data[24:25] == b"\x08":  # browsers cut 16 bits to 8 without looking
+        if data.startswith(_PNG) and data[24:25] == b"\x08":  # browsers truncate 16 bits to 8
             return RenderedImage(data, "image/png")
         return RenderedImage(write_png(decode(data, self._limits).pixels), "image/png")
 
     def original(self, record: ResultRecord) -> bytes:
         """The bytes that were uploaded."""
         upload = record.upload
-        found = self._storage.get(upload.bucket, upload.key, upload.version_id, self._limits.max_bytes)
-        judged = record.read.etag if record.read else upload.etag
-        if judged and not upload.version_id and found.etag != judged:
-            raise ObjectGone("The object was overwritten since it was judged.")
-        return found.data
+        stored = self._storage.get(upload.bucket, upload.key, upload.version_id, self._limits.max_bytes)
+        etag = record.read.etag if record.read else upload.etag
+        if etag and not upload.version_id and stored.etag != etag:
+            raise ObjectGone("The image was overwritten after the prediction.")
+        return stored.data
 
     def thumb(self, record: ResultRecord) -> RenderedImage:
         """The X-ray, 160 pixels on its longest side."""
@@ -73,8 +73,8 @@ class ImageRenderer:
             if identity in self._thumbs:
                 self._thumbs.move_to_end(identity)
                 return self._thumbs[identity]
-        picture = decode(self.original(record), self._limits, at_least=THUMB_SIDE)
-        image = Image.fromarray(picture.pixels)
+        decoded = decode(self.original(record), self._limits, at_least=THUMB_SIDE)
+        image = Image.fromarray(decoded.pixels)
         image.thumbnail((THUMB_SIDE, THUMB_SIDE))
         shown = RenderedImage(_jpeg(image), "image/jpeg")
         with self._lock:
@@ -84,7 +84,7 @@ class ImageRenderer:
         return shown
 
     def heat(self, record: ResultRecord) -> RenderedImage:
-        """The heatmap without the X-ray under it, so that windowing the one leaves the other alone.
+        """The heatmap without the X-ray below it, so that windowing does not change its colours.
 
         Raises ObjectGone when there is none.
         """
@@ -94,10 +94,10 @@ class ImageRenderer:
 
 
 def lift(overlaid: bytes) -> bytes:
-    """The colour that was laid over a grey picture, as a PNG with transparency.
+    """Separate the heatmap's colours from the grey image below, as a PNG with transparency.
 
-    Grey under a colour changes its brightness but not its hue, so hue and strength can be told from the sum. Raises
-    ImageRefused when it is not an image.
+    Grey below a colour changes its brightness but not its hue, so hue and opacity follow from the mixture. Raises
+    ImageRefused when the data is not a PNG.
     """
     try:
         mixed = np.asarray(Image.open(io.BytesIO(overlaid), formats=["PNG"]).convert("RGB"), np.float32)

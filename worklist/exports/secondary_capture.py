@@ -1,7 +1,7 @@
 """Results as DICOM, for X-rays that came as DICOM: a Secondary Capture of the heatmap in the patient's own study.
 
-It lies beside the result record, `results/ab/abcdef.../3.dcm`. Its UIDs come from the record's id, so that making it
-again gives the same object. What the model said is written under the picture, not on it.
+It is stored beside the result record, as `results/ab/abcdef.../3.dcm`. Its UIDs are derived from the record's id, so
+writing it again gives the same object. The result is written below the image, not on it.
 """
 
 import io
@@ -15,7 +15,7 @@ from lungline.results.records import ResultRecord
 
 MANUFACTURER = "Lungline"
 DISCLAIMER = "Research use only. Not a medical device."
-SERIES = 9317  # far from what scanners number
+SERIES = 9317  # far above the numbers that scanners use
 _LINE = 15
 
 
@@ -39,7 +39,7 @@ def capture(original: bytes, overlaid: bytes, record: ResultRecord) -> bytes:
         source = dcmread(io.BytesIO(original), stop_before_pixels=True)
         image = SCImage.from_ref_dataset(
             source,
-            _picture(overlaid, record),
+            _pixels(overlaid, record),
             photometric_interpretation="RGB",
             bits_allocated=8,
             coordinate_system="PATIENT",
@@ -52,7 +52,7 @@ def capture(original: bytes, overlaid: bytes, record: ResultRecord) -> bytes:
             transfer_syntax_uid=ExplicitVRLittleEndian,
         )
     except (InvalidDicomError, AttributeError, TypeError, ValueError, OSError) as exc:
-        # Without the library's own words: they may quote the patient's data.
+        # Without the library's message, which may quote the patient's data.
         raise DataError(f"The upload lacks what a DICOM result needs ({type(exc).__name__}).") from None
     image.SeriesDescription = "Lungline pneumonia risk (research)"
     image.DerivationDescription = f"{_sentence(record)} {DISCLAIMER}"
@@ -64,8 +64,8 @@ def capture(original: bytes, overlaid: bytes, record: ResultRecord) -> bytes:
     return out.getvalue()
 
 
-def _picture(overlaid: bytes, record: ResultRecord) -> np.ndarray:
-    """The heatmap with two lines of text under it."""
+def _pixels(overlaid: bytes, record: ResultRecord) -> np.ndarray:
+    """The heatmap with two lines of text below it."""
     heatmap = Image.open(io.BytesIO(overlaid), formats=["PNG"]).convert("RGB")
     sheet = Image.new("RGB", (max(heatmap.width, 260), heatmap.height + 2 * _LINE + 4))
     sheet.paste(heatmap)

@@ -23,23 +23,23 @@ from lungline.storage.s3 import Storage
 from worklist.database.access import Access
 from worklist.database.models import WorklistEntry
 from worklist.database.readings import ReadingRefused
-from worklist.database.session import Database
+from worklist.database.session import BUSY_SECONDS, Database
 from worklist.exports.images import ImageRenderer
 from worklist.jobs import Jobs
 from worklist.metrics import CountedRequests
 from worklist.rules import load_rules
 from worklist.web import events, exports, list_page, oidc, sign_in, viewer
-from worklist.web.context import Forbidden, NotHere, SignInNeeded, Worklist
+from worklist.web.context import Forbidden, NotFound, SignInNeeded, Worklist
 from worklist.web.live import Live
 from worklist.web.rendering import FILTERS
 from worklist.web.security import KnownHosts, SecurityHeaders
 
-HERE = Path(__file__).parent
-# What an error means to whoever asked; the first that fits.
+FOLDER = Path(__file__).parent
+# HTTP statuses of errors; the first match counts.
 STATUS: tuple[tuple[type[LunglineError], int], ...] = (
     (SignInNeeded, 401),
     (Forbidden, 403),
-    (NotHere, 404),
+    (NotFound, 404),
     (ReadingRefused, 400),
     (EventMalformed, 400),
     (ImageRefused, 422),
@@ -47,13 +47,19 @@ STATUS: tuple[tuple[type[LunglineError], int], ...] = (
 )
 
 
-def build_app(settings: Settings, storage: Storage | None = None, *, address: str = "http://127.0.0.1:8900") -> FastAPI:
-    """The service; `address` is where people reach it unless the settings say otherwise.
+def build_app(
+    settings: Settings,
+    storage: Storage | None = None,
+    *,
+    address: str = "http://127.0.0.1:8900",
+    busy_seconds: float = BUSY_SECONDS,
+) -> FastAPI:
+    """Build the service; `address` is its public URL unless `worklist.uri` is set.
 
-    Raises SettingsError for rules that cannot be used, DatabaseUnavailable when the database does not answer.
+    Raises SettingsError for invalid notice rules, DatabaseUnavailable when the database does not answer.
     """
     rules = load_rules(settings.worklist.notice_rules)
-    database = Database.open(settings)
+    database = Database.open(settings, busy_seconds)
     storage = storage or Storage.from_settings(settings)
     pages = Jinja2Templates(env=_environment())
     row = pages.env.get_template("_row.html")
@@ -63,13 +69,13 @@ def build_app(settings: Settings, storage: Storage | None = None, *, address: st
 
     live = Live(database, render)
     access = Access(database, settings)
-    pictures = ImageRenderer(storage, settings)
+    images = ImageRenderer(storage, settings)
     app = FastAPI(lifespan=_lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.worklist = Worklist(settings, database, storage, access, live, pages, pictures, rules)
-    app.state.chores = Jobs(database, storage, settings, rules, address)
+    app.state.worklist = Worklist(settings, database, storage, access, live, pages, images, rules)
+    app.state.jobs = Jobs(database, storage, settings, rules, address)
     for routes in (events, list_page, viewer, sign_in, exports):
         app.include_router(routes.router)
-    app.mount("/static", StaticFiles(directory=HERE / "static"))
+    app.mount("/static", StaticFiles(directory=FOLDER / "static"))
     _add_handlers(app)
     if settings.worklist.login == "oidc":
         oidc.install(app, settings)
@@ -82,24 +88,24 @@ def build_app(settings: Settings, storage: Storage | None = None, *, address: st
 
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    here: Worklist = app.state.worklist
-    tasks = [asyncio.create_task(here.live.run()), asyncio.create_task(app.state.chores.run())]
+    worklist: Worklist = app.state.worklist
+    tasks = [asyncio.create_task(worklist.live.run()), asyncio.create_task(app.state.jobs.run())]
     try:
         yield
     finally:
-        here.live.close()
-        app.state.chores.stop()
-        # What is under way ends by itself; a service that takes a notice for ever is not waited for.
+        worklist.live.close()
+        app.state.jobs.stop()
+        # Jobs end after their round; one that hangs is cancelled.
         await asyncio.wait(tasks, timeout=10)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        here.database.close()
+        worklist.database.close()
 
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(HERE / "templates"),
+        loader=FileSystemLoader(FOLDER / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -111,31 +117,31 @@ def _environment() -> Environment:
 
 
 def _static_names() -> dict[str, str]:
-    """Addresses of our files that change with their content, so that no browser shows an old one."""
-    files = sorted((HERE / "static").iterdir())
+    """URLs of static files that change with their content, so that no browser uses an old copy."""
+    files = sorted((FOLDER / "static").iterdir())
     return {file.name: f"/static/{file.name}?{hashlib.sha256(file.read_bytes()).hexdigest()[:12]}" for file in files}
 
 
 def _add_handlers(app: FastAPI) -> None:
-    async def ours(request: Request, exc: Exception) -> Response:
+    async def refused(request: Request, exc: Exception) -> Response:
         status = next((code for kind, code in STATUS if isinstance(exc, kind)), 500)
         if isinstance(exc, SignInNeeded) and _wants_page(request):
             return RedirectResponse("/login", status_code=303)
-        return _say(request, status, str(exc))
+        return _answer(request, status, str(exc))
 
     async def malformed(request: Request, _exc: Exception) -> Response:
-        return _say(request, 400, "The request lacks something, or has too much.")
+        return _answer(request, 400, "Invalid form data.")
 
     async def unknown(request: Request, exc: Exception) -> Response:
         status = exc.status_code if isinstance(exc, HTTPException) else 500
-        return _say(request, status, "There is nothing here." if status == 404 else "That cannot be done here.")
+        return _answer(request, status, "Page not found." if status == 404 else "This request is not allowed.")
 
-    app.add_exception_handler(LunglineError, ours)
+    app.add_exception_handler(LunglineError, refused)
     app.add_exception_handler(RequestValidationError, malformed)
     app.add_exception_handler(HTTPException, unknown)
 
 
-def _say(request: Request, status: int, sentence: str) -> Response:
+def _answer(request: Request, status: int, sentence: str) -> Response:
     headers = {"retry-after": "5"} if status == 503 else None
     if not _wants_page(request):
         return JSONResponse({"error": sentence}, status_code=status, headers=headers)
@@ -149,10 +155,10 @@ def _wants_page(request: Request) -> bool:
 
 
 class WorklistServer(uvicorn.Server):
-    """Uvicorn, which would wait for live pages that never end by themselves."""
+    """Uvicorn that closes live pages on shutdown; they would never end by themselves."""
 
     def __init__(self, app: FastAPI, host: str = "127.0.0.1", port: int = 0) -> None:
-        # No access log: an address may hold what somebody searched for.
+        # No access log: URLs may hold search terms.
         config = uvicorn.Config(
             app,
             host=host,
@@ -167,6 +173,6 @@ class WorklistServer(uvicorn.Server):
         self._live = app.state.worklist.live
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End in order."""
+        """Close live pages, then shut down."""
         self._live.close()
         await super().shutdown(sockets)

@@ -1,4 +1,4 @@
-"""What all routes share: the parts of the worklist, and who is asking."""
+"""Dependencies of all routes: the services of the worklist, and the signed-in user."""
 
 import secrets
 from dataclasses import dataclass
@@ -18,20 +18,20 @@ from worklist.web.live import Live
 
 
 class SignInNeeded(LunglineError):
-    """Nobody is signed in."""
+    """The request has no valid session."""
 
 
 class Forbidden(LunglineError):
-    """Somebody is signed in, but may not do this."""
+    """The user may not do this."""
 
 
-class NotHere(LunglineError):
-    """There is no such thing."""
+class NotFound(LunglineError):
+    """The requested object does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class Worklist:
-    """The parts of a running worklist."""
+    """The services of a running worklist."""
 
     settings: Settings
     database: Database
@@ -39,12 +39,12 @@ class Worklist:
     access: Access
     live: Live
     pages: Jinja2Templates
-    pictures: ImageRenderer
+    images: ImageRenderer
     rules: tuple[NoticeRule, ...]
 
     @property
     def https(self) -> bool:
-        """Whether people reach it by HTTPS, so that cookies may be kept off plain HTTP."""
+        """Whether the public URL is HTTPS, so that cookies are never sent over plain HTTP."""
         return (self.settings.worklist.uri or "").startswith("https://")
 
 
@@ -55,14 +55,14 @@ def _worklist(request: Request) -> Worklist:
 def _reader(request: Request) -> Person:
     person = _worklist(request).access.person(request.cookies.get(COOKIE))
     if person is None:
-        raise SignInNeeded("Sign in first.")
+        raise SignInNeeded("Sign in to continue.")
     request.state.person = person
     return person
 
 
 def _admin(person: Annotated[Person, Depends(_reader)]) -> Person:
     if not person.is_admin:
-        raise Forbidden("Only an admin may do this.")
+        raise Forbidden("Only administrators may do this.")
     return person
 
 
@@ -71,9 +71,9 @@ def _writer(
     csrf: Annotated[str, Form()] = "",
     x_csrf_token: Annotated[str, Header()] = "",
 ) -> Person:
-    """Somebody whose own page sent this request, not another site's."""
+    """A user whose own page sent this request, not another site."""
     if not secrets.compare_digest((csrf or x_csrf_token).encode(), person.csrf.encode()):
-        raise Forbidden("The page is older than your session: load it again.")
+        raise Forbidden("This page belongs to an earlier session. Reload it and try again.")
     return person
 
 

@@ -1,9 +1,10 @@
-"""Events in: results from the predictor's trigger, and what befell uploads elsewhere."""
+"""Incoming events: results from the trigger, and dead letters."""
 
 import hashlib
 import logging
 import secrets
 from collections.abc import Sequence
+from datetime import timedelta
 
 from fastapi import APIRouter, Request, Response
 from sqlalchemy import select
@@ -19,7 +20,7 @@ from lungline.results.events import results_of
 from lungline.results.records import ResultRecord
 from worklist import metrics
 from worklist.database import counters
-from worklist.database.ingest import take_in
+from worklist.database.ingest import ingest
 from worklist.web.context import Context, Forbidden, Worklist
 
 router = APIRouter()
@@ -27,40 +28,40 @@ _log = logging.getLogger(__name__)
 
 
 @router.post("/")
-async def receive(request: Request, here: Context) -> Response:
-    """A CloudEvent. 204: taken in, or known already; 400: no retry can help; 503: send it again."""
-    _authorise(request, here)
+async def receive(request: Request, context: Context) -> Response:
+    """Accept a CloudEvent. 204: stored, now or before; 400: invalid, do not retry; 503: retry."""
+    _authorise(request, context)
     event = cloudevents.parse(request.headers, await _body(request))
-    told = cloudevents.trace_of(request.headers)
-    await run_in_threadpool(_take_in, here, results_of(event), told)
-    here.live.nudge()
+    trace = cloudevents.trace_of(request.headers)
+    await run_in_threadpool(_store, context, results_of(event), trace)
+    context.live.nudge()
     return Response(status_code=204)
 
 
 @router.post("/dead-letters")
-async def receive_dead_letter(request: Request, here: Context) -> Response:
-    """An event that nobody could handle, from Knative's dead letter sink or the laptop's.
+async def receive_dead_letter(request: Request, context: Context) -> Response:
+    """Accept a dead-lettered event, from Knative's dead letter sink or the laptop's.
 
-    A refused image is one: its upload event is dead-lettered, and the record that says why lies in S3. Of the letter
-    itself only a digest is kept. 503 when S3 does not answer.
+    Events of refused images are dead-lettered; their records with the reason are read from S3. Only a digest of the
+    letter itself is kept. 503 when S3 does not answer.
     """
-    _authorise(request, here)
+    _authorise(request, context)
     body = await _body(request)
     if not request.headers.get("ce-type", UPLOAD_TYPE).startswith(("dev.knative", "org.lungline")):
-        raise EventMalformed("The dead letter is not one of Lungline's events.")
+        raise EventMalformed("The dead letter is not a Lungline event.")
     code = request.headers.get("ce-knativeerrorcode", "")[:16]
-    await run_in_threadpool(_take_letter, here, body, code)
-    here.live.nudge()
+    await run_in_threadpool(_store_letter, context, body, code)
+    context.live.nudge()
     return Response(status_code=204)
 
 
 @router.get("/healthz")
 @router.get("/v2/health/ready")
-def health(here: Context) -> JSONResponse:
+def health(context: Context) -> JSONResponse:
     """Whether the database answers; 503 when it does not."""
-    with here.database.reading() as session:
+    with context.database.reading() as session:
         session.execute(select(1))
-    return JSONResponse({"status": "ready", "pages": here.live.pages})
+    return JSONResponse({"status": "ready", "pages": context.live.pages})
 
 
 async def _body(request: Request) -> bytes:
@@ -71,32 +72,34 @@ async def _body(request: Request) -> bytes:
     return body
 
 
-def _authorise(request: Request, here: Worklist) -> None:
-    wanted = here.settings.worklist.event_token
-    given = request.headers.get("authorization", "").removeprefix("Bearer ")
-    if wanted and not secrets.compare_digest(given.encode(), wanted.get_secret_value().encode()):
-        raise Forbidden("Events must carry the token that the setting worklist.event_token names.")
+def _authorise(request: Request, context: Worklist) -> None:
+    token = context.settings.worklist.event_token
+    presented = request.headers.get("authorization", "").removeprefix("Bearer ")
+    if token and not secrets.compare_digest(presented.encode(), token.get_secret_value().encode()):
+        raise Forbidden("Events must carry the bearer token of the setting worklist.event_token.")
 
 
-def _take_in(here: Worklist, records: Sequence[ResultRecord], told: str | None = None) -> None:
+def _store(context: Worklist, records: Sequence[ResultRecord], trace: str | None = None) -> None:
+    settings = context.settings.worklist
+    age = timedelta(minutes=settings.notice_max_age)
     for record in records:
         identity = record.upload.identity
-        with tracing.span("show", told or tracing.of_upload(identity), "server") as span:
-            changed = take_in(here.database, here.rules, record, here.settings)
-            span.add(changed=changed)
+        with tracing.span("show", trace or tracing.of_upload(identity), "server") as span:
+            changed = ingest(context.database, record, rules=context.rules, notice_max_age=age)
+            span.add(changed=bool(changed))
         if changed:
             metrics.count_result(record)
             _log.info("on the list", extra={"identity": identity})
 
 
-def _take_letter(here: Worklist, body: bytes, code: str) -> None:
+def _store_letter(context: Worklist, body: bytes, code: str) -> None:
     try:
         uploads = parse(body)
-    except EventMalformed:  # that is why it was dead-lettered: nobody can tell what it was about
+    except EventMalformed:  # it may have been dead-lettered for that
         uploads = []
     for upload in uploads:
-        _take_in(here, results.find(here.storage, here.settings.results_bucket, upload.identity))
+        _store(context, results.find(context.storage, context.settings.results_bucket, upload.identity))
     names = [upload.identity for upload in uploads] or [hashlib.sha256(body).hexdigest()[:32]]
-    with here.database.writing() as session:
+    with context.database.writing() as session:
         for name in names:
             counters.count_dead_letter(session, name, code)

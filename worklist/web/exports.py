@@ -1,4 +1,4 @@
-"""Results out to other systems; each export stands in the audit log."""
+"""Exports for other systems; each is recorded in the audit log."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -10,19 +10,19 @@ from lungline.results.records import ResultRecord
 from worklist.database import audit
 from worklist.database.models import ResultRow
 from worklist.exports import csv_fhir
-from worklist.web.context import Admin, Context, NotHere, Reader
+from worklist.web.context import Admin, Context, NotFound, Reader
 
 router = APIRouter()
 
 
 @router.get("/results/{name}.fhir.json")
-def fhir(name: str, here: Context, person: Reader) -> Response:
+def fhir(name: str, context: Context, person: Reader) -> Response:
     """One result as a FHIR R4 DiagnosticReport."""
-    with here.database.writing() as session:
-        found = session.get(ResultRow, name)
-        if found is None:
-            raise NotHere("There is no such result.")
-        record = ResultRecord.model_validate_json(found.body)
+    with context.database.writing() as session:
+        row = session.get(ResultRow, name)
+        if row is None:
+            raise NotFound("Result not found.")
+        record = ResultRecord.model_validate_json(row.body)
         report = csv_fhir.fhir_report(session, record)
         identity = record.upload.identity
         audit.record(session, person.who, person.role, "exported", identity=identity, detail="fhir")
@@ -30,13 +30,13 @@ def fhir(name: str, here: Context, person: Reader) -> Response:
 
 
 @router.get("/export.csv")
-def csv(here: Context, person: Admin) -> Response:
+def csv(context: Context, person: Admin) -> Response:
     """All results as CSV."""
-    with here.database.writing() as session:
+    with context.database.writing() as session:
         audit.record(session, person.who, person.role, "exported", detail="csv")
 
     def lines() -> Iterator[str]:
-        with here.database.reading() as session:
+        with context.database.reading() as session:
             yield from csv_fhir.csv_lines(session)
 
     name = f"lungline-{datetime.now(UTC):%Y%m%d-%H%M}.csv"

@@ -1,7 +1,7 @@
 """Changes of the list, pushed to every open page as server-sent events.
 
-One task follows the database and tells all pages: what another process took in shows as well, and two hundred pages
-cost one query. A page that cannot keep up is told to load its list again.
+One task polls the database for all pages, so changes by other processes show as well and two hundred pages cost one
+query. A page that cannot keep up is told to reload its list.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ POLL_SECONDS = 0.5
 HEARTBEAT_SECONDS = 15.0
 BACKLOG = 64
 BURST = 200
-# Two processes may commit in another order than their clocks say: each look goes back this far.
+# Processes may commit in another order than their clocks say, so each poll looks back this many microseconds.
 _OVERLAP = 5_000_000
 
 _log = logging.getLogger(__name__)
@@ -34,14 +34,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(eq=False, slots=True)
 class LivePage:
-    """One open page: its filter, and what it has yet to be sent."""
+    """One open page: its filter and its unsent messages."""
 
     wanted: Filter
     waiting: asyncio.Queue[str] = field(default_factory=lambda: asyncio.Queue(BACKLOG))
     lost: bool = False
 
-    def tell(self, message: str) -> None:
-        """Queue a message; a page that is too far behind loads its list again instead."""
+    def send(self, message: str) -> None:
+        """Queue a message; a page that is too far behind reloads its list instead."""
         try:
             self.waiting.put_nowait(message)
         except asyncio.QueueFull:
@@ -49,7 +49,7 @@ class LivePage:
 
 
 class Live:
-    """The open pages, and the task that tells them of changes. `render` makes a row of the list."""
+    """The open pages, and the task that sends them changes. `render` renders a row of the list."""
 
     def __init__(self, database: Database, render: Callable[[WorklistEntry], str]) -> None:
         self.counters = Counters()
@@ -58,53 +58,53 @@ class Live:
         self._pages: set[LivePage] = set()
         self._seen: dict[str, int] = {}
         self._last = microseconds(datetime.now(UTC))
-        self._signalled = (0, 0)
+        self._counted = (0, 0)
         self._nudge = asyncio.Event()
         self._closing = False
-        self._process, self._told = secrets.token_hex(4), 0
+        self._process, self._round = secrets.token_hex(4), 0
 
     @property
     def mark(self) -> str:
-        """How far the pages have been told; read it before the rows that a page is shown with."""
-        return f"{self._process}.{self._told}"
+        """The last round of changes sent to pages; read it before querying the rows of a page."""
+        return f"{self._process}.{self._round}"
 
     @property
     def pages(self) -> int:
-        """How many pages are open."""
+        """The number of open pages."""
         return len(self._pages)
 
     def nudge(self) -> None:
-        """Look at the database now rather than in half a second."""
+        """Poll the database now rather than in half a second."""
         self._nudge.set()
 
     async def run(self) -> None:
-        """Follow the database until closed; a database that does not answer is asked again."""
+        """Poll the database until closed; errors are retried."""
         self.counters = await self._count()
         while not self._closing:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._nudge.wait(), POLL_SECONDS)
             self._nudge.clear()
             try:
-                changed, signalled = await run_in_threadpool(self._look)
-                if changed != [] or signalled != self._signalled:
-                    self._signalled = signalled
+                changed, counted = await run_in_threadpool(self._poll)
+                if changed != [] or counted != self._counted:
+                    self._counted = counted
                     self.counters = await self._count()
-                    self._tell(changed)
+                    self._broadcast(changed)
             except DatabaseUnavailable as exc:
-                _log.warning("The live list waits: %s", exc)
+                _log.warning("Live updates are paused: %s", exc)
 
     async def follow(self, wanted: Filter) -> AsyncIterator[str]:
-        """What a page is sent, from now on."""
+        """The event stream of a page, from now on."""
         page = LivePage(wanted)
         self._pages.add(page)
         try:
-            # What changed between a page's rows and this moment was told to others only: the mark gives it away.
+            # The mark tells a page whether changes were sent between its rows and this moment.
             yield "retry: 1000\n" + _event("opened", {"mark": self.mark}) + _event("counters", asdict(self.counters))
             while not self._closing:
                 try:
                     message = await asyncio.wait_for(page.waiting.get(), HEARTBEAT_SECONDS)
                 except TimeoutError:
-                    message = ": still here\n\n"
+                    message = ": heartbeat\n\n"
                 if page.lost:
                     page.lost, page.waiting, message = False, asyncio.Queue(BACKLOG), _event("reload", {})
                 yield message
@@ -112,11 +112,11 @@ class Live:
             self._pages.discard(page)
 
     def close(self) -> None:
-        """Let all pages go: they come back to the next process."""
+        """End all streams; pages reconnect to the next process."""
         self._closing = True
         self._nudge.set()
         for page in self._pages:
-            page.tell(": goodbye\n\n")
+            page.send(": goodbye\n\n")
 
     async def _count(self) -> Counters:
         def count() -> Counters:
@@ -128,33 +128,33 @@ class Live:
         except DatabaseUnavailable:
             return self.counters
 
-    def _look(self) -> tuple[list[WorklistEntry] | None, tuple[int, int]]:
-        """Entries that changed since the last look, None when there are too many to be told one by one; signals."""
+    def _poll(self) -> tuple[list[WorklistEntry] | None, tuple[int, int]]:
+        """Entries changed since the last poll, None when too many to send one by one; state of the counters."""
         with self._database.reading() as session:
             return self._changed(session), counters.state(session)
 
     def _changed(self, session: Session) -> list[WorklistEntry] | None:
-        asked = select(WorklistEntry.identity, WorklistEntry.touched).where(
+        statement = select(WorklistEntry.identity, WorklistEntry.touched).where(
             WorklistEntry.touched > self._last - _OVERLAP
         )
-        found = {row[0]: row[1] for row in session.execute(asked)}
-        fresh = [identity for identity, touched in found.items() if self._seen.get(identity) != touched]
-        self._seen = found
-        self._last = max([self._last, *found.values()])
+        touched_by_identity = {row[0]: row[1] for row in session.execute(statement)}
+        fresh = [identity for identity, touched in touched_by_identity.items() if self._seen.get(identity) != touched]
+        self._seen = touched_by_identity
+        self._last = max([self._last, *touched_by_identity.values()])
         if len(fresh) > BURST:
             return None
         return list(session.scalars(select(WorklistEntry).where(WorklistEntry.identity.in_(fresh)))) if fresh else []
 
-    def _tell(self, changed: list[WorklistEntry] | None) -> None:
-        self._told += 1
-        told = _event("told", {"mark": self.mark}) + _event("counters", asdict(self.counters))
+    def _broadcast(self, changed: list[WorklistEntry] | None) -> None:
+        self._round += 1
+        summary = _event("sent", {"mark": self.mark}) + _event("counters", asdict(self.counters))
         now = datetime.now(UTC)
         rows: dict[str, str] = {}
         for page in list(self._pages):
             page.lost = page.lost or changed is None
             for entry in changed or ():
-                page.tell(self._message(page, entry, now, rows))
-            page.tell(told)
+                page.send(self._message(page, entry, now, rows))
+            page.send(summary)
 
     def _message(self, page: LivePage, entry: WorklistEntry, now: datetime, rows: dict[str, str]) -> str:
         if not page.wanted.matches(entry, now):
@@ -166,5 +166,5 @@ class Live:
 
 
 def _event(name: str, data: object) -> str:
-    # JSON has no line breaks, so that nothing in it can begin a new event.
+    # JSON has no line breaks, so no value can begin a new event.
     return f"event: {name}\ndata: {json.dumps(data)}\n\n"

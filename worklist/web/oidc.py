@@ -1,4 +1,4 @@
-"""Signing in at an OpenID provider: the code flow with PKCE, and roles from a claim."""
+"""Sign-in with an OpenID provider: the code flow with PKCE, and roles from a claim."""
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -23,32 +23,32 @@ class ProviderUnavailable(Unavailable):
 
 
 def install(app: FastAPI, settings: Settings) -> None:
-    """Add the two routes of the code flow. Raises SettingsError for a provider that is not fully named."""
+    """Add the two routes of the code flow. Raises SettingsError when the provider is not fully configured."""
     client = _client(settings.worklist)
     router = APIRouter()
 
     @router.get("/login/oidc")
-    async def begin(request: Request, here: Context) -> Response:
-        """To the provider."""
-        back = f"{(here.settings.worklist.uri or str(request.base_url)).rstrip('/')}/login/callback"
+    async def begin(request: Request, context: Context) -> Response:
+        """Redirect to the provider."""
+        back = f"{(context.settings.worklist.uri or str(request.base_url)).rstrip('/')}/login/callback"
         with _translated():
             return await client.authorize_redirect(request, back)
 
     @router.get("/login/callback")
-    async def end(request: Request, here: Context) -> Response:
-        """Back from the provider."""
+    async def end(request: Request, context: Context) -> Response:
+        """Accept the provider's callback."""
         with _translated():
             token = await client.authorize_access_token(request)
         claims: Mapping[str, Any] = token.get("userinfo") or {}
-        role = role_of(claims, here.settings.worklist)
+        role = role_of(claims, context.settings.worklist)
         if role is None:
-            raise Forbidden("You are known to the provider, but not as a reader of this worklist.")
+            raise Forbidden("Your account has no access to this worklist.")
         who = str(claims.get("preferred_username") or claims.get("email") or claims["sub"])[:200]
-        return welcome(here, await run_in_threadpool(here.access.begin, who, role))
+        return welcome(context, await run_in_threadpool(context.access.begin, who, role))
 
     app.include_router(router)
     https = (settings.worklist.uri or "").startswith("https://")
-    # Holds what the provider must bring back, for as long as somebody types a password; nothing else.
+    # Holds only the state and nonce of a sign-in, while the user is at the provider.
     app.add_middleware(
         SessionMiddleware,
         secret_key=secret_for(settings, "oidc"),
@@ -59,7 +59,7 @@ def install(app: FastAPI, settings: Settings) -> None:
 
 
 def role_of(claims: Mapping[str, Any], settings: WorklistSettings) -> Role | None:
-    """The role that a person's groups give; None when they have none here."""
+    """The role of a user's groups; None when they have no access."""
     claim = claims.get(settings.oidc_role_claim) or []
     groups = {claim} if isinstance(claim, str) else {str(group) for group in claim}
     if settings.oidc_admin_group and settings.oidc_admin_group in groups:
@@ -73,7 +73,7 @@ def _client(settings: WorklistSettings) -> Any:
     from authlib.integrations.starlette_client import OAuth
 
     if not (settings.oidc_issuer and settings.oidc_client_id and settings.oidc_client_secret):
-        raise SettingsError("Signing in by OpenID needs worklist.oidc_issuer, oidc_client_id and oidc_client_secret.")
+        raise SettingsError("OpenID sign-in needs worklist.oidc_issuer, oidc_client_id and oidc_client_secret.")
     oauth = OAuth()
     return oauth.register(
         name="provider",
@@ -95,4 +95,4 @@ def _translated() -> Generator[None]:
     except HTTPError as exc:
         raise ProviderUnavailable("The OpenID provider does not answer; try again later.") from exc
     except (AuthlibBaseError, JoseError) as exc:
-        raise Forbidden("The OpenID provider did not let you in, or the sign-in took too long.") from exc
+        raise Forbidden("The OpenID provider refused the sign-in, or it took too long.") from exc

@@ -1,4 +1,4 @@
-"""How values read on the page."""
+"""Formatting of values for the pages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from worklist.database.models import WorklistEntry, microseconds
 
 
 def percent(value: float | None) -> str:
-    """A probability in percent; the ends stay open, for no model is certain."""
+    """A probability in percent, never 0 or 100: no model is certain."""
     if value is None:
         return ""
     if value < 0.01:
@@ -17,7 +17,7 @@ def percent(value: float | None) -> str:
 
 
 def age(moment: datetime) -> str:
-    """How long ago."""
+    """The time since a moment."""
     return ago(datetime.now(UTC) - moment)
 
 
@@ -27,27 +27,27 @@ def name(key: str) -> str:
 
 
 def folder(key: str) -> str:
-    """What stands before the last part of an object's key."""
+    """An object's key without its last part."""
     return key[: len(key) - len(name(key))]
 
 
 def number(value: int) -> str:
-    """A count with thin spaces between thousands."""
+    """A count with thin spaces as thousands separators."""
     return f"{value:,}".replace(",", "\u202f")
 
 
 def iso(moment: datetime) -> str:
-    """A moment for machines."""
+    """A moment in ISO 8601, UTC."""
     return moment.astimezone(UTC).isoformat(timespec="seconds")
 
 
 def clock(moment: datetime) -> str:
-    """A moment for people, where no script turns it into their own time."""
+    """A moment in UTC, for pages without scripts."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def sentence(text: str) -> str:
-    """A remark as a sentence."""
+    """A remark as a sentence, with a capital and a full stop."""
     text = text.strip()
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
@@ -81,7 +81,7 @@ class Dot:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """Dots, the thresholds of the newest model, and what stands under the two ends."""
+    """Dots, the thresholds of the newest model, and the labels of the time axis."""
 
     dots: tuple[Dot, ...]
     low: float
@@ -91,17 +91,17 @@ class Timeline:
 
     @staticmethod
     def y(risk: float) -> float:
-        """Where a risk lies, in the chart's units."""
+        """The position of a risk, in the chart's units."""
         return round(TOP + (1 - risk) * (HEIGHT - TOP - BOTTOM), 1)
 
 
 def timeline(entries: Sequence[WorklistEntry], now: datetime | None = None) -> Timeline | None:
-    """The chart of judged uploads, the newest first; None when there are none."""
-    judged = [entry for entry in entries if entry.probability is not None]
-    if not judged:
+    """The chart of uploads with a probability, the newest first; None when there are none."""
+    predicted = [entry for entry in entries if entry.probability is not None]
+    if not predicted:
         return None
-    now = max(now or datetime.now(UTC), judged[0].arrived)
-    span = max(now - judged[-1].arrived, timedelta(minutes=1))
+    now = max(now or datetime.now(UTC), predicted[0].arrived)
+    span = max(now - predicted[-1].arrived, timedelta(minutes=1))
     room = WIDTH - LEFT - RIGHT - 6
     dots = tuple(
         Dot(
@@ -111,14 +111,14 @@ def timeline(entries: Sequence[WorklistEntry], now: datetime | None = None) -> T
             identity=entry.identity,
             sentence=f"{entry.label}, {entry.probability or 0:.0%}, {entry.arrived:%d %b %H:%M} UTC",
         )
-        for entry in reversed(judged)
+        for entry in reversed(predicted)
     )
-    newest = judged[0]
+    newest = predicted[0]
     return Timeline(dots, Timeline.y(newest.low), Timeline.y(newest.high), f"{ago(span)} ago", "now")
 
 
 def ago(span: timedelta) -> str:
-    """A time span as a person says it."""
+    """A time span in its largest unit."""
     seconds = max(0, int(span.total_seconds()))
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:

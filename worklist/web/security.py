@@ -1,12 +1,12 @@
-"""Headers of every answer: what a page may load and who may show it.
+"""Security headers of every response.
 
-Plain ASGI: a middleware that buffers answers would hold the live list back.
+Plain ASGI: a middleware that buffers responses would delay live updates.
 """
 
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# Nothing but our own files; no inline script or style, no plug-in, no frame, no form to elsewhere.
+# Only our own files; no inline scripts or styles, plug-ins, frames or forms to other sites.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -15,7 +15,7 @@ HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
-    # An address may hold what somebody searched for; other sites learn nothing of it.
+    # URLs may hold search terms, which other sites must not see.
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
@@ -24,13 +24,13 @@ HEADERS = {
 
 
 class KnownHosts(TrustedHostMiddleware):
-    """Refuses requests that are addressed to another name, which a page elsewhere may have pointed at this machine.
+    """Refuses requests for other host names, which another site may have pointed at this machine (DNS rebinding).
 
-    Probes of a cluster name the pod by its number; what they get tells nothing.
+    A cluster's probes address the pod by IP; their responses reveal nothing.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it."""
+        """Handle or refuse a request."""
         if scope["type"] == "http" and scope["path"] in ("/healthz", "/v2/health/ready"):
             await self.app(scope, receive, send)
         else:
@@ -38,24 +38,24 @@ class KnownHosts(TrustedHostMiddleware):
 
 
 class SecurityHeaders:
-    """Adds the headers to every answer; nothing is kept by browsers unless an answer says so itself."""
+    """Adds the headers to every response; browsers cache nothing unless a response allows it."""
 
     def __init__(self, app: ASGIApp, *, https: bool) -> None:
         self._app = app
         self._headers = HEADERS | ({"strict-transport-security": "max-age=31536000"} if https else {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
+        """Handle a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
 
         async def add(message: Message) -> None:
             if message["type"] == "http.response.start":
-                given = {name for name, _ in message["headers"]}
-                wanted = {"cache-control": "no-store"} | self._headers
-                more = [(name.encode(), value.encode()) for name, value in wanted.items()]
-                message["headers"] = [*message["headers"], *(pair for pair in more if pair[0] not in given)]
+                present = {name for name, _ in message["headers"]}
+                headers = {"cache-control": "no-store"} | self._headers
+                more = [(name.encode(), value.encode()) for name, value in headers.items()]
+                message["headers"] = [*message["headers"], *(pair for pair in more if pair[0] not in present)]
             await send(message)
 
         await self._app(scope, receive, add)

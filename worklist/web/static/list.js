@@ -1,11 +1,11 @@
 "use strict";
-// The list: follows the server, moves by keyboard, filters without loading the page again.
+// The list: live updates, keyboard navigation, filters without reloading the page.
 
 const KEPT_ROWS = 200;
 const filters = document.querySelector(".filters");
 let source = null;
 let missed = false;
-let heard = "";
+let lastMark = "";
 let asideTimer = null;
 
 const box = () => document.getElementById("rows");
@@ -14,11 +14,11 @@ const rows = () => [...body().rows];
 
 function fragment(html) {
   const template = document.createElement("template");
-  template.innerHTML = html; // made by our own templates, which escape everything
+  template.innerHTML = html; // from our own templates, which escape all values
   return template.content;
 }
 
-// Negative when a stands before b in the list.
+// Negative when a comes before b in the list.
 function compare(a, b) {
   const [x, y] = [a, b].map((place) => place.split(".").map(Number));
   if (box().dataset.sort === "newest") return y[1] - x[1] || y[2] - x[2];
@@ -33,7 +33,7 @@ function tidy() {
 function put({ identity, place, html }) {
   const old = document.getElementById(`e-${identity}`);
   const focused = old?.contains(document.activeElement);
-  const known = old !== null;
+  const isNew = old === null;
   old?.remove();
   const all = rows();
   const at = all.findIndex((row) => compare(place, row.dataset.place) < 0);
@@ -43,7 +43,7 @@ function put({ identity, place, html }) {
     const row = fragment(html).querySelector("tr");
     const link = row.querySelector(".xray a");
     link.search = new URLSearchParams([...new URLSearchParams(location.search)].filter(([name]) => !["after", "before"].includes(name)));
-    if (!known) {
+    if (isNew) {
       row.classList.add("fresh");
       document.getElementById("announce").textContent = `New: ${row.querySelector(".label").textContent.trim()}`;
     }
@@ -72,22 +72,22 @@ function count(counters) {
 }
 
 async function load(path, id) {
-  const answer = await fetch(path, { headers: { accept: "application/json" } });
-  if (answer.status === 401) { location.href = "/login"; return false; }
-  if (!answer.ok) return false;
-  document.getElementById(id).replaceWith(fragment(await answer.text()).getElementById(id));
+  const response = await fetch(path, { headers: { accept: "application/json" } });
+  if (response.status === 401) { location.href = "/login"; return false; }
+  if (!response.ok) return false;
+  document.getElementById(id).replaceWith(fragment(await response.text()).getElementById(id));
   page.times();
   return true;
 }
 
 async function reload() {
   if (!await load(`/rows${location.search}`, "rows")) return;
-  // What was told while these rows were on their way may not be among them.
-  const [ours, theirs] = [box().dataset.mark, heard].map((mark) => mark.split("."));
+  // Changes that were sent while these rows were loading may be missing from them.
+  const [ours, theirs] = [box().dataset.mark, lastMark].map((mark) => mark.split("."));
   if (ours[0] === theirs[0] && Number(ours[1]) < Number(theirs[1])) await reload();
 }
 
-// At most once in three seconds, and not for a page that nobody sees.
+// At most once every three seconds, and not for a hidden page.
 function freshenAside() {
   if (asideTimer) return;
   asideTimer = setTimeout(() => {
@@ -107,14 +107,14 @@ function follow() {
   source?.close();
   source = new EventSource(`/live${location.search}`);
   source.addEventListener("opened", (event) => {
-    heard = JSON.parse(event.data).mark;
-    if (box().dataset.mark !== heard) { reload(); freshenAside(); }
+    lastMark = JSON.parse(event.data).mark;
+    if (box().dataset.mark !== lastMark) { reload(); freshenAside(); }
     lamp("on", "live");
   });
-  source.addEventListener("told", (event) => { heard = JSON.parse(event.data).mark; });
+  source.addEventListener("sent", (event) => { lastMark = JSON.parse(event.data).mark; });
   source.addEventListener("error", () => {
-    lamp("off", "no connection, trying again");
-    // After an answer that is no stream, such as 401, browsers do not try again by themselves.
+    lamp("off", "no connection, retrying");
+    // After an response that is no stream, such as 401, browsers do not try again by themselves.
     if (source.readyState === EventSource.CLOSED) setTimeout(() => { reload(); follow(); }, 5000);
   });
   source.addEventListener("row", (event) => { put(JSON.parse(event.data)); freshenAside(); });
@@ -124,8 +124,8 @@ function follow() {
 }
 
 function applyFilters() {
-  const said = [...new FormData(filters)].filter(([name, value]) => value !== "" && !(name === "sort" && value === "urgent"));
-  const query = new URLSearchParams(said).toString();
+  const values = [...new FormData(filters)].filter(([name, value]) => value !== "" && !(name === "sort" && value === "urgent"));
+  const query = new URLSearchParams(values).toString();
   history.replaceState(null, "", query ? `/?${query}` : "/");
   reload();
   follow();
@@ -165,7 +165,7 @@ document.addEventListener("keydown", (event) => {
   if (keys[event.key]) { event.preventDefault(); keys[event.key](); }
 });
 document.addEventListener("visibilitychange", () => { if (!document.hidden && missed) { missed = false; freshenAside(); } });
-// A page that comes back from the browser's history is as old as when it was left.
+// A page restored from the browser's history shows the state of when it was left.
 addEventListener("pageshow", (event) => { if (event.persisted) { reload(); follow(); } });
 addEventListener("pagehide", () => source?.close());
 follow();

@@ -1,5 +1,5 @@
 "use strict";
-// What every page does: theme, help, times in the reader's own zone.
+// Common to all pages: theme, help, times in the reader's time zone.
 
 const page = {
   typing(event) {

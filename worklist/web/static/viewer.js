@@ -1,5 +1,5 @@
 "use strict";
-// The viewer: zoom, pan, window and level, overlay, and the keys that say what is seen.
+// The viewer: zoom, pan, window and level, overlay, and keys for readings.
 
 const viewer = document.querySelector(".viewer");
 const stage = document.getElementById("stage");
@@ -86,21 +86,21 @@ function reset() {
   fit();
 }
 
-// Only the service's own sentence, and never as HTML.
-async function explain(image, said) {
-  let sentence = "The X-ray cannot be shown now.";
+// Shows the server's error message as text, never as HTML.
+async function explain(image, message) {
+  let sentence = "The X-ray cannot be shown.";
   try {
-    const answer = await fetch(image.src, { headers: { accept: "application/json" } });
-    if (answer.status === 401) { location.href = "/login"; return; }
-    if (answer.ok) { image.src = `${image.src.split("#")[0]}#again`; return; }
-    sentence = (await answer.json()).error || sentence;
-  } catch { sentence = "The worklist does not answer."; }
-  said.hidden = false;
-  said.textContent = `${sentence} `;
-  const again = document.createElement("button");
-  again.textContent = "Try again";
-  again.addEventListener("click", () => location.reload());
-  said.append(again);
+    const response = await fetch(image.src, { headers: { accept: "application/json" } });
+    if (response.status === 401) { location.href = "/login"; return; }
+    if (response.ok) { image.src = `${image.src.split("#")[0]}#again`; return; }
+    sentence = (await response.json()).error || sentence;
+  } catch { sentence = "The worklist is not responding."; }
+  message.hidden = false;
+  message.textContent = `${sentence} `;
+  const retry = document.createElement("button");
+  retry.textContent = "Try again";
+  retry.addEventListener("click", () => location.reload());
+  message.append(retry);
 }
 
 function showFilm() {
@@ -110,7 +110,7 @@ function showFilm() {
   film.classList.add("ready");
   fit();
   const following = viewer.dataset.following;
-  if (following) new Image().src = `/x/${following}/xray`; // the next one is there when its page opens
+  if (following) new Image().src = `/x/${following}/xray`; // preload the next one
 }
 
 function followPointers() {
@@ -126,8 +126,8 @@ function followPointers() {
     if (!before) return;
     const [x, y] = [event.clientX - before.clientX, event.clientY - before.clientY];
     if (held.size === 2) {
-      const other = [...held.values()].find((one) => one.pointerId !== event.pointerId);
-      const distance = (one) => Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY);
+      const other = [...held.values()].find((pointer) => pointer.pointerId !== event.pointerId);
+      const distance = (pointer) => Math.hypot(pointer.clientX - other.clientX, pointer.clientY - other.clientY);
       zoom(distance(event) / Math.max(1, distance(before)), other);
     } else if (before.buttons & 2 || event.shiftKey) {
       windowTo(view.width + x, view.level + y / 2);
@@ -188,13 +188,13 @@ document.addEventListener("keydown", (event) => {
   if (event.target.id === "comment" && event.key === "Escape") { event.target.blur(); return; }
   if (page.typing(event) || page.helpIsOpen()) return;
   const onSlider = event.target.type === "range" && event.key.startsWith("Arrow");
-  const say = document.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
-  if (say && event.key.length === 1) { event.preventDefault(); say.click(); return; }
+  const button = document.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
+  if (button && event.key.length === 1) { event.preventDefault(); button.click(); return; }
   const act = steps[event.key] || (shown() && (looks[event.key] || (!onSlider && moves[event.key] && (() => pan(...moves[event.key])))));
   if (act) { event.preventDefault(); act(); }
 });
 
-// A held key must not say the same of the next X-ray as well.
+// A held key must not submit the same reading for the next X-ray.
 document.getElementById("reading")?.addEventListener("submit", (event) => {
   if (event.target.dataset.sent) { event.preventDefault(); return; }
   event.target.dataset.sent = "1";

@@ -12,7 +12,7 @@ NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
-    """Make the tables."""
+    """Create the tables."""
     op.create_table(
         "audit",
         sa.Column("number", NUMBER, nullable=False),
@@ -157,6 +157,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove the tables; what readers said lies in S3 too."""
+    """Drop the tables; readings are also in S3."""
     for table in ("tokens", "signals", "sessions", "records", "readings", "notices", "marks", "entries", "audit"):
         op.drop_table(table)
