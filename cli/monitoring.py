@@ -23,7 +23,7 @@ DRIFTED = 3  # the exit code of --fail-on-drift; 1 is a refusal
 @app.command()
 def monitor(
     since: Annotated[
-        str | None, typer.Option(help="How far back: 7d, 12h, 30m, or a moment [default: monitor.days].")
+        str | None, typer.Option(help="How far back: 7d, 12h, 30m, or a moment [default: monitor.lookback_days].")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Also write the page to this HTML file.")] = None,
     fail_on_drift: Annotated[

@@ -148,9 +148,9 @@ def env(
     import shlex
 
     if settings:
-        from lungline.settings import described, variable
+        from lungline.settings import setting_descriptions, variable
 
-        known = [(variable(name), default, text) for name, default, text in described()]
+        known = [(variable(name), default, text) for name, default, text in setting_descriptions()]
         show(known, as_json, lambda: console.table(("variable", "default", "meaning"), known))
         return
 

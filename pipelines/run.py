@@ -22,7 +22,7 @@ from lungline.errors import PipelineFailed
 from lungline.evaluation.gate import Verdict
 from lungline.evaluation.metrics import Evaluation
 from lungline.registry.provenance import code_version
-from lungline.settings import PREFIX, Settings, known_names, variable
+from lungline.settings import PREFIX, Settings, setting_names, variable
 from pipelines.arguments import STEPS, arguments
 
 GRACE_SECONDS = 5
@@ -207,7 +207,7 @@ def _environment(settings: Settings, run: Path) -> dict[str, str]:
 
 
 def _leaves(settings: Settings) -> Iterator[tuple[str, str]]:
-    for name in known_names():
+    for name in setting_names():
         value: Any = settings
         for part in name.split("."):
             value = getattr(value, part)

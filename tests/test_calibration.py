@@ -48,14 +48,14 @@ def test_outside_the_unsure_band_the_targets_hold_on_new_pictures(seed: int) -> 
     decided = called != "Unsure"
     assert np.mean(called[decided & (truth == 1)] == "Pneumonia") >= SETTINGS.sensitivity - 0.01
     assert np.mean(called[decided & (truth == 0)] == "Normal") >= SETTINGS.specificity - 0.03
-    assert np.mean(~decided) <= SETTINGS.unsure + 0.03
+    assert np.mean(~decided) <= SETTINGS.unsure_rate + 0.03
 
 
 def test_the_unsure_band_keeps_its_limit_even_where_the_targets_cannot_be_met() -> None:
     logits, labels = drawn(1000, 0.5)
     p = 1 / (1 + np.exp(-0.5 * logits))
     thresholds = choose_thresholds(p, labels, SETTINGS)
-    assert np.mean((p >= thresholds.low) & (p < thresholds.high)) <= SETTINGS.unsure
+    assert np.mean((p >= thresholds.low) & (p < thresholds.high)) <= SETTINGS.unsure_rate
     assert thresholds.low <= thresholds.operating <= thresholds.high
 
 

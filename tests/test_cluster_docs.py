@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from lungline.settings import known_names, variable
+from lungline.settings import setting_names, variable
 from tests.support.command_lines import of_ours, options_of, parse
 from tests.support.manifests_of import ROOT, generated_secrets, pods
 from tests.test_manifests import OF_THE_HOUSE
@@ -54,7 +54,7 @@ def test_every_command_of_ours_is_one_that_the_command_line_takes() -> None:
 
 
 def test_every_setting_that_it_names_is_one() -> None:
-    known = {variable(name) for name in known_names()}
+    known = {variable(name) for name in setting_names()}
     named = set(re.findall(r"\bLUNGLINE_[A-Z0-9_]+", TEXT))
     assert named
     assert named <= known

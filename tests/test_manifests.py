@@ -15,7 +15,7 @@ import yaml
 
 from lungline.events import uploads
 from lungline.results import events
-from lungline.settings import PREFIX, Settings, known_names, variable
+from lungline.settings import PREFIX, Settings, setting_names, variable
 from tests.support.command_lines import parse
 from tests.support.manifests_of import (
     MANIFESTS,
@@ -35,7 +35,7 @@ from tests.support.manifests_of import (
 
 SHARED = Path(os.environ.get("LUNGLINE_SHARED", ROOT.parent / "shared"))
 DEFAULTS = Settings.model_construct()
-KNOWN = {variable(name) for name in known_names()}
+KNOWN = {variable(name) for name in setting_names()}
 # Secrets that only the house can know, or that cert-manager makes; docs/cluster.md lists them.
 OF_THE_HOUSE = {
     ("worklist-oidc", "client-secret"),
@@ -81,7 +81,7 @@ def test_what_the_parts_are_told_agrees_with_the_settings_defaults(overlay: str)
     told = [one["data"] for one in of_kind(overlay, "ConfigMap") if one["metadata"]["name"] == "settings"]
     assert len(told) == 2, "one for our namespace, one for the pipeline's"
     assert told[0] == told[1]
-    for name in known_names():
+    for name in setting_names():
         value = told[0].get(variable(name))
         default = DEFAULTS.model_dump().get(name)
         if value is not None and default is not None and name not in ("deployment", "log_format"):

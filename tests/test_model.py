@@ -37,7 +37,7 @@ def test_the_network_starts_from_weights_that_know_edges_and_textures() -> None:
 
 
 def test_a_network_can_start_from_chance_and_the_seed_fixes_it() -> None:
-    settings = SMALL.model_copy(update={"start": "random"})
+    settings = SMALL.model_copy(update={"weights": "random"})
     first, second, other = (build(settings, seed).get_weights() for seed in (1, 1, 2))
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
     assert any(not np.array_equal(a, b) for a, b in zip(first, other, strict=True))

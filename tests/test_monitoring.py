@@ -363,7 +363,7 @@ def test_of_many_that_find_a_cause_one_starts_a_run_and_none_within_the_cooldown
 
 def test_the_laptop_stack_looks_by_itself_and_leaves_nothing_running(storage: Storage, tmp_path: Path) -> None:
     given = {"s3_endpoint": storage.endpoint, "s3_access_key": ACCESS_KEY, "s3_secret_key": SECRET_KEY}
-    settings = load_settings({**given, "home": str(tmp_path), "monitor.minutes": 0.001, "monitor.window": 100})
+    settings = load_settings({**given, "home": str(tmp_path), "monitor.interval_minutes": 0.001, "monitor.window": 100})
     before = findings.latest(storage, RESULTS)
     assert before is not None
     watching = Monitoring(Home.make(tmp_path), settings)

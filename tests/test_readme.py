@@ -8,7 +8,7 @@ import pytest
 import typer.main
 
 from cli.main import app
-from lungline.settings import described, variable
+from lungline.settings import setting_descriptions, variable
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -22,7 +22,7 @@ def commands() -> dict[str, str]:
 def settings_table() -> str:
     rows = (
         f"| `{variable(name)}` | {'' if default is None else f'`{default}`'} | {text} |"
-        for name, default, text in described()
+        for name, default, text in setting_descriptions()
     )
     return "\n".join(("| variable | default | meaning |", "|---|---|---|", *rows))
 

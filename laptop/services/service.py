@@ -9,7 +9,7 @@ from typing import Protocol
 from pydantic import SecretStr
 
 from eventing.state import State
-from lungline.settings import PREFIX, Settings, known_names, variable
+from lungline.settings import PREFIX, Settings, setting_names, variable
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def base_environment() -> dict[str, str]:
 def settings_environment(settings: Settings) -> dict[str, str]:
     """The settings as variables: `Settings()` gives the same settings back where these are set."""
     env: dict[str, str] = {}
-    for name in known_names():
+    for name in setting_names():
         value: object = settings
         for leaf in name.split("."):
             value = getattr(value, leaf)

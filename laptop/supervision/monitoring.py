@@ -1,4 +1,4 @@
-"""Runs the monitoring of production data every `monitor.minutes`.
+"""Runs the monitoring of production data every `monitor.interval_minutes`.
 
 Each run is a process of its own at low priority, so that its memory is freed and no upload waits for it.
 """
@@ -13,7 +13,7 @@ from lungline.errors import LunglineError
 from lungline.home import Home
 from lungline.settings import Settings
 
-# The first run, once the stack has settled; then every `monitor.minutes`.
+# The first run, once the stack has settled; then every `monitor.interval_minutes`.
 FIRST_SECONDS = 300.0
 POLL_SECONDS = 0.2
 STOP_SECONDS = 2.0
@@ -32,7 +32,7 @@ class Monitoring:
 
     def start(self) -> None:
         """Start, unless the settings turn it off."""
-        if self._settings.monitor.minutes:
+        if self._settings.monitor.interval_minutes:
             self._thread.start()
 
     def stop(self) -> None:
@@ -42,9 +42,9 @@ class Monitoring:
             self._thread.join(2 * STOP_SECONDS)
 
     def _run(self) -> None:
-        pause = min(FIRST_SECONDS, 60 * self._settings.monitor.minutes)
+        pause = min(FIRST_SECONDS, 60 * self._settings.monitor.interval_minutes)
         while not self._stopping.wait(pause):
-            pause = 60 * self._settings.monitor.minutes
+            pause = 60 * self._settings.monitor.interval_minutes
             try:
                 self._run_once()
             except LunglineError as exc:

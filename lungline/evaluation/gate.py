@@ -78,7 +78,7 @@ def _ceiling(evaluation: Evaluation, name: str, settings: GateSettings) -> GateR
 
 def _refusals(evaluation: Evaluation, settings: GateSettings) -> GateRule:
     figure = (evaluation.refused + evaluation.doubted) / (evaluation.n + evaluation.refused)
-    return _rule("refused", figure, settings.refused, passed=figure <= settings.refused, wanted="at most")
+    return _rule("refused", figure, settings.refused_rate, passed=figure <= settings.refused_rate, wanted="at most")
 
 
 def _rule(name: str, figure: float | None, limit: float, *, passed: bool, wanted: str) -> GateRule:

@@ -137,7 +137,7 @@ def monitor(settings: Settings, storage: Storage, since: datetime | None = None)
     from 50 results on. Raises StorageUnavailable when the store does not answer.
     """
     now = datetime.now(UTC)
-    since = since or now - timedelta(days=settings.monitor.days)
+    since = since or now - timedelta(days=settings.monitor.lookback_days)
     bucket = settings.results_bucket
     pattern = patient_pattern(settings.worklist.patient_pattern)
     keys = record_keys(storage, bucket, since)

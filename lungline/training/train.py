@@ -151,7 +151,7 @@ class _Loop:
             rows = self._balanced()
             rate = self._rate()
             # Early averages forget the random start quickly; later ones settle at the set decay.
-            decay = min(self.settings.average, (1 + self.done) / (10 + self.done))
+            decay = min(self.settings.ema_decay, (1 + self.done) / (10 + self.done))
             seed = self.random.integers(0, 2**31 - 1, 2, dtype=np.int32)
             values = (images[rows], self.labels[rows].astype(np.float32)[:, None], seed)
             total += float(self._step(*map(tf.constant, values), tf.constant(rate), tf.constant(decay)))

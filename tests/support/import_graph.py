@@ -63,6 +63,7 @@ ROOMS = (
     "lungline.tracing",
     "lungline.logs",
     "lungline.settings",
+    "lungline.settings_blocks",
     "lungline.home",
     "lungline.health_check",
     "lungline.network",

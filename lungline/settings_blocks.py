@@ -1,0 +1,156 @@
+"""The blocks of the settings: `train.epochs` is the field `epochs` of `TrainSettings`."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+
+class Block(BaseModel):
+    """A group of settings; frozen, and closed to unknown names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ModelSettings(Block):
+    """The network and its input."""
+
+    size: int = Field(default=96, ge=32, le=512, description="Side of the square network input, in pixels.")
+    geometry: Literal["stretch", "centre-crop"] = Field(
+        default="stretch", description="How an image that is not square becomes square."
+    )
+    normalisation: Literal["none", "equalise", "stretch-percentiles"] = Field(
+        default="equalise", description="How grey levels are normalised to make up for differences in exposure."
+    )
+    width: int = Field(default=64, ge=4, le=256, description="Channels of the last layer before the activation map.")
+    weights: Literal["imagenet", "random"] = Field(
+        default="imagenet", description="Initial weights of a training run; random needs many more epochs."
+    )
+    dropout: float = Field(
+        default=0.3, ge=0, lt=1, description="Share of features dropped before the last layer during training."
+    )
+
+
+class TrainSettings(Block):
+    """One training run."""
+
+    epochs: int = Field(default=6, ge=1, le=1000, description="Passes over the training split.")
+    batch: int = Field(default=32, ge=2, le=4096, description="Images per step, half of them of each class.")
+    learning_rate: float = Field(default=1e-3, gt=0, lt=1, description="Peak of the cosine schedule.")
+    weight_decay: float = Field(default=1e-4, ge=0, lt=1, description="Weight decay of AdamW.")
+    smoothing: float = Field(default=0.05, ge=0, lt=0.5, description="Label smoothing of the loss.")
+    ema_decay: float = Field(
+        default=0.99, ge=0, lt=1, description="Decay per step of the exponential moving average of the weights."
+    )
+    augment: float = Field(default=1.0, ge=0, le=3, description="Strength of the augmentation; 0 turns it off.")
+    seed: int = Field(default=7, ge=0, description="Seed of shuffling, augmentation and initial weights.")
+    sensitivity: float = Field(
+        default=0.97, gt=0, le=1, description="Target sensitivity of the thresholds, outside the Unsure band."
+    )
+    specificity: float = Field(
+        default=0.95, gt=0, le=1, description="Target specificity of the thresholds, outside the Unsure band."
+    )
+    unsure_rate: float = Field(default=0.15, ge=0, lt=1, description="Maximum share of images in the Unsure band.")
+
+
+class GateSettings(Block):
+    """Metrics on the test split that a model must reach before it is registered.
+
+    The floors lie below every run of the default recipe on X-rays and above broken models: a wrong decoder, swapped
+    labels, a training run that diverged. `margin` compares with the champion.
+    """
+
+    auc: float = Field(default=0.95, ge=0, le=1, description="Minimum area under the ROC curve.")
+    accuracy: float = Field(default=0.85, ge=0, le=1, description="Minimum accuracy at the operating point.")
+    sensitivity: float = Field(
+        default=0.80,
+        ge=0,
+        le=1,
+        description="Minimum sensitivity at the operating point: a missed pneumonia does the most harm.",
+    )
+    specificity: float = Field(
+        default=0.75,
+        ge=0,
+        le=1,
+        description="Minimum specificity at the operating point: readers ignore a list full of false alarms.",
+    )
+    ece: float = Field(default=0.08, ge=0, le=1, description="Maximum expected calibration error (ECE).")
+    unsure_rate: float = Field(
+        default=0.25, ge=0, le=1, description="Maximum share of images in the Unsure band, which are left to readers."
+    )
+    refused_rate: float = Field(
+        default=0.02, ge=0, le=1, description="Maximum share of images refused or not recognised as chest X-rays."
+    )
+    margin: float = Field(
+        default=0.01, ge=0, le=1, description="AUC by which a challenger may fall behind the champion."
+    )
+
+
+class WorklistSettings(Block):
+    """The web page for readers."""
+
+    database: SecretStr | None = Field(
+        default=None, description="SQLAlchemy URL of the database; empty uses SQLite in the home folder."
+    )
+    uri: str | None = Field(default=None, description="Public address of the worklist; links in notices start with it.")
+    hosts: str = Field(
+        default="127.0.0.1,localhost,[::1]", description="Host names accepted in requests, separated by commas."
+    )
+    event_token: SecretStr | None = Field(
+        default=None, description="Bearer token required of senders of events; empty requires none."
+    )
+    secret: SecretStr | None = Field(
+        default=None, description="Key that signs cookies; empty generates one in the home folder."
+    )
+    login: Literal["token", "oidc"] = Field(
+        default="token", description="How people sign in: with a one-time link, or through an OpenID provider."
+    )
+    oidc_issuer: str | None = Field(default=None, description="Issuer URL of the OpenID provider.")
+    oidc_client_id: str | None = Field(default=None, description="Client ID of the worklist at the OpenID provider.")
+    oidc_client_secret: SecretStr | None = Field(
+        default=None, description="Client secret of the worklist at the OpenID provider."
+    )
+    oidc_role_claim: str = Field(default="groups", description="Claim of the ID token that lists a person's groups.")
+    oidc_reader_group: str | None = Field(
+        default=None, description="Group whose members may read; empty admits everybody known to the provider."
+    )
+    oidc_admin_group: str | None = Field(
+        default=None, description="Group whose members may also export and see the audit log; empty admits nobody."
+    )
+    session_hours: float = Field(default=12, gt=0, le=168, description="Hours until a person must sign in again.")
+    notice_rules: Path | None = Field(
+        default=None, description="TOML file of notice rules; empty writes notices to a file in the home folder."
+    )
+    notice_max_age: float = Field(
+        default=60, gt=0, description="Minutes after which a late result no longer sends a notice."
+    )
+    patient_pattern: str | None = Field(
+        default=None,
+        description="Regular expression whose first group is the patient in an key; empty uses the folder of the key.",
+    )
+    retrain_labels: int = Field(
+        default=50, ge=1, description="New labels from readers after which a training run is due."
+    )
+
+
+class MonitorSettings(Block):
+    """Drift monitoring: the comparison of production data with the validation images."""
+
+    window: int = Field(default=200, ge=50, le=1000, description="Results per window compared with the reference.")
+    alarm_rate: float = Field(
+        default=0.01, ge=0.006, le=0.2, description="False alarm rate per window when nothing has changed."
+    )
+    lookback_days: float = Field(default=7, gt=0, le=366, description="Days of results that monitoring covers.")
+    interval_minutes: float = Field(
+        default=60, ge=0, description="Minutes between two monitoring runs of the laptop stack; 0 turns them off."
+    )
+
+
+class RetrainSettings(Block):
+    """When monitoring starts a training run."""
+
+    rule: Literal["off", "drift", "feedback", "either"] = Field(
+        default="off", description="What starts a training run: drift of the champion, new labels, or either."
+    )
+    windows: int = Field(default=2, ge=1, le=20, description="Consecutive windows that must raise an alarm.")
+    cooldown_days: float = Field(default=7, gt=0, description="Minimum days between two runs that the rule starts.")
