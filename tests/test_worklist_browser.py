@@ -12,14 +12,17 @@ from playwright.sync_api import Browser, Page, Route, expect
 from sqlalchemy import select
 
 from lungline.datasets import phantom
+from lungline.datasets.opening import open_dataset
 from lungline.imaging.decoding import decode
 from lungline.imaging.preparation import Preparation, heatmap_png
 from lungline.results.records import ResultRecord
 from lungline.storage.s3 import Storage
 from tests.support.chromium import running_chromium
 from tests.support.object_store import running_store
+from tests.support.worklist_screenshots import seed, shoot
 from tests.support.worklist_site import Site, home, record, running_site, wait
 from worklist.commands import login_url
+from worklist.database import entries
 from worklist.database.access import COOKIE, Role
 from worklist.database.models import ReadingRow
 
@@ -322,3 +325,14 @@ def test_axe_reports_no_serious_violation(browser: Browser, site: Site, store: S
                 if violation["impact"] in ("serious", "critical")
             ]
             assert serious == [], (path, serious)
+
+
+def test_screenshots_of_a_full_list_are_taken(browser: Browser, site: Site, store: Storage, tmp_path: Path) -> None:
+    """Also on a tablet, where the last images are below the fold, and when an image is gone."""
+    seed(site, store, open_dataset("phantom:240", settings=site.settings), 80)
+    with site.database.reading() as session:
+        newest = entries.latest(session, 1)[0]
+    store.put("xray-uploads", newest.key, b"overwritten")
+    paths = list(shoot(browser, site.url, site.access.begin("dr.adams", "admin"), tmp_path))
+    assert len(paths) == 8
+    assert all(path.stat().st_size > 20_000 for path in paths)

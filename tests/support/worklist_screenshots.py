@@ -66,18 +66,20 @@ def shoot(browser: Browser, url: str, session: str, folder: Path) -> Iterator[Pa
             context.add_cookies([{"name": name, "value": value, "url": url} for name, value in cookies.items()])
             page = context.new_page()
             yield _list(page, url, folder / f"list-{theme}-{size}.png")
-            page.locator(".list tbody tr:nth-child(3) .xray a").click()
-            page.locator(".film.ready").wait_for()
+            rows = page.locator(".list tbody tr:not(.Refused, .Missing) .xray a")
+            rows.nth(min(2, rows.count() - 1)).click()
+            page.locator(".film.ready, #stage-message button").first.wait_for()
             page.screenshot(path=folder / f"viewer-{theme}-{size}.png")
             yield folder / f"viewer-{theme}-{size}.png"
             context.close()
 
 
 def _list(page: Page, url: str, path: Path) -> Path:
-    page.goto(url)
+    page.goto(f"{url}/?view=all")
     page.locator(".live.on").wait_for()
-    images = "[...document.querySelectorAll('.last img')].every(image => image.complete && image.naturalWidth)"
-    wait(lambda: page.evaluate(images))
+    # Below the fold of a small screen, images load only when they are scrolled to.
+    page.evaluate("for (const image of document.querySelectorAll('.last img')) image.loading = 'eager'")
+    wait(lambda: page.evaluate("[...document.querySelectorAll('.last img')].every(image => image.complete)"))
     page.screenshot(path=path)
     return path
 
