@@ -76,7 +76,7 @@ def saved(image: Image.Image) -> bytes:
 def judged(diagnoser: Diagnoser, data: bytes, patient: str) -> ComparedResult:
     """What serving would find."""
     found = diagnoser.diagnose(data, heatmap=False)
-    return ComparedResult(found.label, found.probability, found.observed, patient)
+    return ComparedResult(found.label, found.probability, found.statistics, patient)
 
 
 class Images:

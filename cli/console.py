@@ -28,7 +28,7 @@ COLOURS = {
 
 if TYPE_CHECKING:
     from components.step_events import Event
-    from lungline.evaluation.gate import Verdict
+    from lungline.evaluation.gate import GateVerdict
     from lungline.evaluation.metrics import Evaluation
     from lungline.registry.history import PromotionEntry
     from lungline.registry.versions import Version
@@ -156,7 +156,7 @@ def pipeline_event(event: "Event") -> None:
     step(event.step.replace("_", " "), f"{text}{took}", style)
 
 
-def training(found: "Evaluation", verdict: "Verdict", outcome: str, links: Mapping[str, str]) -> None:
+def training(found: "Evaluation", verdict: "GateVerdict", outcome: str, links: Mapping[str, str]) -> None:
     """What came of a training run."""
     figures(found)
     for rule in verdict.rules:
@@ -179,7 +179,7 @@ def figures(found: "Evaluation") -> None:
     refused = f", {found.refused} refused" if found.refused else ""
     say(f"{found.n} X-rays judged{refused}")
     rows: list[tuple[str, str, str]] = []
-    for name, value in found.figures().items():
+    for name, value in found.metrics().items():
         interval = found.intervals.get(name)
         rows.append((name, f"{value:.3f}", f"{interval.low:.3f} to {interval.high:.3f}" if interval else ""))
     table(("figure", "value", "95 % interval"), rows)

@@ -52,6 +52,10 @@ def monitor(
 
 
 def _in_words(found: "MonitoringFindings") -> None:
+    from lungline.monitoring.findings import unreadable_sentence
+
+    if found.unreadable_readings:
+        console.say(unreadable_sentence(found.unreadable_readings), "bold")
     if not found.models:
         console.say(f"There are no results since {found.since:%Y-%m-%d %H:%M} UTC.")
     for model in found.models:

@@ -1,6 +1,6 @@
-"""Kubeflow components, one a file: each imports the core, calls it, and writes its outputs.
+"""Kubeflow components, one per file: each imports the core, calls it, and writes its outputs.
 
-A component ships only its function's source to the cluster; everything that it calls is in the image.
+A component ships only its function's source to the cluster; the code that it calls is in the image.
 """
 
 from lungline.settings import Settings

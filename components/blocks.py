@@ -1,7 +1,7 @@
 """Blocks of settings as pipeline parameters.
 
-Parameters say what is asked and so decide which steps may be reused; the environment says where things are, and holds
-the secrets. A step is given the blocks that it depends on and no other.
+Parameters describe the run, so they decide which cached steps are valid; the environment holds addresses and secrets.
+A step gets only the blocks that it depends on.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import Any
 from lungline.settings import Settings, load_settings
 
 IMAGES = "image_"
-"""The limits of an image have no block of their own: they are the settings that begin so."""
+"""Prefix of the settings that limit images; they have no block of their own."""
 
 
 def block(settings: Settings, name: str) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def block(settings: Settings, name: str) -> dict[str, Any]:
         values = {key.removeprefix(IMAGES): value for key, value in settings.model_dump().items() if IMAGES in key[:6]}
     else:
         values = getattr(settings, name).model_dump(mode="json")
-    # Kubeflow's parameters know no null; what is left out keeps its default, which is null.
+    # Kubeflow's parameters have no null; what is left out keeps its default, which is null.
     return {key: value for key, value in values.items() if value is not None}
 
 

@@ -1,4 +1,4 @@
-"""Measure the package on the test split, on the path that serving takes and without TensorFlow."""
+"""Evaluate the package on the test split, on the path of serving and without TensorFlow."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ def evaluate(
     record: dsl.Input[dsl.Artifact],
     images: dict[str, Any],
     evaluation: dsl.Output[dsl.Artifact],
-    figures: dsl.Output[dsl.Metrics],
+    metrics: dsl.Output[dsl.Metrics],
     classification: dsl.Output[dsl.ClassificationMetrics],
     report: dsl.Output[dsl.HTML],
 ) -> None:
-    """Judge the test split's original files.
+    """Score the test split's original files.
 
-    `evaluation` is a folder: figures, what became of each picture, plots, the report and the model card.
+    `evaluation` is a folder: metrics, the prediction for each image, plots, the report and the model card.
     """
     import json
     import shutil
@@ -41,24 +41,24 @@ def evaluate(
         data = Prepared.load(Path(prepared.path))
         loaded = Package.load(Path(package.path))
         limits = Limits.from_settings(settings_of(images=images))
-        heard = step_events.every(2, step.progress)
-        scored = scoring.score_split(loaded, data, "test", limits, on_progress=heard)
-        spoilt = robustness.measure(loaded, scoring.cases(data, "test"), limits, most=40, on_progress=heard)
+        on_progress = step_events.every(2, step.progress)
+        scores = scoring.score_split(loaded, data, "test", limits, on_progress=on_progress)
+        corrupted = robustness.measure(loaded, scoring.cases(data, "test"), limits, most=40, on_progress=on_progress)
         folder = Path(evaluation.path)
-        scored.save(folder)
-        (folder / "robustness.json").write_text(spoilt.model_dump_json(indent=2))
-        draw(folder, RunRecord.load(Path(record.path)), scored, loaded, data)
-        pictures = (file for _, file in data.originals("test"))
-        page = write_report(folder, loaded, scored.evaluation, scored.scored, robustness=spoilt, pictures=pictures)
+        scores.save(folder)
+        (folder / "robustness.json").write_text(corrupted.model_dump_json(indent=2))
+        draw(folder, RunRecord.load(Path(record.path)), scores, loaded, data)
+        images_of_cases = (file for _, file in data.originals("test"))
+        page = write_report(
+            folder, loaded, scores.evaluation, scores.scored, robustness=corrupted, images=images_of_cases
+        )
         shutil.copyfile(page, report.path)
-        for name, value in scored.evaluation.figures().items():
-            figures.log_metric(name, value)
-        classification.log_roc_curve(*scored.roc())
-        classification.log_confusion_matrix(*scored.confusion_matrix())
-        for artifact in (figures, classification):
-            # Their content is metadata, but kfp.local reuses a step only while each of its artifacts is a file.
+        for name, value in scores.evaluation.metrics().items():
+            metrics.log_metric(name, value)
+        classification.log_roc_curve(*scores.roc())
+        classification.log_confusion_matrix(*scores.confusion_matrix())
+        for artifact in (metrics, classification):
+            # Their content is metadata, but kfp.local caches a step only while each of its artifacts is a file.
             Path(artifact.path).write_text(json.dumps(artifact.metadata))
         evaluation.metadata["seconds"] = step.seconds
-        step.conclude(
-            f"AUC {scored.evaluation.auc:.4f} on {scored.evaluation.n} pictures", **scored.evaluation.figures()
-        )
+        step.conclude(f"AUC {scores.evaluation.auc:.4f} on {scores.evaluation.n} images", **scores.evaluation.metrics())

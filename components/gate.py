@@ -1,4 +1,4 @@
-"""Hold the model against the floors and the champion, and complete the run's page in MLflow."""
+"""Gate the model, and complete the run in MLflow. The rules are in lungline.evaluation.gate."""
 
 from typing import Any
 
@@ -21,17 +21,17 @@ def gate(
     verdict: dsl.OutputPath(str),  # pyright: ignore[reportInvalidTypeForm, reportUnknownParameterType]
     mlflow_run: dsl.OutputPath(str),  # pyright: ignore[reportInvalidTypeForm, reportUnknownParameterType]
 ) -> bool:
-    """Judge the model; a model that does not pass is no error: the run ends without registering it.
+    """Gate the model; returns whether it passed. If not, the run ends without registering it, which is no error.
 
-    Returns whether it passed. That is the one plain output, because kfp.local resolves no other in a condition.
-    Never reused: the champion that it is held against may have changed since.
+    The return value is the only plain output, because kfp.local resolves no other in a condition.
+    Never cached: the champion may have changed since.
     """
     from pathlib import Path
 
     from components import step_events
     from components.blocks import settings_of
     from lungline.datasets.opening import Prepared
-    from lungline.evaluation import gate as judging
+    from lungline.evaluation.gate import evaluate_against_champion
     from lungline.evaluation.scoring import Scores
     from lungline.imaging.image import Limits
     from lungline.registry import tracking
@@ -40,15 +40,15 @@ def gate(
         settings = settings_of(gate=gate, images=images)
         data = Prepared.load(Path(prepared.path))
         scores = Scores.load(Path(evaluation.path))
-        outcome = judging.evaluate_against_champion(scores, data, Limits.from_settings(settings), settings)
-        # How long each step took when it ran; one that was reused ran earlier.
+        outcome = evaluate_against_champion(scores, data, Limits.from_settings(settings), settings)
+        # Seconds of each step when it ran; a cached step ran earlier.
         steps = {"prepare": prepared, "train": record, "evaluate": evaluation}
-        seconds = {f"seconds_{name}": float(one.metadata.get("seconds", 0.0)) for name, one in steps.items()}
+        seconds = {f"seconds_{name}": float(artifact.metadata.get("seconds", 0.0)) for name, artifact in steps.items()}
         run = tracking.settle(settings, Path(record.path))
         tracking.note(
             settings,
             run,
-            figures={f"test_{name}": value for name, value in scores.evaluation.figures().items()} | seconds,
+            figures={f"test_{name}": value for name, value in scores.evaluation.metrics().items()} | seconds,
             tags={
                 "pipeline_run": f"{pipeline_run}/{pipeline_id}",
                 "gate": "passed" if outcome.passed else "failed",

@@ -1,4 +1,4 @@
-"""Open the data, decode every image once, and write the form that all later steps read."""
+"""Open the data set, decode every image once, and write the arrays that later steps read."""
 
 from typing import Any
 
@@ -20,9 +20,9 @@ def prepare(
 ) -> None:
     """Prepare a data set.
 
-    `data_digest`, when given, is the digest that the data must have: whoever starts the run pins what it is about, and
-    the cache of steps knows changed data by it. `code_version` does the same for the code. `feedback` is merged into
-    the data.
+    `data_digest`, if given, is the digest that the data must have: it pins the data of the run and invalidates cached
+    steps when the data change. `code_version` does the same for the code. `feedback`, a folder of readers' labels, is
+    merged into the data.
     """
     from pathlib import Path
 

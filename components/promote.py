@@ -1,4 +1,4 @@
-"""Put the registered version into service, where the policy leaves that to the gate."""
+"""Promote the registered version, if the policy is to promote without approval."""
 
 from kfp import dsl
 
@@ -7,7 +7,7 @@ from components import IMAGE
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def promote(version: str, verdict: str) -> None:
-    """Promote a version in the name of the policy, with the gate's verdict as the reason."""
+    """Promote a version by policy, with the gate's verdict as the reason."""
     from components import step_events
     from lungline.deployment.base import deployment_of
     from lungline.promotion import promotion

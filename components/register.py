@@ -13,7 +13,7 @@ def register(
     pipeline_run: str,
     pipeline_id: str,
 ) -> str:
-    """Register the package of a run; returns the version. Never reused: the registry knows what it has."""
+    """Register the package of a run; returns the version. Never cached: the registry itself finds a duplicate."""
     from pathlib import Path
 
     from components import step_events
@@ -26,7 +26,7 @@ def register(
             Path(package.path),
             run_id=mlflow_run,
             pipeline_run=f"{pipeline_run}/{pipeline_id}",
-            figures=Scores.load(Path(evaluation.path)).evaluation.figures(),
+            figures=Scores.load(Path(evaluation.path)).evaluation.metrics(),
         )
         before = "" if registered.new else " (registered before)"
         step.conclude(f"version {registered.version}{before}", version=registered.version, package=registered.package)

@@ -1,7 +1,7 @@
-"""What a running pipeline tells: one line of JSON in a step's output for each thing that happens.
+"""Events of a running pipeline: one line of JSON in a step's output for each.
 
-A line is all that crosses from a step to whoever watches, because a pod's log is all that a cluster gives: the terminal
-reads the same lines from a subprocess that a log collector reads from a pod.
+Lines in the output, because a pod's log is all that a cluster offers: the terminal reads from a subprocess the same
+lines that a log collector reads from a pod.
 """
 
 import json
@@ -19,20 +19,20 @@ MARK = "lungline-event "
 
 
 class Event(BaseModel):
-    """One thing that happened in a step of a pipeline run."""
+    """An event of a step of a pipeline run."""
 
     model_config = ConfigDict(frozen=True)
 
     step: str
     kind: Literal["started", "progress", "done", "failed", "reused"]
     text: str = Field(default="", description="One sentence for a person.")
-    figures: dict[str, Any] = Field(default_factory=dict)
-    ours: bool = Field(default=False, description="Whether a failure is one that Lungline raises on purpose.")
-    seconds: float | None = Field(default=None, description="Of the step, once it is done or failed.")
+    values: dict[str, Any] = Field(default_factory=dict, description="For programs.")
+    ours: bool = Field(default=False, description="Whether the failure is a LunglineError: its text suffices.")
+    seconds: float | None = Field(default=None, description="Duration of the step, once it is done or failed.")
 
 
 class Step:
-    """Speaks for one step."""
+    """Reports the events of one step."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -41,49 +41,49 @@ class Step:
 
     @property
     def seconds(self) -> float:
-        """Since the step has started."""
+        """Seconds since the step started."""
         return time.monotonic() - self._started
 
-    def progress(self, text: str, **figures: Any) -> None:
-        """Tell where the step stands."""
-        _tell(Event(step=self.name, kind="progress", text=text, figures=figures))
+    def progress(self, text: str, **values: Any) -> None:
+        """Report progress."""
+        _write(Event(step=self.name, kind="progress", text=text, values=values))
 
-    def conclude(self, text: str, **figures: Any) -> None:
-        """Set what is told when the step is done."""
-        self._done = {"text": text, "figures": figures}
+    def conclude(self, text: str, **values: Any) -> None:
+        """Set the text and values of the event that ends the step."""
+        self._done = {"text": text, "values": values}
 
     @property
     def done(self) -> dict[str, Any]:
-        """What was set by `conclude`."""
+        """Text and values set by `conclude`."""
         return self._done
 
 
 @contextmanager
 def step(name: str) -> Generator[Step]:
-    """Tell that a step has started, and that it is done or why it failed."""
+    """Report the start of a step, and its end or failure."""
     started = time.monotonic()
-    _tell(Event(step=name, kind="started"))
-    speaker = Step(name)
+    _write(Event(step=name, kind="started"))
+    current = Step(name)
     try:
-        yield speaker
+        yield current
     except Exception as exc:
         seconds, ours = time.monotonic() - started, isinstance(exc, LunglineError)
-        _tell(Event(step=name, kind="failed", text=_sentence(exc), seconds=seconds, ours=ours))
+        _write(Event(step=name, kind="failed", text=_sentence(exc), seconds=seconds, ours=ours))
         raise
-    _tell(Event(step=name, kind="done", seconds=time.monotonic() - started, **speaker.done))
+    _write(Event(step=name, kind="done", seconds=time.monotonic() - started, **current.done))
 
 
-def every(seconds: float, tell: Callable[[str], None]) -> Callable[[int, int], None]:
-    """A callback for (done, total) that tells at most once in so many seconds, and always at the end."""
+def every(seconds: float, report: Callable[[str], None]) -> Callable[[int, int], None]:
+    """A callback for (done, total) that reports at most once in so many seconds, and always at the end."""
     last = [time.monotonic()]
 
-    def heard(done: int, total: int) -> None:
+    def on_progress(done: int, total: int) -> None:
         now = time.monotonic()
         if done == total or now - last[0] >= seconds:
             last[0] = now
-            tell(f"{done} of {total}")
+            report(f"{done} of {total}")
 
-    return heard
+    return on_progress
 
 
 def read(line: str) -> Event | None:
@@ -97,7 +97,7 @@ def read(line: str) -> Event | None:
         return None
 
 
-def _tell(event: Event) -> None:
+def _write(event: Event) -> None:
     # A file name from disk may hold bytes that are no text.
     text = event.text.encode("utf-8", "backslashreplace").decode()
     line = MARK + json.dumps(event.model_copy(update={"text": text}).model_dump(exclude_defaults=True), default=float)

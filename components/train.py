@@ -17,7 +17,7 @@ def train(
 ) -> None:
     """Train on the prepared data.
 
-    `package` is the folder that is served; `record` is what MLflow shows of the run, with the Keras model.
+    `package` is the folder to serve; `record` holds what MLflow shows of the run, and the Keras model.
     """
     from pathlib import Path
 
@@ -38,11 +38,11 @@ def train(
         settings = settings_of(model=model, train=train)
         data = Prepared.load(Path(prepared.path))
         counts = {split: sum(classes.values()) for split, classes in data.counts.items()}
-        known = {"name": data.name, "digest": data.digest, "synthetic": data.synthetic, "feedback": data.feedback}
-        facts = DataFacts(**known, counts=counts)
+        identity = {"name": data.name, "digest": data.digest, "synthetic": data.synthetic, "feedback": data.feedback}
+        facts = DataFacts(**identity, counts=counts)
         with Recorder(settings, new_record(settings, facts, code_facts())) as recorder:
 
-            def heard(epoch: Epoch) -> None:
+            def on_epoch(epoch: Epoch) -> None:
                 recorder.epoch(epoch)
                 step.progress(
                     f"epoch {epoch.number}/{epoch.of}: loss {epoch.loss:.3f}, validation AUC {epoch.val_auc:.4f}",
@@ -52,14 +52,14 @@ def train(
                     val_auc=epoch.val_auc,
                 )
 
-            trained = fit(data, settings, heard)
+            trained = fit(data, settings, on_epoch)
         write_package(Path(package.path), keras_model=trained.model, card=trained.card(facts, code_facts(), settings))
-        pictures = trained.preparation.normalise(data.of("test")[0][:256])
+        images = trained.preparation.normalise(data.of("test")[0][:256])
         loaded = Package.load(Path(package.path))
-        worst = export.check(loaded, trained.model, pictures)
+        worst = export.check(loaded, trained.model, images)
         unseen = ((row.patient, file) for row, file in data.originals("val"))
         add_reference(Path(package.path), measure(loaded, unseen, "val"))
-        step.progress(f"LiteRT and Keras differ by at most {worst:.1e} on {len(pictures)} pictures", parity=worst)
+        step.progress(f"LiteRT and Keras differ by at most {worst:.1e} on {len(images)} images", parity=worst)
         folder = Path(record.path)
         folder.mkdir(parents=True)
         trained.model.save(folder / "network.keras")

@@ -1,4 +1,4 @@
-"""What a run of the training pipeline is asked, without kfp."""
+"""The arguments of the training pipeline, without kfp."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from components.blocks import block
 from lungline.settings import Settings
 
 STEPS = ("prepare", "validate_data", "train", "evaluate", "gate", "register", "promote")
-"""The steps in the order in which they run: each needs the one before it."""
+"""The steps in the order in which they run: each needs the previous ones."""
 
 
 def arguments(settings: Settings, *, data: str, data_digest: str, code_version: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Compile the training pipeline to the YAML that a Kubeflow Pipelines server takes."""
 
-# kfp types a pipeline as the function that it was.
+# kfp types a pipeline as its function.
 # pyright: reportArgumentType=false
 
 import re

@@ -1,4 +1,4 @@
-"""Following a run on a Kubeflow Pipelines server: states of tasks in, events out."""
+"""Follow a run on a Kubeflow Pipelines server: turn the states of its tasks into events."""
 
 import time
 from collections.abc import Callable
@@ -9,44 +9,44 @@ from lungline.errors import PipelineFailed
 from pipelines.arguments import STEPS
 
 AWAY_SECONDS = 300.0
-"""How long a server may be away while a run is followed; the run itself goes on without us."""
+"""How long the server may be unreachable while a run is followed; the run itself continues."""
 
 
 def follow(client: Any, run: str, link: str, on_event: Callable[[Event], None], poll_seconds: float) -> None:
-    """Tell of each step as it goes, until the run has succeeded. Raises PipelineFailed, which names the step."""
-    watch = _Watch(on_event)
+    """Report each step's events until the run has succeeded. Raises PipelineFailed with the step and its cause."""
+    tasks = _TaskStates(on_event)
     answered = time.monotonic()
     while True:
         try:
-            found = client.get_run(run)
+            response = client.get_run(run)
             answered = time.monotonic()
-        except Exception as exc:  # whatever it is, the run goes on; the translation outside tells what it was
+        except Exception as exc:  # the run continues whatever this is; the caller translates the error
             if time.monotonic() - answered > AWAY_SECONDS or getattr(exc, "status", 0) in {401, 403, 404}:
                 raise
             time.sleep(poll_seconds)
             continue
-        watch.look(found)
-        if found.state == "SUCCEEDED":
+        tasks.update(response)
+        if response.state == "SUCCEEDED":
             return
-        if found.state in {"FAILED", "CANCELED", "SKIPPED"}:
-            raise PipelineFailed(watch.failure(found.state, link))
+        if response.state in {"FAILED", "CANCELED", "SKIPPED"}:
+            raise PipelineFailed(tasks.failure(response.state, link))
         time.sleep(poll_seconds)
 
 
-class _Watch:
-    """Makes events of the states of tasks."""
+class _TaskStates:
+    """Turns changes in the states of tasks into events."""
 
     def __init__(self, on_event: Callable[[Event], None]) -> None:
         self._on_event = on_event
-        self._told: dict[str, str] = {}
+        self._reported: dict[str, str] = {}
         self._errors: dict[str, str] = {}
 
-    def look(self, run: Any) -> None:
+    def update(self, run: Any) -> None:
         for task in run.run_details.task_details or () if run.run_details else ():
             step, state = (task.display_name or "").replace("-", "_"), task.state or ""
-            if step not in STEPS or self._told.get(step) == state:
+            if step not in STEPS or self._reported.get(step) == state:
                 continue
-            self._told[step] = state
+            self._reported[step] = state
             if event := self._event(step, state, task):
                 self._on_event(event)
 
@@ -63,7 +63,7 @@ class _Watch:
         return None
 
     def failure(self, state: str, link: str) -> str:
-        """One sentence on why the run did not succeed."""
+        """One sentence: why the run did not succeed."""
         for step, why in self._errors.items():
             return f"Step {step} failed: {why.strip().rstrip('.')}. Its log is at {link}"
         return f"The run was {state.lower()}; see {link}"

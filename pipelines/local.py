@@ -1,7 +1,7 @@
 """The process that runs the pipeline with kfp.local: `python -m pipelines.local`, started by `pipelines.run`.
 
-kfp.local takes over the process it runs in: it prints, replaces `print` and the root logger's handlers, and keeps its
-configuration in a global. So it gets a process of its own, whose output is the run's log.
+kfp.local takes over its process: it prints, replaces `print` and the root logger's handlers, and keeps its
+configuration in a global. So it runs in a process of its own, whose output is the run's log.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 
 
 def main() -> int:
-    """Run the pipeline that one line of JSON on standard input asks for; 0 when all steps ended well."""
+    """Run the pipeline as a line of JSON on standard input requests; returns 0 when all steps succeeded."""
     request: dict[str, Any] = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     from kfp import local
@@ -32,14 +32,14 @@ def main() -> int:
     try:
         pneumonia_training(**request["arguments"])
     except RuntimeError as exc:
-        # kfp.local's own word for a step that failed; the step itself has said why.
+        # kfp.local raises this when a step fails; the step itself has reported why.
         print(exc)
         return 1
     return 0
 
 
 def _end_with_parent() -> None:
-    """End this process and its steps when the one that started it is gone, however it went."""
+    """End this process and its steps when the parent process is gone."""
     sys.stdin.read()
     os.killpg(os.getpid(), signal.SIGTERM)
 

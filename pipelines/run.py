@@ -1,4 +1,4 @@
-"""Run the training pipeline on this machine, and tell what happens while it happens."""
+"""Run the training pipeline on this machine and report its events."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from components.step_events import Event, read
 from lungline.datasets.opening import open_dataset
 from lungline.errors import PipelineFailed
-from lungline.evaluation.gate import Verdict
+from lungline.evaluation.gate import GateVerdict
 from lungline.evaluation.metrics import Evaluation
 from lungline.registry.provenance import code_version
 from lungline.settings import PREFIX, Settings, setting_names, variable
@@ -29,7 +29,7 @@ GRACE_SECONDS = 5
 
 
 class DataSummary(BaseModel):
-    """What the run was about."""
+    """The data set of a run."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -40,20 +40,20 @@ class DataSummary(BaseModel):
 
 
 class RunSummary(BaseModel):
-    """What came of a pipeline run; a gate that did not pass is a result, not an error."""
+    """The outcome of a pipeline run; a model that does not pass the gate is a result, not an error."""
 
     model_config = ConfigDict(frozen=True)
 
     run: str = Field(description="Name of the pipeline run.")
     data: DataSummary
     evaluation: Evaluation
-    verdict: Verdict
+    verdict: GateVerdict
     mlflow_run: str
     mlflow_url: str
     version: str | None = Field(default=None, description="The registered version; None when the gate did not pass.")
     champion: bool = Field(default=False, description="Whether that version is in service now.")
-    next: str = Field(description="One sentence: what became of the version, or what to do next.")
-    reused: tuple[str, ...] = Field(description="Steps that did not run, because nothing they depend on has changed.")
+    next: str = Field(description="One sentence: the state of the version, or what to do next.")
+    reused: tuple[str, ...] = Field(description="Cached steps: nothing that they depend on has changed.")
     seconds: dict[str, float] = Field(description="Of each step that ran, and `total`.")
     report: str
     log: str
@@ -62,36 +62,36 @@ class RunSummary(BaseModel):
 def run_local(
     settings: Settings, on_event: Callable[[Event], None] = lambda _: None, *, reuse: bool = True
 ) -> RunSummary:
-    """Run the pipeline with kfp.local; `on_event` hears of each step and epoch as it happens.
+    """Run the pipeline with kfp.local; `on_event` gets each event as it happens.
 
-    Steps whose data, settings and code have not changed are reused unless `reuse` is False. Raises DataError for data
-    that cannot be opened, and PipelineFailed, which names the step and its cause.
+    Steps whose data, settings and code have not changed are taken from the cache unless `reuse` is False. Raises
+    DataError for data that cannot be opened, and PipelineFailed with the step and its cause.
     """
     started = time.monotonic()
     dataset = open_dataset(settings.data, settings=settings, feedback=settings.feedback)
     if dataset.notice:
         on_event(Event(step="data", kind="progress", text=dataset.notice))
     on_event(Event(step="data", kind="done", text=f"{len(dataset.examples)} images of {dataset.name}"))
-    asked = arguments(settings, data=settings.data, data_digest=dataset.digest, code_version=code_version())
+    parameters = arguments(settings, data=settings.data, data_digest=dataset.digest, code_version=code_version())
     folder = settings.home.absolute() / "pipeline"
     run = folder / "runs" / f"{datetime.now(UTC):%Y%m%dT%H%M%S-%f}"
     run.mkdir(parents=True)
-    watch = _Watch(on_event)
-    request = {"folder": str(folder), "run": str(run), "reuse": reuse, "arguments": asked}
+    events = _EventReader(on_event)
+    request = {"folder": str(folder), "run": str(run), "reuse": reuse, "arguments": parameters}
     log = run / "pipeline.log"
     with log.open("w") as sink, _running(request, _environment(settings, run)) as process:
         for line in cast("IO[str]", process.stdout):
             sink.write(line)
-            watch.hear(line)
+            events.read_line(line)
         code = process.wait()
     shutil.rmtree(run / "tmp")
     if code:
-        raise PipelineFailed(watch.failure(log))
-    return watch.summary(settings, log, time.monotonic() - started)
+        raise PipelineFailed(events.failure(log))
+    return events.summary(settings, log, time.monotonic() - started)
 
 
-class _Watch:
-    """Makes sense of a run's output, line by line."""
+class _EventReader:
+    """Reads events from a run's output, line by line."""
 
     def __init__(self, on_event: Callable[[Event], None]) -> None:
         self._on_event = on_event
@@ -99,21 +99,21 @@ class _Watch:
         self._pages: dict[str, str] = {}
         self._line = ""
 
-    def hear(self, line: str) -> None:
+    def read_line(self, line: str) -> None:
         event = read(line)
         if event is None:
             self._line = line.strip() or self._line
             return
         if event.kind == "started":
-            # kfp.local runs no process for a step that it reuses, and says nothing that a program could read.
+            # kfp.local starts no process for a cached step and prints nothing that a program could read.
             for step in STEPS[: STEPS.index(event.step)]:
                 if step not in self._last:
-                    self._tell(Event(step=step, kind="reused", text="nothing it depends on has changed"))
-        if page := event.figures.get("page"):
+                    self._emit(Event(step=step, kind="reused", text="nothing that it depends on has changed"))
+        if page := event.values.get("page"):
             self._pages[event.step] = page
-        self._tell(event)
+        self._emit(event)
 
-    def _tell(self, event: Event) -> None:
+    def _emit(self, event: Event) -> None:
         self._last[event.step] = event
         self._on_event(event)
 
@@ -124,28 +124,28 @@ class _Watch:
                 place = f" See {self._pages.get(step, log)}." if not event.ours or step in self._pages else ""
                 return f"Step {step} failed: {event.text}{place}"
             if event.kind in {"started", "progress"}:
-                return f"Step {step} ended without a word, perhaps for lack of memory; see {log}."
+                return f"Step {step} ended without an error message, perhaps for lack of memory; see {log}."
         return f"The pipeline did not start ({self._line}); see {log}."
 
     def summary(self, settings: Settings, log: Path, total: float) -> RunSummary:
-        """What the steps have told."""
-        judged = self._last["gate"].figures
+        """The summary of a successful run."""
+        values = self._last["gate"].values
         registered, promoted = self._last.get("register"), self._last.get("promote")
-        version = registered.figures["version"] if registered else None
+        version = registered.values["version"] if registered else None
         seconds = {step: event.seconds for step, event in self._last.items() if event.seconds is not None}
         return RunSummary(
-            run=judged["pipeline_run"],
-            data=judged["data"],
-            evaluation=judged["evaluation"],
-            verdict=judged["verdict"],
-            mlflow_run=judged["mlflow_run"],
-            mlflow_url=judged["mlflow_url"],
+            run=values["pipeline_run"],
+            data=values["data"],
+            evaluation=values["evaluation"],
+            verdict=values["verdict"],
+            mlflow_run=values["mlflow_run"],
+            mlflow_url=values["mlflow_url"],
             version=version,
             champion=promoted is not None,
             next=promoted.text if promoted else _next(settings, version, self._last["gate"].text),
             reused=tuple(step for step, event in self._last.items() if event.kind == "reused"),
             seconds=seconds | {"total": total},
-            report=judged["report"],
+            report=values["report"],
             log=str(log),
         )
 
@@ -161,7 +161,7 @@ def _next(settings: Settings, version: str | None, verdict: str) -> str:
 
 @contextmanager
 def _running(request: dict[str, Any], environment: dict[str, str]) -> Generator[subprocess.Popen[str]]:
-    """The process of `pipelines.local`, which does not outlive this context, nor do its steps."""
+    """The process of `pipelines.local`; it and its steps end with this context."""
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines.local"],
         stdin=subprocess.PIPE,
@@ -170,11 +170,11 @@ def _running(request: dict[str, Any], environment: dict[str, str]) -> Generator[
         text=True,
         errors="replace",
         env=environment,
-        # A group of its own: Ctrl-C comes to us alone, and all steps end together.
+        # A process group of its own: Ctrl-C reaches only us, and all steps end together.
         start_new_session=True,
     )
     try:
-        # Left open: its end tells the other side that this process is gone.
+        # Left open: end of file tells the child that this process is gone.
         stdin = cast("IO[str]", process.stdin)
         stdin.write(json.dumps(request) + "\n")
         stdin.flush()
@@ -197,9 +197,9 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def _environment(settings: Settings, run: Path) -> dict[str, str]:
-    """The steps' environment: these settings and no other, secrets included."""
+    """The environment of the steps: exactly these settings, secrets included."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    # Each step leaves its source in the temporary folder; there they go with the run.
+    # Each step leaves its source in the temporary folder, which is removed with the run.
     temporary = run / "tmp"
     temporary.mkdir()
     quiet = {"PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary), "TF_CPP_MIN_LOG_LEVEL": "2"}
@@ -214,7 +214,7 @@ def _leaves(settings: Settings) -> Iterator[tuple[str, str]]:
         if isinstance(value, SecretStr):
             value = value.get_secret_value()
         elif isinstance(value, Path):
-            # Steps run where the pipeline runs, but home is where this process means it to be.
+            # Steps run in another working directory.
             value = value.absolute()
         if value is not None:
             yield name, json.dumps(value) if isinstance(value, bool | list | tuple | dict) else str(value)

@@ -22,7 +22,7 @@ ANSWER_SECONDS = 10.0
 
 
 class PipelinesUnavailable(Unavailable):
-    """The Kubeflow Pipelines server does not answer, or answers that it cannot."""
+    """The Kubeflow Pipelines server does not respond, or responds with a server error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,10 @@ class KfpServer:
 
 @contextmanager
 def connected(server: KfpServer) -> Generator[Any]:
-    """A client of the server, with its errors made ours. Raises PipelinesUnavailable."""
+    """A client of the server that raises our exceptions, such as PipelinesUnavailable."""
     if not re.match(r"https?://", server.host):
         raise SettingsError(f"The address of Kubeflow Pipelines begins with http:// or https://; found {server.host}.")
-    _knock(server)
+    _check_health(server)
     with _translated(server):
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -60,8 +60,8 @@ def quiet() -> contextlib.redirect_stdout[io.StringIO]:
     return contextlib.redirect_stdout(io.StringIO())
 
 
-def _knock(server: KfpServer) -> None:
-    """Ask whether the server is there: kfp's client itself would try for half a minute."""
+def _check_health(server: KfpServer) -> None:
+    """Raise at once if the server does not respond: kfp's client would retry for half a minute."""
     headers = {"authorization": f"Bearer {server.token.get_secret_value()}"} if server.token else {}
     request = urllib.request.Request(  # noqa: S310 - http or https was checked
         f"{server.host.rstrip('/')}/apis/v2beta1/healthz", headers=headers
@@ -88,29 +88,29 @@ def _translated(server: KfpServer) -> Generator[None]:
     try:
         yield
     except ApiException as exc:
-        raise _refusal(server, exc.status or 0, _said(exc)) from exc
+        raise _refusal(server, exc.status or 0, _message(exc)) from exc
     except HTTPError as exc:
         raise PipelinesUnavailable(f"Kubeflow Pipelines at {server.host} stopped answering.") from exc
 
 
-def _said(exc: Any) -> str:
-    found = re.search(r'"(?:error_message|message|error)":\s*"((?:[^"\\]|\\.)*)"', str(exc.body or ""))
-    return found.group(1) if found else str(exc.reason)
+def _message(exc: Any) -> str:
+    match = re.search(r'"(?:error_message|message|error)":\s*"((?:[^"\\]|\\.)*)"', str(exc.body or ""))
+    return match.group(1) if match else str(exc.reason)
 
 
-def _refusal(server: KfpServer, status: int, said: str) -> LunglineError:
+def _refusal(server: KfpServer, status: int, message: str) -> LunglineError:
     if status in {0, 429} or status >= 500:
-        return PipelinesUnavailable(f"Kubeflow Pipelines at {server.host} cannot answer now: {said}.")
+        return PipelinesUnavailable(f"Kubeflow Pipelines at {server.host} cannot answer now: {message}.")
     if status in {401, 403}:
         where = f" in namespace {server.namespace}" if server.namespace else ""
         return LunglineError(f"Kubeflow Pipelines at {server.host} refuses{where}: check the token and the namespace.")
-    return LunglineError(f"Kubeflow Pipelines at {server.host} refuses: {said.rstrip('.')}.")
+    return LunglineError(f"Kubeflow Pipelines at {server.host} refuses: {message.rstrip('.')}.")
 
 
 def pages(page: Callable[[str], Any], name: str) -> Iterator[Any]:
-    """All entries of a list that comes in pages; `page` fetches the one that a token names."""
+    """All entries of a paginated list; `page` fetches the page of a token."""
     token: str | None = ""
     while token is not None:
-        answer = page(token)
-        yield from getattr(answer, name) or ()
-        token = answer.next_page_token or None
+        response = page(token)
+        yield from getattr(response, name) or ()
+        token = response.next_page_token or None

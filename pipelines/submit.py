@@ -1,4 +1,4 @@
-"""Run the training pipeline on a Kubeflow Pipelines server, once or on a schedule, and tell how it goes."""
+"""Run the training pipeline on a Kubeflow Pipelines server, once or on a schedule."""
 
 import hashlib
 import re
@@ -25,7 +25,7 @@ REMOTE = re.compile(r"auto$|medmnist:\d+$|phantom(:\d+)?$|s3://.+")
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A run on the server; `state` is SUCCEEDED, or what it was when nobody waited."""
+    """A run on the server; `state` is SUCCEEDED, or its state at the start without waiting."""
 
     run: str
     link: str
@@ -36,7 +36,7 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class Scheduled:
-    """A recurring run on the server; `replaced` counts the schedules that it took the place of."""
+    """A recurring run on the server; `replaced` counts the earlier schedules that it replaced."""
 
     schedule: str
     link: str
@@ -54,18 +54,19 @@ def submit(
     reuse: bool = True,
     poll_seconds: float = POLL_SECONDS,
 ) -> Submitted:
-    """Compile, upload what changed, run, and follow the run to its end unless `wait` is False.
+    """Compile, upload if changed, run, and follow the run to its end unless `wait` is False.
 
-    Raises PipelinesUnavailable, DataError for data that a cluster cannot read, and PipelineFailed, which says where.
+    Raises PipelinesUnavailable, DataError for data that a cluster cannot read, and PipelineFailed with the step and
+    its cause.
     """
-    asked = _arguments(settings)
+    parameters = _arguments(settings)
     with connected(server) as client:
         with quiet():
             version = _version(client, settings, server)
             run = client.run_pipeline(
                 experiment_id=_experiment(client, settings, server),
                 job_name=f"{NAME} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}",
-                params=asked,
+                params=parameters,
                 pipeline_id=version.pipeline,
                 version_id=version.id,
                 enable_caching=None if reuse else False,
@@ -80,32 +81,32 @@ def submit(
 
 
 def schedule(settings: Settings, server: KfpServer, cron: str) -> Scheduled:
-    """Run the pipeline whenever a cron line says so (minute hour day month weekday, UTC); raises like `submit`.
+    """Run the pipeline on a cron schedule (minute hour day month weekday, UTC); raises what `submit` raises.
 
-    There is one schedule: a new one takes the place of the one before it.
+    There is a single schedule: a new one replaces it.
     """
     expression = _six_fields(cron)
-    asked = _arguments(settings)
+    parameters = _arguments(settings)
     with connected(server) as client, quiet():
         version = _version(client, settings, server)
         experiment = _experiment(client, settings, server)
-        before = [one.recurring_run_id for one in _schedules(client, experiment) if one.display_name == NAME]
+        earlier = [run.recurring_run_id for run in _schedules(client, experiment) if run.display_name == NAME]
         made = client.create_recurring_run(
             experiment_id=experiment,
             job_name=NAME,
             description=f"{cron} (UTC), by lungline train --schedule",
             cron_expression=expression,
             max_concurrency=1,
-            no_catchup=True,  # a server that was away for a week owes no seven trainings
-            params=asked,
+            no_catchup=True,  # after a week of downtime, do not catch up on seven trainings
+            params=parameters,
             pipeline_id=version.pipeline,
             version_id=version.id,
             service_account=server.service_account,
         )
-        for one in before:
-            client.delete_recurring_run(one)
+        for run_id in earlier:
+            client.delete_recurring_run(run_id)
     link = f"{server.host.rstrip('/')}/#/recurringrun/details/{made.recurring_run_id}"
-    return Scheduled(made.recurring_run_id, link, version.name, expression, len(before))
+    return Scheduled(made.recurring_run_id, link, version.name, expression, len(earlier))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,7 @@ def _arguments(settings: Settings) -> dict[str, Any]:
 
 
 def _six_fields(cron: str) -> str:
-    """Kubeflow's cron begins with seconds, which nobody writes."""
+    """Kubeflow's cron lines begin with seconds."""
     fields = cron.split()
     if len(fields) != 5 or not all(re.fullmatch(r"[\dA-Za-z*/,\-?]+", field) for field in fields):
         raise SettingsError(f'Expected a schedule of five fields, such as "0 3 * * 1"; found {cron!r}.')
@@ -141,7 +142,7 @@ def _experiment(client: Any, settings: Settings, server: KfpServer) -> str:
 
 
 def _version(client: Any, settings: Settings, server: KfpServer) -> _Version:
-    """The version on the server that is this very pipeline; uploaded when there is none."""
+    """The version on the server with the same content; uploaded if there is none."""
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "pipeline.yaml"
         compile_pipeline(path, settings)
@@ -149,7 +150,7 @@ def _version(client: Any, settings: Settings, server: KfpServer) -> _Version:
         name = f"{code_version()[:40]}-{digest[:12]}"
         pipeline = _pipeline(client, server)
         if pipeline is None:
-            # The first upload makes the pipeline, and a version that is called like it and described like it.
+            # The first upload creates the pipeline and a version with the same name and description.
             made = client.upload_pipeline(str(path), NAME, description=f"sha256 {digest}", namespace=server.namespace)
             (version, *_) = _versions(client, made.pipeline_id)
             return _Version(made.pipeline_id, version.pipeline_version_id, version.display_name, uploaded=True)
@@ -167,7 +168,7 @@ def _pipeline(client: Any, server: KfpServer) -> Any | None:
     def page(token: str) -> Any:
         return client.list_pipelines(page_token=token, page_size=100, namespace=server.namespace)
 
-    return next((one for one in pages(page, "pipelines") if one.display_name == NAME), None)
+    return next((pipeline for pipeline in pages(page, "pipelines") if pipeline.display_name == NAME), None)
 
 
 def _versions(client: Any, pipeline: str) -> list[Any]:

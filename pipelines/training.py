@@ -1,6 +1,6 @@
 """The training pipeline: one object, run by kfp.local on a laptop and compiled for a Kubeflow Pipelines server."""
 
-# kfp types a component as the function that it was, not as the task that a call of it makes.
+# kfp types a component as its function, not as the task that calling it returns.
 # pyright: reportCallIssue=false, reportAttributeAccessIssue=false
 
 from typing import Any
@@ -9,7 +9,7 @@ from kfp import dsl
 
 from components.blocks import block
 from components.evaluate import evaluate
-from components.gate import gate as judge
+from components.gate import gate as evaluate_gate
 from components.prepare import prepare
 from components.promote import promote
 from components.register import register
@@ -18,12 +18,12 @@ from components.validate_data import validate_data
 from lungline.settings import Settings
 
 NAME = "pneumonia-training"
-# The settings of this release, whatever the environment says: they fill the form on the pipeline's page.
+# The defaults of this release, whatever the environment says: they fill the form on the pipeline's page.
 DEFAULTS = Settings.model_construct()
 MODEL, IMAGES, TRAIN, GATE = (block(DEFAULTS, name) for name in ("model", "images", "train", "gate"))
 
 
-@dsl.pipeline(name=NAME, description="Train, judge, register and promote a pneumonia classifier for chest X-rays.")
+@dsl.pipeline(name=NAME, description="Train, evaluate, register and promote a pneumonia classifier for chest X-rays.")
 def pneumonia_training(  # noqa: PLR0917 - kfp itself calls it with positions
     data: str = DEFAULTS.data,
     data_digest: str = "",
@@ -47,15 +47,15 @@ def pneumonia_training(  # noqa: PLR0917 - kfp itself calls it with positions
     package, record = fitting.outputs["package"], fitting.outputs["record"]
     evaluating = evaluate(prepared=prepared, package=package, record=record, images=images)
     evaluation, report = evaluating.outputs["evaluation"], evaluating.outputs["report"]
-    # What follows asks the registry, which changes between runs: never reused.
-    judging = judge(
+    # The following steps depend on the registry, which changes between runs: never cached.
+    gating = evaluate_gate(
         prepared=prepared, record=record, evaluation=evaluation, report=report, images=images, gate=gate, **run
     ).set_caching_options(enable_caching=False)
-    with dsl.If(judging.outputs["Output"] == True, name="passed"):  # noqa: E712 - builds a condition, compares nothing
+    with dsl.If(gating.outputs["Output"] == True, name="passed"):  # noqa: E712 - builds a condition, compares nothing
         registering = register(
-            package=package, evaluation=evaluation, mlflow_run=judging.outputs["mlflow_run"], **run
+            package=package, evaluation=evaluation, mlflow_run=gating.outputs["mlflow_run"], **run
         ).set_caching_options(enable_caching=False)
         with dsl.If(policy == "auto", name="auto"):
-            promote(version=registering.output, verdict=judging.outputs["verdict"]).set_caching_options(
+            promote(version=registering.output, verdict=gating.outputs["verdict"]).set_caching_options(
                 enable_caching=False
             )

@@ -32,7 +32,7 @@ def loads(body: bytes) -> Any:
 
 def predict_image(data: bytes, diagnoser: Diagnoser, *, heatmap: bool) -> dict[str, Any]:
     """The prediction for the bytes of one image file, as JSON; a refused image has the label Refused and a reason."""
-    diagnosis = diagnoser.diagnose(data, heatmap=heatmap, observed=False)
+    diagnosis = diagnoser.diagnose(data, heatmap=heatmap, statistics=False)
     probability, card = diagnosis.probability, diagnoser.package.card
     prediction: dict[str, Any] = {
         "prediction": RISK[diagnosis.label],
@@ -112,7 +112,7 @@ def predict_tensors(body: bytes, json_length: int | None, diagnoser: Diagnoser) 
 
 
 def _diagnose_all(images: list[bytes], diagnoser: Diagnoser) -> list[Diagnosis]:
-    diagnoses = [diagnoser.diagnose(image, heatmap=False, observed=False) for image in images]
+    diagnoses = [diagnoser.diagnose(image, heatmap=False, statistics=False) for image in images]
     for number, diagnosis in enumerate(diagnoses):
         if diagnosis.label == "Refused":
             raise RequestMalformed(f"Image {number} is refused: {diagnosis.message}")

@@ -138,19 +138,19 @@ def test_evaluating_writes_figures_curves_and_pictures(
 ) -> None:
     package, record = trained
     evaluation, report = artifact(dsl.Artifact, tmp_path, "evaluation"), artifact(dsl.HTML, tmp_path, "report")
-    figures, curves = dsl.Metrics(uri=str(tmp_path / "figures")), dsl.ClassificationMetrics(uri=str(tmp_path / "c"))
+    metrics, curves = dsl.Metrics(uri=str(tmp_path / "metrics")), dsl.ClassificationMetrics(uri=str(tmp_path / "c"))
     plain(evaluate)(
         prepared=prepared,
         package=package,
         record=record,
         images=BLOCKS["images"],
         evaluation=evaluation,
-        figures=figures,
+        metrics=metrics,
         classification=curves,
         report=report,
     )
     scores = Scores.load(Path(evaluation.path))
-    assert figures.metadata == pytest.approx(scores.evaluation.figures())
+    assert metrics.metadata == pytest.approx(scores.evaluation.metrics())
     points = curves.metadata["confidenceMetrics"]
     assert points[0] == pytest.approx({"falsePositiveRate": 0, "recall": 0, "confidenceThreshold": 1}, abs=0.5)
     assert points[-1]["recall"] == points[-1]["falsePositiveRate"] == 1

@@ -67,8 +67,8 @@ def test_an_image_is_judged_with_a_heatmap(diagnoser: Diagnoser) -> None:
     assert found.probability is not None
     assert found.heatmap is not None
     assert found.heatmap.startswith(b"\x89PNG")
-    assert found.picture is not None
-    assert (found.picture.format, found.picture.width, found.picture.height) == ("jpeg", 224, 224)
+    assert found.image_facts is not None
+    assert found.image_facts.model_dump() == {"format": "jpeg", "width": 224, "height": 224}
     assert set(found.timings) == {"decode", "prepare", "predict", "observe", "explain"}
     assert PHANTOM_WARNING in found.warnings
 

@@ -55,5 +55,5 @@ def test_one_class_has_no_auc_but_has_its_own_figures() -> None:
 
 
 def test_a_set_of_refused_pictures_has_no_figures() -> None:
-    with pytest.raises(DataError, match="None of the 2 pictures could be judged"):
+    with pytest.raises(DataError, match="All 2 images were refused"):
         summarise(scored((1, None), (0, None)), THRESHOLDS)

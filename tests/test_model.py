@@ -10,7 +10,7 @@ from lungline.package.package import Package
 from lungline.settings import ModelSettings, load_settings
 from lungline.training.augment import augment, reframe
 from lungline.training.export import check, write_package
-from lungline.training.network import imagenet_weights, with_closer_looks
+from lungline.training.network import imagenet_weights, with_closer_crops
 from lungline.training.train import Epoch, Trained, build, logits, preparation_of, train
 
 SETTINGS = load_settings(
@@ -52,11 +52,11 @@ def test_the_logit_is_the_mean_of_the_map() -> None:
 def test_closer_looks_are_one_pass_whose_logit_is_the_mean_of_four() -> None:
     network = build(SMALL)
     images = np.random.default_rng(0).random((3, 32, 32, 1), np.float32)
-    whole, closer = network.predict(images, verbose="0"), with_closer_looks(network).predict(images, verbose="0")
+    whole, closer = network.predict(images, verbose="0"), with_closer_crops(network).predict(images, verbose="0")
     assert closer["cam"] == pytest.approx(whole["cam"], abs=1e-5)
     assert closer["chest"] == pytest.approx(whole["chest"], abs=1e-5)
     assert closer["logit"].shape == (3, 1)
-    flat = with_closer_looks(network).predict(np.full_like(images, 0.5), verbose="0")
+    flat = with_closer_crops(network).predict(np.full_like(images, 0.5), verbose="0")
     assert flat["logit"] == pytest.approx(network.predict(np.full_like(images, 0.5), verbose="0")["logit"], abs=1e-4)
 
 

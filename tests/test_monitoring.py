@@ -149,7 +149,7 @@ def test_a_package_carries_its_reference_like_any_other_file(folder: Path, tmp_p
     assert reference.patients == (0, 0, 1, 2)
     assert reference.labels[3] == "Refused"
     online = Diagnoser(Package.load(folder)).diagnose(files[0])
-    assert (online.observed, online.label) == (reference.observed[0], reference.labels[0])
+    assert (online.statistics, online.label) == (reference.observed[0], reference.labels[0])
     (tmp_path / "1" / FILE).write_text("{}")
     with pytest.raises(PackageError, match=r"reference\.json .* is damaged"):
         Package.load(tmp_path / "1")
@@ -202,7 +202,7 @@ def save(storage: Storage, version: str, at: datetime, diagnoser: Diagnoser, dat
             sequencer=None,
         ),
         times=Times(uploaded=at, received=at, done=at),
-        image_statistics=found.observed,
+        image_statistics=found.statistics,
     )
     records.save(storage, RESULTS, record)
     return identity
@@ -341,7 +341,7 @@ def test_the_page_on_drift_names_every_gauge_test_and_file() -> None:
 
 def test_the_rule_asks_for_a_run_after_enough_windows_with_an_alarm(storage: Storage) -> None:
     found = findings.latest(storage, RESULTS)
-    assert rule.drift(None, "1", 1) == (False, "Monitoring has not looked at the field yet.")
+    assert rule.drift(None, "1", 1) == (False, "Monitoring has not run yet.")
     assert not rule.drift(found, "2", 1)[0]
     assert not rule.drift(found, "1", 2)[0]
     due, why = rule.drift(found, "1", 1)

@@ -113,7 +113,7 @@ def test_a_run_ends_with_a_champion_that_answers_for_itself(
     last = registry.verified_history()[-1]
     assert (last.by, last.reason) == ("policy:auto", summary.verdict.sentence)
     assert last.facts.data_digest == summary.data.digest
-    assert last.facts.figures == pytest.approx(summary.evaluation.figures())
+    assert last.facts.figures == pytest.approx(summary.evaluation.metrics())
     card = registry.fetch(summary.version or "", tmp_path / "package").card
     assert card.mlflow_run_id == summary.mlflow_run
     assert (card.pipeline_run or "").startswith(summary.run)

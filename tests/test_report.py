@@ -76,11 +76,11 @@ def test_robustness_repeats(package: Package, robustness: Robustness) -> None:
 def test_the_page_needs_no_other_file_and_holds_every_figure(
     package: Package, scored: list[Scored], evaluation: Evaluation, robustness: Robustness, tmp_path: Path
 ) -> None:
-    pictures = [case.data for case in CASES]
-    page = write_report(tmp_path, package, evaluation, scored, robustness=robustness, pictures=pictures).read_text()
+    images = [case.data for case in CASES]
+    page = write_report(tmp_path, package, evaluation, scored, robustness=robustness, images=images).read_text()
     assert re.findall(r'(?:src|href)="(?!data:)', page) == []
     assert page.count("<img") == 5 + 12  # the curves, and the worst errors
-    for value in evaluation.figures().values():
+    for value in evaluation.metrics().values():
         assert f"{value:.4f}" in page
     for word in ("Not a medical device", "phantoms", "bacterial", "viral", "compression", "1 refused"):
         assert word in page
@@ -89,7 +89,7 @@ def test_the_page_needs_no_other_file_and_holds_every_figure(
 def test_the_page_never_shows_file_names(
     package: Package, scored: list[Scored], evaluation: Evaluation, tmp_path: Path
 ) -> None:
-    page = write_report(tmp_path, package, evaluation, scored, pictures=[case.data for case in CASES]).read_text()
+    page = write_report(tmp_path, package, evaluation, scored, images=[case.data for case in CASES]).read_text()
     assert "case 1" not in page
     assert "case 1" not in (tmp_path / "model_card.md").read_text()
 
@@ -98,7 +98,7 @@ def test_the_model_card_says_what_the_page_says(
     package: Package, scored: list[Scored], evaluation: Evaluation, robustness: Robustness
 ) -> None:
     text = model_card(package.card, evaluation, scored, robustness)
-    for value in evaluation.figures().values():
+    for value in evaluation.metrics().values():
         assert f"{value:.4f}" in text
     for word in (package.card.thresholds.chosen, "Not a medical device", "drawn phantoms", "| bacterial |", "| tilt |"):
         assert word in text

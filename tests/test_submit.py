@@ -65,7 +65,7 @@ def test_every_step_has_its_image_memory_time_and_another_try(compiled: tuple[di
         assert platform[name]["securityContext"]["runAsNonRoot"] is True
     tasks = {name: task for dag in _dags(pipeline) for name, task in dag["tasks"].items() if name in SHARES}
     assert {name: task["retryPolicy"]["maxRetryCount"] for name, task in tasks.items()} == {
-        name: share.tries_again for name, share in SHARES.items()
+        name: share.retries for name, share in SHARES.items()
     }
 
 

@@ -1,1 +1,1 @@
-"""From an image to a diagnosis, and from an upload to a saved result."""
+"""Diagnose an image; diagnose an upload and save its result."""

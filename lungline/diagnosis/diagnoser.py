@@ -1,7 +1,6 @@
-"""The one online path, from an uploaded image to a saved result: fetch, decode, predict, explain, save.
+"""From the bytes of an image file to a diagnosis: decode, prepare, predict, explain.
 
-The predictor, the laptop and a notebook call the same two things: `Diagnoser.diagnose` for the bytes of an image,
-`diagnose_upload` for an object in the store.
+Serving, evaluation, reports, monitoring's reference and the check before a promotion all call `Diagnoser.diagnose`.
 """
 
 import time
@@ -24,81 +23,101 @@ PHANTOM_WARNING = "the model was trained on drawn phantoms, not on X-rays"
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What the model found in an image, or why it was refused.
+    """The model's answer for an image, or the reason for refusing it.
 
-    `reason` is a code for counters, `message` its sentence for a person. `timings` are milliseconds by stage.
+    `reason` is a code for counters, `message` a sentence for a person. `heatmap` holds PNG bytes. `timings` are
+    milliseconds by stage. A refused image has no `prediction`; one that cannot be decoded has no `image` either.
     """
 
     label: ResultLabel
-    probability: float | None = None
     reason: str | None = None
     message: str | None = None
     warnings: tuple[str, ...] = ()
     heatmap: bytes | None = field(default=None, repr=False)
-    picture: ImageFacts | None = None
+    image: DecodedImage | None = field(default=None, repr=False)
+    prediction: Prediction | None = field(default=None, repr=False)
     timings: dict[str, float] = field(default_factory=dict)
-    observed: ImageStatistics | None = None
+    statistics: ImageStatistics | None = None
+
+    @property
+    def probability(self) -> float | None:
+        """Calibrated risk of pneumonia, 0 to 1; None for a refused image."""
+        return self.prediction and self.prediction.probability
+
+    @property
+    def image_facts(self) -> ImageFacts | None:
+        """Format and size of the file's image, for a record; None for a refused image."""
+        if self.image is None or self.prediction is None:
+            return None
+        return ImageFacts(format=self.image.format, width=self.image.width, height=self.image.height)
 
 
 class Diagnoser:
-    """A model package, ready to judge images; immutable, and safe to call from any number of threads."""
+    """Applies a model package to image files; immutable, and safe to call from any number of threads.
+
+    Example:
+        diagnoser = Diagnoser(Package.load(folder))
+        diagnosis = diagnoser.diagnose(file.read_bytes())
+        diagnosis.label, diagnosis.probability    # "Normal", 0.04
+    """
 
     def __init__(self, package: Package, limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
         self.package = package
         self.limits = limits
         self.version = records.version_of(package.card, package.sha256)
 
-    def diagnose(self, data: bytes, *, heatmap: bool = True, observed: bool = True) -> Diagnosis:
-        """Judge the bytes of an image file; an image that cannot be judged gives the label Refused, not an error.
+    def diagnose(self, data: bytes, *, heatmap: bool = True, statistics: bool = True) -> Diagnosis:
+        """Diagnose the bytes of an image file; an image that must be refused gives the label Refused, not an error.
 
-        `observed` is for results that are saved: what monitoring needs to know costs a tenth of judging.
+        `statistics` are the image statistics that monitoring compares; they cost a tenth of the time, so only results
+        that are stored need them.
         """
         timings: dict[str, float] = {}
         try:
             with timed(timings, "decode"):
-                picture = self.package.card.preparation.decode(data, self.limits)
+                image = self.package.card.preparation.decode(data, self.limits)
         except ImageRefused as refusal:
             return refused(refusal.reason, str(refusal), timings)
-        if picture.is_blank:
-            return refused("blank", "All pixels of the image are the same: there is nothing to judge.", timings)
-        return self._judge(picture, len(data) if observed else None, timings, heatmap=heatmap)
+        if image.is_blank:
+            return refused("blank", "All pixels of the image have the same value.", timings)
+        return self._predict(image, timings, size=len(data) if statistics else None, heatmap=heatmap)
 
-    def _judge(self, picture: DecodedImage, size: int | None, timings: dict[str, float], *, heatmap: bool) -> Diagnosis:
-        card = self.package.card
+    def _predict(self, image: DecodedImage, timings: dict[str, float], *, size: int | None, heatmap: bool) -> Diagnosis:
+        preparation = self.package.card.preparation
         with timed(timings, "prepare"):
-            prepared = card.preparation.apply(picture)
+            prepared = preparation.apply(image)
         with timed(timings, "predict"):
-            prediction = self.package.predict(prepared[np.newaxis])[0]
-        observed = None
+            (prediction,) = self.package.predict(prepared[np.newaxis])
+        statistics = None
         if size is not None:
             with timed(timings, "observe"):
-                observed = compute_statistics(picture, size, prediction.embedding)
+                statistics = compute_statistics(image, size, prediction.embedding)
         png = None
         if heatmap:
             with timed(timings, "explain"):
-                png = heatmap_png(picture, prediction.cam, card.preparation)
+                png = heatmap_png(image, prediction.cam, preparation)
         return Diagnosis(
             label=prediction.label,
-            probability=prediction.probability,
-            warnings=self._warnings(picture, prediction),
+            warnings=self._warnings(image, prediction),
             heatmap=png,
-            picture=ImageFacts(format=picture.format, width=picture.width, height=picture.height),
+            image=image,
+            prediction=prediction,
             timings=timings,
-            observed=observed,
+            statistics=statistics,
         )
 
-    def _warnings(self, picture: DecodedImage, prediction: Prediction) -> tuple[str, ...]:
+    def _warnings(self, image: DecodedImage, prediction: Prediction) -> tuple[str, ...]:
         synthetic = (PHANTOM_WARNING,) if self.package.card.synthetic else ()
-        return (*picture.warnings, *prediction.warnings, *synthetic)
+        return (*image.warnings, *prediction.warnings, *synthetic)
 
 
 def refused(reason: str, message: str, timings: dict[str, float] | None = None) -> Diagnosis:
-    """The diagnosis of an image that cannot be judged."""
+    """The diagnosis of an image that cannot be used."""
     return Diagnosis("Refused", reason=reason, message=message, timings=timings or {})
 
 
 def model_facts(package: Package) -> ModelFacts:
-    """What records and answers say about the model."""
+    """The model's identity, for records and responses."""
     card = package.card
     return ModelFacts(
         name=card.name,

@@ -18,60 +18,60 @@ from lungline.storage.s3 import Storage, StoredObject
 def diagnose_upload(
     upload: Upload, diagnoser: Diagnoser, storage: Storage, settings: Settings, received: datetime | None = None
 ) -> ResultRecord:
-    """Fetch, judge and save one upload; `received` is when its event arrived, now by default.
+    """Fetch, diagnose and save one upload; `received` is when its event arrived, now by default.
 
-    Judging an upload again, at the same time or later, gives the stored record. Raises EventMalformed when the upload
-    is not in the uploads bucket, StorageUnavailable when it should be tried again later.
+    Idempotent: another call for the same upload and model version, concurrent or later, returns the stored record.
+    Raises EventMalformed when the upload is not in the uploads bucket, StorageUnavailable when a retry may help.
     """
     require_bucket([upload], settings.uploads_bucket)
     case = _Case(diagnoser, storage, settings.results_bucket, received or datetime.now(UTC))
     timings: dict[str, float] = {}
     try:
         with timed(timings, "fetch"):
-            found = storage.get(upload.bucket, upload.key, upload.version_id, diagnoser.limits.max_bytes)
+            stored = storage.get(upload.bucket, upload.key, upload.version_id, diagnoser.limits.max_bytes)
     except ObjectGone:
         return case.close(upload, "gone", message="The object was deleted before it could be read.")
     except ObjectTooLarge as exc:
         return case.close(upload, "refused", diagnosis=refused("too-large", str(exc), timings))
     if not upload.version_id and not upload.etag:
-        upload = replace(upload, etag=found.etag)  # as a listing names it, so that reconciling finds its result
-    if upload.version_id or upload.etag == found.etag:
-        return _kept(case.judge(upload, found, timings), found, storage, settings)
-    # Overwritten since. What is there now is judged under its own identity, where its own event finds it done: an X-ray
-    # must not go unjudged because a store writes ETags into events otherwise than it answers them.
-    present = replace(upload, etag=found.etag, sequencer=None, size=found.size, uploaded_at=found.modified)
-    _kept(case.judge(present, found, timings), found, storage, settings)
+        upload = replace(upload, etag=stored.etag)  # as a listing names it, so that reconcile finds it
+    if upload.version_id or upload.etag == stored.etag:
+        return _keep_unsure(case.diagnose(upload, stored, timings), stored, storage, settings)
+    # Overwritten since the event. Diagnose the present object under its own identity, where its own event will find
+    # the result: an X-ray must not be lost because a store writes ETags differently in events and in responses.
+    present = replace(upload, etag=stored.etag, sequencer=None, size=stored.size, uploaded_at=stored.modified)
+    _keep_unsure(case.diagnose(present, stored, timings), stored, storage, settings)
     message = "The object was overwritten before it could be read."
     return case.close(upload, "superseded", message=message, superseded_by=present.identity)
 
 
-def _kept(record: ResultRecord, found: StoredObject, storage: Storage, settings: Settings) -> ResultRecord:
-    """The record, which is saved, after its image went to the research bucket if it is unsure."""
+def _keep_unsure(record: ResultRecord, stored: StoredObject, storage: Storage, settings: Settings) -> ResultRecord:
+    """Copy the image of an unsure record to the research bucket; returns the record."""
     if record.label == "Unsure":
         from lungline.deidentification import research
 
-        research.keep(record, found.data, storage, settings)
+        research.keep(record, stored.data, storage, settings)
     return record
 
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """How a record is made, whatever its outcome."""
+    """Builds and saves the record of one upload, whatever the outcome."""
 
     diagnoser: Diagnoser
     storage: Storage
     bucket: str
     received: datetime
 
-    def judge(self, upload: Upload, found: StoredObject, timings: dict[str, float]) -> ResultRecord:
-        diagnosis = self.diagnoser.diagnose(found.data)
+    def diagnose(self, upload: Upload, stored: StoredObject, timings: dict[str, float]) -> ResultRecord:
+        diagnosis = self.diagnoser.diagnose(stored.data)
         diagnosis = replace(diagnosis, timings=timings | diagnosis.timings)
         if diagnosis.label == "Refused":
-            return self.close(upload, "refused", diagnosis=diagnosis, found=found)
-        heatmap = records.heatmap_key(upload.identity, self.diagnoser.version, found.modified)
+            return self.close(upload, "refused", diagnosis=diagnosis, stored=stored)
+        heatmap = records.heatmap_key(upload.identity, self.diagnoser.version, stored.modified)
         with timed(diagnosis.timings, "save_heatmap"):
             self.storage.put(self.bucket, heatmap, diagnosis.heatmap or b"", "image/png")
-        return self.close(upload, "judged", diagnosis=diagnosis, found=found, heatmap=heatmap)
+        return self.close(upload, "judged", diagnosis=diagnosis, stored=stored, heatmap=heatmap)
 
     def close(
         self,
@@ -79,7 +79,7 @@ class _Case:
         outcome: Outcome,
         *,
         diagnosis: Diagnosis | None = None,
-        found: StoredObject | None = None,
+        stored: StoredObject | None = None,
         message: str | None = None,
         superseded_by: str | None = None,
         heatmap: str | None = None,
@@ -98,16 +98,16 @@ class _Case:
             warnings=diagnosis.warnings if diagnosis else (),
             model=model_facts(package),
             upload=_upload_facts(upload),
-            read=found and _read_facts(found),
-            image=diagnosis and diagnosis.picture,
+            read=stored and _read_facts(stored),
+            image=diagnosis and diagnosis.image_facts,
             heatmap=heatmap,
             times=Times(
-                uploaded=upload.uploaded_at or (found and found.modified),
+                uploaded=upload.uploaded_at or (stored and stored.modified),
                 received=self.received,
                 done=datetime.now(UTC),
             ),
             timings={stage: round(value, 3) for stage, value in diagnosis.timings.items()} if diagnosis else {},
-            image_statistics=diagnosis and diagnosis.observed,
+            image_statistics=diagnosis and diagnosis.statistics,
         )
         return records.save(self.storage, self.bucket, record)
 
@@ -123,5 +123,5 @@ def _upload_facts(upload: Upload) -> UploadFacts:
     )
 
 
-def _read_facts(found: StoredObject) -> ReadFacts:
-    return ReadFacts(etag=found.etag, version_id=found.version_id, size=found.size, modified=found.modified)
+def _read_facts(stored: StoredObject) -> ReadFacts:
+    return ReadFacts(etag=stored.etag, version_id=stored.version_id, size=stored.size, modified=stored.modified)

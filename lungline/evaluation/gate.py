@@ -1,4 +1,7 @@
-"""The gate: what a model must reach before it may be registered, and what it may not lose against the champion."""
+"""The gate: minimum metrics of a model before it is registered, and non-inferiority to the champion.
+
+`components.gate` is the pipeline step that calls it.
+"""
 
 import tempfile
 from collections.abc import Sequence
@@ -19,7 +22,7 @@ RESAMPLES = 1000
 
 
 class GateRule(BaseModel):
-    """One rule with its figure and its limit."""
+    """One rule with its measured value and its limit."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -30,8 +33,8 @@ class GateRule(BaseModel):
     sentence: str
 
 
-class Verdict(BaseModel):
-    """What the gate says; a verdict on a synthetic model holds for the laptop only."""
+class GateVerdict(BaseModel):
+    """Whether a model passes the gate, and why; for a synthetic model it holds for the laptop only."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -48,11 +51,11 @@ def evaluate_gate(
     *,
     synthetic: bool,
     paired: tuple[Sequence[Scored], Sequence[Scored]] | None = None,
-) -> Verdict:
-    """Hold a model against the floors, and against the champion on the same pictures when there is one.
+) -> GateVerdict:
+    """Compare a model with the limits of the settings and, if there is one, with the champion on the same images.
 
-    `paired` holds challenger's and champion's scores of the same cases in the same order; with it the comparison is a
-    paired bootstrap, without it the plain difference of the two figures.
+    `paired` are the challenger's and the champion's scores of the same cases in the same order; with them the
+    comparison is a paired bootstrap, without them the plain difference in AUC.
     """
     floors = [_floor(evaluation, name, settings) for name in ("auc", "accuracy", "sensitivity", "specificity")]
     ceilings = [_ceiling(evaluation, name, settings) for name in ("ece", "unsure_rate")]
@@ -63,7 +66,7 @@ def evaluate_gate(
     sentence = " ".join(failed) if failed else f"All {len(rules)} rules passed."
     if synthetic:
         sentence += " The model was trained on drawn phantoms: it may serve on a laptop only."
-    return Verdict(passed=not failed, synthetic=synthetic, rules=tuple(rules), sentence=sentence)
+    return GateVerdict(passed=not failed, synthetic=synthetic, rules=tuple(rules), sentence=sentence)
 
 
 def _floor(evaluation: Evaluation, name: str, settings: GateSettings) -> GateRule:
@@ -82,9 +85,9 @@ def _refusals(evaluation: Evaluation, settings: GateSettings) -> GateRule:
 
 
 def _rule(name: str, figure: float | None, limit: float, *, passed: bool, wanted: str) -> GateRule:
-    found = "not measurable" if figure is None else f"{figure:.4f}"
+    value = "not measurable" if figure is None else f"{figure:.4f}"
     miss = "" if passed or figure is None else f", missed by {abs(limit - figure):.4f}"
-    sentence = f"{name} is {found}, {wanted} {limit:g} is asked{miss}."
+    sentence = f"{name} is {value}, required {wanted} {limit:g}{miss}."
     return GateRule(name=name, figure=figure, limit=limit, passed=passed, sentence=sentence)
 
 
@@ -94,7 +97,7 @@ def _against(
     margin: float,
     paired: tuple[Sequence[Scored], Sequence[Scored]] | None,
 ) -> GateRule:
-    """Non-inferiority: the loss of AUC stays within the margin even at the low end of its 90 % interval."""
+    """Non-inferiority: the loss of AUC stays within the margin at the low end of its 90 % interval."""
     if evaluation.auc is None or champion.auc is None:
         return _rule("auc_gain", None, -margin, passed=False, wanted="at least")
     gain = evaluation.auc - champion.auc
@@ -122,8 +125,8 @@ def _low_end(challenger: Sequence[Scored], champion: Sequence[Scored], seed: int
     return float(np.percentile(gains, 5))
 
 
-def evaluate_against_champion(scores: Scores, prepared: Prepared, limits: Limits, settings: Settings) -> Verdict:
-    """The verdict on a model's test scores; the champion, where there is one, judges the same files again."""
+def evaluate_against_champion(scores: Scores, prepared: Prepared, limits: Limits, settings: Settings) -> GateVerdict:
+    """Gate a model's test scores; the champion, if there is one, is scored on the same files for the comparison."""
     registry = Registry(settings)
     champion = registry.champion()
     if champion is None:

@@ -1,7 +1,7 @@
-"""Figures of a model package, measured on the path that serving takes: decode, prepare, predict.
+"""Metrics of a model package over scored cases.
 
-Accuracy, sensitivity and specificity are taken at the card's operating point, over every picture that could be judged;
-Unsure is a label for the worklist and does not take a picture out of them. Refused pictures are counted, not scored.
+Accuracy, sensitivity and specificity use the card's operating point and every image with a prediction; the label Unsure
+is for the worklist and excludes nothing. Refused images are counted, not scored.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A picture as its file's bytes, with the truth: label 0 is normal, 1 pneumonia."""
+    """The bytes of an image file with the true label: 0 is normal, 1 pneumonia."""
 
     label: int
     data: bytes
@@ -35,7 +35,11 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What became of a case; a refused one has a reason and no probability."""
+    """The prediction for a case; a refused one has a reason and no probability.
+
+    `label` is the true label, `called` the predicted one, `chest` the likeness to a chest X-ray, `side` the shortest
+    side in pixels.
+    """
 
     label: int
     name: str = ""
@@ -57,29 +61,29 @@ class Interval(BaseModel):
 
 
 class Evaluation(BaseModel):
-    """Figures of a model on a set of pictures. A figure is None where the set cannot give it, as AUC of one class."""
+    """Metrics of a model on a set of images. A metric that the set cannot give, as AUC of one class, is None."""
 
     model_config = ConfigDict(frozen=True)
 
-    n: int = Field(description="Pictures judged.")
-    refused: int = Field(description="Pictures refused, which are in no other figure.")
-    doubted: int = Field(description="Pictures judged but not taken for a chest X-ray.")
-    classes: dict[str, int] = Field(description="Pictures judged of each class.")
+    n: int = Field(description="Images with a prediction.")
+    refused: int = Field(description="Images refused, which count in no other metric.")
+    doubted: int = Field(description="Images with a prediction that do not look like a chest X-ray.")
+    classes: dict[str, int] = Field(description="Images with a prediction, by true class.")
     auc: float | None
     accuracy: float | None
     sensitivity: float | None
     specificity: float | None
     ece: float | None = Field(description="Expected calibration error of the probability, 15 bins of equal width.")
-    unsure_rate: float | None = Field(description="Share of pictures in the Unsure band.")
-    sensitivity_decided: float | None = Field(description="Sensitivity outside the Unsure band.")
-    specificity_decided: float | None = Field(description="Specificity outside the Unsure band.")
+    unsure_rate: float | None = Field(description="Share of images labelled Unsure.")
+    sensitivity_decided: float | None = Field(description="Sensitivity over images not labelled Unsure.")
+    specificity_decided: float | None = Field(description="Specificity over images not labelled Unsure.")
     confusion: dict[str, int] = Field(description="tp, fn, tn, fp at the operating point.")
-    per_class: dict[str, dict[str, int]] = Field(description="How the pictures of each class were labelled.")
+    per_class: dict[str, dict[str, int]] = Field(description="Predicted labels of each true class.")
     operating: float
     intervals: dict[str, Interval]
 
-    def figures(self) -> dict[str, float]:
-        """The single numbers, by name, for a tracking server or a model card."""
+    def metrics(self) -> dict[str, float]:
+        """The scalar metrics that are not None, by name, for MLflow or a model card."""
         names = ("auc", "accuracy", "sensitivity", "specificity", "ece", "unsure_rate")
         values = {name: getattr(self, name) for name in (*names, "sensitivity_decided", "specificity_decided")}
         return {name: float(value) for name, value in values.items() if value is not None}
@@ -88,19 +92,22 @@ class Evaluation(BaseModel):
 def summarise(
     scored: Sequence[Scored], thresholds: Thresholds, *, seed: int = 0, resamples: int = RESAMPLES
 ) -> Evaluation:
-    """Figures of scored cases, with intervals unless `resamples` is 0. Raises DataError when there are none to take."""
-    judged = [one for one in scored if one.probability is not None]
-    if not judged:
-        raise DataError(f"None of the {len(scored)} pictures could be judged, so there are no figures.")
-    labels = np.array([one.label for one in judged])
-    probabilities = np.array([one.probability for one in judged], dtype=np.float64)
-    called = np.array([one.called for one in judged])
-    figures = _figures(labels, probabilities, called, thresholds.operating)
+    """Metrics of scored cases, with 95 % intervals from `resamples` bootstrap draws (0: none).
+
+    Raises DataError when every case was refused.
+    """
+    predicted = [case for case in scored if case.probability is not None]
+    if not predicted:
+        raise DataError(f"All {len(scored)} images were refused, so there are no metrics.")
+    labels = np.array([case.label for case in predicted])
+    probabilities = np.array([case.probability for case in predicted], dtype=np.float64)
+    called = np.array([case.called for case in predicted])
+    metrics = _metrics(labels, probabilities, called, thresholds.operating)
     positive = probabilities >= thresholds.operating
     return Evaluation(
-        n=len(judged),
-        refused=len(scored) - len(judged),
-        doubted=sum(one.reason == NOT_A_CHEST for one in judged),
+        n=len(predicted),
+        refused=len(scored) - len(predicted),
+        doubted=sum(case.reason == NOT_A_CHEST for case in predicted),
         classes={"NORMAL": int(np.sum(labels == 0)), "PNEUMONIA": int(np.sum(labels == 1))},
         confusion={
             "tp": int(np.sum(positive & (labels == 1))),
@@ -114,12 +121,12 @@ def summarise(
         },
         operating=thresholds.operating,
         intervals=_intervals(labels, probabilities, called, thresholds.operating, (seed, resamples)),
-        **figures,
+        **metrics,
     )
 
 
 def auc(labels: Labels, scores: Floats) -> float:
-    """Area under the ROC curve: the chance that a pneumonia outranks a normal, ties counting half; nan of one class."""
+    """Area under the ROC curve: the chance that pneumonia scores above normal, ties count half; nan for one class."""
     positives = np.asarray(labels) == 1
     count = int(positives.sum())
     others = len(positives) - count
@@ -138,15 +145,15 @@ def ece(labels: Labels, probabilities: Floats, bins: int = ECE_BINS) -> float:
 
 
 def share(condition: NDArray[np.bool_], within: NDArray[np.bool_] | None = None) -> float:
-    """Share of True, within a subset when one is given; nan of an empty set."""
+    """Share of True, within a subset if given; nan for an empty set."""
     chosen = condition if within is None else condition[within]
     return float(np.mean(chosen)) if len(chosen) else float("nan")
 
 
-def _figures(labels: Labels, probabilities: Floats, called: NDArray[Any], operating: float) -> dict[str, float | None]:
+def _metrics(labels: Labels, probabilities: Floats, called: NDArray[Any], operating: float) -> dict[str, float | None]:
     positive, sick = probabilities >= operating, labels == 1
     decided = called != "Unsure"
-    figures = {
+    values = {
         "auc": auc(labels, probabilities),
         "accuracy": share(positive == sick),
         "sensitivity": share(positive, sick),
@@ -156,7 +163,7 @@ def _figures(labels: Labels, probabilities: Floats, called: NDArray[Any], operat
         "sensitivity_decided": share(called == "Pneumonia", sick & decided),
         "specificity_decided": share(called == "Normal", ~sick & decided),
     }
-    return {name: None if np.isnan(value) else value for name, value in figures.items()}
+    return {name: None if np.isnan(value) else value for name, value in values.items()}
 
 
 def _intervals(
@@ -169,7 +176,7 @@ def _intervals(
     drawn: dict[str, list[float]] = {}
     for _ in range(resamples):
         rows = np.concatenate([random.choice(side, len(side)) for side in sides if len(side)])
-        for name, value in _figures(labels[rows], probabilities[rows], called[rows], operating).items():
+        for name, value in _metrics(labels[rows], probabilities[rows], called[rows], operating).items():
             if value is not None:
                 drawn.setdefault(name, []).append(value)
     ends = {name: np.percentile(values, [2.5, 97.5]) for name, values in drawn.items()}

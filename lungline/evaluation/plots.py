@@ -1,4 +1,4 @@
-"""The plots of a training run as PNG files: how it learned, the curves of its report, and sample predictions."""
+"""The plots of a training run as PNG files: learning curve, the report's curves, and sample predictions."""
 
 # matplotlib's types are incomplete.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lungline.datasets.prepared import Prepared
+from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.evaluation.metrics import ECE_BINS, Evaluation, Scored
 from lungline.evaluation.scoring import Scores
 from lungline.package.package import Package
@@ -27,11 +28,11 @@ Floats = NDArray[np.floating[Any]]
 Labels = NDArray[np.integer[Any]]
 
 
-def all_of(evaluation: Evaluation, scored: Sequence[Scored]) -> dict[str, bytes]:
-    """ROC, precision-recall, reliability, confusion matrix and histogram, by what they show."""
-    judged = [(one.label, one.probability) for one in scored if one.probability is not None]
-    labels = np.array([label for label, _ in judged])
-    probabilities = np.array([probability for _, probability in judged])
+def report_plots(evaluation: Evaluation, scored: Sequence[Scored]) -> dict[str, bytes]:
+    """PNG bytes by title: ROC, precision-recall, confusion matrix, histogram, reliability diagram."""
+    predicted = [(case.label, case.probability) for case in scored if case.probability is not None]
+    labels = np.array([label for label, _ in predicted])
+    probabilities = np.array([probability for _, probability in predicted])
     plots: dict[str, Callable[[Any], None]] = {}
     if len(set(labels.tolist())) == 2:
         plots["ROC curve with 95 % band"] = partial(_roc, evaluation, labels, probabilities)
@@ -112,13 +113,13 @@ def _reliability(labels: Labels, probabilities: Floats, axes: Any) -> None:
 
 
 def _confusion(evaluation: Evaluation, axes: Any) -> None:
-    found = evaluation.confusion
-    matrix = np.array([[found["tn"], found["fp"]], [found["fn"], found["tp"]]])
+    counts = evaluation.confusion
+    matrix = np.array([[counts["tn"], counts["fp"]], [counts["fn"], counts["tp"]]])
     axes.imshow(matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1.3)
     for row, column in np.ndindex(matrix.shape):
         axes.text(column, row, f"{matrix[row, column]:,}", ha="center", va="center", fontsize=14)
     names = ["normal", "pneumonia"]
-    axes.set(xlabel="called", ylabel="true", xticks=[0, 1], yticks=[0, 1], xticklabels=names, yticklabels=names)
+    axes.set(xlabel="predicted", ylabel="true", xticks=[0, 1], yticks=[0, 1], xticklabels=names, yticklabels=names)
 
 
 def _histogram(labels: Labels, probabilities: Floats, axes: Any) -> None:
@@ -126,7 +127,7 @@ def _histogram(labels: Labels, probabilities: Floats, axes: Any) -> None:
     for label, colour, name in ((0, NORMAL, "normal"), (1, PNEUMONIA, "pneumonia")):
         axes.hist(probabilities[labels == label], bins=bins, color=colour, alpha=0.6, label=name)
     axes.legend(frameon=False)
-    axes.set(xlabel="risk", ylabel="pictures", yscale="symlog")
+    axes.set(xlabel="risk", ylabel="images", yscale="symlog")
 
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ if TYPE_CHECKING:
 def draw(folder: Path, record: RunRecord, scores: Scores, package: Package, prepared: Prepared) -> None:
     """Write learning_curve, samples, roc, confusion_matrix and the report's other curves into a folder."""
     _save(folder / "learning_curve.png", (7, 4), lambda figure: _learning_curve(figure, record))
-    for title, png in all_of(scores.evaluation, scores.scored).items():
+    for title, png in report_plots(scores.evaluation, scores.scored).items():
         (folder / f"{_file_name(title)}.png").write_bytes(png)
     _save(folder / "samples.png", (10, 5), lambda figure: _samples(figure, scores, package, prepared))
 
@@ -167,20 +168,23 @@ def _learning_curve(figure: "Figure", record: RunRecord) -> None:
 
 
 def _samples(figure: "Figure", scores: Scores, package: Package, prepared: Prepared) -> None:
-    """Six pictures of each class as the network sees them, the least certain first, with where it looked."""
-    preparation = package.card.preparation
-    doubt = {one.name: abs((one.probability or 0) - one.label) for one in scores.scored if one.probability is not None}
-    originals = {row.name: (row.label, data) for row, data in prepared.originals("test") if row.name in doubt}
+    """The six images of each class farthest from their true label, as network inputs with the heatmap on top."""
+    diagnoser = Diagnoser(package)
+    error = {case.name: abs(case.probability - case.label) for case in scores.scored if case.probability is not None}
+    originals = {row.name: (row.label, data) for row, data in prepared.originals("test") if row.name in error}
     axes: Any = figure.subplots(2, 6)
     for label in (0, 1):
-        names = sorted((name for name in doubt if originals[name][0] == label), key=lambda name: -doubt[name])
+        names = sorted((name for name in error if originals[name][0] == label), key=lambda name: -error[name])
         for place, name in zip(axes[label], islice(names, 6), strict=False):
-            inputs = preparation.apply(preparation.decode(originals[name][1]))
-            (found,) = package.predict(inputs[np.newaxis])
+            diagnosis = diagnoser.diagnose(originals[name][1], heatmap=False, statistics=False)
+            if diagnosis.image is None or diagnosis.prediction is None:
+                continue
+            inputs = package.card.preparation.apply(diagnosis.image)
             place.imshow(inputs[..., 0], cmap="gray", extent=(0, 1, 0, 1))
             heat = {"cmap": "inferno", "alpha": 0.35, "vmin": 0, "vmax": 1, "interpolation": "bilinear"}
-            place.imshow(found.cam, extent=(0, 1, 0, 1), **heat)
-            place.set_title(f"{found.probability:.2f} {found.label}", fontsize=8, color=(NORMAL, PNEUMONIA)[label])
+            place.imshow(diagnosis.prediction.cam, extent=(0, 1, 0, 1), **heat)
+            title = f"{diagnosis.probability:.2f} {diagnosis.label}"
+            place.set_title(title, fontsize=8, color=(NORMAL, PNEUMONIA)[label])
     for place in axes.ravel():
         place.axis("off")
-    figure.suptitle("Farthest from the truth: normal above, pneumonia below; the risk and the label given", fontsize=9)
+    figure.suptitle("Largest errors: normal above, pneumonia below; risk and predicted label", fontsize=9)

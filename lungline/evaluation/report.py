@@ -1,4 +1,4 @@
-"""What is said of a model once it is measured: one self-contained HTML page, and a model card in Markdown."""
+"""The report of an evaluation: a self-contained HTML page, and a model card in Markdown."""
 
 import base64
 import html
@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lungline.errors import ImageRefused
+from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.evaluation import plots
 from lungline.evaluation.metrics import Evaluation, Scored, summarise
 from lungline.evaluation.robustness import Robustness
-from lungline.imaging.preparation import heatmap_png
+from lungline.imaging.image import DecodedImage
 from lungline.package.card import Card
 from lungline.package.package import Package
 
-NOTICE = "For research. Not a medical device: no figure here makes it safe to rely on without a reader."
+NOTICE = "For research. Not a medical device: whatever the metrics, a reader must check every result."
 WORST = 12
 _NAMES = {
     "auc": "Area under the ROC curve",
@@ -27,8 +27,8 @@ _NAMES = {
     "specificity": "Specificity",
     "ece": "Expected calibration error (15 bins)",
     "unsure_rate": "Share Unsure",
-    "sensitivity_decided": "Sensitivity outside the Unsure band",
-    "specificity_decided": "Specificity outside the Unsure band",
+    "sensitivity_decided": "Sensitivity without Unsure",
+    "specificity_decided": "Specificity without Unsure",
 }
 
 
@@ -39,45 +39,44 @@ def write_report(
     scored: Sequence[Scored],
     *,
     robustness: Robustness | None = None,
-    pictures: Iterable[bytes] = (),
+    images: Iterable[bytes] = (),
 ) -> Path:
     """Write report.html and model_card.md into a folder; returns the page.
 
-    `pictures` are the files of `scored` in the same order, for the worst errors; without them these are left out.
+    `images` are the files of `scored` in the same order, to show the largest errors; without them these are left out.
     """
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "report.html"
-    worst = list(_worst_pictures(package, scored, pictures))
+    worst = list(_worst_errors(package, scored, images))
     page.write_text(_page(package.card, evaluation, scored, robustness, worst), encoding="utf-8")
     (folder / "model_card.md").write_text(model_card(package.card, evaluation, scored, robustness), encoding="utf-8")
     return page
 
 
 def slices(scored: Sequence[Scored], card: Card) -> dict[str, Evaluation]:
-    """Figures of parts of the cases: each kind of picture, and the smaller and the larger half by shortest side."""
+    """Metrics of subsets: each kind of image, and the smaller and the larger half by shortest side."""
     parts: dict[str, list[Scored]] = {}
-    for one in scored:
-        if one.probability is not None:
-            parts.setdefault(one.kind, []).append(one)
-    sides = sorted(one.side for one in scored if one.probability is not None)
+    predicted = [case for case in scored if case.probability is not None]
+    for case in predicted:
+        parts.setdefault(case.kind, []).append(case)
+    sides = sorted(case.side for case in predicted)
     middle = sides[len(sides) // 2] if sides else 0
     if sides and sides[0] < middle:
-        judged = [one for one in scored if one.probability is not None]
-        parts[f"shortest side under {middle} px"] = [one for one in judged if one.side < middle]
-        parts[f"shortest side from {middle} px"] = [one for one in judged if one.side >= middle]
+        parts[f"shortest side under {middle} px"] = [case for case in predicted if case.side < middle]
+        parts[f"shortest side from {middle} px"] = [case for case in predicted if case.side >= middle]
     return {name: summarise(part, card.thresholds) for name, part in parts.items()}
 
 
 def model_card(
     card: Card, evaluation: Evaluation, scored: Sequence[Scored] = (), robustness: Robustness | None = None
 ) -> str:
-    """The model card in Markdown, from the same numbers as the page."""
+    """The model card in Markdown, with the same numbers as the page."""
     lines = [f"# {card.name} {card.version or '(not registered)'}", "", NOTICE, ""]
     if card.synthetic:
-        lines += ["**Trained on drawn phantoms, not on X-rays: its figures say nothing about patients.**", ""]
+        lines += ["**Trained on drawn phantoms, not on X-rays: its metrics say nothing about patients.**", ""]
     for title, facts in _facts(card).items():
         lines += [f"## {title}", "", *(f"- {name}: {value}" for name, value in facts.items()), ""]
-    lines += ["## Figures", "", _counts(evaluation), "", *_markdown(_figure_rows(evaluation)), ""]
+    lines += ["## Metrics", "", _counts(evaluation), "", *_markdown(_metric_rows(evaluation)), ""]
     if scored:
         lines += ["## Slices", "", *_markdown(_slice_rows(slices(scored, card))), ""]
     if robustness:
@@ -117,9 +116,9 @@ def _facts(card: Card) -> dict[str, dict[str, object]]:
 def _counts(evaluation: Evaluation) -> str:
     classes = ", ".join(f"{count} {name}" for name, count in evaluation.classes.items())
     return (
-        f"{evaluation.n} pictures judged ({classes}), {evaluation.refused} refused, {evaluation.doubted} not taken for "
-        f"a chest X-ray. Accuracy, sensitivity and specificity at the operating point {evaluation.operating:.4f}. "
-        "Intervals: 95 %, stratified bootstrap."
+        f"{evaluation.n} images with a prediction ({classes}), {evaluation.refused} refused, {evaluation.doubted} "
+        "that do not look like a chest X-ray. Accuracy, sensitivity and specificity at the operating point "
+        f"{evaluation.operating:.4f}. Intervals: 95 %, stratified bootstrap."
     )
 
 
@@ -130,18 +129,18 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def _figure_rows(evaluation: Evaluation) -> Table:
+def _metric_rows(evaluation: Evaluation) -> Table:
     rows: list[Sequence[str]] = []
-    for name, value in evaluation.figures().items():
+    for name, value in evaluation.metrics().items():
         interval = evaluation.intervals.get(name)
         rows.append((_NAMES[name], _number(value), f"{interval.low:.4f} to {interval.high:.4f}" if interval else ""))
-    return ("Figure", "Value", "95 % interval"), rows
+    return ("Metric", "Value", "95 % interval"), rows
 
 
 def _slice_rows(parts: dict[str, Evaluation]) -> Table:
     columns = ("auc", "accuracy", "sensitivity", "specificity", "unsure_rate")
-    rows = [(name, str(one.n), *(_number(getattr(one, key)) for key in columns)) for name, one in parts.items()]
-    return ("Slice", "Pictures", "AUC", "Accuracy", "Sensitivity", "Specificity", "Unsure"), rows
+    rows = [(name, str(part.n), *(_number(getattr(part, key)) for key in columns)) for name, part in parts.items()]
+    return ("Slice", "Images", "AUC", "Accuracy", "Sensitivity", "Specificity", "Unsure"), rows
 
 
 def _robustness_rows(robustness: Robustness) -> Table:
@@ -153,10 +152,10 @@ def _robustness_rows(robustness: Robustness) -> Table:
     return ("Corruption", "Strength", "AUC", "Accuracy", "Sensitivity", "Specificity", "Unsure"), rows
 
 
-def _called_rows(evaluation: Evaluation) -> Table:
+def _label_rows(evaluation: Evaluation) -> Table:
     labels = ("Normal", "Unsure", "Pneumonia")
-    return ("Truth", *labels), [
-        (truth, *(str(called[label]) for label in labels)) for truth, called in evaluation.per_class.items()
+    return ("True class", *labels), [
+        (truth, *(str(counts[label]) for label in labels)) for truth, counts in evaluation.per_class.items()
     ]
 
 
@@ -198,21 +197,21 @@ def _page(
     worst: Sequence[tuple[Scored, bytes]],
 ) -> str:
     title = html.escape(f"{card.name} {card.version or ''}".strip())
-    synthetic = "<p class=notice>Trained on drawn phantoms: its figures say nothing about patients.</p>"
+    synthetic = "<p class=notice>Trained on drawn phantoms: its metrics say nothing about patients.</p>"
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{_STYLE}</style>",
         f"<h1>{title}</h1><p class=notice>{NOTICE}</p>",
         synthetic if card.synthetic else "",
-        f"<h2>Figures</h2><p>{html.escape(_counts(evaluation))}</p>",
-        _html(_figure_rows(evaluation)),
+        f"<h2>Metrics</h2><p>{html.escape(_counts(evaluation))}</p>",
+        _html(_metric_rows(evaluation)),
         "<h2>Curves</h2><div class=plots>",
-        *(_image(png, text) for text, png in plots.all_of(evaluation, scored).items()),
-        "</div><h2>Labels given</h2>",
-        _html(_called_rows(evaluation)),
+        *(_image(png, text) for text, png in plots.report_plots(evaluation, scored).items()),
+        "</div><h2>Predicted labels</h2>",
+        _html(_label_rows(evaluation)),
         "<h2>Slices</h2>",
         _html(_slice_rows(slices(scored, card))),
         f"<h2>Robustness</h2>{_html(_robustness_rows(robustness))}" if robustness else "",
-        f"<h2>Farthest from the truth</h2><div class=worst>{''.join(map(_worst, worst))}</div>" if worst else "",
+        f"<h2>Largest errors</h2><div class=worst>{''.join(map(_worst, worst))}</div>" if worst else "",
     ]
     for name, facts in _facts(card).items():
         rows = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items())
@@ -220,38 +219,32 @@ def _page(
     return "\n".join(part for part in parts if part)
 
 
-def _worst(one: tuple[Scored, bytes]) -> str:
-    scored, png = one
+def _worst(error: tuple[Scored, bytes]) -> str:
+    scored, png = error
     truth = "pneumonia" if scored.label else "normal"
     kind = f", {scored.kind}" if scored.kind not in ("unknown", truth) else ""
-    caption = f"{truth}{kind}; risk {scored.probability:.3f}, called {scored.called}"
+    caption = f"{truth}{kind}; risk {scored.probability:.3f}, predicted {scored.called}"
     return f"<figure>{_image(png, caption)}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
-def _worst_pictures(
-    package: Package, scored: Sequence[Scored], pictures: Iterable[bytes]
+def _worst_errors(
+    package: Package, scored: Sequence[Scored], images: Iterable[bytes]
 ) -> Iterator[tuple[Scored, bytes]]:
-    """The judged cases farthest from their truth, each with its picture and heatmap."""
-    distance = [-1.0 if one.probability is None else abs(one.probability - one.label) for one in scored]
-    chosen = {int(at) for at in np.argsort(distance)[::-1][:WORST] if distance[int(at)] >= 0}
-    found: dict[int, bytes] = {}
-    for at, (_, data) in enumerate(zip_longest(scored, pictures)):
-        if at in chosen and data is not None:
-            found[at] = data
-    for at in sorted(found, key=lambda place: -distance[place]):
-        try:
-            yield scored[at], _explained(package, found[at])
-        except ImageRefused:
-            continue
+    """The cases farthest from their true label, each with its image beside the heatmap as PNG bytes."""
+    error = [-1.0 if case.probability is None else abs(case.probability - case.label) for case in scored]
+    chosen = {int(at) for at in np.argsort(error)[::-1][:WORST] if error[int(at)] >= 0}
+    files = {at: data for at, (_, data) in enumerate(zip_longest(scored, images)) if at in chosen and data is not None}
+    diagnoser = Diagnoser(package)
+    for at in sorted(files, key=lambda place: -error[place]):
+        diagnosis = diagnoser.diagnose(files[at], statistics=False)
+        if diagnosis.image is not None and diagnosis.heatmap is not None:
+            yield scored[at], _beside(diagnosis.image, diagnosis.heatmap)
 
 
-def _explained(package: Package, data: bytes) -> bytes:
-    preparation = package.card.preparation
-    picture = preparation.decode(data)
-    (prediction,) = package.predict(preparation.apply(picture)[np.newaxis])
-    # Side by side: the film as it is, and where the evidence lies.
-    heat = Image.open(io.BytesIO(heatmap_png(picture, prediction.cam, preparation)))
-    plain = Image.fromarray(picture.pixels).resize(heat.size).convert(heat.mode)
+def _beside(image: DecodedImage, heatmap: bytes) -> bytes:
+    """The image as it is and with its heatmap, side by side, as PNG bytes."""
+    heat = Image.open(io.BytesIO(heatmap))
+    plain = Image.fromarray(image.pixels).resize(heat.size).convert(heat.mode)
     both = Image.fromarray(np.hstack([np.asarray(plain), np.asarray(heat)]))
     both.thumbnail((480, 480))
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""How a model holds on spoilt X-rays, measured on the path that serving takes."""
+"""Metrics on corrupted X-rays, measured on the path of serving."""
 
 import io
 import zlib
@@ -71,7 +71,7 @@ def _tilt(pixels: Pixels, strength: int, rng: np.random.Generator) -> Pixels:
 
 
 def _framing(pixels: Pixels, strength: int, rng: np.random.Generator) -> Pixels:
-    """Cut closer, and off the centre."""
+    """A closer crop, off the centre."""
     height, width = pixels.shape
     kept, off = (0.9, 0.8)[strength - 1], (0.04, 0.07)[strength - 1]
     left, top = ((1 - kept) / 2 + off * _either(rng)) * width, ((1 - kept) / 2 + off * _either(rng)) * height
@@ -80,7 +80,7 @@ def _framing(pixels: Pixels, strength: int, rng: np.random.Generator) -> Pixels:
 
 
 def _aspect(pixels: Pixels, strength: int, rng: np.random.Generator) -> Pixels:
-    """Narrower with black at the sides, or lower with black above and below."""
+    """Narrower with black bars at the sides, or lower with black bars above and below."""
     height, width = pixels.shape
     share = 1 / (1.15, 1.35)[strength - 1]
     size = (round(width * share), height) if rng.random() < 0.5 else (width, round(height * share))
@@ -105,7 +105,7 @@ CORRUPTIONS: dict[str, Corruption] = {
 
 
 class CorruptedScore(BaseModel):
-    """Figures under one corruption at one strength."""
+    """Metrics under one corruption at one strength."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -121,7 +121,7 @@ class CorruptedScore(BaseModel):
 
 
 class Robustness(BaseModel):
-    """Figures under every corruption at every strength."""
+    """Metrics under every corruption at every strength."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -138,26 +138,26 @@ def measure(
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Robustness:
-    """Spoil the same cases in every way and judge them; `most` of each class are taken, evenly from all.
+    """Apply every corruption to the same cases and score them; `most` of each class are taken, evenly from all.
 
-    `on_progress` hears rows done and rows in all. A case that cannot be decoded is left out.
+    `on_progress` gets the number of rows done and in all. A case that cannot be decoded is left out.
     """
     chosen = _sample(list(cases), most)
     rows: list[CorruptedScore] = []
     total = len(CORRUPTIONS) * len(STRENGTHS)
     for name in CORRUPTIONS:
         for strength in STRENGTHS:
-            spoilt = _corrupt(chosen, name, strength, limits or Limits(), seed)
-            found = summarise(score(package, spoilt, limits), package.card.thresholds, resamples=0)
-            figures = {key: getattr(found, key) for key in ("n", *_FIGURES, "doubted")}
-            rows.append(CorruptedScore(corruption=name, strength=strength, **figures))
+            corrupted = _corrupt(chosen, name, strength, limits or Limits(), seed)
+            evaluation = summarise(score(package, corrupted, limits), package.card.thresholds, resamples=0)
+            metrics = {key: getattr(evaluation, key) for key in ("n", *_METRICS, "doubted")}
+            rows.append(CorruptedScore(corruption=name, strength=strength, **metrics))
             if on_progress:
                 on_progress(len(rows), total)
-    known = [row.auc for row in rows if row.auc is not None]
-    return Robustness(rows=tuple(rows), auc=float(np.mean(known)) if known else None)
+    areas = [row.auc for row in rows if row.auc is not None]
+    return Robustness(rows=tuple(rows), auc=float(np.mean(areas)) if areas else None)
 
 
-_FIGURES = ("auc", "accuracy", "sensitivity", "specificity", "unsure_rate")
+_METRICS = ("auc", "accuracy", "sensitivity", "specificity", "unsure_rate")
 
 
 def _sample(cases: list[Case], most: int) -> list[Case]:
@@ -171,16 +171,12 @@ def _sample(cases: list[Case], most: int) -> list[Case]:
 
 def _corrupt(cases: list[Case], name: str, strength: int, limits: Limits, seed: int) -> Iterator[Case]:
     for number, case in enumerate(cases):
-        # Its own chance for each picture and corruption, the same in every run and for every model.
+        # A generator of its own for each image and corruption: the same in every run and for every model.
         rng = np.random.default_rng([seed, zlib.crc32(name.encode()), strength, number])
         try:
-            picture = _decoded(case.data, limits)
+            pixels = decode(case.data, limits, at_least=224).pixels
         except ImageRefused:
             continue
         buffer = io.BytesIO()
-        Image.fromarray(CORRUPTIONS[name](picture, strength, rng)).save(buffer, "PNG", compress_level=1)
+        Image.fromarray(CORRUPTIONS[name](pixels, strength, rng)).save(buffer, "PNG", compress_level=1)
         yield Case(case.label, buffer.getvalue(), case.name, case.kind)
-
-
-def _decoded(data: bytes, limits: Limits) -> np.ndarray:
-    return decode(data, limits, at_least=224).pixels

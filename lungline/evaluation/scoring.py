@@ -1,4 +1,4 @@
-"""The scores of a package on a prepared split, kept with the figures that were taken of them."""
+"""Run a package over labelled images, as serving would, and keep each prediction with the metrics."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lungline.datasets.prepared import Prepared
-from lungline.errors import ImageRefused
+from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.evaluation.metrics import Case, Evaluation, Scored, summarise
 from lungline.imaging.image import Limits
 from lungline.package.package import NOT_A_CHEST, Package
@@ -18,7 +18,7 @@ EVALUATION, SCORES = "evaluation.json", "scores.json"
 
 @dataclass(frozen=True)
 class Scores:
-    """What became of each picture, and the figures."""
+    """The prediction for each case, and the metrics over all of them."""
 
     evaluation: Evaluation
     scored: tuple[Scored, ...]
@@ -27,28 +27,28 @@ class Scores:
         """Write evaluation.json and scores.json into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / EVALUATION).write_text(self.evaluation.model_dump_json(indent=2) + "\n")
-        (folder / SCORES).write_text(json.dumps([asdict(one) for one in self.scored]))
+        (folder / SCORES).write_text(json.dumps([asdict(case) for case in self.scored]))
 
     @classmethod
     def load(cls, folder: Path) -> "Scores":
-        """What was saved in a folder."""
-        scored = tuple(Scored(**one) for one in json.loads((folder / SCORES).read_text()))
+        """Read back what `save` wrote."""
+        scored = tuple(Scored(**values) for values in json.loads((folder / SCORES).read_text()))
         return cls(Evaluation.model_validate_json((folder / EVALUATION).read_bytes()), scored)
 
     def roc(self) -> tuple[list[float], list[float], list[float]]:
         """False positive rates, true positive rates and thresholds of the ROC curve; all are finite."""
-        judged = [(one.label, one.probability) for one in self.scored if one.probability is not None]
-        labels = np.array([label for label, _ in judged])
-        probabilities = np.array([probability for _, probability in judged])
+        predicted = [(case.label, case.probability) for case in self.scored if case.probability is not None]
+        labels = np.array([label for label, _ in predicted])
+        probabilities = np.array([probability for _, probability in predicted])
         thresholds = np.unique(np.append(probabilities, [0.0, 1.0]))[::-1]
         called = probabilities[None, :] >= thresholds[:, None]
         rates = [(called & (labels == side)).sum(axis=1) / max(1, int((labels == side).sum())) for side in (0, 1)]
         return rates[0].tolist(), rates[1].tolist(), thresholds.tolist()
 
     def confusion_matrix(self) -> tuple[list[str], list[list[int]]]:
-        """Class names, and rows of true classes with columns of called ones, at the operating point."""
-        found = self.evaluation.confusion
-        return ["NORMAL", "PNEUMONIA"], [[found["tn"], found["fp"]], [found["fn"], found["tp"]]]
+        """Class names, and rows of true classes with columns of predicted ones, at the operating point."""
+        counts = self.evaluation.confusion
+        return ["NORMAL", "PNEUMONIA"], [[counts["tn"], counts["fp"]], [counts["fn"], counts["tp"]]]
 
 
 def score_split(
@@ -59,19 +59,19 @@ def score_split(
     *,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
-    """Judge the original files of val or test; `on_progress` hears pictures done and pictures in all."""
+    """Score the original files of val or test; `on_progress` gets the number of images done and in all."""
     total = len(prepared.rows(split))
 
-    def heard(done: int) -> None:
+    def report(done: int) -> None:
         if on_progress:
             on_progress(done, total)
 
-    scored = score(package, cases(prepared, split), limits, on_progress=heard)
+    scored = score(package, cases(prepared, split), limits, on_progress=report)
     return Scores(summarise(scored, package.card.thresholds), tuple(scored))
 
 
 def cases(prepared: Prepared, split: str) -> Iterator[Case]:
-    """The original files of val or test, with their truth."""
+    """The original files of val or test, with their true labels."""
     for row, data in prepared.originals(split):
         yield Case(row.label, data, row.name, row.kind)
 
@@ -84,7 +84,11 @@ def evaluate(
     seed: int = 0,
     on_progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Figures of a package on (label, file bytes) pairs. Raises DataError when no picture can be judged."""
+    """Metrics of a package on (label, file bytes) pairs. Raises DataError when every image is refused.
+
+    Example:
+        evaluate(Package.load(folder), [(0, normal.read_bytes()), (1, pneumonia.read_bytes())]).auc
+    """
     cases = (Case(label, data) for label, data in examples)
     return summarise(score(package, cases, limits, on_progress=on_progress), package.card.thresholds, seed=seed)
 
@@ -96,22 +100,21 @@ def score(
     *,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Scored]:
-    """Judge each case as serving would; `on_progress` hears the number done."""
+    """Diagnose each case as serving does; `on_progress` gets the number done."""
+    diagnoser = Diagnoser(package, limits or Limits())
     scored: list[Scored] = []
     for case in cases:
-        scored.append(_judge(package, case, limits or Limits()))
+        scored.append(_score_case(diagnoser, case))
         if on_progress:
             on_progress(len(scored))
     return scored
 
 
-def _judge(package: Package, case: Case, limits: Limits) -> Scored:
-    preparation = package.card.preparation
-    try:
-        picture = preparation.decode(case.data, limits)
-    except ImageRefused as refusal:
-        return Scored(case.label, case.name, case.kind, reason=refusal.reason)
-    (prediction,) = package.predict(preparation.apply(picture)[np.newaxis])
+def _score_case(diagnoser: Diagnoser, case: Case) -> Scored:
+    diagnosis = diagnoser.diagnose(case.data, heatmap=False, statistics=False)
+    image, prediction = diagnosis.image, diagnosis.prediction
+    if image is None or prediction is None:
+        return Scored(case.label, case.name, case.kind, reason=diagnosis.reason)
     return Scored(
         case.label,
         case.name,
@@ -120,5 +123,5 @@ def _judge(package: Package, case: Case, limits: Limits) -> Scored:
         called=prediction.label,
         chest=prediction.chest,
         reason=NOT_A_CHEST if NOT_A_CHEST in prediction.warnings else None,
-        side=min(picture.width, picture.height),
+        side=min(image.width, image.height),
     )

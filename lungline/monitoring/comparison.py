@@ -1,16 +1,16 @@
-"""A window of the field beside the reference: six tests, and one alarm whose false ones are held to a given share.
+"""Compare a window of production data with the reference: six tests, with the false alarm rate of all six controlled.
 
-    images      Kolmogorov-Smirnov distance of each statistic of the pictures; the largest counts
-    embedding   energy distance of the network's summaries, all axes at once
+    images      Kolmogorov-Smirnov distance of each image statistic; the largest counts
+    embedding   energy distance of the network's embeddings, all axes at once
     score       Kolmogorov-Smirnov distance of the probabilities
     labels      chi-squared distance of Normal, Unsure and Pneumonia
-    unsure      difference of the share of Unsure ones
-    refusals    difference of the share of refused pictures
+    unsure      difference of the shares labelled Unsure
+    refusals    difference of the shares refused
 
-Each is held against the same statistic of patients dealt anew, by chance, to reference and window: a permutation test,
-exact for every sample size, for ties, and for several pictures of one patient. The tests of the libraries know pictures
-only; where patients come back they cry wolf several times as often as they say. Holm's method over the six then holds
-the share of unchanged windows that have any alarm.
+p-values come from a permutation test (999 permutations of patients between reference and window): exact for every
+sample size, for ties, and for several images of one patient. The usual library tests treat images as independent; when
+patients return, their false alarm rate is several times the nominal one. Holm's method over the six tests then controls
+the share of unchanged windows with any alarm.
 """
 
 from collections.abc import Iterable
@@ -27,20 +27,20 @@ LABELS = ("Normal", "Unsure", "Pneumonia", "Refused")
 
 @dataclass(frozen=True, slots=True)
 class ComparedResult:
-    """One result; a refused picture has neither probability nor observation. `patient` is any name of theirs."""
+    """One result; a refused image has neither probability nor statistics. `patient` is any identifier."""
 
     label: str
     probability: float | None = None
-    observed: ImageStatistics | None = None
+    statistics: ImageStatistics | None = None
     patient: str | int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Results side by side, a row each; what a result does not have is nan.
+    """Results as arrays, one row each; missing values are nan.
 
     `statistics` (n, 11) in the order of STATISTICS, `embedding` (n, 16, or 0 without), `scores` (n,), `labels` (n,)
-    places in LABELS, `patients` (n,) numbers that rows of one patient share.
+    indices into LABELS, `patients` (n,) numbers that rows of one patient share.
     """
 
     statistics: NDArray[np.float64]
@@ -51,7 +51,7 @@ class Sample:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many results have each label."""
+        """The number of results with each label."""
         return {label: int(np.sum(self.labels == at)) for at, label in enumerate(LABELS)}
 
     def __len__(self) -> int:
@@ -59,26 +59,26 @@ class Sample:
 
 
 def sample(results: Iterable[ComparedResult]) -> Sample:
-    """The sample of some results; one without a known patient is a patient of its own."""
-    found = list(results)
-    wide = max((len(one.observed.embedding) for one in found if one.observed), default=0)
-    statistics = np.full((len(found), len(STATISTICS)), np.nan)
-    embedding = np.full((len(found), wide), np.nan)
-    for row, one in enumerate(found):
-        if one.observed:
-            statistics[row] = [one.observed.statistics.get(name, np.nan) for name in STATISTICS]
-            if len(one.observed.embedding) == wide:
-                embedding[row] = one.observed.embedding
-    known: dict[str | int, int] = {}
+    """The arrays of some results; a result without a patient counts as a patient of its own."""
+    rows = list(results)
+    width = max((len(row.statistics.embedding) for row in rows if row.statistics), default=0)
+    statistics = np.full((len(rows), len(STATISTICS)), np.nan)
+    embedding = np.full((len(rows), width), np.nan)
+    for at, row in enumerate(rows):
+        if row.statistics:
+            statistics[at] = [row.statistics.statistics.get(name, np.nan) for name in STATISTICS]
+            if len(row.statistics.embedding) == width:
+                embedding[at] = row.statistics.embedding
+    numbers: dict[str | int, int] = {}
     return Sample(
         statistics=statistics,
         embedding=embedding,
-        scores=np.array([np.nan if one.probability is None else one.probability for one in found], np.float64),
-        labels=np.array([LABELS.index(one.label) for one in found], np.int64),
+        scores=np.array([np.nan if row.probability is None else row.probability for row in rows], np.float64),
+        labels=np.array([LABELS.index(row.label) for row in rows], np.int64),
         patients=np.array(
             [
-                known.setdefault(f"row {row}" if one.patient is None else one.patient, len(known))
-                for row, one in enumerate(found)
+                numbers.setdefault(f"row {at}" if row.patient is None else row.patient, len(numbers))
+                for at, row in enumerate(rows)
             ],
             np.int64,
         ),
@@ -87,12 +87,12 @@ def sample(results: Iterable[ComparedResult]) -> Sample:
 
 TESTS = ("images", "embedding", "score", "labels", "unsure", "refusals")
 # The smallest p is 1 in 1000, which Holm's method over six tests needs for an alarm rate of 0.6 % or more.
-DEALS = 999
-# Fewer results than this on either side tell nothing that a test could hear.
+PERMUTATIONS = 999
+# With fewer results than this on either side no test has any power.
 LEAST = 20
 
 Floats = NDArray[np.float64]
-Deals = NDArray[np.float32]
+Permutations = NDArray[np.float32]
 Rows = NDArray[np.bool_]
 
 
@@ -101,7 +101,7 @@ class _Part(BaseModel):
 
 
 class Tested(_Part):
-    """What a test found: `distance` in 0..1 says how far, `p` how often an unchanged world looks so or worse."""
+    """The outcome of a test: `distance` in 0..1, and `p`, the chance of at least that distance without drift."""
 
     p: float
     distance: float
@@ -109,59 +109,60 @@ class Tested(_Part):
 
 
 class StatisticTested(Tested):
-    """One statistic of the pictures by itself, with its median then and now; `alarm` of its own is never raised."""
+    """The outcome for one image statistic, with the medians of both sides; it raises no alarm by itself."""
 
     reference: float
     field: float
 
 
 class WindowComparison(_Part):
-    """What became of a window. A test that has too little to go on is not among `tests`."""
+    """The comparison of a window with the reference. A test with too few results is not among `tests`."""
 
     tests: dict[str, Tested]
-    statistics: dict[str, StatisticTested] = Field(description="Each statistic of the pictures by itself.")
+    statistics: dict[str, StatisticTested] = Field(description="Each image statistic by itself.")
 
     @property
     def alarms(self) -> tuple[str, ...]:
-        """The tests that say that the world has changed."""
+        """The tests that detected drift."""
         return tuple(name for name, test in self.tests.items() if test.alarm)
 
 
 def compare(reference: Sample, window: Sample, alarm_rate: float, seed: int = 0) -> WindowComparison:
-    """Compare a window with the reference; of unchanged windows at most a share `alarm_rate` has an alarm."""
-    both = _Both.of(reference, window, seed)
+    """Compare a window with the reference; at most a share `alarm_rate` of windows without drift has an alarm."""
+    both = _Permuted.of(reference, window, seed)
     statistics, apart = both.statistics()
-    found = both.results() | both.embedding() | ({"images": apart.max(axis=0)} if len(apart) else {})
-    tests = {name: _tested(found[name]) for name in TESTS if name in found}
+    distances = both.results() | both.embedding() | ({"images": apart.max(axis=0)} if len(apart) else {})
+    tests = {name: _outcome(distances[name]) for name in TESTS if name in distances}
     return WindowComparison(tests=_holm(tests, alarm_rate), statistics=statistics)
 
 
 @dataclass(frozen=True)
-class _Both:
-    """Reference and window as one, and who is dealt to the window: first as it is, then by chance.
+class _Permuted:
+    """Reference and window together, with 1000 assignments of rows to the window: the true one, then permutations.
 
-    A distance is an array (1000,), one for each deal, the true one first. What has too few rows is left out.
+    Each method returns distances (1000,), one for each assignment, the true one first. Tests with too few rows are left
+    out.
     """
 
     reference: Sample
     window: Sample
-    deals: Deals
+    deals: Permutations
 
     @classmethod
-    def of(cls, reference: Sample, window: Sample, seed: int) -> "_Both":
-        """Deal patients, not pictures."""
+    def of(cls, reference: Sample, window: Sample, seed: int) -> "_Permuted":
+        """Permute patients, not images."""
         first = int(reference.patients.max(initial=-1)) + 1
         patients = np.concatenate([reference.patients, window.patients + first])
-        here, everybody = len(np.unique(window.patients)), int(patients.max(initial=-1)) + 1
+        here, total = len(np.unique(window.patients)), int(patients.max(initial=-1)) + 1
         rng = np.random.default_rng(seed)
-        chosen = np.zeros((DEALS + 1, everybody), np.float32)
+        chosen = np.zeros((PERMUTATIONS + 1, total), np.float32)
         chosen[0, first:] = 1
         for row in chosen[1:]:
-            row[rng.choice(everybody, here, replace=False)] = 1
+            row[rng.choice(total, here, replace=False)] = 1
         return cls(reference, window, chosen[:, patients])
 
     def statistics(self) -> tuple[dict[str, StatisticTested], Floats]:
-        """What became of each statistic of the pictures, and their distances (11, 1000)."""
+        """The outcome for each image statistic, and their distances (11, 1000)."""
         then, now = self.reference.statistics, self.window.statistics
         values = np.concatenate([then, now])
         rows = _whole(values)
@@ -169,16 +170,16 @@ class _Both:
             return {}, np.zeros((0, len(self.deals)))
         apart = np.stack([self.smirnov(values[:, at], rows) for at in range(len(STATISTICS))])
         medians = np.nanmedian(then, axis=0), np.nanmedian(now, axis=0)
-        found = {
+        outcomes = {
             name: StatisticTested(
-                **_tested(apart[at]).model_dump(), reference=float(medians[0][at]), field=float(medians[1][at])
+                **_outcome(apart[at]).model_dump(), reference=float(medians[0][at]), field=float(medians[1][at])
             )
             for at, name in enumerate(STATISTICS)
         }
-        return found, apart
+        return outcomes, apart
 
     def embedding(self) -> dict[str, Floats]:
-        """The distance of the embeddings, where both have them in the same form."""
+        """The distance of the embeddings, if both have embeddings of the same width."""
         then, now = self.reference.embedding, self.window.embedding
         if not then.shape[1] == now.shape[1] > 0:
             return {}
@@ -190,22 +191,22 @@ class _Both:
         """The distances of scores, labels and shares."""
         labels: NDArray[np.int64] = np.concatenate([self.reference.labels, self.window.labels])
         scores: Floats = np.concatenate([self.reference.scores, self.window.scores])
-        judged = _whole(scores[:, None])
-        found: dict[str, Floats] = {}
-        if self._enough(judged):
-            found["score"] = self.smirnov(scores, judged)
-            found["labels"] = self.mix(labels, judged)
-            found["unsure"] = self.share(np.asarray(labels == LABELS.index("Unsure")), judged)
-        if self._enough(everyone := np.ones(len(labels), np.bool_)):
-            found["refusals"] = self.share(np.asarray(labels == LABELS.index("Refused")), everyone)
-        return found
+        predicted = _whole(scores[:, None])
+        distances: dict[str, Floats] = {}
+        if self._enough(predicted):
+            distances["score"] = self.smirnov(scores, predicted)
+            distances["labels"] = self.mix(labels, predicted)
+            distances["unsure"] = self.share(np.asarray(labels == LABELS.index("Unsure")), predicted)
+        if self._enough(every := np.ones(len(labels), np.bool_)):
+            distances["refusals"] = self.share(np.asarray(labels == LABELS.index("Refused")), every)
+        return distances
 
     def _enough(self, rows: Rows) -> bool:
         here = int(rows[len(self.reference) :].sum())
         return min(here, int(rows.sum()) - here) >= LEAST
 
     def smirnov(self, values: Floats, rows: Rows) -> Floats:
-        """The largest difference of the two shares that lie at or below a value."""
+        """Kolmogorov-Smirnov: the largest difference of the two cumulative distributions."""
         order = np.flatnonzero(rows)[np.argsort(values[rows], kind="stable")]
         ends = np.append(np.flatnonzero(np.diff(values[order])), len(order) - 1)
         here = np.cumsum(self.deals[:, order], axis=1)[:, ends].astype(np.float64)
@@ -230,7 +231,7 @@ class _Both:
         return np.sqrt(((counts - expected) ** 2 / expected).sum(axis=(0, 2)) / total.ravel())
 
     def energy(self, values: Floats, rows: Rows) -> Floats:
-        """Energy distance, each axis scaled by its spread: the share of the mean distance across that is not within."""
+        """Energy distance, each axis scaled to unit variance, as a share of the mean distance between the two sides."""
         used = values[rows]
         points = (used - used.mean(axis=0)) / np.maximum(used.std(axis=0), 1e-9)
         square = (points**2).sum(axis=1)
@@ -246,14 +247,14 @@ class _Both:
         return np.clip((between - within / here**2 - rest / there**2) / np.maximum(between, 1e-9), 0, 1)
 
 
-def _counts(deals: Deals, kinds: Rows) -> Floats:
-    """How many rows of each kind (n, k) are in the window and in the reference: (2, 1000, k)."""
-    one = kinds.astype(np.float32)
-    here = (deals @ one).astype(np.float64)
-    return np.stack([here, one.sum(axis=0) - here])
+def _counts(deals: Permutations, kinds: Rows) -> Floats:
+    """The number of rows of each kind (n, k) in the window and in the reference: (2, 1000, k)."""
+    members = kinds.astype(np.float32)
+    here = (deals @ members).astype(np.float64)
+    return np.stack([here, members.sum(axis=0) - here])
 
 
-def _tested(distances: Floats) -> Tested:
+def _outcome(distances: Floats) -> Tested:
     return Tested(p=float(np.mean(np.asarray(distances >= distances[0] - 1e-7))), distance=float(distances[0]))
 
 
@@ -263,7 +264,7 @@ def _whole(values: Floats) -> Rows:
 
 
 def _holm(tests: dict[str, Tested], alarm_rate: float) -> dict[str, Tested]:
-    """Holm's step-down over the tests: the i-th smallest p must not exceed the rate over those that are left."""
+    """Holm's step-down over the tests: the i-th smallest p must not exceed the rate divided by the number left."""
     alarmed: set[str] = set()
     for done, name in enumerate(sorted(tests, key=lambda name: tests[name].p)):
         if tests[name].p > alarm_rate / (len(TESTS) - done):

@@ -1,4 +1,4 @@
-"""What monitoring found, as it is shown, stored in the results bucket, and told to Prometheus."""
+"""The findings of monitoring, as stored in the results bucket, shown on a page and exported to Prometheus."""
 
 import json
 from datetime import datetime
@@ -15,7 +15,7 @@ _Z = 1.959964
 
 
 class Proportion(BaseModel):
-    """`count` of `total`, with Wilson's interval, which is right for few and for shares near 0 and 1."""
+    """`count` of `total`, with Wilson's 95 % interval, which holds for small counts and for shares near 0 and 1."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,7 +34,7 @@ class Proportion(BaseModel):
 
 
 def proportion(count: int, total: int) -> Proportion | None:
-    """The share of `count` in `total`; None of nothing."""
+    """The share of `count` in `total`; None if `total` is 0."""
     if total == 0:
         return None
     share, weight = count / total, 1 + _Z**2 / total
@@ -48,7 +48,7 @@ class _Part(BaseModel):
 
 
 class Window(_Part):
-    """Results that follow each other, beside the reference."""
+    """Consecutive results, compared with the reference."""
 
     start: datetime
     end: datetime
@@ -57,27 +57,27 @@ class Window(_Part):
 
     @property
     def alarm(self) -> bool:
-        """Whether any test says that the world has changed."""
+        """Whether any test detected drift."""
         return bool(self.comparison.alarms)
 
 
 class Feedback(_Part):
-    """What readers saw in X-rays that a version judged, at its operating point.
+    """Sensitivity and specificity of a version by readers' verdicts, at its operating point.
 
-    Readers choose what they look at, and see the model's answer first: these figures are no study.
+    Readers choose what they read and see the model's result first, so these metrics are biased.
     """
 
     readings: int
-    sensitivity: Proportion | None = Field(description="Of those that a reader called pneumonia.")
-    specificity: Proportion | None = Field(description="Of those that a reader called normal.")
+    sensitivity: Proportion | None = Field(description="Over X-rays that a reader labelled Pneumonia.")
+    specificity: Proportion | None = Field(description="Over X-rays that a reader labelled Normal.")
 
 
 class ModelFindings(_Part):
-    """One model version in the field; `windows` in time order, the oldest first."""
+    """One model version in production; `windows` are in time order, the oldest first."""
 
     version: str
-    reference: int | None = Field(description="Pictures of its reference; None when its package has none.")
-    reason: str | None = Field(default=None, description="Why there is no comparison, in a sentence.")
+    reference: int | None = Field(description="Images in its reference; None when its package has none.")
+    reason: str | None = Field(default=None, description="Why there is no comparison: a sentence.")
     results: int
     labels: dict[str, int]
     unsure: Proportion | None
@@ -92,7 +92,7 @@ class ModelFindings(_Part):
 
     @property
     def alarms_in_a_row(self) -> int:
-        """How many of the latest windows have an alarm without a break."""
+        """The number of latest windows that have an alarm without a gap."""
         count = 0
         for window in reversed(self.windows):
             if not window.alarm:
@@ -101,7 +101,7 @@ class ModelFindings(_Part):
         return count
 
     def in_a_sentence(self) -> str:
-        """What a person needs to know first."""
+        """A summary for a person."""
         if self.reason:
             return self.reason
         if not self.windows:
@@ -115,7 +115,7 @@ class ModelFindings(_Part):
 
 
 class MonitoringFindings(_Part):
-    """What one look at the field found."""
+    """The findings of one monitoring run."""
 
     schema_version: Literal[1] = Field(default=1, validation_alias=AliasChoices("schema_version", "form"))
     at: datetime
@@ -127,9 +127,9 @@ class MonitoringFindings(_Part):
 
     @property
     def in_service(self) -> tuple[ModelFindings, ...]:
-        """Versions that judge now: the latest, and those whose results reach into its latest window.
+        """Versions in service: the latest, and those with results in its latest window.
 
-        What was replaced raises no alarm any more, whatever its last results looked like.
+        A version that was replaced raises no alarm any more, whatever its last results looked like.
         """
         begin = next((model.windows[-1].start for model in self.models if model.windows), None)
         return tuple(
@@ -142,32 +142,38 @@ class MonitoringFindings(_Part):
         return tuple(model.version for model in self.in_service if model.drifted)
 
 
+def unreadable_sentence(count: int) -> str:
+    """A warning that reading records could not be read."""
+    records = "1 reading record" if count == 1 else f"{count} reading records"
+    return f"{records} could not be read and count nowhere: their schema may be of another release."
+
+
 LATEST, REPORT, EVENTS = "monitoring/latest.json", "monitoring/report.html", "monitoring/events/"
 DRIFT_TYPE, SOURCE = "org.lungline.drift.v1", "/lungline/monitor"
 
 
 def latest(storage: Storage, bucket: str) -> MonitoringFindings | None:
-    """The last findings; None when there are none, or none that this version understands."""
+    """The last findings; None if there are none, or none that this release can read."""
     try:
         return MonitoringFindings.model_validate_json(storage.get(bucket, LATEST).data)
     except (ObjectGone, ValidationError):
         return None
 
 
-def save(storage: Storage, bucket: str, found: MonitoringFindings, page: str) -> list[str]:
-    """Store findings and their page; returns the versions whose field has begun to differ since the last look."""
-    before = latest(storage, bucket)
-    known = set(before.drifted) if before else set[str]()
-    begun = [model for model in found.in_service if model.drifted and model.version not in known]
-    told = [model.version for model in begun if _tell(storage, bucket, model, found.at)]
+def save(storage: Storage, bucket: str, current: MonitoringFindings, page: str) -> list[str]:
+    """Store findings and their page; returns the versions with drift that the findings before did not have."""
+    previous = latest(storage, bucket)
+    drifted = set(previous.drifted) if previous else set[str]()
+    begun = [model for model in current.in_service if model.drifted and model.version not in drifted]
+    announced = [model.version for model in begun if _put_event(storage, bucket, model, current.at)]
     storage.put(bucket, REPORT, page.encode(), "text/html; charset=utf-8")
-    storage.put(bucket, LATEST, found.model_dump_json().encode(), "application/json")
-    return told
+    storage.put(bucket, LATEST, current.model_dump_json().encode(), "application/json")
+    return announced
 
 
-def _tell(storage: Storage, bucket: str, model: ModelFindings, at: datetime) -> bool:
+def _put_event(storage: Storage, bucket: str, model: ModelFindings, at: datetime) -> bool:
     window = model.windows[-1]
-    # Named by what was seen, not by who saw it: two monitors give the same event.
+    # Named by the window, so that two concurrent monitors write the same event once.
     name = f"{model.version}-{window.end:%Y%m%dT%H%M%S}"
     event = {
         "specversion": "1.0",

@@ -1,8 +1,8 @@
-"""The last findings for Prometheus: lungline_drift_* and lungline_field_*, read from the results bucket.
+"""Prometheus gauges of the last findings: lungline_drift_* and lungline_field_*, read from the results bucket.
 
-The monitor is a short run, on a laptop as on a cluster, and leaves its findings in the bucket; whoever runs all the
-time and reads the bucket anyway (the worklist) shows them on its /metrics through `DriftCollector`. Nothing is pushed,
-and a monitor that has stopped is seen by lungline_monitor_timestamp_seconds.
+Monitoring is a short run that stores its findings in the bucket; the worklist, which runs all the time, exposes them on
+its /metrics through `DriftCollector`. Nothing is pushed: lungline_monitor_timestamp_seconds shows a monitor that has
+stopped.
 """
 
 import contextlib
@@ -17,41 +17,44 @@ from lungline.monitoring import findings
 from lungline.monitoring.findings import ModelFindings, MonitoringFindings, Proportion
 from lungline.storage.s3 import Storage
 
-# Findings change once an hour; Prometheus asks every few seconds.
+# Findings change once an hour; Prometheus scrapes every few seconds.
 KEPT_SECONDS = 30.0
-# The versions with the latest results: more never serve at a time.
+# The versions with the latest results; no more serve at a time.
 MOST_VERSIONS = 5
+UNREADABLE = "lungline_readings_unreadable"
 
 
 class DriftCollector(Collector):
-    """What the last look found, fetched when Prometheus asks and what is held is too old."""
+    """Gauges of the last findings, fetched again on a scrape when the cached ones are too old."""
 
     def __init__(self, storage: Storage, bucket: str) -> None:
         self._storage = storage
         self._bucket = bucket
-        self._found: MonitoringFindings | None = None
+        self._findings: MonitoringFindings | None = None
         self._until = 0.0
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """All gauges; only the age of the findings while there are none."""
         if time.monotonic() >= self._until:
-            with contextlib.suppress(LunglineError):  # the last ones are better than none; their age tells
-                self._found = findings.latest(self._storage, self._bucket)
+            with contextlib.suppress(LunglineError):  # keep the last ones; the timestamp shows their age
+                self._findings = findings.latest(self._storage, self._bucket)
             self._until = time.monotonic() + KEPT_SECONDS
-        return families(self._found)
+        return families(self._findings)
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
-        """Names only: registering asks no store."""
+        """Names only: registering must not access the store."""
         return families(None)
 
 
-def families(found: MonitoringFindings | None) -> Iterator[GaugeMetricFamily]:
+def families(current: MonitoringFindings | None) -> Iterator[GaugeMetricFamily]:
     """The gauges of some findings."""
-    at = found.at.timestamp() if found else 0.0
-    yield GaugeMetricFamily("lungline_monitor_timestamp_seconds", "When monitoring last looked; 0 for never.", at)
+    at = current.at.timestamp() if current else 0.0
+    yield GaugeMetricFamily("lungline_monitor_timestamp_seconds", "Time of the last monitoring run; 0 for never.", at)
+    unreadable = current.unreadable_readings if current else 0
+    yield GaugeMetricFamily(UNREADABLE, "Reading records that monitoring could not read.", unreadable)
     for name, text, labels, values in _GAUGES:
         family = GaugeMetricFamily(name, text, labels=("model_version", *labels))
-        shown = () if found is None else found.in_service if values is _alarm else found.models
+        shown = () if current is None else current.in_service if values is _alarm else current.models
         for model in shown[:MOST_VERSIONS]:
             for keys, value in values(model):
                 family.add_metric((model.version, *keys), value)
@@ -90,8 +93,8 @@ def _distance(model: ModelFindings) -> Values:
 
 def _statistic(model: ModelFindings) -> Values:
     for window in model.windows[-1:]:
-        for name, one in window.comparison.statistics.items():
-            yield (name,), one.distance
+        for name, statistic in window.comparison.statistics.items():
+            yield (name,), statistic.distance
 
 
 def _share(model: ModelFindings) -> Values:
@@ -135,7 +138,7 @@ _GAUGES: tuple[tuple[str, str, tuple[str, ...], Callable[[ModelFindings], Values
     ),
     (
         "lungline_drift_p_value",
-        "How often an unchanged world looks like the latest window, by test.",
+        "Chance of such a latest window without drift, by test.",
         ("test",),
         _p_value,
     ),
@@ -145,9 +148,9 @@ _GAUGES: tuple[tuple[str, str, tuple[str, ...], Callable[[ModelFindings], Values
         ("test",),
         _distance,
     ),
-    ("lungline_drift_statistic_distance", "The same for each statistic of the pictures.", ("statistic",), _statistic),
-    ("lungline_field_share", "Share of the results that monitoring looked at, by label.", ("label",), _share),
-    ("lungline_field_readings", "X-rays that a reader called normal or pneumonia.", (), _readings),
+    ("lungline_drift_statistic_distance", "The same for each image statistic.", ("statistic",), _statistic),
+    ("lungline_field_share", "Share of the monitored results, by label.", ("label",), _share),
+    ("lungline_field_readings", "X-rays that a reader labelled Normal or Pneumonia.", (), _readings),
     (
         "lungline_field_sensitivity",
         "Sensitivity by readers' verdicts, and its 95 % interval.",

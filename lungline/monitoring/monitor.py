@@ -1,4 +1,4 @@
-"""One look at the field: read it, cut it into windows, compare each with the reference of its model version."""
+"""A monitoring run: read production results, split them into windows, compare each with its model's reference."""
 
 import re
 from collections import Counter
@@ -20,7 +20,7 @@ from lungline.results.records import ResultRecord
 from lungline.settings import MonitorSettings, Settings
 from lungline.storage.s3 import Storage
 
-# The latest; a hospital that judges more within the days that monitoring looks back is told of these.
+# The latest results; a hospital with more within the monitored days gets findings on these.
 MOST = 20_000
 READERS = 8
 _PAGE = 200
@@ -32,7 +32,7 @@ def record_keys(storage: Storage, bucket: str, since: datetime, most: int = MOST
 
 
 def records(storage: Storage, bucket: str, keys: list[str]) -> Iterator[ResultRecord | None]:
-    """The records at keys, in their order; None where there is none any more or the upload was never judged."""
+    """The records at keys, in their order; None for one that is gone or was neither predicted nor refused."""
 
     def read(key: str) -> ResultRecord | None:
         try:
@@ -46,8 +46,8 @@ def records(storage: Storage, bucket: str, keys: list[str]) -> Iterator[ResultRe
             yield from pool.map(read, keys[start : start + _PAGE])
 
 
-def judged(record: ResultRecord, pattern: re.Pattern[str] | None) -> ComparedResult:
-    """A record as tests compare it; who it is about is compared, and goes nowhere."""
+def compared(record: ResultRecord, pattern: re.Pattern[str] | None) -> ComparedResult:
+    """A record as tests compare it; the patient is used for grouping only and is not stored."""
     return ComparedResult(
         record.label or "Refused", record.probability, record.image_statistics, patient_in(record.upload.key, pattern)
     )
@@ -56,7 +56,7 @@ def judged(record: ResultRecord, pattern: re.Pattern[str] | None) -> ComparedRes
 def verdicts(storage: Storage, bucket: str, since: datetime) -> tuple[dict[str, list[ReadingRecord]], int]:
     """The last verdict on each upload since a moment, by the model version that the reader saw.
 
-    Also the number of objects among the readings that could not be read: a schema that has drifted must be seen.
+    Also the number of reading records that could not be read, so that a changed schema does not go unnoticed.
     """
     last: dict[tuple[str, str], ReadingRecord] = {}
     unreadable = 0
@@ -73,48 +73,49 @@ def verdicts(storage: Storage, bucket: str, since: datetime) -> tuple[dict[str, 
     return versions, unreadable
 
 
-# A last window that is not full yet is compared from here on: what shows in so few is worth saying early.
+# The last window is compared before it is full, once it holds this many results: to detect strong drift early.
 LEAST = 50
 
 
 @dataclass
 class _Version:
-    """A model version while the field is read; of its results no more than one window is held."""
+    """A model version while results are read; at most one window of its results is in memory."""
 
     version: str
     card: Card | None
     reference: Sample | None
     reason: str | None
     skip: int
-    """Results before its first window: windows are counted back from the latest result."""
+    """Number of results before its first window: windows are counted back from the latest result."""
     settings: MonitorSettings
     labels: Counter[str] = field(default_factory=Counter[str])
     held: list[tuple[datetime, ComparedResult]] = field(default_factory=list[tuple[datetime, ComparedResult]])
     windows: list[Window] = field(default_factory=list[Window])
 
     def take(self, record: ResultRecord | None, pattern: re.Pattern[str] | None) -> None:
-        """Count the next result; a window that is full is compared and let go."""
+        """Count the next result; a full window is compared and dropped."""
         self.skip -= 1
         if record is None:
             return
-        one = judged(record, pattern)
-        self.labels[one.label] += 1
+        result = compared(record, pattern)
+        self.labels[result.label] += 1
         if self.reference is None or self.skip >= 0:
             return
-        self.held.append((record.times.uploaded or record.times.received, one))
+        self.held.append((record.times.uploaded or record.times.received, result))
         if len(self.held) == self.settings.window:
             self.close()
 
     def close(self) -> None:
-        """Compare what is held, if it is enough."""
+        """Compare the results in memory, if there are enough."""
         if self.reference is not None and len(self.held) >= LEAST:
             times = [at for at, _ in self.held]
-            found = compare(self.reference, sample(one for _, one in self.held), self.settings.alarm_rate)
-            self.windows.append(Window(start=min(times), end=max(times), results=len(times), comparison=found))
+            window = sample(result for _, result in self.held)
+            comparison = compare(self.reference, window, self.settings.alarm_rate)
+            self.windows.append(Window(start=min(times), end=max(times), results=len(times), comparison=comparison))
         self.held = []
 
-    def watched(self, readings: Iterable[ReadingRecord]) -> ModelFindings:
-        """What was found."""
+    def findings(self, readings: Iterable[ReadingRecord]) -> ModelFindings:
+        """The findings, after the last window."""
         self.close()
         total = sum(self.labels.values())
         return ModelFindings(
@@ -131,10 +132,10 @@ class _Version:
 
 
 def monitor(settings: Settings, storage: Storage, since: datetime | None = None) -> MonitoringFindings:
-    """Compare the field since a moment with the references.
+    """Compare production results since a moment with the references of their models.
 
-    Windows hold `monitor.window` results, counted back from the latest; a field that is shorter than one is one window
-    from 50 results on. Raises StorageUnavailable when the store does not answer.
+    Windows hold `monitor.window` results, counted back from the latest; fewer results than one window are compared from
+    50 on. Raises StorageUnavailable when the store does not respond.
     """
     now = datetime.now(UTC)
     since = since or now - timedelta(days=settings.monitor.lookback_days)
@@ -143,11 +144,11 @@ def monitor(settings: Settings, storage: Storage, since: datetime | None = None)
     keys = record_keys(storage, bucket, since)
     counts = Counter(version for _, version in keys)
     readings, unreadable = verdicts(storage, bucket, since)
-    # The latest first: what serves now is what a person wants to see.
+    # The latest first: the version that serves now.
     latest = list(dict.fromkeys(version for _, version in reversed(keys)))
     versions = {version: _open(settings, storage, version, counts[version]) for version in latest}
-    found = records(storage, bucket, [key for key, _ in keys])
-    for (_, version), record in zip(keys, found, strict=True):
+    loaded = records(storage, bucket, [key for key, _ in keys])
+    for (_, version), record in zip(keys, loaded, strict=True):
         versions[version].take(record, pattern)
     return MonitoringFindings(
         at=now,
@@ -155,7 +156,7 @@ def monitor(settings: Settings, storage: Storage, since: datetime | None = None)
         window=settings.monitor.window,
         alarm_rate=settings.monitor.alarm_rate,
         unreadable_readings=unreadable,
-        models=tuple(one.watched(readings.get(one.version, ())) for one in versions.values()),
+        models=tuple(version.findings(readings.get(version.version, ())) for version in versions.values()),
     )
 
 
@@ -170,16 +171,16 @@ def _open(settings: Settings, storage: Storage, version: str, count: int) -> _Ve
         if card is None:
             reason = f"The package of version {version} is not in bucket {settings.models_bucket}."
         elif reference is None:
-            reason = f"The package of version {version} has no reference: it was trained before monitoring was there."
+            reason = f"The package of version {version} has no reference: its release had no monitoring."
     window = settings.monitor.window
     skip = count % window if count > window else 0
     return _Version(version, card, sampled, reason, skip, settings.monitor)
 
 
 def _feedback(readings: list[ReadingRecord], card: Card | None) -> Feedback | None:
-    told = [(one, _positive(one, card)) for one in readings]
-    sick = [positive for one, positive in told if one.verdict == "Pneumonia" and positive is not None]
-    well = [positive for one, positive in told if one.verdict == "Normal" and positive is not None]
+    predicted = [(reading.verdict, _positive(reading, card)) for reading in readings]
+    sick = [positive for verdict, positive in predicted if verdict == "Pneumonia" and positive is not None]
+    well = [positive for verdict, positive in predicted if verdict == "Normal" and positive is not None]
     if not sick and not well:
         return None
     return Feedback(
@@ -190,7 +191,7 @@ def _feedback(readings: list[ReadingRecord], card: Card | None) -> Feedback | No
 
 
 def _positive(reading: ReadingRecord, card: Card | None) -> bool | None:
-    """Whether the model called it pneumonia; without its card only a label that is sure tells."""
+    """Whether the model predicted pneumonia; None if its card is missing and the label is Unsure."""
     if card is not None and reading.probability is not None:
         return reading.probability >= card.thresholds.operating
     return {"Pneumonia": True, "Normal": False}.get(reading.label or "")

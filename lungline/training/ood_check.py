@@ -1,6 +1,6 @@
-"""The chest check: whether a picture is a frontal chest X-ray at all, from the features that the network has anyway.
+"""The chest check: whether an image is a frontal chest X-ray at all, from the network's own features.
 
-One more weighted sum in the same forward pass, fitted after training to tell X-rays from pictures that are none.
+One more weighted sum in the same forward pass, fitted after training on X-rays and on images that are none.
 """
 
 # pyright: basic
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.floating[Any]]
 
 # Enough for the few hundred weights; more costs time and changes nothing.
-PICTURES = 1800
+IMAGES = 1800
 # Real X-rays of the val split, whole and augmented, that may be doubted. The share grows on X-rays from elsewhere.
 DOUBTED = 0.002
 # Distance in logits that the threshold keeps below that quantile, for the same reason.
@@ -32,7 +32,7 @@ MARGIN = 0.5
 def fit_chest_check(
     model: "keras.Model", train: NDArray[np.uint8], val: NDArray[np.uint8], preparation: Preparation, seed: int
 ) -> ChestCheck:
-    """Fit the layer `chest` of a trained network in place, and choose the threshold; pictures are (N, size, size)."""
+    """Fit the layer `chest` of a trained network in place, and choose the threshold; images are (N, size, size)."""
     import keras
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
@@ -43,9 +43,9 @@ def fit_chest_check(
     def look(images: Floats) -> Floats:
         return np.asarray(features.predict(images, batch_size=256, verbose="0"), np.float64)
 
-    chosen = train[rng.choice(len(train), min(len(train), PICTURES // 2), replace=False)]
+    chosen = train[rng.choice(len(train), min(len(train), IMAGES // 2), replace=False)]
     chests = np.concatenate([preparation.normalise(chosen), _changed(chosen, preparation, copies=1, seed=seed)])
-    others = preparation.normalise(draw_outliers(min(PICTURES, 6 * len(chosen)), train, rng))
+    others = preparation.normalise(draw_outliers(min(IMAGES, 6 * len(chosen)), train, rng))
     scaler = StandardScaler()
     inputs = scaler.fit_transform(look(np.concatenate([chests, others])))
     truth = np.repeat([1, 0], [len(chests), len(others)])
@@ -59,7 +59,7 @@ def fit_chest_check(
 
 
 def _changed(pixels: NDArray[np.uint8], preparation: Preparation, *, copies: int, seed: int) -> NDArray[np.float32]:
-    """X-rays tilted, cut and exposed twice as badly as those that the network learns from: they are chests still."""
+    """X-rays tilted, cut and exposed twice as badly as those that the network learns from: they are still chests."""
     return disturbed(pixels, preparation, copies=copies, strength=2.0, seed=seed)
 
 
@@ -69,6 +69,6 @@ def _check(chests: Floats, others: Floats) -> ChestCheck:
         threshold=float(1 / (1 + np.exp(-cut))),
         chosen=(
             f"The likeness that all but {DOUBTED:.1%} of validation X-rays reach, also augmented ones, less a margin; "
-            f"{np.mean(others < cut):.1%} of drawn pictures that are no chest X-ray stay below it."
+            f"{np.mean(others < cut):.1%} of drawn images that are no chest X-ray stay below it."
         ),
     )

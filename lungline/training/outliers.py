@@ -1,7 +1,7 @@
-"""Pictures that are no frontal chest X-ray, drawn by us: what the chest check learns to doubt.
+"""Synthetic images that are no frontal chest X-ray: the negatives of the chest check.
 
-Half of them are made of nothing (noise, text, shapes, gradients, limbs); half are chest X-rays spoilt: turned,
-inverted, cut up, seen through a keyhole. So texture alone does not make a chest.
+Half of them are made of nothing (noise, text, shapes, gradients, limbs); half are corrupted chest
+X-rays: turned, inverted, shuffled, cropped to a small part. So texture alone does not make a chest.
 """
 
 import numpy as np
@@ -15,14 +15,14 @@ def draw_outliers(count: int, chests: Pixels, rng: np.random.Generator) -> Pixel
     """uint8 (count, size, size); `chests` are prepared X-rays (N, size, size) that some of them are made from."""
     size = chests.shape[1]
     made = (_noise, _clouds, _text, _shapes, _gradient, _stripes, _limb, _photo, _blank)
-    spoilt = (_turned, _inverted, _shuffled, _keyhole, _smeared, _flattened)
+    corrupted = (_turned, _inverted, _shuffled, _keyhole, _smeared, _flattened)
     result = np.empty((count, size, size), np.uint8)
     for index in range(count):
         if index % 2:
             result[index] = made[index // 2 % len(made)](size, rng)
         else:
             chest = chests[rng.integers(len(chests))]
-            result[index] = spoilt[index // 2 % len(spoilt)](chest, rng)
+            result[index] = corrupted[index // 2 % len(corrupted)](chest, rng)
     return result
 
 

@@ -18,7 +18,7 @@ from lungline.settings import ModelSettings, Settings, TrainSettings
 from lungline.training.augment import augment, disturbed, reframe
 from lungline.training.calibration import choose_thresholds, fit_calibration
 from lungline.training.embedding import fit_embedding
-from lungline.training.network import build, with_closer_looks
+from lungline.training.network import build, with_closer_crops
 from lungline.training.ood_check import fit_chest_check
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from lungline.datasets.opening import Prepared
 
-# Augmented forms of each validation picture that the operating point is chosen on.
+# Augmented copies of each validation image for choosing the operating point.
 FORMS = 4
 
 __all__ = ["Epoch", "Trained", "build", "logits", "preparation_of", "train"]
@@ -34,7 +34,7 @@ __all__ = ["Epoch", "Trained", "build", "logits", "preparation_of", "train"]
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """Where a training run stands after an epoch; `seconds` counts from the start of the run."""
+    """The state of a training run after an epoch; `seconds` counts from the start of the run."""
 
     number: int
     of: int
@@ -46,7 +46,7 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A trained network with what its card needs."""
+    """A trained network with the values that its card needs."""
 
     model: "keras.Model"
     preparation: Preparation
@@ -57,7 +57,7 @@ class Trained:
     seconds: float
 
     def card(self, data: DataFacts, code: CodeFacts, settings: Settings) -> Card:
-        """The card of this run; figures, run ids and version are added with `package.amend_card`."""
+        """The card of this run; `amend_card` adds metrics, run ids and version later."""
         return Card(
             name=settings.model_name,
             preparation=self.preparation,
@@ -72,7 +72,7 @@ class Trained:
 
 
 def preparation_of(settings: ModelSettings) -> Preparation:
-    """How pictures are prepared for the network of these settings."""
+    """The preparation of images for the network of these settings."""
     return Preparation(size=settings.size, geometry=settings.geometry, normalisation=settings.normalisation)
 
 
@@ -97,12 +97,12 @@ def train(prepared: "Prepared", settings: Settings, on_epoch: Callable[[Epoch], 
             on_epoch(history[-1])
     chest = fit_chest_check(loop.averaged, pixels, val_pixels, preparation, settings.train.seed)
     fit_embedding(loop.averaged, pixels, preparation, settings.train.seed)
-    network = with_closer_looks(loop.averaged)
-    found = logits(network, val_images)
-    calibration = fit_calibration(found, val_labels)
+    network = with_closer_crops(loop.averaged)
+    val_logits = logits(network, val_images)
+    calibration = fit_calibration(val_logits, val_labels)
     forms = disturbed(val_pixels, preparation, copies=FORMS, strength=1.0, seed=settings.train.seed)
     thresholds = choose_thresholds(
-        calibration.probability(found),
+        calibration.probability(val_logits),
         val_labels,
         settings.train,
         calibration.probability(logits(network, forms)).reshape(FORMS, -1),
@@ -113,12 +113,12 @@ def train(prepared: "Prepared", settings: Settings, on_epoch: Callable[[Epoch], 
 
 def logits(model: "keras.Model", images: NDArray[np.float32], batch: int = 256) -> NDArray[np.float64]:
     """Logits (N,) of prepared images, in batches."""
-    found = model.predict(images, batch_size=batch, verbose="0")["logit"]
-    return np.asarray(found, np.float64).ravel()
+    outputs = model.predict(images, batch_size=batch, verbose="0")
+    return np.asarray(outputs["logit"], np.float64).ravel()
 
 
 class _Loop:
-    """The state of a run: the network that learns and the average of its weights that is kept."""
+    """The state of a run: the network that is trained, and the moving average of its weights that is kept."""
 
     def __init__(
         self,
@@ -178,8 +178,8 @@ def _compile(loop: _Loop) -> Any:
         images = augment(images, settings.augment, seed)
         target = labels * (1 - settings.smoothing) + settings.smoothing / 2
         with tf.GradientTape() as tape:
-            found = model(images, training=True)["logit"]
-            loss = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=target, logits=found))
+            predicted = model(images, training=True)["logit"]
+            loss = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=target, logits=predicted))
         optimizer.learning_rate.assign(rate)
         variables = model.trainable_variables
         optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
