@@ -83,5 +83,5 @@ def test_pictures_that_move_upwards_when_disturbed_move_the_operating_point_half
 def test_how_the_thresholds_were_chosen_is_said() -> None:
     logits, labels = drawn(300, 3.0)
     chosen = choose_thresholds(1 / (1 + np.exp(-logits)), labels, SETTINGS).chosen
-    assert "300 validation pictures" in chosen
+    assert "300 validation images" in chosen
     assert "0.97" in chosen

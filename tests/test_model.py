@@ -88,7 +88,7 @@ def test_a_package_is_held_against_its_network_on_256_pictures_and_in_a_fresh_pr
     package = Package.load(tmp_path / "package")
     assert check(package, trained.model, images) < 1e-3
     amend_card(tmp_path / "package", calibration=Calibration(kind="temperature", scale=2, bias=1))
-    with pytest.raises(PackageError, match="answers otherwise in a fresh process"):
+    with pytest.raises(PackageError, match="predicts differently in a fresh process"):
         check(package, trained.model, images)  # the folder has changed under the loaded package
     with pytest.raises(PackageError, match="LiteRT and Keras differ by"):
         check(package, build(SETTINGS.model), images)

@@ -232,7 +232,7 @@ def test_the_field_is_compared_by_version_told_once_and_shown(storage: Storage, 
     assert [model.version for model in calm.models] == ["1", "0"]
     one, older = calm.models
     assert (one.reference, one.results, len(one.windows), one.drifted) == (100, 110, 1, False)
-    assert older.reason == "The package of version 0 has no reference: it was trained before monitoring was there."
+    assert older.reason == "The package of version 0 has no reference: its release had no monitoring."
     assert findings.save(storage, RESULTS, calm, "") == []
 
     diagnoser = Diagnoser(Package.load(folder))
@@ -277,9 +277,8 @@ def test_two_monitors_at_once_tell_of_a_drift_once(storage: Storage) -> None:
     assert findings.save(storage, RESULTS, found, "page") == []
 
 
-def test_the_command_shows_stores_and_reports(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def use(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Point the command line at the store."""
     for name, value in {
         "DEPLOYMENT": "cluster",
         "S3_ENDPOINT": storage.endpoint or "",
@@ -289,6 +288,19 @@ def test_the_command_shows_stores_and_reports(
         "MODELS_BUCKET": MODELS,
     }.items():
         monkeypatch.setenv(f"LUNGLINE_{name}", value)
+
+
+def gauges(storage: Storage) -> str:
+    """The gauges as Prometheus reads them."""
+    registry = CollectorRegistry()
+    registry.register(DriftCollector(storage, RESULTS))
+    return generate_latest(registry).decode()
+
+
+def test_the_command_shows_stores_and_reports(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    use(storage, monkeypatch)
     page = tmp_path / "report.html"
     done = CliRunner().invoke(app, ["monitor", "--since", "2d", "--report", str(page)])
     assert done.exit_code == 0, done.output
@@ -304,9 +316,7 @@ def test_the_command_shows_stores_and_reports(
 
 
 def test_prometheus_is_told_of_the_last_findings_and_of_no_patient(storage: Storage) -> None:
-    registry = CollectorRegistry()
-    registry.register(DriftCollector(storage, RESULTS))
-    text = generate_latest(registry).decode()
+    text = gauges(storage)
     assert 'lungline_drift_alarm{model_version="1"} 1.0' in text
     assert 'lungline_drift_reference{model_version="0"} 0.0' in text
     assert 'lungline_drift_windows{model_version="1",state="alarm"} 1.0' in text
@@ -337,6 +347,30 @@ def test_the_page_on_drift_names_every_gauge_test_and_file() -> None:
     assert [
         name for name in (*names, FILE, findings.LATEST, findings.REPORT, findings.EVENTS) if name not in text
     ] == []
+
+
+def test_an_unreadable_reading_is_shown_not_silent(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A reading record of another schema is counted on the page, in the command's output and as a metric."""
+    use(storage, monkeypatch)
+    assert monitor(load_settings(), storage).unreadable_readings == 0
+    drifted = {"schema_version": 9, "id": "1", "identity": "ab" * 16, "model": "1", "opinion": "Pneumonia"}
+    key = f"readings/ab/{'ab' * 16}/drifted.json"
+    storage.put(RESULTS, key, json.dumps(drifted).encode())
+    before = findings.latest(storage, RESULTS)
+    try:
+        page = tmp_path / "report.html"
+        done = CliRunner().invoke(app, ["monitor", "--since", "2d", "--report", str(page)])
+        sentence = "1 reading record could not be read"
+        assert done.exit_code == 0, done.output
+        assert sentence in done.stdout
+        assert sentence in page.read_text()
+        assert "lungline_readings_unreadable 1.0" in gauges(storage)
+    finally:
+        storage.delete(RESULTS, key)
+        if before:
+            findings.save(storage, RESULTS, before, "page")
 
 
 def test_the_rule_asks_for_a_run_after_enough_windows_with_an_alarm(storage: Storage) -> None:

@@ -105,7 +105,7 @@ def test_loading_and_judging_need_no_tensorflow_and_give_the_same_answer(written
 
 
 def test_pictures_of_the_wrong_shape_are_refused_in_a_sentence(written: Path) -> None:
-    with pytest.raises(PackageError, match=r"shape \(N, 32, 32, 1\) and was given \(1, 64, 64, 1\)"):
+    with pytest.raises(PackageError, match=r"shape \(N, 32, 32, 1\); got \(1, 64, 64, 1\)"):
         Package.load(written).predict(np.zeros((1, 64, 64, 1), np.float32))
 
 

@@ -51,18 +51,23 @@ def measure(
     """Diagnose images, given as (patient, file bytes), as serving does. Raises PackageError if there are none."""
     diagnoser = Diagnoser(package, limits or Limits())
     numbers: dict[str, int] = {}
-    results: list[tuple[str, float | None, ImageStatistics | None, int]] = []
+    results: list[ComparedResult] = []
     for row, (patient, data) in enumerate(images):
         diagnosis = diagnoser.diagnose(data, heatmap=False)
         risk = None if diagnosis.probability is None else round(diagnosis.probability, 5)
         number = numbers.setdefault(patient or f"row {row}", len(numbers))
-        results.append((diagnosis.label, risk, diagnosis.statistics, number))
+        results.append(ComparedResult(diagnosis.label, risk, diagnosis.statistics, number))
     if not results:
         raise PackageError(f"There are no images in {split}, so the package gets no reference for monitoring.")
-    kept = np.sort(np.random.default_rng(0).permutation(len(results))[:MOST])
-    labels, scores, statistics, patients = zip(*(results[index] for index in kept), strict=True)
+    chosen: list[int] = np.sort(np.random.default_rng(0).permutation(len(results))[:MOST]).tolist()
+    kept = [results[index] for index in chosen]
     return Reference(
-        split=split, pictures=len(results), labels=labels, scores=scores, observed=statistics, patients=patients
+        split=split,
+        pictures=len(results),
+        labels=tuple(result.label for result in kept),
+        scores=tuple(result.probability for result in kept),
+        observed=tuple(result.statistics for result in kept),
+        patients=tuple(int(result.patient or 0) for result in kept),
     )
 
 
