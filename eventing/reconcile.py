@@ -24,7 +24,8 @@ from lungline.events.uploads import Upload, kafka_key, minio_record
 from lungline.results import records
 from lungline.results.records import OWED
 from lungline.settings import Settings
-from lungline.storage.s3 import ObjectInfo, Storage
+from lungline.storage.objects import ObjectInfo
+from lungline.storage.s3 import Storage
 
 CHUNK = 1000
 

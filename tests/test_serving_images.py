@@ -26,7 +26,11 @@ from tests.support.tiny_package import SIZE
 
 def test_v1_instances_are_predicted_in_their_order(predictor: Predictor, diagnoser: Diagnoser) -> None:
     other = jpeg(2, opacities=False)
-    instances: list[Any] = [{"image": b64(IMAGE)}, {"b64": b64(other)}, {"image_bytes": {"b64": b64(IMAGE)}, "key": "1"}]
+    instances: list[Any] = [
+        {"image": b64(IMAGE)},
+        {"b64": b64(other)},
+        {"image_bytes": {"b64": b64(IMAGE)}, "key": "1"},
+    ]
     instances += [b64(other), f"data:image/jpeg;base64,{b64(IMAGE)}"]
     predictions = predictor.http.post(PREDICT, json={"instances": instances}).json()["predictions"]
     first, second = diagnoser.diagnose(IMAGE).probability, diagnoser.diagnose(other).probability

@@ -11,7 +11,8 @@ import pytest
 from pydantic import SecretStr
 
 from lungline.errors import LunglineError, ObjectGone, ObjectTooLarge, SettingsError, StorageUnavailable
-from lungline.storage.s3 import Storage, parse_uri
+from lungline.storage.objects import parse_uri
+from lungline.storage.s3 import Storage
 from tests.support.object_store import ACCESS_KEY, SECRET_KEY, running_store
 
 KEY = "ward 7/Ünïcode + 100%/a=b&c.jpeg"
@@ -193,7 +194,7 @@ def refusal(status: str, code: str) -> bytes:
 
 def test_a_store_that_is_busy_is_unavailable(answering: Callable[[bytes], Storage]) -> None:
     storage = answering(refusal("503 Slow Down", "SlowDown"))
-    with pytest.raises(StorageUnavailable, match="cannot answer for bucket bucket now"):
+    with pytest.raises(StorageUnavailable, match="cannot serve bucket bucket now"):
         storage.get("bucket", "x")
     with pytest.raises(StorageUnavailable):
         storage.put_if_absent("bucket", "x", b"")

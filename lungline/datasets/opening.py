@@ -14,7 +14,8 @@ from lungline.datasets.reader_labels import merge
 from lungline.datasets.sources import ArraySource, FolderSource, S3Source, Source, ZipSource
 from lungline.errors import DataError
 from lungline.settings import Settings
-from lungline.storage.s3 import Storage, parse_uri
+from lungline.storage.objects import parse_uri
+from lungline.storage.s3 import Storage
 
 __all__ = [
     "CLASSES",

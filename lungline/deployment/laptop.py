@@ -12,7 +12,8 @@ from lungline.errors import ModelNotReady, PackageError, StackError
 from lungline.package.card import CARD
 from lungline.package.package import Package
 from lungline.settings import Settings
-from lungline.storage.s3 import Storage, parse_uri
+from lungline.storage.objects import parse_uri
+from lungline.storage.s3 import Storage
 
 SWITCH_SECONDS = 60
 

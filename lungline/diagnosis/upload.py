@@ -12,7 +12,8 @@ from lungline.events.uploads import Upload, require_bucket
 from lungline.results import records
 from lungline.results.records import OperatingPoint, Outcome, ReadFacts, ResultRecord, Times, UploadFacts
 from lungline.settings import Settings
-from lungline.storage.s3 import Storage, StoredObject
+from lungline.storage.objects import StoredObject
+from lungline.storage.s3 import Storage
 
 
 def diagnose_upload(

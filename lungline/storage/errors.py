@@ -1,9 +1,9 @@
-"""What an object store's errors mean to us: one table for every way of asking it."""
+"""The error codes of object stores, as Lungline's errors."""
 
 from lungline.errors import LunglineError, ObjectGone, StorageUnavailable
 
 _GONE = {"404", "NoSuchKey", "NoSuchVersion", "NotFound"}
-# What stores say to a read that can never succeed: a key or a version id that they do not allow, a delete marker.
+# Responses to a read that can never succeed: a key or version id that the store does not allow, a delete marker.
 _IMPOSSIBLE = {
     *("InvalidArgument", "InvalidRequest", "InvalidURI", "KeyTooLongError", "MethodNotAllowed"),
     "XMinioInvalidObjectName",
@@ -13,13 +13,13 @@ _CREDENTIALS = {"401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDo
 
 
 def refusal(code: str, status: int, bucket: str, *, reading: bool) -> LunglineError:
-    """Our error for a store's answer of this error code and HTTP status."""
+    """The error for a store's response with this error code and HTTP status; `reading` for GET and HEAD requests."""
     if code == "NoSuchBucket":
         return LunglineError(f"The object store has no bucket {bucket}.")
     if code in _GONE or (reading and code in _IMPOSSIBLE):
-        return ObjectGone(f"The object is not in bucket {bucket} any more.")
+        return ObjectGone(f"The object is not in bucket {bucket}.")
     if is_busy(code, status):
-        return StorageUnavailable(f"The object store cannot answer for bucket {bucket} now ({code}).")
+        return StorageUnavailable(f"The object store cannot serve bucket {bucket} now ({code}).")
     if code in _CREDENTIALS:
         return LunglineError(f"The object store refuses these credentials for bucket {bucket} ({code}).")
     return LunglineError(f"The object store refused a request for bucket {bucket} ({code}).")
@@ -31,5 +31,5 @@ def is_busy(code: str, status: int) -> bool:
 
 
 def silence(exc: BaseException, bucket: str) -> StorageUnavailable:
-    """Our error for a store that does not answer at all."""
+    """The error for a store that does not answer at all."""
     return StorageUnavailable(f"The object store does not answer for bucket {bucket} ({type(exc).__name__}).")

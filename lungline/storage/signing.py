@@ -1,10 +1,10 @@
-"""GET and PUT of single objects on kept connections, signed by botocore and nothing else of it.
+"""GET and PUT of single objects over urllib3, signed by botocore.
 
-The online path makes three calls for each upload. boto3 takes 1 ms of CPU for each, about what decoding and preparing
-an image takes; its signer over urllib3 takes 0.4 ms. Everything else goes through boto3.
+The online path makes three calls per upload. boto3 takes 1 ms of CPU for each, about as long as decoding and preparing
+an image; its signer over urllib3 takes 0.4 ms. All other calls go through boto3.
 """
 
-# botocore ships no types; it stays behind this module's own.
+# botocore ships no types; it stays behind this module.
 # pyright: reportMissingTypeStubs=false
 import random
 import re
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 2.0
 READ_SECONDS = 10.0
-TRANSFER_SECONDS = 60.0  # of one object, however slowly its bytes trickle in
+TRANSFER_SECONDS = 60.0  # of one object, however slowly its bytes arrive
 ATTEMPTS = 3
 KEPT = 64
 
@@ -34,7 +34,7 @@ _CODE = re.compile(rb"<Code>([^<]*)</Code>")
 
 @dataclass(frozen=True, slots=True)
 class S3Response:
-    """A store's answer; `code` is the error code that S3 gives in XML, or the status as text."""
+    """A store's response."""
 
     status: int
     headers: "Mapping[str, str]"
@@ -42,14 +42,14 @@ class S3Response:
 
     @property
     def code(self) -> str:
-        """The error code."""
-        found = _CODE.search(self.data)
-        return found[1].decode("ascii", "replace") if found else str(self.status)
+        """The error code in the XML body, or else the status as text."""
+        match = _CODE.search(self.data)
+        return match[1].decode("ascii", "replace") if match else str(self.status)
 
 
 @dataclass(frozen=True, slots=True)
 class S3Request:
-    """A request for one object; `target` is what stands in its first line."""
+    """A request for one object; `target` is the path and query of its request line."""
 
     method: str
     target: str
@@ -58,7 +58,7 @@ class S3Request:
 
 
 class SignedRequests:
-    """A store with path-style addresses on plain HTTP; may be shared by threads."""
+    """Signed requests to a store over plain HTTP with path-style addresses; threads may share it."""
 
     def __init__(self, endpoint: str, region: str, access_key: str, secret_key: str) -> None:
         try:
@@ -73,42 +73,42 @@ class SignedRequests:
         self._keys = region, access_key, secret_key
 
     def get(self, bucket: str, key: str, version_id: str | None, max_bytes: int | None) -> S3Response:
-        """An object. Raises ObjectGone, ObjectTooLarge, and what `Storage` raises."""
+        """Read an object. Raises ObjectGone, ObjectTooLarge, and what `Storage` raises."""
         query = f"?versionId={quote(version_id, safe='-_.~')}" if version_id else ""
-        answer = self._ask(bucket, S3Request("GET", self._path(bucket, key) + query, b"", {}), max_bytes)
-        if answer.status >= 300:
-            raise refusal(answer.code, answer.status, bucket, reading=True)
-        return answer
+        response = self._send(bucket, S3Request("GET", self._path(bucket, key) + query, b"", {}), max_bytes)
+        if response.status >= 300:
+            raise refusal(response.code, response.status, bucket, reading=True)
+        return response
 
     def put(self, bucket: str, key: str, data: bytes, headers: dict[str, str]) -> S3Response:
-        """Store an object; the statuses 409 and 412 are answers to a conditional one."""
-        answer = self._ask(bucket, S3Request("PUT", self._path(bucket, key), data, headers))
-        if answer.status >= 300 and answer.status not in {409, 412}:
-            raise refusal(answer.code, answer.status, bucket, reading=False)
-        return answer
+        """Store an object; 409 and 412 are responses to a conditional write."""
+        response = self._send(bucket, S3Request("PUT", self._path(bucket, key), data, headers))
+        if response.status >= 300 and response.status not in {409, 412}:
+            raise refusal(response.code, response.status, bucket, reading=False)
+        return response
 
     def close(self) -> None:
         """Close the idle connections; the next call opens new ones."""
-        made: HTTPConnectionPool | None = self.__dict__.pop("_pool", None)
-        if made:
-            made.close()
+        pool: HTTPConnectionPool | None = self.__dict__.pop("_pool", None)
+        if pool:
+            pool.close()
 
     def _path(self, bucket: str, key: str) -> str:
         return f"{self._base}/{bucket}/{quote(key, safe='/-_.~')}"
 
-    def _ask(self, bucket: str, request: S3Request, limit: int | None = None) -> S3Response:
+    def _send(self, bucket: str, request: S3Request, limit: int | None = None) -> S3Response:
         from urllib3.exceptions import HTTPError
 
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                answer = self._exchange(request, limit)
+                response = self._exchange(request, limit)
             except (OSError, HTTPError) as exc:
                 if attempt == ATTEMPTS:
                     raise silence(exc, bucket) from exc
             else:
-                if attempt == ATTEMPTS or answer.status < 400 or not is_busy(answer.code, answer.status):
-                    return answer
-            # Spread out, so that many who wait for one store do not come back together.
+                if attempt == ATTEMPTS or response.status < 400 or not is_busy(response.code, response.status):
+                    return response
+            # Jitter: many clients that wait for one store should not return at once.
             time.sleep(random.uniform(0.05, 0.3) * 3 ** (attempt - 1))  # noqa: S311 - no secret in it
         raise AssertionError  # the last attempt returns or raises
 
@@ -127,20 +127,20 @@ class SignedRequests:
         try:
             data = _read(response, limit if response.status < 300 else None)
         except BaseException:
-            response.close()  # what is left on this connection is nobody's answer
+            response.close()  # the rest of the body must not be read as the next response
             raise
         response.release_conn()
         return S3Response(response.status, response.headers, data)
 
     def _signed(self, request: S3Request) -> "Mapping[str, str]":
-        """All headers of a request, as they are sent now."""
+        """The headers of a request with its signature."""
         from botocore.awsrequest import AWSRequest
 
         signed: Any = AWSRequest(request.method, self._origin + request.target, request.headers, request.data)
         self._signer.add_auth(signed)
         return dict(signed.headers.items())
 
-    # Both are imported with the first call: a predictor that nobody uploads to starts without them.
+    # Imported with the first call, so that a predictor starts without waiting for them.
     @cached_property
     def _signer(self) -> Any:
         from botocore.auth import S3SigV4Auth
@@ -158,7 +158,7 @@ class SignedRequests:
 
 
 def bad_address(endpoint: str | None) -> SettingsError:
-    """The error for an address that leads nowhere."""
+    """The error for an address that cannot be used."""
     return SettingsError(f"The object store's address {endpoint!r} is not one like http://host:9000.")
 
 
