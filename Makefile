@@ -1,6 +1,6 @@
 # One vocabulary of commands for people, hooks and CI. A fresh machine has Python 3.11 and make; the rest is installed.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos check format lock docs dashboards screenshots bench clean
+.PHONY: help setup demo test chaos check format graph lock docs dashboards screenshots bench clean
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -32,21 +32,25 @@ test: $(INSTALLED) ## run all tests (ARGS="-k events" for some)
 chaos: $(INSTALLED) ## kill every part and every pair of them under 300 uploads
 	@$(BIN)/python -m pytest -q -s -m chaos tests/test_chaos.py $(ARGS)
 
-check: $(INSTALLED) ## lint, format, types and import rules
+check: $(INSTALLED) ## lint, format, types and the import graph
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/basedpyright
-	@$(BIN)/python -m pytest -q tests/test_house.py -k "import or secret or blob or room or circle"
+	@$(BIN)/python -m tests.support.import_graph --quiet
+	@$(BIN)/python -m pytest -q tests/test_house.py -k "not wheel and not help"
 
 format: $(INSTALLED) ## format the code and mend what can be mended
 	@$(BIN)/ruff format
 	@$(BIN)/ruff check --fix
 
-lock: $(INSTALLED) ## resolve the dependencies again and write requirements/
-	@$(BIN)/python requirements/lock.py
+graph: $(INSTALLED) ## print which room imports which
+	@$(BIN)/python -m tests.support.import_graph
 
-docs: $(INSTALLED) ## write the generated tables of the README again
-	@$(BIN)/python -m tests.support.write_readme
+lock: $(INSTALLED) ## lock the dependencies of pyproject.toml in requirements/ (ARGS="--upgrade" for the newest)
+	@$(BIN)/python requirements/lock.py $(ARGS)
+
+docs: $(INSTALLED) ## write the generated tables of the documents and the version in image tags
+	@$(BIN)/python -m tests.support.write_generated
 
 dashboards: $(INSTALLED) ## write the JSON of the Grafana dashboards again
 	@$(BIN)/python -m dashboards

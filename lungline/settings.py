@@ -8,6 +8,7 @@ import difflib
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -144,7 +145,8 @@ class Settings(BaseSettings):
         default="auto", description="Promotion policy: automatically after the gate, or manually by a named person."
     )
     kfp_image: str = Field(
-        default="ghcr.io/lungline/pipeline-python:0.1.0", description="Image of all pipeline steps on a cluster."
+        default=f"ghcr.io/lungline/pipeline-python:{version('lungline')}",
+        description="Image of all pipeline steps on a cluster.",
     )
     kfp_host: str | None = Field(default=None, description="Address of the Kubeflow Pipelines server.")
     kfp_namespace: str | None = Field(

@@ -126,7 +126,7 @@ class WorklistSettings(Block):
     )
     patient_pattern: str | None = Field(
         default=None,
-        description="Regular expression whose first group is the patient in an key; empty uses the folder of the key.",
+        description="Regular expression whose first group is the patient in a key; empty uses the folder of the key.",
     )
     retrain_labels: int = Field(
         default=50, ge=1, description="New labels from readers after which a training run is due."

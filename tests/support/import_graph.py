@@ -5,6 +5,7 @@ when an arrow runs against the order of ROOMS, when a room is missing there, or 
 a circle. Every import counts, also those inside functions and under TYPE_CHECKING.
 """
 
+import argparse
 import ast
 import json
 import sys
@@ -63,6 +64,7 @@ ROOMS = (
     "lungline.tracing",
     "lungline.logs",
     "lungline.settings",
+    "lungline.settings_blocks",
     "lungline.settings_blocks",
     "lungline.home",
     "lungline.health_check",
@@ -168,25 +170,33 @@ def graph_of(imports: Iterable[Arrow]) -> dict[str, list[str]]:
     return dict(graph)
 
 
+def problems(rooms: Mapping[Arrow, list[Arrow]]) -> list[str]:
+    """A sentence for each room without a place, each upward arrow and each circle."""
+    sentences = [f"{room} has no place in ROOMS." for room in unnamed()]
+    for arrow in upward(rooms):
+        sentences += [f"{importer} imports {target}, which lies above it." for importer, target in rooms[arrow]]
+    for circle in circles(graph_of(rooms)) + circles(graph_of(arrows())):
+        sentences.append(f"Import each other in a circle: {', '.join(circle)}.")
+    return sentences
+
+
 def main() -> int:
-    """Print the graph of the rooms; 1 when an arrow runs up or a circle is closed."""
+    """Print the arrows between rooms, then what is wrong; with --quiet only the latter. 1 when something is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quiet", action="store_true", help="print only what is wrong")
     rooms = between_rooms(arrows())
-    for room in ROOMS:
-        targets = [f"{target} ({len(imports)})" for (importer, target), imports in rooms.items() if importer == room]
-        print(f"{room:<27} -> {', '.join(targets) or '-'}")
-    wrong, new = upward(rooms), unnamed()
-    closed = circles(graph_of(rooms)) + circles(graph_of(arrows()))
-    modules = sum(path.suffix == ".py" for path in files().values())
-    print(f"\n{len(ROOMS)} rooms, {modules} modules, {len(rooms)} arrows between rooms.")
-    if new:
-        print(f"Rooms without a place in ROOMS: {', '.join(new)}")
-    print(f"Upward arrows: {len(wrong)}")
-    for arrow in wrong:
-        print(*(f"  {importer} imports {target}" for importer, target in rooms[arrow]), sep="\n")
-    print(f"Circles between rooms or files: {len(closed)}")
-    for circle in closed:
-        print(f"  {' - '.join(circle)}")
-    return int(bool(wrong or closed or new))
+    if not parser.parse_args().quiet:
+        for room in ROOMS:
+            targets = [f"{target} ({len(imports)})" for (source, target), imports in rooms.items() if source == room]
+            print(f"{room:<27} -> {', '.join(targets) or '-'}")
+        modules = sum(path.suffix == ".py" for path in files().values())
+        print(f"\n{len(ROOMS)} rooms, {modules} modules, {len(rooms)} arrows between rooms.")
+        print(f"Upward arrows: {len(upward(rooms))}")
+        print(f"Circles between rooms: {len(circles(graph_of(rooms)))}")
+        print(f"Circles between files: {len(circles(graph_of(arrows())))}")
+    wrong = problems(rooms)
+    print(*wrong, sep="\n", end="\n" if wrong else "")
+    return int(bool(wrong))
 
 
 def _dotted(path: Path) -> str:
