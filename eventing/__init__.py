@@ -1,1 +1,1 @@
-"""What was lost on the way is sent again: uploads without a result, and dead letters after a fix."""
+"""Upload and result events between store, Kafka and HTTP: bridge, trigger, replay of dead letters, reconciliation."""

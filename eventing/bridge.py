@@ -1,9 +1,9 @@
-"""The event bridge: each completed upload in the store's log of changes becomes one S3 record on the uploads topic.
+"""The event bridge: every completed upload in the store's change log becomes one S3 record on the uploads topic.
 
-It notes how far the broker has taken the records. After any end it goes on from there, so nothing is lost while the
-bridge or the broker is away, and a record may come twice (the upload's identity makes that harmless). Lost are the
-changes that the store itself had not written to its log when it was killed and that no running bridge had read:
-`lungline reconcile` finds those uploads.
+Its state file holds how far the broker has taken the records, and it resumes there after any restart. So no upload is
+lost while the bridge or the broker is away, and a record may come twice (uploads have an identity, which makes that
+harmless). Lost are only changes that the store had not written to its log when it was killed and that no running
+bridge had read: `lungline reconcile` finds those uploads.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -33,40 +34,20 @@ from lungline.home import Home
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 
-
-class BridgeCollector(Collector):
-    """Asks the bridge when Prometheus asks: its work is not slowed down by counting."""
-
-    def __init__(self, bridge: "Bridge") -> None:
-        self._bridge = bridge
-
-    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
-        """The bridge's figures now."""
-        bridge = self._bridge
-        # It goes on after a restart where it was: its note in the home folder holds it.
-        yield CounterMetricFamily("lungline_uploads", "Uploads that were told to Kafka.", bridge.delivered)
-        yield GaugeMetricFamily("lungline_bridge_ready", "Whether the bridge follows the store.", bridge.is_ready)
-        yield GaugeMetricFamily("lungline_bridge_pending_uploads", "Uploads that Kafka does not have.", bridge.pending)
-        last = GaugeMetricFamily("lungline_last_upload_timestamp_seconds", "When the last upload was stored.")
-        if moment := bridge.last_upload:
-            last.add_metric([], moment)
-        yield last
-
-
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message
 
-NOTE_SECONDS = 0.2
-# How old the note of a quiet bridge gets; by its age a probe tells it from one that hangs.
-IDLE_NOTE_SECONDS = 10.0
+POLL_SECONDS = 0.2
+# Largest age of an idle bridge's state file; its age tells a probe an idle bridge from one that hangs.
+HEARTBEAT_SECONDS = 10.0
 RECENT = 64
-SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 1.0
+MIN_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.05, 1.0
 
 log = logging.getLogger("lungline.bridge")
 
 
 class Bridge:
-    """Follows the log of changes; `run` until `stop`, from another thread or a signal handler."""
+    """Follows the change log; `run` until `stop`, which another thread or a signal handler calls."""
 
     def __init__(self, home: Home, settings: Settings, filer_grpc_port: int) -> None:
         self._home = home
@@ -74,17 +55,17 @@ class Bridge:
         self._port = filer_grpc_port
         self._storage = Storage.from_settings(settings)
         self._outbox = Outbox(settings)
-        note = read_state(home, "bridge")
-        self._progress = OffsetTracker(int(note.get("position", 0)))
-        self._seen = self._progress.done
+        saved = read_state(home, "bridge")
+        self._tracker = OffsetTracker(int(saved.get("position", 0)))
+        self._read_until = self._tracker.done
         self._recent: deque[tuple[str, str | None]] = deque(maxlen=RECENT)
-        self._delivered = int(note.get("delivered", 0))
+        self._delivered = int(saved.get("delivered", 0))
         self._state: State = "waiting"
         self._refused = threading.Event()
         self._stopping = threading.Event()
         self._changes: Changes | None = None
         self.last_upload: float | None = None
-        """When the store had the last upload that Kafka has, in seconds since 1970."""
+        """When the latest upload that Kafka has was stored, in seconds since 1970."""
 
     @property
     def delivered(self) -> int:
@@ -94,33 +75,33 @@ class Bridge:
     @property
     def pending(self) -> int:
         """How many changes wait for Kafka, or behind one that does."""
-        return self._progress.open
+        return self._tracker.open
 
     @property
     def is_ready(self) -> bool:
-        """Whether it follows the log of changes."""
+        """Whether it follows the change log."""
         return self._state == "ready"
 
     def run(self) -> None:
-        """Carry records until `stop`."""
-        keeper = threading.Thread(target=self._keep_notes, name="notes")
-        keeper.start()
-        pause = SHORTEST_PAUSE_SECONDS
+        """Send records until `stop`."""
+        reporter = threading.Thread(target=self._report, name="report")
+        reporter.start()
+        backoff = MIN_BACKOFF_SECONDS
         while not self._stopping.is_set():
             try:
                 self._connect()
-                pause = SHORTEST_PAUSE_SECONDS
+                backoff = MIN_BACKOFF_SECONDS
                 for change in self._changes or ():
-                    self._take(change)
+                    self._send(change)
             except Unavailable as exc:
                 self._state = "waiting"
                 if not self._stopping.is_set():
                     log.warning("%s Trying again.", exc)
-            self._stopping.wait(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-        keeper.join()
+            self._stopping.wait(backoff)
+            backoff = min(2 * backoff, MAX_BACKOFF_SECONDS)
+        reporter.join()
         self._outbox.flush(2)
-        self._note()
+        self._save()
 
     def stop(self) -> None:
         """End `run` soon."""
@@ -131,29 +112,29 @@ class Bridge:
     def _connect(self) -> None:
         ensure_topics(self._settings)
         if self._refused.is_set():
-            # Read again from the last place that is safe.
+            # Read again from the last position that Kafka has.
             self._outbox.clear()
-            self._progress = OffsetTracker(self._progress.done)
-            self._seen = self._progress.done
+            self._tracker = OffsetTracker(self._tracker.done)
+            self._read_until = self._tracker.done
             self._recent.clear()
             self._refused.clear()
         certificates = Certificates.of(self._home.file("store", "config"))
-        self._changes = Changes(self._port, certificates, self._settings.uploads_bucket, self._seen)
+        self._changes = Changes(self._port, certificates, self._settings.uploads_bucket, self._read_until)
         self._state = "ready"
         log.info("Following the changes in bucket %s.", self._settings.uploads_bucket)
 
-    def _take(self, change: Change) -> None:
-        self._seen = max(self._seen, change.moment)
-        progress = self._progress
-        number = progress.begin(change.moment)
+    def _send(self, change: Change) -> None:
+        self._read_until = max(self._read_until, change.moment)
+        tracker = self._tracker
+        ticket = tracker.begin(change.moment)
         upload = change.upload and self._complete(change.upload)
         if upload is None or self._is_repeated(upload):
-            progress.finish(number)
+            tracker.finish(ticket)
             return
 
         def delivered(error: "KafkaError | None", _: "Message") -> None:
             if error is None:
-                progress.finish(number)
+                tracker.finish(ticket)
                 self._delivered += 1
                 self.last_upload = change.moment / 1e9
             elif not self._stopping.is_set() and not self._refused.is_set():
@@ -165,24 +146,22 @@ class Bridge:
         self._produce(upload, delivered)
 
     def _is_repeated(self, upload: Upload) -> bool:
-        """Whether this very change was read before; after a break the log repeats the last ones."""
-        this = (upload.identity, upload.sequencer)
-        if this in self._recent:
+        """Whether this change was read before; after an interruption the log repeats the last ones."""
+        change = (upload.identity, upload.sequencer)
+        if change in self._recent:
             return True
-        self._recent.append(this)
+        self._recent.append(change)
         return False
 
     def _complete(self, upload: Upload) -> Upload | None:
-        """The upload with its ETag, which is missing where something other than S3 wrote the object."""
+        """The upload with its ETag, which is missing when the object was not written over S3; None when it is gone."""
         if upload.etag:
             return upload
         try:
             info = self._storage.head(upload.bucket, upload.key, upload.version_id)
         except ObjectGone:
             return None
-        return Upload(
-            upload.bucket, upload.key, upload.version_id, info.etag, upload.sequencer, info.size, upload.uploaded_at
-        )
+        return replace(upload, etag=info.etag, size=info.size)
 
     def _produce(self, upload: Upload, delivered: Delivered) -> None:
         value = json.dumps(minio_record(upload), ensure_ascii=False)
@@ -191,30 +170,51 @@ class Bridge:
             headers: Headers = [(tracing.HEADER, traceparent.encode())]
             log.info("upload", extra={"identity": identity})
         while not self._outbox.put(self._settings.uploads_topic, value, kafka_key(upload), delivered, headers):
-            if self._stopping.wait(NOTE_SECONDS):  # so many wait for the broker: let the log of changes hold the rest
+            if self._stopping.wait(POLL_SECONDS):  # the outbox is full: the change log keeps the rest
                 return
 
-    def _keep_notes(self) -> None:
-        """Serve the broker's answers, and note the progress they make; now and then also that there is none."""
-        noted, moment = None, 0.0
+    def _report(self) -> None:
+        """Serve the broker's acknowledgements, and save the state when it changes and as a heartbeat."""
+        saved, saved_at = None, 0.0
         while not self._stopping.is_set():
-            self._outbox.serve(NOTE_SECONDS)
-            now = (self._state, self._progress.done)
-            if now != noted or time.monotonic() - moment > IDLE_NOTE_SECONDS:
-                self._note()
-                noted, moment = now, time.monotonic()
+            self._outbox.serve(POLL_SECONDS)
+            current = (self._state, self._tracker.done)
+            if current != saved or time.monotonic() - saved_at > HEARTBEAT_SECONDS:
+                self._save()
+                saved, saved_at = current, time.monotonic()
 
-    def _note(self) -> None:
-        write_state(self._home, "bridge", self._state, position=self._progress.done, delivered=self._delivered)
+    def _save(self) -> None:
+        write_state(self._home, "bridge", self._state, position=self._tracker.done, delivered=self._delivered)
+
+
+class BridgeCollector(Collector):
+    """The bridge's metrics, read when Prometheus scrapes: counting does not slow uploads down."""
+
+    def __init__(self, bridge: Bridge) -> None:
+        self._bridge = bridge
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        """The metrics now."""
+        bridge = self._bridge
+        # It continues over restarts: the state file holds it.
+        yield CounterMetricFamily("lungline_uploads", "Uploads whose event Kafka has.", bridge.delivered)
+        yield GaugeMetricFamily("lungline_bridge_ready", "Whether the bridge follows the store.", bridge.is_ready)
+        yield GaugeMetricFamily(
+            "lungline_bridge_pending_uploads", "Uploads whose event Kafka does not have yet.", bridge.pending
+        )
+        last = GaugeMetricFamily("lungline_last_upload_timestamp_seconds", "When the last upload was stored.")
+        if moment := bridge.last_upload:
+            last.add_metric([], moment)
+        yield last
 
 
 def main(settings: Settings) -> None:
     """Run a bridge until SIGTERM."""
     parser = argparse.ArgumentParser(
-        prog="python -m eventing.bridge", description="Upload events from SeaweedFS's log."
+        prog="python -m eventing.bridge", description="Upload events from SeaweedFS's change log."
     )
     parser.add_argument("--filer_grpc_port", type=int, required=True, help="gRPC port of the store's filer")
-    parser.add_argument("--metrics_port", type=int, help="port to answer Prometheus on; none by default")
+    parser.add_argument("--metrics_port", type=int, help="port for Prometheus; none by default")
     arguments = parser.parse_args()
     bridge = Bridge(Home.make(settings.home), settings, arguments.filer_grpc_port)
     expose(arguments.metrics_port, BridgeCollector(bridge))

@@ -1,8 +1,8 @@
-"""Carries records to a receiver, by Knative's rules, until each is taken or a dead letter.
+"""Delivers records to a sink, by Knative's rules, until each is accepted or a dead letter.
 
-Knative tries again after statuses from 500 on, 404, 408, 409, 429 and when the sink is silent: here 10 times, after
-0.2 s, 0.4 s, ... 30 s (111 s together). Any other status is a dead letter at once. While the receiver is away or says
-that it is not ready, records wait and no attempt is counted.
+Knative retries a sink that answers 404, 408, 409, 429 or from 500 on, or does not answer: here 10 times, after 0.2 s,
+0.4 s, ... 30 s (111 s in all). Any other status is a dead letter at once. While the sink is unavailable or says that
+it is not ready, records wait and use up no retries.
 """
 
 import heapq
@@ -25,9 +25,7 @@ from lungline.events.cloudevents import Headers, http_headers
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message
 
-RETRIES = 10
-FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.2, 30.0
-REFUSED_SECONDS = 1.0
+BROKER_REFUSED_SECONDS = 1.0
 POLL_SECONDS = 0.1
 
 log = logging.getLogger("lungline.trigger")
@@ -35,81 +33,81 @@ log = logging.getLogger("lungline.trigger")
 
 @dataclass(order=True, slots=True)
 class Delivery:
-    """A record on its way; ordered by when its next attempt is due."""
+    """A record in flight; ordered by when its next attempt is due (on the monotonic clock)."""
 
     due: float
     number: int
     record: KafkaRecord = field(compare=False)
-    progress: OffsetTracker = field(compare=False)
+    tracker: OffsetTracker = field(compare=False)
     """Of its partition."""
-    place: int = field(compare=False)
-    """In that progress."""
-    attempts: int = field(default=0, compare=False)
+    ticket: int = field(compare=False)
+    """In the tracker."""
+    retries: int = field(default=0, compare=False)
 
     def finish(self) -> None:
         """Nothing is left to do for it."""
-        self.progress.finish(self.place)
+        self.tracker.finish(self.ticket)
 
 
 class Dispatcher:
-    """Delivers side by side and in no order; what is not delivered when it ends is not finished either."""
+    """Delivers concurrently and in no order; a delivery that is incomplete at the end is not finished either."""
 
     def __init__(self, route: Route, outbox: Outbox) -> None:
         self._route = route
         self._sink = Sink(route.url)
         self.breaker = CircuitBreaker(self._sink)
         self._outbox = outbox
-        self._pool = ThreadPoolExecutor(route.side_by_side, "delivery")
-        self._places = threading.Semaphore(route.side_by_side)
-        self._waiting: list[Delivery] = []
-        self._waiting_changed = threading.Condition()
+        self._pool = ThreadPoolExecutor(route.concurrency, "delivery")
+        self._slots = threading.Semaphore(route.concurrency)
+        self._scheduled: list[Delivery] = []
+        self._scheduled_changed = threading.Condition()
         self._numbers = itertools.count()
         self._counts = {"delivered": 0, "retried": 0, "dead_letters": 0}
-        self._counting = threading.Lock()
+        self._counts_lock = threading.Lock()
         self._stopping = threading.Event()
 
     @property
     def counts(self) -> dict[str, int]:
-        """What it has done since it was made."""
-        with self._counting:
+        """Deliveries, retries and dead letters so far."""
+        with self._counts_lock:
             return dict(self._counts)
 
-    def has_place(self, seconds: float) -> bool:
-        """Whether another delivery could begin within so many seconds."""
-        if not self._places.acquire(timeout=seconds):
+    def has_free_slot(self, seconds: float) -> bool:
+        """Whether another delivery could begin within this many seconds."""
+        if not self._slots.acquire(timeout=seconds):
             return False
-        self._places.release()
+        self._slots.release()
         return True
 
-    def dispatch(self, record: KafkaRecord, progress: OffsetTracker) -> None:
-        """Deliver a record; it is finished in `progress` when it has been taken or is a dead letter."""
-        self._send(Delivery(0.0, next(self._numbers), record, progress, progress.begin(record.offset)))
+    def dispatch(self, record: KafkaRecord, tracker: OffsetTracker) -> None:
+        """Deliver a record; it is finished in `tracker` when it was accepted or is a dead letter."""
+        self._submit(Delivery(0.0, next(self._numbers), record, tracker, tracker.begin(record.offset)))
 
-    def retry_due(self) -> None:
-        """Deliver again what is due, until `end`; runs in a thread of its own."""
+    def run_retries(self) -> None:
+        """Repeat the deliveries that are due, until `end`; runs in a thread of its own."""
         while not self._stopping.is_set():
-            with self._waiting_changed:
-                left = self._waiting[0].due - time.monotonic() if self._waiting else POLL_SECONDS
+            with self._scheduled_changed:
+                left = self._scheduled[0].due - time.monotonic() if self._scheduled else POLL_SECONDS
                 if left > 0:
-                    self._waiting_changed.wait(min(left, POLL_SECONDS))
+                    self._scheduled_changed.wait(min(left, POLL_SECONDS))
                     continue
-                delivery = heapq.heappop(self._waiting)
-            self._send(delivery)
+                delivery = heapq.heappop(self._scheduled)
+            self._submit(delivery)
 
     def end(self) -> None:
-        """Finish the attempts that are under way, and wait for the broker to have their replies."""
+        """Finish the attempts in flight, and wait until the broker has their replies."""
         self._stopping.set()
         self.breaker.end()
         self._pool.shutdown(cancel_futures=True)
         self._outbox.flush(2)
         self._sink.close()
 
-    def _send(self, delivery: Delivery) -> None:
-        self._places.acquire()
+    def _submit(self, delivery: Delivery) -> None:
+        self._slots.acquire()
         try:
             self._pool.submit(self._attempt, delivery)
-        except RuntimeError:  # the pool is shut down: the record comes again after the next start
-            self._places.release()
+        except RuntimeError:  # the pool is shut down: the record is read again after the next start
+            self._slots.release()
 
     def _attempt(self, delivery: Delivery) -> None:
         try:
@@ -119,79 +117,80 @@ class Dispatcher:
             log.exception("Delivery of %s failed.", delivery.record)
             self._retry(delivery, SinkResponse(None, b"dispatch error: in the trigger"))
         finally:
-            self._places.release()
+            self._slots.release()
 
     def _post(self, record: KafkaRecord) -> SinkResponse:
         headers = http_headers(record.attributes(), record.content_type) | self._route.headers
         with tracing.span(f"deliver to {self._route.name}", record.trace, "client", topic=record.topic) as span:
             if span.traceparent:
                 headers |= {tracing.HEADER: span.traceparent, tracing.ATTRIBUTE: span.traceparent}
-            answer = self._sink.post(record.value, headers)
-            span.add(status=answer.status)
+            response = self._sink.post(record.value, headers)
+            span.add(status=response.status)
         identity = tracing.identity_of(record.trace)
-        log.info("delivered to %s", self._route.name, extra={"identity": identity, "status": answer.status})
-        return answer
+        log.info("delivered to %s", self._route.name, extra={"identity": identity, "status": response.status})
+        return response
 
-    def _acknowledge(self, delivery: Delivery, answer: SinkResponse) -> None:
-        if answer.delivered:
+    def _acknowledge(self, delivery: Delivery, response: SinkResponse) -> None:
+        if response.delivered:
             self._count("delivered")
-            self._reply(delivery, answer)
+            self._reply(delivery, response)
             return
-        if answer.away:
+        if response.unavailable:
             self.breaker.trip()
-        if answer.temporary:
-            self._retry(delivery, answer)
+        if response.retryable:
+            self._retry(delivery, response)
         else:
-            self._dead_letter(delivery, answer)
+            self._dead_letter(delivery, response)
 
-    def _retry(self, delivery: Delivery, answer: SinkResponse) -> None:
-        if delivery.attempts >= RETRIES:
-            self._dead_letter(delivery, answer)
+    def _retry(self, delivery: Delivery, response: SinkResponse) -> None:
+        policy = self._route.retry
+        if delivery.retries >= policy.retries:
+            self._dead_letter(delivery, response)
             return
         self._count("retried")
-        backoff = min(FIRST_BACKOFF_SECONDS * 2**delivery.attempts, LONGEST_BACKOFF_SECONDS)
-        delivery.attempts += 1
-        self._send_later(delivery, backoff)
+        backoff = policy.backoff(delivery.retries)
+        delivery.retries += 1
+        self._schedule(delivery, backoff)
 
-    def _send_later(self, delivery: Delivery, seconds: float) -> None:
+    def _schedule(self, delivery: Delivery, seconds: float) -> None:
         delivery.due = time.monotonic() + seconds
-        with self._waiting_changed:
-            heapq.heappush(self._waiting, delivery)
-            self._waiting_changed.notify()
+        with self._scheduled_changed:
+            heapq.heappush(self._scheduled, delivery)
+            self._scheduled_changed.notify()
 
-    def _reply(self, delivery: Delivery, answer: SinkResponse) -> None:
-        headers = reply_headers(answer.headers)
+    def _reply(self, delivery: Delivery, response: SinkResponse) -> None:
+        headers = reply_headers(response.headers)
         if headers is None or self._route.replies is None:
             delivery.finish()
             return
         attributes = dict(headers)
         key = attributes.get("ce_partitionkey") or attributes.get("ce_subject")
-        self._produce(self._route.replies, answer.body, key, headers, delivery)
+        self._produce(self._route.replies, response.body, key, headers, delivery)
 
-    def _dead_letter(self, delivery: Delivery, answer: SinkResponse) -> None:
+    def _dead_letter(self, delivery: Delivery, response: SinkResponse) -> None:
         record = delivery.record
         self._count("dead_letters")
-        log.warning("The %s did not take %s: status %s.", self._route.name, record, answer.status)
+        log.warning("The %s did not accept %s: status %s.", self._route.name, record, response.status)
         if self._route.dead_letters is None:
             delivery.finish()
             return
-        headers = dead_letter_headers(record, self._sink.url, answer.status or 500, answer.body)
+        headers = dead_letter_headers(record, self._sink.url, response.status or 500, response.body)
         self._produce(self._route.dead_letters, record.value, record.key, headers, delivery)
 
-    def _produce(self, topic: str, value: bytes, key: str | bytes | None, headers: Headers, done: Delivery) -> None:
-        """Write to Kafka; `done` is finished when the broker has it."""
+    def _produce(self, topic: str, value: bytes, key: str | bytes | None, headers: Headers, delivery: Delivery) -> None:
+        """Write to Kafka; the delivery is finished when the broker has the message."""
 
         def delivered(error: "KafkaError | None", _: "Message") -> None:
             if error is None:
-                done.finish()
+                delivery.finish()
             elif not self._stopping.is_set():
                 log.error("The broker refused a record for %s: %s. Delivering again.", topic, error)
-                self._send_later(done, REFUSED_SECONDS)
+                self._schedule(delivery, BROKER_REFUSED_SECONDS)
 
         while not self._outbox.put(topic, value, key, delivered, headers):
             if self._stopping.wait(POLL_SECONDS):
                 return
 
-    def _count(self, what: str) -> None:
-        with self._counting:
-            self._counts[what] += 1
+    def _count(self, name: str) -> None:
+        with self._counts_lock:
+            self._counts[name] += 1

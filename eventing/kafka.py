@@ -1,19 +1,37 @@
-"""How a client reaches Kafka: address, user and trust, as options of librdkafka; every client starts from them."""
+"""Kafka clients: address, login and trust from the settings, and the options that all of them share."""
 
 # confluent-kafka's admin types are incomplete.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 from lungline.errors import KafkaUnavailable, SettingsError
 from lungline.settings import Settings
 
-MECHANISM = "SCRAM-SHA-512"
-"""What Strimzi's users log in with (manifests/base/kafka/users.yaml)."""
+if TYPE_CHECKING:
+    from confluent_kafka import Consumer, Producer
 
-Options = dict[str, str | int | float | bool]
+MECHANISM = "SCRAM-SHA-512"
+"""How Strimzi's users log in (manifests/base/kafka/users.yaml)."""
+
+# One, because the trigger delivers concurrently all the same, and fewer partitions make larger batches. A topic that
+# was created elsewhere may have any number.
+PARTITIONS = 1
+# Each route of the trigger commits its own offsets.
+TRIGGER_GROUP = "lungline-trigger"
+RESULTS_GROUP, DEAD_LETTERS_GROUP = "lungline-worklist", "lungline-worklist-dead-letters"
+
+Options = dict[str, Any]
+
+# Level 0 keeps librdkafka from writing to a command's standard error.
+_SHARED: Options = {"reconnect.backoff.ms": 50, "reconnect.backoff.max.ms": 1000, "log_level": 0}
+# For the bridge and the trigger: small messages leave at once, and broker errors reach their logs.
+LONG_RUNNING: Options = {"socket.nagle.disable": True, "reconnect.backoff.max.ms": 500, "log_level": 3}
 
 
 def bootstrap(settings: Settings) -> str:
-    """The bootstrap servers that the settings name. Raises KafkaUnavailable when they name none."""
+    """The bootstrap servers of the settings. Raises KafkaUnavailable when none are set."""
     if not settings.kafka_bootstrap:
         raise KafkaUnavailable(
             "No Kafka broker is set: start the stack with `lungline up`, or set LUNGLINE_KAFKA_BOOTSTRAP."
@@ -22,13 +40,13 @@ def bootstrap(settings: Settings) -> str:
 
 
 def client_options(settings: Settings) -> Options:
-    """What any client of these brokers needs; in the clear only where neither a user nor an authority is set.
+    """How librdkafka reaches the brokers; without TLS only where neither a user nor an authority is set.
 
-    Raises KafkaUnavailable when no broker is set, and SettingsError for half a login or an authority that is not there.
+    Raises KafkaUnavailable when no broker is set, and SettingsError for half a login or a missing authority file.
     """
     options: Options = {"bootstrap.servers": bootstrap(settings)}
     if settings.kafka_ca is not None:
-        # librdkafka would say the same in the words of OpenSSL, and not name the file.
+        # librdkafka would report this as an OpenSSL error, without the file's name.
         if not settings.kafka_ca.is_file():
             raise SettingsError(
                 f"Setting kafka_ca: expected a file of certificates, found none at {settings.kafka_ca}."
@@ -46,30 +64,35 @@ def client_options(settings: Settings) -> Options:
     return options
 
 
-# One: the trigger delivers side by side all the same, and fewer partitions make larger batches. A topic that somebody
-# else has made may have any number.
-PARTITIONS = 1
-# Each route of the trigger notes its own progress.
-TRIGGER_GROUP = "lungline-trigger"
-RESULTS_GROUP, DEAD_LETTERS_GROUP = "lungline-worklist", "lungline-worklist-dead-letters"
-TIMEOUT_SECONDS = 5
+def make_producer(settings: Settings, options: Mapping[str, Any]) -> "Producer":
+    """A producer that waits for all in-sync replicas; `options` are librdkafka's, in addition to the shared ones."""
+    from confluent_kafka import Producer
+
+    return Producer(client_options(settings) | _SHARED | {"acks": "all"} | dict(options))
 
 
-def ensure_topics(settings: Settings) -> None:
-    """Make the topics that are not there yet. Raises KafkaUnavailable."""
+def make_consumer(settings: Settings, group: str, options: Mapping[str, Any]) -> "Consumer":
+    """A consumer that commits only when asked to; `options` are librdkafka's, in addition to the shared ones."""
+    from confluent_kafka import Consumer
+
+    ours: Options = {"group.id": group, "enable.auto.commit": False, "auto.offset.reset": "earliest"}
+    return Consumer(client_options(settings) | _SHARED | ours | dict(options))
+
+
+def ensure_topics(settings: Settings, timeout_seconds: float = 5.0) -> None:
+    """Create the topics that do not exist yet. Raises KafkaUnavailable."""
     from confluent_kafka import KafkaError, KafkaException
     from confluent_kafka.admin import AdminClient, NewTopic  # pyright: ignore[reportPrivateImportUsage] - as its docs do
 
-    # log_level 0: the client would write to our standard error while the broker starts.
-    admin = AdminClient(client_options(settings) | {"log_level": 0})
+    admin = AdminClient(client_options(settings) | _SHARED)
     try:
-        known = admin.list_topics(timeout=TIMEOUT_SECONDS).topics
-        wanted = (settings.uploads_topic, settings.results_topic, settings.dead_letters_topic)
-        missing = [NewTopic(name, PARTITIONS, 1) for name in wanted if name not in known]
-        made = admin.create_topics(missing, operation_timeout=TIMEOUT_SECONDS) if missing else {}
-        for future in made.values():
+        existing = admin.list_topics(timeout=timeout_seconds).topics
+        names = (settings.uploads_topic, settings.results_topic, settings.dead_letters_topic)
+        missing = [NewTopic(name, PARTITIONS, 1) for name in names if name not in existing]
+        futures = admin.create_topics(missing, operation_timeout=timeout_seconds) if missing else {}
+        for future in futures.values():
             try:
-                future.result(TIMEOUT_SECONDS)
+                future.result(timeout_seconds)
             except KafkaException as exc:
                 if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise

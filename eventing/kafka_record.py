@@ -1,4 +1,4 @@
-"""A Kafka record as Knative's Kafka source and sink read and write it: attributes, dead letters, replies."""
+"""Kafka records in the form of Knative's Kafka source and sink: attributes, dead letters, replies."""
 
 import base64
 from collections.abc import Iterable, Mapping
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from confluent_kafka import Message
 
 SOURCE = "/apis/v1/namespaces/lungline/kafkasources/laptop"
-# Knative cuts what it quotes of a sink's answer here.
+# Knative quotes this much of a sink's response.
 MAX_ERROR_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class KafkaRecord:
-    """A Kafka record, as far as it travels."""
+    """A Kafka record, without what delivery does not need."""
 
     topic: str
     partition: int
@@ -29,15 +29,15 @@ class KafkaRecord:
     key: bytes | None = field(default=None, repr=False)
     content_type: str | None = None
     milliseconds: int = 0
-    """When it was produced, since 1970."""
+    """When it was produced, in milliseconds since 1970."""
     trace: str | None = None
-    """The trace that it belongs to, in W3C's form."""
+    """The `traceparent` of the trace that it belongs to."""
     event: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
-    """Attributes of the CloudEvent that it is itself; empty for any other record."""
+    """Its CloudEvent attributes; empty when it is not a CloudEvent."""
 
     @classmethod
     def of(cls, message: "Message") -> "KafkaRecord":
-        """A record as the Kafka client gives it."""
+        """The record of a Kafka client's message."""
         headers = {
             name: value.decode(errors="replace") for name, value in message.headers() or [] if isinstance(value, bytes)
         }
@@ -55,7 +55,7 @@ class KafkaRecord:
         )
 
     def attributes(self) -> dict[str, str]:
-        """Its own attributes, or what Knative's KafkaSource says of a record that is no CloudEvent itself."""
+        """Its own CloudEvent attributes, or those that Knative's KafkaSource gives to any other record."""
         if self.event:
             return dict(self.event)
         attributes = {
@@ -75,25 +75,25 @@ class KafkaRecord:
 
 
 def _event(headers: Mapping[str, str]) -> dict[str, str]:
-    """The attributes of a CloudEvent in Kafka's binary mode; none when it is not one."""
+    """The attributes of a CloudEvent in Kafka's binary mode; empty when it is not one."""
     if "ce_specversion" not in headers:
         return {}
     return {name[3:]: value for name, value in headers.items() if name.startswith("ce_")}
 
 
-def dead_letter_headers(record: KafkaRecord, destination: str, code: int, answer: bytes) -> Headers:
-    """The headers of a dead letter: the record's own attributes, and why nobody took it.
+def dead_letter_headers(record: KafkaRecord, destination: str, code: int, response: bytes) -> Headers:
+    """The headers of a dead letter: the record's own attributes, and why it could not be delivered.
 
-    `code` is the status of the last attempt, 500 for a sink that did not answer, as Knative has it.
+    `code` is the status of the last attempt; Knative uses 500 for a sink that did not answer.
     """
-    data = base64.b64encode(answer[:MAX_ERROR_BYTES]).decode()
-    why = {"knativeerrordest": destination, "knativeerrorcode": str(code), "knativeerrordata": data}
-    return kafka_headers(record.attributes() | why, record.content_type)
+    data = base64.b64encode(response[:MAX_ERROR_BYTES]).decode()
+    failure = {"knativeerrordest": destination, "knativeerrorcode": str(code), "knativeerrordata": data}
+    return kafka_headers(record.attributes() | failure, record.content_type)
 
 
-def reply_headers(answer: Iterable[tuple[str, str]]) -> Headers | None:
-    """Kafka headers of a sink's answer; None for an answer that is no CloudEvent, which goes nowhere."""
-    headers = {name.lower(): value for name, value in answer}
+def reply_headers(response: Iterable[tuple[str, str]]) -> Headers | None:
+    """The Kafka headers for a sink's reply event, given its response headers; None when it is not a CloudEvent."""
+    headers = {name.lower(): value for name, value in response}
     content_type = headers.get("content-type")
     if content_type and content_type.startswith(STRUCTURED):
         return [("content-type", content_type.encode())]

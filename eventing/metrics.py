@@ -9,9 +9,9 @@ log = logging.getLogger("lungline.metrics")
 
 
 def expose(port: int | None, *collectors: Collector, host: str = "127.0.0.1") -> None:
-    """Answer Prometheus at `port` from a thread of its own; None exposes nothing.
+    """Serve the metrics of `collectors` at a port from a thread; None serves nothing.
 
-    A process rather works unwatched than not at all, so a port that is taken is only a line in its log.
+    A port that is taken is only logged: a service without metrics is better than none.
     """
     if port is None:
         return

@@ -1,50 +1,74 @@
-"""How far a stream of numbered things is done when they finish in any order.
+"""Which records of a stream are done, and where reading resumes.
 
-Only what is done without a gap may be committed: after a crash everything behind the gap comes again.
+Only records without a gap before them may be committed: after a crash everything behind the gap is read again.
 """
 
 import threading
 from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from confluent_kafka import Consumer
+
+
+def assign_uncommitted(
+    consumer: "Consumer", topic: str, timeout_seconds: float, *, from_beginning: bool = False
+) -> dict[int, int]:
+    """Assign all partitions of a topic, each from its committed offset, or from its beginning where none is committed.
+
+    `from_beginning` ignores committed offsets. Returns the start offset by partition; librdkafka's OFFSET_BEGINNING is
+    negative. Assigning costs nothing, joining a consumer group seconds. Raises KafkaException.
+    """
+    from confluent_kafka import OFFSET_BEGINNING, TopicPartition
+
+    partitions = consumer.list_topics(topic, timeout=timeout_seconds).topics[topic].partitions
+    committed = consumer.committed([TopicPartition(topic, number) for number in partitions], timeout=timeout_seconds)
+    starts = {
+        position.partition: OFFSET_BEGINNING if from_beginning or position.offset < 0 else position.offset
+        for position in committed
+    }
+    consumer.assign([TopicPartition(topic, number, start) for number, start in starts.items()])
+    return starts
 
 
 class OffsetTracker:
-    """Begin things in their order, finish them in any; may be shared by threads.
+    """Tracks records that begin in order and finish in any order; may be shared by threads.
 
-    Each has a mark, what would be committed for it. Marks may repeat or step back a little; the number that `begin`
-    returns tells things apart.
+    Each record has a position (an offset, a time), which is what would be committed for it. Positions may repeat or
+    step back a little; the ticket that `begin` returns tells records apart.
     """
 
     def __init__(self, done: int) -> None:
         self._done = done
-        self._next = 0
+        self._last_ticket = 0
         self._begun: OrderedDict[int, int] = OrderedDict()
         self._finished: set[int] = set()
         self._lock = threading.Lock()
 
     @property
     def done(self) -> int:
-        """The highest mark of what is done without a gap."""
+        """The highest position up to which everything is finished."""
         with self._lock:
             return self._done
 
     @property
     def open(self) -> int:
-        """How many have begun and hold the progress up or wait behind one that does."""
+        """How many records have begun and are not covered by `done`."""
         with self._lock:
             return len(self._begun)
 
-    def begin(self, mark: int) -> int:
-        """Take note of a thing; its number."""
+    def begin(self, position: int) -> int:
+        """Track a record; returns its ticket."""
         with self._lock:
-            self._next += 1
-            self._begun[self._next] = mark
-            return self._next
+            self._last_ticket += 1
+            self._begun[self._last_ticket] = position
+            return self._last_ticket
 
-    def finish(self, number: int) -> None:
-        """Take note that a thing is done; one that is done already changes nothing."""
+    def finish(self, ticket: int) -> None:
+        """Mark a record as done; finishing it twice changes nothing."""
         with self._lock:
-            if number in self._begun:
-                self._finished.add(number)
+            if ticket in self._begun:
+                self._finished.add(ticket)
             while self._begun and (first := next(iter(self._begun))) in self._finished:
                 self._finished.remove(first)
                 self._done = max(self._done, self._begun.pop(first))

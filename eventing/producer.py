@@ -1,7 +1,7 @@
-"""Kafka messages on their way out: at once while it is quiet, in batches while it is busy.
+"""Kafka messages on their way out: sent at once at low load, in batches at high load.
 
-The embedded broker writes two objects for each batch and readers list and fetch them, about 7 ms of processor time.
-One message then costs no more than 50 do.
+The embedded broker writes two objects for each batch, and readers list and fetch them: about 7 ms of processor time,
+for one message as for fifty.
 """
 
 import time
@@ -9,40 +9,44 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from eventing.kafka import Options, bootstrap, client_options
+from eventing.kafka import LONG_RUNNING, bootstrap, make_producer
 from lungline.errors import KafkaUnavailable
 from lungline.events.cloudevents import Headers
 from lungline.settings import Settings
 
 if TYPE_CHECKING:
-    from confluent_kafka import KafkaError, Message
+    from confluent_kafka import KafkaError, Message, Producer
 
-# As long as a broker that restarts may take.
-PATIENCE_SECONDS = 60
-# Held here while the brokers take them; more wait in `send`.
+# As long as a broker may take to restart.
+PATIENCE_SECONDS = 60.0
+# Messages that a Sender holds while the brokers take them; `send` waits when there are more.
 HELD = 5_000
+# More messages than this in the last second are high load.
+BUSY = 20
+BATCH_MILLISECONDS = 50
+
+Delivered = Callable[["KafkaError | None", "Message"], None]
 
 
 class Sender:
-    """Sends messages; `flush` returns when all have arrived. Every call raises KafkaUnavailable when one did not."""
+    """Sends messages; `flush` returns when all have arrived.
 
-    def __init__(self, settings: Settings) -> None:
-        from confluent_kafka import Producer
+    Every call raises KafkaUnavailable when a message did not arrive within `patience_seconds`.
+    """
 
+    def __init__(self, settings: Settings, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self._address = bootstrap(settings)
+        self._patience = patience_seconds
         self._failed = False
         options = {
-            "acks": "all",
             "linger.ms": 20,
-            "message.timeout.ms": PATIENCE_SECONDS * 1000,
+            "message.timeout.ms": int(patience_seconds * 1000),
             "queue.buffering.max.messages": HELD,
-            "reconnect.backoff.max.ms": 1000,
-            "log_level": 0,
         }
-        self._producer = Producer(client_options(settings) | options)
+        self._producer = make_producer(settings, options)
 
     def send(self, topic: str, value: str | bytes, key: str | bytes | None, headers: Headers | None = None) -> None:
-        """Send a message; waits while too many are on their way."""
+        """Send a message; waits while too many are in flight."""
         while True:
             self._check()
             try:
@@ -54,8 +58,8 @@ class Sender:
                 return
 
     def flush(self) -> None:
-        """Wait until everything has arrived."""
-        left = self._producer.flush(PATIENCE_SECONDS + 5)
+        """Wait until every message has arrived."""
+        left = self._producer.flush(self._patience + 5)
         self._failed = self._failed or left > 0
         self._check()
 
@@ -67,25 +71,13 @@ class Sender:
             raise KafkaUnavailable(f"The Kafka broker at {self._address} does not take messages.")
 
 
-if TYPE_CHECKING:
-    from confluent_kafka import KafkaError, Message
-
-# More than so many messages in the last second are busy.
-BUSY = 20
-GATHER_MILLISECONDS = 50
-
-Delivered = Callable[["KafkaError | None", "Message"], None]
-
-
 class Outbox:
     """Keeps each message until the broker has it, however long the broker is away; may be shared by threads."""
 
     def __init__(self, settings: Settings) -> None:
-        from confluent_kafka import Producer
-
-        self._prompt = Producer(_options(settings, 0))
-        self._gathering = Producer(_options(settings, GATHER_MILLISECONDS))
-        self._moments: deque[float] = deque(maxlen=BUSY)
+        self._prompt = _make_patient_producer(settings, 0)
+        self._batching = _make_patient_producer(settings, BATCH_MILLISECONDS)
+        self._times: deque[float] = deque(maxlen=BUSY)
 
     def put(
         self,
@@ -95,11 +87,11 @@ class Outbox:
         delivered: Delivered,
         headers: Headers | None = None,
     ) -> bool:
-        """Send a message; `delivered` hears of it in `serve`. False when it is full: then serve, and try again."""
+        """Send a message; `serve` calls `delivered`. False when the outbox is full: then serve, and try again."""
         now = time.monotonic()
-        self._moments.append(now)
-        busy = len(self._moments) == BUSY and now - self._moments[0] < 1
-        producer = self._gathering if busy else self._prompt
+        self._times.append(now)
+        busy = len(self._times) == BUSY and now - self._times[0] < 1
+        producer = self._batching if busy else self._prompt
         try:
             producer.produce(topic, value, key, headers=headers or [], on_delivery=delivered)
         except BufferError:
@@ -107,32 +99,28 @@ class Outbox:
         return True
 
     def serve(self, seconds: float) -> None:
-        """Wait for answers of the broker, and pass them on."""
-        self._gathering.poll(0)
+        """Wait up to `seconds` for the broker's acknowledgements, and call their callbacks."""
+        self._batching.poll(0)
         self._prompt.poll(seconds)
 
     def flush(self, seconds: float) -> None:
-        """Wait until the broker has everything, but no longer than `seconds`."""
+        """Wait until the broker has every message, up to `seconds`."""
         deadline = time.monotonic() + seconds
-        for producer in (self._gathering, self._prompt):
+        for producer in (self._batching, self._prompt):
             producer.flush(max(0.0, deadline - time.monotonic()))
 
     def clear(self) -> None:
-        """Forget what the broker does not have yet."""
-        for producer in (self._gathering, self._prompt):
+        """Drop the messages that the broker does not have yet."""
+        for producer in (self._batching, self._prompt):
             producer.purge()
 
 
-def _options(settings: Settings, linger: int) -> Options:
-    return client_options(settings) | {
-        "acks": "all",
-        "linger.ms": linger,
+def _make_patient_producer(settings: Settings, linger_milliseconds: int) -> "Producer":
+    options = {
+        "linger.ms": linger_milliseconds,
         "message.timeout.ms": 0,  # never give up
-        # While a batch is on its way the next one gathers.
+        # While a batch is in flight the next one fills.
         "max.in.flight.requests.per.connection": 1,
         "queue.buffering.max.messages": 10_000,
-        "socket.nagle.disable": True,
-        "reconnect.backoff.ms": 50,
-        "reconnect.backoff.max.ms": 500,
-        "log_level": 3,
     }
+    return make_producer(settings, LONG_RUNNING | options)

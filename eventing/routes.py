@@ -10,73 +10,90 @@ from lungline.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often a delivery is tried again, and after which pauses; Knative's delivery spec has the same fields."""
+
+    retries: int = 10
+    first_backoff_seconds: float = 0.2
+    max_backoff_seconds: float = 30.0
+
+    def backoff(self, retry: int) -> float:
+        """Seconds before a retry, counted from 0: each pause is twice the last."""
+        return min(self.first_backoff_seconds * 2**retry, self.max_backoff_seconds)
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
-    """From a topic to whoever takes its records, and on with the answers."""
+    """From a Kafka topic to an HTTP sink, and on with the sink's reply events."""
 
     name: str
     topic: str
     group: str
-    """Under which its progress is committed."""
+    """Consumer group of its offsets."""
     url: str
     token: SecretStr | None = field(default=None, repr=False)
-    """What the receiver wants to be shown."""
+    """Bearer token that the sink expects."""
     replies: str | None = None
-    """The topic of the events that the receiver answers with; None lets them go nowhere."""
+    """Topic of the sink's reply events; None drops them."""
     dead_letters: str | None = None
-    """The topic of what nobody takes; None writes no more than a line in the log."""
-    side_by_side: int = 16
+    """Topic of undeliverable records; None only logs them."""
+    concurrency: int = 16
     """Deliveries at once."""
     wait_milliseconds: int = 10
-    """How long the broker may wait for a record before it answers.
+    """How long the broker may wait for a record before it answers a fetch.
 
-    The embedded broker looks for new records as often as a request ends: 50 ms would cost an upload 13 ms more on
-    average, 500 ms 200 ms. With 10 ms an idle trigger, which asks and asks, costs the broker 4 % of a core.
+    The embedded broker looks for new records only when a fetch ends: 50 ms would cost an upload 13 ms more on average,
+    500 ms 200 ms. With 10 ms an idle trigger costs the broker 4 % of a core.
     """
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
 
     @property
     def headers(self) -> dict[str, str]:
-        """What goes with every request, besides the event's own headers."""
+        """Headers of every request, besides the event's own."""
         return {"authorization": f"Bearer {self.token.get_secret_value()}"} if self.token else {}
 
 
-def routes(settings: Settings, worklist: str | None) -> tuple[Route, ...]:
-    """Uploads to the predictor; its results and what it refused to the worklist at this address, if there is one.
+def routes(settings: Settings, worklist: str | None, retry: RetryPolicy = RetryPolicy()) -> tuple[Route, ...]:
+    """Uploads to the predictor; results and dead letters to the worklist at this address, if there is one.
 
     Raises StackError when the settings name no predictor.
     """
     if not settings.predictor_uri:
         raise StackError("No predictor is set: start the stack with `lungline up`, or set LUNGLINE_PREDICTOR_URI.")
-    judge = Route(
+    uploads = Route(
         "predictor",
         settings.uploads_topic,
         TRIGGER_GROUP,
         f"{settings.predictor_uri}/v1/models/{settings.model_name}:predict",
         replies=settings.results_topic,
         dead_letters=settings.dead_letters_topic,
+        retry=retry,
     )
-    return (judge, *_to_worklist(settings, worklist)) if worklist else (judge,)
+    return (uploads, *_to_worklist(settings, worklist, retry)) if worklist else (uploads,)
 
 
-def _to_worklist(settings: Settings, address: str) -> tuple[Route, Route]:
+def _to_worklist(settings: Settings, address: str, retry: RetryPolicy) -> tuple[Route, Route]:
     token = settings.worklist.event_token
-    show = Route(
+    results = Route(
         "worklist",
         settings.results_topic,
         RESULTS_GROUP,
         f"{address}/",
         token,
         dead_letters=settings.dead_letters_topic,
-        side_by_side=4,  # its database has one writer
+        concurrency=4,  # its database has one writer
         wait_milliseconds=100,
+        retry=retry,
     )
-    # A dead letter that is refused again must not become another one, and so on for ever.
-    count = Route(
+    # Without dead letters of its own: one that is refused again would become another, for ever.
+    dead_letters = Route(
         "dead letters",
         settings.dead_letters_topic,
         DEAD_LETTERS_GROUP,
         f"{address}/dead-letters",
         token,
-        side_by_side=2,
+        concurrency=2,
         wait_milliseconds=250,
+        retry=retry,
     )
-    return show, count
+    return results, dead_letters

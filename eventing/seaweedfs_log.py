@@ -1,9 +1,9 @@
-"""The object store's own log of changes, read over gRPC from any moment on.
+"""SeaweedFS's change log, read over gRPC from any moment on.
 
-SeaweedFS offers a webhook too, but one that fails once is lost there (its retry stands outside its dead-letter queue
-and never sees an error), and it sends one at a time. This log is kept on disk and replays what a reader has missed.
+SeaweedFS offers a webhook too, but it loses an event that fails once (its retry stands outside its dead-letter queue
+and never sees an error), and sends one event at a time. The log is kept on disk and replays what a reader has missed.
 
-The messages are the part that we need of SeaweedFS's `filer.proto`; a field keeps its number for ever.
+The messages are the part of SeaweedFS's `filer.proto` that we need; a field's number never changes.
 """
 
 import secrets
@@ -19,9 +19,9 @@ from lungline.events.uploads import Upload
 from lungline.network import HOST, answers
 
 BUCKETS = "/buckets"
-# What the S3 gateway notes beside an object.
+# Extended attributes that the S3 gateway writes.
 ETAG, VERSION, DELETE_MARKER = (f"Seaweed-X-Amz-{name}" for name in ("ETag", "Version-Id", "Delete-Marker"))
-# Where the store keeps the parts of multipart uploads that are not complete.
+# Folder of the parts of incomplete multipart uploads.
 PARTS = ".uploads"
 
 _PACKAGE = "filer_pb"
@@ -52,10 +52,10 @@ _NANOSECONDS = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change, made at `moment`, in nanoseconds since 1970; `upload` is None for all but completed uploads.
+    """One change, made at `moment` (nanoseconds since 1970); `upload` is None unless it completes an upload.
 
-    Two changes at once may come in the wrong order or with the same moment. The log places a change at its moment or
-    after it, so reading again since the moment of any change repeats some and leaves out none.
+    Concurrent changes may come out of order or with the same moment. The log places a change at its moment or after
+    it, so reading again since the moment of any change repeats some changes and misses none.
     """
 
     moment: int
@@ -63,7 +63,7 @@ class Change:
 
 
 class Changes:
-    """A reading of the changes in one bucket; iterate once, `close` from anywhere to end that.
+    """The changes in one bucket from the moment `since` on; iterate once, and `close` from any thread to end that.
 
     Raises StorageUnavailable when the store does not answer.
     """
@@ -74,7 +74,7 @@ class Changes:
         request, response = _messages()
         self._bucket = bucket
         if not answers(filer_grpc_port):
-            raise StorageUnavailable("The object store's log of changes does not answer.")
+            raise StorageUnavailable("The object store's change log does not answer.")
         credentials = grpc.ssl_channel_credentials(
             certificates.authority.read_bytes(), certificates.key.read_bytes(), certificates.certificate.read_bytes()
         )
@@ -82,41 +82,43 @@ class Changes:
         subscribe = self._channel.unary_stream(
             _METHOD, request_serializer=request.SerializeToString, response_deserializer=response.FromString
         )
-        # A number of its own for each reading: the store ends one whose number it believes to know.
-        number = secrets.randbelow(2**31 - 1) + 1
-        asked = request(client_name="lungline", path_prefix=f"{BUCKETS}/{bucket}/", since_ns=since, client_id=number)
-        self._answers = subscribe(asked)
+        # A fresh id for each reader: the store ends a reader whose id is in use.
+        client_id = secrets.randbelow(2**31 - 1) + 1
+        prefix = f"{BUCKETS}/{bucket}/"
+        self._responses = subscribe(
+            request(client_name="lungline", path_prefix=prefix, since_ns=since, client_id=client_id)
+        )
 
     def __iter__(self) -> Iterator[Change]:
-        """Changes in the order of the log, for ever. Raises StorageUnavailable when they end."""
+        """Changes in the order of the log, without end. Raises StorageUnavailable when the connection ends."""
         import grpc
 
         try:
-            for answer in self._answers:
-                yield Change(answer.ts_ns, _completed(answer, self._bucket))
+            for response in self._responses:
+                yield Change(response.ts_ns, _completed_upload(response, self._bucket))
         except grpc.RpcError as exc:
-            raise StorageUnavailable("The object store's log of changes broke off.") from exc
-        raise StorageUnavailable("The object store ended its log of changes.")
+            raise StorageUnavailable("The connection to the object store's change log broke off.") from exc
+        raise StorageUnavailable("The object store ended its change log.")
 
     def close(self) -> None:
-        """End the reading."""
-        self._answers.cancel()
+        """End the iteration."""
+        self._responses.cancel()
         self._channel.close()
 
 
-def _completed(answer: Any, bucket: str) -> Upload | None:
-    """The upload that a change completes; None for directories, parts, deletions and changes of mere metadata."""
-    event = answer.event_notification
+def _completed_upload(response: Any, bucket: str) -> Upload | None:
+    """The upload that a change completes; None for directories, parts, deletions and changes of metadata alone."""
+    event = response.event_notification
     entry = event.new_entry
     if not entry.name or entry.is_directory or DELETE_MARKER in entry.extended:
         return None
-    path = f"{event.new_parent_path or answer.directory}/{entry.name}"
+    path = f"{event.new_parent_path or response.directory}/{entry.name}"
     key = path.removeprefix(f"{BUCKETS}/{bucket}/")
     if key == path or key.partition("/")[0] == PARTS:
         return None
     if event.old_entry.name == entry.name and _content(event.old_entry) == _content(entry):
         return None  # tags, permissions
-    return _upload(bucket, key, entry, answer.ts_ns)
+    return _upload(bucket, key, entry, response.ts_ns)
 
 
 def _upload(bucket: str, key: str, entry: Any, moment: int) -> Upload | None:
@@ -146,7 +148,7 @@ def _content(entry: Any) -> tuple[object, ...]:
 
 @cache
 def _messages() -> tuple[Any, Any]:
-    """The classes of request and response, made from the table so that no generated code lies about."""
+    """The classes of request and response, built from the table of fields instead of generated code."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     file = descriptor_pb2.FileDescriptorProto(name="lungline/filer.proto", package=_PACKAGE, syntax="proto3")
@@ -165,8 +167,8 @@ def _messages() -> tuple[Any, Any]:
 def _kind(kind: str) -> dict[str, Any]:
     from google.protobuf.descriptor_pb2 import FieldDescriptorProto
 
-    one = kind.removeprefix("repeated ")
-    label = FieldDescriptorProto.LABEL_OPTIONAL if one == kind else FieldDescriptorProto.LABEL_REPEATED
-    if one in _FIELDS:
-        return {"label": label, "type_name": f".{_PACKAGE}.{one}"}
-    return {"label": label, "type": FieldDescriptorProto.Type.Value(f"TYPE_{one.upper()}")}
+    item = kind.removeprefix("repeated ")
+    label = FieldDescriptorProto.LABEL_OPTIONAL if item == kind else FieldDescriptorProto.LABEL_REPEATED
+    if item in _FIELDS:
+        return {"label": label, "type_name": f".{_PACKAGE}.{item}"}
+    return {"label": label, "type": FieldDescriptorProto.Type.Value(f"TYPE_{item.upper()}")}

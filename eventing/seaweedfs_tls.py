@@ -1,6 +1,6 @@
-"""Certificates with which the store's servers and the bridge recognise each other over gRPC.
+"""Certificates by which the store's servers and the bridge authenticate each other over gRPC.
 
-Made by an authority whose key is thrown away at once: nobody can make another that it would vouch for.
+The authority's key is thrown away at once, so that it can sign no other certificate.
 """
 
 import ipaddress
@@ -15,12 +15,12 @@ from pathlib import Path
 from lungline.network import HOST
 
 SIGNING = ("signing", "signing.read", "filer_signing", "filer_signing.read")
-_YEARS = timedelta(days=365 * 50)
+_VALIDITY = timedelta(days=365 * 50)
 
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """Paths of the authority's certificate, of ours, and of our key."""
+    """Paths of the authority's certificate, of the store's certificate, and of its key."""
 
     authority: Path
     certificate: Path
@@ -28,19 +28,19 @@ class Certificates:
 
     @classmethod
     def of(cls, folder: Path) -> "Certificates":
-        """Those in a folder, whether they are there or not."""
+        """The paths in a folder, whether the files exist or not."""
         return cls(folder / "authority.crt", folder / "store.crt", folder / "store.key")
 
     @classmethod
     def claim(cls, folder: Path) -> "Certificates":
-        """Those in a folder, made at its first start."""
-        found = cls.of(folder)
-        if not all(path.exists() for path in (found.authority, found.certificate, found.key)):
-            _make(found)
-        return found
+        """The certificates in a folder, generated at the first start."""
+        certificates = cls.of(folder)
+        if not all(path.exists() for path in (certificates.authority, certificates.certificate, certificates.key)):
+            _generate(certificates)
+        return certificates
 
 
-def _make(certificates: Certificates) -> None:
+def _generate(certificates: Certificates) -> None:
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -52,16 +52,14 @@ def _make(certificates: Certificates) -> None:
         for name in ("lungline laptop", "lungline store")
     ]
 
-    def certificate(name: x509.Name, of: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-        begun = x509.CertificateBuilder().subject_name(name).issuer_name(names[0]).public_key(of.public_key())
-        begun = begun.serial_number(x509.random_serial_number())
-        return begun.not_valid_before(now - timedelta(days=1)).not_valid_after(now + _YEARS)
+    def builder(name: x509.Name, private: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+        named = x509.CertificateBuilder().subject_name(name).issuer_name(names[0]).public_key(private.public_key())
+        numbered = named.serial_number(x509.random_serial_number())
+        return numbered.not_valid_before(now - timedelta(days=1)).not_valid_after(now + _VALIDITY)
 
-    root = certificate(names[0], authority_key).add_extension(
-        x509.BasicConstraints(ca=True, path_length=0), critical=True
-    )
+    root = builder(names[0], authority_key).add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     here = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address(HOST))])
-    ours = certificate(names[1], key).add_extension(here, critical=False)
+    ours = builder(names[1], key).add_extension(here, critical=False)
     pem = serialization.Encoding.PEM
     _write(certificates.authority, root.sign(authority_key, hashes.SHA256()).public_bytes(pem))
     _write(certificates.certificate, ours.sign(authority_key, hashes.SHA256()).public_bytes(pem))
@@ -75,14 +73,14 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def generate_signing_keys() -> dict[str, str]:
-    """A new secret for each kind of token between the store's servers."""
+    """A new signing key for each kind of token between the store's servers."""
     return {name: secrets.token_urlsafe(32) for name in SIGNING}
 
 
 def secure(config: Path, signing_keys: Mapping[str, str]) -> None:
-    """Write what the store's own servers, and the bridge, recognise each other by into the store's `-config_dir`.
+    """Write certificates and signing keys into the store's `-config_dir`.
 
-    `signing_keys` hold a secret for each of SIGNING: HTTP between the servers carries tokens signed with them.
+    `signing_keys` has a key for each name of SIGNING; the servers sign the tokens of their HTTP requests with them.
     """
     config.mkdir(mode=0o700, parents=True, exist_ok=True)
     _write_security(config / "security.toml", signing_keys, Certificates.claim(config))
@@ -98,7 +96,7 @@ def _write_security(path: Path, keys: Mapping[str, str], certificates: Certifica
 
 
 def main() -> None:
-    """Secure the store of a pod: the keys are made once, and kept in the volume beside the certificates."""
+    """Secure the store of a pod; keys and certificates are generated once and kept in its volume."""
     config = Path(sys.argv[1])
     if not (config / "security.toml").exists():
         secure(config, generate_signing_keys())

@@ -1,7 +1,7 @@
-"""The trigger: each record of the uploads topic goes to the predictor, as Knative's KafkaSource would send it.
+"""The trigger: posts each record of the uploads topic to the predictor, as Knative's KafkaSource would.
 
-Beside it, each result and each dead letter goes to the worklist. Every route has a dispatcher, retries and offsets of
-its own, so that none waits for another. `lungline replay` delivers dead letters again.
+Each result and each dead letter goes to the worklist. Every route has its own dispatcher, retries and offsets, so that
+none waits for another. `lungline replay` delivers dead letters again.
 """
 
 import argparse
@@ -14,58 +14,33 @@ from prometheus_client.registry import Collector
 
 from eventing.metrics import expose
 from eventing.producer import Outbox
-from eventing.routes import routes
+from eventing.routes import RetryPolicy, routes
 from eventing.state import State, write_state
 from eventing.subscription import Subscription
 from lungline import program
 from lungline.home import Home
 from lungline.settings import Settings
 
-_COUNTERS = {
-    "delivered": ("lungline_deliveries", "Records that their receiver has taken."),
-    "retried": ("lungline_retries", "Attempts that are to be made again."),
-    "dead_letters": ("lungline_dead_letters", "Records that nobody took, refused images among them."),
-}
-
-
-class TriggerCollector(Collector):
-    """Asks each route when Prometheus asks: deliveries are not slowed down by counting."""
-
-    def __init__(self, subscriptions: Sequence[Subscription]) -> None:
-        self._subscriptions = subscriptions
-
-    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
-        """The routes' figures now."""
-        for what, (name, text) in _COUNTERS.items():
-            family = CounterMetricFamily(name, text, labels=["route"])
-            for one in self._subscriptions:
-                family.add_metric([one.route.name], one.dispatcher.counts[what])
-            yield family
-        held = GaugeMetricFamily("lungline_held_records", "Records taken and not done.", labels=["route"])
-        ready = GaugeMetricFamily("lungline_receiver_ready", "Whether a receiver takes records.", labels=["route"])
-        lag = GaugeMetricFamily(
-            "lungline_consumer_lag_records", "Records of a topic that are not done.", labels=["topic", "group"]
-        )
-        for one in self._subscriptions:
-            held.add_metric([one.route.name], one.held)
-            ready.add_metric([one.route.name], one.is_ready)
-            lag.add_metric([one.route.topic, one.route.group], one.lag())
-        yield from (held, ready, lag)
-
-
 POLL_SECONDS = 0.1
 
 
 class Trigger:
-    """Delivers records; `run` until `stop`, from another thread or a signal handler."""
+    """Delivers records; `run` until `stop`, which another thread or a signal handler calls."""
 
-    def __init__(self, home: Home, settings: Settings, worklist: str | None = None) -> None:
+    def __init__(
+        self,
+        home: Home,
+        settings: Settings,
+        worklist: str | None = None,
+        retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
+    ) -> None:
         self._home = home
         self._stopping = threading.Event()
         self._ended = threading.Event()
         self._outbox = Outbox(settings)
-        ways = routes(settings, worklist)
-        self._subscriptions = [Subscription(settings, way, self._outbox, self._stopping) for way in ways]
+        self._subscriptions = [
+            Subscription(settings, route, self._outbox, self._stopping) for route in routes(settings, worklist, retry)
+        ]
         self._fault: Exception | None = None
 
     @property
@@ -75,13 +50,13 @@ class Trigger:
 
     def run(self) -> None:
         """Deliver until `stop`; then finish what is in flight and commit."""
-        ours = self._subscriptions
-        ends = self._begin([one.run for one in ours])
-        others = self._begin([self._serve, self._keep_notes, *(one.dispatcher.retry_due for one in ours)])
-        for thread in ends:
+        readers = self._start([subscription.run for subscription in self._subscriptions])
+        retries = [subscription.dispatcher.run_retries for subscription in self._subscriptions]
+        helpers = self._start([self._serve_outbox, self._report, *retries])
+        for thread in readers:
             thread.join()
         self._ended.set()
-        for thread in others:
+        for thread in helpers:
             thread.join()
         if self._fault:
             raise self._fault
@@ -90,43 +65,76 @@ class Trigger:
         """End `run` soon."""
         self._stopping.set()
 
-    def _begin(self, work: list[Callable[[], None]]) -> list[threading.Thread]:
-        threads = [threading.Thread(target=self._guarded, args=(one,)) for one in work]
+    def _start(self, tasks: list[Callable[[], None]]) -> list[threading.Thread]:
+        threads = [threading.Thread(target=self._guard, args=(task,)) for task in tasks]
         for thread in threads:
             thread.start()
         return threads
 
-    def _guarded(self, work: Callable[[], None]) -> None:
-        """Run a thread's work; without it the trigger would be there and do nothing, so its fault ends `run`."""
+    def _guard(self, task: Callable[[], None]) -> None:
+        """Run a thread's task; its fault ends `run`, because the trigger would be alive and do nothing."""
         try:
-            work()
+            task()
         except Exception as exc:  # noqa: BLE001 - raised again by `run`
             self._fault = exc
             self._stopping.set()
 
-    def _serve(self) -> None:
-        """Pass on what the broker answers, to the last."""
+    def _serve_outbox(self) -> None:
+        """Serve the broker's acknowledgements until the last subscription has ended."""
         while not self._ended.is_set():
             self._outbox.serve(POLL_SECONDS)
 
-    def _keep_notes(self) -> None:
-        noted: Any = None
-        judging = self._subscriptions[0]
+    def _report(self) -> None:
+        """Save the state when it changes; it is that of the uploads: without the worklist they are still predicted."""
+        saved: Any = None
+        uploads = self._subscriptions[0]
         while not self._stopping.is_set():
-            # That the worklist is away is the worklist's own state: uploads go on.
-            state: State = "ready" if judging.is_ready else "waiting"
-            counts = judging.dispatcher.counts | {"held": judging.held}
-            if (state, counts) != noted:
+            state: State = "ready" if uploads.is_ready else "waiting"
+            counts = uploads.dispatcher.counts | {"held": uploads.held}
+            if (state, counts) != saved:
                 write_state(self._home, "trigger", state, **counts)
-                noted = (state, counts)
+                saved = (state, counts)
             self._stopping.wait(POLL_SECONDS)
+
+
+_COUNTERS = {
+    "delivered": ("lungline_deliveries", "Records that their receiver has accepted."),
+    "retried": ("lungline_retries", "Failed delivery attempts that are made again."),
+    "dead_letters": ("lungline_dead_letters", "Records that could not be delivered, refused images among them."),
+}
+
+
+class TriggerCollector(Collector):
+    """The routes' metrics, read when Prometheus scrapes: counting does not slow deliveries down."""
+
+    def __init__(self, subscriptions: Sequence[Subscription]) -> None:
+        self._subscriptions = subscriptions
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        """The metrics now."""
+        for counter, (name, text) in _COUNTERS.items():
+            family = CounterMetricFamily(name, text, labels=["route"])
+            for subscription in self._subscriptions:
+                family.add_metric([subscription.route.name], subscription.dispatcher.counts[counter])
+            yield family
+        held = GaugeMetricFamily("lungline_held_records", "Records read and not done.", labels=["route"])
+        ready = GaugeMetricFamily("lungline_receiver_ready", "Whether a receiver accepts records.", labels=["route"])
+        lag = GaugeMetricFamily(
+            "lungline_consumer_lag_records", "Records of a topic that are not done.", labels=["topic", "group"]
+        )
+        for subscription in self._subscriptions:
+            route = subscription.route
+            held.add_metric([route.name], subscription.held)
+            ready.add_metric([route.name], subscription.is_ready)
+            lag.add_metric([route.topic, route.group], subscription.lag())
+        yield from (held, ready, lag)
 
 
 def main(settings: Settings) -> None:
     """Run a trigger until SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m eventing.trigger", description="Kafka records to HTTP sinks.")
-    parser.add_argument("--worklist", help="address of the worklist; results go nowhere without one")
-    parser.add_argument("--metrics_port", type=int, help="port to answer Prometheus on; none by default")
+    parser.add_argument("--worklist", help="address of the worklist; without one, results go nowhere")
+    parser.add_argument("--metrics_port", type=int, help="port for Prometheus; none by default")
     arguments = parser.parse_args()
     trigger = Trigger(Home.make(settings.home), settings, arguments.worklist)
     expose(arguments.metrics_port, TriggerCollector(trigger.subscriptions))

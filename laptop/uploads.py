@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from eventing.kafka import client_options
+from eventing.kafka import make_consumer
 from laptop import stack
 from lungline.errors import StackError
 from lungline.results.records import ResultRecord
@@ -89,10 +89,10 @@ class _Watch:
 
 def _results(settings: Settings) -> "Consumer":
     """A consumer at the present end of the results topic; `assign` needs no group to form first."""
-    from confluent_kafka import Consumer, TopicPartition
+    from confluent_kafka import TopicPartition
 
     topic = settings.results_topic
-    consumer = Consumer(client_options(settings) | {"group.id": "lungline-watch", "enable.auto.commit": False})
+    consumer = make_consumer(settings, "lungline-watch", {})
     numbers = consumer.list_topics(topic, timeout=10).topics[topic].partitions
     ends = [
         TopicPartition(topic, number, consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10)[1])

@@ -24,7 +24,7 @@ from lungline.events.uploads import Upload
 from lungline.home import Home
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
-from tests.support.kafka_tail import Tail, tail, told
+from tests.support.kafka_tail import Tail, tail, uploads_of
 from tests.support.object_store import s3_client
 
 pytestmark = pytest.mark.stack
@@ -63,7 +63,7 @@ def uploads(stores: Settings) -> Iterator[Tail]:
 
 
 def of(prefix: str, records: list[Message]) -> list[Upload]:
-    return [upload for upload in told(records) if upload.key.startswith(prefix)]
+    return [upload for upload in uploads_of(records) if upload.key.startswith(prefix)]
 
 
 @pytest.mark.usefixtures("bridge")
@@ -81,8 +81,8 @@ def of(prefix: str, records: list[Message]) -> list[Upload]:
 )
 def test_a_key_survives_exactly(client: Any, uploads: Tail, key: str) -> None:
     etag = client.put_object(Bucket=BUCKET, Key=key, Body=key.encode())["ETag"]
-    uploads.until(lambda records: key in [upload.key for upload in told(records)])
-    (upload,) = [upload for upload in told(uploads.settled(0.3)) if upload.key == key]
+    uploads.until(lambda records: key in [upload.key for upload in uploads_of(records)])
+    (upload,) = [upload for upload in uploads_of(uploads.settled(0.3)) if upload.key == key]
     assert f'"{upload.etag}"' == etag
     assert upload.size == len(key.encode())
     assert upload.bucket == BUCKET
@@ -90,7 +90,8 @@ def test_a_key_survives_exactly(client: Any, uploads: Tail, key: str) -> None:
 
 
 @pytest.mark.usefixtures("bridge")
-def test_a_multipart_upload_is_one_event_with_the_object_s_own_etag(client: Any, uploads: Tail) -> None:
+def test_a_multipart_upload_is_one_event(client: Any, uploads: Tail) -> None:
+    """With the size and ETag of the whole object."""
     client.upload_fileobj(io.BytesIO(os.urandom(12 * 2**20)), BUCKET, "multi/ward 7/large.dcm", Config=MULTIPART)
     uploads.until(lambda records: bool(of("multi/", records)))
     (upload,) = of("multi/", uploads.settled())
@@ -120,13 +121,14 @@ def test_only_new_content_is_an_upload(client: Any, uploads: Tail) -> None:
     client.copy_object(Bucket=BUCKET, Key="what/copy.jpg", CopySource={"Bucket": BUCKET, "Key": "what/a.jpg"})
     client.delete_object(Bucket=BUCKET, Key="what/a.jpg")
     client.put_object(Bucket=BUCKET, Key="what/last.jpg", Body=b"")
-    uploads.until(lambda records: "what/last.jpg" in [upload.key for upload in told(records)])
+    uploads.until(lambda records: "what/last.jpg" in [upload.key for upload in uploads_of(records)])
     keys = [upload.key for upload in of("what/", uploads.settled())]
     assert sorted(keys) == ["what/a.jpg", "what/a.jpg", "what/copy.jpg", "what/last.jpg"]
 
 
 @pytest.mark.usefixtures("bridge")
-def test_the_topic_s_keys_show_no_object_key_and_keep_an_object_s_uploads_together(client: Any, uploads: Tail) -> None:
+def test_record_keys_hide_object_keys(client: Any, uploads: Tail) -> None:
+    """All uploads of an object have one key, and so one partition."""
     for body in (b"1", b"2"):
         client.put_object(Bucket=BUCKET, Key="Jane Doe/1.jpg", Body=body)
     uploads.until(lambda records: len(of("Jane", records)) == 2)
@@ -135,7 +137,7 @@ def test_the_topic_s_keys_show_no_object_key_and_keep_an_object_s_uploads_togeth
     assert b"Jane" not in bytes(records[0].key() or b"")
 
 
-def test_a_version_of_an_object_is_told_by_its_key_and_its_id(tmp_path: Path) -> None:
+def test_a_version_has_its_key_and_version_id(tmp_path: Path) -> None:
     with (
         running_store(tmp_path, Settings(home=tmp_path)) as settings,
         running_broker(tmp_path / "broker", Settings()) as kafka,
@@ -147,11 +149,11 @@ def test_a_version_of_an_object_is_told_by_its_key_and_its_id(tmp_path: Path) ->
         put = client.put_object(Bucket=BUCKET, Key="a/b c.jpg", Body=b"x")
         client.delete_object(Bucket=BUCKET, Key="a/b c.jpg")
         uploads.until(lambda records: len(records) >= 1)
-        (upload,) = told(uploads.settled(0.5))
+        (upload,) = uploads_of(uploads.settled(0.5))
     assert (upload.key, upload.version_id, f'"{upload.etag}"') == ("a/b c.jpg", put["VersionId"], put["ETag"])
 
 
-def test_nothing_is_lost_while_bridge_broker_or_store_are_killed(tmp_path: Path) -> None:
+def test_no_upload_is_lost_when_bridge_or_broker_is_killed(tmp_path: Path) -> None:
     home = Home.make(tmp_path)
     sent: list[str] = []
     with running_store(tmp_path, Settings(home=tmp_path)) as settings:
@@ -166,7 +168,7 @@ def test_nothing_is_lost_while_bridge_broker_or_store_are_killed(tmp_path: Path)
 
         broker = Broker(home, settings, ports)
         bridge = BridgeService(home, broker.connected(), ports)
-        upload(3)  # before anybody listened
+        upload(3)  # before the bridge started
         with running(broker, home.log("broker")) as first:
             with running(bridge, home.log("bridge")) as process, tail(broker.connected(), BUCKET) as uploads:
                 upload(3)
@@ -179,12 +181,12 @@ def test_nothing_is_lost_while_bridge_broker_or_store_are_killed(tmp_path: Path)
                 upload(3)  # while there is no broker
                 with running(broker, home.log("broker")), tail(broker.connected(), BUCKET) as uploads:
                     upload(3)
-                    uploads.until(lambda records: {one.key for one in told(records)} == set(sent))
+                    uploads.until(lambda records: {upload.key for upload in uploads_of(records)} == set(sent))
                     repeated = len(uploads.settled()) - len(sent)
-    assert repeated <= 9  # at least once: only what was under way when something was killed may come again
+    assert repeated <= 9  # at least once: only what was in flight when something was killed may come again
 
 
-def test_a_bridge_ends_at_once_when_asked(home: Path, stores: Settings) -> None:
+def test_a_bridge_stops_at_sigterm(home: Path, stores: Settings) -> None:
     ports = load_ports(Home(home))
     assert ports
     part = BridgeService(Home(home), stores.model_copy(update={"uploads_bucket": "lungline-models"}), ports)
@@ -192,9 +194,9 @@ def test_a_bridge_ends_at_once_when_asked(home: Path, stores: Settings) -> None:
         assert process.stop(3) == 0
 
 
-def test_notes_of_a_bridge_count_what_it_delivered(home: Path, bridge: None, client: Any, uploads: Tail) -> None:
+def test_the_state_file_counts_delivered_uploads(home: Path, bridge: None, client: Any, uploads: Tail) -> None:
     client.put_object(Bucket=BUCKET, Key="counted.jpg", Body=b"x")
-    uploads.until(lambda records: "counted.jpg" in [upload.key for upload in told(records)])
+    uploads.until(lambda records: "counted.jpg" in [upload.key for upload in uploads_of(records)])
     assert read_state(Home(home), "bridge")["delivered"] > 0
 
 
@@ -205,27 +207,27 @@ def test_a_storm_of_uploads_is_one_event_each(stores: Settings, uploads: Tail) -
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda key: storage.put(BUCKET, key, key.encode()), keys))
     storage.close()
-    uploads.until(lambda records: len(records) >= 600 and {one.key for one in of("storm/", records)} == keys, 60)
+    uploads.until(lambda records: len(records) >= 600 and {upload.key for upload in of("storm/", records)} == keys, 60)
     assert len(of("storm/", uploads.settled())) == 600
 
 
-def test_progress_stops_at_the_first_thing_that_is_not_done() -> None:
-    progress = OffsetTracker(9)
-    first, second, third = (progress.begin(mark) for mark in (10, 11, 15))
-    progress.finish(third)
-    progress.finish(second)
-    assert (progress.done, progress.open) == (9, 3)
-    progress.finish(first)
-    assert (progress.done, progress.open) == (15, 0)
-    progress.finish(first)
-    assert progress.done == 15
+def test_an_offset_tracker_stops_at_the_first_gap() -> None:
+    tracker = OffsetTracker(9)
+    first, second, third = (tracker.begin(position) for position in (10, 11, 15))
+    tracker.finish(third)
+    tracker.finish(second)
+    assert (tracker.done, tracker.open) == (9, 3)
+    tracker.finish(first)
+    assert (tracker.done, tracker.open) == (15, 0)
+    tracker.finish(first)
+    assert tracker.done == 15
 
 
-def test_progress_takes_marks_that_repeat_or_step_back() -> None:
-    progress = OffsetTracker(0)
-    first, second, third = (progress.begin(mark) for mark in (10, 10, 9))
-    progress.finish(first)
-    assert (progress.done, progress.open) == (10, 2)
-    progress.finish(second)
-    progress.finish(third)
-    assert (progress.done, progress.open) == (10, 0)
+def test_an_offset_tracker_accepts_repeated_positions() -> None:
+    tracker = OffsetTracker(0)
+    first, second, third = (tracker.begin(position) for position in (10, 10, 9))
+    tracker.finish(first)
+    assert (tracker.done, tracker.open) == (10, 2)
+    tracker.finish(second)
+    tracker.finish(third)
+    assert (tracker.done, tracker.open) == (10, 0)

@@ -6,10 +6,8 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from eventing import kafka
 from eventing.kafka import RESULTS_GROUP, TRIGGER_GROUP, bootstrap, ensure_topics
 from laptop.home.ports import load_ports
-from laptop.services import broker as retention
 from laptop.services.broker import Broker, prune, running_broker
 from laptop.services.process import running
 from laptop.services.store import running_store
@@ -51,7 +49,7 @@ def test_records_and_offsets_outlive_the_broker(broker: Broker) -> None:
         consumer.close()
 
 
-def test_the_broker_listens_on_loopback_only_and_shows_no_secret(broker: Broker) -> None:
+def test_the_broker_listens_on_loopback_and_shows_no_secret(broker: Broker) -> None:
     with running(broker, broker.home.log("broker")) as process:
         assert listening(process.pid) == {"127.0.0.1"}
         secret = broker.settings.s3_secret_key
@@ -60,10 +58,10 @@ def test_the_broker_listens_on_loopback_only_and_shows_no_secret(broker: Broker)
         assert secret.get_secret_value() not in broker.home.log("broker").read_text()
 
 
-def test_what_the_trigger_has_committed_is_pruned_and_the_rest_is_read_as_before(
-    broker: Broker, monkeypatch: pytest.MonkeyPatch
+def test_committed_batches_are_pruned(
+    broker: Broker,
 ) -> None:
-    monkeypatch.setattr(retention, "KEPT_BATCHES", 2)
+    """Records that are not committed are read as before."""
     settings = broker.connected().model_copy(update={"uploads_topic": "pruned", "results_topic": "kept"})
     storage = Storage.from_settings(settings)
     with running(broker, broker.home.log("broker")):
@@ -73,12 +71,12 @@ def test_what_the_trigger_has_committed_is_pruned_and_the_rest_is_read_as_before
             for topic in ("pruned", "kept"):
                 producer.produce(topic, b"%d" % number)
                 assert producer.flush(10) == 0
-        assert prune(storage, settings) == 0  # nothing is committed
+        assert prune(storage, settings, 2) == 0  # nothing is committed
         for group, topic, offset, gone in ((TRIGGER_GROUP, "pruned", 7, 7), (RESULTS_GROUP, "kept", 4, 4)):
             consumer = Consumer({"bootstrap.servers": bootstrap(settings), "group.id": group})
             consumer.commit(offsets=[TopicPartition(topic, 0, offset)], asynchronous=False)
             consumer.close()
-            assert prune(storage, settings) == gone
+            assert prune(storage, settings, 2) == gone
         with tail(settings, "pruned") as records:
             records.until(lambda records: len(records) == 3)
             assert [record.value() for record in records.settled(0.3)] == [b"7", b"8", b"9"]
@@ -94,7 +92,6 @@ def test_topics_are_made_once(tmp_path: Path) -> None:
             assert records.settled(0.2) == []
 
 
-def test_a_broker_that_is_away_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kafka, "TIMEOUT_SECONDS", 0.5)
+def test_an_unavailable_broker_is_one_sentence() -> None:
     with pytest.raises(KafkaUnavailable, match=r"The Kafka broker at 127.0.0.1:1 does not answer\."):
-        ensure_topics(Settings(kafka_bootstrap="127.0.0.1:1"))
+        ensure_topics(Settings(kafka_bootstrap="127.0.0.1:1"), 0.5)

@@ -1,4 +1,4 @@
-"""How clients log in to Kafka: the options, and a broker behind TLS that asks who is there."""
+"""How clients log in to Kafka: the options, and a broker behind TLS that demands a login."""
 
 import asyncio
 import ssl
@@ -29,7 +29,7 @@ from lungline.settings import Settings
 LOGIN = {"kafka_username": "tools", "kafka_password": SecretStr("hidden")}
 
 
-def test_without_a_login_clients_speak_in_the_clear() -> None:
+def test_clients_without_a_login_use_no_tls() -> None:
     assert client_options(Settings(kafka_bootstrap="127.0.0.1:9092")) == {"bootstrap.servers": "127.0.0.1:9092"}
 
 
@@ -48,7 +48,7 @@ def test_a_login_goes_over_tls_only(tmp_path: Path) -> None:
     assert client_options(Settings(kafka_bootstrap="kafka:9093", kafka_ca=authority))["security.protocol"] == "SSL"
 
 
-def test_half_a_login_or_an_authority_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_half_a_login_or_a_missing_authority_is_refused(tmp_path: Path) -> None:
     with pytest.raises(KafkaUnavailable, match="LUNGLINE_KAFKA_BOOTSTRAP"):
         client_options(Settings(**LOGIN))
     for name, value in LOGIN.items():
@@ -60,8 +60,8 @@ def test_half_a_login_or_an_authority_that_is_not_there_is_refused(tmp_path: Pat
 
 
 @dataclass(frozen=True)
-class AskingBroker(Broker):
-    """The embedded broker, asking for a login; it keeps no users, so it knows nobody."""
+class LoginBroker(Broker):
+    """The embedded broker, demanding a login; it has no users, so it accepts none."""
 
     def command(self) -> Command:
         command = super().command()
@@ -72,37 +72,37 @@ class AskingBroker(Broker):
 
 
 @pytest.mark.stack
-def test_a_client_trusts_the_brokers_authority_and_gives_its_name(tmp_path: Path) -> None:
+def test_a_client_verifies_the_broker_and_logs_in(tmp_path: Path) -> None:
     home, certificates = Home.make(tmp_path), Certificates.claim(tmp_path)
     (tmp_path / "stranger").mkdir()
     stranger = Certificates.claim(tmp_path / "stranger")
-    broker = AskingBroker(home, Settings(), claim_ports(home), in_memory=True)
+    broker = LoginBroker(home, Settings(), claim_ports(home), in_memory=True)
     with running(broker, home.log("broker")), tls_before(broker.ports.broker, certificates) as address:
-        there = Settings(kafka_bootstrap=address, kafka_ca=certificates.authority, **LOGIN)
-        assert "SCRAM authentication failed: broker responded with unknown-user" in first_error(there)
-        elsewhere = there.model_copy(update={"kafka_ca": stranger.authority})
-        assert "certificate verify failed" in first_error(elsewhere)
+        trusting = Settings(kafka_bootstrap=address, kafka_ca=certificates.authority, **LOGIN)
+        assert "SCRAM authentication failed: broker responded with unknown-user" in first_error(trusting)
+        distrusting = trusting.model_copy(update={"kafka_ca": stranger.authority})
+        assert "certificate verify failed" in first_error(distrusting)
 
 
 def first_error(settings: Settings) -> str:
-    """What keeps a client from the broker, in its own words."""
-    said: list[str] = []
+    """The first error that a client reports."""
+    errors: list[str] = []
 
-    def heard(error: KafkaError) -> None:
-        said.append(error.str())
+    def report(error: KafkaError) -> None:
+        errors.append(error.str())
 
-    options: dict[str, Any] = client_options(settings) | {"error_cb": heard, "log_level": 0}
+    options: dict[str, Any] = client_options(settings) | {"error_cb": report, "log_level": 0}
     client = AdminClient(options)
     for _ in range(100):
-        if said:
-            return said[0]
+        if errors:
+            return errors[0]
         client.poll(0.1)
-    return "nothing was said"
+    return "no error"
 
 
 @contextmanager
 def tls_before(port: int, certificates: Certificates) -> Iterator[str]:
-    """An address that speaks TLS with these certificates and passes what it hears to a port."""
+    """An address that speaks TLS with these certificates and forwards to a port."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificates.certificate, certificates.key)
     loop = asyncio.new_event_loop()

@@ -1,4 +1,4 @@
-"""Lost events and dead letters, between a real store, a real broker and the bridge."""
+"""Reconciliation and replay, with a real store, a real broker and the bridge."""
 
 import io
 import json
@@ -14,10 +14,10 @@ import pytest
 from boto3.s3.transfer import TransferConfig
 from confluent_kafka import Producer
 
-from eventing import replay
 from eventing.kafka import ensure_topics
 from eventing.kafka_record import KafkaRecord, dead_letter_headers
 from eventing.reconcile import Candidates, reconcile, resend
+from eventing.replay import replay
 from laptop.services.bridge import running_bridge
 from laptop.services.broker import running_broker
 from laptop.services.store import running_store
@@ -32,7 +32,7 @@ from lungline.results import records as results
 from lungline.results.events import RESULT_TYPE
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
-from tests.support.kafka_tail import tail, told
+from tests.support.kafka_tail import tail, uploads_of
 from tests.support.object_store import free_ports, s3_client
 from tests.support.tiny_package import write_tiny_package
 
@@ -79,7 +79,7 @@ def diagnoser(tmp_path_factory: pytest.TempPathFactory) -> Diagnoser:
     return Diagnoser(Package.load(folder))
 
 
-def found(storage: Storage, settings: Settings, **when: Any) -> tuple[dict[str, int], list[Upload]]:
+def reconciled(storage: Storage, settings: Settings, **when: Any) -> tuple[dict[str, int], list[Upload]]:
     """The counts of a reconciliation, and what it would send."""
     sent: list[Upload] = []
     counts = asdict(reconcile(storage, settings, sent.append, **when))
@@ -95,7 +95,7 @@ class TestReconcile:
             storage.put(ours.uploads_bucket, key, jpeg(number, opacities=True))
         storage.put(ours.uploads_bucket, "not an image.jpeg", b"hello")
         storage.put(ours.uploads_bucket, "folder/", b"")
-        counts, sent = found(storage, ours)
+        counts, sent = reconciled(storage, ours)
         assert counts == {"uploads": 5, "sent": 5}
         for upload in sent:
             if upload.key != keys[0]:
@@ -103,30 +103,30 @@ class TestReconcile:
         # A heatmap without a record is no result: the predictor was killed between the two.
         lost = next(upload for upload in sent if upload.key == keys[0])
         storage.put(ours.results_bucket, results.heatmap_key(lost.identity, "1", datetime.now(UTC)), b"png")
-        counts, again = found(storage, ours)
+        counts, again = reconciled(storage, ours)
         assert counts == {"uploads": 5, "with_result": 4, "sent": 1}
         assert again == [lost]
         diagnose_upload(lost, diagnoser, storage, ours)
-        assert found(storage, ours) == ({"uploads": 5, "with_result": 5}, [])
+        assert reconciled(storage, ours) == ({"uploads": 5, "with_result": 5}, [])
 
-    def test_an_overwritten_upload_is_asked_for_as_it_is_now(
+    def test_an_overwritten_upload_is_sent_with_its_present_etag(
         self, storage: Storage, ours: Settings, diagnoser: Diagnoser
     ) -> None:
         first = Upload(ours.uploads_bucket, "a", etag=storage.put(ours.uploads_bucket, "a", jpeg(1, opacities=True)))
         diagnose_upload(first, diagnoser, storage, ours)
         etag = storage.put(ours.uploads_bucket, "a", jpeg(2, opacities=True))
-        _, sent = found(storage, ours)
+        _, sent = reconciled(storage, ours)
         assert [upload.etag for upload in sent] == [etag]
 
-    def test_what_is_older_or_younger_than_asked_is_left_alone(self, storage: Storage, ours: Settings) -> None:
+    def test_uploads_outside_the_given_time_are_skipped(self, storage: Storage, ours: Settings) -> None:
         storage.put(ours.uploads_bucket, "a", b"x")
         now, minute = datetime.now(UTC), timedelta(minutes=1)
-        assert found(storage, ours, since=now - minute, until=now + minute)[0] == {"uploads": 1, "sent": 1}
-        assert found(storage, ours, since=now + minute)[0] == {"uploads": 1, "older": 1}
-        assert found(storage, ours, until=now - minute)[0] == {"uploads": 1, "recent": 1}
+        assert reconciled(storage, ours, since=now - minute, until=now + minute)[0] == {"uploads": 1, "sent": 1}
+        assert reconciled(storage, ours, since=now + minute)[0] == {"uploads": 1, "older": 1}
+        assert reconciled(storage, ours, until=now - minute)[0] == {"uploads": 1, "recent": 1}
 
     def test_many_uploads_are_compared_with_many_results(self, storage: Storage, ours: Settings) -> None:
-        def one(number: int) -> Upload:
+        def put(number: int) -> Upload:
             key = f"{number}.jpeg"
             upload = Upload(ours.uploads_bucket, key, etag=storage.put(ours.uploads_bucket, key, b"%d" % number))
             for version in range(number % 3):
@@ -134,24 +134,24 @@ class TestReconcile:
             return upload
 
         with ThreadPoolExecutor(8) as pool:
-            uploads = list(pool.map(one, range(600)))
+            uploads = list(pool.map(put, range(600)))
         lost = {upload.identity for upload in uploads[::3]}
-        counts, sent = found(storage, ours)
+        counts, sent = reconciled(storage, ours)
         assert counts == {"uploads": 600, "with_result": 400, "sent": 200}
         assert {upload.identity for upload in sent} == lost
 
-    def test_uploads_are_kept_beside_memory_and_come_back_as_they_were(self) -> None:
+    def test_candidates_come_back_unchanged_and_in_order(self) -> None:
         whole = datetime(2026, 11, 22, tzinfo=UTC)
-        given = [Upload("b", f"{number}.jpeg", None, f"{number}", None, number, whole) for number in range(2500)]
-        given.append(Upload("b", "Ünïcode", "version", None, None, None, None))
+        uploads = [Upload("b", f"{number}.jpeg", None, f"{number}", None, number, whole) for number in range(2500)]
+        uploads.append(Upload("b", "Ünïcode", "version", None, None, None, None))
         with Candidates() as candidates:
-            candidates.add(given)
-            candidates.add(given[:10])
+            candidates.add(uploads)
+            candidates.add(uploads[:10])
             assert len(candidates) == 2501
-            back = [upload for shard, _ in candidates.shards() for upload in candidates.of(shard)]
-        assert back == sorted(given, key=lambda upload: upload.identity)
+            restored = [upload for shard, _ in candidates.shards() for upload in candidates.of(shard)]
+        assert restored == sorted(uploads, key=lambda upload: upload.identity)
 
-    def test_its_events_are_duplicates_of_the_store_s_own(self, tmp_path: Path) -> None:
+    def test_its_events_are_duplicates_of_the_bridges_events(self, tmp_path: Path) -> None:
         """In one part and in several, in a bucket with versions and in one without."""
         parts = TransferConfig(multipart_threshold=5 * 2**20, multipart_chunksize=5 * 2**20)
         for versions in (False, True):
@@ -169,28 +169,27 @@ class TestReconcile:
                 for key in ("Jane Doe/ü + 100%.jpeg", "b.jpeg"):
                     client.put_object(Bucket=settings.uploads_bucket, Key=key, Body=key.encode())
                 client.upload_fileobj(io.BytesIO(bytes(6 * 2**20)), settings.uploads_bucket, "c.dcm", Config=parts)
-                first = told(events.until(lambda records: len(records) == 3))
+                first = uploads_of(events.until(lambda records: len(records) == 3))
                 assert resend(settings, grace_seconds=0).sent == 3
                 records = events.until(lambda records: len(records) == 6)
-                assert sorted(one.identity for one in told(records[3:])) == sorted(one.identity for one in first)
-                assert {bool(one.version_id) for one in told(records)} == {versions}
+                assert sorted(upload.identity for upload in uploads_of(records[3:])) == sorted(
+                    upload.identity for upload in first
+                )
+                assert {bool(upload.version_id) for upload in uploads_of(records)} == {versions}
                 assert {record.key() for record in records[:3]} == {record.key() for record in records[3:]}
                 assert not [record for record in records if b"Jane" in bytes(record.key() or b"")]
 
-    def test_without_a_broker_it_says_so(
-        self, ours: Settings, storage: Storage, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("eventing.producer.PATIENCE_SECONDS", 1)
+    def test_without_a_broker_it_says_so(self, ours: Settings, storage: Storage) -> None:
         storage.put(ours.uploads_bucket, "a", b"x")
         nobody = ours.model_copy(update={"kafka_bootstrap": f"127.0.0.1:{free_ports(1)[0]}"})
         with pytest.raises(KafkaUnavailable, match="does not take messages"):
-            resend(nobody, grace_seconds=0)
+            resend(nobody, grace_seconds=0, patience_seconds=1)
 
-    def test_images_that_could_not_be_kept_for_research_are_kept_later(
+    def test_images_owed_to_research_are_kept_later(
         self, ours: Settings, storage: Storage, diagnoser: Diagnoser, tmp_path: Path
     ) -> None:
         ours = ours.model_copy(update={"home": tmp_path})
-        # Nobody may make a bucket of this name, so keeping the image fails.
+        # S3 allows no bucket of this name, so keeping the image fails.
         impossible = ours.model_copy(update={"research_bucket": "x"})
         etags = {key: storage.put(ours.uploads_bucket, key, jpeg(1, opacities=True)) for key in ("a", "deleted")}
         for key, etag in etags.items():
@@ -207,29 +206,29 @@ class TestReconcile:
 class TestReplay:
     def test_each_dead_letter_is_delivered_again_once(self, ours: Settings) -> None:
         uploads = [Upload(ours.uploads_bucket, f"Doe-Jane/{number}.jpeg", etag=str(number)) for number in range(5)]
-        bury(ours, *(json.dumps(minio_record(upload)).encode() for upload in uploads[:3]))
-        assert asdict(replay.replay(ours)) == {"replayed": 3, "older": 0, "hopeless": 0}
-        assert replay.replay(ours).replayed == 0
-        bury(ours, *(json.dumps(minio_record(upload)).encode() for upload in uploads[3:]))
-        assert replay.replay(ours).replayed == 2
+        dead_letter(ours, *(json.dumps(minio_record(upload)).encode() for upload in uploads[:3]))
+        assert asdict(replay(ours)) == {"replayed": 3, "older": 0, "hopeless": 0}
+        assert replay(ours).replayed == 0
+        dead_letter(ours, *(json.dumps(minio_record(upload)).encode() for upload in uploads[3:]))
+        assert replay(ours).replayed == 2
         with tail(ours, ours.uploads_topic) as events:
             records = events.until(lambda records: len(records) == 5)
             assert len(events.settled(0.3)) == 5
-        assert told(records) == uploads
+        assert uploads_of(records) == uploads
         assert not [record for record in records if b"Doe" in bytes(record.key() or b"")]
         assert [dict(record.headers() or []) for record in records] == [{"content-type": b"application/json"}] * 5
-        assert replay.replay(ours, again=True).replayed == 5
+        assert replay(ours, again=True).replayed == 5
 
-    def test_what_no_fix_can_help_stays_dead(self, ours: Settings) -> None:
+    def test_events_of_others_are_not_replayed(self, ours: Settings) -> None:
         elsewhere = minio_record(Upload("lungline-models", "pneumonia/1/card.json"))
-        bury(ours, b"", b"hello", json.dumps(elsewhere).encode(), b'{"Event": "s3:TestEvent"}')
-        assert asdict(replay.replay(ours)) == {"replayed": 0, "older": 0, "hopeless": 4}
-        assert asdict(replay.replay(ours)) == {"replayed": 0, "older": 0, "hopeless": 0}
+        dead_letter(ours, b"", b"hello", json.dumps(elsewhere).encode(), b'{"Event": "s3:TestEvent"}')
+        assert asdict(replay(ours)) == {"replayed": 0, "older": 0, "hopeless": 4}
+        assert asdict(replay(ours)) == {"replayed": 0, "older": 0, "hopeless": 0}
 
-    def test_a_result_that_nobody_took_goes_back_to_the_results(self, ours: Settings) -> None:
+    def test_an_undelivered_result_goes_back_to_the_results_topic(self, ours: Settings) -> None:
         event = {"specversion": "1.0", "type": RESULT_TYPE, "id": "a-1", "source": "s", "subject": "a"}
-        bury(ours, b'{"id": "a-1"}', event=event)
-        assert replay.replay(ours).replayed == 1
+        dead_letter(ours, b'{"id": "a-1"}', event=event)
+        assert replay(ours).replayed == 1
         with tail(ours, ours.results_topic) as events:
             (record,) = events.until(lambda records: len(records) == 1)
         assert record.value() == b'{"id": "a-1"}'
@@ -237,22 +236,22 @@ class TestReplay:
             "content-type": b"application/json"
         }
 
-    def test_letters_from_before_a_moment_are_settled(self, ours: Settings) -> None:
+    def test_letters_older_than_since_count_as_replayed(self, ours: Settings) -> None:
         event = json.dumps(minio_record(Upload(ours.uploads_bucket, "a.jpeg", etag="1"))).encode()
-        bury(ours, event, event)
+        dead_letter(ours, event, event)
         later = datetime.now(UTC) + timedelta(hours=1)
-        assert asdict(replay.replay(ours, since=later)) == {"replayed": 0, "older": 2, "hopeless": 0}
-        assert replay.replay(ours).replayed == 0
-        assert replay.replay(ours, since=later - timedelta(hours=2), again=True).replayed == 2
+        assert asdict(replay(ours, since=later)) == {"replayed": 0, "older": 2, "hopeless": 0}
+        assert replay(ours).replayed == 0
+        assert replay(ours, since=later - timedelta(hours=2), again=True).replayed == 2
 
-    def test_without_a_broker_it_says_so(self, ours: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(replay, "TIMEOUT_SECONDS", 1)
+    def test_without_a_broker_it_says_so(self, ours: Settings) -> None:
+        nobody = ours.model_copy(update={"kafka_bootstrap": f"127.0.0.1:{free_ports(1)[0]}"})
         with pytest.raises(KafkaUnavailable):
-            replay.replay(ours.model_copy(update={"kafka_bootstrap": f"127.0.0.1:{free_ports(1)[0]}"}))
+            replay(nobody, timeout_seconds=1)
 
 
-def bury(settings: Settings, *values: bytes, event: dict[str, str] | None = None) -> None:
-    """Leave dead letters as the trigger does."""
+def dead_letter(settings: Settings, *values: bytes, event: dict[str, str] | None = None) -> None:
+    """Write dead letters as the trigger does."""
     producer = Producer({"bootstrap.servers": settings.kafka_bootstrap})
     for value in values:
         record = KafkaRecord("t", 0, 7, value, b"bucket/Doe-Jane.jpeg", "application/json", 1, event=event or {})

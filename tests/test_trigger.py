@@ -1,4 +1,4 @@
-"""The trigger between a real broker and a sink whose answers the tests choose."""
+"""The trigger between a real broker and a sink whose responses the tests choose."""
 
 import base64
 import json
@@ -19,8 +19,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # pyright: ignore[reportPrivateImportUsage] - as its docs do
 from pydantic import SecretStr
 
-from eventing import delivery
 from eventing.kafka import DEAD_LETTERS_GROUP, RESULTS_GROUP, TRIGGER_GROUP
+from eventing.routes import RetryPolicy
 from eventing.sink import CircuitBreaker, Sink
 from eventing.state import read_state
 from eventing.trigger import Trigger
@@ -34,17 +34,19 @@ from tests.support.kafka_tail import tail
 pytestmark = pytest.mark.stack
 
 IN_FLIGHT = 16
+DEFAULT = RetryPolicy()
+QUICK = RetryPolicy(first_backoff_seconds=0.01, max_backoff_seconds=0.05)
 
-# What a sink does with the n-th delivery of a value: a status, and perhaps headers of its answer.
+# A sink's response to the n-th delivery of a value: a status, and perhaps headers.
 Behaviour = Callable[[str, int], int | tuple[int, dict[str, str]]]
 
 
 class FakePredictor:
-    """A sink on a real port that remembers what it was sent."""
+    """A sink on a real port that records its deliveries."""
 
     def __init__(self, behave: Behaviour) -> None:
         self.ready = True
-        self.page = 200
+        self.readiness_status = 200
         self.connections: list[socket.socket] = []
         self.deliveries: list[tuple[str, dict[str, str], float]] = []
         self.counts: Counter[str] = Counter()
@@ -60,7 +62,7 @@ class FakePredictor:
                 fake.connections.append(self.connection)
 
             def do_GET(self) -> None:
-                self._answer(fake.page if fake.ready else 503)
+                self._answer(fake.readiness_status if fake.ready else 503)
 
             def do_POST(self) -> None:
                 value = self.rfile.read(int(self.headers["content-length"])).decode()
@@ -92,7 +94,7 @@ class FakePredictor:
 
         class Server(ThreadingHTTPServer):
             def handle_error(self, request: object, client_address: object) -> None:
-                """Callers that were killed are part of the tests."""
+                """Say nothing: clients that are killed are part of the tests."""
 
         self.server = Server(("127.0.0.1", 0), Handler)
         self.uri = f"http://127.0.0.1:{self.server.server_port}"
@@ -103,7 +105,7 @@ class FakePredictor:
             connection.shutdown(socket.SHUT_RDWR)
 
     def times(self, value: str) -> list[float]:
-        return [moment for one, _, moment in self.deliveries if one == value]
+        return [moment for delivered, _, moment in self.deliveries if delivered == value]
 
 
 @contextmanager
@@ -145,18 +147,21 @@ def produce(settings: Settings, *values: str, headers: Any = None) -> None:
 
 
 def committed(settings: Settings, group: str = TRIGGER_GROUP, topic: str | None = None) -> int:
-    """How many records the trigger has noted as done."""
+    """How many records the trigger has committed."""
     consumer = Consumer({"bootstrap.servers": settings.kafka_bootstrap, "group.id": group})
     try:
-        asked = [TopicPartition(topic or settings.uploads_topic, number) for number in range(3)]
-        return sum(max(0, one.offset) for one in consumer.committed(asked, timeout=10))
+        partitions = [TopicPartition(topic or settings.uploads_topic, number) for number in range(3)]
+        return sum(max(0, position.offset) for position in consumer.committed(partitions, timeout=10))
     finally:
         consumer.close()
 
 
 @contextmanager
-def triggering(settings: Settings, fake: FakePredictor, worklist: str | None = None) -> Iterator[Trigger]:
-    trigger = Trigger(Home.make(settings.home), settings.model_copy(update={"predictor_uri": fake.uri}), worklist)
+def running_trigger(
+    settings: Settings, fake: FakePredictor, worklist: str | None = None, retry: RetryPolicy = DEFAULT
+) -> Iterator[Trigger]:
+    aimed = settings.model_copy(update={"predictor_uri": fake.uri})
+    trigger = Trigger(Home.make(settings.home), aimed, worklist, retry)
     thread = threading.Thread(target=trigger.run)
     thread.start()
     try:
@@ -174,29 +179,22 @@ def eventually(condition: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.01)
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same rules of retrying, hurried."""
-    monkeypatch.setattr(delivery, "FIRST_BACKOFF_SECONDS", 0.01)
-    monkeypatch.setattr(delivery, "LONGEST_BACKOFF_SECONDS", 0.05)
-
-
 def test_records_of_all_partitions_are_delivered_as_binary_cloudevents(topics: Settings) -> None:
     values = [json.dumps({"number": number}) for number in range(30)]
     produce(topics, *values, headers=[("content-type", b"application/json")])
-    with fake_predictor() as fake, triggering(topics, fake):
+    with fake_predictor() as fake, running_trigger(topics, fake):
         eventually(lambda: len(fake.counts) == 30)
     assert set(fake.counts.values()) == {1}
     headers = [headers for _, headers, _ in fake.deliveries]
-    assert {one["ce-type"] for one in headers} == {"dev.knative.kafka.event"}
-    assert {one["content-type"] for one in headers} == {"application/json"}
-    assert len({one["ce-id"] for one in headers}) == 30
-    assert len({one["ce-subject"].partition("#")[0] for one in headers}) == 3
+    assert {sent["ce-type"] for sent in headers} == {"dev.knative.kafka.event"}
+    assert {sent["content-type"] for sent in headers} == {"application/json"}
+    assert len({sent["ce-id"] for sent in headers}) == 30
+    assert len({sent["ce-subject"].partition("#")[0] for sent in headers}) == 3
 
 
 def test_a_reply_event_goes_to_the_results_topic(topics: Settings) -> None:
     reply = {"ce-specversion": "1.0", "ce-id": "1", "ce-type": "t", "ce-source": "s", "ce-subject": "abc"}
-    with fake_predictor(lambda *_: (200, reply)) as fake, triggering(topics, fake):
+    with fake_predictor(lambda *_: (200, reply)) as fake, running_trigger(topics, fake):
         produce(topics, "x")
         with tail(topics, topics.results_topic) as results:
             (record,) = results.until(lambda records: len(records) == 1)
@@ -205,8 +203,8 @@ def test_a_reply_event_goes_to_the_results_topic(topics: Settings) -> None:
     assert dict(record.headers() or [])["ce_type"] == b"t"
 
 
-def test_a_refusal_is_a_dead_letter_at_once_with_the_reason(topics: Settings) -> None:
-    with fake_predictor(lambda value, _: 400 if value == "poison" else 200) as fake, triggering(topics, fake):
+def test_a_refusal_is_a_dead_letter_at_once(topics: Settings) -> None:
+    with fake_predictor(lambda value, _: 400 if value == "poison" else 200) as fake, running_trigger(topics, fake):
         produce(topics, "poison", *"abcdef")
         with tail(topics, topics.dead_letters_topic) as letters:
             (letter,) = letters.until(lambda records: len(records) == 1)
@@ -220,19 +218,23 @@ def test_a_refusal_is_a_dead_letter_at_once_with_the_reason(topics: Settings) ->
     assert base64.b64decode(headers["ce_knativeerrordata"] or b"") == b'{"error": "no"}'
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("status", [500, 503, 404, 408, 409, 429, 0])
-def test_what_knative_retries_is_retried_until_it_is_taken(topics: Settings, status: int) -> None:
-    with fake_predictor(lambda _, count: 200 if count > 3 else status) as fake, triggering(topics, fake):
+def test_retryable_statuses_are_retried_until_delivered(topics: Settings, status: int) -> None:
+    with (
+        fake_predictor(lambda _, count: 200 if count > 3 else status) as fake,
+        running_trigger(topics, fake, retry=QUICK),
+    ):
         produce(topics, "x")
         eventually(lambda: fake.counts["x"] >= 4)
         with tail(topics, topics.dead_letters_topic) as letters:
             assert letters.settled(0.3) == []
 
 
-@pytest.mark.usefixtures("quick")
-def test_a_record_that_fails_for_ever_is_a_dead_letter_after_ten_retries_and_holds_nobody_up(topics: Settings) -> None:
-    with fake_predictor(lambda value, _: 500 if value == "poison" else 200) as fake, triggering(topics, fake):
+def test_a_dead_letter_after_ten_retries_blocks_no_others(topics: Settings) -> None:
+    with (
+        fake_predictor(lambda value, _: 500 if value == "poison" else 200) as fake,
+        running_trigger(topics, fake, retry=QUICK),
+    ):
         produce(topics, "poison", *"abcdef")
         eventually(lambda: len(fake.counts) == 7)
         with tail(topics, topics.dead_letters_topic) as letters:
@@ -242,7 +244,7 @@ def test_a_record_that_fails_for_ever_is_a_dead_letter_after_ten_retries_and_hol
 
 
 def test_pauses_between_attempts_double(topics: Settings) -> None:
-    with fake_predictor(lambda _, count: 500 if count < 4 else 200) as fake, triggering(topics, fake):
+    with fake_predictor(lambda _, count: 500 if count < 4 else 200) as fake, running_trigger(topics, fake):
         produce(topics, "x")
         eventually(lambda: fake.counts["x"] == 4)
     first, second, third, fourth = fake.times("x")
@@ -251,9 +253,9 @@ def test_pauses_between_attempts_double(topics: Settings) -> None:
     assert fourth - third >= 0.8
 
 
-@pytest.mark.usefixtures("quick")
-def test_while_the_predictor_is_not_ready_events_wait_and_use_up_no_attempts(topics: Settings) -> None:
-    with fake_predictor(lambda *_: 200 if fake.ready else 503) as fake, triggering(topics, fake):
+def test_events_wait_while_the_predictor_is_not_ready(topics: Settings) -> None:
+    """Waiting uses up no retries."""
+    with fake_predictor(lambda *_: 200 if fake.ready else 503) as fake, running_trigger(topics, fake, retry=QUICK):
         eventually(lambda: read_state(Home(topics.home), "trigger").get("state") == "ready")
         fake.ready = False
         produce(topics, *"abcdefghijklmnopqrstuvwxyz")
@@ -263,102 +265,104 @@ def test_while_the_predictor_is_not_ready_events_wait_and_use_up_no_attempts(top
         assert sum(fake.counts.values()) <= IN_FLIGHT
         fake.ready = True
         eventually(lambda: len(fake.counts) == 26)
-    assert max(fake.counts.values()) < delivery.RETRIES
+    assert max(fake.counts.values()) < QUICK.retries
 
 
-def test_deliveries_go_side_by_side_but_not_without_limit(topics: Settings) -> None:
-    gate = threading.Event()
-    with fake_predictor(lambda *_: 200 if gate.wait(20) else 500) as fake, triggering(topics, fake):
+def test_concurrent_deliveries_are_limited(topics: Settings) -> None:
+    released = threading.Event()
+    with fake_predictor(lambda *_: 200 if released.wait(20) else 500) as fake, running_trigger(topics, fake):
         produce(topics, *(str(number) for number in range(100)))
         eventually(lambda: fake.at_once == IN_FLIGHT)
-        gate.set()
+        released.set()
         eventually(lambda: len(fake.counts) == 100)
     assert fake.most_at_once == IN_FLIGHT
 
 
-def test_a_trigger_that_was_killed_goes_on_where_nothing_is_lost(topics: Settings) -> None:
-    gate = threading.Event()
+def test_a_killed_trigger_resumes_without_loss(topics: Settings) -> None:
+    released = threading.Event()
     home = Home.make(topics.home)
     stuck = "3"
-    with fake_predictor(lambda value, _: 200 if value != stuck or gate.wait(20) else 500) as fake:
-        part = TriggerService(home, topics.model_copy(update={"predictor_uri": fake.uri}))
-        with running(part, home.log("trigger")) as process:
+    with fake_predictor(lambda value, _: 200 if value != stuck or released.wait(20) else 500) as fake:
+        service = TriggerService(home, topics.model_copy(update={"predictor_uri": fake.uri}))
+        with running(service, home.log("trigger")) as process:
             produce(topics, *(str(number) for number in range(30)))
             eventually(lambda: len(fake.counts) == 30 and committed(topics) > 0)
             os.kill(process.pid, signal.SIGKILL)
-        gate.set()
-        with running(part, home.log("trigger")):
+        released.set()
+        with running(service, home.log("trigger")):
             eventually(lambda: fake.counts[stuck] == 2)
-    # What it had noted as done does not come again; only the stuck one's partition stands still.
+    # What it had committed does not come again; only the partition of the stuck record does.
     assert len(fake.deliveries) < 60
 
 
-def test_an_orderly_end_leaves_nothing_to_be_delivered_again(topics: Settings) -> None:
+def test_a_stopped_trigger_repeats_nothing(topics: Settings) -> None:
     with fake_predictor() as fake:
         for start in (0, 20):
-            with triggering(topics, fake):
+            with running_trigger(topics, fake):
                 produce(topics, *(str(number) for number in range(start, start + 20)))
                 eventually(lambda start=start: len(fake.counts) == start + 20)
     assert set(fake.counts.values()) == {1}
 
 
-def as_result(value: str, _: int) -> tuple[int, dict[str, str]]:
-    """What a predictor answers; it refuses poison."""
+def predict(value: str, _: int) -> tuple[int, dict[str, str]]:
+    """A predictor's response; it refuses poison."""
     if value == "poison":
         return 400, {}
     return 200, {"ce-specversion": "1.0", "ce-id": value, "ce-type": "org.lungline.result.v1", "ce-source": "s"}
 
 
-def test_results_and_dead_letters_go_on_to_the_worklist_as_the_events_that_they_are(topics: Settings) -> None:
+def test_results_and_dead_letters_reach_the_worklist(topics: Settings) -> None:
+    """With their own attributes, and with the worklist's token."""
     guarded = topics.model_copy(update={"worklist": WorklistSettings(event_token=SecretStr("sesame"))})
     with (
-        fake_predictor(as_result) as predictor,
-        fake_predictor(lambda *_: 204) as page,
-        triggering(guarded, predictor, page.uri),
+        fake_predictor(predict) as predictor,
+        fake_predictor(lambda *_: 204) as worklist,
+        running_trigger(guarded, predictor, worklist.uri),
     ):
         produce(topics, "a", "poison", "b")
-        eventually(lambda: page.counts == {"done": 2, "poison": 1})
-    told = {headers["ce-id"]: headers for value, headers, _ in page.deliveries if value == "done"}
-    assert set(told) == {"a", "b"}
-    assert {one["ce-type"] for one in told.values()} == {"org.lungline.result.v1"}
-    (letter,) = (headers for value, headers, _ in page.deliveries if value == "poison")
+        eventually(lambda: worklist.counts == {"done": 2, "poison": 1})
+    results = {headers["ce-id"]: headers for value, headers, _ in worklist.deliveries if value == "done"}
+    assert set(results) == {"a", "b"}
+    assert {headers["ce-type"] for headers in results.values()} == {"org.lungline.result.v1"}
+    (letter,) = (headers for value, headers, _ in worklist.deliveries if value == "poison")
     assert (letter["ce-type"], letter["ce-knativeerrorcode"]) == ("dev.knative.kafka.event", "400")
-    assert {headers["authorization"] for _, headers, _ in page.deliveries} == {"Bearer sesame"}
+    assert {headers["authorization"] for _, headers, _ in worklist.deliveries} == {"Bearer sesame"}
     assert "authorization" not in predictor.deliveries[0][1]
 
 
-def test_a_worklist_that_is_away_holds_no_upload_up_and_misses_nothing(topics: Settings) -> None:
+def test_an_unavailable_worklist_blocks_no_uploads(topics: Settings) -> None:
+    """It gets every result later."""
     values = [str(number) for number in range(40)]
-    with fake_predictor(as_result) as predictor, fake_predictor(lambda *_: 204 if page.ready else 503) as page:
-        page.ready = False
-        with triggering(topics, predictor, page.uri):
+    with fake_predictor(predict) as predictor, fake_predictor(lambda *_: 204 if worklist.ready else 503) as worklist:
+        worklist.ready = False
+        with running_trigger(topics, predictor, worklist.uri):
             produce(topics, *values)
             eventually(lambda: len(predictor.counts) == 40 and committed(topics) == 40)
             assert read_state(Home(topics.home), "trigger")["state"] == "ready"
-        page.deliveries.clear()
-        page.ready = True
-        with triggering(topics, predictor, page.uri):
+        worklist.deliveries.clear()
+        worklist.ready = True
+        with running_trigger(topics, predictor, worklist.uri):
             eventually(lambda: committed(topics, RESULTS_GROUP, topics.results_topic) == 40)
-    assert {headers["ce-id"] for _, headers, _ in page.deliveries} == set(values)
+    assert {headers["ce-id"] for _, headers, _ in worklist.deliveries} == set(values)
     assert set(predictor.counts.values()) == {1}
 
 
-def test_what_the_worklist_refuses_is_a_dead_letter_once_and_not_for_ever(topics: Settings) -> None:
+def test_a_result_that_is_refused_is_dead_lettered_once(topics: Settings) -> None:
     with (
-        fake_predictor(as_result) as predictor,
-        fake_predictor(lambda *_: 400) as page,
-        triggering(topics, predictor, page.uri),
+        fake_predictor(predict) as predictor,
+        fake_predictor(lambda *_: 400) as worklist,
+        running_trigger(topics, predictor, worklist.uri),
     ):
         produce(topics, "a")
         eventually(lambda: committed(topics, DEAD_LETTERS_GROUP, topics.dead_letters_topic) == 1)
         with tail(topics, topics.dead_letters_topic) as letters:
             (letter,) = letters.settled(0.5)
-    assert dict(letter.headers() or [])["ce_knativeerrordest"] == f"{page.uri}/".encode()
+    assert dict(letter.headers() or [])["ce_knativeerrordest"] == f"{worklist.uri}/".encode()
     assert dict(letter.headers() or [])["ce_type"] == b"org.lungline.result.v1"
-    assert page.counts == {"done": 2}
+    assert worklist.counts == {"done": 2}
 
 
-def test_a_sink_that_closes_idle_connections_costs_no_attempt() -> None:
+def test_a_closed_idle_connection_uses_up_no_retry() -> None:
     with fake_predictor() as fake:
         sink = Sink(f"{fake.uri}/x")
         assert sink.post(b"1", {}).delivered
@@ -367,22 +371,22 @@ def test_a_sink_that_closes_idle_connections_costs_no_attempt() -> None:
         sink.close()
 
 
-def test_a_gate_opens_when_its_sink_is_ready_again() -> None:
+def test_a_breaker_closes_when_its_sink_is_ready() -> None:
     with fake_predictor() as fake:
         sink = Sink(f"{fake.uri}/x")
-        gate = CircuitBreaker(sink, every_seconds=0.01)
+        breaker = CircuitBreaker(sink, poll_seconds=0.01)
         fake.ready = False
-        gate.trip()
-        assert not gate.is_closed
+        breaker.trip()
+        assert not breaker.is_closed
         fake.ready = True
-        assert gate.wait()
+        assert breaker.wait()
         sink.close()
 
 
-def test_a_sink_without_a_readiness_page_takes_whatever_comes() -> None:
+def test_a_sink_without_a_readiness_path_is_ready() -> None:
     with fake_predictor() as fake:
         sink = Sink(f"{fake.uri}/x")
-        fake.page = 404
-        assert sink.takes()
-    assert not Sink(f"{fake.uri}/x").takes()
+        fake.readiness_status = 404
+        assert sink.is_ready()
+    assert not Sink(f"{fake.uri}/x").is_ready()
     sink.close()

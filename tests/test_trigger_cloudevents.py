@@ -1,4 +1,4 @@
-"""How the trigger writes CloudEvents."""
+"""CloudEvents between Kafka and HTTP, as the trigger writes them."""
 
 import base64
 
@@ -11,7 +11,7 @@ from lungline.events.cloudevents import http_headers, percent_decode, percent_en
 RECORD = KafkaRecord("xray-uploads", 2, 17, b"{}", b"bucket/ward 7/\xc3\x9cn.jpg", milliseconds=1_700_000_000_123)
 
 
-def test_a_record_is_sent_as_knative_s_kafka_source_sends_it() -> None:
+def test_a_record_is_sent_as_by_knatives_kafka_source() -> None:
     assert http_headers(RECORD.attributes()) == {
         "ce-specversion": "1.0",
         "ce-type": "dev.knative.kafka.event",
@@ -24,14 +24,14 @@ def test_a_record_is_sent_as_knative_s_kafka_source_sends_it() -> None:
     }
 
 
-def test_a_record_without_a_key_has_none_and_its_content_type_goes_along() -> None:
+def test_a_record_may_have_a_content_type_and_no_key() -> None:
     record = KafkaRecord("t", 0, 0, b"", content_type="application/json")
     headers = http_headers(record.attributes(), record.content_type)
     assert "ce-key" not in headers
     assert headers["content-type"] == "application/json"
 
 
-def test_a_dead_letter_says_where_it_failed_and_why() -> None:
+def test_a_dead_letter_has_destination_code_and_reason() -> None:
     headers = dict(dead_letter_headers(RECORD, "http://127.0.0.1/predict", 400, b"x" * 2000))
     assert headers["ce_knativeerrordest"] == b"http://127.0.0.1/predict"
     assert headers["ce_knativeerrorcode"] == b"400"
@@ -48,17 +48,17 @@ def test_a_reply_that_is_a_cloudevent_keeps_its_attributes() -> None:
     ]
 
 
-def test_a_reply_that_is_no_cloudevent_goes_nowhere() -> None:
+def test_a_reply_that_is_no_cloudevent_has_no_headers() -> None:
     assert reply_headers([("Content-Type", "application/json")]) is None
 
 
-def test_a_structured_reply_travels_as_it_is() -> None:
+def test_a_structured_reply_stays_as_it_is() -> None:
     structured = "application/cloudevents+json; charset=utf-8"
     assert reply_headers([("content-type", structured)]) == [("content-type", structured.encode())]
 
 
 @given(st.text())
-def test_every_text_comes_through_a_header(text: str) -> None:
+def test_every_text_survives_percent_encoding(text: str) -> None:
     encoded = percent_encode(text.encode(errors="replace").decode())
     assert encoded.isascii()
     assert encoded.isprintable()

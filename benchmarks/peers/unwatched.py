@@ -1,9 +1,8 @@
 """The predictor without its figures: what `python -m benchmarks.overhead` holds the real one against."""
 
-import sys
-
 from prometheus_client import Counter, Gauge, Histogram
 
+from lungline import program
 from serving import metrics
 from serving.__main__ import main
 
@@ -18,6 +17,4 @@ if __name__ == "__main__":
         for name in ("inc", "dec", "set", "observe"):
             if hasattr(kind, name):
                 setattr(kind, name, _nothing)
-    code = main()
-    sys.stdout.flush()
-    sys.exit(code)
+    program.run("predictor", main)

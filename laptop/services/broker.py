@@ -25,12 +25,12 @@ KEPT_BATCHES = 500
 _CLUSTER = "clusters/tansu_cluster"
 
 
-def prune(storage: Storage, settings: Settings) -> int:
+def prune(storage: Storage, settings: Settings, kept_batches: int = KEPT_BATCHES) -> int:
     """Delete the batches that nobody needs any more; returns how many. Raises StorageUnavailable."""
     topics = (
         (settings.uploads_topic, TRIGGER_GROUP, 1),
-        (settings.results_topic, RESULTS_GROUP, KEPT_BATCHES),
-        (settings.dead_letters_topic, DEAD_LETTERS_GROUP, KEPT_BATCHES),
+        (settings.results_topic, RESULTS_GROUP, kept_batches),
+        (settings.dead_letters_topic, DEAD_LETTERS_GROUP, kept_batches),
     )
     return sum(_prune(storage, *topic, number) for topic in topics for number in range(PARTITIONS))
 

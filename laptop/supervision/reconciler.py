@@ -9,7 +9,8 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 
-from eventing.kafka import TRIGGER_GROUP, client_options
+from eventing.kafka import TRIGGER_GROUP, make_consumer
+from eventing.offsets import assign_uncommitted
 from eventing.state import State
 from lungline.errors import LunglineError, Unavailable
 from lungline.settings import Settings
@@ -104,20 +105,11 @@ class Reconciler:
 
 def is_handled(settings: Settings, until: datetime) -> bool:
     """Whether the trigger has committed every record of the uploads topic from before a moment."""
-    from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+    from confluent_kafka import KafkaError, KafkaException
 
-    topic = settings.uploads_topic
-    options = {"group.id": TRIGGER_GROUP, "enable.auto.commit": False, "enable.partition.eof": True, "log_level": 0}
-    consumer = Consumer(client_options(settings) | options)
+    consumer = make_consumer(settings, TRIGGER_GROUP, {"enable.partition.eof": True})
     try:
-        partitions = consumer.list_topics(topic, timeout=KAFKA_SECONDS).topics[topic].partitions
-        committed = consumer.committed([TopicPartition(topic, number) for number in partitions], timeout=KAFKA_SECONDS)
-        starts = [
-            TopicPartition(topic, position.partition, position.offset if position.offset >= 0 else OFFSET_BEGINNING)
-            for position in committed
-        ]
-        consumer.assign(starts)
-        unread = {start.partition for start in starts}
+        unread = set(assign_uncommitted(consumer, settings.uploads_topic, KAFKA_SECONDS))
         while unread:
             message = consumer.poll(KAFKA_SECONDS)
             if message is None:

@@ -1,4 +1,4 @@
-"""What has arrived on a Kafka topic, read from its beginning."""
+"""The records of a Kafka topic, read from its beginning."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,8 +10,8 @@ from lungline.events.uploads import Upload, parse
 from lungline.settings import Settings
 
 
-def told(records: list[Message]) -> list[Upload]:
-    """The uploads that upload events tell of."""
+def uploads_of(records: list[Message]) -> list[Upload]:
+    """The uploads of upload events."""
     return [upload for record in records for upload in parse(record.value() or b"")]
 
 
@@ -23,7 +23,7 @@ class Tail:
         self.records: list[Message] = []
 
     def until(self, enough: Callable[[list[Message]], bool], seconds: float = 20) -> list[Message]:
-        """Read on until `enough` says so; fails when it has not in time."""
+        """Read until `enough` is true of the records; fails when it is not in time."""
         deadline = time.monotonic() + seconds
         while not enough(self.records):
             assert time.monotonic() < deadline, f"{len(self.records)} records are not enough after {seconds} s"
@@ -31,7 +31,7 @@ class Tail:
         return self.records
 
     def settled(self, quiet_seconds: float = 1.0) -> list[Message]:
-        """All records, once none has come for some time: shows that nothing more comes."""
+        """All records, after none has arrived for this many seconds."""
         quiet = time.monotonic() + quiet_seconds
         while time.monotonic() < quiet:
             if self._read(0.1):
