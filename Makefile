@@ -26,8 +26,9 @@ demo: $(INSTALLED) ## the whole flow on this machine (ARGS="--exit --json" for s
 	@$(BIN)/lungline demo $(ARGS)
 
 # Files in their order: the default puts those of few tests last, which are the longest of all.
+# Coverage is measured when all tests run, for some could not reach its floor; `.venv/bin/coverage report` has the details.
 test: $(INSTALLED) ## run all tests (ARGS="-k events" for some)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(if $(ARGS),$(ARGS),--cov --cov-report=)
 
 chaos: $(INSTALLED) ## kill every part and every pair of them under 300 uploads
 	@$(BIN)/python -m pytest -q -s -m chaos tests/test_chaos.py $(ARGS)
@@ -63,4 +64,4 @@ bench: $(INSTALLED) ## measure the predictor and the whole way beside peers
 
 clean: ## stop the stack and remove what was made here, but not .venv
 	@if test -d .lungline && test -x $(BIN)/lungline; then $(BIN)/lungline down; fi
-	rm -rf .lungline .pytest_cache .ruff_cache .hypothesis dist build
+	rm -rf .lungline .pytest_cache .ruff_cache .hypothesis .coverage dist build
