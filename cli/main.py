@@ -4,12 +4,14 @@ A command reads settings, calls one function of the project, and shows what came
 and of anything slow, stands inside the command that needs it: `lungline --help` must answer at once.
 """
 
+import os
 import sys
 
 import typer
 
 from cli import bench, console, monitoring, registry, stack, training, uploads, worklist
 from lungline.errors import LunglineError
+from lungline.network import shield_environment
 
 app = typer.Typer(
     name="lungline",
@@ -23,6 +25,7 @@ for module in (stack, uploads, training, bench, registry, worklist, monitoring):
 
 def main() -> None:
     """Run the command line; a refusal is one sentence on standard error and exit code 1."""
+    shield_environment(mlflow_uri=os.environ.get("LUNGLINE_MLFLOW_URI"))
     try:
         app()
     except LunglineError as exc:

@@ -4,8 +4,6 @@ import os
 import shutil
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from laptop.supervision.status import StackStatus
 from lungline.errors import DataError, LunglineError
 from lungline.health_check import Check
 from lungline.home import Home
+from lungline.network import open_url
 from lungline.settings import Settings
 
 FREE_DISK_GB, MEMORY_GB = 5, 4
@@ -131,9 +130,9 @@ def read(addresses: list[str]) -> StackMetrics:
 
 def _text(address: str) -> str:
     try:
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=TIMEOUT_SECONDS) as answer:
-            return answer.read().decode()
-    except (OSError, urllib.error.URLError):
+        with open_url(f"http://{address}/metrics", timeout=TIMEOUT_SECONDS) as response:
+            return response.read().decode()
+    except OSError:
         return ""
 
 

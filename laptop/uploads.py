@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pydantic import SecretStr
+
 from eventing.kafka import make_consumer
 from laptop import stack
 from lungline.errors import StackError
 from lungline.results.records import ResultRecord
 from lungline.settings import Settings
+from lungline.storage.client import s3_client
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer
@@ -103,14 +106,8 @@ def _results(settings: Settings) -> "Consumer":
 
 
 def _client(settings: Settings) -> Any:
-    import boto3
-
     # Credentials that may upload and nothing else, where the store is ours; a store of others has its own.
     environment = stack.env(settings, scanner=settings.s3_endpoint is None)
-    return boto3.client(
-        "s3",
-        endpoint_url=environment["AWS_ENDPOINT_URL"],
-        region_name=environment["AWS_DEFAULT_REGION"],
-        aws_access_key_id=environment.get("AWS_ACCESS_KEY_ID"),
-        aws_secret_access_key=environment.get("AWS_SECRET_ACCESS_KEY"),
-    )
+    keys = (environment.get(f"AWS_{name}") for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"))
+    access_key, secret_key = (SecretStr(key) if key else None for key in keys)
+    return s3_client(environment["AWS_ENDPOINT_URL"], environment["AWS_DEFAULT_REGION"], access_key, secret_key)

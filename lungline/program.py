@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from lungline import logs, tracing
 from lungline.errors import LunglineError, SettingsError
+from lungline.network import shield_environment
 from lungline.settings import Settings, load_settings
 
 
@@ -18,6 +19,7 @@ def run(name: str, main: Callable[[Settings], None]) -> None:
     """
     try:
         settings = load_settings()
+        shield_environment(mlflow_uri=settings.mlflow_uri)
         logs.configure(settings.log_format)
         tracing.configure(settings, name)
         main(settings)

@@ -88,7 +88,7 @@ def test_an_assignment_without_a_value_is_refused(
 def test_every_setting_is_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "env", "--settings", "--json") == 0
     listed = json.loads(capsys.readouterr().out)
-    assert ["LUNGLINE_TRAIN__SEED", 7, "Seeds shuffling, augmentation and weights."] in listed
+    assert ["LUNGLINE_TRAIN__SEED", 7, "Seed of shuffling, augmentation and initial weights."] in listed
 
 
 def test_the_compiled_pipeline_loads_and_runs_our_image_in_every_step(

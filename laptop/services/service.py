@@ -9,6 +9,7 @@ from typing import Protocol
 from pydantic import SecretStr
 
 from eventing.state import State
+from lungline.network import without_proxies
 from lungline.settings import PREFIX, Settings, setting_names, variable
 
 
@@ -63,14 +64,13 @@ class Service(Protocol):
 
 
 # Whatever the caller's shell holds for other stores, servers and proxies must not reach the services.
-_FOREIGN = ("AWS_", "MLFLOW_", "KAFKA_", "TANSU_", PREFIX)
+_FOREIGN = ("AWS_", "MLFLOW_", "OTEL_", "KAFKA_", "TANSU_", PREFIX)
 
 
 def base_environment() -> dict[str, str]:
     """This process's environment without anything that would lead a service to another server."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
-    for name in ("NO_PROXY", "no_proxy"):
-        env[name] = ",".join(filter(None, (env.get(name), "127.0.0.1", "localhost")))
+    without_proxies(env)
     # Python buffers its output to a file or pipe; a log should tell what happened before a crash.
     return env | {"PYTHONUNBUFFERED": "1"}
 

@@ -5,10 +5,10 @@ import http.client
 import json
 import os
 import time
-import urllib.request
 from pathlib import Path
 
 from lungline.errors import ModelNotReady, PackageError, StackError
+from lungline.network import open_url
 from lungline.package.card import CARD
 from lungline.package.package import Package
 from lungline.settings import Settings
@@ -104,8 +104,8 @@ class LaptopDeployment:
 def _named(uri: str, model: str) -> tuple[str, str] | None:
     """Version and sha256 of the package that a predictor has loaded; None when it does not answer or has none."""
     try:
-        with urllib.request.urlopen(f"{uri}/v2/models/{model}", timeout=5) as answer:  # noqa: S310 - http, from settings
-            metadata = json.load(answer)
+        with open_url(f"{uri}/v2/models/{model}", timeout=5) as response:
+            metadata = json.load(response)
         return str(metadata["versions"][0]), str(metadata["sha256"])
     except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
         return None
