@@ -42,6 +42,11 @@ class Example:
         return cls(name, split, label, patient_of(name), kind_of(name, label))
 
 
+def printable(text: str) -> str:
+    """The text with bytes that are not UTF-8, as file names may have them, written as escapes: always encodable."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def patient_of(name: str) -> str | None:
     """The patient in a file name such as `person123_bacteria_4.jpeg` or `NORMAL2-IM-0527-0001.jpeg`, or None."""
     match = _PATIENT.match(name.rpartition("/")[2])

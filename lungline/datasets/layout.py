@@ -1,88 +1,164 @@
 """The folder layout of a labelled data set: `[anything/]{train,val,test}/{NORMAL,PNEUMONIA}/*`.
 
-Case does not matter, `valid` and `validation` mean `val`, and hidden files and litter are skipped.
+Read as well: splits inside of the class folders (`NORMAL/train`), folders between and below them, other spellings
+(`Training`, `valid`, `Viral Pneumonia`). Left out with a remark: other classes, masks, tables and texts. Skipped:
+hidden files and litter. A layout that can be read in two ways is refused.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from lungline.datasets.dataset import CLASSES, SPLITS, Example
+from lungline.datasets.class_folders import ClassFolders, File, Folders, Place
+from lungline.datasets.dataset import CLASSES, Example
+from lungline.datasets.folder_names import (
+    is_archive,
+    is_document,
+    is_hidden,
+    is_mask_folder,
+    is_table,
+    label_of,
+    masked_stem,
+    split_of,
+    stem,
+)
 from lungline.errors import DataError
-from lungline.litter import is_litter
 
 EXPECTED = "[anything/]{train,val,test}/{NORMAL,PNEUMONIA}/"
-
-_SPLIT_NAMES = {split: split for split in SPLITS} | {"valid": "val", "validation": "val"}
+_SHOWN = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The examples that a list of paths holds, the path of each by its name, and the paths that fit nowhere."""
+    """The examples in a list of paths, and the path of each by its name.
+
+    `left_out` are the paths of other files; `remarks` say in words what was left out or read in another spelling.
+    `whole` is true when no image is in a split's folder.
+    """
 
     examples: tuple[Example, ...]
     paths: dict[str, str]
     left_out: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    root: tuple[str, ...]
-    path: str
-    example: Example
+    remarks: tuple[str, ...]
+    whole: bool = False
 
 
 def find_layout(paths: Sequence[str], *, only_split: str | None = None) -> Layout:
     """The layout in `paths`; when it is nested in itself, as in the public zip, the outermost.
 
-    `only_split` is the split of images that lie in class folders without a split's folder.
-    Raises DataError when there is no layout, or two side by side.
+    `only_split` is the split of images in class folders, where no image is in a split's folder.
+    Raises DataError when there is no layout, or when it can be read in two ways.
     """
-    clean = [path for path in paths if not _is_litter(path)]
-    found = [place for path in clean if (place := _place(path, None))]
-    if not found and only_split:
-        found = [place for path in clean if (place := _place(path, only_split))]
-    if not found:
-        raise DataError(f"Expected images in {EXPECTED}; found {_seen(clean)}.")
-    root = _outermost({place.root for place in found})
-    chosen = {place.path: place.example for place in found if place.root == root}
-    by_name: dict[str, str] = {}
-    for path, example in chosen.items():
-        if (other := by_name.setdefault(example.name, path)) != path:
-            raise DataError(f"Expected one folder for each split and class; found both {other} and {path}.")
-    known = {place.path for place in found}
-    return Layout(tuple(chosen.values()), by_name, tuple(path for path in clean if path not in known))
+    files = [file for file in map(File, paths) if not is_hidden(file.parts)]
+    tree = ClassFolders(files)
+    placed = [place for file in files if (place := tree.place(file))]
+    if whole := not placed and only_split is not None:
+        placed = [place for file in files if (place := tree.place(file, only_split))]
+    if not placed:
+        raise DataError(f"Expected images in {EXPECTED}; found {_describe(files)}.")
+    root = _outermost(placed)
+    inside = [place for place in placed if place.root == root]
+    masks = _masks(inside)
+    images = [place for place in inside if place.file not in masks and not is_document(place.file.name)]
+    by_name = _by_name(images)
+    copies = {place.file for place in placed if place.root != root and place.example.name in by_name}
+    taken = copies.union(place.file for place in images)
+    left_out = [file for file in files if file not in taken]
+    remarks = (*_spellings(images), *_left_out(left_out, masks, root))
+    examples, outside = tuple(place.example for place in images), tuple(file.shown for file in left_out)
+    return Layout(examples, by_name, outside, remarks, whole)
 
 
-def _is_litter(path: str) -> bool:
-    return is_litter(path) or any(part.startswith(".") for part in path.split("/"))
+def _by_name(images: Sequence[Place]) -> dict[str, str]:
+    places: dict[str, File] = {}
+    for place in images:
+        other = places.setdefault(place.example.name, place.file)
+        if other != place.file:
+            raise DataError(
+                f"Expected one folder for each split and class; found both {other.shown} and {place.file.shown}."
+            )
+    return {name: file.path for name, file in places.items()}
 
 
-def _place(path: str, only_split: str | None) -> _Place | None:
-    """Where the layout puts a path; without `only_split` the class's folder must lie in a split's folder."""
-    *folders, file = path.split("/")
-    for at, folder in enumerate(folders):
-        if folder.upper() not in CLASSES:
-            continue
-        split = only_split or _SPLIT_NAMES.get(folders[at - 1].lower() if at else "")
-        if split:
-            name = "/".join((split, folder.upper(), *folders[at + 1 :], file))
-            root = folders[: at if only_split else at - 1]
-            return _Place(tuple(root), path, Example.named(name, split, CLASSES.index(folder.upper())))
-    return None
+def _masks(places: Sequence[Place]) -> set[File]:
+    """Files in folders of masks, and files such as `scan_mask.png` beside `scan.png`."""
+    stems = {(place.file.folders, stem(place.file.name)) for place in places}
+    return {
+        place.file for place in places if place.is_mask or (place.file.folders, masked_stem(place.file.name)) in stems
+    }
 
 
-def _outermost(roots: set[tuple[str, ...]]) -> tuple[str, ...]:
-    depth = min(len(root) for root in roots)
-    outer = sorted(root for root in roots if len(root) == depth)
-    if len(outer) > 1:
-        names = " and ".join("/".join(root) for root in outer[:2])
-        raise DataError(f"Expected one data set; found {len(outer)} side by side, in {names}.")
-    return outer[0]
+def _outermost(placed: Sequence[Place]) -> Folders:
+    roots = sorted({place.root for place in placed}, key=lambda root: (len(root), root))
+    # Of `images/train/NORMAL` and `masks/train/NORMAL`, the first is the data set.
+    roots = [root for root in roots if not any(map(is_mask_folder, root))] or roots
+    beside = [root for root in roots if root[: len(roots[0])] != roots[0]]
+    if beside:
+        names = " and ".join("/".join(root) or "the top folder" for root in (roots[0], beside[0]))
+        raise DataError(f"Expected one data set; found {len(beside) + 1} side by side, in {names}.")
+    return roots[0]
 
 
-def _seen(paths: Sequence[str]) -> str:
-    if not paths:
+def _spellings(images: Sequence[Place]) -> Iterator[str]:
+    for label, title in enumerate(CLASSES):
+        folders = {place.folder for place in images if place.example.label == label}
+        other = sorted(folder for folder in folders if folder.strip().upper() != title)
+        if other:
+            yield f"read {_listed(other)} as {title}"
+
+
+def _left_out(files: Sequence[File], masks: set[File], root: Folders) -> Iterator[str]:
+    """Remarks about files that were left out: first other classes, then masks, then everything else."""
+    classes: Counter[str] = Counter()
+    unsplit: Counter[str] = Counter()
+    rest: list[str] = []
+    masked: Counter[str] = Counter()
+    for file in files:
+        folders = file.folders[len(root) :] if file.folders[: len(root)] == root else file.folders
+        top = next((folder for folder in folders if not split_of(folder)), None)
+        if file in masks or any(map(is_mask_folder, folders)):
+            masked["/".join(folders)] += 1
+        elif top is None or is_document(file.name):
+            rest.append(file.shown)
+        elif any(label_of(folder) is not None for folder in folders):
+            unsplit["/".join(folders)] += 1
+        else:
+            classes[top] += 1
+    if classes:
+        yield f"left out {_counted(classes)}: neither {CLASSES[0]} nor {CLASSES[1]}"
+    if unsplit:
+        yield f"left out {_counted(unsplit)}: in no split of this data set"
+    if masked:
+        yield f"left out masks: {_counted(masked)}"
+    if rest:
+        yield f"left out {_files(len(rest))} of another kind, such as {rest[0]}"
+
+
+def _describe(files: Sequence[File]) -> str:
+    """What is there instead of a layout, and what to do about it."""
+    if not files:
         return "no files"
-    folders = sorted({path.rpartition("/")[0] or "." for path in paths})
+    folders = sorted({"/".join(file.folders) or "." for file in files})
     more = f" and {len(folders) - 3} more folders" if len(folders) > 3 else ""
-    return f"{len(paths)} files in {', '.join(folders[:3])}{more}"
+    description = f"{_files(len(files))} in {', '.join(folders[:3])}{more}"
+    classes = sorted({folder for file in files for folder in file.folders if label_of(folder) is not None})
+    if classes:
+        return f"{description}: {_listed(classes)} without folders for train and test"
+    if archive := next((file for file in files if is_archive(file.name)), None):
+        return f"{description}: unpack {archive.shown} first"
+    if table := next((file for file in files if is_table(file.name)), None):
+        return f"{description}: labels in a table ({table.shown}) are not read, sort the images into class folders"
+    return description
+
+
+def _counted(counts: Counter[str]) -> str:
+    return _listed([f"{name} ({_files(count)})" for name, count in sorted(counts.items())])
+
+
+def _files(count: int) -> str:
+    return f"{count:,} file{'' if count == 1 else 's'}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = [*names[:_SHOWN], *([f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else [])]
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lungline.datasets.dataset import CLASSES, SPLITS, Dataset, Example, Kind, cut_validation
-from lungline.datasets.layout import EXPECTED, find_layout
+from lungline.datasets.archives import ZipSource
+from lungline.datasets.dataset import CLASSES, SPLITS, Dataset, Example, Kind, cut_validation, printable
+from lungline.datasets.folder_names import split_of
+from lungline.datasets.layout import find_layout
 from lungline.datasets.medmnist import PNEUMONIA_MNIST, MedMNIST
 from lungline.datasets.phantom_dataset import PHANTOMS, open_phantoms
 from lungline.datasets.prepared import Prepared, Row, prepare
 from lungline.datasets.reader_labels import merge
-from lungline.datasets.sources import ArraySource, FolderSource, S3Source, Source, ZipSource
+from lungline.datasets.sources import ArraySource, FolderSource, S3Source, Source
 from lungline.errors import DataError
 from lungline.settings import Settings
 from lungline.storage.objects import parse_uri
@@ -59,7 +61,7 @@ def open_dataset(
         dataset = replace(dataset, examples=cut_validation(dataset.examples))
     if feedback:
         dataset = merge(dataset, _open(feedback, settings, (), medmnist))
-    _check_classes(dataset.name, dataset.examples, require)
+    _check_classes(dataset, require)
     return dataset
 
 
@@ -71,26 +73,43 @@ def _open(spec: str, settings: Settings, require: Sequence[str], medmnist: MedMN
         return _open_medmnist(rest, medmnist)
     if spec.startswith("s3://"):
         bucket, prefix = parse_uri(spec)
+        if {".", ".."} & set(prefix.split("/")):
+            raise DataError(f"{spec}: expected a prefix without the parts . and .., which mean no folder in a bucket.")
         source = S3Source(Storage.from_settings(settings), bucket, prefix, settings.image_max_bytes)
         return _laid_out(spec, source, require)
-    path = Path(spec).expanduser()
+    path = _existing(spec)
     if path.is_dir():
         return _laid_out(path.resolve().name, FolderSource(path, settings.image_max_bytes), require)
-    if not path.is_file():
-        raise DataError(f"There is no data at {spec}; expected {SPECS}.")
     zipped = ZipSource(path, settings.image_max_bytes)
-    if any(name.endswith("_images.npy") for name in zipped.paths()):
+    if zipped.has_arrays:
         return _in_arrays(path.name, path)
     return _laid_out(path.name, zipped, require)
 
 
-def _laid_out(name: str, source: Source, require: Sequence[str]) -> Dataset:
+def _existing(spec: str) -> Path:
+    """The folder or file that `spec` names. Raises DataError when it is neither."""
     try:
-        layout = find_layout(source.paths(), only_split=require[0] if len(require) == 1 else None)
+        path = Path(spec).expanduser()
+        if spec.strip() and (path.is_dir() or path.is_file()):
+            return path
+    except (OSError, RuntimeError, ValueError) as exc:  # no permission, a name too long, a user who is not there
+        raise DataError(f"{printable(spec)} cannot be opened: {getattr(exc, 'strerror', None) or exc}.") from exc
+    raise DataError(f"There is no data at {printable(spec) or 'an empty name'}; expected {SPECS}.")
+
+
+def _laid_out(name: str, source: Source, require: Sequence[str]) -> Dataset:
+    """The data set of a source with folders; `require` of one split allows class folders without a split."""
+    name = printable(name)
+    only = require[0] if len(require) == 1 else None
+    try:
+        layout = find_layout(source.paths(), only_split=only)
     except DataError as exc:
         raise DataError(f"{name}: {exc}") from exc
-    outside = layout.left_out
-    notice = f"{name}: skipped {len(outside)} files outside of {EXPECTED}, such as {outside[0]}." if outside else None
+    remarks = [*layout.remarks]
+    named = split_of(name.rstrip("/").rpartition("/")[2].removesuffix(".zip"))
+    if only and named and named != only and layout.whole:
+        remarks.append(f"its name says {named}, but all of it is taken as {only}")
+    notice = f"{name}: {'; '.join(remarks)}." if remarks else None
     return Dataset(name, layout.examples, lambda example: source.read(layout.paths[example.name]), notice=notice)
 
 
@@ -119,10 +138,13 @@ def _open_auto(settings: Settings, medmnist: MedMNIST) -> Dataset:
     return replace(phantoms, notice=notice)
 
 
-def _check_classes(name: str, examples: Sequence[Example], require: Sequence[str]) -> None:
-    counts = Counter((example.split, example.label) for example in examples)
+def _check_classes(dataset: Dataset, require: Sequence[str]) -> None:
+    counts = Counter((example.split, example.label) for example in dataset.examples)
     for split in require:
         for label, title in enumerate(CLASSES):
             if not counts[split, label]:
                 images = ", ".join(f"{counts[split, at]} {other}" for at, other in enumerate(CLASSES))
-                raise DataError(f"{name}: expected both classes in {split}; found no {title} image ({images}).")
+                raise DataError(
+                    f"{dataset.name}: expected both classes in {split}; found no {title} image ({images})."
+                    + (f" {dataset.notice}" if dataset.notice else "")
+                )

@@ -1,10 +1,11 @@
-"""Where the images of a data set lie: a folder, a zip, arrays in an .npz, an S3 prefix, or nowhere yet (phantoms).
+"""Where the images of a data set are stored: a folder, arrays in an .npz, or an S3 prefix (zips: archives.py).
 
-A source lists the paths that it holds and reads one of them. Nothing is ever extracted to disk.
+A source lists the paths of its files and reads one of them. Nothing is ever extracted to disk.
 """
 
 import math
 import os
+import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lungline.datasets.dataset import CLASSES, SPLITS, Example
+from lungline.datasets.dataset import CLASSES, SPLITS, Example, printable
 from lungline.errors import DataError, LunglineError, ObjectTooLarge, Unavailable
 from lungline.imaging.png import write_png
 from lungline.storage.s3 import Storage
@@ -28,7 +29,7 @@ class Source(Protocol):
         ...
 
     def read(self, path: str) -> bytes:
-        """One file. Raises DataError when it cannot be read, or is larger than the source's limit."""
+        """The bytes of one file. Raises DataError when it cannot be read, or is larger than the source's limit."""
         ...
 
 
@@ -40,52 +41,29 @@ class FolderSource:
         self._max_bytes = max_bytes
 
     def paths(self) -> Sequence[str]:
-        """All files, in the order of their paths; links to folders are followed, each real folder once."""
-        found: list[str] = []
-        seen: set[str] = set()
-        for where, folders, files in os.walk(self._folder, onerror=_raise_unlistable, followlinks=True):
-            seen.add(os.path.realpath(where))
-            folders[:] = [name for name in folders if os.path.realpath(Path(where) / name) not in seen]
-            found += (os.path.relpath(Path(where) / file, self._folder) for file in files)
-        return sorted(path.replace(os.sep, "/") for path in found)
+        """All files, in the order of their paths. Links to folders are followed, but each folder is listed once."""
+        paths: list[str] = []
+        listed: set[str] = set()
+        for folder, subfolders, files in os.walk(self._folder, onerror=_raise_unlistable, followlinks=True):
+            listed.add(os.path.realpath(folder))
+            subfolders[:] = [name for name in subfolders if os.path.realpath(Path(folder) / name) not in listed]
+            paths += (os.path.relpath(Path(folder) / file, self._folder) for file in files)
+        return sorted(path.replace(os.sep, "/") for path in paths)
 
     def read(self, path: str) -> bytes:
-        """One file."""
+        """The bytes of one file."""
         try:
+            # Opening a named pipe would wait for its writer for ever.
+            if not stat.S_ISREG((self._folder / path).stat().st_mode):
+                raise DataError(f"{printable(path)} cannot be read: it is not a regular file.")
             with (self._folder / path).open("rb") as file:
-                return _bounded(file.read, path, self._max_bytes)
+                return read_bounded(file.read, path, self._max_bytes)
         except OSError as exc:
-            raise DataError(f"{path} cannot be read: {exc.strerror or exc}.") from exc
+            raise DataError(f"{printable(path)} cannot be read: {exc.strerror or exc}.") from exc
 
 
 def _raise_unlistable(error: OSError) -> None:
-    raise DataError(f"Folder {error.filename} cannot be listed: {error.strerror}.") from error
-
-
-class ZipSource:
-    """A zip file; its members are read one by one and never extracted, so their paths can do no harm."""
-
-    def __init__(self, file: Path, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        try:
-            self._zip = zipfile.ZipFile(file)
-        except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as exc:
-            raise DataError(
-                f"Expected a folder, a zip or an .npz; found {file}, which cannot be read as one: {exc}."
-            ) from exc
-        self._members = {info.filename: info for info in self._zip.infolist() if not info.is_dir()}
-
-    def paths(self) -> Sequence[str]:
-        """All files, in the order of their paths."""
-        return sorted(self._members)
-
-    def read(self, path: str) -> bytes:
-        """One file; what a member claims as its size is not trusted."""
-        try:
-            with self._zip.open(self._members[path]) as file:
-                return _bounded(file.read, path, self._max_bytes)
-        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as exc:
-            raise DataError(f"{path} cannot be read from the zip: {exc}.") from exc
+    raise DataError(f"Folder {printable(str(error.filename))} cannot be listed: {error.strerror}.") from error
 
 
 class S3Source:
@@ -103,18 +81,19 @@ class S3Source:
         return [key[len(self._prefix) :] for key in keys if not key.endswith("/")]
 
     def read(self, path: str) -> bytes:
-        """One object."""
+        """The bytes of one object."""
         try:
             return self._storage.get(self._bucket, self._prefix + path, max_bytes=self._max_bytes).data
         except Unavailable:
-            raise  # nothing is wrong with the data: the same call may succeed later
+            raise  # the data are fine: the same call may succeed later
         except ObjectTooLarge as exc:
             raise _too_large(path, self._max_bytes) from exc
         except LunglineError as exc:
             raise DataError(f"{path} cannot be read from bucket {self._bucket}: {exc}") from exc
 
 
-def _bounded(read: Callable[[int], bytes], path: str, max_bytes: int) -> bytes:
+def read_bounded(read: Callable[[int], bytes], path: str, max_bytes: int) -> bytes:
+    """What `read` gives, called with a number of bytes. Raises DataError when there are more than `max_bytes`."""
     data = read(max_bytes + 1)
     if len(data) > max_bytes:
         raise _too_large(path, max_bytes)
@@ -122,15 +101,15 @@ def _bounded(read: Callable[[int], bytes], path: str, max_bytes: int) -> bytes:
 
 
 def _too_large(path: str, max_bytes: int) -> DataError:
-    return DataError(f"{path} has more than {max_bytes:,} bytes, the limit for one image.")
+    return DataError(f"{printable(path)} has more than {max_bytes:,} bytes, the limit for one image.")
 
 
-# PneumoniaMNIST at 224 px has 0.3 GB; a header that claims more than this is an attack or another data set.
+# PneumoniaMNIST at 224 px has 0.3 GB; a header that claims more than this is damaged or hostile.
 _MOST_BYTES = 4 * 2**30
 
 
 class ArraySource:
-    """The images of an .npz, all in memory, read as PNG files so that they pass the same decoder as any upload."""
+    """The images of an .npz, all in memory; they are read as PNG files and so pass the decoder like any upload."""
 
     def __init__(self, file: Path) -> None:
         self._images: dict[str, npt.NDArray[np.uint8]] = {}
@@ -149,7 +128,7 @@ class ArraySource:
             self._check(split)
 
     def examples(self) -> list[Example]:
-        """All images; their names count them within the split."""
+        """All images; each name has the image's number within its split."""
         return [
             Example.named(f"{split}/{CLASSES[int(label)]}/{at:05d}.png", split, int(label))
             for split, labels in self._labels.items()
@@ -157,7 +136,7 @@ class ArraySource:
         ]
 
     def read(self, example: Example) -> bytes:
-        """One image as a PNG file."""
+        """The bytes of one image, as a PNG file."""
         split, _, file = example.name.split("/")
         return write_png(self._images[split][int(file.removesuffix(".png"))], stored=True)
 
@@ -176,7 +155,7 @@ class ArraySource:
 
 
 def _load(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
-    """An array of the archive; read without numpy's own loader, which trusts the size that the header claims."""
+    """An array of the archive. NumPy's own loader is not used, because it trusts the size in the header."""
     with archive.open(f"{name}.npy") as file:
         version = np.lib.format.read_magic(file)
         if version not in ((1, 0), (2, 0)):
@@ -188,5 +167,5 @@ def _load(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
             raise ValueError(f"{name} holds {dtype} of shape {shape}")
         data = file.read(size + 1)
     if len(data) != size:
-        raise ValueError(f"{name} holds another number of bytes than its shape {shape} needs")
+        raise ValueError(f"{name} does not have the {size:,} bytes of its shape {shape}")
     return np.frombuffer(data, dtype).reshape(shape, order="F" if columns_first else "C")
