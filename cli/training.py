@@ -156,6 +156,8 @@ def evaluate(
     folder = Path(model)
     settings = configured(home, data=data) if folder.is_dir() else connected(home, data=data)
     dataset = open_dataset(settings.data, settings=settings, require=(split,))
+    if dataset.notice:
+        console.notice(dataset.notice)
     examples = dataset.of(split)
     with package_of(model, settings) as package:
         pictures = ((example.label, dataset.read(example)) for example in examples)

@@ -53,7 +53,8 @@ def _data(settings: Settings) -> Check:
         dataset = open_dataset(settings.data, settings=settings)
     except DataError as exc:
         return Check("data", False, str(exc), "Set LUNGLINE_DATA to X-rays in the layout that data/README.md shows.")
-    return Check("data", True, f"{len(dataset.examples)} images of {dataset.name}")
+    notice = f". {dataset.notice}" if dataset.notice else ""
+    return Check("data", True, f"{len(dataset.examples)} images of {dataset.name}{notice}")
 
 
 def _services(found: StackStatus) -> Iterator[Check]:

@@ -1,3 +1,4 @@
+import os
 import zipfile
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from lungline.datasets.opening import open_dataset
 from lungline.errors import DataError, StorageUnavailable
 from lungline.settings import Settings
 from tests.support.object_store import free_ports, running_store
-from tests.support.small_datasets import folder_of, named, names, opened, small_set, zip_of
+from tests.support.small_datasets import folder_of, image, named, names, opened, small_set, zip_of
 
 
 def test_folder_and_zip_give_the_same_data_set(tmp_path: Path) -> None:
@@ -39,7 +40,8 @@ def test_the_extension_does_not_matter(tmp_path: Path) -> None:
 def test_skipped_files_are_in_the_notice(tmp_path: Path) -> None:
     dataset = opened(folder_of(tmp_path / "set", small_set() | {"notes.txt": b"", "train/COVID/x.png": b""}))
     assert dataset.notice == (
-        "set: left out COVID (1 file): neither NORMAL nor PNEUMONIA; left out 1 file of another kind, such as notes.txt."
+        "set: left out COVID (1 file): neither NORMAL nor PNEUMONIA; "
+        "left out 1 file of another kind, such as notes.txt."
     )
 
 
@@ -47,6 +49,44 @@ def test_a_member_whose_path_climbs_out_is_only_a_name(tmp_path: Path) -> None:
     file = zip_of(tmp_path / "set.zip", small_set() | {"../../train/NORMAL/evil.png": b"x"})
     assert len(opened(file).examples) == 12
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set.zip"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "set", small_set())
+    os.mkfifo(folder / "train/NORMAL/pipe.png")
+    dataset = opened(folder)
+    with pytest.raises(DataError, match=r"train/NORMAL/pipe.png cannot be read: it is not a regular file"):
+        dataset.read(named(dataset, "train/NORMAL/pipe.png"))
+
+
+def test_file_names_that_are_not_utf8_are_shown_with_escapes(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/s\xffet"))
+    folder_of(folder, small_set())
+    for name in (b"train/NORMAL/\xfe.png", b"train/\xfe.csv"):
+        Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(image(50))
+    dataset = opened(folder)
+    assert dataset.read(named(dataset, "train/NORMAL/\\udcfe.png")) == image(50)
+    assert dataset.name == "s\\udcffet"
+    assert dataset.notice == "s\\udcffet: left out 1 file of another kind, such as train/\\udcfe.csv."
+    with pytest.raises(DataError, match=r"There is no data at .*udcfe"):
+        opened(os.fsdecode(b"\xfe"))
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ("x" * 5000, r"xxx\.\.\. cannot be opened: File name too long"),
+        ("~nobody-of-this-name/set", "~nobody-of-this-name/set cannot be opened"),
+        ("", "There is no data at an empty name"),
+        ("/dev/null", "There is no data at /dev/null"),
+        ("s3://bucket/a/../", r"s3://bucket/a/../: expected a prefix without the parts \. and \.\."),
+        ("s3://bucket/./a", r"expected a prefix without the parts \. and \.\."),
+    ],
+)
+def test_an_odd_path_is_refused_in_one_sentence(spec: str, sentence: str) -> None:
+    with pytest.raises(DataError, match=sentence):
+        opened(spec)
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
@@ -86,7 +126,11 @@ def test_threads_may_read_one_zip(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"", "set.zip is empty; copy or download it again"), (b"hello", "File is not a zip file"), (b"PK\x03\x04" + bytes(50), "zip")],
+    [
+        (b"", "set.zip is empty; copy or download it again"),
+        (b"hello", "File is not a zip file"),
+        (b"PK\x03\x04" + bytes(50), "zip"),
+    ],
 )
 def test_a_file_that_is_not_a_zip_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "set.zip").write_bytes(content)

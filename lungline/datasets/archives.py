@@ -59,6 +59,8 @@ class ZipSource:
         other = self._members.setdefault(info.filename, info)
         if is_hidden(tuple(info.filename.replace("\\", "/").split("/"))):
             return
+        if info.header_offset < 0:
+            raise DataError(f"{name} lacks its beginning: join its parts (zip -s 0), or copy or download it again.")
         if info.flag_bits & _ENCRYPTED:
             raise DataError(f"{name} is protected by a password; {_UNPACK.format(tool='7z x')}.")
         if info.compress_type not in {*_READABLE, getattr(zipfile, "ZIP_ZSTANDARD", zipfile.ZIP_STORED)}:

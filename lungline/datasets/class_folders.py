@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from lungline.datasets.dataset import CLASSES, Example, kind_of, patient_of, printable
+from lungline.datasets.dataset import CLASSES, Example, Kind, kind_of, patient_of, printable
 from lungline.datasets.folder_names import cause_of, is_mask_folder, label_of, split_of
 from lungline.errors import DataError
 
@@ -112,5 +112,7 @@ def _placed(file: File, top: int, at: int, label: int, split: str) -> Place:
     ]
     name = "/".join((split, CLASSES[label], *spelling, *inside, file.name))
     kind = kind_of(name, label)
-    kind = cause_of(folder) or kind if kind == "unknown" else kind
+    causes: list[Kind] = [cause for part in (folder, *inside) if (cause := cause_of(part))]
+    if kind == "unknown" and causes:
+        kind = causes[0]
     return Place(file, file.folders[:top], folder, Example(name, split, label, patient_of(name), kind))

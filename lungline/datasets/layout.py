@@ -61,7 +61,8 @@ def find_layout(paths: Sequence[str], *, only_split: str | None = None) -> Layou
     masks = _masks(inside)
     images = [place for place in inside if place.file not in masks and not is_document(place.file.name)]
     by_name = _by_name(images)
-    copies = {place.file for place in placed if place.root != root and place.example.name in by_name}
+    nested = [place for place in placed if place.root != root and not any(map(is_mask_folder, place.root))]
+    copies = {place.file for place in nested if place.example.name in by_name}
     taken = copies.union(place.file for place in images)
     left_out = [file for file in files if file not in taken]
     remarks = (*_spellings(images), *_left_out(left_out, masks, root))
@@ -83,9 +84,10 @@ def _by_name(images: Sequence[Place]) -> dict[str, str]:
 def _masks(places: Sequence[Place]) -> set[File]:
     """Files in folders of masks, and files such as `scan_mask.png` beside `scan.png`."""
     stems = {(place.file.folders, stem(place.file.name)) for place in places}
-    return {
-        place.file for place in places if place.is_mask or (place.file.folders, masked_stem(place.file.name)) in stems
-    }
+    named = {place.file: masked for place in places if (masked := masked_stem(place.file.name))}
+    masks = {place.file for place in places if place.is_mask}
+    # A name alone proves nothing, unless some of these files are beside their image.
+    return masks.union(named) if any((file.folders, masked) in stems for file, masked in named.items()) else masks
 
 
 def _outermost(placed: Sequence[Place]) -> Folders:
@@ -127,7 +129,7 @@ def _left_out(files: Sequence[File], masks: set[File], root: Folders) -> Iterato
     if classes:
         yield f"left out {_counted(classes)}: neither {CLASSES[0]} nor {CLASSES[1]}"
     if unsplit:
-        yield f"left out {_counted(unsplit)}: in no split of this data set"
+        yield f"left out {_counted(unsplit)}: outside of the splits of this data set"
     if masked:
         yield f"left out masks: {_counted(masked)}"
     if rest:
@@ -141,14 +143,28 @@ def _describe(files: Sequence[File]) -> str:
     folders = sorted({"/".join(file.folders) or "." for file in files})
     more = f" and {len(folders) - 3} more folders" if len(folders) > 3 else ""
     description = f"{_files(len(files))} in {', '.join(folders[:3])}{more}"
-    classes = sorted({folder for file in files for folder in file.folders if label_of(folder) is not None})
-    if classes:
-        return f"{description}: {_listed(classes)} without folders for train and test"
+    if beside := _beside_classes(files):
+        classes = [folder for folder in beside if label_of(folder) is not None]
+        others = [folder for folder in beside if folder not in classes]
+        neither = f", and of neither class are {_listed(others)}" if others else ""
+        return f"{description}: without folders for train and test are {_listed(classes)}{neither}"
     if archive := next((file for file in files if is_archive(file.name)), None):
         return f"{description}: unpack {archive.shown} first"
     if table := next((file for file in files if is_table(file.name)), None):
         return f"{description}: labels in a table ({table.shown}) are not read, sort the images into class folders"
     return description
+
+
+def _beside_classes(files: Sequence[File]) -> list[str]:
+    """The class folders without a split, and the folders beside them."""
+    for file in files:
+        for at, folder in enumerate(file.folders):
+            if label_of(folder) is not None:
+                top = file.folders[:at]
+                return sorted(
+                    {other.folders[at] for other in files if len(other.folders) > at and other.folders[:at] == top}
+                )
+    return []
 
 
 def _counted(counts: Counter[str]) -> str:

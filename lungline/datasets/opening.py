@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 SPECS = "a folder, a zip, an .npz, medmnist:28|64|128|224, s3://bucket/prefix, phantom[:N] or auto"
+_LONGEST_SHOWN = 200
 # The size that the default network takes.
 _AUTO_SIZE = 64
 
@@ -88,13 +89,14 @@ def _open(spec: str, settings: Settings, require: Sequence[str], medmnist: MedMN
 
 def _existing(spec: str) -> Path:
     """The folder or file that `spec` names. Raises DataError when it is neither."""
+    shown = printable(spec) if len(spec) <= _LONGEST_SHOWN else f"{printable(spec[:_LONGEST_SHOWN])}..."
     try:
         path = Path(spec).expanduser()
         if spec.strip() and (path.is_dir() or path.is_file()):
             return path
     except (OSError, RuntimeError, ValueError) as exc:  # no permission, a name too long, a user who is not there
-        raise DataError(f"{printable(spec)} cannot be opened: {getattr(exc, 'strerror', None) or exc}.") from exc
-    raise DataError(f"There is no data at {printable(spec) or 'an empty name'}; expected {SPECS}.")
+        raise DataError(f"{shown} cannot be opened: {getattr(exc, 'strerror', None) or exc}.") from exc
+    raise DataError(f"There is no data at {shown.strip() or 'an empty name'}; expected {SPECS}.")
 
 
 def _laid_out(name: str, source: Source, require: Sequence[str]) -> Dataset:
