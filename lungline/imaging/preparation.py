@@ -10,6 +10,7 @@ from PIL import Image
 
 from lungline.imaging.decoding import decode
 from lungline.imaging.image import DecodedImage, Limits, Pixels
+from lungline.imaging.margins import Box, without_margins
 from lungline.imaging.png import write_png
 
 Floats = npt.NDArray[np.float32]
@@ -24,12 +25,14 @@ class Preparation:
     """How an image becomes network input; stored in the model card.
 
     `size` is the side of the square input in pixels. The `geometry` "stretch" keeps the whole image and loses its
-    aspect ratio; "centre-crop" does the opposite. `normalisation` is a key of NORMALISATIONS.
+    aspect ratio; "centre-crop" does the opposite. `normalisation` is a key of NORMALISATIONS. `trim` cuts uniform
+    margins first; packages of earlier releases do not.
     """
 
     size: int = 64
     geometry: Literal["stretch", "centre-crop"] = "stretch"
     normalisation: str = "none"
+    trim: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -49,13 +52,25 @@ class Preparation:
 
     def resize(self, image: DecodedImage) -> Pixels:
         """Resize an image to the network's geometry: uint8 (size, size)."""
-        height, width = image.pixels.shape
-        box = _crop(width, height) if self.geometry == "centre-crop" else None
+        left, top, right, bottom = self._inside_margins(image)
+        box = _centre(right - left, bottom - top) if self.geometry == "centre-crop" else None
         # With the gap Pillow averages whole pixels first: several times faster, and equal to within a grey level.
-        small = Image.fromarray(image.pixels).resize(
+        small = Image.fromarray(image.pixels[top:bottom, left:right]).resize(
             (self.size, self.size), Image.Resampling.BILINEAR, box=box, reducing_gap=3.0
         )
         return np.asarray(small)
+
+    def region(self, image: DecodedImage) -> tuple[float, float, float, float]:
+        """Return the part of the image that the network gets, as left, top, right, bottom in its pixels."""
+        left, top, right, bottom = self._inside_margins(image)
+        if self.geometry == "stretch":
+            return left, top, right, bottom
+        inner = _centre(right - left, bottom - top)
+        return left + inner[0], top + inner[1], left + inner[2], top + inner[3]
+
+    def _inside_margins(self, image: DecodedImage) -> Box:
+        height, width = image.pixels.shape
+        return without_margins(image.pixels) if self.trim else (0, 0, width, height)
 
     def normalise(self, pixels: Pixels) -> Floats:
         """Normalise uint8 (..., size, size) to float32 (..., size, size, 1) in 0..1, each image by itself."""
@@ -71,7 +86,7 @@ class Preparation:
         return self.normalise(self.resize(image))
 
 
-def _crop(width: int, height: int) -> tuple[float, float, float, float]:
+def _centre(width: int, height: int) -> tuple[float, float, float, float]:
     """Return the central square as left, top, right, bottom."""
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
@@ -134,17 +149,17 @@ def heatmap_png(image: DecodedImage, cam: Floats, preparation: Preparation) -> b
     scale = min(1.0, _HEATMAP_SIDE / max(width, height))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     grey = Image.fromarray(image.pixels).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
-    heat = _heat(cam, size, preparation)
+    left, top, right, bottom = (round(edge * scale) for edge in preparation.region(image))
+    heat = _heat(cam, size, (left, top, max(right, left + 1), max(bottom, top + 1)))
     opacity = heat.point(_OPACITY)
     heat.putpalette(_COLOURS)
     return write_png(np.asarray(Image.composite(heat.convert("RGB"), grey.convert("RGB"), opacity)))
 
 
-def _heat(cam: Floats, size: tuple[int, int], preparation: Preparation) -> Image.Image:
-    """Resize `cam` to grey levels in the image's geometry; parts outside the network's input stay 0."""
+def _heat(cam: Floats, size: tuple[int, int], box: Box) -> Image.Image:
+    """Draw `cam` as grey levels into `box` of an image of this size; parts outside the network's input stay 0."""
     levels = np.rint(np.clip(np.nan_to_num(cam), 0, 1) * 255).astype(np.uint8)
-    box = _crop(*size) if preparation.geometry == "centre-crop" else (0, 0, *size)
-    left, top, right, bottom = (round(edge) for edge in box)
+    left, top, right, bottom = box
     seen = Image.fromarray(levels).resize((right - left, bottom - top), Image.Resampling.BICUBIC)
     heat = Image.new("L", size)
     heat.paste(seen, (left, top))

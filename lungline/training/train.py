@@ -73,7 +73,7 @@ class Trained:
 
 def preparation_of(settings: ModelSettings) -> Preparation:
     """The preparation of images for the network of these settings."""
-    return Preparation(size=settings.size, geometry=settings.geometry, normalisation=settings.normalisation)
+    return Preparation(size=settings.size, geometry=settings.geometry, normalisation=settings.normalisation, trim=True)
 
 
 def train(prepared: "Prepared", settings: Settings, on_epoch: Callable[[Epoch], None] | None = None) -> Trained:

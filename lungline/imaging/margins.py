@@ -1,0 +1,66 @@
+"""Uniform margins around an image: bars of letterboxing, padding and frames, which are no part of the X-ray."""
+
+import numpy as np
+import numpy.typing as npt
+
+from lungline.imaging.image import Pixels
+
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels; right and bottom are outside."""
+
+# Grey levels that a margin's pixels may differ by, and the share of a line's pixels that must stay within. A bar stays
+# that flat through JPEG; the border of a collimated film does not, it has grain.
+_FLAT, _SHARE = 4, 0.99
+# JPEG rings up to a block's width into the bar where it meets the image.
+_RINGING, _RINGING_SHARE, _BLOCK = 24, 0.95, 8
+# Pixels of a line that are looked at: enough for the share.
+_SAMPLES = 256
+_LEAST_SIDE = 28
+
+
+def without_margins(pixels: Pixels) -> Box:
+    """The box of grey pixels (H, W) inside uniform margins of any grey level; the whole image when there are none.
+
+    Margins may differ from side to side. An image that is uniform all over, or of which hardly anything is left, is
+    returned whole.
+    """
+    height, width = pixels.shape
+    left, top, right, bottom = box = (0, 0, width, height)
+    while True:
+        above, below = _ends(pixels[top:bottom, left:right])
+        top, bottom = top + above, bottom - below
+        before, after = _ends(pixels[top:bottom, left:right].T)
+        left, right = left + before, right - after
+        if min(right - left, bottom - top) < min(_LEAST_SIDE, height, width):
+            return 0, 0, width, height
+        if (left, top, right, bottom) == box:
+            return box
+        box = (left, top, right, bottom)
+
+
+def _ends(pixels: Pixels) -> tuple[int, int]:
+    """The number of uniform lines at the start and at the end."""
+    first = _uniform_lines(pixels)
+    return first, 0 if first == len(pixels) else _uniform_lines(pixels[::-1])
+
+
+def _uniform_lines(pixels: Pixels) -> int:
+    """The number of lines, from the first on, that belong to one uniform margin."""
+    lines = pixels[:, :: max(1, pixels.shape[1] // _SAMPLES)]
+    if not len(lines) or not lines.shape[1]:
+        return 0
+    level = float(np.median(lines[0]))
+    if not _near(lines[:1], level, _FLAT, _SHARE)[0]:
+        return 0
+    count = _first_false(_near(lines, level, _FLAT, _SHARE))
+    reach = min(_BLOCK, round(len(lines) * 0.04))
+    return count + _first_false(_near(lines[count : count + reach], level, _RINGING, _RINGING_SHARE))
+
+
+def _near(lines: Pixels, level: float, most: int, share: float) -> npt.NDArray[np.bool_]:
+    """For each line, whether a share of its pixels is within `most` grey levels of `level`."""
+    return np.asarray((np.abs(lines - np.float32(level)) <= most).mean(axis=1) >= share)
+
+
+def _first_false(values: npt.NDArray[np.bool_]) -> int:
+    return len(values) if values.all() else int(np.argmin(values))
