@@ -15,7 +15,9 @@ from lungline.diagnosis.diagnoser import PHANTOM_WARNING, Diagnoser
 from lungline.diagnosis.upload import diagnose_upload
 from lungline.errors import EventMalformed, LunglineError, StorageUnavailable
 from lungline.events.uploads import Upload
-from lungline.imaging.image import Limits
+from lungline.imaging import decoding
+from lungline.imaging.image import DecodedImage, Limits
+from lungline.imaging.preparation import Preparation
 from lungline.package.card import Thresholds, amend_card
 from lungline.package.package import Package
 from lungline.results import records as results
@@ -104,6 +106,23 @@ def test_a_blank_image_is_refused(diagnoser: Diagnoser) -> None:
     blank = io.BytesIO()
     Image.new("L", (100, 100), 7).save(blank, "PNG")
     assert diagnoser.diagnose(blank.getvalue()).reason == "blank"
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.0), (1.0, 1.0)])
+def test_an_image_whose_header_names_no_frontal_chest_is_unsure(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, low: float, high: float
+) -> None:
+    """Whatever the network says, the label is Unsure, and the header's reason comes first."""
+    other = shutil.copytree(folder, tmp_path / "other")
+    amend_card(other, thresholds=Thresholds(low=low, high=high, operating=high, chosen="By hand."))
+
+    def decode(preparation: Preparation, data: bytes, limits: Limits) -> DecodedImage:  # noqa: ARG001
+        return replace(decoding.decode(data, limits), not_frontal="the DICOM names a lateral view")
+
+    monkeypatch.setattr(Preparation, "decode", decode)
+    found = Diagnoser(Package.load(other)).diagnose(jpeg(1, opacities=True))
+    assert (found.label, found.warnings[0]) == ("Unsure", "the DICOM names a lateral view")
+    assert found.probability is not None
 
 
 def test_an_upload_is_judged_and_saved(store: Storage, diagnoser: Diagnoser, upload: Upload) -> None:

@@ -6,7 +6,7 @@ Serving, evaluation, reports, monitoring's reference and the check before a prom
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -88,6 +88,8 @@ class Diagnoser:
             prepared = preparation.apply(image)
         with timed(timings, "predict"):
             (prediction,) = self.package.predict(prepared[np.newaxis])
+        if image.not_frontal:
+            prediction = replace(prediction, label="Unsure", warnings=(image.not_frontal, *prediction.warnings))
         statistics = None
         if size is not None:
             with timed(timings, "observe"):
