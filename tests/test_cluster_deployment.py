@@ -217,7 +217,7 @@ def test_a_canary_needs_a_champion_and_a_share(cluster: Cluster) -> None:
 def test_what_the_api_server_says_is_told(cluster: Cluster, status: int, error: type[Exception]) -> None:
     install(cluster)
     cluster.refuses, cluster.refusals = status, 1
-    with pytest.raises(error, match=r"the stand-in was told to refuse\.$"):
+    with pytest.raises(error, match=r"the stand-in is set to refuse\.$"):
         deployment(cluster).deploy(uri(1), "1")
 
 

@@ -5,9 +5,8 @@ import re
 import pytest
 
 from lungline.settings import setting_names, variable
-from tests.support.command_lines import of_ours, options_of, parse
-from tests.support.manifests_of import ROOT, generated_secrets, pods
-from tests.test_manifests import OF_THE_HOUSE
+from tests.support.command_lines import lungline_commands, options_of, parse
+from tests.support.manifests_of import EXTERNAL_SECRETS, ROOT, generated_secrets, pods
 
 TEXT = (ROOT / "docs/cluster.md").read_text()
 
@@ -19,11 +18,11 @@ def test_every_secret_is_listed_with_its_keys() -> None:
         (row,) = [row for row in rows if f"`{name}`" in row.split("|")[1]]
         if name not in {"s3-predictor", "s3-pipeline"}:  # "the same" as the row above
             assert all(f"`{key}`" in row for key in secret["stringData"]), row
-    for name, key in OF_THE_HOUSE:
+    for name, key in EXTERNAL_SECRETS:
         assert key is None or [row for row in rows if f"`{name}`" in row and f"`{key}`" in row]
 
 
-def test_every_folder_and_file_that_it_names_is_there() -> None:
+def test_every_path_that_it_names_exists() -> None:
     named = set(re.findall(r"(manifests/[\w./-]+\w)", TEXT)) | set(re.findall(r"-k (manifests/[\w/-]+)", TEXT))
     ours = {path for path in named if not path.startswith("manifests/kustomize")}
     assert len(ours) > 5
@@ -39,9 +38,9 @@ def test_the_images_that_it_builds_are_those_that_minikube_runs() -> None:
     assert targets == {"predictor", "worklist", "pipeline", "tools"}
 
 
-def test_every_command_of_ours_is_one_that_the_command_line_takes() -> None:
+def test_every_command_is_one_that_the_program_takes() -> None:
     blocks = "\n".join(re.findall(r"^```bash\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL))
-    lines = of_ours(blocks)
+    lines = lungline_commands(blocks)
     assert len(lines) > 6
     for arguments in lines:
         parse(arguments)
@@ -49,15 +48,15 @@ def test_every_command_of_ours_is_one_that_the_command_line_takes() -> None:
     for text in re.findall(r"`lungline ([^`]+)`", TEXT):
         options = {word for word in text.split() if word.startswith("--")}
         names = [word for word in text.split() if re.fullmatch(r"[a-z]+", word)]
-        known = options_of(names)
-        assert options <= known, f"lungline {text}"
+        valid = options_of(names)
+        assert options <= valid, f"lungline {text}"
 
 
 def test_every_setting_that_it_names_is_one() -> None:
-    known = {variable(name) for name in setting_names()}
+    valid = {variable(name) for name in setting_names()}
     named = set(re.findall(r"\bLUNGLINE_[A-Z0-9_]+", TEXT))
     assert named
-    assert named <= known
+    assert named <= valid
 
 
 @pytest.mark.parametrize(("package", "layer"), [("kfp", "pipeline")])

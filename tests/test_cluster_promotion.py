@@ -141,7 +141,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_asked(
 ) -> None:
     assert terminal.code(*arguments) == 2
     assert why in " ".join(terminal.said.replace("│", " ").split())
-    assert cluster.asked == []
+    assert cluster.requests == []
 
 
 def test_the_pipelines_step_promotes_by_the_setting_that_its_config_map_gives(
@@ -159,4 +159,4 @@ def test_a_context_that_is_not_there_is_one_sentence(cluster: Cluster) -> None:
     settings = Settings(deployment="cluster", kube_context="nowhere")
     with pytest.raises(ClusterRefused, match="There is no way to a cluster"):
         deployment_of(settings)
-    assert cluster.asked == []
+    assert cluster.requests == []

@@ -32,10 +32,10 @@ def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """MLflow as its deployment starts it, with SQLite for PostgreSQL and another port; gives the port."""
     folder = tmp_path_factory.mktemp("mlflow")
     (port,) = free_ports(1)
-    given = container("Deployment/mlflow")
-    command = [argument.replace("--port=5000", f"--port={port}") for argument in given["command"]]
+    mlflow_container = container("Deployment/mlflow")
+    command = [argument.replace("--port=5000", f"--port={port}") for argument in mlflow_container["command"]]
     command = [argument.replace("--host=0.0.0.0", "--host=127.0.0.1") for argument in command]
-    env = {entry["name"]: entry["value"] for entry in given["env"] if "value" in entry}
+    env = {entry["name"]: entry["value"] for entry in mlflow_container["env"] if "value" in entry}
     env["MLFLOW_SERVER_ALLOWED_HOSTS"] = env["MLFLOW_SERVER_ALLOWED_HOSTS"].replace(":5000", f":{port}")
     env |= {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{folder}/mlflow.db", "MLFLOW_ARTIFACTS_DESTINATION": str(folder)}
     program = [str(Path(sys.executable).with_name(command[0])), *command[1:]]
@@ -58,8 +58,8 @@ def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 def status(port: int, path: str, host: str) -> int | None:
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"host": host})
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return answer.status
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return response.status
     except urllib.error.HTTPError as exc:
         exc.close()
         return exc.code
@@ -68,7 +68,7 @@ def status(port: int, path: str, host: str) -> int | None:
 
 
 @pytest.mark.stack
-def test_mlflow_starts_as_its_deployment_says_and_answers_to_its_own_names_only(mlflow: int) -> None:
+def test_mlflow_starts_as_deployed_and_checks_the_host_name(mlflow: int) -> None:
     path = "/api/2.0/mlflow/experiments/search?max_results=1"
     for host in (f"mlflow.lungline.svc.cluster.local:{mlflow}", f"localhost:{mlflow}"):
         assert status(mlflow, path, host) == 200
@@ -86,15 +86,15 @@ def test_the_bridge_beside_seaweedfs_is_there() -> None:
     from importlib.util import find_spec
 
     (pod,) = [pod for pod in pods("minikube-seaweedfs") if pod.owner == "Deployment/seaweedfs"]
-    (bridge,) = [one for one in pod.containers if one["name"] == "bridge"]
+    (bridge,) = [container for container in pod.containers if container["name"] == "bridge"]
     assert bridge["command"][:3] == ["python", "-P", "-m"]
     assert find_spec(bridge["command"][3])
-    (store,) = [one for one in pod.containers if one["name"] == "seaweedfs"]
+    (store,) = [container for container in pod.containers if container["name"] == "seaweedfs"]
     assert f"-filer.port.grpc={bridge['command'][5]}" in store["args"]
 
 
 @pytest.mark.stack
-def test_postgres_makes_a_database_for_each_program_and_lets_nobody_into_the_others(tmp_path: Path) -> None:
+def test_postgres_gives_each_program_a_database_of_its_own(tmp_path: Path) -> None:
     import psycopg
 
     with running_postgres(tmp_path) as uri:
@@ -109,10 +109,10 @@ def test_postgres_makes_a_database_for_each_program_and_lets_nobody_into_the_oth
         script = MANIFESTS / "base/database/init.sh"
         subprocess.run(["bash", script], env=env, check=True, capture_output=True, timeout=60)
         with psycopg.connect(uri) as connection:
-            kept = connection.execute(
+            roles = connection.execute(
                 "SELECT rolname, rolpassword FROM pg_authid WHERE rolname IN ('mlflow', 'worklist')"
             )
-            assert {user: password[:13] for user, password in kept} == dict.fromkeys(
+            assert {user: password[:13] for user, password in roles} == dict.fromkeys(
                 ("mlflow", "worklist"), "SCRAM-SHA-256"
             )
         for user, other in (("mlflow", "worklist"), ("worklist", "mlflow")):

@@ -8,7 +8,7 @@ from typer import BadParameter
 
 from lungline.settings import setting_names, variable
 from tests.support import write_generated
-from tests.support.command_lines import ENDS, of_ours, options_of, parse
+from tests.support.command_lines import ENDS, lungline_commands, options_of, parse
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(
@@ -89,7 +89,7 @@ def test_the_readme_says_where_the_five_things_are() -> None:
 
 @pytest.mark.parametrize("document", CURRENT)
 def test_commands_are_ones_that_the_program_takes(document: str) -> None:
-    for arguments in of_ours(blocks(document)):
+    for arguments in lungline_commands(blocks(document)):
         try:
             parse(arguments)
         except BadParameter as exc:
@@ -98,8 +98,8 @@ def test_commands_are_ones_that_the_program_takes(document: str) -> None:
     for text in re.findall(r"`lungline ([^`]+)`", text_of(document)):
         words = text.split()
         words = words[: next((place for place, word in enumerate(words) if word in ENDS), len(words))]
-        known = options_of([word for word in words if re.fullmatch(r"[a-z-]+", word) and not word.startswith("-")])
-        assert {word for word in words if word.startswith("--")} <= known | {"--help", "--version"}, f"lungline {text}"
+        valid = options_of([word for word in words if re.fullmatch(r"[a-z-]+", word) and not word.startswith("-")])
+        assert {word for word in words if word.startswith("--")} <= valid | {"--help", "--version"}, f"lungline {text}"
 
 
 @pytest.mark.parametrize("document", CURRENT)

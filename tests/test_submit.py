@@ -269,7 +269,7 @@ def test_a_server_that_is_not_there_is_unavailable_at_once() -> None:
 @pytest.mark.parametrize(("status", "error"), [(503, PipelinesUnavailable), (400, LunglineError)])
 def test_what_the_server_says_is_told(kubeflow: PipelinesServer, status: int, error: type[Exception]) -> None:
     kubeflow.refuses, kubeflow.refusals = status, 1
-    with pytest.raises(error, match="the stand-in was told to refuse"):
+    with pytest.raises(error, match="the stand-in is set to refuse"):
         run(kubeflow)
 
 

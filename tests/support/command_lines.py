@@ -1,4 +1,4 @@
-"""Command lines of ours, read by the real command line without running anything."""
+"""Command lines, read by the real command line without running anything."""
 
 import shlex
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ ENDS = {"&", "&&", "|", "||", ";"}
 
 
 def parse(arguments: Sequence[str]) -> str:
-    """Read the arguments after `lungline`, give the command's name; raises typer's UsageError for what is unknown."""
+    """Read the arguments after `lungline` and return the command's name; raises typer's UsageError."""
     context: Any = typer.main.get_command(app).make_context("lungline", list(arguments))
     while isinstance(context.command, TyperGroup):
         left = [*context._protected_args, *context.args]  # noqa: SLF001 - where it keeps what is not read yet
@@ -24,25 +24,25 @@ def parse(arguments: Sequence[str]) -> str:
 
 
 def options_of(names: Sequence[str]) -> set[str]:
-    """The options that a command takes; what follows its name among `names` are values. Fails when it is unknown."""
+    """The options of a command; words after its name are values. Fails for an unknown command."""
     command: Any = typer.main.get_command(app)
     for name in names:
         if not isinstance(command, TyperGroup):
             break
-        found = command.commands.get(name)
-        assert found is not None, f"lungline {' '.join(names)}"
-        command = found
+        subcommand = command.commands.get(name)
+        assert subcommand is not None, f"lungline {' '.join(names)}"
+        command = subcommand
     return {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
 
 
-def of_ours(text: str) -> list[list[str]]:
-    """The arguments of each `lungline ...` in lines of shell, without what stands before and after it."""
-    found: list[list[str]] = []
+def lungline_commands(text: str) -> list[list[str]]:
+    """The arguments of each `lungline ...` in lines of shell, without other commands of the line."""
+    commands: list[list[str]] = []
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
-        for at, word in enumerate(words):
-            # Not the namespace of that name: a command stands first, or after what hands over to it.
-            if word == "lungline" and (at == 0 or words[at - 1] in ENDS | {"--"}):
-                rest = words[at + 1 :]
-                found.append(rest[: next((end for end, one in enumerate(rest) if one in ENDS), len(rest))])
-    return found
+        for index, word in enumerate(words):
+            # Not the namespace of that name: a command comes first, or after what runs it.
+            if word == "lungline" and (index == 0 or words[index - 1] in ENDS | {"--"}):
+                rest = words[index + 1 :]
+                commands.append(rest[: next((end for end, word in enumerate(rest) if word in ENDS), len(rest))])
+    return commands

@@ -27,7 +27,7 @@ Path_ = tuple[str, ...]
 
 @dataclass
 class Cluster:
-    """`plays` says what becomes of the next model: it comes up (after `slow` looks), fails to load, or hangs."""
+    """`plays` is what happens to the next model: it becomes ready (after `slow` requests), fails to load, or hangs."""
 
     plays: Literal["ready", "failing", "stuck", "crashing"] = "ready"
     slow: int = 0
@@ -38,50 +38,50 @@ class Cluster:
     revisions: list[Object] = field(default_factory=list)
     pods: list[Object] = field(default_factory=list)
     owned: dict[str, set[Path_]] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
     address: str = ""
-    _looks: int = 0
+    _polls: int = 0
     _rolled_out: str = ""
 
     def apply(self, name: str, body: Object, manager: str) -> Object:
-        """Server-side apply, as far as maps go: lists are one value here, as in KServe's CRD."""
-        found = self.services.setdefault(name, {"metadata": {"generation": 0}})
-        before = json.dumps(found.get("spec"))
+        """Server-side apply of maps; a list is a single value, as in KServe's CRD."""
+        service = self.services.setdefault(name, {"metadata": {"generation": 0}})
+        before = json.dumps(service.get("spec"))
         named = set(_leaves(body))
         gone = self.owned.get(manager, set()) - named
         self.owned[manager] = named
-        for path in gone - set().union(*(fields for one, fields in self.owned.items() if one != manager)):
-            _remove(found, path)
-        _merge(found, body)
-        if json.dumps(found["spec"]) != before:
-            found["metadata"]["generation"] += 1
-            self._looks = 0
-        _check(found)
-        self._make_revision(found)
-        return found
+        for path in gone - set().union(*(fields for owner, fields in self.owned.items() if owner != manager)):
+            _remove(service, path)
+        _merge(service, body)
+        if json.dumps(service["spec"]) != before:
+            service["metadata"]["generation"] += 1
+            self._polls = 0
+        _check(service)
+        self._make_revision(service)
+        return service
 
     def get(self, name: str) -> Object | None:
-        """The object, a little further on than at the last look."""
-        found = self.services.get(name)
-        if found:
-            self._looks += 1
-            if self._looks > 1 + self.slow:
-                self._reconcile(found)
-        return found
+        """The object, a step further than at the last request."""
+        service = self.services.get(name)
+        if service:
+            self._polls += 1
+            if self._polls > 1 + self.slow:
+                self._reconcile(service)
+        return service
 
-    def _make_revision(self, found: Object) -> None:
-        uri = found["spec"]["predictor"].get("model", {}).get("storageUri")
+    def _make_revision(self, service: Object) -> None:
+        uri = service["spec"]["predictor"].get("model", {}).get("storageUri")
         if self.revisions and self.revisions[-1]["uri"] == uri:
             return
         number = len(self.revisions) + 1
-        notes = dict(found["metadata"].get("annotations", {}))
-        metadata = {"name": f"{found['metadata']['name']}-predictor-{number:05}", "annotations": notes}
+        annotations = dict(service["metadata"].get("annotations", {}))
+        metadata = {"name": f"{service['metadata']['name']}-predictor-{number:05}", "annotations": annotations}
         metadata["creationTimestamp"] = f"2026-11-21T00:00:{number:02}Z"
         self.revisions.append({"uri": uri, "plays": self.plays, "metadata": metadata})
 
-    def _reconcile(self, found: Object) -> None:
+    def _reconcile(self, service: Object) -> None:
         newest = self.revisions[-1]
-        name, predictor = newest["metadata"]["name"], found["spec"]["predictor"]
+        name, predictor = newest["metadata"]["name"], service["spec"]["predictor"]
         ready = newest["plays"] == "ready" and newest["uri"] is not None
         percent = predictor.get("canaryTrafficPercent", 100) if self._rolled_out else 100
         traffic = [{"revisionName": name, "percent": percent if ready else 0, "latestRevision": True}]
@@ -91,7 +91,7 @@ class Cluster:
             self._rolled_out = name
         conditions = [{"type": "PredictorReady", "status": "True" if ready else "Unknown"}]
         status: Object = {
-            "observedGeneration": found["metadata"]["generation"],
+            "observedGeneration": service["metadata"]["generation"],
             "components": {"predictor": {"traffic": traffic, "latestCreatedRevision": name}},
             "modelStatus": {"transitionStatus": "UpToDate" if ready else "InProgress"},
         }
@@ -101,11 +101,11 @@ class Cluster:
                 "lastFailureInfo": {"reason": "ModelLoadFailed", "message": "No objects found in s3://lungline-models"},
             }
         if newest["plays"] == "crashing":
-            words = {"reason": "RevisionFailed", "message": "Container failed with: out of memory"}
-            conditions[0] |= {"status": "False"} | words
+            failure = {"reason": "RevisionFailed", "message": "Container failed with: out of memory"}
+            conditions[0] |= {"status": "False"} | failure
         status["conditions"] = [*conditions, {"type": "Ready", "status": conditions[0]["status"]}]
-        found["status"] = status
-        _check(found)
+        service["status"] = status
+        _check(service)
 
 
 @contextmanager
@@ -123,10 +123,10 @@ def running_cluster(**plays: Any) -> Iterator[Cluster]:
         def _serve(self) -> None:
             with lock:
                 try:
-                    status, answer = _answer(cluster, self)
+                    status, document = _respond(cluster, self)
                 except ValueError as exc:
-                    status, answer = 422, {"kind": "Status", "message": str(exc), "code": 422}
-            body = json.dumps(answer).encode()
+                    status, document = 422, {"kind": "Status", "message": str(exc), "code": 422}
+            body = json.dumps(document).encode()
             self.send_response(status)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(body)))
@@ -179,20 +179,20 @@ def write_kubeconfig(path: Path, address: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
 
 
-def _answer(cluster: Cluster, request: BaseHTTPRequestHandler) -> tuple[int, Object]:
+def _respond(cluster: Cluster, request: BaseHTTPRequestHandler) -> tuple[int, Object]:
     url = urlsplit(request.path)
-    cluster.asked.append(f"{request.command} {url.path}")
+    cluster.requests.append(f"{request.command} {url.path}")
     body = request.rfile.read(int(request.headers.get("content-length") or 0))
     if cluster.refusals:
         cluster.refusals -= 1
         return cluster.refuses, {
             "kind": "Status",
-            "message": "the stand-in was told to refuse",
+            "message": "the stand-in is set to refuse",
             "code": cluster.refuses,
         }
     *_, kind, name = url.path.split("/") if "inferenceservices" in url.path else (url.path.rpartition("/")[2], "")
     if kind == "revisions":
-        return 200, {"items": [{"metadata": one["metadata"]} for one in cluster.revisions]}
+        return 200, {"items": [{"metadata": revision["metadata"]} for revision in cluster.revisions]}
     if kind == "pods":
         return 200, {"items": cluster.pods}
     if request.command == "PATCH":
@@ -200,16 +200,16 @@ def _answer(cluster: Cluster, request: BaseHTTPRequestHandler) -> tuple[int, Obj
         query = parse_qs(url.query)
         assert query["force"] == ["true"]
         return 200, cluster.apply(name, json.loads(body), query["fieldManager"][0])
-    found = cluster.get(name)
-    return (200, found) if found else (404, {"kind": "Status", "message": f'"{name}" not found', "code": 404})
+    service = cluster.get(name)
+    return (200, service) if service else (404, {"kind": "Status", "message": f'"{name}" not found', "code": 404})
 
 
-def _leaves(value: Object, way: Path_ = ()) -> Iterator[Path_]:
+def _leaves(value: Object, path: Path_ = ()) -> Iterator[Path_]:
     for key, inner in value.items():
         if isinstance(inner, dict) and inner:
-            yield from _leaves(inner, (*way, key))
+            yield from _leaves(inner, (*path, key))
         else:
-            yield (*way, key)
+            yield (*path, key)
 
 
 def _merge(into: Object, body: Object) -> None:
@@ -220,10 +220,10 @@ def _merge(into: Object, body: Object) -> None:
             into[key] = value
 
 
-def _remove(value: Object, way: Path_) -> None:
-    for key in way[:-1]:
+def _remove(value: Object, path: Path_) -> None:
+    for key in path[:-1]:
         value = value.get(key, {})
-    value.pop(way[-1], None)
+    value.pop(path[-1], None)
 
 
 @cache
@@ -237,18 +237,18 @@ def _validator() -> Any:
         name = "serving.kserve.io_InferenceService.yaml"
         (Path(folder) / name).symlink_to(SHARED / "crds" / name)
         crds = module.load_crds(Path(folder))
-    return lambda one: module.check(one, crds, "1.34")
+    return lambda manifest: module.check(manifest, crds, "1.34")
 
 
-def _check(found: Object) -> None:
-    """Hold the object against KServe's own schema, where it is at hand. Raises ValueError."""
+def _check(service: Object) -> None:
+    """Validate the object with KServe's own schema, where that is available. Raises ValueError."""
     if (SHARED / "validate.py").exists():
-        metadata = {key: value for key, value in found["metadata"].items() if key != "generation"}
-        if errors := _errors(json.dumps({**found, "metadata": metadata})):
+        metadata = {key: value for key, value in service["metadata"].items() if key != "generation"}
+        if errors := _errors(json.dumps({**service, "metadata": metadata})):
             raise ValueError("; ".join(errors))
 
 
 @cache
 def _errors(text: str) -> list[str]:
-    found, _ = _validator()(json.loads(text))
-    return [error for error in found if error != "status: must not be set in a manifest"]
+    errors, _ = _validator()(json.loads(text))
+    return [error for error in errors if error != "status: must not be set in a manifest"]

@@ -143,7 +143,7 @@ def _guarded(
         return 401, {"message": "no such user"}
     if server.refusals and not path.endswith("healthz"):
         server.refusals -= 1
-        return server.refuses, {"message": "the stand-in was told to refuse"}
+        return server.refuses, {"message": "the stand-in is set to refuse"}
     return server.answer(request.command, path, query, body)
 
 
