@@ -24,8 +24,10 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 IDENTITY = record().upload.identity
-PAGES = ["/", "/rows", "/aside", "/live", f"/x/{IDENTITY}", f"/x/{IDENTITY}/xray", f"/x/{IDENTITY}/heat",
-    f"/x/{IDENTITY}/thumb", "/audit", "/notices", "/export.csv", f"/results/{record().id}.fhir.json", "/models/1/card",
+PAGES = [
+    "/", "/rows", "/aside", "/live", "/audit", "/notices", "/session", "/export.csv", "/models/1/card",
+    f"/x/{IDENTITY}", f"/x/{IDENTITY}/xray", f"/x/{IDENTITY}/heat", f"/x/{IDENTITY}/thumb",
+    f"/results/{record().id}.fhir.json",
 ]  # fmt: skip
 
 
@@ -159,7 +161,9 @@ def test_notice_link_acknowledges_only_by_its_button(site: Site) -> None:
     assert "xray-0" not in page.text
     with site.database.reading() as session:
         assert session.scalar(select(Audit.number)) is None
-    assert "Acknowledged" in httpx.post(path).text
+    assert "Acknowledge this notice?" in httpx.post(path).text  # posted by hand, it asks
+    result = page.text.partition('name="result" value="')[2].partition('"')[0]
+    assert "Acknowledged" in httpx.post(path, data={"result": result}).text
     forged = signer(site.settings, "session").dumps(IDENTITY)
     assert httpx.get(f"{site.url}/acknowledge/{forged}").status_code == 404
 

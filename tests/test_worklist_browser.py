@@ -2,28 +2,23 @@ import os
 import subprocess
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Route, expect
 from sqlalchemy import select
 
 from lungline.datasets import phantom
 from lungline.datasets.opening import open_dataset
-from lungline.imaging.decoding import decode
-from lungline.imaging.preparation import Preparation, heatmap_png
-from lungline.results.records import ResultRecord
 from lungline.storage.s3 import Storage
 from tests.support.chromium import running_chromium
 from tests.support.object_store import running_store
+from tests.support.worklist_browser import film, opened, upload
 from tests.support.worklist_screenshots import seed, shoot
 from tests.support.worklist_site import Site, home, record, running_site, wait
 from worklist.commands import login_url
 from worklist.database import entries
-from worklist.database.access import COOKIE, Role
+from worklist.database.access import COOKIE
 from worklist.database.models import ReadingRow
 
 HOSTILE = (
@@ -51,40 +46,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
 def site(tmp_path: Path, store: Storage) -> Iterator[Site]:
     with running_site(home(tmp_path), store) as site:
         yield site
-
-
-def upload(store: Storage, number: int, probability: float = 0.9, **changes: Any) -> ResultRecord:
-    """An X-ray and its heatmap in the store, and the result that the predictor would send."""
-    data = phantom.jpeg(number, opacities=probability > 0.5)
-    key = changes.pop("key", f"ward/xray-{number}.jpeg")
-    result = record(number, probability, key=key, etag=store.put("xray-uploads", key, data), heatmap=True, **changes)
-    cam = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
-    png = heatmap_png(decode(data), cam, Preparation())
-    store.put("lungline-results", result.heatmap or "", png)
-    return result
-
-
-@contextmanager
-def opened(
-    browser: Browser, site: Site, path: str = "/", size: tuple[int, int] = (1280, 800), role: Role = "admin"
-) -> Iterator[Page]:
-    """A page of a signed-in user; it must end without errors, dialogs or violations of the security policy."""
-    context = browser.new_context(viewport={"width": size[0], "height": size[1]})
-    context.add_cookies([{"name": COOKIE, "value": site.access.begin("dr.adams", role), "url": site.url}])
-    page = context.new_page()
-    problems: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("dialog", lambda dialog: problems.append(dialog.message))
-    page.on("console", lambda line: problems.append(line.text) if "Content Security Policy" in line.text else None)
-    page.goto(site.url + path)
-    yield page
-    assert page.evaluate("window.hacked") is None
-    context.close()
-    assert problems == []
-
-
-def film(page: Page) -> None:
-    expect(page.locator(".film.ready")).to_be_visible()
 
 
 def test_upload_appears_live_within_three_seconds(browser: Browser, site: Site, store: Storage) -> None:

@@ -117,7 +117,7 @@ def test_unacknowledged_notice_escalates_and_acknowledged_does_not(tmp_path: Pat
             wait(lambda: len(first.received) == 2)
             wait(lambda: states(site) == [(0, 0, "sent")] * 2)
             with site.client() as client:
-                client.post(f"/x/{other.upload.identity}/acknowledge", data={"csrf": site.csrf(client)})
+                client.post(f"/x/{other.upload.identity}/acknowledge", data=site.form(client, other.upload.identity))
             assert second.received == []
             with site.database.writing() as session:
                 late = Notice.escalates.is_not(None)

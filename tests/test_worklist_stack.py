@@ -1,6 +1,7 @@
 """The worklist in the real stack: results, kills, rebuilds."""
 
 import os
+import re
 import signal
 import sqlite3
 from collections.abc import Iterator
@@ -115,8 +116,9 @@ def test_rebuild_gives_the_same_page(settings: Settings, reader: httpx.Client, t
     address = str(stack.status(settings).service("worklist").address)
     wait(lambda: shown(settings)[0].judged > 0, 60)
     identity = next(row[0] for row in shown(settings)[1] if "judged" in row)
-    csrf = reader.get(f"{address}/x/{identity}").text.partition('name="csrf" value="')[2].partition('"')[0]
-    response = reader.post(f"{address}/x/{identity}/readings", data={"csrf": csrf, "say": "Normal", "comment": "clear"})
+    page = reader.get(f"{address}/x/{identity}").text
+    form = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', page))
+    response = reader.post(f"{address}/x/{identity}/readings", data=form | {"say": "Normal", "comment": "clear"})
     assert response.status_code == 200
     with sqlite3.connect(settings.home / "worklist" / "worklist.db") as database:
         wait(lambda: database.execute("SELECT count(*) FROM readings WHERE saved = 0").fetchone() == (0,), 60)

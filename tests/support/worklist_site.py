@@ -32,6 +32,7 @@ from lungline.results.records import (
 )
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
+from worklist.database import entries
 from worklist.database.access import COOKIE, Access, Role
 from worklist.database.session import BUSY_SECONDS, Database
 from worklist.web.app import WorklistServer, build_app
@@ -113,16 +114,23 @@ class Site:
         return person.csrf
 
     def submit_reading(self, client: httpx.Client, identity: str, choice: str, comment: str = "") -> httpx.Response:
-        form = {"csrf": self.csrf(client), "say": choice, "comment": comment}
+        form = self.form(client, identity) | {"say": choice, "comment": comment}
         return client.post(f"/x/{identity}/readings", data=form)
+
+    def form(self, client: httpx.Client, identity: str) -> dict[str, str]:
+        """The hidden fields of a form about the result that is shown now."""
+        with self.database.reading() as session:
+            entry = entries.find(session, identity)
+        assert entry
+        return {"csrf": self.csrf(client), "record": entry.record, "label": entry.label or ""}
 
 
 @contextmanager
 def running_site(
-    settings: Settings, storage: Storage | None = None, *, busy_seconds: float = BUSY_SECONDS
+    settings: Settings, storage: Storage | None = None, *, port: int = 0, busy_seconds: float = BUSY_SECONDS
 ) -> Iterator[Site]:
-    """A worklist on a free port, until the context ends."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    """A worklist, by default on a free port, until the context ends."""
+    listener = socket.create_server(("127.0.0.1", port))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     # By default the store never answers.
     app = build_app(

@@ -3,6 +3,7 @@
 Pagination uses keysets, not offsets: page 2,000 costs as much as page 1.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -163,9 +164,15 @@ def neighbours(session: Session, wanted: Filter, entry: WorklistEntry) -> tuple[
     return before and before.identity, after and after.identity
 
 
-def find(session: Session, identity: str) -> WorklistEntry | None:
-    """The entry of an upload."""
-    return session.scalar(select(WorklistEntry).where(WorklistEntry.identity == identity))
+def find(session: Session, identity: str, *, lock: bool = False) -> WorklistEntry | None:
+    """The entry of an upload; `lock` keeps other processes from changing it until the session ends."""
+    statement = select(WorklistEntry).where(WorklistEntry.identity == identity)
+    return session.scalar(statement.with_for_update() if lock else statement)
+
+
+def result_digest(entry: WorklistEntry) -> str:
+    """A value that changes with the result of an entry, and shows nothing of it."""
+    return hashlib.sha256(f"{entry.record} {entry.label}".encode()).hexdigest()[:16]
 
 
 def same_key(session: Session, entry: WorklistEntry, limit: int = 20) -> list[WorklistEntry]:

@@ -19,6 +19,26 @@ class ReadingRefused(LunglineError):
     """A reading does not fit its upload; nothing was stored."""
 
 
+class ResultChanged(LunglineError):
+    """The result is no longer the one that was shown to the reader; nothing was stored."""
+
+
+def require_shown(entry: WorklistEntry, record: str, label: str) -> None:
+    """Refuse an action on a result that was replaced after it was shown.
+
+    `record` is the id of the result record that was shown, which names the model version; `label` is its label, or ""
+    for a result without one. Raises ResultChanged.
+    """
+    if (record, label) == (entry.record, entry.label or ""):
+        return
+    shown = f"{label or 'no result'} (model {record.rpartition('-')[2]})"
+    current = f"{entry.label or 'no result'} (model {entry.version})"
+    raise ResultChanged(
+        f"The result has changed from {shown} to {current} since it was shown. Nothing was saved: check the new result "
+        "and choose again."
+    )
+
+
 def read(
     session: Session,
     entry: WorklistEntry,
@@ -27,11 +47,12 @@ def read(
     action: Action,
     verdict: Verdict | None = None,
     comment: str = "",
+    reading_id: str | None = None,
 ) -> ReadingRow:
-    """Store a reading and show it in the list. Raises ReadingRefused."""
+    """Store a reading and show it in the list; `reading_id` is a new one by default. Raises ReadingRefused."""
     verdict = _checked(entry, action, verdict)
     reading = ReadingRow(
-        id=secrets.token_hex(16),
+        id=reading_id or new_id(),
         identity=entry.identity,
         record=entry.record,
         version=entry.version,
@@ -47,6 +68,16 @@ def read(
     apply(entry, reading)
     session.flush()
     return reading
+
+
+def new_id() -> str:
+    """A random id for a reading: 32 hexadecimal digits."""
+    return secrets.token_hex(16)
+
+
+def find(session: Session, reading_id: str) -> ReadingRow | None:
+    """The reading with an id."""
+    return session.scalar(select(ReadingRow).where(ReadingRow.id == reading_id))
 
 
 def apply(entry: WorklistEntry, reading: ReadingRow) -> None:

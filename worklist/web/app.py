@@ -22,14 +22,14 @@ from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from worklist.database.access import Access
 from worklist.database.models import WorklistEntry
-from worklist.database.readings import ReadingRefused
+from worklist.database.readings import ReadingRefused, ResultChanged
 from worklist.database.session import BUSY_SECONDS, Database
 from worklist.exports.images import ImageRenderer
 from worklist.jobs import Jobs
 from worklist.metrics import CountedRequests
 from worklist.rules import load_rules
 from worklist.web import events, exports, list_page, oidc, sign_in, viewer
-from worklist.web.context import Forbidden, NotFound, SignInNeeded, Worklist
+from worklist.web.context import Forbidden, NotFound, SignInNeeded, Worklist, wants_page
 from worklist.web.live import Live
 from worklist.web.rendering import FILTERS
 from worklist.web.security import KnownHosts, SecurityHeaders
@@ -41,6 +41,7 @@ STATUS: tuple[tuple[type[LunglineError], int], ...] = (
     (Forbidden, 403),
     (NotFound, 404),
     (ReadingRefused, 400),
+    (ResultChanged, 409),
     (EventMalformed, 400),
     (ImageRefused, 422),
     (Unavailable, 503),
@@ -125,7 +126,7 @@ def _static_names() -> dict[str, str]:
 def _add_handlers(app: FastAPI) -> None:
     async def refused(request: Request, exc: Exception) -> Response:
         status = next((code for kind, code in STATUS if isinstance(exc, kind)), 500)
-        if isinstance(exc, SignInNeeded) and _wants_page(request):
+        if isinstance(exc, SignInNeeded) and wants_page(request):
             return RedirectResponse("/login", status_code=303)
         return _answer(request, status, str(exc))
 
@@ -143,15 +144,11 @@ def _add_handlers(app: FastAPI) -> None:
 
 def _answer(request: Request, status: int, sentence: str) -> Response:
     headers = {"retry-after": "5"} if status == 503 else None
-    if not _wants_page(request):
+    if not wants_page(request):
         return JSONResponse({"error": sentence}, status_code=status, headers=headers)
     pages: Any = request.app.state.worklist.pages
     values = {"status": status, "sentence": sentence, "person": getattr(request.state, "person", None)}
     return pages.TemplateResponse(request, "message.html", values, status_code=status, headers=headers)
-
-
-def _wants_page(request: Request) -> bool:
-    return "text/html" in request.headers.get("accept", "")
 
 
 class WorklistServer(uvicorn.Server):

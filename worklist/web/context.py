@@ -4,7 +4,8 @@ import secrets
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Form, Header, Request
+from fastapi import Depends, Form, Header, Request, Response
+from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi.templating import Jinja2Templates
 
 from lungline.errors import LunglineError
@@ -46,6 +47,16 @@ class Worklist:
     def https(self) -> bool:
         """Whether the public URL is HTTPS, so that cookies are never sent over plain HTTP."""
         return (self.settings.worklist.uri or "").startswith("https://")
+
+
+def wants_page(request: Request) -> bool:
+    """Whether a request comes from a browser's navigation rather than from a script."""
+    return "text/html" in request.headers.get("accept", "")
+
+
+def next_page(request: Request, url: str) -> Response:
+    """Send a browser on to a page; a script gets its URL as JSON."""
+    return RedirectResponse(url, status_code=303) if wants_page(request) else JSONResponse({"next": url})
 
 
 def _worklist(request: Request) -> Worklist:

@@ -1,10 +1,13 @@
 """Sign-in and sign-out, the audit log, notices, and acknowledgement by link."""
 
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import HTMLResponse, RedirectResponse
-from itsdangerous import BadSignature
+from typing import Annotated
 
-from worklist.database import audit, notices
+from fastapi import APIRouter, Form, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+from itsdangerous import BadSignature
+from sqlalchemy.orm import Session
+
+from worklist.database import audit, entries, notices
 from worklist.database.access import COOKIE, LINK_FILE, signer
 from worklist.web.context import Admin, Context, NotFound, Reader, Worklist, Writer
 
@@ -35,8 +38,14 @@ def sign_out(context: Context, person: Writer) -> Response:
     context.access.end(person)
     response = RedirectResponse("/login", status_code=303)
     response.delete_cookie(COOKIE)
-    response.headers["clear-site-data"] = '"cache"'
+    response.headers["clear-site-data"] = '"cache", "storage"'
     return response
+
+
+@router.get("/session")
+def show_session(person: Reader) -> JSONResponse:
+    """Who is signed in, and the token that their changes must carry; other sites cannot read it."""
+    return JSONResponse({"who": person.who, "csrf": person.csrf})
 
 
 @router.get("/audit", response_class=HTMLResponse)
@@ -58,20 +67,24 @@ def show_notices(request: Request, context: Context, person: Reader) -> Response
 @router.get("/acknowledge/{signed}", response_class=HTMLResponse)
 def confirm_acknowledgement(request: Request, signed: str, context: Context) -> Response:
     """Show a button: mail scanners that follow links must not acknowledge a notice."""
-    _identity(context, signed)
-    return context.pages.TemplateResponse(
-        request, "acknowledge.html", {"signed": signed, "person": None, "done": False}
-    )
+    identity, digest = _notice(context, signed)
+    with context.database.reading() as session:
+        return _acknowledgement(request, context, session, identity, digest)
 
 
 @router.post("/acknowledge/{signed}", response_class=HTMLResponse)
-def acknowledge(request: Request, signed: str, context: Context) -> Response:
-    """Acknowledge a notice by its link, which shows nothing about the patient."""
-    identity = _identity(context, signed)
+def acknowledge(request: Request, signed: str, context: Context, result: Annotated[str, Form()] = "") -> Response:
+    """Acknowledge a notice by its link, which shows nothing about the patient.
+
+    `result` is the digest of the result that the button was shown for; when it has changed, the button is shown again.
+    """
+    identity, _ = _notice(context, signed)
     with context.database.writing() as session:
+        if result != _digest(session, identity):
+            return _acknowledgement(request, context, session, identity, result or None)
         notices.acknowledge(session, identity, "by link")
         audit.record(session, "by link", "none", "acknowledged", identity=identity)
-    return context.pages.TemplateResponse(request, "acknowledge.html", {"signed": signed, "person": None, "done": True})
+    return context.pages.TemplateResponse(request, "acknowledge.html", {"person": None, "done": True})
 
 
 def welcome(context: Worklist, cookie: str) -> Response:
@@ -82,8 +95,26 @@ def welcome(context: Worklist, cookie: str) -> Response:
     return response
 
 
-def _identity(context: Worklist, signed: str) -> str:
+def _acknowledgement(
+    request: Request, context: Worklist, session: Session, identity: str, sent: str | None
+) -> Response:
+    """The button, and whether the result has changed since the notice was sent."""
+    result = _digest(session, identity)
+    values = {"person": None, "done": False, "result": result, "changed": sent is not None and sent != result}
+    return context.pages.TemplateResponse(request, "acknowledge.html", values)
+
+
+def _digest(session: Session, identity: str) -> str:
+    entry = entries.find(session, identity)
+    if entry is None:
+        raise NotFound("The X-ray of this notice is no longer on the worklist.")
+    return entries.result_digest(entry)
+
+
+def _notice(context: Worklist, signed: str) -> tuple[str, str | None]:
+    """The identity of an upload and the digest of its result when the notice was sent; links of 0.1 have no digest."""
     try:
-        return str(signer(context.settings, "acknowledge").loads(signed, max_age=ACKNOWLEDGE_DAYS * 86400))
+        value = signer(context.settings, "acknowledge").loads(signed, max_age=ACKNOWLEDGE_DAYS * 86400)
     except BadSignature:
         raise NotFound("This link is invalid or has expired.") from None
+    return (value, None) if isinstance(value, str) else (value[0], value[1])

@@ -1,13 +1,16 @@
 """The viewer: one X-ray, its result and its readings."""
 
-from typing import cast, get_args
+import re
+from dataclasses import dataclass
+from typing import Annotated, cast
 
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi import APIRouter, Form, Request, Response
+from fastapi.responses import HTMLResponse
 from pydantic import TypeAdapter
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData
 
 from lungline.errors import ObjectGone
 from lungline.results.readings import Action, Verdict
@@ -18,18 +21,64 @@ from worklist.database.access import Person
 from worklist.database.entries import Filter
 from worklist.database.ingest import touch
 from worklist.database.models import ResultRow, WorklistEntry
-from worklist.database.readings import VERDICTS, ReadingRefused
+from worklist.database.readings import MAX_COMMENT, VERDICTS, ReadingRefused, ResultChanged
 from worklist.exports.images import RenderedImage
-from worklist.web.context import Context, NotFound, Reader, Worklist, Writer
+from worklist.web.context import Context, NotFound, Reader, Worklist, Writer, next_page, wants_page
 
 router = APIRouter()
 
+
+@dataclass(frozen=True, slots=True)
+class SubmittedReading:
+    """The form of a reading: the choice, the comment, and the result that was shown beside the buttons."""
+
+    id: str | None
+    record: str
+    label: str
+    action: Action
+    verdict: Verdict | None
+    comment: str
+
+    @classmethod
+    def of(cls, form: FormData) -> "SubmittedReading":
+        """Read a form. Raises ReadingRefused."""
+        values = {name: value for name, value in form.items() if isinstance(value, str)}
+        choice, label = values.get("say", ""), values.get("label", "")
+        verdict = cast("Verdict", choice) if choice in VERDICTS else None
+        if verdict is None and choice not in ("read", "confirmed", "reopened"):
+            raise ReadingRefused("Unknown reading.")
+        if not values.get("record"):
+            raise ReadingRefused("The form does not name the result that it is about. Reload the page and try again.")
+        # Choosing the predicted label confirms it, whichever button was used.
+        by_verdict = "confirmed" if verdict == label else "corrected"
+        action = cast("Action", by_verdict if verdict else choice)
+        known = _ID.fullmatch(values.get("id", ""))
+        comment = values.get("comment", "").strip()[:MAX_COMMENT]
+        return cls(known and known[0], values["record"], label, action, verdict, comment)
+
+    def is_stored(self, session: Session, identity: str, person: Person) -> bool:
+        """Whether this very reading is stored already: its response was lost, or the button was pressed twice."""
+        reading = readings.find(session, self.id) if self.id else None
+        if reading is None:
+            return False
+        verdict = self.label if self.action == "confirmed" else self.verdict
+        stored = (reading.identity, reading.reader, reading.action, reading.verdict, reading.comment)
+        return stored == (identity, person.who, self.action, verdict, self.comment)
+
+
+_ID = re.compile(r"[0-9a-f]{32}")
 _RECORD = TypeAdapter(ResultRecord)
 
 
 @router.get("/x/{identity}", response_class=HTMLResponse)
 def view(request: Request, identity: str, context: Context, person: Reader) -> Response:
     """The page."""
+    return _page(request, identity, context, person)
+
+
+def _page(  # what a request shows, and what is kept of a reading that was not stored
+    request: Request, identity: str, context: Worklist, person: Person, *, conflict: str = "", comment: str = ""
+) -> Response:
     wanted = Filter.of(request.query_params)
     with context.database.writing() as session:  # the audit entry is committed before anything is shown
         entry = _entry(session, identity)
@@ -44,7 +93,9 @@ def view(request: Request, identity: str, context: Context, person: Reader) -> R
             "notices": notices.of_upload(session, identity),
         }
     links = {"previous": previous, "following": following, "wanted": wanted, "mlflow": context.settings.mlflow_uri}
-    return context.pages.TemplateResponse(request, "viewer.html", values | links | {"person": person})
+    form = {"conflict": conflict, "comment": comment, "reading_id": readings.new_id(), "person": person}
+    status = 409 if conflict else 200
+    return context.pages.TemplateResponse(request, "viewer.html", values | links | form, status_code=status)
 
 
 @router.get("/x/{identity}/xray")
@@ -60,33 +111,46 @@ def thumb(request: Request, identity: str, context: Context, person: Reader) -> 
 
 
 @router.get("/x/{identity}/heat")
-def heat(request: Request, identity: str, context: Context, person: Reader) -> Response:  # noqa: ARG001 - requires a session
-    """The heatmap, as an overlay for the X-ray."""
-    return _image(request, context, identity, "heat")
+def heat(request: Request, identity: str, context: Context, person: Reader, record: str = "") -> Response:  # noqa: ARG001 - requires a session
+    """The heatmap, as an overlay for the X-ray; of the result with the id `record`, by default the latest."""
+    return _image(request, context, identity, "heat", record)
 
 
 @router.post("/x/{identity}/readings")
 async def read(request: Request, identity: str, context: Context, person: Writer) -> Response:
     """Store a reading, then show the next upload of the list."""
-    form = await request.form()
-    choice, comment = str(form.get("say", "")), str(form.get("comment", ""))
     wanted = Filter.of(request.query_params)
-    following = await run_in_threadpool(_read, context, person, identity, choice, comment, wanted)
+    submitted = SubmittedReading.of(await request.form())
+    try:
+        following = await run_in_threadpool(_read, context, person, identity, submitted, wanted)
+    except ResultChanged as exc:
+        if not wants_page(request):
+            raise
+        kept = {"conflict": str(exc), "comment": submitted.comment}
+        return await run_in_threadpool(_page, request, identity, context, person, **kept)
     context.live.nudge()
     query = wanted.query()
-    return RedirectResponse(f"/x/{following}{query}" if following else f"/{query}", status_code=303)
+    return next_page(request, f"/x/{following}{query}" if following else f"/{query}")
 
 
 @router.post("/x/{identity}/acknowledge")
-def acknowledge(request: Request, identity: str, context: Context, person: Writer) -> Response:
+def acknowledge(  # noqa: PLR0917 - a request, and the result that it is about
+    request: Request,
+    identity: str,
+    context: Context,
+    person: Writer,
+    record: Annotated[str, Form()],
+    label: Annotated[str, Form()] = "",
+) -> Response:
     """Acknowledge the notices of an upload; nobody else is notified."""
     with context.database.writing() as session:
-        entry = _entry(session, identity)
+        entry = _entry(session, identity, lock=True)
+        readings.require_shown(entry, record, label)
         notices.acknowledge(session, identity, person.who)
         audit.record(session, person.who, person.role, "acknowledged", identity=identity)
         touch(entry)
     context.live.nudge()
-    return RedirectResponse(f"/x/{identity}{Filter.of(request.query_params).query()}", status_code=303)
+    return next_page(request, f"/x/{identity}{Filter.of(request.query_params).query()}")
 
 
 @router.get("/models/{version}/card")
@@ -110,29 +174,30 @@ def record_of(session: Session, entry: WorklistEntry) -> ResultRecord:
     return _RECORD.validate_json(row.body)
 
 
-def _read(  # noqa: PLR0917 - a reading, who made it, and the list they came from
-    context: Worklist, person: Person, identity: str, choice: str, comment: str, wanted: Filter
-) -> str | None:
-    """Store a reading; return the identity of the upload to show next."""
+def _read(context: Worklist, person: Person, identity: str, submitted: SubmittedReading, wanted: Filter) -> str | None:
+    """Store a reading, once however often it is submitted; return the identity of the upload to show next."""
     with context.database.writing() as session:
-        entry = _entry(session, identity)
-        verdict = cast("Verdict", choice) if choice in VERDICTS else None
-        if verdict is None and choice not in get_args(Action):
-            raise ReadingRefused("Unknown reading.")
-        # Choosing the predicted label confirms it, whichever button was used.
-        by_verdict = "confirmed" if verdict == entry.label else "corrected"
-        action = cast("Action", by_verdict if verdict else choice)
-        reading = readings.read(session, entry, reader=person.who, action=action, verdict=verdict, comment=comment)
-        metrics.count_reading(reading)
-        audit.record(session, person.who, person.role, action, identity=identity, detail=verdict or "")
-        if action == "reopened":
-            return identity
-        notices.cancel(session, identity, person.who)
-        return entries.neighbours(session, wanted, entry)[1]
+        entry = _entry(session, identity, lock=True)
+        if not submitted.is_stored(session, identity, person):
+            _store(session, entry, submitted, person)
+        return identity if submitted.action == "reopened" else entries.neighbours(session, wanted, entry)[1]
 
 
-def _entry(session: Session, identity: str) -> WorklistEntry:
-    entry = entries.find(session, identity)
+def _store(session: Session, entry: WorklistEntry, submitted: SubmittedReading, person: Person) -> None:
+    readings.require_shown(entry, submitted.record, submitted.label)
+    action, verdict = submitted.action, submitted.verdict
+    free = submitted.id if submitted.id and readings.find(session, submitted.id) is None else None
+    reading = readings.read(
+        session, entry, reader=person.who, action=action, verdict=verdict, comment=submitted.comment, reading_id=free
+    )
+    metrics.count_reading(reading)
+    audit.record(session, person.who, person.role, action, identity=entry.identity, detail=verdict or "")
+    if action != "reopened":
+        notices.cancel(session, entry.identity, person.who)
+
+
+def _entry(session: Session, identity: str, *, lock: bool = False) -> WorklistEntry:
+    entry = entries.find(session, identity, lock=lock)
     if entry is None:
         raise NotFound("Upload not found on the worklist.")
     return entry
@@ -145,10 +210,12 @@ def _other_versions(session: Session, entry: WorklistEntry) -> list[ResultRecord
     ]
 
 
-def _image(request: Request, context: Worklist, identity: str, kind: str) -> Response:
+def _image(request: Request, context: Worklist, identity: str, kind: str, name: str = "") -> Response:
     with context.database.reading() as session:
         entry = _entry(session, identity)
-        record = record_of(session, entry)
+        row = session.get(ResultRow, name) if name else None
+        is_shown = row is not None and row.identity == identity
+        record = _RECORD.validate_json(row.body) if row and is_shown else record_of(session, entry)
     tag = f'"{kind}-{record.id}"'
     # Browsers cache it but revalidate each time, so nothing is shown after signing out.
     headers = {"etag": tag, "cache-control": "private, no-cache"}

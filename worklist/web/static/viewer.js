@@ -91,7 +91,7 @@ async function explain(image, message) {
   let sentence = "The X-ray cannot be shown.";
   try {
     const response = await fetch(image.src, { headers: { accept: "application/json" } });
-    if (response.status === 401) { location.href = "/login"; return; }
+    if (response.status === 401) { signedOut(message); return; }
     if (response.ok) { image.src = `${image.src.split("#")[0]}#again`; return; }
     sentence = (await response.json()).error || sentence;
   } catch { sentence = "The worklist is not responding."; }
@@ -101,6 +101,16 @@ async function explain(image, message) {
   retry.textContent = "Try again";
   retry.addEventListener("click", () => location.reload());
   message.append(retry);
+}
+
+// The page stays, with a comment that is being written, until the reader has signed in again.
+function signedOut(message) {
+  message.hidden = false;
+  message.replaceChildren("Your session has ended. ", outbox.signInLink());
+  const timer = setInterval(async () => {
+    const response = await outbox.fetch("/session").catch(() => null);
+    if (response?.ok) { clearInterval(timer); location.reload(); }
+  }, 3000);
 }
 
 function showFilm() {
@@ -194,8 +204,13 @@ document.addEventListener("keydown", (event) => {
   if (act) { event.preventDefault(); act(); }
 });
 
-// A held key must not submit the same reading for the next X-ray.
-document.getElementById("reading")?.addEventListener("submit", (event) => {
-  if (event.target.dataset.sent) { event.preventDefault(); return; }
-  event.target.dataset.sent = "1";
-});
+// A comment survives reloads, ended sessions and refused readings; only for who wrote it.
+const comment = document.getElementById("comment");
+const draftKey = `draft:${location.pathname}`;
+if (comment) {
+  const draft = JSON.parse(sessionStorage.getItem(draftKey) || "null");
+  if (draft?.who === document.body.dataset.who && !comment.value) comment.value = draft.text;
+  comment.addEventListener("input", () => {
+    sessionStorage.setItem(draftKey, JSON.stringify({ who: document.body.dataset.who, text: comment.value }));
+  });
+}
