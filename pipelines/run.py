@@ -17,8 +17,9 @@ from typing import IO, Any, cast
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from components.step_events import Event, read
+from lungline.datasets.dataset import printable
 from lungline.datasets.opening import open_dataset
-from lungline.errors import PipelineFailed
+from lungline.errors import DataError, PipelineFailed
 from lungline.evaluation.gate import GateVerdict
 from lungline.evaluation.metrics import Evaluation
 from lungline.registry.provenance import code_version
@@ -68,6 +69,9 @@ def run_local(
     DataError for data that cannot be opened, and PipelineFailed with the step and its cause.
     """
     started = time.monotonic()
+    for path in (settings.data, settings.feedback or ""):
+        if printable(path) != path:  # the pipeline's parameters are UTF-8
+            raise DataError(f"The path {printable(path)} is not UTF-8: rename the data, or link to them (ln -s).")
     dataset = open_dataset(settings.data, settings=settings, feedback=settings.feedback)
     if dataset.notice:
         on_event(Event(step="data", kind="progress", text=dataset.notice))

@@ -230,6 +230,11 @@ def test_data_that_cannot_be_opened_are_refused_before_anything_runs(settings_fo
         run_local(settings_for(data="/nowhere"))
 
 
+def test_a_path_that_is_not_utf8_is_refused_before_anything_runs(settings_for: Callable[..., Settings]) -> None:
+    with pytest.raises(DataError, match=r"path /nowhere/\\udcff is not UTF-8: rename the data, or link to them"):
+        run_local(settings_for(data="/nowhere/\udcff"))
+
+
 def test_an_interrupted_run_leaves_no_process_behind(settings_for: Callable[..., Settings], tmp_path: Path) -> None:
     settings = settings_for(home=str(tmp_path))
 

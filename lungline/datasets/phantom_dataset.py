@@ -14,7 +14,7 @@ from lungline.datasets.phantom_anatomy import Patient
 from lungline.errors import DataError
 
 PHANTOMS = 1200
-NOTICE = "Phantoms are computed drawings: a model trained on them says nothing about patients."
+NOTICE = "Phantoms are drawn, not photographed: a model trained on them says nothing about patients."
 
 _SHARES = {"val": 0.1, "test": 0.2}
 _FEWEST = 20
