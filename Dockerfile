@@ -2,23 +2,23 @@
 # The images of the cluster, one target each:
 #
 #   predictor   LiteRT and KServe; no TensorFlow          docker build --target predictor -t ghcr.io/lungline/predictor:0.1.0 .
-#   worklist    the page that readers keep open           docker build --target worklist  -t ghcr.io/lungline/worklist:0.1.0 .
+#   worklist    the page for readers                      docker build --target worklist  -t ghcr.io/lungline/worklist:0.1.0 .
 #   pipeline    every step of the training pipeline,      docker build --target pipeline  -t ghcr.io/lungline/pipeline-python:0.1.0 .
 #               and the MLflow server (the same version)
 #   tools       pipeline + the Kafka client: reconcile,   docker build --target tools     -t ghcr.io/lungline/tools-python:0.1.0 .
 #               replay, and the bridge of SeaweedFS
 #
-# Dependencies come from requirements/ with their hashes and only as wheels, so nothing is compiled and no image has a
-# compiler. All run as user 65532 and write to /tmp and to volumes only.
+# Dependencies come from requirements/, with hashes and as wheels only, so nothing is compiled and no image contains a
+# compiler. All run as user 65532 and write only to /tmp and volumes.
 
 ARG PYTHON=docker.io/library/python:3.11.14-slim-bookworm
 
-# ------------------------------------------------------------------------------------------------ what builds the rest
+# ----------------------------------------------------------------------------------------------------------- build
 FROM ${PYTHON} AS build
 WORKDIR /source
 COPY requirements/ requirements/
-# uv, which wrote the locks and reads them as they are meant, and hatchling with what it needs, out of those very locks:
-# this environment is thrown away, but it too is held to its hashes.
+# uv, which wrote the locks, and hatchling with its dependencies, from the same locks: this environment is discarded, but
+# its hashes are checked too.
 RUN awk '/^[^ ]/ { wanted = /^(uv|hatchling|packaging|pathspec|pluggy|trove-classifiers)==/ } wanted' \
       requirements/*.txt > build.txt \
  && python -m venv /build \
@@ -31,8 +31,8 @@ ENV PATH=/build/bin:$PATH \
     UV_COMPILE_BYTECODE=1 \
     UV_PYTHON_DOWNLOADS=never
 
-# ------------------------------------------------------------------------------------- one environment for each image
-# Dependencies first, our own code last: a change of the code costs one small layer.
+# ------------------------------------------------------------------------------------ one environment for each image
+# Dependencies first, our code last: a change of the code costs one small layer.
 FROM build AS wheel
 COPY . .
 RUN python -m pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheel .
@@ -48,12 +48,12 @@ COPY --from=wheel /wheel/ /wheel/
 RUN uv pip install --no-deps --no-index /wheel/*.whl
 
 FROM build AS pipeline-environment
-# kfp-server-api alone has no wheel: it is built (pure Python) by the setuptools of the lock, and by no other.
+# Only kfp-server-api has no wheel: it is built (pure Python) with the setuptools of the lock.
 RUN awk '/^[^ ]/ { wanted = /^(setuptools|wheel|packaging)==/ } wanted' requirements/*.txt > build.txt \
  && uv pip install --require-hashes --no-build --no-deps -r build.txt \
  && uv pip install --require-hashes --only-binary :all: --no-binary kfp-server-api \
       --no-build-isolation-package kfp-server-api -r requirements/pipeline.txt
-# The MLflow server of the cluster runs in this image and keeps its runs in PostgreSQL: the driver of the worklist's lock.
+# The MLflow server of the cluster runs in this image and needs PostgreSQL's driver, from the worklist's lock.
 RUN awk '/^[^ ]/ { wanted = /^psycopg(-binary)?==/ } wanted' requirements/worklist.txt > driver.txt \
  && uv pip install --require-hashes --no-build --no-deps -r driver.txt
 COPY --from=wheel /wheel/ /wheel/
@@ -63,7 +63,7 @@ FROM pipeline-environment AS tools-environment
 RUN uv pip install --require-hashes --only-binary :all: --no-binary kfp-server-api \
       --no-build-isolation-package kfp-server-api -r requirements/laptop.txt
 
-# ----------------------------------------------------------------------------------------------------- what all share
+# ------------------------------------------------------------------------------------------------- common runtime
 FROM ${PYTHON} AS runtime
 ARG VERSION=0.1.0
 ARG REVISION=unknown
@@ -76,8 +76,8 @@ LABEL org.opencontainers.image.title="Lungline" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.created="${CREATED}" \
       org.opencontainers.image.base.name="docker.io/library/python:3.11.14-slim-bookworm"
-# HOME and LOGNAME: the user has no entry in /etc/passwd; what keeps a cache, or asks who is at work, needs an answer.
-# PYTHONDONTWRITEBYTECODE: the byte code is there already, and the root file system may be read-only.
+# HOME and LOGNAME: the user has no entry in /etc/passwd, and some libraries need a cache folder or a user name.
+# PYTHONDONTWRITEBYTECODE: the byte code exists already, and the root file system may be read-only.
 ENV PATH=/opt/lungline/bin:$PATH \
     HOME=/tmp \
     LOGNAME=lungline \
@@ -109,7 +109,7 @@ COPY --from=tools-environment /opt/lungline /opt/lungline
 ENTRYPOINT ["lungline"]
 CMD ["--help"]
 
-# The last stage is what `docker build .` makes. Kubeflow says what runs in it, so it has no entry point.
+# The last stage is the default of `docker build .`. Kubeflow sets the command, so it has no entry point.
 FROM runtime AS pipeline
 LABEL org.opencontainers.image.title="Lungline pipeline"
 ENV TF_CPP_MIN_LOG_LEVEL=2

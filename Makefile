@@ -1,10 +1,10 @@
-# One vocabulary of commands for people, hooks and CI. A fresh machine has Python 3.11 and make; the rest is installed.
+# The commands for people, hooks and CI. A fresh machine needs Python 3.11 and make; the rest is installed.
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test chaos check format graph lock docs dashboards screenshots bench clean
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-# Byte code is worth seconds at every start of a part, so it is written even where a container forbids it.
+# Byte code saves seconds at every start of a service, so it is written even where a container forbids it.
 unexport PYTHONDONTWRITEBYTECODE
 
 help: ## list the commands
@@ -22,15 +22,15 @@ $(INSTALLED): pyproject.toml $(wildcard requirements/*.txt)
 
 setup: $(INSTALLED) ## install everything into .venv
 
-demo: $(INSTALLED) ## the whole flow on this machine (ARGS="--exit --json" for scripts)
+demo: $(INSTALLED) ## show the whole flow on this machine (ARGS="--exit --json" for scripts)
 	@$(BIN)/lungline demo $(ARGS)
 
-# Files in their order: the default puts those of few tests last, which are the longest of all.
-# Coverage is measured when all tests run, for some could not reach its floor; `.venv/bin/coverage report` has the details.
+# Files in their order: the default runs files with few tests last, and those take longest.
+# Coverage is measured only when all tests run; `.venv/bin/coverage report` has the details.
 test: $(INSTALLED) ## run all tests (ARGS="-k events" for some)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(if $(ARGS),$(ARGS),--cov --cov-report=)
 
-chaos: $(INSTALLED) ## kill every part and every pair of them under 300 uploads
+chaos: $(INSTALLED) ## kill every service and every pair of services under 300 uploads
 	@$(BIN)/python -m pytest -q -s -m chaos tests/test_chaos.py $(ARGS)
 
 check: $(INSTALLED) ## lint, format, types and the import graph
@@ -40,7 +40,7 @@ check: $(INSTALLED) ## lint, format, types and the import graph
 	@$(BIN)/python -m tests.support.import_graph --quiet
 	@$(BIN)/python -m pytest -q tests/test_house.py -k "not wheel and not help"
 
-format: $(INSTALLED) ## format the code and mend what can be mended
+format: $(INSTALLED) ## format the code and fix what ruff can fix
 	@$(BIN)/ruff format
 	@$(BIN)/ruff check --fix
 
@@ -53,15 +53,15 @@ lock: $(INSTALLED) ## lock the dependencies of pyproject.toml in requirements/ (
 docs: $(INSTALLED) ## write the generated tables of the documents and the version in image tags
 	@$(BIN)/python -m tests.support.write_generated
 
-dashboards: $(INSTALLED) ## write the JSON of the Grafana dashboards again
+dashboards: $(INSTALLED) ## write the JSON of the Grafana dashboards
 	@$(BIN)/python -m dashboards
 
 screenshots: $(INSTALLED) ## take pictures of the worklist into screenshots/ (ARGS="--home .lungline" for a stack that runs)
 	@$(BIN)/python -m tests.support.worklist_screenshots screenshots $(ARGS)
 
-bench: $(INSTALLED) ## measure the predictor and the whole way beside peers
+bench: $(INSTALLED) ## measure the predictor and the whole flow against peers
 	@$(BIN)/lungline bench $(ARGS)
 
-clean: ## stop the stack and remove what was made here, but not .venv
+clean: ## stop the stack and remove everything generated, except .venv
 	@if test -d .lungline && test -x $(BIN)/lungline; then $(BIN)/lungline down; fi
 	rm -rf .lungline .pytest_cache .ruff_cache .hypothesis .coverage dist build

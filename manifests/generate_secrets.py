@@ -18,7 +18,7 @@ NAMESPACE, PIPELINES = "lungline", "kubeflow"
 CLUSTER = "xray"
 S3_USERS = ("scanner", "predictor", "pipeline", "mlflow", "worklist", "reconcile")
 KAFKA_USERS = ("object-store", "eventing", "tools")
-# Where KServe's storage initializer finds the store; it reads no other setting.
+# The store for KServe's storage initializer, which reads no other setting.
 STORE = {
     "serving.kserve.io/s3-endpoint": "object-store.lungline.svc.cluster.local:9000",
     "serving.kserve.io/s3-usehttps": "0",

@@ -1,9 +1,8 @@
 #!/bin/sh
-# Runs in the job object-store-setup. Every command may find its work done already. Only the shell's own commands and mc:
-# the image has little else.
+# Runs in the job object-store-setup, any number of times. It uses mc and shell builtins only: the image has little else.
 set -eu
 url="$LUNGLINE_S3_ENDPOINT"
-# Credentials stand in the environment and on standard input, not in arguments, which every process may read.
+# Credentials are in the environment and on standard input, not in arguments, which every process can read.
 export MC_HOST_store="${url%%://*}://${ROOT_ACCESS}:${ROOT_SECRET}@${url#*://}"
 mc ready store
 
@@ -14,7 +13,7 @@ for bucket in "$LUNGLINE_UPLOADS_BUCKET" "$LUNGLINE_RESULTS_BUCKET" "$LUNGLINE_M
 done
 
 for user in scanner predictor pipeline mlflow worklist reconcile; do
-  # A secret's file has no line end, at which `read` complains.
+  # `read` returns 1 for a file without a final newline, such as a secret's.
   read -r access < "$USERS/$user/access" || test -n "$access"
   read -r secret < "$USERS/$user/secret" || test -n "$secret"
   mc admin policy create store "lungline-$user" "$SETUP/$user.json"
