@@ -1,11 +1,11 @@
-"""One thing that was looked at, as `status` and `doctor` show it."""
+"""The result of a health check, as `lungline status` and `lungline doctor` show it."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What was found, and what to do about it where it is not as it should be."""
+    """One check: what was found, and how to fix it when it has not passed."""
 
     name: str
     passed: bool

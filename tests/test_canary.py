@@ -96,7 +96,7 @@ def test_a_canary_that_is_worse_is_withdrawn_by_itself(cluster: Cluster, worse: 
         seen_it = watch(there, uri, seconds=60, poll_seconds=0.02)
     assert (seen_it.passed, seen_it.withdrawn) == (False, True)
     assert why in seen_it.sentence
-    assert seen_it.sentence.endswith("Version 2 takes no requests any more; version 1 serves.")
+    assert seen_it.sentence.endswith("Version 2 takes no more requests; version 1 serves.")
     assert there.canary() is None
     assert there.serving() == "1"
 

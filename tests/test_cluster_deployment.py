@@ -82,7 +82,8 @@ def test_nothing_serves_before_the_first_promotion(cluster: Cluster) -> None:
     assert deployment(cluster).serving() is None
 
 
-def test_a_status_of_the_version_before_is_not_taken_for_the_new_ones(cluster: Cluster) -> None:
+def test_the_old_versions_status_is_not_the_new_ones(cluster: Cluster) -> None:
+    """A status of the version before is not taken for the new ones."""
     install(cluster)
     deployment(cluster).deploy(uri(1), "1")
     cluster.slow = 1_000_000
@@ -90,7 +91,8 @@ def test_a_status_of_the_version_before_is_not_taken_for_the_new_ones(cluster: C
         deployment(cluster, ready_seconds=0.3).deploy(uri(2), "2")
 
 
-def test_a_package_that_does_not_load_says_why_and_the_old_version_serves_on(cluster: Cluster) -> None:
+def test_a_package_that_fails_to_load_is_reverted(cluster: Cluster) -> None:
+    """A package that does not load says why and the old version serves on."""
     install(cluster)
     deployment(cluster).deploy(uri(1), "1")
     cluster.plays = "failing"
@@ -144,7 +146,8 @@ def test_an_object_that_somebody_deletes_ends_the_wait(cluster: Cluster) -> None
         deployment(cluster, on_progress=deleted).deploy(uri(1), "1")
 
 
-def test_an_api_server_that_is_away_for_a_moment_ends_no_promotion(cluster: Cluster) -> None:
+def test_an_api_outage_does_not_end_a_promotion(cluster: Cluster) -> None:
+    """An api server that is away for a moment ends no promotion."""
     install(cluster)
     cluster.slow = 5
 
@@ -167,12 +170,13 @@ def test_a_canary_takes_its_share_is_finished_and_takes_all(cluster: Cluster) ->
     assert "canaryTrafficPercent" not in cluster.services["pneumonia"]["spec"]["predictor"]
 
 
-def test_a_canary_is_withdrawn_at_once_and_a_later_version_serves(cluster: Cluster) -> None:
+def test_a_canary_is_withdrawn_at_once(cluster: Cluster) -> None:
+    """A canary is withdrawn at once and a later version serves."""
     install(cluster)
     there = deployment(cluster)
     there.deploy(uri(1), "1")
     there.try_out(uri(2), "2", 10)
-    assert there.withdraw() == "Version 2 takes no requests any more; version 1 serves."
+    assert there.withdraw() == "Version 2 takes no more requests; version 1 serves."
     assert there.serving() == "1"
     assert there.canary() is None
     there.deploy(uri(3), "3")
@@ -180,13 +184,14 @@ def test_a_canary_is_withdrawn_at_once_and_a_later_version_serves(cluster: Clust
     assert there.revisions()["3"].startswith("pneumonia-predictor-")
 
 
-def test_a_canary_that_has_failed_meanwhile_is_withdrawn_all_the_more(cluster: Cluster) -> None:
+def test_a_failed_canary_is_withdrawn(cluster: Cluster) -> None:
+    """A canary that has failed meanwhile is withdrawn all the more."""
     install(cluster)
     there = deployment(cluster)
     there.deploy(uri(1), "1")
     there.try_out(uri(2), "2", 10)
     cluster.revisions[-1]["plays"] = "crashing"
-    assert there.withdraw() == "Version 2 takes no requests any more; version 1 serves."
+    assert there.withdraw() == "Version 2 takes no more requests; version 1 serves."
 
 
 def test_a_canary_that_does_not_come_up_changes_nothing(cluster: Cluster) -> None:
@@ -204,7 +209,7 @@ def test_a_canary_that_does_not_come_up_changes_nothing(cluster: Cluster) -> Non
 def test_a_canary_needs_a_champion_and_a_share(cluster: Cluster) -> None:
     install(cluster)
     there = deployment(cluster)
-    with pytest.raises(PackageError, match="no other version in service"):
+    with pytest.raises(PackageError, match="No other version is in service"):
         there.try_out(uri(1), "1", 10)
     there.deploy(uri(1), "1")
     with pytest.raises(PackageError, match="1 to 99 percent"):
@@ -231,5 +236,5 @@ def test_without_a_way_to_a_cluster_one_sentence_says_so(tmp_path: Path, monkeyp
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
-    with pytest.raises(ClusterRefused, match="There is no way to a cluster"):
+    with pytest.raises(ClusterRefused, match="Cannot connect to a cluster"):
         KubernetesApi.connect()

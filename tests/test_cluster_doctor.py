@@ -57,9 +57,9 @@ def healthy() -> dict[str, Any]:
 
 def test_a_cluster_that_has_everything_is_well() -> None:
     with api_server(healthy()) as there:
-        findings = list(examine(api_of(there)))
-    assert [finding.name for finding in findings if not finding.passed] == []
-    assert len(findings) == 2 + len(KINDS) + len(SWITCHES) + len(SECRETS) + len(READY)
+        checks = list(examine(api_of(there)))
+    assert [check.name for check in checks if not check.passed] == []
+    assert len(checks) == 2 + len(KINDS) + len(SWITCHES) + len(SECRETS) + len(READY)
 
 
 def test_what_is_missing_is_named_with_its_cure() -> None:
@@ -69,7 +69,7 @@ def test_what_is_missing_is_named_with_its_cure() -> None:
     del answers["/api/v1/namespaces/lungline/secrets/postgres"]
     answers["/api/v1/namespaces/lungline/secrets/worklist"] = 403
     with api_server(answers) as there:
-        ill = {finding.name: finding.cure for finding in examine(api_of(there)) if not finding.passed}
+        ill = {check.name: check.cure for check in examine(api_of(there)) if not check.passed}
     assert ill["KServe (inferenceservices.serving.kserve.io)"] == "Install KServe: docs/cluster.md."
     assert "generate_secrets.py" in ill["Secret lungline/postgres"]
     assert ill["Secret lungline/worklist"].startswith("The Kubernetes API refuses")
@@ -84,16 +84,17 @@ def test_what_is_not_ready_says_why() -> None:
     answers[path] = {"metadata": {"name": "judge"}, "status": {"conditions": [condition]}}
     del answers["/apis/kafka.strimzi.io/v1/namespaces/lungline/kafkas/xray"]
     with api_server(answers) as there:
-        ill = {one.name: (one.finding, one.cure) for one in examine(api_of(there)) if not one.passed}
+        ill = {check.name: (check.finding, check.cure) for check in examine(api_of(there)) if not check.passed}
     assert ill == {
         "triggers/judge": ("SubscriberNotFound no such service", "kubectl -n lungline describe triggers/judge"),
         "kafkas/xray": ("missing", "kubectl apply --server-side -k manifests/overlays/minikube"),
     }
 
 
-def test_the_command_shows_them_and_ends_with_1_when_something_is_missing(
+def test_the_command_exits_with_1_for_a_failed_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The command shows them and ends with 1 when something is missing."""
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     answers = healthy()
     monkeypatch.setattr("sys.argv", ["lungline", "doctor", "--cluster", "--context", "here", "--json"])
@@ -103,8 +104,8 @@ def test_the_command_shows_them_and_ends_with_1_when_something_is_missing(
             with pytest.raises(SystemExit) as ended:
                 main.main()
         assert ended.value.code == expected
-        found = json.loads(capsys.readouterr().out)
-        assert [one["passed"] for one in found].count(False) == expected
+        checks = json.loads(capsys.readouterr().out)
+        assert [check["passed"] for check in checks].count(False) == expected
         answers.pop("/api/v1/namespaces/kubeflow/services/ml-pipeline", None)
 
 

@@ -105,14 +105,15 @@ def test_a_version_is_promoted_tried_finished_and_taken_back(
 
     terminal.run("promote", "1", *HERE, "--canary", "25")
     taken = terminal.run("rollback", *HERE, *WHO)
-    assert taken["sentence"] == "Version 1 takes no requests any more; version 2 serves."
+    assert taken["sentence"] == "Version 1 takes no more requests; version 2 serves."
     back = terminal.run("rollback", *HERE, *WHO)
     assert (back["version"], back["replaced"]) == ("1", "2")
     monkeypatch.setenv("LUNGLINE_DEPLOYMENT", "cluster")  # no laptop stack is asked for
     assert [entry["version"] for entry in terminal.run("history") if entry["act"] == "promoted"] == ["1", "2", "1"]
 
 
-def test_a_canary_that_is_worse_goes_by_itself_and_is_not_finished(cluster: Cluster, terminal: Terminal) -> None:
+def test_a_worse_canary_is_withdrawn(cluster: Cluster, terminal: Terminal) -> None:
+    """A canary that is worse goes by itself and is not finished."""
     terminal.run("promote", "1", *HERE, *WHO)
     terminal.run("promote", "2", *HERE, "--canary", "10")
     revisions = [one["metadata"]["name"] for one in cluster.revisions[-2:]]
@@ -144,9 +145,10 @@ def test_what_makes_no_sense_is_refused_before_anything_is_asked(
     assert cluster.requests == []
 
 
-def test_the_pipelines_step_promotes_by_the_setting_that_its_config_map_gives(
+def test_the_pipeline_step_promotes_by_its_config_map(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The pipelines step promotes by the setting that its config map gives."""
     monkeypatch.setenv("LUNGLINE_DEPLOYMENT", "cluster")
     monkeypatch.setenv("LUNGLINE_KUBE_CONTEXT", "here")  # in a pod the cluster is the pod's own
     step: Any = promote_step
@@ -157,6 +159,6 @@ def test_the_pipelines_step_promotes_by_the_setting_that_its_config_map_gives(
 
 def test_a_context_that_is_not_there_is_one_sentence(cluster: Cluster) -> None:
     settings = Settings(deployment="cluster", kube_context="nowhere")
-    with pytest.raises(ClusterRefused, match="There is no way to a cluster"):
+    with pytest.raises(ClusterRefused, match="Cannot connect to a cluster"):
         deployment_of(settings)
     assert cluster.requests == []

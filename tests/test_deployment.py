@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from laptop.services.predictor import running_predictor
-from lungline.deployment import laptop as laptop_deployment
 from lungline.deployment.base import deployment_of
 from lungline.deployment.laptop import LaptopDeployment
 from lungline.errors import ModelNotReady, ObjectGone, PackageError, StackError
@@ -41,6 +40,12 @@ def versioned(package: Path, folder: Path, version: str) -> Path:
     return folder
 
 
+def without_an_answer(settings: Settings, seconds: float) -> LaptopDeployment:
+    """A deployment whose predictor does not answer."""
+    storage = Storage.from_settings(settings)
+    return LaptopDeployment(settings.home, storage, "http://127.0.0.1:1", settings.model_name, seconds)
+
+
 def test_where_there_never_was_a_stack_nothing_is_deployed(settings: Settings, tmp_path: Path) -> None:
     elsewhere = settings.model_copy(update={"home": tmp_path / "pod"})
     with pytest.raises(StackError, match="There is no laptop stack in"):
@@ -48,9 +53,8 @@ def test_where_there_never_was_a_stack_nothing_is_deployed(settings: Settings, t
     assert not (tmp_path / "pod").exists()
 
 
-def test_without_a_predictor_the_version_waits_for_one_and_the_sentence_says_so(
-    settings: Settings, stored: dict[str, str]
-) -> None:
+def test_without_a_predictor_the_version_waits(settings: Settings, stored: dict[str, str]) -> None:
+    """Without a predictor the version waits for one and the sentence says so."""
     place = LaptopDeployment.from_settings(settings)
     assert place.serving() is None
     sentence = place.deploy(stored["101"], "101")
@@ -70,31 +74,26 @@ def test_a_running_predictor_takes_each_version_and_names_it(settings: Settings,
             assert place.serving() == version
 
 
-def test_a_predictor_that_does_not_answer_leaves_the_old_version_in_place(
-    settings: Settings, stored: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_predictor_keeps_the_old_version(settings: Settings, stored: dict[str, str]) -> None:
+    """A predictor that does not answer leaves the old version in place."""
     LaptopDeployment.from_settings(settings).deploy(stored["101"], "101")
-    monkeypatch.setattr(laptop_deployment, "SWITCH_SECONDS", 0.5)
-    away = settings.model_copy(update={"predictor_uri": "http://127.0.0.1:1"})
-    place = LaptopDeployment.from_settings(away)
-    with pytest.raises(ModelNotReady, match=r"has not taken version 102 within 0\.5 s: it does not answer"):
+    place = without_an_answer(settings, 0.5)
+    with pytest.raises(ModelNotReady, match=r"did not load version 102 within 0\.5 s: it does not answer"):
         place.deploy(stored["102"], "102")
     assert place.serving() == "101"
 
 
-def test_a_first_deployment_that_fails_leaves_nothing_to_serve(
-    settings: Settings, stored: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(laptop_deployment, "SWITCH_SECONDS", 0.1)
-    place = LaptopDeployment.from_settings(settings.model_copy(update={"predictor_uri": "http://127.0.0.1:1"}))
+def test_a_first_deployment_that_fails_leaves_nothing_to_serve(settings: Settings, stored: dict[str, str]) -> None:
+    place = without_an_answer(settings, 0.1)
     with pytest.raises(ModelNotReady):
         place.deploy(stored["101"], "101")
     assert place.serving() is None
 
 
-def test_a_package_that_is_not_there_or_does_not_load_is_never_pointed_to(
+def test_a_missing_or_damaged_package_is_never_linked(
     settings: Settings, stored: dict[str, str], packages: tuple[Path, Path], tmp_path: Path
 ) -> None:
+    """A package that is not there or does not load is never pointed to."""
     place = LaptopDeployment.from_settings(settings)
     place.deploy(stored["101"], "101")
     with pytest.raises(ObjectGone):
@@ -107,9 +106,10 @@ def test_a_package_that_is_not_there_or_does_not_load_is_never_pointed_to(
     assert place.serving() == "101"
 
 
-def test_a_package_that_is_here_already_is_checked_against_the_store(
+def test_a_local_package_is_compared_with_the_store(
     settings: Settings, stored: dict[str, str], packages: tuple[Path, Path], tmp_path: Path
 ) -> None:
+    """A package that is here already is checked against the store."""
     place = LaptopDeployment.from_settings(settings)
     place.deploy(stored["101"], "101")
     card = settings.home / "predictor/packages/101/card.json"
@@ -125,7 +125,8 @@ def test_a_package_that_is_here_already_is_checked_against_the_store(
     assert card.read_bytes() == (other / "card.json").read_bytes()
 
 
-def test_there_is_a_version_to_load_at_every_moment_of_a_switch(settings: Settings, stored: dict[str, str]) -> None:
+def test_a_version_is_linked_throughout_a_switch(settings: Settings, stored: dict[str, str]) -> None:
+    """There is a version to load at every moment of a switch."""
     place = LaptopDeployment.from_settings(settings)
     place.deploy(stored["101"], "101")
     link, missing, stop = settings.home / "predictor/current/card.json", 0, threading.Event()

@@ -156,7 +156,8 @@ def test_an_aws_event_has_no_prefix_and_a_version() -> None:
     assert upload.version_id == "096fKKXTRTtl3on89fVO.nfljtsv6qko"
 
 
-def test_a_ceph_event_has_a_raw_key_a_quoted_etag_and_an_empty_version() -> None:
+def test_a_ceph_event_is_parsed() -> None:
+    """A ceph event has a raw key a quoted etag and an empty version."""
     (upload,) = parse(CEPH)
     assert (upload.key, upload.version_id, upload.size) == (KEY, None, 1024)
     assert upload.etag == "37b51d194a7513e45b56f6524f2d51f2"
@@ -202,7 +203,8 @@ def test_absent_fields_are_absent() -> None:
     assert parse([record]) == [Upload(bucket="b", key="k")]
 
 
-def test_an_odd_time_does_not_keep_an_upload_from_being_judged() -> None:
+def test_an_odd_time_is_ignored() -> None:
+    """An odd time does not keep an upload from being judged."""
     (upload,) = parse(changed(MINIO, (), eventTime="yesterday"))
     assert upload.uploaded_at is None
 
@@ -256,7 +258,8 @@ def test_an_odd_time_does_not_keep_an_upload_from_being_judged() -> None:
     ],
     ids=lambda message: repr(message)[:40] if isinstance(message, bytes) else None,
 )
-def test_a_malformed_event_is_refused_in_one_sentence_without_its_key(message: Any) -> None:
+def test_a_malformed_event_is_refused_without_showing_its_key(message: Any) -> None:
+    """A malformed event is refused in one sentence without its key."""
     with pytest.raises(EventMalformed) as refusal:
         parse(message)
     sentence = str(refusal.value)
@@ -287,7 +290,8 @@ uploads = st.builds(
 
 
 @given(uploads)
-def test_what_minio_would_send_for_an_upload_gives_the_upload_back(upload: Upload) -> None:
+def test_a_minio_record_parses_to_its_upload(upload: Upload) -> None:
+    """What minio would send for an upload gives the upload back."""
     assert parse(minio_record(upload)) == [upload]
     assert parse(json.dumps(minio_record(upload)).encode()) == [upload]
 
@@ -325,7 +329,8 @@ def test_without_version_and_etag_the_sequencer_tells_uploads_apart() -> None:
     assert Upload("b", "k", sequencer="1").identity != Upload("b", "k", sequencer="2").identity
 
 
-def test_the_key_is_not_in_the_repr_and_not_in_the_identity() -> None:
+def test_the_key_stays_out_of_repr_and_identity() -> None:
+    """The key is not in the repr and not in the identity."""
     upload = Upload("b", "Doe-Jane.jpeg")
     assert "Doe" not in repr(upload)
     assert "Doe" not in upload.identity

@@ -93,7 +93,8 @@ def test_a_changed_entry_is_found_and_named(history: History, storage: Storage, 
         history.verify()
 
 
-def test_a_changed_entry_with_a_fresh_hash_breaks_the_chain_after_it(history: History, storage: Storage) -> None:
+def test_a_fresh_hash_breaks_the_chain_after_it(history: History, storage: Storage) -> None:
+    """A changed entry with a fresh hash breaks the chain after it."""
     for version in "123":
         serve(history, version)
     document = json.loads(storage.get(BUCKET, key(history, 2)).data) | {"by": "Eve"}
@@ -120,7 +121,8 @@ def test_two_entries_that_changed_places_are_found(history: History, storage: St
         history.verify()
 
 
-def test_an_end_that_was_cut_off_is_found_by_the_anchor(history: History, storage: Storage) -> None:
+def test_the_anchor_reveals_a_truncated_history(history: History, storage: Storage) -> None:
+    """An end that was cut off is found by the anchor."""
     entries = [serve(history, version) for version in "123"]
     assert history.verify(entries[1].anchor) == entries, "the anchor may be behind: a crash may have come between"
     storage.delete(BUCKET, key(history, 3))
@@ -128,7 +130,8 @@ def test_an_end_that_was_cut_off_is_found_by_the_anchor(history: History, storag
         history.verify(entries[2].anchor)
 
 
-def test_an_end_that_was_written_anew_is_found_by_the_anchor(history: History, storage: Storage) -> None:
+def test_the_anchor_reveals_a_rewritten_end(history: History, storage: Storage) -> None:
+    """An end that was written anew is found by the anchor."""
     entries = [serve(history, version) for version in "12"]
     storage.delete(BUCKET, key(history, 2))
     serve(history, "2", by="Eve")
@@ -151,7 +154,8 @@ def test_an_entry_that_cannot_be_read_is_damage(history: History, storage: Stora
         history.verify()
 
 
-def test_of_many_who_write_the_same_entry_one_wins_and_the_others_learn_who(history: History) -> None:
+def test_one_of_many_concurrent_writers_wins(history: History) -> None:
+    """Of many who write the same entry one wins and the others learn who."""
     first, together = serve(history, "1"), Barrier(8)
 
     def attempt(number: int) -> PromotionEntry | PromotionConflict:

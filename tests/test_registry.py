@@ -76,9 +76,10 @@ def promoted(settings: Settings, place: Place, version: str | None = None) -> Pr
     return promote(version, by="Ada", reason="better", settings=settings, deployment=place)
 
 
-def test_a_registered_package_is_the_challenger_and_knows_where_it_comes_from(
+def test_a_registered_package_is_the_challenger_with_provenance(
     settings: Settings, packages: tuple[Path, Path], tmp_path: Path
 ) -> None:
+    """A registered package is the challenger and knows where it comes from."""
     registry = Registry(settings)
     run_id = settled_run(settings, tmp_path / "record")
     registered = registry.register(packages[0], run_id=run_id, pipeline_run="pipe/7", figures=FIGURES)
@@ -138,9 +139,10 @@ def test_a_registration_that_broke_off_is_done_anew(
     assert registry.fetch(again.version, tmp_path / "fetched").card.version == again.version
 
 
-def test_a_number_that_a_lost_registry_has_used_is_never_used_again(
+def test_version_numbers_of_a_lost_registry_stay_taken(
     settings: Settings, packages: tuple[Path, Path], tmp_path: Path
 ) -> None:
+    """A number that a lost registry has used is never used again."""
     registry = Registry(settings)
     registry.storage.put(registry.bucket, f"{settings.model_name}/1/{CARD}", b"of a registry that was lost")
     assert register(settings, packages[0], tmp_path) == "2"
@@ -219,9 +221,10 @@ def test_rollback_walks_back_through_the_champions(
     assert (last.kind, last.by, last.reason) == ("rollback", "Grace", "worse on ward 7")
 
 
-def test_a_rollback_needs_no_mlflow_and_says_that_the_alias_lags(
+def test_a_rollback_works_without_mlflow(
     settings: Settings, packages: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A rollback needs no mlflow and says that the alias lags."""
     monkeypatch.setattr(tracking, "ANSWER_SECONDS", 0.0)
     place = Place()
     versions = [register(settings, package, tmp_path) for package in packages]
@@ -283,9 +286,10 @@ def test_a_package_that_answers_nonsense_is_not_proven(packages: tuple[Path, Pat
 
 
 @pytest.mark.parametrize("fault", [ModelNotReady("The predictor slept."), KeyboardInterrupt()])
-def test_a_deployment_that_fails_leaves_the_old_champion_and_a_failed_entry(
+def test_a_failed_deployment_leaves_the_old_champion(
     settings: Settings, packages: tuple[Path, Path], tmp_path: Path, fault: BaseException
 ) -> None:
+    """A deployment that fails leaves the old champion and a failed entry."""
     registry, place = Registry(settings), Place()
     old = register(settings, packages[0], tmp_path)
     promoted(settings, place)
@@ -300,9 +304,8 @@ def test_a_deployment_that_fails_leaves_the_old_champion_and_a_failed_entry(
     assert promoted(settings, place).replaced == old
 
 
-def test_of_two_who_promote_at_once_one_wins_and_the_other_is_told(
-    settings: Settings, packages: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_one_of_two_concurrent_promotions_wins(settings: Settings, packages: tuple[Path, Path], tmp_path: Path) -> None:
+    """Of two who promote at once one wins and the other is told."""
     versions = [register(settings, package, tmp_path) for package in packages]
     place, together = Place(), Barrier(2)
 
@@ -327,9 +330,10 @@ def test_of_two_who_promote_at_once_one_wins_and_the_other_is_told(
     assert Registry(settings).champion() == winner.version
 
 
-def test_a_promotion_that_nobody_finished_stands_in_the_way_until_its_lease_ends(
+def test_an_unfinished_promotion_blocks_until_its_lease_ends(
     settings: Settings, packages: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A promotion that nobody finished stands in the way until its lease ends."""
     registry, place = Registry(settings), Place()
     old = register(settings, packages[0], tmp_path)
     promoted(settings, place)
@@ -349,9 +353,10 @@ def test_a_promotion_that_nobody_finished_stands_in_the_way_until_its_lease_ends
     assert "closed by Ada" in registry.history.entries()[-3].outcome
 
 
-def test_a_store_that_fails_before_the_last_entry_brings_the_old_champion_back(
+def test_the_old_champion_returns_when_the_store_fails(
     settings: Settings, packages: tuple[Path, Path], tmp_path: Path
 ) -> None:
+    """A store that fails before the last entry brings the old champion back."""
     registry, place = Registry(settings), Place()
     old = register(settings, packages[0], tmp_path)
     promoted(settings, place)
@@ -372,7 +377,8 @@ def test_a_store_that_fails_before_the_last_entry_brings_the_old_champion_back(
     assert place.version == registry.champion() == old
 
 
-def test_the_record_of_a_run_reaches_a_server_that_knew_nothing_of_it(settings: Settings, tmp_path: Path) -> None:
+def test_a_run_reaches_a_server_that_starts_late(settings: Settings, tmp_path: Path) -> None:
+    """The record of a run reaches a server that knew nothing of it."""
     folder = tmp_path / "record"
     folder.mkdir()
     data = DataFacts(name="phantom", digest="d" * 64, synthetic=True, counts={"train": 4})
@@ -414,7 +420,9 @@ def test_a_server_that_is_away_costs_the_training_nothing(settings: Settings, tm
     assert tracking.connect(settings).get_run(run_id).data.metrics == {"loss": 0.5}
 
 
-def test_epochs_reach_a_server_that_is_there_while_the_run_goes_on(settings: Settings, tmp_path: Path) -> None:
+def test_epochs_reach_a_running_server_live(settings: Settings, tmp_path: Path) -> None:
+    """Epochs reach a server that is there while the run goes on."""
+
     @dataclass
     class Epoch:
         number: int

@@ -85,13 +85,15 @@ def test_a_version_is_read_as_it_was(store: Storage) -> None:
 
 
 @pytest.mark.parametrize("key", ["../bucket/ready", "./ready", "../../etc/passwd", "/../../../etc/passwd"])
-def test_a_key_that_leads_out_of_the_bucket_names_no_object(store: Storage, key: str) -> None:
+def test_a_key_cannot_lead_out_of_the_bucket(store: Storage, key: str) -> None:
+    """A key that leads out of the bucket names no object."""
     with pytest.raises(ObjectGone):
         store.get("bucket", key)
 
 
 @pytest.mark.parametrize("key", ["file:///etc/passwd", "http://169.254.169.254/latest", "s3://bucket/ready", "a?b#c"])
-def test_a_key_that_looks_like_an_address_is_just_a_key(store: Storage, key: str) -> None:
+def test_a_key_like_an_address_is_a_key(store: Storage, key: str) -> None:
+    """A key that looks like an address is just a key."""
     store.delete("bucket", key)
     with pytest.raises(ObjectGone):
         store.get("bucket", key)
@@ -121,7 +123,8 @@ def test_only_the_first_of_many_simultaneous_writers_stores_its_object(store: St
         assert store.get("bucket", key).data == str(won.index(True)).encode()
 
 
-def test_a_listing_goes_over_pages_in_order_and_starts_after_a_key(store: Storage) -> None:
+def test_a_listing_spans_pages_and_starts_after_a_key(store: Storage) -> None:
+    """A listing goes over pages in order and starts after a key."""
     keys = sorted(f"list/é +{number:04}" for number in range(1050))
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda key: store.put("bucket", key, b"x"), keys))
@@ -130,7 +133,8 @@ def test_a_listing_goes_over_pages_in_order_and_starts_after_a_key(store: Storag
     assert list(store.list("bucket", "nothing/")) == []
 
 
-def test_a_folder_comes_back_whole_and_replaces_the_one_that_was_there(store: Storage, tmp_path: Path) -> None:
+def test_a_downloaded_folder_replaces_the_old_one(store: Storage, tmp_path: Path) -> None:
+    """A folder comes back whole and replaces the one that was there."""
     source = tmp_path / "source"
     (source / "saved_model").mkdir(parents=True)
     (source / "card.json").write_text("{}")
@@ -153,7 +157,8 @@ def test_a_prefix_is_not_the_beginning_of_a_name(store: Storage, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wrong_credentials_and_a_missing_bucket_are_said_in_a_sentence(store: Storage) -> None:
+def test_wrong_credentials_and_a_missing_bucket_are_named(store: Storage) -> None:
+    """Wrong credentials and a missing bucket are said in a sentence."""
     with pytest.raises(LunglineError, match="refuses these credentials for bucket bucket"):
         stranger(store.endpoint).get("bucket", "ready")
     with pytest.raises(LunglineError, match="has no bucket missing"):
@@ -221,7 +226,8 @@ def test_a_store_without_conditional_writes_is_said_so(answering: Callable[[byte
         storage.put_if_absent("bucket", "x", b"")
 
 
-def test_an_address_of_a_store_has_a_bucket_and_perhaps_a_prefix() -> None:
+def test_an_s3_address_has_a_bucket_and_a_prefix() -> None:
+    """An address of a store has a bucket and perhaps a prefix."""
     assert parse_uri("s3://bucket/a/b c") == ("bucket", "a/b c")
     assert parse_uri("s3://bucket") == ("bucket", "")
     for wrong in ("bucket/a", "s3://", "s3:///a", "http://bucket/a"):
@@ -248,7 +254,8 @@ def test_threads_share_one_client() -> None:
     storage.close()
 
 
-def test_kept_connections_to_a_store_that_went_away_are_no_trap(tmp_path: Path) -> None:
+def test_kept_connections_survive_a_restart_of_the_store(tmp_path: Path) -> None:
+    """Kept connections to a store that went away are no trap."""
     with running_store(tmp_path, "bucket") as storage:
         storage.put("bucket", "x", b"1")
     with pytest.raises(StorageUnavailable):

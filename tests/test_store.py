@@ -124,7 +124,8 @@ def test_a_scanner_may_upload_in_one_part_and_in_several(scanner: Any, client: A
 
 
 @pytest.mark.usefixtures("client")
-def test_the_store_s_inner_ports_ask_for_a_token_or_a_certificate(store: Store, tmp_path: Path) -> None:
+def test_inner_ports_require_a_token_or_a_certificate(store: Store, tmp_path: Path) -> None:
+    """The store's inner ports ask for a token or a certificate."""
     assert answers_with(store.ports.filer, f"/buckets/{BUCKET}/of/others.jpg") == 401
     assert answers_with(store.ports.filer, f"/buckets/{BUCKET}/?pretty=y") == 401
     with pytest.raises(StorageUnavailable):
@@ -135,9 +136,8 @@ def test_the_store_listens_on_loopback_only(process: Process) -> None:
     assert listening(process.pid) == {"127.0.0.1"}
 
 
-def test_no_secret_is_on_the_command_line_or_in_the_log(
-    home: Home, store: Store, process: Process, client: Any
-) -> None:
+def test_no_secret_on_the_command_line_or_in_the_log(home: Home, store: Store, process: Process, client: Any) -> None:
+    """No secret is on the command line or in the log."""
     shown = command_line(process.pid) + home.log("store").read_text(errors="replace") + repr(store)
     credentials = store.credentials
     for secret in (credentials.owner.secret_key, credentials.scanner.secret_key, *credentials.signing.values()):
@@ -160,7 +160,9 @@ def test_credentials_are_generated_once_for_each_home(home: Home, tmp_path: Path
     assert load_credentials(home) == load_credentials(home)
 
 
-def test_the_secret_of_pseudonyms_is_one_of_the_home_s_own_and_stays_what_it_was(tmp_path: Path) -> None:
+def test_the_secret_of_pseudonyms_stays_the_same(tmp_path: Path) -> None:
+    """The secret of pseudonyms is one of the home's own and stays what it was."""
+
     def secret(home: Home) -> SecretStr | None:
         claim_credentials(home)
         claim_ports(home)

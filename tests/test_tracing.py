@@ -25,7 +25,8 @@ def spans() -> Iterator[list[Seen]]:
         tracing.end()
 
 
-def test_the_identity_of_an_upload_is_the_id_of_its_trace(spans: list[Seen]) -> None:
+def test_an_uploads_identity_is_its_trace_id(spans: list[Seen]) -> None:
+    """The identity of an upload is the id of its trace."""
     with tracing.root(IDENTITY, "upload") as told:
         assert told == tracing.of_upload(IDENTITY)
     with tracing.span("deliver", told, "client") as span:
@@ -42,7 +43,8 @@ def test_the_identity_of_an_upload_is_the_id_of_its_trace(spans: list[Seen]) -> 
     assert set(found["deliver"].attributes) == {"status"}
 
 
-def test_without_a_collector_the_trace_is_handed_on_and_nothing_is_imported() -> None:
+def test_without_a_collector_nothing_is_imported() -> None:
+    """Without a collector the trace is handed on and nothing is imported."""
     script = (
         "import sys\n"
         "from lungline import tracing\n"
@@ -61,12 +63,14 @@ def test_a_trace_that_makes_no_sense_is_none(told: str) -> None:
     assert tracing.parent_of({"traceparent": told}) is None
 
 
-def test_the_attribute_of_an_event_goes_before_the_header_of_a_request() -> None:
+def test_the_event_attribute_precedes_the_request_header() -> None:
+    """The attribute of an event goes before the header of a request."""
     first, second = tracing.of_upload(IDENTITY), tracing.of_upload(IDENTITY[::-1])
     assert tracing.parent_of({"ce-traceparent": first, "traceparent": second}) == first
 
 
-def test_log_lines_carry_the_identity_and_never_what_an_exception_quotes() -> None:
+def test_log_lines_carry_the_identity_only() -> None:
+    """Log lines carry the identity and never what an exception quotes."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     log = logging.getLogger("lungline.test")

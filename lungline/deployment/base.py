@@ -1,6 +1,6 @@
-"""Where a champion serves: the laptop's predictor now, an InferenceService on a cluster by the same two calls.
+"""The deployment protocol: where the champion serves, on a laptop or on a cluster.
 
-A deployment either serves the new version and says so, or serves the old one and raises.
+`deploy` either returns with the new version serving, or raises with the old version serving.
 """
 
 from collections.abc import Callable
@@ -9,28 +9,26 @@ from typing import Protocol
 from lungline.deployment.laptop import LaptopDeployment
 from lungline.settings import Settings
 
-"""How long a predictor may take to start or to load another package; a busy laptop needs 20 s for a start."""
-
 
 class Deployment(Protocol):
     """A place where a model serves."""
 
     accepts_synthetic: bool
-    """Whether a model that was trained on drawn phantoms may serve here."""
+    """Whether a model trained on phantoms may serve here."""
 
     def deploy(self, package_uri: str, version: str) -> str:
-        """Serve a package; returns one sentence on what serves now. After an error the old version serves."""
+        """Serve a package; returns a sentence that says what serves. After an error the old version serves."""
         ...
 
     def serving(self) -> str | None:
-        """The version that serves, None when there is none."""
+        """The version that serves; None when there is none."""
         ...
 
 
 def deployment_of(settings: Settings, on_progress: Callable[[str], None] = lambda _: None) -> Deployment:
-    """Where the settings have models served; the one place that decides it.
+    """The deployment that the settings choose.
 
-    `on_progress` hears a sentence whenever something changes, where that takes a while.
+    `on_progress` is called with a sentence whenever the state of a cluster's rollout changes.
     """
     if settings.deployment == "cluster":
         from lungline.deployment.kserve import ClusterDeployment

@@ -1,9 +1,9 @@
 """The few calls to the Kubernetes API that a promotion needs, through the official client.
 
-The client's own call for custom objects cannot say `application/apply-patch+yaml`, so the calls name their paths here.
+The client's call for custom objects cannot send `application/apply-patch+yaml`, so the calls here name their paths.
 """
 
-# The client ships no types; it stays behind this module's own.
+# The client ships no types; it stays behind this module.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
 import json
@@ -19,11 +19,11 @@ CALL_SECONDS = 15.0
 
 
 class ClusterUnavailable(Unavailable):
-    """The Kubernetes API does not answer, or answers that it cannot."""
+    """The Kubernetes API does not answer, or cannot answer now."""
 
 
 class ClusterRefused(LunglineError):
-    """The Kubernetes API refuses: no rights, no such kind, or an object that it does not accept."""
+    """The Kubernetes API refuses: missing rights, an unknown kind, or an invalid object."""
 
 
 class KubernetesApi:
@@ -34,7 +34,7 @@ class KubernetesApi:
 
     @classmethod
     def connect(cls, context: str | None = None) -> "KubernetesApi":
-        """The cluster that this process runs in, else the one that the kubeconfig (or its `context`) names."""
+        """Connect to the cluster that this process runs in, or else to the kubeconfig's context."""
         from kubernetes import client, config
         from kubernetes.config.config_exception import ConfigException
 
@@ -45,13 +45,13 @@ class KubernetesApi:
             else:
                 config.load_kube_config(context=context, client_configuration=configuration)
         except ConfigException as exc:
-            raise ClusterRefused(f"There is no way to a cluster: {exc} See `kubectl config get-contexts`.") from exc
-        # The client would try three times for itself, without end in sight for whoever waits.
+            raise ClusterRefused(f"Cannot connect to a cluster: {exc} See `kubectl config get-contexts`.") from exc
+        # The client's own three retries would multiply the timeout.
         configuration.retries = False  # pyright: ignore[reportAttributeAccessIssue] - urllib3 takes it
         return cls(client.ApiClient(configuration))
 
     def get(self, path: str) -> Json | None:
-        """An object, or a list of them with `items`; None when there is none."""
+        """Read an object, or a list of objects under `items`; None when there is none."""
         try:
             return self._call("GET", path)
         except ClusterRefused as exc:
@@ -60,7 +60,7 @@ class KubernetesApi:
             raise
 
     def apply(self, path: str, body: Json, manager: str) -> Json:
-        """Server-side apply: the fields of `body` become the manager's, those that it named before and not now go."""
+        """Server-side apply: the manager owns the fields of `body` and gives up those that it no longer sends."""
         query = [("fieldManager", manager), ("force", "true")]
         return self._call("PATCH", path, body, "application/apply-patch+yaml", query)
 
@@ -73,7 +73,7 @@ class KubernetesApi:
         query: list[tuple[str, str]] | None = None,
     ) -> Json:
         with _translated():
-            answer = self._client.call_api(
+            response = self._client.call_api(
                 path,
                 method,
                 query_params=query or [],
@@ -84,7 +84,7 @@ class KubernetesApi:
                 _return_http_data_only=True,
                 _request_timeout=CALL_SECONDS,
             )
-        return cast("Json", answer)
+        return cast("Json", response)
 
 
 @contextmanager
@@ -104,9 +104,9 @@ def _translated() -> Generator[None]:
 
 
 def _sentence(exc: Any) -> str:
-    """What the API server says, which is a Status object, else the words of the protocol."""
+    """The message of the API server's Status object, or else the HTTP status."""
     try:
-        said = json.loads(exc.body or "")["message"]
+        message = json.loads(exc.body or "")["message"]
     except (ValueError, TypeError, LookupError):
-        said = f"{exc.status} {exc.reason}"
-    return str(said).rstrip(".") + "."
+        message = f"{exc.status} {exc.reason}"
+    return str(message).rstrip(".") + "."

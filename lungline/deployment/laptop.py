@@ -1,4 +1,4 @@
-"""Promotion on the laptop: the predictor follows a folder, and promoting writes a package into it."""
+"""Deployment on the laptop: the predictor follows a folder, into which a promotion writes the package."""
 
 import hashlib
 import http.client
@@ -19,30 +19,40 @@ SWITCH_SECONDS = 60
 
 
 class LaptopDeployment:
-    """The predictor of the laptop stack, which follows the link `predictor/current` in the stack's home folder."""
+    """The predictor of the laptop stack; it follows the link `predictor/current` in the home folder."""
 
     accepts_synthetic: bool = True
 
-    def __init__(self, home: Path, storage: Storage, predictor_uri: str | None, model_name: str) -> None:
+    def __init__(
+        self,
+        home: Path,
+        storage: Storage,
+        predictor_uri: str | None,
+        model_name: str,
+        switch_seconds: float = SWITCH_SECONDS,
+    ) -> None:
         self._folder = home / "predictor"
         self._storage = storage
         self._uri = predictor_uri
         self._model = model_name
+        self._switch_seconds = switch_seconds
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "LaptopDeployment":
-        """The deployment of the stack that the settings name. Raises StackError where there never was a stack."""
+        """The deployment in the settings' home folder. Raises StackError when no stack was ever started there."""
         folder = settings.home.absolute() / "predictor"
         if not folder.is_dir():
-            # Anywhere else, in a pod for one, a link that no predictor follows would only look like a promotion.
-            raise StackError(f"There is no laptop stack in {folder.parent} to serve a model: `lungline up` makes one.")
+            # Elsewhere, such as in a pod, no predictor would follow the link.
+            raise StackError(
+                f"There is no laptop stack in {folder.parent} to serve a model: `lungline up` creates one."
+            )
         storage = Storage.from_settings(settings)
         return cls(settings.home.absolute(), storage, settings.predictor_uri, settings.model_name)
 
     def deploy(self, package_uri: str, version: str) -> str:
-        """Point the predictor to a package and wait until it names the package's version.
+        """Point the predictor to a package and wait until it reports the package's version.
 
-        Raises PackageError for a package that does not load, and ModelNotReady when the predictor has not taken it.
+        Raises PackageError for a package that does not load, and ModelNotReady when the predictor does not load it.
         """
         package = self._fetch(package_uri, version)
         before = self._target()
@@ -52,30 +62,30 @@ class LaptopDeployment:
         try:
             self._await(self._uri, version, package.sha256)
         except BaseException:
-            # Also for Ctrl-C: whatever stops the wait, the version that served must go on serving.
+            # Also for Ctrl-C: the previous version must keep serving.
             self._point(before)
             raise
         return f"Version {version} serves at {self._uri}."
 
     def serving(self) -> str | None:
-        """The version that the predictor names; where none answers, the one that it would load."""
-        named = _named(self._uri, self._model) if self._uri else None
-        return named[0] if named else self._target()
+        """The version that the predictor reports; without an answer, the version that it would load."""
+        loaded = _loaded(self._uri, self._model) if self._uri else None
+        return loaded[0] if loaded else self._target()
 
     def _fetch(self, package_uri: str, version: str) -> Package:
-        """The package on this disk: the one that is there, if the store has the same, else downloaded."""
+        """The package in the home folder, downloaded unless it is the same as in the store."""
         folder = self._folder / "packages" / version
         bucket, prefix = parse_uri(package_uri)
         card = self._storage.get(bucket, f"{prefix.rstrip('/')}/{CARD}").data
         try:
-            here = Package.load(folder)
+            package = Package.load(folder)
         except PackageError:
-            here = None
-        # A number says nothing alone: a registry that was reset counts from 1 again.
-        if here is None or here.sha256 != hashlib.sha256(card).hexdigest():
+            package = None
+        # The version alone is not enough: a registry that was reset counts from 1 again.
+        if package is None or package.sha256 != hashlib.sha256(card).hexdigest():
             self._storage.download_folder(bucket, prefix, folder)
-            here = Package.load(folder)
-        return here
+            package = Package.load(folder)
+        return package
 
     def _target(self) -> str | None:
         link = self._folder / "current"
@@ -91,18 +101,18 @@ class LaptopDeployment:
         draft.replace(link)
 
     def _await(self, uri: str, version: str, sha256: str) -> None:
-        deadline = time.monotonic() + SWITCH_SECONDS
-        while (named := _named(uri, self._model)) != (version, sha256):
+        deadline = time.monotonic() + self._switch_seconds
+        while (loaded := _loaded(uri, self._model)) != (version, sha256):
             if time.monotonic() > deadline:
-                found = f"it still serves version {named[0]}" if named else "it does not answer"
+                state = f"it still serves version {loaded[0]}" if loaded else "it does not answer"
                 raise ModelNotReady(
-                    f"The predictor at {uri} has not taken version {version} within {SWITCH_SECONDS} s: {found}."
+                    f"The predictor at {uri} did not load version {version} within {self._switch_seconds:g} s: {state}."
                 )
             time.sleep(0.2)
 
 
-def _named(uri: str, model: str) -> tuple[str, str] | None:
-    """Version and sha256 of the package that a predictor has loaded; None when it does not answer or has none."""
+def _loaded(uri: str, model: str) -> tuple[str, str] | None:
+    """Version and sha256 of the package that a predictor has loaded; None without an answer or a package."""
     try:
         with open_url(f"{uri}/v2/models/{model}", timeout=5) as response:
             metadata = json.load(response)
