@@ -81,7 +81,7 @@ class TestAccepted:
         twelve = (np.asarray(drawing()).astype(np.uint16) << 4) + 100
         decoded = decode(encoded(Image.fromarray(twelve), "PNG"))
         assert (decoded.pixels.min(), decoded.pixels.max()) == (0, 255)
-        assert decoded.warnings == ("16 bit reduced to 8 by min-max",)
+        assert decoded.notes == ("16 bit reduced to 8",)
 
     def test_a_constant_16_bit_image_is_blank(self) -> None:
         decoded = decode(encoded(Image.fromarray(np.full((64, 64), 4000, np.uint16)), "PNG"))
@@ -149,9 +149,7 @@ class TestRefused:
         ):
             decode(encoded(drawing(), "PNG"), Limits(min_side=65))
 
-    @pytest.mark.parametrize(
-        "data", [b"hello", b"\0" * 500, b"PK\x03\x04", "Ünïcode".encode(), b"<svg></svg>", b"\xff"]
-    )
+    @pytest.mark.parametrize("data", [b"hello", b"\0" * 500, b"<NORMAL>", "Ünïcode".encode(), b"P", b"\xff"])
     def test_content_that_is_not_an_image(self, data: bytes) -> None:
         assert refusal_reason(data) in {"not-an-image", "truncated"}
 

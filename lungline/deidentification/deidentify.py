@@ -58,7 +58,7 @@ _CLEAN_PIXELS = ("113101", "DCM", "Clean Pixel Data Option")
 _NUMBERS = {
     *("Rows", "Columns", "SamplesPerPixel", "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit"),
     *("PixelRepresentation", "PixelPaddingValue", "WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept"),
-    *("PixelSpacing", "ImagerPixelSpacing", "KVP", "ExposureInuAs", "DistanceSourceToDetector"),
+    *("PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio", "KVP", "ExposureInuAs", "DistanceSourceToDetector"),
     *("PixelIntensityRelationshipSign",),
 }
 _WORDS = {
@@ -109,14 +109,14 @@ def deidentify(data: bytes, pseudonyms: Pseudonyms, limits: Limits = Limits()) -
 def _dicom(data: bytes, pseudonyms: Pseudonyms, limits: Limits) -> Deidentified:
     raw = dicom.read_raw(data, limits.for_file(len(data)))
     if raw.patterns.ndim == 3:
-        colours = dicom.colours(raw)
+        colours = raw.patterns.astype(np.uint8)
         mask = find_text(colours.max(axis=2))
         pixels = paint_over(colours, mask)
     else:
-        mask = find_text(dicom.grey_of(raw)[0])
+        mask = find_text(dicom.grey_of(raw).pixels)
         # Blurred as true values, because the bit patterns of signed values are not in order. Unused bits, in which
         # overlays may be stored, are cleared.
-        values = raw.stored.domain().astype(np.int32)[raw.patterns]
+        values = dicom.values_of(raw)
         used = paint_over(values, mask) & ((1 << raw.stored.bits) - 1)
         pixels = used.astype("<u1" if raw.stored.allocated == 8 else "<u2")
     try:
@@ -206,6 +206,17 @@ def _kept(uids: dict[str, str]) -> dict[tuple[int, int], Any]:
     return {(tag >> 16, tag & 0xFFFF): keep for tag in tags}
 
 
+def _turn_header(elements: "Dataset", raw: dicom.Raw) -> None:
+    """Make the header fit pixels that were turned, and whose padding has got a value that fits in the bits in use."""
+    if raw.turn.orientation:
+        elements.PatientOrientation = list(raw.turn.orientation)
+    for name in ("PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio"):
+        if raw.turn.transpose and name in elements:
+            setattr(elements, name, list(elements[name].value)[::-1])
+    if dicom.has_wide_padding(raw) and "PixelPaddingValue" in elements:
+        del elements.PixelPaddingValue
+
+
 def _written(elements: "Dataset", raw: dicom.Raw, pixels: np.ndarray[Any, Any]) -> bytes:
     """A DICOM file of these elements and pixels, in explicit VR little endian."""
     import pydicom
@@ -221,6 +232,7 @@ def _written(elements: "Dataset", raw: dicom.Raw, pixels: np.ndarray[Any, Any]) 
     elements.HighBit, elements.PixelRepresentation = elements.BitsStored - 1, int(raw.stored.signed and grey)
     if not grey:
         elements.PlanarConfiguration = 0
+    _turn_header(elements, raw)
     storage = UID(dicom.storage_class(raw) or SecondaryCaptureImageStorage)
     elements.SOPClassUID = storage
     body = pixels.tobytes()

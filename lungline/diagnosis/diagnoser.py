@@ -110,7 +110,7 @@ class Diagnoser:
 
     def _warnings(self, image: DecodedImage, prediction: Prediction) -> tuple[str, ...]:
         synthetic = (PHANTOM_WARNING,) if self.package.card.synthetic else ()
-        return (*image.warnings, *prediction.warnings, *synthetic)
+        return (*prediction.warnings, *image.warnings, *synthetic)
 
 
 def refused(reason: str, message: str, timings: dict[str, float] | None = None) -> Diagnosis:

@@ -97,6 +97,7 @@ class _Case:
             message=diagnosis.message if diagnosis else message,
             superseded_by=superseded_by,
             warnings=diagnosis.warnings if diagnosis else (),
+            notes=diagnosis.image.notes if diagnosis and diagnosis.image else (),
             model=model_facts(package),
             upload=_upload_facts(upload),
             read=stored and _read_facts(stored),

@@ -120,7 +120,7 @@ def _score_case(diagnoser: Diagnoser, case: Case) -> Scored:
         case.name,
         case.kind,
         probability=prediction.probability,
-        called=prediction.label,
+        called=diagnosis.label,
         chest=prediction.chest,
         reason=NOT_A_CHEST if NOT_A_CHEST in prediction.warnings else None,
         side=min(image.width, image.height),

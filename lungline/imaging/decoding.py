@@ -9,6 +9,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +17,15 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from lungline.errors import ImageRefused
-from lungline.imaging import dicom
+from lungline.imaging import dicom, jpeg
 from lungline.imaging.bmp_webp import BMP_MAGIC, is_webp, read_bmp, read_webp
+from lungline.imaging.contrast import spread_levels
 from lungline.imaging.image import CheckSize, DecodedImage, Limits, Pixels
 from lungline.imaging.jpeg_png import JPEG_MAGIC, PNG_MAGIC, Container, read_jpeg, read_png
 from lungline.imaging.tiff import TIFF_MAGICS, read_tiff
 
 _COLOUR_THUMBNAIL = 32
+_COLOURED = 0.01
 _SUPPORTED = "expected JPEG, PNG, TIFF, BMP, WebP or DICOM"
 
 
@@ -41,118 +44,197 @@ def decode(data: bytes, limits: Limits = Limits(), *, at_least: int | None = Non
         raise ImageRefused("too-large", f"The file has {len(data):,} bytes; at most {limits.max_bytes:,} are read.")
     check_size = limits.for_file(len(data))
     if dicom.is_dicom(data):
-        return _decode_dicom(dicom.read(data, check_size))
+        return _decode_dicom(dicom.read(data, check_size, limits.max_pixels))
     for image_format in _FORMATS:
         if image_format.matches(data):
             container = image_format.read(data, check_size)
-            return _decode_container(container, partial(image_format.load, container, at_least))
+            return _decode_container(container, partial(image_format.decode, container, at_least))
     raise _unknown(data)
+
+
+class _Grey(NamedTuple):
+    """Grey pixels, the mean chroma before, warnings for the reader, and routine notes."""
+
+    pixels: Pixels
+    colour: float = 0.0
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def _decode_dicom(frame: dicom.Frame) -> DecodedImage:
     """Decode the first frame of a DICOM file; a colour frame is converted like any colour image."""
     height, width = frame.pixels.shape[:2]
-    if frame.pixels.ndim == 2:
-        return DecodedImage(frame.pixels, "dicom", width, height, 0.0, frame.warnings)
-    grey, colour, warnings = _grey(Image.fromarray(frame.pixels))
-    return DecodedImage(grey, "dicom", width, height, colour, (*frame.warnings, *warnings))
+    grey = _Grey(frame.pixels) if frame.pixels.ndim == 2 else _grey(Image.fromarray(frame.pixels))
+    return DecodedImage(
+        pixels=grey.pixels,
+        format="dicom",
+        width=width,
+        height=height,
+        colour=grey.colour,
+        warnings=(*frame.warnings, *grey.warnings),
+        notes=(*frame.notes, *grey.notes),
+        not_frontal=frame.not_frontal,
+    )
 
 
-def _load_jpeg(container: Container, at_least: int | None) -> Image.Image:
-    image = JpegImageFile(io.BytesIO(container.data))
-    # Luma is the grey image as it is stored; libjpeg cannot give it beside the chroma of an RGB file.
-    mode = "YCbCr" if container.components == 3 and not container.rgb else None
-    image.draft(mode, (at_least, at_least) if at_least else None)
-    image.load()
-    return image
+def _decode_jpeg(container: Container, at_least: int | None) -> _Grey:
+    """Decode a JPEG at 1/1, 1/2, 1/4 or 1/8 of its size."""
+    reduction = min(container.width, container.height) // at_least if at_least else 1
+    size = _reduced(container, next(scale for scale in (8, 4, 2, 1) if scale <= max(1, reduction)))
+    if container.components == 1:
+        return _Grey(jpeg.decode_grey(container.data, size))
+    if container.components == 4:
+        jpeg.check(container.data, size, cmyk=True)
+        cmyk = JpegImageFile(io.BytesIO(container.data))
+        cmyk.draft(None, (at_least, at_least) if at_least else None)
+        return _grey(cmyk)
+    if container.rgb:
+        return _grey(Image.fromarray(jpeg.decode_rgb(container.data, size)))
+    # Luma is the grey image as it is stored.
+    thumbnail = jpeg.decode_rgb(container.data, _reduced(container, 8))
+    colour = mean_chroma(Image.fromarray(thumbnail))
+    return _Grey(jpeg.decode_grey(container.data, size), colour, _colour_warning(colour))
 
 
-def _load_by(plugin: str, name: str) -> Callable[[Container, int | None], Image.Image]:
-    """Return a loader for a format without reduced decoding; its Pillow plugin is imported on first use."""
+def _reduced(container: Container, scale: int) -> tuple[int, int]:
+    return -(-container.width // scale), -(-container.height // scale)
 
-    def load(container: Container, at_least: int | None) -> Image.Image:  # noqa: ARG001
-        image: Image.Image = getattr(importlib.import_module(f"PIL.{plugin}"), name)(io.BytesIO(container.data))
-        image.load()
-        return image
 
-    return load
+def _decode_by(plugin: str, name: str) -> Callable[[Container, int | None], _Grey]:
+    """Return a decoder for a format without reduced decoding; its Pillow plugin is imported on first use."""
+
+    def decode(container: Container, at_least: int | None) -> _Grey:  # noqa: ARG001
+        return _grey(getattr(importlib.import_module(f"PIL.{plugin}"), name)(io.BytesIO(container.data)))
+
+    return decode
 
 
 @dataclass(frozen=True, slots=True)
 class _Format:
-    """How a format is detected, checked, and loaded; each step runs only after the previous one has passed."""
+    """How a format is detected, checked, and decoded; each step runs only after the previous one has passed."""
 
     matches: Callable[[bytes], bool]
     read: Callable[[bytes, CheckSize], Container]
-    load: Callable[[Container, int | None], Image.Image]
+    decode: Callable[[Container, int | None], _Grey]
 
 
 _FORMATS = (
-    _Format(lambda data: data.startswith(JPEG_MAGIC), read_jpeg, _load_jpeg),
-    _Format(lambda data: data.startswith(PNG_MAGIC), read_png, _load_by("PngImagePlugin", "PngImageFile")),
-    _Format(lambda data: data.startswith(TIFF_MAGICS), read_tiff, _load_by("TiffImagePlugin", "TiffImageFile")),
-    _Format(lambda data: data.startswith(BMP_MAGIC), read_bmp, _load_by("BmpImagePlugin", "BmpImageFile")),
-    _Format(is_webp, read_webp, _load_by("WebPImagePlugin", "WebPImageFile")),
+    _Format(lambda data: data.startswith(JPEG_MAGIC), read_jpeg, _decode_jpeg),
+    _Format(lambda data: data.startswith(PNG_MAGIC), read_png, _decode_by("PngImagePlugin", "PngImageFile")),
+    _Format(lambda data: data.startswith(TIFF_MAGICS), read_tiff, _decode_by("TiffImagePlugin", "TiffImageFile")),
+    _Format(lambda data: data.startswith(BMP_MAGIC), read_bmp, _decode_by("BmpImagePlugin", "BmpImageFile")),
+    _Format(is_webp, read_webp, _decode_by("WebPImagePlugin", "WebPImageFile")),
 )
 
 # Formats that people do send. They are refused by name, so that the sender knows what to convert.
 _NAMED_FORMATS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"GIF8", "GIF"),
     (0, b"II+\0", "BigTIFF"),
-    (4, b"ftypavif", "AVIF"),
-    (4, b"ftyphei", "HEIC"),
+    (0, b"MM\0+", "BigTIFF"),
+    (4, b"ftypavi", "AVIF"),
+    (4, b"ftyphe", "HEIC"),
     (4, b"ftypmif1", "HEIF"),
+    (4, b"ftypmsf1", "HEIF"),
+    (4, b"ftyp", "a video (MP4 or QuickTime)"),
     (0, b"\0\0\0\x0cjP  ", "JPEG 2000"),
     (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
     (0, b"\xff\x0a", "JPEG XL"),
     (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (0, b"II\xbc", "JPEG XR"),
     (0, b"%PDF", "PDF"),
+    (0, b"\x1f\x8b", "gzip; unpack it first"),
+    (0, b"PK\x03\x04", "a ZIP archive; unpack it first"),
+    (0, b"BZh", "bzip2; unpack it first"),
+    (0, b"\xfd7zXZ", "xz; unpack it first"),
+    (0, b"\x28\xb5\x2f\xfd", "Zstandard; unpack it first"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive; unpack it first"),
+    (0, b"Rar!", "a RAR archive; unpack it first"),
+    (257, b"ustar", "a tar archive; unpack it first"),
+    (344, b"n+1\0", "NIfTI"),
+    (344, b"ni1\0", "NIfTI"),
+    (4, b"n+2\0", "NIfTI"),
+    (0, b"NRRD", "NRRD"),
+    (0, b"ObjectType", "MetaImage"),
+    (0, b"\x93NUMPY", "a NumPy array"),
+    (0, b"\x89HDF", "HDF5"),
+    (0, b"CDF", "NetCDF"),
+    (0, b"8BPS", "a Photoshop document"),
+    (0, b"gimp xcf", "a GIMP image"),
+    (0, b"\0\0\1\0", "an icon"),
+    (0, b"qoif", "QOI"),
+    (0, b"P4\n", "a PBM image"),
+    (0, b"P5\n", "a PGM image"),
+    (0, b"P5 ", "a PGM image"),
+    (0, b"P6\n", "a PPM image"),
+    (0, b"SIMPLE  =", "FITS"),
+    (0, b"\x1aE\xdf\xa3", "a video (Matroska or WebM)"),
+    (8, b"AVI ", "a video (AVI)"),
+    (0, b"\xd0\xcf\x11\xe0", "a Microsoft Office document"),
+    (0, b"{\\rtf", "an RTF document"),
+    (0, b"%!PS", "PostScript"),
+    (0, b"<!DOCTYPE html", "an HTML page"),
+    (0, b"<!doctype html", "an HTML page"),
+    (0, b"<html", "an HTML page"),
+    (0, b"<HTML", "an HTML page"),
+    (0, b"<svg", "SVG"),
 )
 
 
 def _unknown(data: bytes) -> ImageRefused:
+    text = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip()
     for offset, magic, name in _NAMED_FORMATS:
-        if data.startswith(magic, offset):
+        if data.startswith(magic, offset) or (magic.startswith(b"<") and text.startswith(magic)):
             return ImageRefused("unsupported-format", f"The file is {name}; {_SUPPORTED}.")
+    if text.startswith((b"<?xml", b"<!--")):
+        name = "SVG" if b"<svg" in data[:4096] else "an XML document"
+        return ImageRefused("unsupported-format", f"The file is {name}; {_SUPPORTED}.")
     if JPEG_MAGIC.startswith(data) or PNG_MAGIC.startswith(data):
         return ImageRefused("truncated", f"The file ends after {len(data)} bytes.")
     return ImageRefused("not-an-image", f"The file's content is not an image; {_SUPPORTED}.")
 
 
-def _decode_container(container: Container, load: Callable[[], Image.Image]) -> DecodedImage:
-    """Load and convert the pixels; any error that Pillow raises for damaged data becomes a refusal."""
+def _decode_container(container: Container, decode_pixels: Callable[[], _Grey]) -> DecodedImage:
+    """Decode the pixels; any error that Pillow raises for damaged data becomes a refusal."""
     try:
-        grey, colour, warnings = _grey(load())
-    except MemoryError:
-        raise  # the machine's fault, not the image's
+        grey = decode_pixels()
+    except (MemoryError, ImageRefused):
+        raise  # the machine's fault, or a reason that is known
     except Exception as exc:  # Pillow names no closed set of errors for damaged files
         name = container.format.upper()
         if "truncated" in str(exc):
             raise ImageRefused("truncated", f"The {name}'s pixels end early: its last part is missing.") from exc
         raise ImageRefused("corrupt", f"The {name}'s pixels cannot be decoded.") from exc
-    if container.inverted:
-        grey = np.bitwise_not(grey)
+    pixels = np.bitwise_not(grey.pixels) if container.inverted else grey.pixels
     width, height = container.width, container.height
     if container.orientation > 4:
         width, height = height, width
-    return DecodedImage(_upright(grey, container.orientation), container.format, width, height, colour, tuple(warnings))
+    return DecodedImage(
+        pixels=_upright(pixels, container.orientation),
+        format=container.format,
+        width=width,
+        height=height,
+        colour=grey.colour,
+        warnings=(*container.warnings, *grey.warnings),
+        notes=grey.notes,
+    )
 
 
-def _grey(image: Image.Image) -> tuple[Pixels, float, list[str]]:
-    """Return grey pixels, the mean chroma, and warnings about what was converted."""
-    warnings: list[str] = []
+def _grey(image: Image.Image) -> _Grey:
+    """Convert a Pillow image to grey."""
     if image.mode.startswith("I"):
-        return _eight_bits(np.asarray(image)), 0.0, ["16 bit reduced to 8 by min-max"]
+        return _Grey(_eight_bits(np.asarray(image)), notes=("16 bit reduced to 8",))
+    warnings = ()
     if image.has_transparency_data:
         image, transparent = _on_black(image)
-        warnings += ["transparency placed on black"] * transparent
+        warnings = ("transparency placed on black",) * transparent
     if image.mode in ("1", "L"):
-        return np.asarray(image.convert("L")), 0.0, warnings
+        return _Grey(np.asarray(image.convert("L")), 0.0, warnings)
     colour = mean_chroma(image)
-    if colour > 0.01:
-        warnings.append("colour image converted to grey")
-    grey = image.getchannel(0) if image.mode == "YCbCr" else _opaque(image).convert("L")
-    return np.asarray(grey), colour, warnings
+    return _Grey(np.asarray(_opaque(image).convert("L")), colour, (*warnings, *_colour_warning(colour)))
+
+
+def _colour_warning(colour: float) -> tuple[str, ...]:
+    return ("colour image converted to grey",) if colour > _COLOURED else ()
 
 
 def _opaque(image: Image.Image) -> Image.Image:
@@ -178,10 +260,13 @@ def mean_chroma(image: Image.Image) -> float:
     return float((rgb.max(axis=2) - rgb.min(axis=2)).mean() / 255)
 
 
-def _eight_bits(pixels: npt.NDArray[np.generic]) -> Pixels:
-    values = pixels.astype(np.float32)
-    low, high = float(values.min()), float(values.max())
-    return np.rint((values - low) * (255 / max(high - low, 1))).astype(np.uint8)
+def _eight_bits(pixels: npt.NDArray[np.integer]) -> Pixels:
+    """Spread values over the grey levels, without outliers."""
+    low = int(pixels.min())
+    above = (pixels.astype(np.int32) - low).astype(np.uint16)
+    counts = np.bincount(above.ravel())
+    levels = spread_levels(np.arange(len(counts), dtype=np.float64), counts)
+    return np.rint(levels).astype(np.uint8)[above]
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:

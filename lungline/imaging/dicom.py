@@ -12,9 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lungline.errors import ImageRefused
-from lungline.imaging import dicom_codecs, dicom_windowing
+from lungline.imaging import dicom_codecs, dicom_geometry, dicom_view, dicom_windowing, jpeg
 from lungline.imaging.dicom_codecs import Shape
+from lungline.imaging.dicom_geometry import Turn
 from lungline.imaging.dicom_header import (
+    CHARACTER_SET,
     DEFLATED,
     EXPLICIT_BIG,
     EXPLICIT_LITTLE,
@@ -26,28 +28,33 @@ from lungline.imaging.dicom_header import (
     is_dicom,
     read_file,
 )
-from lungline.imaging.dicom_windowing import Stored
+from lungline.imaging.dicom_windowing import Levels, Stored
 from lungline.imaging.image import CheckSize, Pixels
 
-__all__ = ["Frame", "Raw", "colours", "grey_of", "is_dicom", "read", "read_raw", "storage_class"]
+__all__ = ["Frame", "Raw", "grey_of", "is_dicom", "read", "read_raw", "storage_class"]
 
-_CLASS, _MODALITY, _BODY_PART, _INTENT, _VIEW = 0x00080016, 0x00080060, 0x00180015, 0x00080068, 0x00185101
+_CLASS, _MODALITY, _INTENT = 0x00080016, 0x00080060, 0x00080068
 _SAMPLES, _PHOTOMETRIC, _PLANAR, _FRAMES = 0x00280002, 0x00280004, 0x00280006, 0x00280008
 _ROWS, _COLUMNS, _ALLOCATED, _STORED, _HIGH, _SIGNED = (
     *(0x00280010, 0x00280011, 0x00280100),
     *(0x00280101, 0x00280102, 0x00280103),
 )
-_NEEDED = dicom_windowing.NEEDED | {
-    *(_CLASS, _MODALITY, _BODY_PART, _INTENT, _VIEW, _SAMPLES, _PHOTOMETRIC, _PLANAR, _FRAMES),
-    *(_ROWS, _COLUMNS, _ALLOCATED, _STORED, _HIGH, _SIGNED),
-}
+_NEEDED = (
+    dicom_windowing.NEEDED
+    | dicom_geometry.NEEDED
+    | dicom_view.NEEDED
+    | {
+        *(CHARACTER_SET, _CLASS, _MODALITY, _INTENT, _SAMPLES, _PHOTOMETRIC, _PLANAR, _FRAMES),
+        *(_ROWS, _COLUMNS, _ALLOCATED, _STORED, _HIGH, _SIGNED),
+    }
+)
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
+_DICOMDIR = "1.2.840.10008.1.3.10"
 _RADIOGRAPHS = {_STORAGE + last for last in ("1", "1.1", "1.1.1")}
 _CAPTURES = {_STORAGE + last for last in ("7", "7.2", "7.3", "7.4")}
-_RADIOGRAPHY = {"CR", "DX", "RG", "DR"}
-# The modalities of secondary captures of X-rays: other, external camera, film digitiser, hard copy, none.
-_CAPTURED = _RADIOGRAPHY | {"OT", "SC", "XC", "FD", "HC", ""}
+# Radiography under its codes, retired and unofficial ones included; other, external camera, film digitiser, hard copy.
+_MODALITIES = {"CR", "DX", "RG", "DR", "XR", "RX", "OT", "SC", "XC", "FD", "HC", ""}
 _NAMES = {
     "CT": "computed tomography",
     "MR": "magnetic resonance",
@@ -70,49 +77,86 @@ _NAMES = {
     "ES": "endoscopy",
     "OP": "ophthalmology",
 }
-_CHEST = {"CHEST", "THORAX", "LUNG", "RIBS", "RIB", "TORSO", "CHESTABDOMEN", "HEART", ""}
-_LATERAL = {"LL", "RL", "LATERAL"}
+_GREY_FORMATS = {"MONOCHROME1", "MONOCHROME2"}
+_COLOUR_FORMATS = {"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"}
+_OTHER_FORMATS = {"PALETTE COLOR", "ARGB", "HSV", "CMYK", "YBR_PARTIAL_420", "YBR_PARTIAL_422", "XYB"}
 _PLAIN_SYNTAXES = {IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG, DEFLATED}
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The first frame: uint8 (H, W), bright is dense, or (H, W, 3) in RGB; and warnings about its conversion."""
+    """The first frame, upright and in true proportion: uint8 (H, W), bright is dense, or (H, W, 3) in RGB.
+
+    `warnings`, `notes` and `not_frontal` are those of `DecodedImage`.
+    """
 
     pixels: Pixels
     warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+    not_frontal: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """The first frame as stored: bit patterns (H, W) or (H, W, 3), uint8 or uint16."""
+    """The first frame as stored, but upright and without margins of padding.
+
+    `patterns` are bit patterns (H, W), uint8 or uint16, or red, green and blue (H, W, 3), uint8. `turn` is how they
+    were turned; `notes` are about turning and cutting.
+    """
 
     file: DicomFile
     patterns: npt.NDArray[np.unsignedinteger]
     stored: Stored
     photometric: str
+    turn: Turn
+    notes: tuple[str, ...]
 
 
-def read(data: bytes, check_size: CheckSize) -> Frame:
+def read(data: bytes, check_size: CheckSize, max_pixels: float = np.inf) -> Frame:
     """Decode the first frame of a DICOM file.
 
     Raises ImageRefused: not-an-xray, unsupported-format, truncated, corrupt, and what `check_size` raises.
     """
     raw = read_raw(data, check_size)
-    warnings = _header_warnings(raw.file)
-    if raw.patterns.ndim == 3:
-        return Frame(colours(raw), tuple(warnings))
-    pixels, conversions = grey_of(raw)
-    return Frame(pixels, (*warnings, *conversions))
+    view = dicom_view.read_view(raw.file)
+    levels = Levels(raw.patterns.astype(np.uint8), (), ()) if raw.patterns.ndim == 3 else grey_of(raw)
+    ratio = dicom_geometry.aspect(raw.file)
+    pixels = dicom_geometry.in_proportion(levels.pixels, 1 / ratio if raw.turn.transpose else ratio, max_pixels)
+    check_size(pixels.shape[1], pixels.shape[0])
+    notes = ["DICOM without its preamble"] * (not raw.file.has_preamble)
+    notes += ["pixels that are not square were given their true proportion"] * (pixels.shape != levels.pixels.shape)
+    return Frame(
+        pixels=pixels,
+        warnings=(*view.warnings, *_header_warnings(raw.file), *levels.warnings),
+        notes=(*notes, *raw.notes, *levels.notes),
+        not_frontal=view.not_frontal or raw.turn.not_frontal,
+    )
 
 
-def grey_of(raw: Raw) -> tuple[Pixels, list[str]]:
-    """Convert a single-channel frame to grey levels, bright is dense; also return warnings about the conversion."""
-    return dicom_windowing.grey_levels(raw.patterns, raw.stored, raw.file, inverted=raw.photometric == "MONOCHROME1")
+def grey_of(raw: Raw) -> Levels:
+    """Convert a single-channel frame to grey levels, bright is dense."""
+    inverted = dicom_windowing.is_inverted(raw.photometric, raw.file)
+    return dicom_windowing.grey_levels(raw.patterns, raw.stored, raw.file, inverted=inverted)
+
+
+def values_of(raw: Raw) -> npt.NDArray[np.int32]:
+    """Return the stored values (H, W) of a single-channel frame; padding that does not fit in its bits gets black."""
+    values = raw.stored.domain().astype(np.int32)[raw.patterns]
+    if has_wide_padding(raw):
+        padding = dicom_windowing.padding_patterns(raw.stored, raw.file)[raw.patterns]
+        measured = values[~padding] if not padding.all() else values
+        is_inverted = dicom_windowing.is_inverted(raw.photometric, raw.file)
+        values[padding] = measured.max() if is_inverted else measured.min()
+    return values
+
+
+def has_wide_padding(raw: Raw) -> bool:
+    """Whether the value of padding does not fit in the bits in use."""
+    return dicom_windowing.is_wide_padding(raw.stored, raw.file)
 
 
 def read_raw(data: bytes, check_size: CheckSize) -> Raw:
-    """Read the first frame as stored; raises as `read` does."""
+    """Read the first frame without converting its values; raises as `read` does."""
     file = read_file(data, _NEEDED)
     _check_kind(file)
     if file.pixels is None:
@@ -123,14 +167,32 @@ def read_raw(data: bytes, check_size: CheckSize) -> Raw:
     if file.syntax in dicom_codecs.COMPRESSED:
         check_size(shape.width, shape.height * shape.samples)
         frame = first_frame(file.pixels, file.order, _frames(file))
-        patterns = dicom_codecs.values(file.syntax, frame, shape)
+        patterns = dicom_codecs.values(file.syntax, frame, shape, is_luma=photometric in ("YBR_FULL", "YBR_FULL_422"))
         stored = Stored(stored.allocated, stored.bits, stored.bits - 1, stored.signed)
         patterns = patterns.view(f"u{patterns.dtype.itemsize}")
         if file.syntax in dicom_codecs.JPEG_2000 and stored.signed and patterns.dtype.itemsize * 8 < shape.bits:
             patterns = patterns.view(np.int8).astype(np.int16).view(np.uint16)
     else:
-        patterns = _plain(file, file.pixels, data, shape)
-    return Raw(file, patterns.astype(f"u{shape.bits // 8}", copy=False), stored, photometric)
+        patterns = _plain(file, file.pixels, data, shape, photometric)
+    return _upright(file, patterns.astype(f"u{shape.bits // 8}", copy=False), stored, photometric)
+
+
+def _upright(file: DicomFile, patterns: npt.NDArray[np.unsignedinteger], stored: Stored, photometric: str) -> Raw:
+    turn, notes = dicom_geometry.read_turn(file), list[str]()
+    if patterns.ndim == 2 and (padding := dicom_windowing.padding_patterns(stored, file)).any():
+        whole = patterns.shape
+        patterns = patterns[dicom_geometry.padding_margins(padding[patterns])]
+        notes += ["margins of padding were cut off"] * (patterns.shape != whole)
+    if turn.is_needed:
+        patterns = np.ascontiguousarray(turn.apply(patterns))
+        notes.append(dicom_geometry.TURNED)
+    return Raw(file, patterns, stored, photometric, turn, tuple(notes))
+
+
+def orientation(data: bytes) -> tuple[str, str] | None:
+    """Return the patient orientation of a DICOM file's image as it is decoded, None if the file does not state it."""
+    turn = dicom_geometry.read_turn(read_file(data, _NEEDED))
+    return turn.orientation or None
 
 
 def _frames(file: DicomFile) -> int:
@@ -141,10 +203,10 @@ def _check_kind(file: DicomFile) -> None:
     """Raise for anything but a radiograph, and name it."""
     storage = file.text(_CLASS) or file.text(MEDIA_CLASS)
     modality = file.text(_MODALITY).upper()
-    if storage in _RADIOGRAPHS and modality in _RADIOGRAPHY | {""}:
+    if storage in _RADIOGRAPHS | _CAPTURES | {""} and modality in _MODALITIES:
         return
-    if (storage in _CAPTURES or not storage) and modality in _CAPTURED:
-        return
+    if storage == _DICOMDIR:
+        raise ImageRefused("not-an-xray", "The file is a DICOMDIR, an index of files; expected a radiograph (CR, DX).")
     # Only codes of the standard are quoted: another value could be personal data.
     name = f"{_NAMES[modality]} ({modality})" if modality in _NAMES else "of another kind"
     raise ImageRefused("not-an-xray", f"The DICOM is {name}; expected a radiograph (CR, DX) or a secondary capture.")
@@ -158,26 +220,35 @@ def _check_format(file: DicomFile, shape: Shape) -> tuple[Stored, str]:
         raise ImageRefused("unsupported-format", "The DICOM's transfer syntax is not supported.")
     if file.encapsulated != (file.syntax in dicom_codecs.COMPRESSED):
         raise ImageRefused("corrupt", "The DICOM's pixels are not encoded as its header states.")
-    is_grey = shape.samples == 1 and shape.bits in (8, 16) and photometric in ("MONOCHROME1", "MONOCHROME2")
-    is_colour = shape.samples == 3 and shape.bits == 8 and photometric in ("RGB", *_LUMA_FORMATS)
-    if not is_grey and not is_colour:
-        raise ImageRefused(
-            "unsupported-format",
-            f"The DICOM has {shape.samples} samples of {shape.bits} bits in a format that is not supported.",
-        )
+    if problem := _unsupported(shape, photometric):
+        raise ImageRefused("unsupported-format", problem)
     if not 1 <= bits <= shape.bits or not bits - 1 <= high < shape.bits:
         raise ImageRefused("corrupt", f"The DICOM says that {bits} of {shape.bits} bits up to bit {high} are in use.")
     return Stored(shape.bits, bits, high, file.number(_SIGNED, 0) == 1), photometric
 
 
-_LUMA_FORMATS = ("YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+def _unsupported(shape: Shape, photometric: str) -> str | None:
+    """Return why pixels of this format are not supported, None if they are."""
+    if not photometric:
+        return "The DICOM does not state its photometric interpretation, (0028,0004)."
+    if photometric not in _GREY_FORMATS | _COLOUR_FORMATS:
+        name = f"photometric interpretation {photometric}" if photometric in _OTHER_FORMATS else "pixel format"
+        return f"The DICOM's {name} is not supported; expected MONOCHROME1, MONOCHROME2, RGB or YBR."
+    if shape.bits not in (8, 16):
+        return f"The DICOM has {shape.bits} bits a sample; expected 8 or 16."
+    if shape.samples != (1 if photometric in _GREY_FORMATS else 3):
+        return f"The DICOM has {shape.samples} samples a pixel, which {photometric} does not have."
+    if shape.samples == 3 and shape.bits != 8:
+        return f"The DICOM has colours of {shape.bits} bits a sample; expected 8."
+    return None
 
 
-def _plain(file: DicomFile, pixels: bytes, data: bytes, shape: Shape) -> npt.NDArray[np.unsignedinteger]:
-    """Return uncompressed pixels."""
-    if file.text(_PHOTOMETRIC).upper() == "YBR_FULL_422":
-        raise ImageRefused("unsupported-format", "The DICOM's colours are subsampled without compression.")
-    size = shape.width * shape.height * shape.samples
+def _plain(
+    file: DicomFile, pixels: bytes, data: bytes, shape: Shape, photometric: str
+) -> npt.NDArray[np.unsignedinteger]:
+    """Return uncompressed pixels, colours in RGB."""
+    is_subsampled = photometric == "YBR_FULL_422"
+    size = shape.width * shape.height * (2 if is_subsampled else shape.samples)
     needed = size * shape.bits // 8
     if file.syntax == DEFLATED and len(pixels) < needed:
         pixels = inflate_pixels(data, needed)
@@ -187,32 +258,29 @@ def _plain(file: DicomFile, pixels: bytes, data: bytes, shape: Shape) -> npt.NDA
     flat = np.frombuffer(pixels, code, size)
     if shape.samples == 1:
         return flat.reshape(shape.height, shape.width)
-    if file.number(_PLANAR, 0) == 1:
-        return flat.reshape(shape.samples, shape.height, shape.width).transpose(1, 2, 0)
-    return flat.reshape(shape.height, shape.width, shape.samples)
+    if is_subsampled:
+        components = _upsampled(flat, shape)
+    elif file.number(_PLANAR, 0) == 1:
+        components = flat.reshape(shape.samples, shape.height, shape.width).transpose(1, 2, 0)
+    else:
+        components = flat.reshape(shape.height, shape.width, shape.samples)
+    return components if photometric == "RGB" else jpeg.luma_to_rgb(components.astype(np.uint8, copy=False))
 
 
-def colours(raw: Raw) -> Pixels:
-    """Convert a colour frame to RGB; decoders of compressed frames return RGB already."""
-    from PIL import Image
-
-    pixels = np.ascontiguousarray(raw.patterns.astype(np.uint8, copy=False))
-    if raw.photometric == "YBR_FULL" and raw.file.syntax not in dicom_codecs.JPEG:
-        return np.asarray(Image.frombytes("YCbCr", pixels.shape[1::-1], pixels.tobytes()).convert("RGB"))
-    return pixels
+def _upsampled(flat: npt.NDArray[np.unsignedinteger], shape: Shape) -> npt.NDArray[np.unsignedinteger]:
+    """Return luma and chroma (H, W, 3) of pairs of pixels that are stored as Y1, Y2, Cb, Cr."""
+    if shape.width % 2:
+        raise ImageRefused("corrupt", "The DICOM's colours are subsampled, but its number of columns is odd.")
+    pairs = flat.reshape(shape.height, shape.width // 2, 4)
+    luma = pairs[..., :2].reshape(shape.height, shape.width)
+    return np.dstack([luma, np.repeat(pairs[..., 2], 2, axis=1), np.repeat(pairs[..., 3], 2, axis=1)])
 
 
 def _header_warnings(file: DicomFile) -> list[str]:
     """Return what a reader should know; never in the words of the file, which may be personal data."""
     warnings: list[str] = []
-    if not file.has_preamble:
-        warnings.append("DICOM without its preamble")
     if (frames := _frames(file)) > 1:
         warnings.append(f"first of {frames} frames")
-    if file.text(_BODY_PART).upper().replace(" ", "") not in _CHEST:
-        warnings.append("the DICOM names another body part than the chest")
-    if file.text(_VIEW).upper() in _LATERAL:
-        warnings.append("the DICOM names a lateral view")
     if file.text(_INTENT).upper() == "FOR PROCESSING":
         warnings.append("the DICOM holds raw detector values, not meant for viewing")
     return warnings

@@ -13,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lungline.errors import ImageRefused
+from lungline.imaging import jpeg
 
 Values = npt.NDArray[np.integer]
+Pixels = npt.NDArray[np.uint8]
 
 RLE = "1.2.840.10008.1.2.5"
 JPEG = {f"1.2.840.10008.1.2.4.{last}" for last in (50, 51, 57, 70)}
@@ -23,6 +25,8 @@ JPEG_2000 = {f"1.2.840.10008.1.2.4.{last}" for last in (90, 91, 201, 202, 203)}
 COMPRESSED = {RLE} | JPEG | JPEG_LS | JPEG_2000
 
 _FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+_EIGHT_BIT_FRAMES, _JPEG_LS_FRAME = {0xC0, 0xC1, 0xC2}, 0xF7
+_WHAT = "DICOM's JPEG"
 _SCAN, _END = 0xDA, b"\xff\xd9"
 _MOST_SCANS = 100
 _MOST_WORK = 640_000_000  # scans times pixels
@@ -43,11 +47,16 @@ class Shape:
     bits: int
 
 
-def values(syntax: str, data: bytes, shape: Shape) -> Values:
-    """Decode a frame to (H, W) or (H, W, samples). Raises ImageRefused (corrupt, truncated, bomb)."""
+def values(syntax: str, data: bytes, shape: Shape, *, is_luma: bool = False) -> Values:
+    """Decode a frame to (H, W), or (H, W, 3) in red, green and blue. Raises ImageRefused (corrupt, truncated, bomb).
+
+    `is_luma` if the header says that a colour image is stored as luma and chroma.
+    """
     decode = _rle if syntax == RLE else _jpeg_2000 if syntax in JPEG_2000 else _jpeg
     try:
         decoded = decode(data, shape)
+        if shape.samples == 3 and decoded.ndim == 3 and decoded.itemsize == 1:
+            decoded = _to_rgb(syntax, decoded.view(np.uint8), data, is_luma=is_luma)
     except (ImageRefused, MemoryError):
         raise
     except Exception as exc:  # the codecs' exceptions have no common base
@@ -58,9 +67,27 @@ def values(syntax: str, data: bytes, shape: Shape) -> Values:
     return decoded
 
 
+def _to_rgb(syntax: str, components: Pixels, data: bytes, *, is_luma: bool) -> Pixels:
+    if syntax in JPEG:
+        return jpeg.to_rgb(components, data, is_luma=is_luma)
+    return jpeg.luma_to_rgb(components) if is_luma else components
+
+
 def _jpeg(data: bytes, shape: Shape) -> Values:
     import imagecodecs
 
+    frame = _checked_frame(data, shape)
+    size = shape.width, shape.height
+    if frame.marker == _JPEG_LS_FRAME:
+        return imagecodecs.jpegls_decode(data)
+    if frame.marker in _EIGHT_BIT_FRAMES and frame.body[0] == 8:
+        if shape.samples == 3:
+            return jpeg.decode_components(data, size, _WHAT)
+        return jpeg.decode_grey(data, size, _WHAT)
+    return imagecodecs.jpeg8_decode(jpeg.without_colour_transform(data) if shape.samples == 3 else data)
+
+
+def _checked_frame(data: bytes, shape: Shape) -> "_Segment":
     frame = _jpeg_frame(data)
     precision, height, width, samples = struct.unpack(">BHHB", frame.body[:6])
     _compare(shape, (width, height, samples, 16 if precision > 8 else 8))
@@ -69,7 +96,7 @@ def _jpeg(data: bytes, shape: Shape) -> Values:
     scans = data.count(b"\xff\xda")
     if scans > _MOST_SCANS or scans * width * height > _MOST_WORK:
         raise ImageRefused("bomb", "The DICOM's compressed pixels have more scans than any image.")
-    return imagecodecs.jpegls_decode(data) if frame.marker == 0xF7 else imagecodecs.jpeg8_decode(data)
+    return frame
 
 
 @dataclass(frozen=True, slots=True)

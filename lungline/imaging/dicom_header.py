@@ -10,7 +10,7 @@ Sources: DICOM PS3.5 sections 7 and 10 (encoding), annex A (transfer syntaxes).
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lungline.errors import ImageRefused
 
@@ -19,6 +19,23 @@ DEFLATED, EXPLICIT_BIG = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
 
 SYNTAX, MEDIA_CLASS = 0x00020010, 0x00020002
 PIXEL_DATA = 0x7FE00010
+CHARACTER_SET = 0x00080005
+# Descriptions in other character sets are read as UTF-8 or Latin 1.
+_CODECS = {
+    "ISO_IR 100": "latin-1",
+    "ISO_IR 101": "iso8859-2",
+    "ISO_IR 126": "iso8859-7",
+    "ISO_IR 127": "iso8859-6",
+    "ISO_IR 138": "iso8859-8",
+    "ISO_IR 144": "iso8859-5",
+    "ISO_IR 148": "iso8859-9",
+    "ISO_IR 192": "utf-8",
+    "GB18030": "gb18030",
+    "GBK": "gbk",
+    "ISO 2022 IR 58": "gb2312",
+    "ISO 2022 IR 87": "iso2022_jp",
+    "ISO 2022 IR 149": "euc_kr",
+}
 _OTHER_PIXELS = (0x7FE00008, 0x7FE00009)
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
@@ -39,6 +56,7 @@ _DEFLATED_HEADER = 2 * 2**20
 class DicomFile:
     """The values of elements by tag, as bytes in `order` ("<" or ">"), and the pixel data, None if there is none.
 
+    `vrs` are the explicit VRs by tag, where the file states them.
     If `encapsulated`, the pixels are in items, as compressed ones are. The value of a sequence is its items' bytes.
     """
 
@@ -49,10 +67,32 @@ class DicomFile:
     pixels: bytes | None
     encapsulated: bool
     has_preamble: bool
+    vrs: Mapping[int, bytes] = field(default_factory=dict[int, bytes])
 
     def text(self, tag: int) -> str:
         """Return the first value of a text element, or an empty string."""
         return self.values.get(tag, b"").decode("ascii", "replace").partition("\\")[0].strip(" \0")
+
+    def words(self, tag: int) -> str:
+        """Return a text element in its character set; what cannot be decoded is left out."""
+        # Korean and Chinese have their escape sequences at the start, and then two bytes a character.
+        value = self.values.get(tag, b"").replace(b"\x1b$)C", b"").replace(b"\x1b$)A", b"")
+        declared = self.values.get(CHARACTER_SET, b"").decode("ascii", "replace").split("\\")
+        codecs = [_CODECS[name.strip(" \0")] for name in reversed(declared) if name.strip(" \0") in _CODECS]
+        for codec in (*codecs, "utf-8"):
+            try:
+                return value.decode(codec).strip(" \0")
+            except UnicodeDecodeError:
+                continue
+        return value.decode("latin-1").strip(" \0")
+
+    def decimals(self, tag: int) -> tuple[float, ...]:
+        """Return numbers written as text, or nothing if any of them is not a number."""
+        try:
+            values = tuple(float(part) for part in self.values.get(tag, b"").decode("ascii", "replace").split("\\"))
+        except ValueError:
+            return ()
+        return values if all(abs(value) < 1e15 for value in values) else ()
 
     def number(self, tag: int, default: int | None = None) -> int:
         """Return an unsigned 16-bit number. Raises ImageRefused if it is absent and there is no default."""
@@ -82,7 +122,9 @@ class DicomFile:
             return None
         end = len(content) if length == _UNDEFINED else 8 + length
         elements = _Walk(content[:end], self.order, self.explicit).collect(8, None)
-        return DicomFile(self.syntax, self.order, self.explicit, elements.values, None, False, True)
+        inherited = {CHARACTER_SET: self.values[CHARACTER_SET]} if CHARACTER_SET in self.values else {}
+        values = inherited | elements.values
+        return DicomFile(self.syntax, self.order, self.explicit, values, None, False, True, elements.vrs)
 
 
 def is_dicom(data: bytes) -> bool:
@@ -117,6 +159,7 @@ def read_file(data: bytes, needed: frozenset[int]) -> DicomFile:
         pixels=None if elements.pixels is None else data[slice(*elements.pixels)],
         encapsulated=elements.encapsulated,
         has_preamble=preamble,
+        vrs=elements.vrs,
     )
 
 
@@ -186,6 +229,7 @@ class _Elements:
     values: dict[int, bytes]
     pixels: tuple[int, int] | None = None
     encapsulated: bool = False
+    vrs: dict[int, bytes] = field(default_factory=dict[int, bytes])
 
 
 class _Walk:
@@ -208,11 +252,14 @@ class _Walk:
                 return elements
             if tag in (_ITEM_END, _SEQUENCE_END):
                 return elements
+            vr = self.data[start + 4 : start + 6]
             start = self.after(tag, value, length)
             if start > len(self.data):
                 raise ImageRefused("truncated", "The DICOM ends before its pixels do.")
             if (needed is None or tag in needed) and start - value <= _LONGEST_VALUE:
                 elements.values.setdefault(tag, self.data[value:start])
+                if self.explicit and vr in _SHORT_VRS:
+                    elements.vrs.setdefault(tag, vr)
         return elements
 
     def header(self, start: int) -> tuple[int, int, int]:

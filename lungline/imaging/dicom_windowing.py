@@ -6,25 +6,27 @@ Sources: DICOM PS3.3 C.7.6.3 (image pixel), C.11.1 (modality LUT), C.11.2 (VOI L
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from lungline.errors import ImageRefused
+from lungline.imaging.contrast import Floats, spread_levels
 from lungline.imaging.dicom_header import DicomFile
 from lungline.imaging.image import Pixels
 
-Floats = npt.NDArray[np.float64]
+Patterns = npt.NDArray[np.unsignedinteger]
 
 PADDING, PADDING_LIMIT = 0x00280120, 0x00280121
 CENTRE, WIDTH, INTERCEPT, SLOPE, FUNCTION = 0x00281050, 0x00281051, 0x00281052, 0x00281053, 0x00281056
-MODALITY_TABLES, WINDOW_TABLES = 0x00283000, 0x00283010
+MODALITY_TABLES, WINDOW_TABLES, SHAPE = 0x00283000, 0x00283010, 0x20500020
 _TABLE_SHAPE, _TABLE = 0x00283002, 0x00283006
-NEEDED = frozenset((PADDING, PADDING_LIMIT, CENTRE, WIDTH, INTERCEPT, SLOPE, FUNCTION, MODALITY_TABLES, WINDOW_TABLES))
+NEEDED = frozenset(
+    (PADDING, PADDING_LIMIT, CENTRE, WIDTH, INTERCEPT, SLOPE, FUNCTION, MODALITY_TABLES, WINDOW_TABLES, SHAPE)
+)
 
 _BLOCK = 1_000_000  # pixels in one look-up, which needs eight bytes a pixel
-# Without a window, the darkest and brightest thousandth are markers, dead pixels and the edge of the collimator.
-_TAIL = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,36 +47,45 @@ class Stored:
         return patterns.astype(np.float64)
 
 
-def grey_levels(
-    raw: npt.NDArray[np.unsignedinteger], stored: Stored, file: DicomFile, *, inverted: bool
-) -> tuple[Pixels, list[str]]:
-    """Convert bit patterns (H, W), uint8 or uint16, to grey levels where bright is dense; also return warnings."""
-    table, warnings = _table(raw, stored, file, inverted=inverted)
-    return _looked_up(raw, table), warnings
+class Levels(NamedTuple):
+    """Grey levels (H, W), bright is dense; warnings for the reader, and routine notes about the conversion."""
+
+    pixels: Pixels
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
-def _table(
-    raw: npt.NDArray[np.unsignedinteger], stored: Stored, file: DicomFile, *, inverted: bool
-) -> tuple[Pixels, list[str]]:
+def grey_levels(patterns: Patterns, stored: Stored, file: DicomFile, *, inverted: bool) -> Levels:
+    """Convert bit patterns (H, W), uint8 or uint16, to grey levels; `inverted` if white is the lowest value."""
     domain = stored.domain()
-    counts = _counts(raw, len(domain))
-    padding = _padding(domain, stored, file)
+    counts = _counts(patterns, len(domain))
+    padding = padding_patterns(stored, file)
     present = (counts > 0) & ~padding
     if not present.any():
         present = counts > 0
     values = _modality(domain, stored, file)
-    shown, how = _window(values, stored, file)
-    if shown is None or np.ptp(shown[present]) == 0:
-        warning = how and "the window shows nothing and was not used"
-        shown, how = _spread(values, np.where(present, counts, 0)), warning or "no window: grey levels were spread"
-    if stored.bits <= 8 and how == "no window: grey levels were spread":
-        shown, how = np.clip(values, 0, 255) if _is_plain(file) else shown, ""
-    levels = 255 - shown if inverted else shown
+    levels, note = _window(values, file)
+    warnings = list[str]()
+    if levels is not None and np.ptp(levels[present]) == 0:
+        warnings.append(f"the {note.removesuffix(' applied')} shows nothing and was not used")
+        levels = None
+    if levels is None and stored.bits <= 8 and not note and _is_plain(file):
+        levels = np.clip(values, 0, 255)
+    elif levels is None:
+        levels = spread_levels(values, np.where(present, counts, 0))
+        note = "" if warnings else "no window: grey levels were spread"
+    if inverted:
+        levels = 255 - levels
     levels[padding] = 0
-    warnings = ["MONOCHROME1 inverted"] * inverted
-    warnings += [how] * bool(how)
-    warnings += [f"{stored.bits} bit reduced to 8"] * (stored.bits > 8)
-    return np.rint(levels).astype(np.uint8), warnings
+    notes = ["inverted: white is the lowest value"] * inverted + [note] * bool(note)
+    notes += [f"{stored.bits} bit reduced to 8"] * (stored.bits > 8)
+    return Levels(_look_up(patterns, np.rint(levels).astype(np.uint8)), tuple(warnings), tuple(notes))
+
+
+def is_inverted(photometric: str, file: DicomFile) -> bool:
+    """Whether the lowest value is white. A presentation LUT shape, where there is one, wins over MONOCHROME1."""
+    shape = file.text(SHAPE)
+    return shape == "INVERSE" if shape in ("IDENTITY", "INVERSE") else photometric == "MONOCHROME1"
 
 
 def _is_plain(file: DicomFile) -> bool:
@@ -89,11 +100,12 @@ def _modality(domain: Floats, stored: Stored, file: DicomFile) -> Floats:
     return domain * (1.0 if slope is None or slope == 0 else slope) + (intercept or 0.0)
 
 
-def _window(values: Floats, stored: Stored, file: DicomFile) -> tuple[Floats | None, str]:
+def _window(values: Floats, file: DicomFile) -> tuple[Floats | None, str]:
     """Return grey levels 0 to 255 by the file's VOI LUT or window, and a note about it; None without either."""
     item = file.first_item(WINDOW_TABLES)
-    if item and (table := _read_table(item, signed=stored.signed)):
-        return table.look_up(values) * (255 / ((1 << table.bits) - 1)), "window table applied"
+    # Whatever the VR of the first input: after a rescale to negative values, it is negative as well.
+    if item and (table := _read_table(item, signed=bool(values.min() < 0))):
+        return table.look_up(values) * (255 / table.top), "window table applied"
     centre, width = file.decimal(CENTRE), file.decimal(WIDTH)
     if centre is None or width is None or width <= 0:
         return None, ""
@@ -107,25 +119,25 @@ def _window(values: Floats, stored: Stored, file: DicomFile) -> tuple[Floats | N
     return np.clip(shown, 0, 1) * 255, "window applied"
 
 
-def _spread(values: Floats, counts: npt.NDArray[np.int64]) -> Floats:
-    """Spread grey levels from the darkest to the brightest value, without the tails."""
-    order = np.argsort(values, kind="stable")
-    share = np.cumsum(counts[order]) / max(1, counts.sum())
-    low = values[order[np.searchsorted(share, _TAIL, side="right")]]
-    high = values[order[min(len(order) - 1, np.searchsorted(share, 1 - _TAIL))]]
-    if high <= low:
-        seen = values[counts > 0]
-        low, high = (seen.min(), seen.max()) if len(seen) else (0.0, 1.0)
-    return np.clip((values - low) / (high - low if high > low else 1.0), 0, 1) * 255
-
-
-def _padding(domain: Floats, stored: Stored, file: DicomFile) -> npt.NDArray[np.bool_]:
-    """Return which patterns are padding."""
+def padding_patterns(stored: Stored, file: DicomFile) -> npt.NDArray[np.bool_]:
+    """Return which bit patterns are padding, whether its value fits in the bits in use or not."""
+    domain = stored.domain()
     if len(file.values.get(PADDING, b"")) < 2:
         return np.zeros(len(domain), np.bool_)
-    first = _signed(file.number(PADDING), signed=stored.signed)
-    last = _signed(file.number(PADDING_LIMIT, file.number(PADDING)), signed=stored.signed)
-    return (domain >= min(first, last)) & (domain <= max(first, last))
+    first, last = file.number(PADDING), file.number(PADDING_LIMIT, file.number(PADDING))
+    low, high = sorted(_signed(value, signed=stored.signed) for value in (first, last))
+    padding = (domain >= low) & (domain <= high)
+    if is_wide_padding(stored, file):
+        low, high = sorted(value & (len(domain) - 1) for value in (first, last))
+        padding[low : high + 1] = True
+    return padding
+
+
+def is_wide_padding(stored: Stored, file: DicomFile) -> bool:
+    """Whether the value of padding does not fit in the bits in use."""
+    value = _signed(file.number(PADDING, 0), signed=stored.signed)
+    low = -(1 << (stored.bits - 1)) if stored.signed else 0
+    return not low <= value < low + (1 << stored.bits)
 
 
 def _signed(value: int, *, signed: bool) -> int:
@@ -135,7 +147,7 @@ def _signed(value: int, *, signed: bool) -> int:
 @dataclass(frozen=True, slots=True)
 class _LookUp:
     first: int
-    bits: int
+    top: int
     entries: Floats
 
     def look_up(self, values: Floats) -> Floats:
@@ -150,26 +162,27 @@ def _read_table(item: DicomFile, *, signed: bool) -> _LookUp | None:
         return None
     count, first, bits = np.frombuffer(shape[:6], item.order + "u2").tolist()
     count = count or 65536
-    if not 8 <= bits <= 16:
-        return None
     # Entries of eight bits are packed, or stored in a word each; the length shows which.
-    packed = bits == 8 and len(data) < 2 * count
+    packed = len(data) < 2 * count
     entries = np.frombuffer(data, "u1" if packed else item.order + "u2", -1 if packed else len(data) // 2)[:count]
     if len(entries) < count:
         raise ImageRefused("corrupt", "The DICOM's table of grey levels is too short.")
-    top = (1 << bits) - 1
-    return _LookUp(_signed(first, signed=signed), bits, np.minimum(entries, top).astype(np.float64))
+    # Tables that are declared wider or narrower than their entries reach from 0 to the largest one.
+    largest = int(entries.max())
+    top = (1 << bits) - 1 if largest.bit_length() == bits else max(1, largest)
+    signed = signed or item.vrs.get(_TABLE_SHAPE) == b"SS"
+    return _LookUp(_signed(first, signed=signed), top, entries.astype(np.float64))
 
 
-def _counts(raw: npt.NDArray[np.unsignedinteger], size: int) -> npt.NDArray[np.int64]:
-    flat, counts = raw.reshape(-1), np.zeros(size, np.int64)
+def _counts(patterns: Patterns, size: int) -> npt.NDArray[np.int64]:
+    flat, counts = patterns.reshape(-1), np.zeros(size, np.int64)
     for start in range(0, len(flat), _BLOCK):
         counts += np.bincount(flat[start : start + _BLOCK], minlength=size)
     return counts
 
 
-def _looked_up(raw: npt.NDArray[np.unsignedinteger], table: Pixels) -> Pixels:
-    flat, levels = raw.reshape(-1), np.empty(raw.size, np.uint8)
+def _look_up(patterns: Patterns, table: Pixels) -> Pixels:
+    flat, levels = patterns.reshape(-1), np.empty(patterns.size, np.uint8)
     for start in range(0, len(flat), _BLOCK):
         np.take(table, flat[start : start + _BLOCK], out=levels[start : start + _BLOCK], mode="clip")
-    return levels.reshape(raw.shape)
+    return levels.reshape(patterns.shape)

@@ -70,7 +70,8 @@ class DecodedImage:
     """A decoded image: grey uint8 pixels (H, W), bright is dense.
 
     `width` and `height` are those of the original in pixels, upright; `pixels` may be smaller after a reduced decode.
-    `colour` is the mean chroma of the original, 0 (grey) to 1: evidence that it is not an X-ray. `not_frontal` is the
+    `colour` is the mean chroma of the original, 0 (grey) to 1: evidence that it is not an X-ray.
+    `warnings` are for the person who reads the result; `notes` are about routine conversions. `not_frontal` is the
     reason, for a person, why the file's header rules out a frontal chest X-ray; None when it does not.
     """
 
@@ -80,6 +81,7 @@ class DecodedImage:
     height: int
     colour: float
     warnings: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     not_frontal: str | None = None
 
     @property

@@ -36,6 +36,7 @@ class Container:
 
     `width` and `height` are as stored, before `orientation` (EXIF 1 to 8) is applied. If `rgb`, a JPEG with three
     components stores red, green and blue instead of luma and chroma. If `inverted`, white is 0.
+    `warnings` are about what the file has besides this image.
     """
 
     format: str
@@ -46,6 +47,7 @@ class Container:
     rgb: bool
     data: bytes
     inverted: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 def read_jpeg(data: bytes, check_size: CheckSize) -> Container:

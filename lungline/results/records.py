@@ -116,6 +116,7 @@ class ResultRecord(_Part):
     message: str | None = None
     superseded_by: str | None = None
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     model: ModelFacts
     upload: UploadFacts
     read: ReadFacts | None = None

@@ -110,3 +110,8 @@ def compressed(pixels: np.ndarray, syntax: str, bits: int) -> bytes:
         return bytes(imagecodecs.jpegls_encode(unsigned, level=2 if syntax == JPEG_LS_NEAR else 0))
     lossless = syntax == JPEG_2000
     return bytes(imagecodecs.jpeg2k_encode(pixels, level=0 if lossless else 80, codecformat="j2k", reversible=lossless))
+
+
+def window(values: np.ndarray, centre: float, width: float) -> np.ndarray:
+    """Grey levels through a linear window (PS3.3 C.11.2.1.2.1)."""
+    return np.rint(np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0, 1) * 255)
