@@ -36,8 +36,8 @@ Array = TypeVar("Array", bound=npt.NDArray[Any])
 class Turn:
     """How stored pixels are turned upright: exchange of rows and columns first, then flips.
 
-    `orientation` is the patient orientation after that, empty where the header does not say. `not_frontal` is why it cannot
-    be a frontal image.
+    `orientation` is the patient orientation after that, empty where the header does not say. `not_frontal` is why it
+    cannot be a frontal image.
     """
 
     transpose: bool = False
