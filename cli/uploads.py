@@ -14,10 +14,18 @@ app = typer.Typer()
 Since = Annotated[str | None, typer.Option(help="Only what came since this moment, such as 2026-11-21T22:00.")]
 
 
+def _checked_prefix(prefix: str) -> str:
+    if {".", ".."} & set(prefix.split("/")):
+        raise typer.BadParameter(f"{prefix} has the part . or .., which means no folder in a bucket")
+    return prefix
+
+
 @app.command()
 def upload(
     files: Annotated[list[Path], typer.Argument(help="X-ray images.", exists=True, dir_okay=False)],
-    prefix: Annotated[str, typer.Option(help="Put before each file's name to make its key.")] = "",
+    prefix: Annotated[
+        str, typer.Option(help="Put before each file's name to make its key.", callback=_checked_prefix)
+    ] = "",
     home: Home = None,
     as_json: Json = False,
 ) -> None:

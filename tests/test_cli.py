@@ -32,6 +32,15 @@ def test_an_error_is_one_sentence_and_exit_code_1(
     assert shown.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("prefix", ["a/../", "./", "..", "a/./b/"])
+def test_a_prefix_that_leads_elsewhere_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, prefix: str
+) -> None:
+    (tmp_path / "x.png").touch()
+    assert run(monkeypatch, "upload", "x.png", "--prefix", prefix) == 2
+    assert f"{prefix} has the part . or .." in capsys.readouterr().err
+
+
 def test_a_command_that_needs_a_stack_says_how_to_start_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
