@@ -73,8 +73,9 @@ class ZipSource:
 
     @property
     def has_arrays(self) -> bool:
-        """Whether the file is an .npz with images: a zip of arrays."""
-        return any(f"{split}_images.npy" in self._members for split in SPLITS)
+        """Whether the file is an .npz: a zip with the arrays of a split, or with nothing but arrays."""
+        arrays = [path for path in self._members if path.lower().endswith(".npy")]
+        return any(f"{split}_images.npy" in arrays for split in SPLITS) or 0 < len(arrays) == len(self._members)
 
     def paths(self) -> Sequence[str]:
         """All files, in the order of their paths."""

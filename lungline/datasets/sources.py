@@ -6,6 +6,7 @@ A source lists the paths of its files and reads one of them. Nothing is ever ext
 import math
 import os
 import stat
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -106,6 +107,7 @@ def _too_large(path: str, max_bytes: int) -> DataError:
 
 # PneumoniaMNIST at 224 px has 0.3 GB; a header that claims more than this is damaged or hostile.
 _MOST_BYTES = 4 * 2**30
+_NAMES_SHOWN = 6
 
 
 class ArraySource:
@@ -120,10 +122,14 @@ class ArraySource:
                     if f"{split}_images.npy" in archive.namelist():
                         self._images[split] = _load(archive, f"{split}_images")
                         self._labels[split] = _load(archive, f"{split}_labels")
+                names = [name.removesuffix(".npy") for name in archive.namelist()]
         except (OSError, zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, ValueError) as exc:
-            raise DataError(f"{file} cannot be read as an .npz: {exc}.") from exc
+            raise DataError(f"{printable(str(file))} cannot be read as an .npz: {exc}.") from exc
         if not self._images:
-            raise DataError(f"{file}: expected arrays {{train,val,test}}_{{images,labels}}; found none of them.")
+            raise DataError(
+                f"{printable(str(file))}: expected arrays {{train,val,test}}_{{images,labels}}; "
+                f"found {printable(', '.join(names[:_NAMES_SHOWN]))}{' ...' if len(names) > _NAMES_SHOWN else ''}."
+            )
         for split in self._images:
             self._check(split)
 
@@ -142,16 +148,17 @@ class ArraySource:
 
     def _check(self, split: str) -> None:
         images, labels = self._images[split], self._labels[split]
-        if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
+        colour = images.ndim == 4 and images.shape[3] == 3
+        if images.dtype != np.uint8 or not (images.ndim == 3 or colour) or 0 in images.shape[1:]:
             raise DataError(
                 f"{split}_images: expected uint8 of shape (N, H, W) or (N, H, W, 3); "
                 f"found {images.dtype} of shape {images.shape}."
             )
-        if labels.dtype.kind not in "iu" or labels.size != len(images) or not np.isin(labels, (0, 1)).all():
-            raise DataError(
-                f"{split}_labels: expected {len(images)} integers 0 ({CLASSES[0]}) or 1 ({CLASSES[1]}); "
-                f"found {labels.dtype} of shape {labels.shape}."
-            )
+        expected = f"{split}_labels: expected {len(images)} integers 0 ({CLASSES[0]}) or 1 ({CLASSES[1]})"
+        if labels.dtype.kind not in "biu" or labels.shape not in {(len(images),), (len(images), 1)}:
+            raise DataError(f"{expected}; found {labels.dtype} of shape {labels.shape}.")
+        if not np.isin(labels, (0, 1)).all():
+            raise DataError(f"{expected}; found {labels.min()} to {labels.max()}.")
 
 
 def _load(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
@@ -161,7 +168,12 @@ def _load(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
         if version not in ((1, 0), (2, 0)):
             raise ValueError(f"{name} has array format {version}")
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, columns_first, dtype = header(file)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about headers that Python 2 wrote
+                shape, columns_first, dtype = header(file)
+        except Exception as exc:  # NumPy passes on whatever Python's own parser raises
+            raise ValueError(f"{name} has a damaged header: {exc}") from exc
         size = math.prod(shape) * dtype.itemsize
         if dtype.hasobject or min(shape, default=0) < 0 or size > _MOST_BYTES:
             raise ValueError(f"{name} holds {dtype} of shape {shape}")
