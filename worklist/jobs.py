@@ -2,31 +2,26 @@
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable
 
 from sqlalchemy import select, update
 from starlette.concurrency import run_in_threadpool
 
-from lungline import tracing
 from lungline.errors import DataError, LunglineError, ObjectGone
 from lungline.results.records import ResultRecord
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
-from worklist import metrics
-from worklist.database import counters, entries, notices, readings
-from worklist.database.access import signer
+from worklist.database import counters, entries, readings
 from worklist.database.models import ResultRow
-from worklist.database.notices import Due
 from worklist.database.session import Database
 from worklist.exports.images import ImageRenderer
 from worklist.exports.secondary_capture import capture, capture_key
-from worklist.rules import LOCAL_FILE, NoticeRule
+from worklist.notifier import Notifier
 
 EVERY_SECONDS = 1.0
+STOP_SECONDS = 3.0
 # Images may be added to the research bucket later, without an event.
 RECOUNT_SECONDS = 60.0
 
@@ -36,23 +31,24 @@ _log = logging.getLogger(__name__)
 class Jobs:
     """The jobs of one worklist; each round does what is due."""
 
-    def __init__(
-        self, database: Database, storage: Storage, settings: Settings, rules: Sequence[NoticeRule], address: str
-    ) -> None:
+    def __init__(self, database: Database, storage: Storage, settings: Settings, notifier: Notifier) -> None:
         self._database = database
         self._storage = storage
         self._settings = settings
-        self._rules = {rule.name: rule for rule in rules}
-        self._address = (settings.worklist.uri or address).rstrip("/")
+        self._notifier = notifier
         self._images = ImageRenderer(storage, settings)
         self._stopping = asyncio.Event()
-        self._signer = signer(settings, "acknowledge")
         self._unsure, self._recount = -1, 0.0
 
     async def run(self) -> None:
-        """Run rounds until stopped."""
+        """Run rounds until stopped; notices do not wait for the store."""
+        stored = (self.save_readings, self.save_captures, self.count_deidentified)
+        await asyncio.gather(self._repeat(self.send_notices), self._repeat(*stored))
+        await run_in_threadpool(self._notifier.join, STOP_SECONDS)
+
+    async def _repeat(self, *jobs: Callable[[], None]) -> None:
         while not self._stopping.is_set():
-            for job in (self.send_notices, self.save_readings, self.save_captures, self.count_deidentified):
+            for job in jobs:
                 await run_in_threadpool(_attempt, job)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), EVERY_SECONDS)
@@ -62,26 +58,8 @@ class Jobs:
         self._stopping.set()
 
     def send_notices(self) -> None:
-        """Send due notices, and escalate those that were not acknowledged in time."""
-        with self._database.reading() as session:
-            if not notices.anything_due(session):
-                return
-        with self._database.writing() as session:
-            notices.escalate(session, list(self._rules.values()))
-            due = notices.claim(session)
-        for notice in due:
-            with tracing.span("notice", tracing.of_upload(notice.identity), "client") as span:
-                error = self._send(notice)
-                span.add(sent=not error)
-            _log.info("notice failed" if error else "notice sent", extra={"identity": notice.identity})
-            metrics.notice_outcome("failed" if error else "sent").inc()
-            with self._database.writing() as session:
-                if error:
-                    notices.mark_failed(session, notice, error)
-                else:
-                    rule = self._rules.get(notice.rule)
-                    last = rule is None or notice.step + 1 >= len(rule.to)
-                    notices.mark_sent(session, notice.number, None if last or not rule else rule.escalate_minutes)
+        """Start sending due notices, and escalate those that were not acknowledged in time."""
+        self._notifier.send_due()
 
     def save_readings(self) -> None:
         """Store new readings in S3."""
@@ -128,39 +106,6 @@ class Jobs:
             _log.warning("Upload %s gets no DICOM result: %s", record.upload.identity, exc)
         else:
             self._storage.put_if_absent(bucket, capture_key(record), data, "application/dicom")
-
-    def _send(self, due: Due) -> str | None:
-        """Send one notice; return what went wrong, without the target's URL."""
-        rule = self._rules.get(due.rule)
-        if rule is None or due.step >= len(rule.to) or due.target >= len(rule.to[due.step]):
-            return "The rule no longer has this target."
-        link = f"{self._address}/x/{due.identity}"
-        target = rule.to[due.step][due.target]
-        if target == LOCAL_FILE:
-            self._write(rule.name, due.step, link)
-            return None
-        acknowledge = f"{self._address}/acknowledge/{self._signer.dumps(due.identity)}"
-        text = f"An X-ray on the worklist needs to be read.\n\nOpen it: {link}\nAcknowledge: {acknowledge}\n"
-        return _notify(target, f"Lungline worklist: {rule.name}", text)
-
-    def _write(self, rule: str, step: int, link: str) -> None:
-        folder = self._settings.home / "worklist"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "rule": rule, "step": step, "link": link}
-        with (folder / "notices.log").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-
-
-def _notify(target: str, title: str, text: str) -> str | None:
-    import apprise
-
-    sender = apprise.Apprise()
-    sender.add(target)
-    try:
-        accepted = sender.notify(body=text, title=title)
-    except Exception as exc:  # noqa: BLE001 - each of a hundred services has its own errors
-        return f"The service failed ({type(exc).__name__})."
-    return None if accepted else "The service did not accept the notice."
 
 
 def _attempt(job: Callable[[], None]) -> None:

@@ -151,7 +151,12 @@ class NoticeRule(BaseModel):
 
 FIELDS = tuple(NoticeRule.model_fields)
 # What people write instead, where the letters give no hint.
-_SYNONYMS = {"threshold": "risk", "probability": "risk", "score": "risk", "target": "to", "targets": "to", "url": "to", "folder": "prefix", "key": "prefix", "time": "hours", "from": "hours"}  # fmt: skip
+_SYNONYMS = {
+    **dict.fromkeys(("threshold", "probability", "score"), "risk"),
+    **dict.fromkeys(("target", "targets", "url"), "to"),
+    **dict.fromkeys(("folder", "key"), "prefix"),
+    **dict.fromkeys(("time", "from"), "hours"),
+}
 
 
 def load_rules(path: Path | None) -> tuple[NoticeRule, ...]:

@@ -34,7 +34,7 @@ from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from worklist.database import entries
 from worklist.database.access import COOKIE, Access, Role
-from worklist.database.session import BUSY_SECONDS, Database
+from worklist.database.session import Database
 from worklist.web.app import WorklistServer, build_app
 
 START = datetime(2026, 3, 1, 8, 0, tzinfo=UTC)
@@ -127,9 +127,9 @@ class Site:
 
 @contextmanager
 def running_site(
-    settings: Settings, storage: Storage | None = None, *, port: int = 0, busy_seconds: float = BUSY_SECONDS
+    settings: Settings, storage: Storage | None = None, *, port: int = 0, **options: float
 ) -> Iterator[Site]:
-    """A worklist, by default on a free port, until the context ends."""
+    """A worklist, by default on a free port, until the context ends; `options` are parameters of `build_app`."""
     listener = socket.create_server(("127.0.0.1", port))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     # By default the store never answers.
@@ -137,7 +137,7 @@ def running_site(
         settings,
         storage or Storage("http://127.0.0.1:9", access_key=SecretStr("a"), secret_key=SecretStr("b")),
         address=url,
-        busy_seconds=busy_seconds,
+        **options,
     )
     server = WorklistServer(app)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from lungline.results.records import ResultRecord
@@ -20,6 +20,10 @@ ATTEMPTS = 12
 _GIVE_WAY_AFTER = 7
 FIRST_WAIT = timedelta(seconds=10)
 LONGEST_WAIT = timedelta(minutes=30)
+
+
+# A rule's name, the number of a group in it, and of a target in that group, from 0.
+Target = tuple[str, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +49,39 @@ def queue(session: Session, rules: Sequence[NoticeRule], record: ResultRecord) -
 def anything_due(session: Session) -> bool:
     """Whether there is a notice to send or to escalate."""
     now = datetime.now(UTC)
-    ready = Notice.state.in_(("waiting", "sending")) & (Notice.due <= now)
     overdue = (Notice.escalates <= now) & Notice.acknowledged.is_(None)
-    return session.scalar(select(Notice.number).where(ready | overdue).limit(1)) is not None
+    return session.scalar(select(Notice.number).where(_due() | overdue).limit(1)) is not None
 
 
-def claim(session: Session, limit: int = 20) -> list[Due]:
-    """Take due notices for sending; no other process gets them for five minutes."""
-    now = datetime.now(UTC)
-    ready = Notice.state.in_(("waiting", "sending")) & (Notice.due <= now)
+def due_targets(session: Session) -> set[Target]:
+    """The targets that have due notices."""
+    place = (Notice.rule, Notice.step, Notice.target)
+    return {(row[0], row[1], row[2]) for row in session.execute(select(*place).where(_due()).distinct())}
+
+
+def claim(session: Session, targets: Sequence[Target], limit: int) -> list[Due]:
+    """Take due notices of these targets for sending; no other process gets them for five minutes."""
+    return _claim(session, tuple_(Notice.rule, Notice.step, Notice.target).in_(targets), limit)
+
+
+def claim_orphans(session: Session, targets: Sequence[Target], limit: int = 20) -> list[Due]:
+    """Take due notices whose target is not among these, which are all that the rules have."""
+    return _claim(session, tuple_(Notice.rule, Notice.step, Notice.target).not_in(targets), limit)
+
+
+def _claim(session: Session, condition: ColumnElement[bool], limit: int) -> list[Due]:
     rows = session.scalars(
-        select(Notice).where(ready).order_by(Notice.due).limit(limit).with_for_update(skip_locked=True)
+        select(Notice).where(_due(), condition).order_by(Notice.due).limit(limit).with_for_update(skip_locked=True)
     ).all()
     for notice in rows:
         notice.state = "sending"
-        notice.due = now + timedelta(minutes=SENDING_MINUTES)
+        notice.due = datetime.now(UTC) + timedelta(minutes=SENDING_MINUTES)
         notice.attempts += 1
     return [Due(row.number, row.identity, row.rule, row.step, row.target, row.attempts) for row in rows]
+
+
+def _due() -> ColumnElement[bool]:
+    return Notice.state.in_(("waiting", "sending")) & (Notice.due <= datetime.now(UTC))
 
 
 def mark_sent(session: Session, number: int, escalate_minutes: float | None) -> None:

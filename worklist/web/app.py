@@ -27,6 +27,7 @@ from worklist.database.session import BUSY_SECONDS, Database
 from worklist.exports.images import ImageRenderer
 from worklist.jobs import Jobs
 from worklist.metrics import CountedRequests
+from worklist.notifier import TIMEOUT_SECONDS, Notifier
 from worklist.rules import load_rules
 from worklist.web import events, exports, list_page, oidc, sign_in, viewer
 from worklist.web.context import Forbidden, NotFound, SignInNeeded, Worklist, wants_page
@@ -54,6 +55,7 @@ def build_app(
     *,
     address: str = "http://127.0.0.1:8900",
     busy_seconds: float = BUSY_SECONDS,
+    notice_timeout: float = TIMEOUT_SECONDS,
 ) -> FastAPI:
     """Build the service; `address` is its public URL unless `worklist.uri` is set.
 
@@ -72,8 +74,9 @@ def build_app(
     access = Access(database, settings)
     images = ImageRenderer(storage, settings)
     app = FastAPI(lifespan=_lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    notifier = Notifier(database, settings, rules, (settings.worklist.uri or address).rstrip("/"), notice_timeout)
     app.state.worklist = Worklist(settings, database, storage, access, live, pages, images, rules)
-    app.state.jobs = Jobs(database, storage, settings, rules, address)
+    app.state.jobs = Jobs(database, storage, settings, notifier)
     for routes in (events, list_page, viewer, sign_in, exports):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=FOLDER / "static"))
