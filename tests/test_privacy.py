@@ -3,7 +3,7 @@ import json
 import logging
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,52 @@ class TestDicom:
         image = deidentify(capture, PSEUDONYMS)
         assert leaks(image.data) == []
         assert decode(image.data).pixels.shape == (96, 128)
+
+    @pytest.mark.parametrize(
+        ("orientation", "stored"),
+        [
+            (["L", "F"], lambda upright: upright),
+            (["R", "F"], lambda upright: upright[:, ::-1]),
+            (["L", "H"], lambda upright: upright[::-1]),
+            (["R", "H"], lambda upright: upright[::-1, ::-1]),
+            (["F", "L"], lambda upright: upright.T),
+            (["H", "R"], lambda upright: upright[::-1, ::-1].T),
+            (["F", "R"], lambda upright: upright[:, ::-1].T),
+        ],
+        ids=lambda value: "".join(value) if isinstance(value, list) else "",
+    )
+    def test_the_copy_is_upright_and_says_so(self, orientation: list[str], stored: Callable[[Any], Any]) -> None:
+        """Its pixels and its orientation agree, and it is not turned again when it is read."""
+        window = {"WindowCenter": "2048", "WindowWidth": "4096"}
+        pixels = np.ascontiguousarray(stored(film(128)))
+        copy = deidentify(write(pixels, bits=12, PatientOrientation=orientation, **window), PSEUDONYMS).data
+        ours, theirs = decode(copy).pixels, decode(write(film(128), bits=12, **window)).pixels
+        untouched = ~find_text(theirs)
+        assert np.array_equal(ours[untouched], theirs[untouched])
+        header = pydicom.dcmread(io.BytesIO(copy))
+        assert header.PatientOrientation == ["L", "F"]
+        assert header.pixel_array.shape == film(128).shape
+
+    def test_the_copy_of_a_lateral_image_keeps_its_orientation(self) -> None:
+        data = write(film(128), bits=12, PatientOrientation=["A", "F"], ImageOrientationPatient=[0, -1, 0, 0, 0, -1])
+        header = pydicom.dcmread(io.BytesIO(deidentify(data, PSEUDONYMS).data))
+        assert header.PatientOrientation == ["A", "F"]
+        assert "ImageOrientationPatient" not in header
+
+    @pytest.mark.parametrize(
+        "elements",
+        [
+            {"PixelAspectRatio": ["2", "1"]},
+            {"PixelSpacing": [0.2, 0.1]},
+            {"ImagerPixelSpacing": [0.1, 0.2], "PatientOrientation": ["F", "L"]},
+        ],
+        ids=["ratio", "spacing", "on its side"],
+    )
+    def test_the_copy_keeps_the_proportions(self, elements: dict[str, Any]) -> None:
+        data = write(film(128), bits=12, WindowCenter="2048", WindowWidth="4096", **elements)
+        ours, theirs = decode(deidentify(data, PSEUDONYMS).data), decode(data)
+        assert ours.pixels.shape == theirs.pixels.shape
+        assert theirs.pixels.shape in {(192, 128), (256, 96)}
 
     def test_the_libraries_log_nothing_of_the_file(self, caplog: pytest.LogCaptureFixture, capfd: Any) -> None:
         odd = named_film().replace(b"19570812", b"1957MUST").replace(b"101112", b"STMARY")

@@ -58,7 +58,15 @@ _CLEAN_PIXELS = ("113101", "DCM", "Clean Pixel Data Option")
 _NUMBERS = {
     *("Rows", "Columns", "SamplesPerPixel", "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit"),
     *("PixelRepresentation", "PixelPaddingValue", "WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept"),
-    *("PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio", "KVP", "ExposureInuAs", "DistanceSourceToDetector"),
+    *(
+        "PixelSpacing",
+        "ImagerPixelSpacing",
+        "PixelAspectRatio",
+        "PixelAspectRatio",
+        "KVP",
+        "ExposureInuAs",
+        "DistanceSourceToDetector",
+    ),
     *("PixelIntensityRelationshipSign",),
 }
 _WORDS = {
