@@ -1,4 +1,4 @@
-"""How fast serving is."""
+"""Measure how fast serving is."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,41 +16,43 @@ app = typer.Typer()
 @app.command()
 def bench(
     model: Annotated[
-        str | None, typer.Option(help="champion, a version, or a package's folder; otherwise one is made, untrained.")
+        str | None,
+        typer.Option(metavar="MODEL", help="champion, a version, or a package's folder [default: an untrained model]."),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A minute or two; its figures say little.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Take two minutes; the numbers are rough.")] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Measure serving beside FastAPI with Keras, KServe with a SavedModel and its floor, and say which goals are met.
+    """Measure serving beside its peers.
 
-    Takes about six minutes, wants the machine for itself, and needs no running stack: it starts its own.
+    Compares the predictor with FastAPI and Keras, with KServe and a SavedModel, and with decoding and inference alone,
+    and says which goals are met. It takes about six minutes on an otherwise idle machine and starts all servers itself.
     """
     try:
         from benchmarks import summary
     except ModuleNotFoundError as exc:
-        raise StackError("The benchmarks are not in the wheel: run this in a checkout, with `make bench`.") from exc
+        raise StackError("The benchmarks are not in the wheel: run `make bench` in a checkout.") from exc
     with ExitStack() as stack:
         package = None
         if model is not None:
             settings = configured(home) if Path(model).is_dir() else connected(home)
             package = stack.enter_context(package_of(model, settings)).folder
         effort = summary.QUICK if quick else summary.Effort()
-        found = summary.measure(package, effort, lambda line: console.progress.print(line, markup=False))
-    show(found, as_json, lambda: _tables(found, summary.rows(found), summary.contestants(found)))
+        measured = summary.measure(package, effort, lambda line: console.progress.print(line, markup=False))
+    show(measured, as_json, lambda: _tables(measured, summary.rows(measured), summary.contestants(measured)))
 
 
-def _tables(found: dict[str, Any], goals: list[Any], contestants: list[Any]) -> None:
-    machine = found["machine"]
+def _tables(measured: dict[str, Any], goals: list[Any], contestants: list[Any]) -> None:
+    machine = measured["machine"]
     console.say(
         f"{machine['cores']} cores of {machine['processor']}, load {machine['load_average']:.1f} at the start; "
-        f"model: {found['model']}; {found['seconds']} s in all."
+        f"model: {measured['model']}; {measured['seconds']} s in all."
     )
     console.table(
-        ("network", "contestant", "pictures/s", "per CPU second", "cores used", "p50 ms", "p99 ms", "settings"),
+        ("network", "contestant", "images/s", "per CPU second", "cores used", "p50 ms", "p99 ms", "settings"),
         contestants,
     )
     console.say("")
-    console.table(("figure", "goal", "found", "met"), goals)
-    for benchmark, sentence in found["errors"].items():
+    console.table(("metric", "goal", "measured", "met"), goals)
+    for benchmark, sentence in measured["errors"].items():
         console.notice(f"{benchmark} failed: {sentence}")

@@ -3,6 +3,7 @@
 Progress goes to standard error, results to standard output, so that `--json` and pipes stay clean.
 """
 
+import io
 import json
 import re
 import sys
@@ -28,8 +29,10 @@ COLOURS = {
 
 if TYPE_CHECKING:
     from components.step_events import Event
+    from laptop.supervision.status import ServiceStatus
     from lungline.evaluation.gate import GateVerdict
     from lungline.evaluation.metrics import Evaluation
+    from lungline.health_check import Check
     from lungline.registry.history import PromotionEntry
     from lungline.registry.versions import Version
     from lungline.results.records import ResultRecord
@@ -39,34 +42,41 @@ progress = Console(stderr=True, highlight=False, soft_wrap=True)
 output = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 
 
+def accept_any_text() -> None:
+    """Let standard output and error escape what their encoding lacks, instead of raising UnicodeEncodeError."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def step(name: str, text: str, style: str = "") -> None:
-    """One line of progress: who, and what it did."""
+    """Show one line of progress: a step and what it did."""
     progress.print(Text.assemble((f"{name:>14}  ", "bold cyan"), (text, style)))
 
 
 def heading(text: str) -> None:
-    """A line that opens a part of a longer command."""
+    """Show the line that opens a stage of a longer command."""
     progress.print()
     progress.print(Text(text, style="bold"))
 
 
 def notice(text: str) -> None:
-    """Something a person must not miss."""
+    """Show something a person must not miss."""
     progress.print(Text(text, style="bold yellow"))
 
 
 def error(text: str) -> None:
-    """The one sentence of a failure."""
+    """Show the one sentence of a failure."""
     progress.print(Text.assemble(("Error: ", "bold red"), text))
 
 
 def say(text: str, style: str = "") -> None:
-    """One line of result."""
+    """Print one line of the result."""
     output.print(Text(text, style=style))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Rows under their columns; words with a known meaning are coloured."""
+    """Print rows under their columns; known words are coloured."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         shown.add_column(column, overflow="fold")
@@ -77,52 +87,63 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 
 def dump(value: Mapping[str, Any] | Sequence[Any]) -> None:
-    """One JSON value on one line of standard output."""
-    print(json.dumps(value, default=str, ensure_ascii=False))  # Rich would fold a long line
+    """Print one JSON value on one line; letters that the terminal's encoding lacks become JSON escapes."""
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    print(text if _is_printable(text) else json.dumps(value, default=str))  # Rich would fold a long line
 
 
 def bar(risk: float, width: int = 20) -> str:
-    """A risk between 0 and 1 as a bar of `width` characters."""
+    """Draw a risk between 0 and 1 as a bar of `width` characters."""
+    full, empty = "█░" if _is_printable("█░") else "#."
     filled = round(risk * width)
-    return "█" * filled + "░" * (width - filled)
+    return full * filled + empty * (width - filled)
+
+
+def _is_printable(text: str) -> bool:
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            text.encode(stream.encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def raw(lines: Iterable[str]) -> None:
-    """Lines for another program: no colour, no folding."""
+    """Print lines for another program: no colour, no folding."""
     for line in lines:
         print(line)
 
 
 def service_changed(name: str, state: str) -> None:
-    """A service of the stack has another state; that it has not begun yet is no news."""
+    """Show a service's new state; that it has not started yet is no news."""
     if state != "stopped":
         step(name, state, COLOURS.get(state, ""))
 
 
-def stack(services: Iterable[Any], looked: Iterable[Any] = ()) -> None:
-    """The services of the stack, one a line, and what their figures say."""
-    rows = [(p.name, p.state, p.pid, p.address, p.restarts or "", p.note or "") for p in services]
+def stack(services: "Iterable[ServiceStatus]", health: "Iterable[Check]" = ()) -> None:
+    """Print the services of the stack, one a line, and the checks of their metrics."""
+    rows = [(s.name, s.state, s.pid, s.address, s.restarts or "", s.note or "") for s in services]
     table(("service", "state", "pid", "address", "restarts", "note"), rows)
-    for check in looked:
+    for check in health:
         text = check.finding if check.passed else f"{check.finding}. {check.cure}"
         say(f"{check.name:>14}  {text}", "" if check.passed else "red")
 
 
-def checks(found: Iterable[Any]) -> None:
-    """What the doctor has found."""
-    rows = [("passed" if c.passed else "failed", c.name, c.finding, c.cure if not c.passed else "") for c in found]
+def checks(results: Iterable[Any]) -> None:
+    """Print the checks of `lungline doctor`."""
+    rows = [("passed" if c.passed else "failed", c.name, c.finding, c.cure if not c.passed else "") for c in results]
     table(("", "check", "finding", "cure"), rows)
 
 
 def result(record: "ResultRecord") -> None:
-    """One saved result: the label, the risk, and a reason where there is no risk."""
+    """Print one saved result: the label and the risk, or the reason why there is none."""
     risk = f"{bar(record.probability)} {record.probability:6.1%}" if record.probability is not None else ""
     label = record.label or record.outcome
     say(f"{label:>10}  {risk or record.message or record.reason}  {record.upload.key}", COLOURS.get(label, ""))
 
 
 def results(records: "Sequence[ResultRecord]") -> None:
-    """Saved results."""
+    """Print saved results."""
     rows = [
         (
             f"{r.times.done:%Y-%m-%d %H:%M:%S}",
@@ -139,13 +160,13 @@ def results(records: "Sequence[ResultRecord]") -> None:
 
 
 def counter(done: int) -> None:
-    """How far a long piece of work has come; at a terminal only."""
+    """Show how far a long command has come; at a terminal only."""
     if progress.is_terminal:
         progress.print(Text(f"{done:>14}", style="dim"), end="\r")
 
 
 def pipeline_event(event: "Event") -> None:
-    """A step of the pipeline has started, moved on, or ended; counters stand still on one line, at a terminal only."""
+    """Show that a pipeline step has started, moved on or ended; counters stay on one line, at a terminal only."""
     if re.fullmatch(r"\d+ of \d+", event.text) and event.kind == "progress":
         if progress.is_terminal:
             progress.print(Text(f"{event.step.replace('_', ' '):>14}  {event.text}", style="dim"), end="\r")
@@ -156,9 +177,9 @@ def pipeline_event(event: "Event") -> None:
     step(event.step.replace("_", " "), f"{text}{took}", style)
 
 
-def training(found: "Evaluation", verdict: "GateVerdict", outcome: str, links: Mapping[str, str]) -> None:
-    """What came of a training run."""
-    figures(found)
+def training(evaluation: "Evaluation", verdict: "GateVerdict", outcome: str, links: Mapping[str, str]) -> None:
+    """Print the result of a training run."""
+    metrics(evaluation)
     for rule in verdict.rules:
         word = "passed" if rule.passed else "failed"
         say(f"  {word}  {rule.sentence}", COLOURS[word])
@@ -167,42 +188,44 @@ def training(found: "Evaluation", verdict: "GateVerdict", outcome: str, links: M
         say(f"{name:8} {address}")
 
 
-def evaluation(facts: Mapping[str, str], found: "Evaluation") -> None:
-    """Figures of a model on a data set."""
+def evaluation(facts: Mapping[str, str], evaluation: "Evaluation") -> None:
+    """Print the metrics of a model on a data set."""
     say(f"Model {facts['model']} on the {facts['split']} split of {facts['data']}", "bold")
-    figures(found)
+    metrics(evaluation)
     say(DISCLAIMER, "dim")
 
 
-def figures(found: "Evaluation") -> None:
-    """The figures with their intervals, and how each class was labelled."""
-    refused = f", {found.refused} refused" if found.refused else ""
-    say(f"{found.n} X-rays judged{refused}")
+def metrics(evaluation: "Evaluation") -> None:
+    """Print the metrics with their intervals, and the labels of each class."""
+    from lungline.wording import count
+
+    refused = f", {evaluation.refused} refused" if evaluation.refused else ""
+    say(f"{count(evaluation.n, 'X-ray')} predicted{refused}")
     rows: list[tuple[str, str, str]] = []
-    for name, value in found.metrics().items():
-        interval = found.intervals.get(name)
+    for name, value in evaluation.metrics().items():
+        interval = evaluation.intervals.get(name)
         rows.append((name, f"{value:.3f}", f"{interval.low:.3f} to {interval.high:.3f}" if interval else ""))
-    table(("figure", "value", "95 % interval"), rows)
+    table(("metric", "value", "95 % interval"), rows)
     labels = ("Normal", "Unsure", "Pneumonia")
     table(
-        ("truth", *labels), [(truth, *(called[label] for label in labels)) for truth, called in found.per_class.items()]
+        ("truth", *labels), [(truth, *(row[label] for label in labels)) for truth, row in evaluation.per_class.items()]
     )
 
 
-def versions(found: "Sequence[Version]") -> None:
-    """The registered versions."""
-    if not found:
+def versions(versions: "Sequence[Version]") -> None:
+    """Print the registered versions."""
+    if not versions:
         say("No version is registered yet; `lungline train` registers one.")
         return
     rows = [
         (v.version, ", ".join(v.aliases), f"{v.registered:%Y-%m-%d %H:%M}", v.tags.get("data", ""), v.package)
-        for v in found
+        for v in versions
     ]
     table(("version", "alias", "registered (UTC)", "data", "package"), rows)
 
 
 def history(entries: "Sequence[PromotionEntry]") -> None:
-    """The history of promotions."""
+    """Print the history of promotions."""
     rows = [
         (
             e.number,
@@ -220,7 +243,7 @@ def history(entries: "Sequence[PromotionEntry]") -> None:
 
 
 def arrival(label: str, risk: float | None, truth: str, right: bool, milliseconds: float) -> None:
-    """A result of the demo, as it arrives."""
+    """Show a result of the demo when it arrives."""
     shown = f"{bar(risk)} {risk:6.1%}" if risk is not None else " " * 27
     line = Text.assemble(
         (f"{label:>14}  ", COLOURS.get(label, "")),
@@ -232,7 +255,7 @@ def arrival(label: str, risk: float | None, truth: str, right: bool, millisecond
 
 
 def demo(report: Mapping[str, Any]) -> None:
-    """What the demo has shown."""
+    """Print the report of the demo."""
     latency, seconds = report["latency_ms"], report["seconds"]
     say("")
     say(f"Version {report['version']} of the model, trained on {report['data']}, test AUC {report['auc']:.3f}.", "bold")

@@ -1,11 +1,12 @@
-"""The command line: the commands joined, and how a refusal is told.
+"""The command line: joins the commands, and reports errors.
 
-A command reads settings, calls one function of the project, and shows what came back. Every import of another package,
-and of anything slow, stands inside the command that needs it: `lungline --help` must answer at once.
+A command reads settings, calls one function of the project and shows its result. Imports of other packages, and of
+anything slow, stand inside the commands: `lungline --help` must answer at once.
 """
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
@@ -15,16 +16,35 @@ from lungline.network import shield_environment
 
 app = typer.Typer(
     name="lungline",
-    help=f"Train, register and serve a pneumonia classifier for chest X-rays.\n\n{console.DISCLAIMER}",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its panels take square brackets in a help text for markup
 )
 for module in (stack, uploads, training, bench, registry, worklist, monitoring):
     app.add_typer(module.app)
 
 
+def _show_version(requested: bool) -> None:
+    if requested:
+        from importlib.metadata import version
+
+        console.raw([f"lungline {version('lungline')}"])
+        raise typer.Exit
+
+
+@app.callback(
+    help=f"Train, register and serve a pneumonia classifier for chest X-rays.\n\n{console.DISCLAIMER}",
+)
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None: ...
+
+
 def main() -> None:
-    """Run the command line; a refusal is one sentence on standard error and exit code 1."""
+    """Run the command line; an error is one sentence on standard error and exit code 1."""
+    console.accept_any_text()
     shield_environment(mlflow_uri=os.environ.get("LUNGLINE_MLFLOW_URI"))
     try:
         app()

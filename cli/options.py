@@ -1,4 +1,4 @@
-"""What commands share: the options they take, the settings they start from, and how they show a value."""
+"""What commands share: their options, the settings they start from, and how they show a value."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -15,26 +15,33 @@ if TYPE_CHECKING:
     from lungline.package.package import Package
     from lungline.settings import Settings
 
-Home = Annotated[Path | None, typer.Option(help="Folder of the laptop stack's state [default: .lungline].")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of a table.")]
+Home = Annotated[Path | None, typer.Option(metavar="FOLDER", help="State of the laptop stack [default: .lungline].")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of text.")]
 Data = Annotated[
     str | None,
-    typer.Option(help="A folder, a zip, an .npz, medmnist:SIZE, s3://bucket/prefix, phantom[:N], or auto."),
+    typer.Option(
+        metavar="DATA", help="A folder, a zip, an .npz, medmnist:SIZE, s3://bucket/prefix, phantom[:N], or auto."
+    ),
 ]
-Set = Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE, such as train.epochs=10; repeatable.")]
-Context = Annotated[str | None, typer.Option(help="Context of the kubeconfig, for another cluster than the current.")]
-By = Annotated[str, typer.Option(help="Who decides.")]
-Reason = Annotated[str, typer.Option(help="Why.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A setting, such as train.epochs=10; repeatable."),
+]
+Context = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Context of the kubeconfig [default: the current one].")
+]
+By = Annotated[str, typer.Option(metavar="NAME", help="Who decides.")]
+Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why.")]
 
 
 def configured(home: Path | None = None, assignments: list[str] | None = None, **named: Any) -> "Settings":
-    """Settings from the environment, the options that were given, and `--set`."""
+    """Settings from the environment, the given options, and `--set`."""
     from lungline.settings import load_settings
 
     overrides = {name: value for name, value in {"home": home, **named}.items() if value is not None}
     for assignment in assignments or []:
-        name, found, value = assignment.partition("=")
-        if not found:
+        name, equals, value = assignment.partition("=")
+        if not equals:
             raise typer.BadParameter(f"expected NAME=VALUE, such as train.epochs=10; found {assignment!r}")
         overrides[name.strip()] = value.strip()
     return load_settings(overrides)
@@ -43,7 +50,7 @@ def configured(home: Path | None = None, assignments: list[str] | None = None, *
 def connected(home: Path | None = None, assignments: list[str] | None = None, **named: Any) -> "Settings":
     """Settings completed with the addresses and credentials of the running stack.
 
-    On a cluster there is no stack to ask: the settings name everything.
+    On a cluster there is no stack; the settings name everything.
     """
     settings = configured(home, assignments, **named)
     if settings.deployment == "cluster":
@@ -54,7 +61,7 @@ def connected(home: Path | None = None, assignments: list[str] | None = None, **
 
 
 def started(home: Path | None = None, assignments: list[str] | None = None, **named: Any) -> "Settings":
-    """Like `connected`, with a stack started first where none runs."""
+    """Like `connected`, but starts the stack first when it does not run."""
     from laptop import stack
 
     settings = configured(home, assignments, **named)
@@ -66,7 +73,7 @@ def started(home: Path | None = None, assignments: list[str] | None = None, **na
 
 @contextmanager
 def package_of(model: str, settings: "Settings") -> "Generator[Package]":
-    """The package that a person means: a folder, or a version of the registry."""
+    """The package that `model` names: a folder, or a version or alias in the registry."""
     from lungline.package.package import Package
 
     if Path(model).is_dir():
@@ -80,17 +87,28 @@ def package_of(model: str, settings: "Settings") -> "Generator[Package]":
 
 
 def moment_of(text: str) -> datetime:
-    """The moment that a person wrote, in this machine's time zone unless it names one."""
+    """The moment in an ISO 8601 text, in this machine's time zone unless it names one."""
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError as exc:
+        return moment if moment.tzinfo else moment.astimezone()
+    except (ValueError, OverflowError) as exc:
         raise typer.BadParameter(f"expected a moment such as 2026-11-21T22:00; found {text!r}") from exc
-    return moment if moment.tzinfo else moment.astimezone()
 
 
-def show(value: Any, as_json: bool, in_words: Callable[[], None]) -> None:
-    """Show a value as JSON or in words, as was asked."""
+def show(value: Any, as_json: bool, show_text: Callable[[], None]) -> None:
+    """Print a value as JSON, or show it as text."""
     if as_json:
         console.dump(value)
     else:
-        in_words()
+        show_text()
+
+
+@contextmanager
+def writing(path: Path) -> "Generator[None]":
+    """The body writes to a path that the user named. Raises LunglineError where the system does not let it."""
+    from lungline.errors import LunglineError
+
+    try:
+        yield
+    except OSError as exc:
+        raise LunglineError(f"{exc.filename or path} cannot be written: {exc.strerror}.") from exc

@@ -1,4 +1,4 @@
-"""Which model serves, who put it there, and how to go back."""
+"""Which model serves, who promoted it, and how to go back."""
 
 from dataclasses import asdict
 from enum import StrEnum
@@ -23,16 +23,16 @@ class Place(StrEnum):
     cluster = "cluster"
 
 
-On = Annotated[Place | None, typer.Option("--on", help="Where models serve [default: the setting deployment].")]
+On = Annotated[Place | None, typer.Option("--on", help="Where models serve [default: LUNGLINE_DEPLOYMENT].")]
 
 
-def _tell(text: str) -> None:
+def _show_progress(text: str) -> None:
     console.step("cluster", text)
 
 
 @app.command()
 def models(home: Home = None, as_json: Json = False) -> None:
-    """List the registered versions, newest first, and which one serves."""
+    """List the registered versions of the model, newest first."""
     from lungline.registry.versions import Registry
 
     versions = Registry(connected(home)).versions()
@@ -41,30 +41,41 @@ def models(home: Home = None, as_json: Json = False) -> None:
 
 @app.command()
 def promote(  # noqa: PLR0917  # Typer makes options of them, whatever their kind
-    version: Annotated[str | None, typer.Argument(help="A version; the challenger when none is given.")] = None,
-    by: Annotated[str, typer.Option(help="Who decides; needed for all but a trial.")] = "",
-    reason: Annotated[str, typer.Option(help="Why; needed for all but a trial.")] = "",
+    version: Annotated[
+        str | None, typer.Argument(metavar="VERSION", help="A version [default: the challenger].")
+    ] = None,
+    by: Annotated[str, typer.Option(metavar="NAME", help="Who decides; required except for a canary.")] = "",
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; required except for a canary.")] = "",
     on: On = None,
     context: Context = None,
     canary: Annotated[
-        int | None, typer.Option(help="Only try it out, on so many percent of a cluster's requests.", min=1, max=99)
+        int | None,
+        typer.Option(
+            metavar="PERCENT", help="Only try it, on this share of a cluster's requests (1 to 99).", min=1, max=99
+        ),
     ] = None,
     watch: Annotated[
-        float | None, typer.Option(help="Minutes to compare the canary with the champion; a worse one goes.", min=0)
+        float | None,
+        typer.Option(
+            metavar="MINUTES", help="Compare the canary with the champion; withdraw it if it is worse.", min=0
+        ),
     ] = None,
-    finish: Annotated[bool, typer.Option("--finish", help="Promote the canary that is out.")] = False,
+    finish: Annotated[bool, typer.Option("--finish", help="Promote the canary.")] = False,
     prometheus: Annotated[
-        str | None, typer.Option(help="Address of the Prometheus that a canary is watched through.")
+        str | None, typer.Option(metavar="URL", help="Address of the Prometheus with the canary's metrics.")
     ] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Put a version into service, in the name of a person and for a reason; on a cluster, if wished, on trial first."""
+    """Promote a version: it serves from now on.
+
+    It needs --by and --reason. On a cluster, --canary tries the version on a share of the requests first.
+    """
     trial = canary is not None or watch is not None
     if (finish or not trial) and not (by.strip() and reason.strip()):
-        raise typer.BadParameter("a promotion says who decides and why: give --by and --reason")
+        raise typer.BadParameter("a promotion needs --by and --reason")
     if version and (finish or watch is not None) and canary is None:
-        raise typer.BadParameter("--watch and --finish are about the canary that is out: give no version")
+        raise typer.BadParameter("--watch and --finish concern the running canary: give no version")
     settings = connected(home, deployment=on and on.value, kube_context=context, prometheus_uri=prometheus)
     if trial or finish:
         named = (by, reason) if finish else None
@@ -73,7 +84,7 @@ def promote(  # noqa: PLR0917  # Typer makes options of them, whatever their kin
     from lungline.deployment.base import deployment_of
     from lungline.promotion import promotion
 
-    deployment = deployment_of(settings, _tell)
+    deployment = deployment_of(settings, _show_progress)
     done = promotion.promote(version, by=by, reason=reason, settings=settings, deployment=deployment)
     show(asdict(done), as_json, lambda: console.say(done.sentence))
 
@@ -87,51 +98,56 @@ def _on_trial(
     finish: tuple[str, str] | None,
     as_json: bool,
 ) -> None:
-    """Send a canary, watch it and promote it, as far as was asked; exit code 1 when it did not come that far."""
+    """Start, watch and promote a canary, as the options say; exit code 1 when one of these fails."""
     from lungline.promotion import canary
 
     if settings.deployment != "cluster":
-        raise typer.BadParameter("only a cluster divides its requests between two versions: add --on cluster")
+        raise typer.BadParameter("only a cluster can split its requests between two versions: add --on cluster")
     if minutes is not None and not settings.prometheus_uri:
         raise typer.BadParameter("--watch needs --prometheus, the address of Prometheus")
-    deployment = canary.ClusterDeployment.from_settings(settings, _tell)
-    told: dict[str, Any] = {}
-    said: list[str] = []
+    deployment = canary.ClusterDeployment.from_settings(settings, _show_progress)
+    report: dict[str, Any] = {}
+    sentences: list[str] = []
     passed = True
     if percent is not None:
-        said.append(canary.start(version, percent, settings=settings, deployment=deployment))
-        told["canary"] = dict(zip(("version", "percent"), deployment.canary() or (version, percent), strict=True))
+        sentences.append(canary.start(version, percent, settings=settings, deployment=deployment))
+        report["canary"] = dict(zip(("version", "percent"), deployment.canary() or (version, percent), strict=True))
     if minutes is not None:
-        seen = canary.watch(deployment, settings.prometheus_uri or "", seconds=minutes * 60, on_look=_compared)
-        passed = not seen.withdrawn and (seen.passed or finish is None)
-        said.append(seen.sentence)
-        told["watched"] = asdict(seen)
+        comparison = canary.watch(
+            deployment, settings.prometheus_uri or "", seconds=minutes * 60, on_look=_show_comparison
+        )
+        passed = not comparison.withdrawn and (comparison.passed or finish is None)
+        sentences.append(comparison.sentence)
+        report["watched"] = asdict(comparison)
     if finish is not None and passed:
         by, reason = finish
         done = canary.finish(by=by, reason=reason, settings=settings, deployment=deployment)
-        said.append(done.sentence)
-        told["promotion"] = asdict(done)
-    show(told, as_json, lambda: console.raw(said))
+        sentences.append(done.sentence)
+        report["promotion"] = asdict(done)
+    show(report, as_json, lambda: console.raw(sentences))
     if not passed:
         raise typer.Exit(1)
 
 
-def _compared(seen: "CanaryComparison") -> None:
-    """One line of progress for one look at both."""
+def _show_comparison(comparison: "CanaryComparison") -> None:
+    """Show one line of progress for one comparison."""
 
-    def words(who: str, one: Any) -> str:
-        errors = "no" if one.errors is None else f"{one.errors:.1%}"
-        p99 = "none" if one.p99 is None else f"{one.p99:.2f} s"
-        return f"{who} {one.requests:.0f} requests, {errors} errors, p99 {p99}"
+    def words(name: str, traffic: Any) -> str:
+        errors = "no" if traffic.errors is None else f"{traffic.errors:.1%}"
+        p99 = "none" if traffic.p99 is None else f"{traffic.p99:.2f} s"
+        return f"{name} {traffic.requests:.0f} requests, {errors} errors, p99 {p99}"
 
-    _tell(f"{words('canary', seen.canary)}; {words('champion', seen.champion)}")
+    _show_progress(f"{words('canary', comparison.canary)}; {words('champion', comparison.champion)}")
 
 
 @app.command()
 def rollback(  # noqa: PLR0917  # Typer makes options of them, whatever their kind
     by: By, reason: Reason, on: On = None, context: Context = None, home: Home = None, as_json: Json = False
 ) -> None:
-    """Put the champion before this one back into service; on a cluster, withdraw the canary first where one is out."""
+    """Go back to the previous champion.
+
+    On a cluster with a running canary, withdraw the canary instead.
+    """
     from lungline.deployment.base import deployment_of
     from lungline.promotion import promotion
 
@@ -139,7 +155,7 @@ def rollback(  # noqa: PLR0917  # Typer makes options of them, whatever their ki
     if settings.deployment == "cluster":
         from lungline.promotion import canary
 
-        place = canary.ClusterDeployment.from_settings(settings, _tell)
+        place = canary.ClusterDeployment.from_settings(settings, _show_progress)
         done = canary.withdraw(by=by, reason=reason, settings=settings, deployment=place)
     else:
         done = promotion.rollback(by=by, reason=reason, settings=settings, deployment=deployment_of(settings))
@@ -148,11 +164,16 @@ def rollback(  # noqa: PLR0917  # Typer makes options of them, whatever their ki
 
 @app.command()
 def history(
-    at: Annotated[str | None, typer.Option(help="Only who was in service at this moment, as 2026-11-21T22:00.")] = None,
+    at: Annotated[
+        str | None, typer.Option(metavar="MOMENT", help="Only the version that served then, such as 2026-11-21T22:00.")
+    ] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Tell who put which version into service, when, why and on what figures, once the chain is proven unbroken."""
+    """Verify the audit chain and show every promotion.
+
+    Each entry says who promoted which version, when, why, and with which metrics.
+    """
     from lungline.registry.versions import Registry
 
     registry = Registry(connected(home))

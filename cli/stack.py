@@ -1,4 +1,4 @@
-"""The laptop stack: start, look, stop."""
+"""The laptop stack: start it, check it, stop it."""
 
 import html
 import os
@@ -34,31 +34,34 @@ def demo(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Show the whole flow: start the stack, train, register, promote, upload X-rays, watch the results arrive."""
-    from laptop import demo as whole_flow
+    """Show the whole flow, from training to results.
+
+    Starts the stack, trains, registers and promotes a model, uploads X-rays and shows the results as they arrive.
+    """
+    from laptop import demo as demonstration
 
     stays = sys.stdout.isatty() and not as_json if stay is None else stay
     settings = configured(home, assignments, data=data)
-    with whole_flow.stage(settings, console.service_changed) as stage:
-        report = whole_flow.perform(stage, console)
+    with demonstration.stage(settings, console.service_changed) as stage:
+        report = demonstration.perform(stage, console)
         show(report.value(), as_json, lambda: console.demo(report.value()))
         if stays:
             if not as_json:
                 _welcome(stage.settings)
             console.notice("Everything stays up until Ctrl-C.")
-            whole_flow.rest()
+            demonstration.wait_for_interrupt()
 
 
 def _welcome(settings: "Settings") -> None:
-    """Lead a person to the worklist, signed in."""
+    """Show a person the way to the worklist, signed in."""
     link = sign_in_link(settings)
     opened = sys.stdout.isatty() and open_browser(settings, link)
-    console.notice(f"The worklist {'opens in your browser' if opened else 'waits for you'}; this link works once:")
+    console.notice(f"The worklist {'opens in your browser' if opened else 'is ready'}; this link works once:")
     console.raw([link])
 
 
 def sign_in_link(settings: "Settings") -> str:
-    """A link that opens the worklist of the running stack once, within a day. Raises StackError."""
+    """A link that opens the running stack's worklist once, within a day. Raises StackError."""
     from laptop import stack
     from worklist.commands import login_url
 
@@ -67,9 +70,9 @@ def sign_in_link(settings: "Settings") -> str:
 
 
 def open_browser(settings: "Settings", link: str) -> bool:
-    """Open a link in the browser of whoever sits here; False where there is no screen.
+    """Open a link in this user's browser; False where there is no screen.
 
-    A command line may be read by everybody on this machine, so the browser is given a private file that leads on.
+    Everybody on this machine may read a command line, so the browser is given a private file that redirects.
     """
     if not _has_screen():
         return False
@@ -90,24 +93,27 @@ def _has_screen() -> bool:
 @app.command()
 def up(
     prometheus: Annotated[
-        bool, typer.Option("--prometheus", help="Start a Prometheus beside it, which scrapes all services.")
+        bool, typer.Option("--prometheus", help="Also start a Prometheus that scrapes all services.")
     ] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Start the laptop stack in the background: store, broker, MLflow, bridge, trigger, predictor, worklist."""
+    """Start the laptop stack in the background.
+
+    It consists of an object store, a Kafka broker, MLflow, event bridge, trigger, predictor and worklist.
+    """
     from laptop import stack
 
     settings = configured(home, prometheus=prometheus or None)
-    started = stack.up(settings, console.service_changed, wait_for=stack.ESSENTIAL | {"worklist"})
-    show(started.value(), as_json, lambda: console.stack(started.services))
+    status = stack.up(settings, console.service_changed, wait_for=stack.ESSENTIAL | {"worklist"})
+    show(status.value(), as_json, lambda: console.stack(status.services))
     if not as_json:
         console.notice(SIGN_IN)
 
 
 @app.command()
 def down(home: Home = None, as_json: Json = False) -> None:
-    """Stop the laptop stack; what it stored stays."""
+    """Stop the laptop stack; its data stay."""
     from laptop import stack
 
     settings = configured(home)
@@ -118,66 +124,74 @@ def down(home: Home = None, as_json: Json = False) -> None:
 
 @app.command()
 def status(home: Home = None, as_json: Json = False) -> None:
-    """Show each service of the stack, what flows and what waits, and what to do; exit code 1 when no stack runs."""
-    from laptop import doctor as health
-    from laptop import stack
+    """Show the services of the stack and their health.
 
-    found = stack.status(configured(home))
-    looked = health.check_metrics(found)
-    value = found.value() | {"health": [asdict(check) for check in looked]}
-    show(value, as_json, lambda: console.stack(found.services, looked))
-    if found.service("worklist").state == "ready" and not as_json:
+    Each fault comes with its remedy. Exit code 1 when no stack runs.
+    """
+    from laptop import stack
+    from laptop.doctor import check_metrics
+
+    status = stack.status(configured(home))
+    health = check_metrics(status)
+    value = status.value() | {"health": [asdict(check) for check in health]}
+    show(value, as_json, lambda: console.stack(status.services, health))
+    if status.service("worklist").state == "ready" and not as_json:
         console.notice(SIGN_IN)
-    if not found.running:
-        console.notice(f"No stack runs in {found.home}: `lungline up` starts one.")
+    if not status.running:
+        console.notice(f"No stack runs in {status.home}: `lungline up` starts one.")
         raise typer.Exit(1)
 
 
 @app.command()
 def env(
-    scanner: Annotated[
-        bool, typer.Option("--scanner", help="Credentials that may upload X-rays and nothing else.")
-    ] = False,
+    scanner: Annotated[bool, typer.Option("--scanner", help="Print credentials that may only upload X-rays.")] = False,
     settings: Annotated[
         bool, typer.Option("--settings", help="List all settings instead, with their defaults.")
     ] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Print shell exports, so that any S3, Kafka or MLflow client uses the stack: eval "$(lungline env)"."""
+    """Print shell exports for S3, Kafka and MLflow clients.
+
+    With eval "$(lungline env)", any such client uses the running stack.
+    """
     import shlex
 
     if settings:
         from lungline.settings import setting_descriptions, variable
 
-        known = [(variable(name), default, text) for name, default, text in setting_descriptions()]
-        show(known, as_json, lambda: console.table(("variable", "default", "meaning"), known))
+        rows = [(variable(name), default, text) for name, default, text in setting_descriptions()]
+        show(rows, as_json, lambda: console.table(("variable", "default", "meaning"), rows))
         return
 
     from laptop import stack
 
-    found = stack.env(configured(home), scanner=scanner)
-    show(found, as_json, lambda: console.raw(f"export {name}={shlex.quote(value)}" for name, value in found.items()))
+    variables = stack.env(configured(home), scanner=scanner)
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    show(variables, as_json, lambda: console.raw(lines))
 
 
 @app.command()
 def doctor(
-    cluster: Annotated[bool, typer.Option("--cluster", help="Look at the cluster instead.")] = False,
+    cluster: Annotated[bool, typer.Option("--cluster", help="Check the cluster instead.")] = False,
     context: Context = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Check what the stack needs and what runs of it; each fault comes with its cure, and exit code 1."""
+    """Check the machine, the stack and the model.
+
+    Each fault comes with its remedy; then the exit code is 1.
+    """
     if cluster:
         from lungline.deployment import cluster_doctor
         from lungline.deployment.kubernetes_api import KubernetesApi
 
         settings = configured(home, kube_context=context)
-        found = list(cluster_doctor.examine(KubernetesApi.connect(settings.kube_context)))
+        checks = list(cluster_doctor.examine(KubernetesApi.connect(settings.kube_context)))
     else:
         from laptop.doctor import examine
 
-        found = examine(configured(home))
-    show([asdict(check) for check in found], as_json, lambda: console.checks(found))
-    if not all(check.passed for check in found):
+        checks = examine(configured(home))
+    show([asdict(check) for check in checks], as_json, lambda: console.checks(checks))
+    if not all(check.passed for check in checks):
         raise typer.Exit(1)

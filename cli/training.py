@@ -1,4 +1,4 @@
-"""From data to a registered model, and what a model is worth."""
+"""Train and evaluate models."""
 
 from dataclasses import asdict
 from enum import StrEnum
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import console
-from cli.options import Data, Home, Json, Set, configured, connected, package_of, show, started
+from cli.options import Data, Home, Json, Set, configured, connected, package_of, show, started, writing
 
 if TYPE_CHECKING:
     from lungline.settings import Settings
@@ -29,34 +29,47 @@ class Place(StrEnum):
 def train(  # noqa: PLR0917  # Typer makes options of them, whatever their kind
     data: Data = None,
     assignments: Set = None,
-    policy: Annotated[str | None, typer.Option(help="Who promotes: auto (the gate alone) or manual.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(metavar="auto|manual", help="Who promotes: the gate alone, or a person.")
+    ] = None,
     feedback: Annotated[
         str | None,
-        typer.Option(help="Merge labels of readers in: what `feedback export` wrote, or `worklist` for all so far."),
+        typer.Option(
+            metavar="DATA", help="Add readers' labels: the output of `feedback export`, or `worklist` for all so far."
+        ),
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Reuse no step of an earlier run.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Reuse no steps of earlier runs.")] = False,
     on: Annotated[Place, typer.Option(help="Run here, or on a Kubeflow Pipelines server.")] = Place.local,
-    host: Annotated[str | None, typer.Option(help="Address of the Kubeflow Pipelines server.")] = None,
-    kfp_namespace: Annotated[str | None, typer.Option(help="Namespace of the run, where users have their own.")] = None,
+    host: Annotated[str | None, typer.Option(metavar="URL", help="Address of the Kubeflow Pipelines server.")] = None,
+    kfp_namespace: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Namespace of the run, on a server of several users.")
+    ] = None,
     kfp_token_file: Annotated[
-        Path | None, typer.Option(help="File with the server's bearer token.", exists=True, dir_okay=False)
+        Path | None,
+        typer.Option(metavar="FILE", help="The server's bearer token.", exists=True, dir_okay=False, readable=True),
     ] = None,
     kfp_ca: Annotated[
-        Path | None, typer.Option(help="File of the authority that vouches for the server.", exists=True)
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Certificate authority of the server.", exists=True, dir_okay=False, readable=True
+        ),
     ] = None,
     service_account: Annotated[
-        str | None, typer.Option(help="Account that the steps run as [default: lungline-pipeline].")
+        str | None, typer.Option(metavar="NAME", help="Account of the steps [default: lungline-pipeline].")
     ] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the run on the server to its end.")] = True,
     schedule: Annotated[
-        str | None, typer.Option(help='Run on the server whenever this says so, such as "0 3 * * 1" (UTC).')
+        str | None, typer.Option(metavar="CRON", help='Run on the server at these times, such as "0 3 * * 1" (UTC).')
     ] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Run the training pipeline: prepare, validate, train, evaluate, gate, register, promote."""
+    """Train a model and register it.
+
+    Runs the pipeline: prepare, validate, train, evaluate, gate, register, promote.
+    """
     if on is Place.kfp:
-        token = kfp_token_file.read_text(encoding="utf-8").strip() if kfp_token_file else None
+        token = _token(kfp_token_file)
         named = {"kfp_host": host, "kfp_namespace": kfp_namespace, "kfp_token": token}
         settings = configured(home, assignments, data=data, policy=policy, feedback=feedback, **named)
         server = _server(settings, service_account, kfp_ca)
@@ -66,7 +79,7 @@ def train(  # noqa: PLR0917  # Typer makes options of them, whatever their kind
             _train_on_kfp(settings, server, wait=wait, reuse=not fresh, as_json=as_json)
         return
     if schedule is not None:
-        raise typer.BadParameter("a schedule is kept by a server: add --on kfp")
+        raise typer.BadParameter("only a server keeps a schedule: add --on kfp")
     from laptop import retraining
     from pipelines.run import run_local
 
@@ -89,11 +102,14 @@ def _show_training(summary: "RunSummary", as_json: bool) -> None:
 def retrain(
     data: Data = None,
     assignments: Set = None,
-    dry: Annotated[bool, typer.Option("--dry-run", help="Only say whether a run would start, and why.")] = False,
+    dry: Annotated[bool, typer.Option("--dry-run", help="Only report whether a run would start, and why.")] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Train again if there is a cause: new labels of readers, or drift. The gate compares, the policy promotes."""
+    """Train again if new labels or drift are a reason to.
+
+    The new labels come from readers. The gate compares the models and the policy decides who promotes.
+    """
     from laptop import retraining
     from laptop.retraining import drift_cause
 
@@ -102,13 +118,22 @@ def retrain(
     if not as_json:
         for cause in causes:
             console.say(cause.sentence)
-    done = retraining.retrain(settings, causes, console.pipeline_event, dry=dry)
-    if done.summary is None:
-        show(done.value(), as_json, lambda: console.say("No training run was started."))
+    report = retraining.retrain(settings, causes, console.pipeline_event, dry=dry)
+    if report.summary is None:
+        show(report.value(), as_json, lambda: console.say("No training run was started."))
     elif as_json:
-        console.dump(done.value())
+        console.dump(report.value())
     else:
-        _show_training(done.summary, as_json)
+        _show_training(report.summary, as_json)
+
+
+def _token(file: Path | None) -> str | None:
+    from lungline.errors import SettingsError
+
+    try:
+        return file.read_text(encoding="utf-8").strip() if file else None
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SettingsError(f"The token in {file} cannot be read: expected one line of text.") from exc
 
 
 def _server(settings: "Settings", account: str | None, ca_file: Path | None) -> "KfpServer":
@@ -125,32 +150,35 @@ def _server(settings: "Settings", account: str | None, ca_file: Path | None) -> 
 def _train_on_kfp(settings: "Settings", server: "KfpServer", *, wait: bool, reuse: bool, as_json: bool) -> None:
     from pipelines.submit import submit
 
-    done = submit(settings, server, console.pipeline_event, wait=wait, reuse=reuse)
-    text = f"ended as {done.state}" if wait else "goes on by itself"
-    show(asdict(done), as_json, lambda: console.say(f"Run {done.run} {text}: {done.link}"))
+    run = submit(settings, server, console.pipeline_event, wait=wait, reuse=reuse)
+    text = f"ended as {run.state}" if wait else "continues on the server"
+    show(asdict(run), as_json, lambda: console.say(f"Run {run.run} {text}: {run.link}"))
 
 
 def _schedule_on_kfp(settings: "Settings", server: "KfpServer", cron: str, as_json: bool) -> None:
     from pipelines.submit import schedule
 
-    done = schedule(settings, server, cron)
-    instead = " instead of the schedule before it" if done.replaced else ""
-    show(asdict(done), as_json, lambda: console.say(f'Scheduled "{cron}" (UTC){instead}: {done.link}'))
+    scheduled = schedule(settings, server, cron)
+    instead = ", replacing the previous schedule" if scheduled.replaced else ""
+    show(asdict(scheduled), as_json, lambda: console.say(f'Scheduled "{cron}" (UTC){instead}: {scheduled.link}'))
 
 
 @app.command()
 def evaluate(
     model: Annotated[
-        str, typer.Option(help="champion, challenger, a version, or the folder of a package.")
+        str, typer.Option(metavar="MODEL", help="champion, challenger, a version, or the folder of a package.")
     ] = "champion",
     data: Data = None,
-    split: Annotated[str, typer.Option(help="The split that is judged.")] = "test",
+    split: Annotated[str, typer.Option(metavar="NAME", help="The split to evaluate on.")] = "test",
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Judge labelled X-rays with a model, on the path that serving takes, and give its figures."""
+    """Evaluate a model on labelled X-rays.
+
+    Images are decoded and predicted exactly as in serving.
+    """
     from lungline.datasets.opening import open_dataset
-    from lungline.evaluation.scoring import evaluate as figures_of
+    from lungline.evaluation.scoring import evaluate as evaluate_package
     from lungline.imaging.image import Limits
 
     folder = Path(model)
@@ -160,20 +188,23 @@ def evaluate(
         console.notice(dataset.notice)
     examples = dataset.of(split)
     with package_of(model, settings) as package:
-        pictures = ((example.label, dataset.read(example)) for example in examples)
-        evaluation = figures_of(package, pictures, Limits.from_settings(settings))
+        images = ((example.label, dataset.read(example)) for example in examples)
+        evaluation = evaluate_package(package, images, Limits.from_settings(settings))
         facts = {"model": package.card.version or model, "data": dataset.name, "digest": dataset.digest, "split": split}
     show(facts | evaluation.model_dump(mode="json"), as_json, lambda: console.evaluation(facts, evaluation))
 
 
 @app.command()
 def compile(  # noqa: A001  # the command's name; the builtin is not used here
-    output: Annotated[Path, typer.Option("-o", "--output", help="The YAML file to write.")] = Path("pipeline.yaml"),
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The YAML file to write.")] = Path(
+        "pipeline.yaml"
+    ),
     assignments: Set = None,
 ) -> None:
-    """Compile the training pipeline for a Kubeflow Pipelines server."""
+    """Compile the pipeline for a Kubeflow Pipelines server."""
     from pipelines.compile import compile_pipeline
 
     settings = configured(assignments=assignments)
-    compile_pipeline(output, settings)
-    console.say(f"Wrote {output}; every step runs in {settings.kfp_image}.")
+    with writing(output):
+        compile_pipeline(output, settings)
+    console.say(f"Wrote {output}; the image of every step is {settings.kfp_image}.")

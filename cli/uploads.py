@@ -11,37 +11,54 @@ from cli.options import Home, Json, configured, connected, moment_of, show
 
 app = typer.Typer()
 
-Since = Annotated[str | None, typer.Option(help="Only what came since this moment, such as 2026-11-21T22:00.")]
+Since = Annotated[
+    str | None, typer.Option(metavar="MOMENT", help="Only what arrived since then, such as 2026-11-21T22:00.")
+]
 
 
 def _checked_prefix(prefix: str) -> str:
-    if {".", ".."} & set(prefix.split("/")):
+    """Refuse what S3 servers take for a path and resolve, and what no key may hold."""
+    parts = prefix.split("/")
+    if {".", ".."} & set(parts):
         raise typer.BadParameter(f"{prefix} has the part . or .., which means no folder in a bucket")
+    if "" in parts[:-1] or not prefix.replace("/", "_").isprintable():
+        raise typer.BadParameter(f"{prefix!r} cannot begin an object's key: expected one such as ward/7/")
     return prefix
 
 
 @app.command()
 def upload(
-    files: Annotated[list[Path], typer.Argument(help="X-ray images.", exists=True, dir_okay=False)],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="X-ray images, or folders of them.")],
     prefix: Annotated[
-        str, typer.Option(help="Put before each file's name to make its key.", callback=_checked_prefix)
+        str,
+        typer.Option(metavar="TEXT", help="Put before each file's name to make its key.", callback=_checked_prefix),
     ] = "",
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Upload X-rays as a scanner would, and show each result as it arrives."""
+    """Upload X-rays and show their results.
+
+    It uploads as a scanner would and shows each result as it arrives. Exit code 1 when an image is refused or has no
+    result. Files of the same name get the names of their folders in front.
+    """
+    from laptop.upload_files import select
     from laptop.uploads import upload_and_watch
 
-    pictures = [(prefix + file.name, file.read_bytes) for file in files]
     settings = configured(home)
-    arrivals = upload_and_watch(pictures, settings, lambda arrival: None if as_json else console.result(arrival.record))
+    selection = select(files, prefix)
+    for remark in selection.remarks:
+        console.notice(remark)
+    images = [(file.key, file.read) for file in selection.files]
+    arrivals = upload_and_watch(images, settings, lambda arrival: None if as_json else console.result(arrival.record))
     if as_json:
         console.dump([arrival.record.model_dump(mode="json") for arrival in arrivals])
+    if any(arrival.record.outcome != "judged" for arrival in arrivals):
+        raise typer.Exit(1)
 
 
 @app.command()
 def results(
-    last: Annotated[int, typer.Option(help="How many, the latest first.", min=1)] = 20,
+    last: Annotated[int, typer.Option(metavar="COUNT", help="How many, the latest first.", min=1)] = 20,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -50,34 +67,40 @@ def results(
     from lungline.storage.s3 import Storage
 
     settings = connected(home)
-    found = latest(Storage.from_settings(settings), settings.results_bucket, last)
-    show([record.model_dump(mode="json") for record in found], as_json, lambda: console.results(found))
+    records = latest(Storage.from_settings(settings), settings.results_bucket, last)
+    show([record.model_dump(mode="json") for record in records], as_json, lambda: console.results(records))
 
 
 @app.command()
 def reconcile(
     since: Since = None,
-    grace: Annotated[float, typer.Option(help="Seconds that an upload may be on its way.", min=0)] = 30.0,
+    grace: Annotated[float, typer.Option(metavar="SECONDS", help="Leave out uploads younger than this.", min=0)] = 30.0,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Find uploads without a result and send their events again; harmless at any time."""
+    """Send the events of uploads without a result again.
+
+    It is harmless at any time.
+    """
     from eventing.reconcile import resend
 
     settings = connected(home)
-    found = resend(settings, since=moment_of(since) if since else None, grace_seconds=grace)
-    show(asdict(found), as_json, lambda: console.say(str(found)))
+    report = resend(settings, since=moment_of(since) if since else None, grace_seconds=grace)
+    show(asdict(report), as_json, lambda: console.say(str(report)))
 
 
 @app.command()
 def replay(
     since: Since = None,
-    again: Annotated[bool, typer.Option("--again", help="Also what was replayed before.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Include dead letters that were replayed before.")] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Deliver dead letters again, once each, after what kept them from being taken was mended."""
-    from eventing import replay as recovery
+    """Deliver dead letters again, once each.
 
-    found = recovery.replay(connected(home), since=moment_of(since) if since else None, again=again)
-    show(asdict(found), as_json, lambda: console.say(str(found)))
+    Use it after the cause of their failure was removed.
+    """
+    from eventing import replay as replaying
+
+    report = replaying.replay(connected(home), since=moment_of(since) if since else None, again=again)
+    show(asdict(report), as_json, lambda: console.say(str(report)))

@@ -1,27 +1,24 @@
-"""The worklist, what readers said, and what leaves for other systems."""
+"""The worklist, the readings on it, and exports."""
 
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from cli import console
-from cli.options import Home, Json, connected, show
-
-if TYPE_CHECKING:
-    pass
+from cli.options import Home, Json, connected, show, writing
 
 app = typer.Typer()
-worklist = typer.Typer(help="The page that readers keep open.", no_args_is_help=True)
-feedback = typer.Typer(help="What readers confirmed and corrected.", no_args_is_help=True)
+worklist = typer.Typer(help="The web page for readers.", no_args_is_help=True)
+feedback = typer.Typer(help="The labels of readers.", no_args_is_help=True)
 app.add_typer(worklist, name="worklist")
 app.add_typer(feedback, name="feedback")
 
 
-class Form(StrEnum):
-    """Forms of an export."""
+class Format(StrEnum):
+    """Formats of an export."""
 
     csv = "csv"
     fhir = "fhir"
@@ -29,7 +26,10 @@ class Form(StrEnum):
 
 @worklist.command("link")
 def worklist_link(home: Home = None, as_json: Json = False) -> None:
-    """Print a link that signs its first reader in to the worklist; the link before it stops working."""
+    """Print a link that signs one reader in to the worklist.
+
+    The previous link stops working.
+    """
     from worklist.commands import login_url
 
     url = login_url(connected(home))
@@ -38,35 +38,50 @@ def worklist_link(home: Home = None, as_json: Json = False) -> None:
 
 @worklist.command("rebuild")
 def worklist_rebuild(home: Home = None, as_json: Json = False) -> None:
-    """Take all results and readings into the worklist again from the bucket, which is the truth."""
+    """Rebuild the worklist's database from the results bucket."""
+    from lungline.wording import count
     from worklist.commands import rebuild_worklist
 
     done = rebuild_worklist(connected(home), console.counter)
-    text = f"Read {done.records} results and {done.readings} readings; {done.added} were new, {done.odd} unreadable."
-    show(asdict(done), as_json, lambda: console.say(text))
+    read = f"Read {count(done.records, 'result')} and {count(done.readings, 'reading')}"
+    show(asdict(done), as_json, lambda: console.say(f"{read}; {done.added} new, {done.odd} unreadable."))
 
 
 @app.command()
 def export(
-    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")],
-    form: Annotated[Form, typer.Option("--format", help="CSV, or FHIR R4 DiagnosticReports one a line.")] = Form.csv,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The file to write.")],
+    form: Annotated[
+        Format, typer.Option("--format", help="CSV, or FHIR R4 DiagnosticReports, one a line.")
+    ] = Format.csv,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Write all results of the worklist to a file."""
+    from lungline.wording import count
     from worklist.commands import export_results
 
-    count = export_results(connected(home), form.value, output)
-    show({"results": count, "file": str(output)}, as_json, lambda: console.say(f"Wrote {count} results to {output}."))
+    settings = connected(home)
+    with writing(output):
+        number = export_results(settings, form.value, output)
+    text = f"Wrote {count(number, 'result')} to {output}."
+    show({"results": number, "file": str(output)}, as_json, lambda: console.say(text))
 
 
 @feedback.command("export")
 def feedback_export(
-    folder: Annotated[Path, typer.Argument(help="A new folder.")], home: Home = None, as_json: Json = False
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder.")],
+    home: Home = None,
+    as_json: Json = False,
 ) -> None:
-    """Write what readers confirmed and corrected as a data set, usable with --data."""
+    """Write the labels of readers as a data set.
+
+    `lungline train --feedback FOLDER` adds them to the training data.
+    """
+    from lungline.wording import count
     from worklist.commands import export_feedback
 
-    done = export_feedback(connected(home), folder, console.counter)
-    gone = f"; {done.gone} are not in the bucket any more" if done.gone else ""
-    show(asdict(done), as_json, lambda: console.say(f"Wrote {done.images} X-rays to {folder}{gone}."))
+    settings = connected(home)
+    with writing(folder):
+        done = export_feedback(settings, folder, console.counter)
+    gone = f"; {done.gone} more are not in the bucket any longer" if done.gone else ""
+    show(asdict(done), as_json, lambda: console.say(f"Wrote {count(done.images, 'X-ray')} to {folder}{gone}."))

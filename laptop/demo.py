@@ -1,4 +1,4 @@
-"""The demo: train and promote a model on the laptop stack, upload X-rays that training never saw, watch the results."""
+"""The demo: train and promote a model on the laptop stack, upload X-rays of the test split, follow the results."""
 
 import contextlib
 import threading
@@ -24,33 +24,32 @@ from lungline.settings import Settings, TrainSettings
 from pipelines.run import RunSummary, run_local
 
 UPLOADS = 40
-# Of the six that training takes by default: who watches gets a little less model, a minute sooner. Phantoms are fewer,
-# and take all six.
+# Instead of the default six: a slightly weaker model, a minute sooner. Phantoms are fewer, and train for all six.
 EPOCHS = 4
 
 
 class Console(Protocol):
-    """Where the demo shows what happens."""
+    """What the demo shows its progress on."""
 
     def heading(self, text: str) -> None:
-        """A stage of the demo begins."""
+        """Announce a stage of the demo."""
 
     def notice(self, text: str) -> None:
-        """Something that a person must not miss."""
+        """Show something a person must not miss."""
 
     def pipeline_event(self, event: Event) -> None:
-        """Something happened in the pipeline."""
+        """Show an event of the pipeline."""
 
     def arrival(self, label: str, risk: float | None, truth: str, right: bool, milliseconds: float) -> None:
-        """A result has arrived."""
+        """Show a result that has arrived."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
     """A running stack, and when the demo began."""
 
-    asked: Settings
-    """As they were given."""
+    given: Settings
+    """As the user gave them."""
     settings: Settings
     """Completed with the addresses and credentials of the stack."""
     began: float
@@ -66,7 +65,7 @@ class PredictedUpload:
 
     @property
     def right(self) -> bool:
-        """Whether the risk lies on the right side of the model's operating point; Unsure does not excuse."""
+        """Whether the risk is on the right side of the model's operating point, also when the label is Unsure."""
         record = self.arrival.record
         if record.probability is None:
             return False
@@ -75,19 +74,19 @@ class PredictedUpload:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the demo has shown."""
+    """The results of the demo."""
 
     summary: RunSummary
     version: str
     """The version that served the uploads."""
-    shown: list[PredictedUpload]
+    predicted: list[PredictedUpload]
     uploads: int
     seconds: dict[str, float]
     addresses: dict[str, str] = field(default_factory=dict)
 
     def value(self) -> dict[str, Any]:
         """For `--json`."""
-        spent = [one.arrival.milliseconds for one in self.shown]
+        latencies = [upload.arrival.milliseconds for upload in self.predicted]
         data = self.summary.data
         return {
             "data": data.name,
@@ -95,10 +94,10 @@ class Report:
             "auc": self.summary.evaluation.auc,
             "version": self.version,
             "uploads": self.uploads,
-            "results": len(self.shown),
-            "correct": sum(one.right for one in self.shown),
-            "unsure": sum(one.arrival.record.label == "Unsure" for one in self.shown),
-            "latency_ms": {"p50": float(np.percentile(spent, 50)), "p99": float(np.percentile(spent, 99))},
+            "results": len(self.predicted),
+            "correct": sum(upload.right for upload in self.predicted),
+            "unsure": sum(upload.arrival.record.label == "Unsure" for upload in self.predicted),
+            "latency_ms": {"p50": float(np.percentile(latencies, 50)), "p99": float(np.percentile(latencies, 99))},
             "seconds": self.seconds,
             "addresses": self.addresses,
         }
@@ -106,48 +105,50 @@ class Report:
 
 @contextmanager
 def stage(settings: Settings, on_change: stack.OnChange) -> Generator[Stage]:
-    """A running stack: one that is up is used and left up, else one is started and stopped at the end."""
+    """A running stack: the one that is up, or a new one that is stopped at the end."""
     began = time.monotonic()
-    ours = not stack.status(settings).running
-    if ours:
+    is_ours = not stack.status(settings).running
+    if is_ours:
         # Attached: however this process ends, the stack ends with it. MLflow starts beside the training.
         stack.up(settings, on_change, attached=True)
     try:
         yield Stage(settings, stack.connect(settings), began, time.monotonic() - began)
     finally:
-        if ours:
+        if is_ours:
             stack.down(settings)
 
 
-def perform(stage: Stage, screen: Console) -> Report:
-    """Train, promote, upload and watch. Raises PipelineFailed when no model came of the training."""
+def perform(stage: Stage, console: Console) -> Report:
+    """Train, promote, upload and follow the results. Raises PipelineFailed when no model serves after the training."""
     settings = stage.settings
     dataset = open_dataset(settings.data, settings=settings)
-    screen.heading("Train: one Kubeflow pipeline, run on this machine")
-    # A model of the demo goes into service by its gate, whatever the policy is for others.
-    training = settings.model_copy(update={"policy": "auto", "train": _hurried(settings.train, dataset)})
-    summary = run_local(training, screen.pipeline_event)
-    # A challenger that the gate stopped leaves the champion of an earlier demo in service, and the show goes on.
+    console.heading("Train: one Kubeflow pipeline, run on this machine")
+    # In the demo the gate alone promotes, whatever the policy is.
+    training = settings.model_copy(update={"policy": "auto", "train": _with_demo_epochs(settings.train, dataset)})
+    summary = run_local(training, console.pipeline_event)
+    # When the gate rejects the challenger, the champion of an earlier demo serves the uploads.
     version = summary.version if summary.champion else Registry(settings).champion()
     if version is None:
         raise PipelineFailed(summary.next)
     if not summary.champion:
-        screen.notice(f"{summary.next} Version {version} goes on serving.")
-    screen.heading("Upload: X-rays that training never saw, through a plain S3 client")
-    # A prefix of its own for each run: the same picture under the same key is, rightly, the same upload.
+        console.notice(f"{summary.next} Version {version} still serves.")
+    console.heading("Upload: X-rays that training never saw, with a scanner's credentials")
+    # Each run has its own prefix, because the same image under the same key is the same upload.
     prefix = f"demo/{datetime.now(UTC):%Y%m%dT%H%M%S}"
-    examples = {f"{prefix}/{number:03d}/{Path(one.name).name}": one for number, one in enumerate(choose(dataset))}
-    shown: list[PredictedUpload] = []
+    examples = {
+        f"{prefix}/{number:03d}/{Path(example.name).name}": example for number, example in enumerate(choose(dataset))
+    }
+    predicted: list[PredictedUpload] = []
 
     def show(arrival: Arrival) -> None:
-        one = PredictedUpload(examples[arrival.key], arrival)
-        shown.append(one)
-        truth = "Pneumonia" if one.example.label else "Normal"
+        upload = PredictedUpload(examples[arrival.key], arrival)
+        predicted.append(upload)
+        truth = "Pneumonia" if upload.example.label else "Normal"
         record = arrival.record
-        screen.arrival(str(record.label), record.probability, truth, one.right, arrival.milliseconds)
+        console.arrival(str(record.label), record.probability, truth, upload.right, arrival.milliseconds)
 
-    pictures = ((key, partial(dataset.read, example)) for key, example in examples.items())
-    upload_and_watch(pictures, stage.asked, show)
+    images = ((key, partial(dataset.read, example)) for key, example in examples.items())
+    upload_and_watch(images, stage.given, show)
     seconds = {
         "setup": round(stage.setup_seconds, 1),
         "train": round(summary.seconds["total"], 1),
@@ -159,24 +160,24 @@ def perform(stage: Stage, screen: Console) -> Report:
         "Report": summary.report,
         "Worklist": stack.wait(settings, "worklist").address or "",
     }
-    return Report(summary, version, shown, len(examples), seconds, addresses)
+    return Report(summary, version, predicted, len(examples), seconds, addresses)
 
 
-def _hurried(train: TrainSettings, dataset: Dataset) -> TrainSettings:
-    """Fewer epochs, unless somebody has said how many."""
+def _with_demo_epochs(train: TrainSettings, dataset: Dataset) -> TrainSettings:
+    """Fewer epochs, unless the user has set their number."""
     if dataset.synthetic or "epochs" in train.model_fields_set:
         return train
     return train.model_copy(update={"epochs": EPOCHS})
 
 
-def rest() -> None:
+def wait_for_interrupt() -> None:
     """Wait for Ctrl-C."""
     with contextlib.suppress(KeyboardInterrupt):
         threading.Event().wait()
 
 
 def choose(dataset: Dataset, count: int = UPLOADS) -> list[Example]:
-    """Examples of the test split, as many of each class as there are, spread over the split, classes in turn."""
+    """`count` examples of the test split, or all: half of them of each class, in turn, spread over the split."""
     by_class = [[example for example in dataset.of("test") if example.label == label] for label in (0, 1)]
     spread = [_spread(examples, count // 2) for examples in by_class]
     return [example for pair in zip_longest(*spread) for example in pair if example]

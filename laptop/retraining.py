@@ -1,4 +1,4 @@
-"""Starts a training run when there is a cause, with all that readers have said so far."""
+"""Monitors production data, and starts a training run, with all labels of readers, when there is a cause."""
 
 import logging
 import os
@@ -17,17 +17,18 @@ from lungline.registry.tracking import name_cause
 from lungline.registry.versions import Registry
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
+from lungline.wording import count
 from pipelines.run import RunSummary, run_local
 from worklist.commands import export_feedback, mark_trained, retrain_check
 from worklist.exports.feedback import RetrainCheck
 
 WORKLIST = "worklist"
-"""In place of a folder: all that readers have said on the worklist so far."""
+"""As the setting `feedback`: all labels of readers on the worklist so far."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Something that may ask for a training run: whether it does, and a sentence that says why or why not."""
+    """A possible cause for a training run: whether it is one now, and a sentence that says why or why not."""
 
     name: str
     is_due: bool
@@ -36,7 +37,7 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Retrained:
-    """Whether a training run was started, why, and what came of it."""
+    """Whether a training run was started, why, and its result."""
 
     causes: tuple[Cause, ...]
     labels: int
@@ -49,23 +50,21 @@ class Retrained:
 
     @property
     def why(self) -> str:
-        """One sentence a cause: those that started the run, or why none did."""
-        return " ".join(one.sentence for one in self.causes if one.is_due or not self.started)
+        """One sentence for each cause that started the run, or for each that did not."""
+        return " ".join(cause.sentence for cause in self.causes if cause.is_due or not self.started)
 
     def value(self) -> dict[str, Any]:
         """For `--json`."""
         summary = self.summary and self.summary.model_dump(mode="json")
-        causes = [one.name for one in self.causes if one.is_due]
+        causes = [cause.name for cause in self.causes if cause.is_due]
         return {"started": self.started, "causes": causes, "why": self.why, "labels": self.labels, "run": summary}
 
 
 def labels_cause(settings: Settings) -> Cause:
     """Whether readers have given enough new labels for a training run. Raises DatabaseUnavailable."""
     check = retrain_check(settings)
-    given = f"Readers have given {check.labels} new labels since the last training run"
-    if check.is_due:
-        return Cause("labels", True, f"{given}; {check.needed} are enough.")
-    return Cause("labels", False, f"{given}; {check.needed} start one (worklist.retrain_labels).")
+    given = f"Readers have given {count(check.labels, 'new label')} since the last training run"
+    return Cause("labels", check.is_due, f"{given}; a run starts from {check.needed} on (worklist.retrain_labels).")
 
 
 def retrain(
@@ -75,35 +74,40 @@ def retrain(
     *,
     dry: bool = False,
 ) -> Retrained:
-    """Run the training pipeline if any cause asks for it, and name it in MLflow; a `dry` run only says so.
+    """Run the training pipeline if any cause is due, and note the cause in MLflow; a `dry` run only reports.
 
-    The gate holds the model against the champion, and the policy decides who promotes it. Raises what `run_local`
+    The gate compares the model with the champion, and the policy decides who promotes it. Raises what `run_local`
     raises; then the labels count as new again.
     """
-    given = tuple(causes)
+    considered = tuple(causes)
     check = retrain_check(settings)
-    if dry or not any(one.is_due for one in given):
-        return Retrained(given, check.labels)
-    done = Retrained(given, check.labels, train(settings, on_event))
-    # A run whose data have not changed since an earlier one reuses it whole: that one had another cause.
-    if done.summary and "train" not in done.summary.reused:
-        name_cause(settings, done.summary.mlflow_run, done.why)
-    return done
+    if dry or not any(cause.is_due for cause in considered):
+        return Retrained(considered, check.labels)
+    report = Retrained(considered, check.labels, _train(settings, check, on_event))
+    # With the data of an earlier run, the pipeline reuses that run, which had another cause.
+    if report.summary and "train" not in report.summary.reused:
+        name_cause(settings, report.summary.mlflow_run, report.why)
+    return report
 
 
 def train(settings: Settings, on_event: Callable[[Event], None], *, reuse: bool = True) -> RunSummary:
-    """Run the training pipeline with all that readers have said, and note that it knows that."""
-    check = retrain_check(settings)
+    """Run the training pipeline with all labels of readers, which then are no longer new."""
+    return _train(settings, retrain_check(settings), on_event, reuse=reuse)
+
+
+def _train(
+    settings: Settings, check: RetrainCheck, on_event: Callable[[Event], None], *, reuse: bool = True
+) -> RunSummary:
     summary = run_local(collected(settings, check), on_event, reuse=reuse)
     mark_trained(settings, check)
     return summary
 
 
 def collected(settings: Settings, check: RetrainCheck) -> Settings:
-    """The settings with a folder of all that readers have said, or without where nobody has said anything."""
+    """The settings with a folder of all labels of readers; without one where there are none."""
     if not check.usable:
         return settings.model_copy(update={"feedback": None})
-    # The same readings are the same folder: steps that depend on nothing else are reused.
+    # The same readings give the same folder, so that pipeline steps are reused.
     folder = settings.home.absolute() / "feedback" / f"until-{check.last}"
     if not folder.exists():
         export_feedback(settings, folder)
@@ -114,38 +118,43 @@ log = logging.getLogger("lungline.monitoring")
 
 
 def drift_cause(settings: Settings) -> Cause:
-    """Whether the latest windows of the champion's field have drifted, by the last look."""
+    """Whether the champion's latest windows have drifted, by the last monitoring run."""
     with closing(Storage.from_settings(settings)) as storage:
-        found = findings.latest(storage, settings.results_bucket)
-        champion = Registry(settings, storage).champion()
-    return Cause("drift", *rule.drift(found, champion, settings.retrain.windows))
+        return _drift_cause(settings, storage)
 
 
-def causes(settings: Settings) -> list[Cause]:
-    """What the rule listens to, due or not."""
-    drift = [drift_cause(settings)] if settings.retrain.rule in {"drift", "either"} else []
+def _drift_cause(settings: Settings, storage: Storage) -> Cause:
+    latest = findings.latest(storage, settings.results_bucket)
+    champion = Registry(settings, storage).champion()
+    return Cause("drift", *rule.drift(latest, champion, settings.retrain.windows))
+
+
+def _causes(settings: Settings, storage: Storage) -> list[Cause]:
+    """The causes that `retrain.rule` names, due or not."""
+    drift = [_drift_cause(settings, storage)] if settings.retrain.rule in {"drift", "either"} else []
     return drift + ([labels_cause(settings)] if settings.retrain.rule in {"feedback", "either"} else [])
 
 
 def run_monitoring(settings: Settings) -> str:
-    """Look at the field, and train again where the rule says so; returns a sentence on what came of it."""
+    """Check production data for drift, and train again where `retrain.rule` says so; returns a sentence."""
     with closing(Storage.from_settings(settings)) as storage:
-        found = monitor(settings, storage)
-        findings.save(storage, settings.results_bucket, found, page(found))
-        due = [cause for cause in causes(settings) if cause.is_due]
+        results = monitor(settings, storage)
+        findings.save(storage, settings.results_bucket, results, page(results))
+        due = [cause for cause in _causes(settings, storage) if cause.is_due]
         if not due:
-            return f"Looked at {sum(model.results for model in found.models)} results; nothing asks for a training run."
+            checked = count(sum(model.results for model in results.models), "result")
+            return f"Checked {checked}; there is no cause for a training run."
         why = " ".join(cause.sentence for cause in due)
         cooldown = timedelta(days=settings.retrain.cooldown_days)
         if rule.claim(storage, settings.results_bucket, why, cooldown) is None:
-            return f"A run was started by the rule within {settings.retrain.cooldown_days:g} days already. {why}"
+            return f"The last run that the rule started is less than {settings.retrain.cooldown_days:g} days old. {why}"
     log.info("Starting a training run. %s", why)
     summary = retrain(settings, due).summary
     return summary.next if summary else why
 
 
 def main(settings: Settings) -> None:
-    """One look at the production data of the settings' stack."""
+    """Check the production data of the settings' stack once."""
     os.nice(10)
     log.info("%s", run_monitoring(settings))
 

@@ -1,4 +1,4 @@
-"""The laptop stack: start it, stop it, ask it, connect to it. These functions return data; showing it is the CLI's."""
+"""The laptop stack: start it, stop it, read its status, connect to it."""
 
 import contextlib
 import os
@@ -20,15 +20,15 @@ from lungline.errors import StackError
 from lungline.home import Home
 from lungline.settings import Settings
 
-# MLflow takes longer than all others together, and nothing but training needs it.
+# Not MLflow: it takes longer to start than all others together, and only training needs it.
 ESSENTIAL = frozenset({"store", "broker", "bridge", "predictor", "trigger"})
 SETTLED: frozenset[State] = frozenset({"ready", "waiting for a champion", "external"})
 START_SECONDS = 120.0
 STOP_SECONDS = 30.0
 POLL_SECONDS = 0.03
-# A predictor that takes longer than this over its model will not take it; the stack can do with another champion.
+# A predictor that takes longer than this to load its model will not load it; another champion can be promoted.
 MODEL_SECONDS = 15.0
-# So often may a service end before it was ready once; then its start has failed.
+# The start has failed when a service has ended this often without being ready once.
 FAILURES = 3
 
 OnChange = Callable[[str, State], None]
@@ -43,14 +43,15 @@ def up(
 ) -> StackStatus:
     """Start the stack in the background and wait until the services in `wait_for` are ready.
 
-    `on_change` hears of each service's new state. An `attached` stack ends when this process ends, however it ends.
-    Raises StackError when a stack runs in this home already or a service does not start; then nothing is left running.
+    `on_change` is called with each service's new state. An `attached` stack ends when this process ends, in whatever
+    way. Raises StackError when a stack already runs in this home or a service does not start; then nothing is left
+    running.
     """
     if settings.prometheus:
         find_prometheus()
     home = Home.make(settings.home)
     if is_locked(home):
-        raise StackError(f"A stack runs in {home.path} already: `lungline status` shows it.")
+        raise StackError(f"A stack already runs in {home.path}: `lungline status` shows it.")
     supervisor = _spawn(home, settings, attached=attached)
     try:
         return _await(home, wait_for, on_change, START_SECONDS, supervisor)
@@ -91,32 +92,32 @@ def down(settings: Settings) -> bool:
 
 
 def status(settings: Settings) -> StackStatus:
-    """What runs, where, and since how many restarts."""
+    """The status of the stack in the settings' home, running or not."""
     return read_status(Home(settings.home.absolute()))
 
 
 def connect(settings: Settings) -> Settings:
     """The settings completed with addresses and credentials of the running stack.
 
-    What the settings name already stays. Raises StackError when no stack runs in their home.
+    Addresses that the settings contain stay. Raises StackError when no stack runs in their home.
     """
     return _running(settings).settings
 
 
 def env(settings: Settings, *, scanner: bool = False) -> dict[str, str]:
-    """Variables with which any S3, Kafka or MLflow client, and Lungline itself, uses the running stack.
+    """Environment variables with which S3, Kafka and MLflow clients, and Lungline itself, use the running stack.
 
-    For a `scanner` only those of an S3 client, with credentials that may upload and nothing else. Raises StackError.
+    With `scanner` only those of an S3 client, with credentials that may only upload. Raises StackError.
     """
     assembly = _running(settings)
     connected = assembly.settings
     if not scanner:
-        ours = {name: value for name, value in settings_environment(connected).items() if name in _ADDRESSES}
+        own = {name: value for name, value in settings_environment(connected).items() if name in _ADDRESSES}
         mlflow = {"MLFLOW_TRACKING_URI": connected.mlflow_uri} if connected.mlflow_uri else {}
-        return s3_environment(connected) | mlflow | ours
+        return s3_environment(connected) | mlflow | own
     credentials = load_credentials(Home(connected.home))
     if "store" not in {service.name for service in assembly.services} or not credentials:
-        raise StackError("The object store is not the stack's own: ask its owner for a scanner's credentials.")
+        raise StackError("The object store is external: ask its operator for a scanner's credentials.")
     return s3_environment(connected) | {
         "AWS_ACCESS_KEY_ID": credentials.scanner.access_key,
         "AWS_SECRET_ACCESS_KEY": credentials.scanner.secret_key,
@@ -140,7 +141,7 @@ def _running(settings: Settings) -> Assembly:
 
 
 def _spawn(home: Home, settings: Settings, *, attached: bool) -> "subprocess.Popen[bytes]":
-    """Start the supervisor in a session of its own: Ctrl-C in this terminal is not for it."""
+    """Start the supervisor in a session of its own, so that Ctrl-C in this terminal does not end it."""
     settings = settings.model_copy(update={"home": home.path})
     argv = (sys.executable, "-P", "-m", "laptop.supervision.supervisor", *(["--attached"] if attached else []))
     with home.log("supervisor").open("wb") as log:
@@ -157,12 +158,12 @@ def _spawn(home: Home, settings: Settings, *, attached: bool) -> "subprocess.Pop
     return supervisor
 
 
-# Held while they live: with the object an attached supervisor's pipe would be closed.
+# Kept until they end: without the object an attached supervisor's pipe would be closed.
 _spawned: "list[subprocess.Popen[bytes]]" = []
 
 
 def _reap() -> None:
-    """Let go of supervisors of ours that have ended, so that they do not stay as zombies."""
+    """Collect supervisors that this process started and that have ended, so that none remains as a zombie."""
     for supervisor in list(_spawned):
         with contextlib.suppress(subprocess.TimeoutExpired):
             supervisor.wait(1)
@@ -180,33 +181,33 @@ def _await(
 ) -> StackStatus:
     started = time.monotonic()
     deadline = started + seconds
-    seen: dict[str, State] = {}
+    states: dict[str, State] = {}
     while True:
         settled = SETTLED | ({"not ready"} if time.monotonic() > started + MODEL_SECONDS else set())
-        now = read_status(home)
-        for service in now.services:
-            if seen.get(service.name) != service.state:
-                seen[service.name] = service.state
+        status = read_status(home)
+        for service in status.services:
+            if states.get(service.name) != service.state:
+                states[service.name] = service.state
                 if on_change:
                     on_change(service.name, service.state)
-        states = [now.service(name).state for name in wait_for]
-        if now.running and all(state in settled for state in states):
-            return now
-        _refuse_failure(home, now, wait_for, time.monotonic() > deadline, supervisor)
+        if status.running and all(status.service(name).state in settled for name in wait_for):
+            return status
+        _require_progress(home, status, wait_for, time.monotonic() > deadline, supervisor)
         time.sleep(POLL_SECONDS)
 
 
-def _refuse_failure(
+def _require_progress(
     home: Home,
-    now: StackStatus,
+    status: StackStatus,
     wait_for: Collection[str],
     late: bool,
     supervisor: "subprocess.Popen[bytes] | None",
 ) -> None:
-    ended = not now.running if supervisor is None else supervisor.poll() is not None
+    """Raise StackError when the start has failed, or takes too long."""
+    ended = not status.running if supervisor is None else supervisor.poll() is not None
     if ended:
         raise StackError(f"The stack in {home.path} does not run: {tail(home.log('supervisor'), 1)}")
-    for service in (now.service(name) for name in wait_for):
+    for service in (status.service(name) for name in wait_for):
         if service.ready_seconds is None and service.restarts >= FAILURES:
             raise StackError(f"The {service.name} does not start: {service.note}")
         if late and service.state not in SETTLED:

@@ -1,35 +1,43 @@
-"""Upload as imaging equipment does, and watch the results arrive.
+"""Upload as imaging equipment does, and follow the results as they arrive.
 
-The upload goes through a plain S3 client with the scanner's write-only credentials; everything after that is what the
-stack does by itself on the store's event. Results are read from their topic, as any consumer would.
+The upload is an S3 request with the scanner's write-only credentials; everything after that the stack does by itself on
+the store's event. Results are read from their Kafka topic, as any consumer would, and refusals
+from the topic of dead letters.
 """
 
+import base64
+import binascii
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
 from eventing.kafka import make_consumer
 from laptop import stack
-from lungline.errors import StackError
+from lungline.errors import EventMalformed, StackError
+from lungline.events.uploads import parse
+from lungline.results import records
 from lungline.results.records import ResultRecord
 from lungline.settings import Settings
-from lungline.storage.client import s3_client
+from lungline.storage.s3 import Storage
+from lungline.wording import count
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer
+    from confluent_kafka import Consumer, Message
 
-# The least that a person who waits would call stuck; a result takes some 20 ms.
+# A result takes some 20 ms; after this long something is wrong.
 PATIENCE_SECONDS = 60.0
-# Between two uploads: fast enough to watch, slow enough that each is an upload of its own.
+# Between two uploads, so that each arrives on its own.
 PACE_SECONDS = 0.05
+STATUS_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A result as the sender saw it; `milliseconds` run from the start of the upload until its event was in hand."""
+    """A result as its sender sees it; `milliseconds` run from the start of the upload to the arrival of its event."""
 
     key: str
     record: ResultRecord
@@ -37,77 +45,146 @@ class Arrival:
 
 
 def upload_and_watch(
-    pictures: Iterable[tuple[str, Callable[[], bytes]]], settings: Settings, on_arrival: Callable[[Arrival], None]
+    images: Iterable[tuple[str, Callable[[], bytes]]],
+    settings: Settings,
+    on_arrival: Callable[[Arrival], None],
+    patience_seconds: float = PATIENCE_SECONDS,
 ) -> list[Arrival]:
-    """Upload (key, reader of the bytes) pairs to the running stack and wait for all results.
+    """Upload images, given as keys and functions that read their bytes, and wait for all results.
 
-    Raises StackError, which says how many are missing, when results do not come.
+    A refused image has a result too, with the outcome `refused`. Raises StackError, which says how many results are
+    missing and why, when some do not come.
     """
-    client = _client(settings)
-    consumer = _results(stack.connect(settings))
-    watch = _Watch(consumer, on_arrival)
+    scanner = _scanner(settings)
+    watch = _Watch(stack.connect(settings), on_arrival)
     try:
-        for key, read in pictures:
+        for key, read in images:
             data = read()
             watch.sent[key] = time.monotonic()
-            client.put_object(Bucket=settings.uploads_bucket, Key=key, Body=data)
-            watch.look(PACE_SECONDS)
-        deadline = time.monotonic() + PATIENCE_SECONDS
+            scanner.put(settings.uploads_bucket, key, data)
+            watch.poll(PACE_SECONDS)
+        deadline = time.monotonic() + patience_seconds
         while watch.sent and time.monotonic() < deadline:
-            watch.look(0.2)
+            watch.poll(STATUS_SECONDS)
+            if watch.sent:
+                _require_model(settings, len(watch.sent))
     finally:
-        consumer.close()
+        watch.close()
+        scanner.close()
     if watch.sent:
-        raise StackError(
-            f"{len(watch.sent)} uploads had no result after {PATIENCE_SECONDS:.0f} s; `lungline status` may say why."
-        )
+        missing = count(len(watch.sent), "upload")
+        raise StackError(f"{missing} had no result after {patience_seconds:.0f} s; `lungline status` may say why.")
+    if watch.failures:
+        first = next(iter(watch.failures.values()))
+        raise StackError(f"{count(len(watch.failures), 'upload')} could not be processed: {first}")
     return watch.arrivals
 
 
+def _require_model(settings: Settings, waiting: int) -> None:
+    """Stop waiting when no model serves: events wait in Kafka until one does."""
+    if stack.status(settings).service("predictor").state == "waiting for a champion":
+        verb = "waits" if waiting == 1 else "wait"
+        raise StackError(
+            f"No model serves yet, so {count(waiting, 'upload')} {verb} for one: `lungline train` trains a model, "
+            "and `lungline promote` puts a registered one into service."
+        )
+
+
+@dataclass
 class _Watch:
-    """Matches results with uploads as they come in."""
+    """Matches results and dead letters with uploads as they arrive."""
 
-    def __init__(self, consumer: "Consumer", on_arrival: Callable[[Arrival], None]) -> None:
-        self._consumer = consumer
-        self._on_arrival = on_arrival
-        self.sent: dict[str, float] = {}
-        self.arrivals: list[Arrival] = []
+    settings: Settings
+    on_arrival: Callable[[Arrival], None]
+    sent: dict[str, float] = field(default_factory=dict)
+    """When each upload began, by key, for those without a result."""
+    arrivals: list[Arrival] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    """Why an upload has no result record, by key."""
 
-    def look(self, seconds: float) -> None:
-        """Take what arrives within some seconds; a repeated delivery of a result changes nothing."""
-        for record in self._records(seconds):
-            started = self.sent.pop(record.upload.key, None)
-            if started is not None:
-                arrival = Arrival(record.upload.key, record, (time.monotonic() - started) * 1000)
-                self.arrivals.append(arrival)
-                self._on_arrival(arrival)
+    def __post_init__(self) -> None:
+        self._consumer = _consumer(self.settings)
+        self._storage = Storage.from_settings(self.settings)
 
-    def _records(self, seconds: float) -> Iterator[ResultRecord]:
+    def poll(self, seconds: float) -> None:
+        """Process the events of the next seconds, or until every upload has its result."""
         deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
+        while self.sent and (left := deadline - time.monotonic()) > 0:
             message = self._consumer.poll(left)
-            if message is not None and not message.error() and (value := message.value()):
-                yield ResultRecord.model_validate_json(value)
+            if message is None or message.error() or not message.value():
+                continue
+            if message.topic() == self.settings.dead_letters_topic:
+                self._dead_letter(message)
+            else:
+                self._arrived(ResultRecord.model_validate_json(message.value() or b""))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._consumer.close()
+        self._storage.close()
+
+    def _arrived(self, record: ResultRecord) -> None:
+        """Report a result; one that is delivered again is ignored."""
+        started = self.sent.pop(record.upload.key, None)
+        if started is not None:
+            arrival = Arrival(record.upload.key, record, (time.monotonic() - started) * 1000)
+            self.arrivals.append(arrival)
+            self.on_arrival(arrival)
+
+    def _dead_letter(self, message: "Message") -> None:
+        """The event of an upload that failed for good; the record of a refused image says why."""
+        for key, identity in _uploads_of(message.value() or b""):
+            if key not in self.sent:
+                continue
+            stored = records.find(self._storage, self.settings.results_bucket, identity)
+            if stored:
+                self._arrived(max(stored, key=lambda record: record.times.done))
+            else:
+                del self.sent[key]
+                self.failures[key] = _error_of(message)
 
 
-def _results(settings: Settings) -> "Consumer":
-    """A consumer at the present end of the results topic; `assign` needs no group to form first."""
+def _uploads_of(event: bytes) -> Iterator[tuple[str, str]]:
+    """Key and identity of each upload of an event; none where it cannot be read."""
+    try:
+        yield from ((upload.key, upload.identity) for upload in parse(event))
+    except EventMalformed:
+        return
+
+
+def _error_of(message: "Message") -> str:
+    """The predictor's error in the headers of a dead letter."""
+    headers = dict(message.headers() or [])
+    data = headers.get("ce_knativeerrordata") or b""
+    try:
+        return str(json.loads(base64.b64decode(data))["error"])
+    except (binascii.Error, ValueError, KeyError, TypeError):
+        return "its event is in the topic of dead letters, and `lungline status` may say why."
+
+
+def _consumer(settings: Settings) -> "Consumer":
+    """A consumer at the present end of both topics; `assign` needs no group to form first."""
     from confluent_kafka import TopicPartition
 
-    topic = settings.results_topic
     consumer = make_consumer(settings, "lungline-watch", {})
-    numbers = consumer.list_topics(topic, timeout=10).topics[topic].partitions
     ends = [
         TopicPartition(topic, number, consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10)[1])
-        for number in numbers
+        for topic in (settings.results_topic, settings.dead_letters_topic)
+        for number in consumer.list_topics(topic, timeout=10).topics[topic].partitions
     ]
     consumer.assign(ends)
     return consumer
 
 
-def _client(settings: Settings) -> Any:
-    # Credentials that may upload and nothing else, where the store is ours; a store of others has its own.
-    environment = stack.env(settings, scanner=settings.s3_endpoint is None)
-    keys = (environment.get(f"AWS_{name}") for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"))
-    access_key, secret_key = (SecretStr(key) if key else None for key in keys)
-    return s3_client(environment["AWS_ENDPOINT_URL"], environment["AWS_DEFAULT_REGION"], access_key, secret_key)
+def _scanner(settings: Settings) -> Storage:
+    """The store with credentials that may only upload; an external store has its own credentials."""
+    connected = stack.connect(settings)
+    if settings.s3_endpoint is not None:
+        return Storage.from_settings(connected)
+    environment = stack.env(settings, scanner=True)
+    return Storage(
+        connected.s3_endpoint,
+        connected.s3_region,
+        SecretStr(environment["AWS_ACCESS_KEY_ID"]),
+        SecretStr(environment["AWS_SECRET_ACCESS_KEY"]),
+    )

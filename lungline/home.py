@@ -3,10 +3,10 @@
 home/
   credentials.json   generated keys (0600)
   ports.json         addresses, the same after every start
-  supervisor.json    what runs now: state, pid and address of each part (0600)
+  supervisor.json    what runs now: state, pid and address of each service (0600)
   lock               held by the supervisor for as long as it lives
-  run/               what the bridge and the trigger say of themselves
-  logs/              one file a part
+  run/               state files of the bridge and the trigger
+  logs/              one file a service
   store/             objects, and the store's own configuration
   mlflow/            MLflow's database
   predictor/         packages/<version>/, and `current`, a link to the one that serves
@@ -46,9 +46,18 @@ class Home:
         """A path inside the folder."""
         return self.path.joinpath(*names)
 
-    def log(self, part: str) -> Path:
-        """The log file of a part."""
-        return self.file("logs", f"{part}.log")
+    def log(self, service: str) -> Path:
+        """The log file of a service."""
+        return self.file("logs", f"{service}.log")
+
+    @property
+    def champion(self) -> Path:
+        """The link to the model package that serves."""
+        return self.file("predictor", "current")
+
+    def package(self, version: str) -> Path:
+        """The folder of a version's model package."""
+        return self.file("predictor", "packages", version)
 
 
 def write_private(path: Path, text: str) -> None:

@@ -9,9 +9,10 @@ from laptop.services.mlflow import running_mlflow
 from laptop.services.store import running_store
 from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.package.package import Package
-from lungline.settings import load_settings
+from lungline.settings import Settings, load_settings
 from lungline.storage.s3 import Storage
 from tests.support import object_store
+from tests.support.laptop_stack import running_stack
 from tests.support.predictor import RESULTS, UPLOADS, Predictor, running_predictor
 from tests.support.tiny_package import write_tiny_package
 
@@ -33,6 +34,13 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str
             "s3_secret_key": settings.s3_secret_key.get_secret_value(),
             "mlflow_uri": str(settings.mlflow_uri),
         }
+
+
+@pytest.fixture(scope="session")
+def stack_settings(tmp_path_factory: pytest.TempPathFactory, packages: tuple[Path, Path]) -> Iterator[Settings]:
+    """The settings of a running laptop stack with a champion, which is unsure of everything."""
+    with running_stack(tmp_path_factory.mktemp("stack"), packages[0]) as settings:
+        yield settings
 
 
 @pytest.fixture(scope="session")

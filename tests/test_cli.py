@@ -1,9 +1,14 @@
 """The command line as a person meets it: what it prints, and its exit codes."""
 
 import json
+import re
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 
 from cli import main
 from tests.support.tiny_package import write_tiny_package
@@ -41,7 +46,16 @@ def test_a_prefix_that_leads_elsewhere_is_refused(
     assert f"{prefix} has the part . or .." in capsys.readouterr().err
 
 
-def test_a_command_that_needs_a_stack_says_how_to_start_one(
+@pytest.mark.parametrize("prefix", ["/ward/", "ward//", "a\tb/", "r\udcf6ntgen/"])
+def test_a_prefix_that_no_key_can_have_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, prefix: str
+) -> None:
+    (tmp_path / "x.png").touch()
+    assert run(monkeypatch, "upload", "x.png", "--prefix", prefix) == 2
+    assert "expected one such as ward/7/" in capsys.readouterr().err
+
+
+def test_without_a_stack_a_command_says_how_to_start_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for command in (["models"], ["history"], ["env"], ["results"], ["promote", "--by", "Ada", "--reason", "better"]):
@@ -49,7 +63,7 @@ def test_a_command_that_needs_a_stack_says_how_to_start_one(
         assert "`lungline up` starts one" in capsys.readouterr().err, command
 
 
-def test_on_a_cluster_no_stack_is_asked_for(
+def test_on_a_cluster_no_stack_is_needed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("LUNGLINE_DEPLOYMENT", "cluster")
@@ -59,19 +73,19 @@ def test_on_a_cluster_no_stack_is_asked_for(
     assert capsys.readouterr().out.startswith("https://xray.example.org/login?token=")
 
 
-def test_status_without_a_stack_is_exit_code_1_and_still_one_json_value(
+def test_status_without_a_stack_is_exit_code_1_and_json(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, "status", "--json") == 1
     assert json.loads(capsys.readouterr().out)["running"] is False
 
 
-def test_down_without_a_stack_is_no_fault(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_down_without_a_stack_is_no_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "down", "--json") == 0
     assert json.loads(capsys.readouterr().out) == {"stopped": False}
 
 
-def test_doctor_names_the_cure_for_a_stack_that_does_not_run(
+def test_doctor_says_how_to_start_the_stack(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, "doctor", "--json") == 1
@@ -100,7 +114,7 @@ def test_every_setting_is_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert ["LUNGLINE_TRAIN__SEED", 7, "Seed of shuffling, augmentation and initial weights."] in listed
 
 
-def test_the_compiled_pipeline_loads_and_runs_our_image_in_every_step(
+def test_every_step_of_the_compiled_pipeline_has_our_image(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import yaml
@@ -115,16 +129,16 @@ def test_the_compiled_pipeline_loads_and_runs_our_image_in_every_step(
     assert {executor["container"]["image"] for executor in executors.values()} == {image}
 
 
-def test_evaluate_judges_a_test_split_with_a_package_in_a_folder(
+def test_evaluate_takes_a_package_in_a_folder(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     write_tiny_package(tmp_path / "package")
     assert run(monkeypatch, "evaluate", "--data", "phantom:100", "--model", "package", "--json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["n"] == 20
-    assert found["classes"] == {"NORMAL": 10, "PNEUMONIA": 10}
-    assert 0 <= found["auc"] <= 1
-    assert {"accuracy", "sensitivity", "specificity", "ece", "per_class", "intervals"} <= set(found)
+    metrics = json.loads(capsys.readouterr().out)
+    assert metrics["n"] == 20
+    assert metrics["classes"] == {"NORMAL": 10, "PNEUMONIA": 10}
+    assert 0 <= metrics["auc"] <= 1
+    assert {"accuracy", "sensitivity", "specificity", "ece", "per_class", "intervals"} <= set(metrics)
 
 
 def test_evaluate_shows_the_same_as_a_table(
@@ -133,14 +147,50 @@ def test_evaluate_shows_the_same_as_a_table(
     write_tiny_package(tmp_path / "package")
     assert run(monkeypatch, "evaluate", "--data", "phantom:100", "--model", "package") == 0
     shown = capsys.readouterr().out
-    assert "20 X-rays judged" in shown
+    assert "20 X-rays predicted" in shown
     assert "Not a medical device" in shown
 
 
-def test_training_on_a_server_needs_its_address_and_says_when_it_does_not_answer(
+def test_training_on_a_server_needs_its_address(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, "train", "--on", "kfp", "--data", "phantom") == 2
     assert "--host" in capsys.readouterr().err
     assert run(monkeypatch, "train", "--on", "kfp", "--data", "phantom", "--host", "http://127.0.0.1:9") == 1
     assert "does not answer" in capsys.readouterr().err
+
+
+def test_the_version_is_that_of_the_distribution(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"lungline {version('lungline')}\n"
+
+
+def commands() -> Iterator[list[str]]:
+    """The names of every command and group of commands."""
+    group: Any = typer.main.get_command(main.app)
+    yield []
+    for name, command in group.commands.items():
+        yield [name]
+        yield from ([name, nested] for nested in getattr(command, "commands", ()))
+
+
+@pytest.mark.parametrize("names", list(commands()), ids=" ".join)
+def test_help_names_no_type_and_keeps_its_brackets(
+    names: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, *names, "--help") == 0
+    shown = capsys.readouterr().out
+    assert not re.search(r"\s\.\s", shown)
+    assert not re.search(r"--\S+ +<(bool|str|int|float|path|file|list)", shown)
+    if "--home" in shown:
+        assert "--home FOLDER" in shown
+        assert "[default: .lungline]" in " ".join(shown.split())
+
+
+def test_every_command_fits_into_one_line_of_the_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "--help") == 0
+    assert "..." not in capsys.readouterr().out.partition("Commands:")[2]

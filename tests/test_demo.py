@@ -1,4 +1,4 @@
-"""The whole flow, as `make demo` shows it: on drawn phantoms, with the least training that goes through all steps."""
+"""The whole flow of `make demo`, on drawn phantoms, with the least training that passes all steps."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 from laptop import stack
 from lungline.settings import load_settings
 
-# Two epochs on phantoms teach little; what is tested is the way, not the figures.
+# Two epochs on phantoms train a poor model; this tests the flow, not the metrics.
 FLOORS = [f"--set=gate.{name}=0" for name in ("auc", "accuracy", "sensitivity", "specificity")]
 CEILINGS = [f"--set=gate.{name}=1" for name in ("ece", "unsure_rate", "refused")]
 ARGUMENTS = ["--exit", "--json", "--data", "phantom:120", "--set=train.epochs=2", *FLOORS, *CEILINGS]
@@ -19,16 +19,16 @@ ARGUMENTS = ["--exit", "--json", "--data", "phantom:120", "--set=train.epochs=2"
 
 @pytest.mark.stack
 @pytest.mark.timeout(600)
-def test_the_demo_trains_promotes_uploads_and_leaves_nothing_running(tmp_path: Path) -> None:
+def test_the_demo_runs_and_leaves_nothing_running(tmp_path: Path) -> None:
     home = tmp_path / "home"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LUNGLINE_")}
     command = [sys.executable, "-m", "cli", "demo", "--home", str(home), *ARGUMENTS]
-    done = subprocess.run(
+    ended = subprocess.run(
         command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=580, check=False
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert ended.returncode == 0, ended.stderr[-3000:]
 
-    report = json.loads(done.stdout.splitlines()[-1])
+    report = json.loads(ended.stdout.splitlines()[-1])
     assert report["results"] == report["uploads"] >= 20
     assert report["version"] == "1"
     assert report["synthetic"] is True
@@ -37,10 +37,10 @@ def test_the_demo_trains_promotes_uploads_and_leaves_nothing_running(tmp_path: P
     assert report["addresses"]["Worklist"].startswith("http://127.0.0.1:")
     assert report["addresses"]["MLflow"].startswith("http://127.0.0.1:")
 
-    assert "Phantoms are drawn" in done.stderr
+    assert "Phantoms are drawn" in ended.stderr
     for step in ("prepare", "validate data", "train", "evaluate", "gate", "register", "promote"):
-        assert f"{step:>14}  " in done.stderr, step
+        assert f"{step:>14}  " in ended.stderr, step
 
     assert not stack.status(load_settings({"home": home})).running
-    left = subprocess.run(["pgrep", "-f", str(home)], capture_output=True, text=True, check=False).stdout
-    assert left == ""
+    processes = subprocess.run(["pgrep", "-f", str(home)], capture_output=True, text=True, check=False).stdout
+    assert processes == ""

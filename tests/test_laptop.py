@@ -3,18 +3,14 @@
 import io
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from boto3.s3.transfer import TransferConfig
 
@@ -30,24 +26,18 @@ from lungline.network import is_free
 from lungline.results.records import ResultRecord
 from lungline.settings import Settings
 from tests.support.kafka_tail import tail
+from tests.support.laptop_stack import NO_MLFLOW, s3_client
 from tests.support.open_ports import command_line, family, listening
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.stack
 
 BUCKET = "xray-uploads"
-# Without MLflow, which would take most of the tests' time; it has a test of its own.
-ELSEWHERE = "http://127.0.0.1:9"
 
 
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory, packages: tuple[Path, Path]) -> Iterator[Settings]:
-    """A running stack with a champion."""
-    home = tmp_path_factory.mktemp("stack") / "home"
-    promote(home, packages[0])
-    settings = Settings(home=home, mlflow_uri=ELSEWHERE)
-    stack.up(settings, attached=True)
-    yield settings
-    stack.down(settings)
+@pytest.fixture
+def settings(stack_settings: Settings) -> Settings:
+    return stack_settings
 
 
 @pytest.fixture
@@ -55,42 +45,20 @@ def connected(settings: Settings) -> Settings:
     return stack.connect(settings)
 
 
-def promote(home: Path, package: Path) -> None:
-    shutil.copytree(package, home / "predictor" / "packages" / "1")
-    (home / "predictor" / "current").symlink_to("packages/1")
-
-
-def client(environment: dict[str, str]) -> Any:
-    return boto3.client(
-        "s3",
-        endpoint_url=environment["AWS_ENDPOINT_URL"],
-        region_name=environment["AWS_DEFAULT_REGION"],
-        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
-    )
-
-
-def eventually(condition: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def results(settings: Settings, keys: set[str], seconds: float = 30) -> list[ResultRecord]:
     """The result records of some uploads, one each."""
 
-    def found(records: list[Any]) -> list[ResultRecord]:
-        read = [ResultRecord.model_validate_json(record.value()) for record in records]
-        return [record for record in read if record.upload.key in keys]
+    def matching(messages: list[Any]) -> list[ResultRecord]:
+        records = [ResultRecord.model_validate_json(message.value()) for message in messages]
+        return [record for record in records if record.upload.key in keys]
 
     with tail(settings, settings.results_topic) as events:
-        events.until(lambda records: {one.upload.key for one in found(records)} == keys, seconds)
-        return found(events.settled(0.3))
+        events.until(lambda messages: {record.upload.key for record in matching(messages)} == keys, seconds)
+        return matching(events.settled(0.3))
 
 
 def processes(status: StackStatus) -> set[int]:
-    """All processes of a stack; the leash is among them."""
+    """All processes of a stack; the reaper is among them."""
     assert status.pid
     return family(status.pid)
 
@@ -99,9 +67,7 @@ def alive(pids: set[int]) -> set[int]:
     return {pid for pid in pids if birth(pid)}
 
 
-def test_an_upload_with_an_odd_key_from_another_process_becomes_a_result(
-    settings: Settings, connected: Settings
-) -> None:
+def test_an_upload_with_an_odd_key_becomes_a_result(settings: Settings, connected: Settings) -> None:
     key = "ward 7/Ünïcode + 100%/a=b&c.jpeg"
     script = (
         "import boto3, sys\n"
@@ -121,35 +87,33 @@ def test_an_upload_with_an_odd_key_from_another_process_becomes_a_result(
 
 
 def test_a_scanner_s_multipart_upload_becomes_a_result(settings: Settings, connected: Settings) -> None:
-    scanner = client(stack.env(settings, scanner=True))
-    picture = jpeg(2, opacities=False)
-    body = picture + b"\0" * (12 * 2**20 - len(picture))
+    scanner = s3_client(stack.env(settings, scanner=True))
+    image = jpeg(2, opacities=False)
+    body = image + b"\0" * (12 * 2**20 - len(image))
     transfer = TransferConfig(multipart_threshold=5 * 2**20, multipart_chunksize=5 * 2**20)
     scanner.upload_fileobj(io.BytesIO(body), BUCKET, "large.jpg", Config=transfer)
     (record,) = results(connected, {"large.jpg"})
     assert record.outcome == "judged"
 
 
-def test_twenty_one_simultaneous_uploads_become_one_result_each(settings: Settings, connected: Settings) -> None:
-    scanner = client(stack.env(settings, scanner=True))
-    pictures = {f"many/{number}.jpg": jpeg(number, opacities=bool(number % 2)) for number in range(21)}
+def test_simultaneous_uploads_become_one_result_each(settings: Settings, connected: Settings) -> None:
+    scanner = s3_client(stack.env(settings, scanner=True))
+    images = {f"many/{number}.jpg": jpeg(number, opacities=bool(number % 2)) for number in range(21)}
     with ThreadPoolExecutor(21) as pool:
-        list(pool.map(lambda one: scanner.put_object(Bucket=BUCKET, Key=one[0], Body=one[1]), pictures.items()))
-    assert len(results(connected, set(pictures))) == 21
+        list(pool.map(lambda item: scanner.put_object(Bucket=BUCKET, Key=item[0], Body=item[1]), images.items()))
+    assert len(results(connected, set(images))) == 21
 
 
-def test_what_is_not_an_image_is_a_dead_letter_and_a_record(settings: Settings, connected: Settings) -> None:
-    client(stack.env(settings)).put_object(Bucket=BUCKET, Key="not an image.jpg", Body=b"hello")
+def test_a_file_that_is_no_image_becomes_a_dead_letter(settings: Settings, connected: Settings) -> None:
+    s3_client(stack.env(settings)).put_object(Bucket=BUCKET, Key="not an image.jpg", Body=b"hello")
     with tail(connected, connected.dead_letters_topic) as letters:
         (letter,) = letters.until(lambda records: len(records) == 1)
     assert dict(letter.headers() or [])["ce_knativeerrorcode"] == b"400"
 
 
 @pytest.mark.parametrize("name", ["store", "broker", "bridge", "predictor", "trigger"])
-def test_a_part_that_is_killed_is_restarted_and_loses_nothing(
-    settings: Settings, connected: Settings, name: str
-) -> None:
-    scanner = client(stack.env(settings, scanner=True))
+def test_a_killed_service_is_restarted_and_loses_nothing(settings: Settings, connected: Settings, name: str) -> None:
+    scanner = s3_client(stack.env(settings, scanner=True))
     before = stack.status(settings).service(name)
     assert before.pid
     address = before.address
@@ -168,7 +132,7 @@ def test_a_part_that_is_killed_is_restarted_and_loses_nothing(
 
 
 def test_a_second_start_says_that_a_stack_runs(settings: Settings) -> None:
-    with pytest.raises(StackError, match=r"^A stack runs in .* already: `lungline status` shows it\.$"):
+    with pytest.raises(StackError, match=r"^A stack already runs in .*: `lungline status` shows it\.$"):
         stack.up(settings)
 
 
@@ -177,8 +141,8 @@ def test_everything_listens_on_loopback_only(settings: Settings) -> None:
     assert addresses == {"127.0.0.1"}
 
 
-def test_no_secret_is_on_a_command_line_or_in_a_log_and_no_key_of_an_upload_either(settings: Settings) -> None:
-    scanner = client(stack.env(settings, scanner=True))
+def test_command_lines_and_logs_hold_no_secrets_and_no_keys(settings: Settings) -> None:
+    scanner = s3_client(stack.env(settings, scanner=True))
     scanner.put_object(Bucket=BUCKET, Key="Jane Doe 1950/x.jpg", Body=b"")
     connected = stack.connect(settings)
     with tail(connected, connected.dead_letters_topic) as letters:
@@ -187,14 +151,14 @@ def test_no_secret_is_on_a_command_line_or_in_a_log_and_no_key_of_an_upload_eith
     shown += "".join(path.read_text(errors="replace") for path in Home(settings.home).file("logs").iterdir())
     secrets = json.loads(Home(settings.home).file("credentials.json").read_bytes())
     for secret in (
-        *(one["secret_key"] for one in (secrets["owner"], secrets["scanner"])),
+        *(key["secret_key"] for key in (secrets["owner"], secrets["scanner"])),
         *secrets["signing"].values(),
     ):
         assert secret not in shown
     assert "Jane" not in shown
 
 
-def test_lungline_itself_connects_through_the_exported_variables(
+def test_lungline_connects_through_the_exported_variables(
     settings: Settings, connected: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in stack.env(settings).items():
@@ -209,7 +173,7 @@ def test_lungline_itself_connects_through_the_exported_variables(
 
 
 def test_one_stack_s_whole_life(tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path / "home", mlflow_uri=ELSEWHERE)
+    settings = Settings(home=tmp_path / "home", mlflow_uri=NO_MLFLOW)
     changes: list[tuple[str, str]] = []
     first = stack.up(settings, lambda service, state: changes.append((service, state)))
     assert first.service("predictor").state == "waiting for a champion"
@@ -229,25 +193,25 @@ def test_one_stack_s_whole_life(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", ports.s3)):
         second = stack.up(settings)
         assert second.service("broker").address == first.service("broker").address  # as it was
-        assert second.service("store").address != first.service("store").address  # somebody else sits there
+        assert second.service("store").address != first.service("store").address  # another program listens there
         assert second.pid
         pids = processes(second)
         os.kill(second.pid, signal.SIGKILL)
         eventually(lambda: not alive(pids), seconds=10)
 
     assert not stack.status(settings).running
-    third = stack.up(settings)  # the lock of a killed supervisor is nobody's
+    third = stack.up(settings)  # the lock of a killed supervisor is free
     assert third.running
     stack.down(settings)
     assert not is_locked(Home(settings.home))
 
 
-def test_a_stack_is_attached_to_the_process_that_asks_for_it(tmp_path: Path) -> None:
+def test_an_attached_stack_ends_with_its_process(tmp_path: Path) -> None:
     script = (
         "import sys, time\n"
         "from laptop import stack\n"
         "from lungline.settings import Settings\n"
-        f"print(stack.up(Settings(home=sys.argv[1], mlflow_uri={ELSEWHERE!r}), attached=True).pid, flush=True)\n"
+        f"print(stack.up(Settings(home=sys.argv[1], mlflow_uri={NO_MLFLOW!r}), attached=True).pid, flush=True)\n"
         "time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True) as caller:
@@ -262,7 +226,7 @@ def test_ctrl_c_while_the_stack_starts_leaves_nothing(tmp_path: Path) -> None:
         "import sys\n"
         "from laptop import stack\n"
         "from lungline.settings import Settings\n"
-        f"settings = Settings(home=sys.argv[1], mlflow_uri={ELSEWHERE!r})\n"
+        f"settings = Settings(home=sys.argv[1], mlflow_uri={NO_MLFLOW!r})\n"
         "stack.up(settings, lambda service, state: print(state, flush=True))\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
@@ -278,22 +242,22 @@ def test_ctrl_c_while_the_stack_starts_leaves_nothing(tmp_path: Path) -> None:
     assert not is_locked(Home(tmp_path))
 
 
-def test_a_part_that_does_not_start_is_said_with_its_reason_and_nothing_is_left(tmp_path: Path) -> None:
+def test_a_failed_start_names_the_reason_and_leaves_nothing(tmp_path: Path) -> None:
     home = Home.make(tmp_path)
     home.file("store", "data").write_text("in the way")
     with pytest.raises(StackError, match=r"^The store does not start: .*store/data"):
-        stack.up(Settings(home=tmp_path, mlflow_uri=ELSEWHERE))
+        stack.up(Settings(home=tmp_path, mlflow_uri=NO_MLFLOW))
     assert not is_locked(home)
 
 
 def test_without_a_stack_there_is_nothing_to_connect_to(tmp_path: Path) -> None:
-    for ask in (stack.connect, stack.env):
+    for function in (stack.connect, stack.env):
         with pytest.raises(StackError, match=r"^No stack runs in .*: `lungline up` starts one\.$"):
-            ask(Settings(home=tmp_path))
+            function(Settings(home=tmp_path))
     assert stack.status(Settings(home=tmp_path)).services == ()
 
 
-def test_with_somebody_else_s_store_only_the_rest_is_ours(settings: Settings, tmp_path: Path) -> None:
+def test_with_an_external_store_the_rest_is_started(settings: Settings, tmp_path: Path) -> None:
     real = stack.connect(settings)
     borrowed = real.model_copy(update={"home": tmp_path, "kafka_bootstrap": None, "predictor_uri": None})
     try:
@@ -307,7 +271,7 @@ def test_with_somebody_else_s_store_only_the_rest_is_ours(settings: Settings, tm
         stack.down(borrowed)
 
 
-def test_ports_stay_free_for_others_and_for_us(tmp_path: Path) -> None:
+def test_ports_are_kept_unless_another_program_uses_them(tmp_path: Path) -> None:
     ports = Ports.choose()
     assert Ports.choose(ports) == ports
     with socket.create_server(("127.0.0.1", ports.broker)):

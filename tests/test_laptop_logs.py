@@ -14,7 +14,7 @@ def log(tmp_path: Path) -> LogFile:
 
 
 @pytest.mark.parametrize(
-    ("said", "written"),
+    ("line", "written"),
     [
         ("listening on 127.0.0.1:1", "listening on 127.0.0.1:1"),
         ("failed: /buckets/xray-uploads/ward 7/Jane Doe.jpg: gone", "failed: /buckets/xray-uploads/..."),
@@ -24,8 +24,8 @@ def log(tmp_path: Path) -> LogFile:
         ("read other-xray-uploads2/Jane", "read other-xray-uploads2/Jane"),
     ],
 )
-def test_keys_of_uploads_are_cut(log: LogFile, tmp_path: Path, said: str, written: str) -> None:
-    data = said.encode()
+def test_keys_of_uploads_are_cut(log: LogFile, tmp_path: Path, line: str, written: str) -> None:
+    data = line.encode()
     log.write(data[:10])
     log.write(data[10:] + b"\n")
     log.close()
@@ -42,7 +42,7 @@ def test_a_log_is_bounded(log: LogFile, tmp_path: Path) -> None:
     assert files[0].read_text().splitlines()[-1].startswith("999 ")
 
 
-def test_a_line_that_never_ends_does_not_stay_in_memory(log: LogFile, tmp_path: Path) -> None:
+def test_an_endless_line_does_not_stay_in_memory(log: LogFile, tmp_path: Path) -> None:
     for _ in range(20):
         log.write(b"x" * 1000)
     assert (tmp_path / "store.log").stat().st_size > 10_000
@@ -60,5 +60,5 @@ def test_the_end_of_a_log_is_one_line(tmp_path: Path) -> None:
     assert tail(tmp_path / "none.log") == "it has no log."
 
 
-def test_a_process_that_is_not_there_has_no_birth() -> None:
+def test_an_ended_process_has_no_birth() -> None:
     assert birth(2**22 + 1) is None

@@ -1,8 +1,8 @@
 """Generated credentials of one laptop stack.
 
 `owner` may do anything on the object store. `scanner` may only write to the uploads bucket: it stands for imaging
-equipment, which must not read what others sent. `signing` holds the keys with which the store's own servers
-recognise each other, so that none of its inner ports answers a stranger.
+equipment, which must not read the uploads of others. `signing` holds the keys that authenticate the store's own servers
+to each other, so that its internal ports answer nobody else.
 """
 
 import hmac
@@ -36,33 +36,33 @@ class Credentials:
 
     @property
     def events(self) -> str:
-        """What the trigger shows the worklist with each event; made of a key that every home has."""
+        """The token of events that the trigger sends to the worklist; derived from a key that every home has."""
         return hmac.new(self.signing["signing"].encode(), b"worklist events", "sha256").hexdigest()
 
     @property
     def research(self) -> str:
-        """What pseudonyms in the research bucket are keyed with; made of a key that every home has."""
+        """The key of pseudonyms in the research bucket; derived from a key that every home has."""
         return hmac.new(self.signing["signing"].encode(), b"research pseudonyms", "sha256").hexdigest()
 
     @classmethod
     def generate(cls) -> "Credentials":
-        """New ones."""
+        """New credentials."""
         return cls(Key.generate(), Key.generate(), generate_signing_keys())
 
 
 def claim_credentials(home: Home) -> Credentials:
     """The home's credentials, generated at its first start."""
-    if known := load_credentials(home):
-        return known
-    made = Credentials.generate()
-    write_json(home.file("credentials.json"), asdict(made))
-    return made
+    if stored := load_credentials(home):
+        return stored
+    credentials = Credentials.generate()
+    write_json(home.file("credentials.json"), asdict(credentials))
+    return credentials
 
 
 def load_credentials(home: Home) -> Credentials | None:
     """The home's credentials; None before its first start."""
-    kept = read_json(home.file("credentials.json"))
+    stored = read_json(home.file("credentials.json"))
     try:
-        return kept and Credentials(Key(**kept["owner"]), Key(**kept["scanner"]), dict(kept["signing"]))
+        return stored and Credentials(Key(**stored["owner"]), Key(**stored["scanner"]), dict(stored["signing"]))
     except (TypeError, KeyError, ValueError):
         return None

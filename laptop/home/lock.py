@@ -1,4 +1,4 @@
-"""The lock that says a stack runs in a home folder: the system lets go of it however its holder ends."""
+"""The lock that a running stack holds in its home folder; the system releases it however its holder ends."""
 
 import fcntl
 import os
@@ -9,19 +9,19 @@ from lungline.home import Home
 
 
 def take_lock(home: Home, seconds: float = 1.0) -> int:
-    """Hold the lock until this process ends. Raises StackError when another process holds it."""
+    """Take the lock until this process ends. Raises StackError when another process still holds it after `seconds`."""
     handle = os.open(home.file("lock"), os.O_RDWR | os.O_CREAT, 0o600)
     deadline = time.monotonic() + seconds
     while not _try(handle):
         if time.monotonic() > deadline:
             os.close(handle)
-            raise StackError(f"A stack runs in {home.path} already: `lungline status` shows it.")
+            raise StackError(f"A stack already runs in {home.path}: `lungline status` shows it.")
         time.sleep(0.02)
     return handle
 
 
 def is_locked(home: Home) -> bool:
-    """Whether a supervisor lives in this home."""
+    """Whether a supervisor runs in this home."""
     try:
         handle = os.open(home.file("lock"), os.O_RDWR)
     except FileNotFoundError:

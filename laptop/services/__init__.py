@@ -1,1 +1,1 @@
-"""The services of the stack, one process each: how each is started, and how it says that it is ready."""
+"""The services of the stack, one process each: how each is started, and when it is ready."""

@@ -16,7 +16,7 @@ from lungline.settings import Settings
 
 @dataclass(frozen=True)
 class BridgeService:
-    """The bridge as a service of the stack; `settings` name store and broker."""
+    """The bridge as a service of the stack; `settings` contain the addresses of store and broker."""
 
     home: Home
     settings: Settings
@@ -24,7 +24,7 @@ class BridgeService:
 
     name = "bridge"
     address = None
-    after = ()  # it waits for store and broker by itself
+    after = ()  # it waits for store and broker itself
     stop_timeout = 5.0
     poll = True
 
@@ -35,7 +35,7 @@ class BridgeService:
         return Command(argv, base_environment() | settings_environment(self.settings), self.home.path)
 
     def probe(self, pid: int) -> State:
-        """What it has noted of itself."""
+        """The state in its state file."""
         return state_of(self.home, self.name, pid)
 
     def maintain(self) -> None:
@@ -46,7 +46,7 @@ class BridgeService:
 def running_bridge(home: Path, settings: Settings) -> Iterator[None]:
     """A bridge alone, between a store in the same home and a broker."""
     made = Home.make(home)
-    # The store runs already: its ports are taken and must stay what they are.
+    # The store already runs, so its ports are taken, and must not be chosen anew.
     service = BridgeService(made, settings, load_ports(made) or claim_ports(made))
     with running(service, made.log(service.name)):
         yield

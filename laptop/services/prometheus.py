@@ -1,4 +1,4 @@
-"""A Prometheus beside the stack, where the program is installed: it scrapes every service and evaluates the alerts."""
+"""A Prometheus beside the stack, where the program is installed; it scrapes every service and evaluates the alerts."""
 
 import json
 import shutil
@@ -21,12 +21,12 @@ KEPT = "15d"
 
 @dataclass(frozen=True)
 class Prometheus:
-    """Prometheus as a service of the stack; `watched_services` are those that it scrapes."""
+    """Prometheus as a service of the stack; `scraped` are the names of those it scrapes."""
 
     home: Home
     settings: Settings
     ports: Ports
-    watched_services: tuple[str, ...]
+    scraped: tuple[str, ...]
 
     name = "prometheus"
     after = ()
@@ -43,9 +43,9 @@ class Prometheus:
         folder = self.home.file("prometheus")
         folder.mkdir(mode=0o700, exist_ok=True)
         config = folder / "prometheus.yml"
-        (folder / "rules.yml").write_text(rules())
+        (folder / "rules.yml").write_text(rules(), encoding="utf-8")
         # JSON is YAML.
-        config.write_text(json.dumps(self._configuration(folder / "rules.yml"), indent=2))
+        config.write_text(json.dumps(self._configuration(folder / "rules.yml"), indent=2), encoding="utf-8")
         argv = (
             find_prometheus(),
             f"--config.file={config}",
@@ -56,7 +56,7 @@ class Prometheus:
         )
         return Command(argv, base_environment(), folder)
 
-    def probe(self, pid: int) -> State:  # noqa: ARG002 - its answer says all
+    def probe(self, pid: int) -> State:  # noqa: ARG002 - its response tells the state
         """Ready once it answers queries."""
         return "ready" if answers_with(self.ports.prometheus, "/-/ready") == 200 else "starting"
 
@@ -67,7 +67,7 @@ class Prometheus:
         jobs = [
             {"job_name": service, "static_configs": [{"targets": [at]}]}
             for service, at in targets(self.ports).items()
-            if service in self.watched_services
+            if service in self.scraped
         ]
         every = f"{SCRAPE_SECONDS}s"
         return {
@@ -79,13 +79,13 @@ class Prometheus:
 
 def find_prometheus() -> str:
     """The program. Raises StackError, which says how to get it."""
-    found = shutil.which("prometheus")
-    if found is None:
+    program = shutil.which("prometheus")
+    if program is None:
         raise StackError(
             "Prometheus is not installed: `apt-get install prometheus` (Debian, Ubuntu) or `brew install prometheus` "
-            "(macOS) brings it, and so does https://prometheus.io/download."
+            "(macOS) installs it; for other systems see https://prometheus.io/download."
         )
-    return found
+    return program
 
 
 def rules() -> str:

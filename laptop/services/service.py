@@ -1,4 +1,4 @@
-"""What the supervisor needs to know of a service: how it is started, whether it is ready, where it listens."""
+"""The interface of a service to the supervisor, and the environments that services are started with."""
 
 import os
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from lungline.settings import PREFIX, Settings, setting_names, variable
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A process to start. Secrets travel in its environment: anybody may read a command line."""
+    """A process to start. Secrets are in its environment, because every user can read command lines."""
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(repr=False)
@@ -23,16 +23,16 @@ class Command:
 
 
 class Service(Protocol):
-    """One service of the stack, which is one process (with children of its own, if it likes)."""
+    """A service of the stack: one process, possibly with children."""
 
     @property
     def name(self) -> str:
-        """One word, for status, log and command line."""
+        """One word, for the status, the log and the command line."""
         ...
 
     @property
     def address(self) -> str | None:
-        """Where it listens; None for a service that only calls others."""
+        """Where it listens; None for a service without a port."""
         ...
 
     @property
@@ -42,7 +42,7 @@ class Service(Protocol):
 
     @property
     def stop_timeout(self) -> float:
-        """Seconds that an orderly end may take."""
+        """Seconds to wait after SIGTERM before it is killed."""
         ...
 
     @property
@@ -51,32 +51,32 @@ class Service(Protocol):
         ...
 
     def command(self) -> Command:
-        """How to start it; writes the configuration files that it reads."""
+        """How to start it; writes its configuration files."""
         ...
 
     def probe(self, pid: int) -> State:
-        """Its state now, `starting` when it does not answer; first-time work such as buckets is done here."""
+        """Its state now, `starting` when it does not answer; at the first start it also makes buckets and topics."""
         ...
 
     def maintain(self) -> None:
-        """Housekeeping while it is ready, every few seconds."""
+        """Housekeeping; called every few seconds while it is ready."""
         ...
 
 
-# Whatever the caller's shell holds for other stores, servers and proxies must not reach the services.
+# Variables of the caller's shell that would lead services to other stores or servers.
 _FOREIGN = ("AWS_", "MLFLOW_", "OTEL_", "KAFKA_", "TANSU_", PREFIX)
 
 
 def base_environment() -> dict[str, str]:
-    """This process's environment without anything that would lead a service to another server."""
+    """This process's environment without variables that would lead a service to another server."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
     without_proxies(env)
-    # Python buffers its output to a file or pipe; a log should tell what happened before a crash.
+    # Python buffers its output to a pipe, and the last lines before a crash would be lost.
     return env | {"PYTHONUNBUFFERED": "1"}
 
 
 def settings_environment(settings: Settings) -> dict[str, str]:
-    """The settings as variables: `Settings()` gives the same settings back where these are set."""
+    """The settings as environment variables, from which `Settings()` reads the same settings."""
     env: dict[str, str] = {}
     for name in setting_names():
         value: object = settings
@@ -88,7 +88,7 @@ def settings_environment(settings: Settings) -> dict[str, str]:
 
 
 def s3_environment(settings: Settings) -> dict[str, str]:
-    """The variables from which S3 clients other than ours take address and credentials."""
+    """The environment variables from which other S3 clients take address and credentials."""
     env = {"AWS_DEFAULT_REGION": settings.s3_region, "AWS_REGION": settings.s3_region}
     if settings.s3_endpoint:
         env |= {"AWS_ENDPOINT_URL": settings.s3_endpoint, "AWS_ENDPOINT_URL_S3": settings.s3_endpoint}

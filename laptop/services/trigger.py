@@ -15,7 +15,7 @@ from lungline.settings import Settings
 
 @dataclass(frozen=True)
 class TriggerService:
-    """The trigger as a service of the stack; `settings` name broker and predictor, `worklist` is that one's address."""
+    """The trigger as a service of the stack, with the addresses of broker and predictor, and of the worklist."""
 
     home: Home
     settings: Settings
@@ -24,7 +24,7 @@ class TriggerService:
 
     name = "trigger"
     address = None
-    after = ()  # it waits for broker, predictor and worklist by itself
+    after = ()  # it waits for broker, predictor and worklist itself
     stop_timeout = 5.0
     poll = True
 
@@ -39,7 +39,7 @@ class TriggerService:
         return Command(tuple(argv), env, self.home.path)
 
     def probe(self, pid: int) -> State:
-        """What it has noted of itself."""
+        """The state in its state file."""
         return state_of(self.home, self.name, pid)
 
     def maintain(self) -> None:

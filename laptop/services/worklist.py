@@ -1,4 +1,4 @@
-"""The worklist: the page that readers keep open."""
+"""The worklist as a service of the stack."""
 
 import sys
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from lungline.settings import Settings
 
 @dataclass(frozen=True)
 class WorklistService:
-    """The worklist as a service of the stack; `settings` name the object store."""
+    """The worklist; `settings` contain the address of the object store."""
 
     home: Home
     settings: Settings
@@ -25,34 +25,34 @@ class WorklistService:
     credentials: Credentials
 
     name = "worklist"
-    # Results wait for it in Kafka, so what judges uploads goes first while everything starts at once.
+    # Results wait for it in Kafka, so the services that make them start first.
     after = ("trigger",)
     stop_timeout = 5.0
     poll = True
 
     @property
     def address(self) -> str:
-        """Where this machine reaches it."""
+        """Its address on this machine."""
         return f"http://{HOST}:{self.ports.worklist}"
 
     def guarded(self, settings: Settings) -> Settings:
-        """Settings with the token that the trigger must show it: no other process here may tell it of results."""
+        """Settings with the token that the trigger sends: no other process on this machine may send results."""
         return _with(settings, "event_token", SecretStr(self.credentials.events))
 
     def connected(self, settings: Settings) -> Settings:
-        """Settings with the address that people reach it at, unless they name one."""
+        """Settings with the address for people, unless they contain one."""
         return _with(settings, "uri", self.address)
 
     def command(self) -> Command:
         """How to start it."""
-        # Pages give way to results: in a storm of uploads they are what may lag.
+        # Predictions have priority over pages: under many uploads, pages may be slow.
         argv = ("nice", "-n", "5", sys.executable, "-P", "-m", "worklist")
         argv += ("--host", HOST, "--http_port", str(self.ports.worklist))
         argv += ("--metrics_port", str(self.ports.worklist_metrics))
         env = base_environment() | settings_environment(self.connected(self.guarded(self.settings)))
         return Command(argv, env, self.home.file("worklist"))
 
-    def probe(self, pid: int) -> State:  # noqa: ARG002 - its answer says all
+    def probe(self, pid: int) -> State:  # noqa: ARG002 - its response tells the state
         """Ready while its database answers."""
         status = answers_with(self.ports.worklist, "/healthz")
         return "starting" if status is None else "ready" if status == 200 else "waiting"

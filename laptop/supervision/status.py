@@ -19,6 +19,8 @@ class ServiceStatus:
     pid: int | None = None
     address: str | None = None
     restarts: int = 0
+    started: float | None = None
+    """When it was last started, in seconds since 1970."""
     ready_seconds: float | None = None
     """From its start until it was ready."""
     note: str | None = None

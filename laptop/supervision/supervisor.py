@@ -122,7 +122,7 @@ class Supervisor:
     async def _run_once(self, service: Service) -> str:
         """Run a service until it ends by itself; returns a sentence on how it ended."""
         process = self._start(service)
-        self._publish(service.name, "starting", pid=process.pid, birth=birth(process.pid))
+        self._publish(service.name, "starting", pid=process.pid, birth=birth(process.pid), started=time.time())
         started = time.monotonic()
         poller = asyncio.create_task(self._poll(service, process, started))
         try:

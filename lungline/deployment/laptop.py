@@ -5,9 +5,9 @@ import http.client
 import json
 import os
 import time
-from pathlib import Path
 
 from lungline.errors import ModelNotReady, PackageError, StackError
+from lungline.home import Home
 from lungline.network import open_url
 from lungline.package.card import CARD
 from lungline.package.package import Package
@@ -25,13 +25,13 @@ class LaptopDeployment:
 
     def __init__(
         self,
-        home: Path,
+        home: Home,
         storage: Storage,
         predictor_uri: str | None,
         model_name: str,
         switch_seconds: float = SWITCH_SECONDS,
     ) -> None:
-        self._folder = home / "predictor"
+        self._home = home
         self._storage = storage
         self._uri = predictor_uri
         self._model = model_name
@@ -40,14 +40,12 @@ class LaptopDeployment:
     @classmethod
     def from_settings(cls, settings: Settings) -> "LaptopDeployment":
         """The deployment in the settings' home folder. Raises StackError when no stack was ever started there."""
-        folder = settings.home.absolute() / "predictor"
-        if not folder.is_dir():
+        home = Home(settings.home.absolute())
+        if not home.champion.parent.is_dir():
             # Elsewhere, such as in a pod, no predictor would follow the link.
-            raise StackError(
-                f"There is no laptop stack in {folder.parent} to serve a model: `lungline up` creates one."
-            )
+            raise StackError(f"There is no laptop stack in {home.path} to serve a model: `lungline up` creates one.")
         storage = Storage.from_settings(settings)
-        return cls(settings.home.absolute(), storage, settings.predictor_uri, settings.model_name)
+        return cls(home, storage, settings.predictor_uri, settings.model_name)
 
     def deploy(self, package_uri: str, version: str) -> str:
         """Point the predictor to a package and wait until it reports the package's version.
@@ -74,7 +72,7 @@ class LaptopDeployment:
 
     def _fetch(self, package_uri: str, version: str) -> Package:
         """The package in the home folder, downloaded unless it is the same as in the store."""
-        folder = self._folder / "packages" / version
+        folder = self._home.package(version)
         bucket, prefix = parse_uri(package_uri)
         card = self._storage.get(bucket, f"{prefix.rstrip('/')}/{CARD}").data
         try:
@@ -88,16 +86,17 @@ class LaptopDeployment:
         return package
 
     def _target(self) -> str | None:
-        link = self._folder / "current"
+        link = self._home.champion
         return link.readlink().name if link.is_symlink() else None
 
     def _point(self, version: str | None) -> None:
-        link, draft = self._folder / "current", self._folder / f".current-{os.getpid()}"
+        link = self._home.champion
+        draft = link.with_name(f".current-{os.getpid()}")
         if version is None:
             link.unlink(missing_ok=True)
             return
         draft.unlink(missing_ok=True)
-        draft.symlink_to(Path("packages") / version)
+        draft.symlink_to(self._home.package(version).relative_to(link.parent))
         draft.replace(link)
 
     def _await(self, uri: str, version: str, sha256: str) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from lungline.wording import ago
 from worklist.database.models import WorklistEntry, microseconds
 
 
@@ -115,12 +116,3 @@ def timeline(entries: Sequence[WorklistEntry], now: datetime | None = None) -> T
     )
     newest = predicted[0]
     return Timeline(dots, Timeline.y(newest.low), Timeline.y(newest.high), f"{ago(span)} ago", "now")
-
-
-def ago(span: timedelta) -> str:
-    """A time span in its largest unit."""
-    seconds = max(0, int(span.total_seconds()))
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds // size} {unit}"
-    return f"{seconds} s"
