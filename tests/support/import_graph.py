@@ -36,6 +36,7 @@ ROOMS = (
     "worklist.web",
     "worklist.commands",
     "worklist.jobs",
+    "worklist.notifier",
     "worklist.metrics",
     "worklist.exports",
     "worklist.database",
