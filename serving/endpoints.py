@@ -11,7 +11,6 @@ import orjson
 from lungline import tracing
 from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.diagnosis.upload import diagnose_upload
-from lungline.errors import EventMalformed
 from lungline.events import cloudevents
 from lungline.events.uploads import Upload, parse, require_bucket
 from lungline.results.events import result_event
@@ -19,8 +18,10 @@ from lungline.results.records import ResultRecord
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from serving import metrics, predictions
-from serving.http import Handler, Reply, Request, RequestMalformed, json_reply
+from serving.bodies import BASE64_IMAGES, decode_json
+from serving.http import Handler, MediaTypeUnsupported, Reply, Request, RequestMalformed, json_reply
 from serving.model_loader import ModelLoader
+from serving.tensors import predict_tensors
 
 _log = logging.getLogger(__name__)
 
@@ -34,20 +35,24 @@ class Endpoints:
     upload_events: "UploadEvents"
 
     def routes(self) -> Mapping[str, Handler]:
-        """The handlers by path."""
+        """The handlers by path; `{version}` in a path is any version, which `Request.version` has."""
         return {
             f"/v1/models/{self.name}:predict": self.predict,
             f"/v1/models/{self.name}:explain": self.explain,
             f"/v2/models/{self.name}/infer": self.infer,
+            f"/v2/models/{self.name}/versions/{{version}}/infer": self.infer,
             "/predict": self.predict_image,
         }
 
     def predict(self, request: Request, *, heatmap: bool = False) -> Reply:
         """Predict the uploads of an event, or images in the request (V1)."""
         diagnoser = self.loader.current()
-        value = _event_json(request.body)
+        _refuse_event_formats(request)
+        value = decode_json(request.body, request.headers, _V1_EXPECTED)
         if isinstance(value, dict) and "instances" in value:
             return _v1_reply(predictions.predict_instances(value, diagnoser, heatmap=heatmap))
+        if not _may_be_event(value, request):
+            raise RequestMalformed(f"{_misplaced(value)} Expected {_V1_EXPECTED}.")
         return self.upload_events.predict(value, request, diagnoser)
 
     def explain(self, request: Request) -> Reply:
@@ -56,36 +61,79 @@ class Endpoints:
 
     def infer(self, request: Request) -> Reply:
         """Predict the images of a tensor (V2)."""
-        diagnoser = self.loader.current()
-        length = request.headers.get("inference-header-content-length")
-        if length is not None and not (length.isascii() and length.isdigit() and len(length) < 20):
-            raise RequestMalformed("Expected the header Inference-Header-Content-Length to be a number of bytes.")
-        return json_reply(predictions.predict_tensors(request.body, int(length) if length else None, diagnoser))
+        diagnoser = self.loader.serving(request.version)
+        return json_reply(predict_tensors(request.body, request.headers, diagnoser))
 
     def predict_image(self, request: Request) -> Reply:
         """Predict one image: the first file of a form, or the body itself."""
         diagnoser = self.loader.current()
         heatmap = request.query.get("heatmap", "").lower() in {"1", "true", "yes"}
-        content_type = request.headers.get("content-type", "")
-        form = content_type.startswith("multipart/form-data")
-        image = predictions.first_file(request.body, content_type) if form else request.body
-        prediction = predictions.predict_image(image, diagnoser, heatmap=heatmap)
-        return json_reply(prediction, 400 if prediction["label"] == "Refused" else 200)
+        prediction = predictions.predict_image(_image_of(request), diagnoser, heatmap=heatmap)
+        if prediction["label"] != "Refused":
+            return json_reply(prediction)
+        if _media_type(request) == "application/x-www-form-urlencoded":
+            prediction["error"] += f" {_CURL_HINT}"
+        return json_reply(prediction, 400)
 
 
-def _event_json(body: bytes) -> Any:
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        # The standard parser accepts what orjson does not (UTF-16, a byte order mark), and names the fault as ours.
-        parse(body)
-        raise EventMalformed("The event is not JSON.") from None
+_V1_EXPECTED = 'an upload event, or `{"instances": [{"image": "<base64>"}]}`, as JSON'
+_CURL_HINT = "`curl -d` removes line breaks from a file; send it with `-F image=@FILE` or `--data-binary @FILE`."
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _refuse_event_formats(request: Request) -> None:
+    """Refuse CloudEvents in batches, and in formats other than JSON."""
+    media_type = _media_type(request)
+    if media_type.startswith("application/cloudevents-batch"):
+        raise MediaTypeUnsupported("The body is a batch of CloudEvents; send each event in a request of its own.")
+    if media_type.startswith("application/cloudevents") and media_type != cloudevents.STRUCTURED:
+        raise MediaTypeUnsupported(f"Expected a CloudEvent as {cloudevents.STRUCTURED}.")
+
+
+def _may_be_event(value: Any, request: Request) -> bool:
+    """Whether JSON is an upload event, if perhaps a malformed one."""
+    if "ce-type" in request.headers or _media_type(request) == cloudevents.STRUCTURED:
+        return True
+    if isinstance(value, list):
+        return all(isinstance(record, dict) and "s3" in record for record in value)
+    return isinstance(value, dict) and not value.keys().isdisjoint({"Records", "s3", "specversion", "Event"})
+
+
+def _misplaced(value: Any) -> str:
+    """What JSON is that is neither an event nor a V1 request."""
+    if isinstance(value, dict) and "inputs" in value:
+        return "`inputs` is a V2 request; post it to /v2/models/{name}/infer."
+    if isinstance(value, list) and value and isinstance(value[0], dict) and "specversion" in value[0]:
+        return "The body is a list of CloudEvents; send each event in a request of its own."
+    return "The JSON is neither an upload event nor a prediction request."
+
+
+def _image_of(request: Request) -> bytes:
+    """The image of a /predict request. Raises RequestMalformed for a body that is certainly none."""
+    body, content_type = request.body, request.headers.get("content-type", "")
+    if _media_type(request) == "multipart/form-data":
+        return predictions.first_file(body, content_type)
+    start = body[:64].lstrip().lower()
+    if start.startswith((b'{"', b"[{", b"{\n", b"{\r", b"{ ")):
+        raise RequestMalformed("The body is JSON; post events and `instances` to /v1/models/{name}:predict.")
+    if start.startswith(BASE64_IMAGES):
+        raise RequestMalformed(
+            "The body is base64 text; post the image file itself, or the text as `instances` to"
+            " /v1/models/{name}:predict."
+        )
+    if start.startswith(b"--") and b"filename=" in body[:1024]:
+        raise RequestMalformed("The body is a form, but its Content-Type is not multipart/form-data.")
+    return body
 
 
 def _v1_reply(instances: list[dict[str, Any]]) -> Reply:
     refused = [prediction for prediction in instances if prediction["label"] == "Refused"]
     if len(refused) == len(instances):
-        return json_reply({"error": refused[0]["error"], "predictions": instances}, 400)
+        first = refused[0]
+        return json_reply({"error": first["error"], "reason": first["reason"], "predictions": instances}, 400)
     return json_reply({"predictions": instances})
 
 

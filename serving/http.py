@@ -14,6 +14,18 @@ class RequestMalformed(LunglineError):
     """A request does not have the form that its protocol requires."""
 
 
+class RouteNotFound(LunglineError):
+    """A path names no route, model or version that this predictor serves."""
+
+
+class MethodNotAllowed(LunglineError):
+    """A route exists, but not with this method."""
+
+
+class MediaTypeUnsupported(LunglineError):
+    """A body is compressed or formatted in a way that is not read."""
+
+
 class BodyTooLarge(LunglineError):
     """A body has more bytes than the limit."""
 
@@ -34,6 +46,8 @@ class Request:
     query: QueryParams
     body: bytes
     received: datetime
+    version: str | None = None
+    """The model version that the path names."""
 
 
 @dataclass(frozen=True, slots=True)

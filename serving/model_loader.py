@@ -12,6 +12,7 @@ from lungline.errors import LunglineError, ModelNotReady, PackageError
 from lungline.imaging.image import Limits
 from lungline.package.card import CARD
 from lungline.package.package import Package
+from serving.http import RouteNotFound
 
 POLL_SECONDS = 0.25
 # A package that failed is tried again: it may have been copied into place file by file.
@@ -42,6 +43,13 @@ class ModelLoader:
         if (current := self._current) is None:
             raise ModelNotReady("No model package is loaded yet.")
         return current
+
+    def serving(self, version: str | None) -> Diagnoser:
+        """The diagnoser that serves now; None stands for any version. Raises RouteNotFound for another version."""
+        diagnoser = self.current()
+        if version not in {None, diagnoser.version}:
+            raise RouteNotFound(f"There is no such version of the model; version {diagnoser.version} serves.")
+        return diagnoser
 
     @property
     def ready(self) -> bool:

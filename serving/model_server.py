@@ -3,22 +3,28 @@
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi import Request as FastAPIRequest
+from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
-from starlette.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
 
 import lungline.errors
 from lungline.diagnosis.diagnoser import Diagnoser
+from lungline.errors import LunglineError
 from serving import openapi
-from serving.app import InferenceApp
+from serving.app import InferenceApp, error_reply
 from serving.endpoints import Endpoints
+from serving.http import RequestMalformed
 from serving.kserve_imports import lean_kserve
 from serving.model_loader import ModelLoader
 
 with lean_kserve():
-    from kserve.errors import ModelNotFound, ModelNotReady, ServerNotReady
+    from kserve.errors import ServerNotReady
     from kserve.model import Model
     from kserve.model_server import ModelServer
     from kserve.protocol.dataplane import DataPlane
@@ -105,39 +111,60 @@ class PredictorServer(ModelServer):
 
 
 def _protocol(endpoints: Endpoints, dataplane: DataPlane) -> FastAPI:
-    """KServe's protocol beside inference: liveness, readiness, metadata and metrics; and the openapi."""
+    """KServe's protocol beside inference: liveness, readiness, metadata and metrics; and the documentation."""
     about = {"title": "Lungline predictor", "description": openapi.ABOUT, "version": openapi.VERSION}
     app = FastAPIOffline(**about)  # hospitals' networks do not reach the CDN that FastAPI's own page loads from
     v1, v2 = V1Endpoints(dataplane), V2Endpoints(dataplane)
+    name, loader = endpoints.name, endpoints.loader
 
-    async def model_ready(model_name: str) -> Any:
-        """Without KServe's parameter for a version, which it answers with 500."""
-        return await v2.model_ready(model_name)
+    def version_metadata(version: str) -> dict[str, Any]:
+        return metadata(name, loader.serving(version))
+
+    def version_ready(version: str) -> dict[str, Any]:
+        """Instead of KServe's handler, which answers a version with 500."""
+        loader.serving(version)
+        return {"name": name, "ready": True}
 
     routes = {
         "/": dataplane.live,
         "/metrics": metrics_handler,
         "/v1/models": v1.models,
-        f"/v1/models/{endpoints.name}": lambda: readiness(endpoints.name, endpoints.loader.current()),
+        f"/v1/models/{name}": lambda: readiness(name, loader.current()),
         "/v2": v2.metadata,
         "/v2/health/live": v2.live,
         "/v2/health/ready": v2.ready,
         "/v2/models": v2.models,
-        f"/v2/models/{endpoints.name}": lambda: metadata(endpoints.name, endpoints.loader.current()),
-        "/v2/models/{model_name}/ready": model_ready,
+        f"/v2/models/{name}": lambda: metadata(name, loader.current()),
+        f"/v2/models/{name}/ready": lambda: version_ready(loader.current().version),
+        f"/v2/models/{name}/versions/{{version}}": version_metadata,
+        f"/v2/models/{name}/versions/{{version}}/ready": version_ready,
     }
     for path, handler in routes.items():
         app.add_api_route(path, handler, methods=["GET"], response_model=None, tags=["KServe"], name=path)
-    # A supervisor polls readiness several times a second: these errors need no log lines.
-    for error, status in (
-        (ServerNotReady, 503),
-        (ModelNotReady, 503),
-        (lungline.errors.ModelNotReady, 503),
-        (ModelNotFound, 404),
-    ):
-        app.add_exception_handler(error, lambda _, exc, status=status: JSONResponse({"error": str(exc)}, status))
-    _document(app, openapi.inference_paths(endpoints.name))
+    for error in (HTTPException, RequestValidationError, ServerNotReady, LunglineError, Exception):
+        app.add_exception_handler(error, partial(_protocol_error, name))
+    _document(app, openapi.inference_paths(name))
     return app
+
+
+def _protocol_error(name: str, _: FastAPIRequest, exc: Exception) -> Response:
+    """The response to an error of these routes, in the form of the inference routes' errors.
+
+    Without a log line: a supervisor polls readiness several times a second.
+    """
+    if isinstance(exc, HTTPException):
+        sentences = {
+            404: f"There is no such route. This predictor serves the model {name}; /docs lists its routes.",
+            405: "This route takes GET requests only.",
+        }
+        error = sentences.get(exc.status_code, str(exc.detail))
+        return JSONResponse({"error": error}, exc.status_code, exc.headers)
+    if isinstance(exc, ServerNotReady):
+        exc = lungline.errors.ModelNotReady(str(exc))
+    elif isinstance(exc, RequestValidationError):
+        exc = RequestMalformed("The request has a parameter that is not valid.")
+    reply = error_reply(exc)
+    return Response(reply.body, reply.status, reply.headers)
 
 
 def _document(app: FastAPI, paths: dict[str, dict[str, Any]]) -> None:

@@ -9,7 +9,8 @@ from lungline.results.records import ResultRecord
 VERSION = version("lungline")
 ABOUT = (
     "Predicts pneumonia from chest X-rays. Decision support for research; not a medical device. "
-    "The status 503 means: try again."
+    "The status 503 means: try again. Every error has a sentence under `error`, and a refused image a code under "
+    "`reason`. Bodies may be compressed: `Content-Encoding: gzip` or `deflate`."
 )
 
 INPUTS = [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
@@ -37,7 +38,8 @@ def _responses(content: dict[str, Any], description: str) -> dict[str, dict[str,
     return {
         "200": {"description": description, "content": content},
         "400": {"description": "The image is refused, or the request is malformed.", "content": _ERROR},
-        "413": {"description": "The body is too large.", "content": _ERROR},
+        "413": {"description": "The body is too large, as sent or when it is decompressed.", "content": _ERROR},
+        "415": {"description": "The body is compressed otherwise than with gzip or deflate.", "content": _ERROR},
         "503": {"description": "No model is loaded, or the object store does not answer.", "content": _ERROR},
     }
 
@@ -99,6 +101,11 @@ _INFER = {
         "Label and probability of each image.",
     ),
 }
+_INFER_VERSION = _INFER | {
+    "summary": "The same, if this version serves",
+    "parameters": [{"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}],
+    "responses": _INFER["responses"] | {"404": {"description": "Another version serves.", "content": _ERROR}},
+}
 _HEATMAP = {
     "name": "heatmap",
     "in": "query",
@@ -130,5 +137,6 @@ def inference_paths(name: str) -> dict[str, dict[str, Any]]:
             "post": _PREDICT | {"summary": "The same, with heatmaps in the predictions (V1)"}
         },
         f"/v2/models/{name}/infer": {"post": _INFER},
+        f"/v2/models/{name}/versions/{{version}}/infer": {"post": _INFER_VERSION},
         "/predict": {"post": _PREDICT_IMAGE},
     }

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import json
+import re
 import struct
 from typing import Any
 
@@ -164,3 +165,105 @@ def test_no_body_is_a_server_error(
     headers = {"content-type": content_type} | (KNATIVE if event else {})
     reply = predictor.http.post(path, content=body, headers=headers)
     assert reply.status_code in {200, 204, 400}, (reply.status_code, reply.text)
+
+
+NESTED = [[[[0.5]] * SIZE] * SIZE]
+FLAT = [0.5] * SIZE * SIZE
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape", "data"),
+    [
+        ("BYTES", [1], [b64(IMAGE)]),
+        ("BYTES", [1], b64(IMAGE)),
+        ("BYTES", [1, 1], [[b64(IMAGE)]]),
+        ("BYTES", [1, 1], [b64(IMAGE)]),
+        ("FP32", [1, SIZE, SIZE, 1], NESTED),
+        ("FP32", [1, SIZE, SIZE, 1], FLAT),
+    ],
+)
+def test_a_v2_shape_that_fits_its_data_is_accepted(
+    predictor: Predictor, datatype: str, shape: list[int], data: Any
+) -> None:
+    tensor = {"name": "image", "datatype": datatype, "shape": shape, "data": data}
+    assert predictor.http.post(INFER, json={"inputs": [tensor]}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape", "data"),
+    [
+        ("BYTES", [2], [b64(IMAGE)]),
+        ("BYTES", [1], [b64(IMAGE)] * 2),
+        ("BYTES", [2, 1], [[b64(IMAGE)] * 2]),
+        ("BYTES", [1], [[[b64(IMAGE)]]]),
+        ("BYTES", [2], [[b64(IMAGE)], b64(IMAGE)]),
+        ("BYTES", [-1], [b64(IMAGE)]),
+        ("BYTES", [1.0], [b64(IMAGE)]),
+        ("BYTES", [True], [b64(IMAGE)]),
+        ("BYTES", ["1"], [b64(IMAGE)]),
+        ("BYTES", [], [b64(IMAGE)]),
+        ("BYTES", 1, [b64(IMAGE)]),
+        ("BYTES", None, [b64(IMAGE)]),
+        ("BYTES", [2**64], [b64(IMAGE)]),
+        ("FP32", [1, 1, SIZE, SIZE], FLAT),
+        ("FP32", [1, SIZE * SIZE], FLAT),
+        ("FP32", [1, SIZE, SIZE, 1], FLAT[1:]),
+        ("FP32", [2, SIZE, SIZE, 1], NESTED),
+        ("FP32", [1, SIZE, SIZE, 1], [FLAT]),
+        ("FP32", [1, SIZE, SIZE, 1], ["0.5"] * SIZE * SIZE),
+        ("FP32", [1, SIZE, SIZE, 1], [True] * SIZE * SIZE),
+    ],
+)
+def test_a_v2_shape_that_does_not_fit_its_data_is_refused(
+    predictor: Predictor, datatype: str, shape: Any, data: Any
+) -> None:
+    tensor = {"name": "image", "datatype": datatype, "shape": shape, "data": data}
+    reply = predictor.http.post(INFER, json={"inputs": [tensor]})
+    assert reply.status_code == 400
+    assert re.match(r"The shape .* does not fit the|Expected", reply.json()["error"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "json_length", "sentence"),
+    [
+        ({"parameters": {"binary_data_size": 3}}, None, "for binary_data_size"),
+        ({"shape": [2]}, None, "The shape [2] does not fit the data; number of elements: 1."),
+        ({"data": [b64(IMAGE)]}, None, "The tensor has both `data` and binary data."),
+        ({}, 10**9, "Inference-Header-Content-Length"),
+        ({}, 0, "The body is empty."),
+        ({"datatype": "FP32", "shape": [1, SIZE, SIZE, 1]}, None, "Expected 4 bytes for each FP32 value."),
+    ],
+)
+def test_v2_binary_data_that_contradicts_its_json_is_refused(
+    predictor: Predictor, changes: dict[str, Any], json_length: int | None, sentence: str
+) -> None:
+    text = json.dumps({"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], **changes}]}).encode()
+    binary = struct.pack("<I", len(IMAGE)) + IMAGE
+    binary += bytes(1 - len(binary) % 2)  # no whole number of FP32 values
+    if changes.get("datatype") != "FP32":
+        binary = struct.pack("<I", len(IMAGE)) + IMAGE
+    headers = {"inference-header-content-length": str(len(text) if json_length is None else json_length)}
+    reply = predictor.http.post(INFER, content=text + binary, headers=headers)
+    assert reply.status_code == 400
+    assert sentence in reply.json()["error"]
+
+
+def test_v2_returns_the_outputs_that_are_requested(predictor: Predictor) -> None:
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [b64(IMAGE)]}
+    for names in (["label"], ["probability", "label"]):
+        outputs = [{"name": name} for name in names]
+        reply = predictor.http.post(INFER, json={"inputs": [tensor], "outputs": outputs})
+        assert [output["name"] for output in reply.json()["outputs"]] == names
+    reply = predictor.http.post(INFER, json={"inputs": [tensor], "outputs": [{"name": "logits"}]})
+    assert reply.json()["error"] == "There is no output 'logits'; expected label or probability."
+
+
+def test_a_refused_image_has_its_reason_in_every_protocol(predictor: Predictor) -> None:
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [b64(b"no image")]}
+    replies = [
+        predictor.http.post(PREDICT, json={"instances": [b64(b"no image")]}),
+        predictor.http.post(INFER, json={"inputs": [tensor]}),
+        predictor.http.post("/predict", content=b"no image"),
+    ]
+    assert [(reply.status_code, reply.json()["reason"]) for reply in replies] == [(400, "not-an-image")] * 3
+    assert all(reply.json()["error"].endswith(".") for reply in replies)

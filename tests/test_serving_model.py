@@ -6,6 +6,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.package.card import MODEL
 from lungline.package.package import Package
@@ -16,6 +18,7 @@ from tests.support.predictor import (
     METADATA,
     PREDICT,
     Predictor,
+    b64,
     deliver,
     put,
     running_predictor,
@@ -144,3 +147,55 @@ def test_a_replaced_folder_is_another_package(store: Storage, versions: Path, tm
         folder.rename(tmp_path / "old")
         (tmp_path / "fresh").rename(folder)
         predictor.wait(lambda: predictor.version() == "2")
+
+
+def test_the_version_of_the_metadata_answers_under_its_path(predictor: Predictor) -> None:
+    (version,) = predictor.http.get(METADATA).json()["versions"]
+    path = f"{METADATA}/versions/{version}"
+    assert predictor.http.get(path).json() == predictor.http.get(METADATA).json()
+    assert predictor.http.get(f"{path}/ready").json() == {"name": "pneumonia", "ready": True}
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [b64(IMAGE)]}
+    reply = predictor.http.post(f"{path}/infer", json={"inputs": [tensor]})
+    assert reply.json() == predictor.http.post(f"{METADATA}/infer", json={"inputs": [tensor]}).json()
+
+
+@pytest.mark.parametrize("version", ["2", "01", "1.0", "latest", "1%20", "-1", "v1", "1%2Fx"])
+def test_any_other_version_is_404(predictor: Predictor, version: str) -> None:
+    path = f"{METADATA}/versions/{version}"
+    replies = [
+        predictor.http.get(path),
+        predictor.http.get(f"{path}/ready"),
+        predictor.http.post(f"{path}/infer", json={"inputs": []}),
+    ]
+    assert [reply.status_code for reply in replies] == [404] * 3
+    assert all(reply.json()["error"].endswith(".") for reply in replies)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "/v1/models/other:predict", 404),
+        ("POST", "/v2/models/other/infer", 404),
+        ("GET", "/v1/models/other", 404),
+        ("GET", "/v2/models/other", 404),
+        ("GET", "/v2/models/other/ready", 404),
+        ("GET", "/v2/models/other/versions/1", 404),
+        ("GET", "/nothing", 404),
+        ("GET", PREDICT, 405),
+        ("PUT", "/predict", 405),
+        ("GET", f"{METADATA}/versions/1/infer", 405),
+        ("DELETE", METADATA, 405),
+        ("POST", "/v2/health/ready", 405),
+        ("POST", PREDICT, 400),
+        ("POST", f"{METADATA}/infer", 400),
+        ("POST", "/predict", 400),
+    ],
+)
+def test_errors_have_one_form_on_every_route(predictor: Predictor, method: str, path: str, status: int) -> None:
+    reply = predictor.http.request(method, path)
+    assert reply.status_code == status
+    assert reply.headers["content-type"] == "application/json"
+    assert reply.json()["error"].endswith(".")
+    assert "detail" not in reply.json()
+    if status == 405:
+        assert reply.headers["allow"] in {"GET", "POST"}

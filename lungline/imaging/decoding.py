@@ -180,6 +180,12 @@ _NAMED_FORMATS: tuple[tuple[int, bytes, str], ...] = (
 )
 
 
+def is_image(data: bytes) -> bool:
+    """Whether a file begins as a format that `decode` reads, or that it refuses by name."""
+    named = any(data.startswith(magic, offset) for offset, magic, _ in _NAMED_FORMATS)
+    return named or dicom.is_dicom(data) or any(image_format.matches(data) for image_format in _FORMATS)
+
+
 def _unknown(data: bytes) -> ImageRefused:
     text = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip()
     for offset, magic, name in _NAMED_FORMATS:
