@@ -78,7 +78,9 @@ class Changes:
         credentials = grpc.ssl_channel_credentials(
             certificates.authority.read_bytes(), certificates.key.read_bytes(), certificates.certificate.read_bytes()
         )
-        self._channel = grpc.secure_channel(f"{HOST}:{filer_grpc_port}", credentials)
+        # gRPC would ask a proxy of the environment for this machine too.
+        direct = (("grpc.enable_http_proxy", 0),)
+        self._channel = grpc.secure_channel(f"{HOST}:{filer_grpc_port}", credentials, direct)
         subscribe = self._channel.unary_stream(
             _METHOD, request_serializer=request.SerializeToString, response_deserializer=response.FromString
         )

@@ -14,6 +14,8 @@ from boto3.s3.transfer import TransferConfig
 from confluent_kafka import Message
 
 from eventing.offsets import OffsetTracker
+from eventing.seaweedfs_log import Changes
+from eventing.seaweedfs_tls import Certificates
 from eventing.state import read_state
 from laptop.home.ports import load_ports
 from laptop.services.bridge import BridgeService, running_bridge
@@ -25,7 +27,7 @@ from lungline.home import Home
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from tests.support.kafka_tail import Tail, tail, uploads_of
-from tests.support.object_store import s3_client
+from tests.support.object_store import free_ports, s3_client
 
 pytestmark = pytest.mark.stack
 
@@ -209,6 +211,23 @@ def test_a_storm_of_uploads_is_one_event_each(stores: Settings, uploads: Tail) -
     storage.close()
     uploads.until(lambda records: len(records) >= 600 and {upload.key for upload in of("storm/", records)} == keys, 60)
     assert len(of("storm/", uploads.settled())) == 600
+
+
+@pytest.mark.parametrize("variable", ["grpc_proxy", "https_proxy", "http_proxy"])
+def test_the_change_log_is_read_without_a_proxy(
+    home: Path, stores: Settings, client: Any, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    client.put_object(Bucket=BUCKET, Key="direct.jpg", Body=b"x")
+    monkeypatch.setenv(variable, f"http://127.0.0.1:{free_ports(1)[0]}")
+    ports = load_ports(Home(home))
+    assert ports
+    changes = Changes(ports.filer_grpc, Certificates.of(Home(home).file("store", "config")), BUCKET, 0)
+    try:
+        assert next(change for change in changes if change.upload).upload
+    finally:
+        changes.close()
 
 
 def test_an_offset_tracker_stops_at_the_first_gap() -> None:
