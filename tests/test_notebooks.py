@@ -1,4 +1,4 @@
-"""The notebooks run on phantoms as they stand, define nothing, and are kept without outputs."""
+"""The notebooks run on phantoms without changes, define nothing, and have no outputs in git."""
 
 import ast
 import os
@@ -19,11 +19,11 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LOOK, TRAIN, FOLLOW = NOTEBOOKS
 CELL_SECONDS = 240
-# All three take about a minute on two free cores; a busy machine may take its time.
+# All three take about a minute on two free cores, and several on a busy machine.
 pytestmark = pytest.mark.timeout(480)
-# Enough of everything to run; far too little to learn anything.
+# Enough to run, and far too little to learn anything.
 SMALL = {"DATA": "phantom:120", "OFFLINE": "true", "MODEL__SIZE": "32", "MODEL__WIDTH": "8", "TRAIN__EPOCHS": "2"}
-# MLflow takes longer to start than all that the notebooks do, and none of them asks it anything.
+# MLflow takes longer to start than the notebooks take to run, and none of them uses it.
 NO_MLFLOW = {"MLFLOW_URI": "http://127.0.0.1:9"}
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -38,17 +38,17 @@ def code(path: Path) -> list[Any]:
 
 
 def run(path: Path, home: Path) -> Any:
-    """The executed notebook; its kernel runs on this interpreter, with small settings and none of ours."""
+    """The executed notebook; its kernel runs on this interpreter, with small settings only."""
     home.mkdir(exist_ok=True)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("LUNGLINE_", "MPL"))}
-    ours = {f"LUNGLINE_{name}": value for name, value in (SMALL | NO_MLFLOW | {"HOME": str(home)}).items()}
+    small = {f"LUNGLINE_{name}": value for name, value in (SMALL | NO_MLFLOW | {"HOME": str(home)}).items()}
     resources = {"metadata": {"path": str(path.parent)}}
     client = NotebookClient(read(path), timeout=CELL_SECONDS, startup_timeout=120, resources=resources)
-    # Made here and owned by the client, which shuts down what it owns.
+    # The client owns the kernel manager that it creates, and shuts it down.
     specification = client.create_kernel_manager().kernel_spec
     assert specification
     specification.argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    return client.execute(env=inherited | ours | {"IPYTHONDIR": str(home / "ipython")})
+    return client.execute(env=inherited | small | {"IPYTHONDIR": str(home / "ipython")})
 
 
 def outputs(notebook: Any) -> list[Any]:
@@ -56,23 +56,23 @@ def outputs(notebook: Any) -> list[Any]:
 
 
 def text(notebook: Any) -> str:
-    """What the notebook has printed, and the tables it has shown."""
+    """The text and the tables in the outputs of a notebook."""
     shown = (output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in outputs(notebook))
     return "".join(shown)
 
 
-def pictures(notebook: Any) -> int:
+def images(notebook: Any) -> int:
     return sum("image/png" in output.get("data", {}) for output in outputs(notebook))
 
 
-def complaints(notebook: Any) -> str:
-    """What Python wrote in red; under pytest a kernel leaves alone what TensorFlow writes past it, on every import."""
+def warnings_in(notebook: Any) -> str:
+    """The text on standard error of Python code; what TensorFlow writes on each import does not pass through Python."""
     return "".join(output.text for output in outputs(notebook) if output.get("name") == "stderr")
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The home folder of the notebooks; what Jupyter itself writes goes there too, not to the person who runs this."""
+    """The home of the notebooks; Jupyter's own files go there as well, not to the user's home."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("RUNTIME", "CONFIG", "DATA"):
@@ -82,11 +82,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def trained(home: Path) -> Any:
-    """The second notebook, executed; the third starts from the model that it leaves."""
+    """The second notebook, executed; the third uses its model."""
     return run(TRAIN, home)
 
 
-def test_the_notebooks_are_the_three_of_the_readme() -> None:
+def test_the_readme_lists_all_notebooks() -> None:
     named = re.findall(r"\[(\w+)\]\((\w+\.ipynb)\)", (ROOT / "notebooks/README.md").read_text())
     assert named == [(path.stem, path.name) for path in NOTEBOOKS]
 
@@ -105,7 +105,7 @@ def test_a_notebook_uses_the_core(path: Path) -> None:
 
 
 @every_notebook
-def test_a_notebook_is_kept_without_outputs_and_without_traces_of_a_machine(path: Path) -> None:
+def test_a_notebook_has_no_outputs_and_no_local_paths(path: Path) -> None:
     notebook = read(path)
     nbformat.validate(notebook)
     for cell in code(path):
@@ -127,29 +127,30 @@ def test_a_notebook_explains_itself(path: Path) -> None:
 
 def test_the_first_notebook_shows_the_data(home: Path) -> None:
     notebook = run(LOOK, home)
-    assert complaints(notebook) == ""
+    assert warnings_in(notebook) == ""
     assert "phantom:120: 120 images." in text(notebook)
     assert "0 of 120 images could not be read." in text(notebook)
-    assert pictures(notebook) == 4
+    assert images(notebook) == 4
     assert (home / "notebooks/data/contract/index.html").exists()
 
 
 def test_the_second_notebook_trains_and_compares_two_models(home: Path, trained: Any) -> None:
-    assert complaints(trained) == ""
+    assert warnings_in(trained) == ""
     assert "as set: " in text(trained)
     assert "drawn phantoms" in text(trained)
-    assert pictures(trained) == 4
+    assert images(trained) == 4
     assert (home / "notebooks/models/as-set/card.json").exists()
 
 
 @pytest.mark.stack
 @pytest.mark.usefixtures("trained")
-def test_the_third_notebook_follows_an_upload_and_leaves_nothing_running(home: Path) -> None:
+def test_the_third_notebook_follows_an_upload(home: Path) -> None:
+    """And it leaves nothing running."""
     notebook = run(FOLLOW, home)
-    assert complaints(notebook) == ""
+    assert warnings_in(notebook) == ""
     assert "s3:ObjectCreated:Put" in text(notebook)
     assert "the same record: True" in text(notebook)
     assert "DOE^JANE" not in re.findall(r"^Upload\(.*", text(notebook), re.MULTILINE)[0]
-    assert pictures(notebook) == 3
+    assert images(notebook) == 3
     assert "The stack was stopped." in text(notebook)
     assert not stack.status(load_settings({"home": str(home)})).running
