@@ -1,4 +1,4 @@
-"""The three dashboards as code; `make dashboards` writes their JSON into manifests/base/monitoring.
+"""The three Grafana dashboards as code; `make dashboards` writes their JSON into manifests/base/monitoring.
 
-Queries work on a laptop and on a cluster: where the two differ, `or` joins what each of them has.
+Queries work on a laptop and on a cluster: where their metrics differ, `or` joins the two.
 """

@@ -1,4 +1,4 @@
-"""How our panels look: one function a kind, each from a title, a unit and its queries."""
+"""The kinds of panels: one function for each, from a title, a description, a unit and queries."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,25 +18,25 @@ HEIGHT = 8
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A PromQL expression and what its series are called."""
+    """A PromQL expression, and the legend of its series."""
 
     expression: str
     legend: str = ""
 
 
 def dashboard(uid: str, title: str, description: str) -> Dashboard:
-    """An empty dashboard of ours."""
-    begun = Dashboard(title).uid(uid).description(description).tags(["lungline"]).refresh("15s").time("now-1h", "now")
-    return begun.with_variable(DatasourceVariable("datasource").label("Data source").type("prometheus"))
+    """An empty dashboard with a variable for the data source."""
+    empty = Dashboard(title).uid(uid).description(description).tags(["lungline"]).refresh("15s").time("now-1h", "now")
+    return empty.with_variable(DatasourceVariable("datasource").label("Data source").type("prometheus"))
 
 
 def row(title: str) -> Row:
-    """A heading."""
+    """A row with a heading."""
     return Row(title)
 
 
 def lines(title: str, text: str, unit: str, *queries: Query, span: int = 8) -> timeseries.Panel:
-    """How something went."""
+    """Lines over time."""
     panel = timeseries.Panel().title(title).description(text).unit(unit).datasource(SOURCE).span(span).height(HEIGHT)
     legend = VizLegendOptions().show_legend(True).display_mode(LegendDisplayMode.LIST)
     panel = panel.legend(legend.placement(LegendPlacement.BOTTOM)).min(0)
@@ -46,28 +46,28 @@ def lines(title: str, text: str, unit: str, *queries: Query, span: int = 8) -> t
 
 
 def number(title: str, text: str, unit: str, query: Query, span: int = 4) -> stat.Panel:
-    """How something is now."""
+    """The latest value as a number."""
     panel = stat.Panel().title(title).description(text).unit(unit).datasource(SOURCE).span(span).height(4)
     panel = panel.reduce_options(ReduceDataOptions().calcs(["lastNotNull"]))
     return panel.with_target(*_targets([query]))
 
 
 def shares(title: str, text: str, query: Query, span: int = 8) -> piechart.Panel:
-    """What something is made of."""
+    """The latest values as shares of a whole."""
     panel = piechart.Panel().title(title).description(text).datasource(SOURCE).span(span).height(HEIGHT)
     panel = panel.pie_type(PieChartType.DONUT).reduce_options(ReduceDataOptions().calcs(["lastNotNull"]))
     return panel.with_target(*_targets([query]))
 
 
 def bars(title: str, text: str, unit: str, query: Query, span: int = 8) -> bargauge.Panel:
-    """Several things beside each other."""
+    """The latest values as bars."""
     panel = bargauge.Panel().title(title).description(text).unit(unit).datasource(SOURCE).span(span).height(HEIGHT)
     panel = panel.reduce_options(ReduceDataOptions().calcs(["lastNotNull"])).min(0)
     return panel.with_target(*_targets([query]))
 
 
 def distribution(title: str, text: str, query: Query, span: int = 8) -> heatmap.Panel:
-    """How a histogram changed."""
+    """A histogram over time, as a heatmap."""
     panel = heatmap.Panel().title(title).description(text).datasource(SOURCE).span(span).height(HEIGHT)
     (target,) = _targets([query])
     return panel.with_target(target.format(PromQueryFormat.HEATMAP))

@@ -1,10 +1,10 @@
-"""The machinery: requests, errors, latency, lag, parts, cold starts, resources."""
+"""The dashboard "Platform": requests, errors, latency, lag, services, cold starts, resources."""
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from dashboards.panels import Query, dashboard, lines, row
 
-P = 'histogram_quantile({}, sum by (le) (rate(lungline_request_seconds_bucket{{route=~".*:predict"}}[5m])))'
+LATENCY = 'histogram_quantile({}, sum by (le) (rate(lungline_request_seconds_bucket{{route=~".*:predict"}}[5m])))'
 NAMESPACE = 'namespace="lungline"'
 CONTAINERS = f'{NAMESPACE}, container!=""'
 REVISIONS = f"kn_serving_invocation_duration_seconds_count{{{NAMESPACE}}}"
@@ -13,8 +13,13 @@ PREDICTORS = f'{NAMESPACE}, pod=~"pneumonia-predictor.*"'
 
 def platform() -> Dashboard:
     """The dashboard "Platform"."""
-    board = dashboard("lungline-platform", "Lungline: Platform", "Requests, events, parts and what they take.")
-    for title, panels in (("Requests", _requests()), ("Events", _events()), ("Parts", _parts()), ("Room", _room())):
+    board = dashboard("lungline-platform", "Lungline: Platform", "Requests, events, services and their resources.")
+    for title, panels in (
+        ("Requests", _requests()),
+        ("Events", _events()),
+        ("Services", _services()),
+        ("Resources", _resources()),
+    ):
         board = board.with_row(row(title))
         for panel in panels:
             board = board.with_panel(panel)
@@ -23,29 +28,34 @@ def platform() -> Dashboard:
 
 def _requests():
     yield lines(
-        "Requests a second",
+        "Requests per second",
         "Of the predictor and the worklist, by route and status.",
         "reqps",
         Query("rate(http_requests_total[5m])", "{{job}} {{method}} {{route}} {{code}}"),
     )
     yield lines(
-        "Errors",
-        "Share of answers from 500 on.",
+        "Error rate",
+        "Share of responses with a status of 500 or more.",
         "percentunit",
         Query(
             '(sum(rate(http_requests_total{code=~"5.."}[5m])) or vector(0)) / sum(rate(http_requests_total[5m]))', "5xx"
         ),
     )
     yield lines(
-        "Time to answer an upload event",
-        "Seconds that half, 95 % and 99 % of them stay below.",
+        "Latency of upload events",
+        "Median, 95th and 99th percentile.",
         "s",
-        *(Query(P.format(share), f"{share:.0%}") for share in (0.5, 0.95, 0.99)),
+        *(Query(LATENCY.format(share), f"{share:.0%}") for share in (0.5, 0.95, 0.99)),
     )
-    yield lines("In flight", "Requests that are judged or wait.", "none", Query("sum(lungline_in_flight)", "requests"))
     yield lines(
-        "Requests a second, by revision",
-        "On a cluster as Knative's proxy saw them; on a laptop results by version.",
+        "Requests in flight",
+        "Processed or waiting.",
+        "none",
+        Query("sum(lungline_in_flight)", "requests"),
+    )
+    yield lines(
+        "Requests per second by revision",
+        "On a cluster as Knative's proxy counts them; on a laptop results by version.",
         "reqps",
         Query(
             f"sum by (serving_knative_dev_revision) (rate({REVISIONS}[5m]))"
@@ -57,23 +67,23 @@ def _requests():
 
 def _events():
     yield lines(
-        "Records that are not done",
-        "By topic.",
+        "Consumer lag",
+        "Records of each topic that are not processed.",
         "none",
         Query(
             "sum by (topic) (lungline_consumer_lag_records) or sum by (topic) (kafka_consumergroup_lag)", "{{topic}}"
         ),
     )
     yield lines(
-        "Deliveries and retries a minute",
-        "Of the laptop's trigger; a cluster's dispatchers are Knative's to watch.",
+        "Deliveries and retries per minute",
+        "Of the laptop's trigger; on a cluster Knative's dispatchers have metrics of their own.",
         "none",
         Query("sum by (route) (rate(lungline_deliveries_total[5m])) * 60", "delivered to {{route}}"),
-        Query("sum by (route) (rate(lungline_retries_total[5m])) * 60", "tried again for {{route}}"),
+        Query("sum by (route) (rate(lungline_retries_total[5m])) * 60", "retried for {{route}}"),
     )
     yield lines(
-        "Dead letters in an hour",
-        "Refused images among them.",
+        "Dead letters per hour",
+        "Includes refused images.",
         "none",
         Query(
             "sum(increase(lungline_dead_letters_total[1h])"
@@ -83,16 +93,16 @@ def _events():
     )
 
 
-def _parts():
+def _services():
     yield lines(
         "Ready",
-        "1: runs and can do its work.",
+        "1 when a service runs and is ready.",
         "none",
         Query(f"min by (part) (lungline_part_ready) or min by (job) (up{{{NAMESPACE}}})", "{{part}}{{job}}"),
     )
     yield lines(
-        "Restarts in an hour",
-        "Starts after an end that nobody asked for.",
+        "Restarts per hour",
+        "After a service ended by itself.",
         "none",
         Query(
             "sum by (part) (increase(lungline_part_restarts_total[1h]))"
@@ -102,7 +112,7 @@ def _parts():
     )
     yield lines(
         "Cold starts",
-        "Seconds from a predictor's start until it was ready.",
+        "Time from the start of a predictor until it is ready.",
         "s",
         Query(
             'max by (part) (lungline_part_start_seconds{part="predictor"})'
@@ -110,13 +120,13 @@ def _parts():
             "{{part}}{{pod}}",
         ),
     )
-    yield lines("Predictors", "That have a model.", "none", Query("sum(lungline_model_ready)", "ready"))
+    yield lines("Ready predictors", "With a model loaded.", "none", Query("sum(lungline_model_ready)", "ready"))
 
 
-def _room():
+def _resources():
     yield lines(
         "Memory",
-        "Resident.",
+        "Resident memory by service.",
         "bytes",
         Query(
             "sum by (part) (lungline_part_resident_memory_bytes)"
@@ -125,8 +135,8 @@ def _room():
         ),
     )
     yield lines(
-        "Processor",
-        "Cores.",
+        "CPU",
+        "Cores in use by service.",
         "none",
         Query(
             "sum by (part) (rate(lungline_part_cpu_seconds_total[5m]))"
@@ -135,8 +145,8 @@ def _room():
         ),
     )
     yield lines(
-        "Disk",
-        "Share that is free.",
+        "Free disk space",
+        "Share of the disk or volume.",
         "percentunit",
         Query(
             "min(lungline_disk_free_bytes / lungline_disk_size_bytes)"
@@ -146,8 +156,8 @@ def _room():
         ),
     )
     yield lines(
-        "Certificates",
-        "Days until they expire.",
+        "Certificate expiry",
+        "Days until a certificate expires.",
         "d",
         Query(
             "min by (certificate) (lungline_certificate_expiry_timestamp_seconds - time()) / 86400"

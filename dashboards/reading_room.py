@@ -1,4 +1,4 @@
-"""The wall of the reading room: are X-rays being judged, how fast, and what waits for a reader."""
+"""The dashboard "Reading room": whether X-rays are predicted, how fast, and what waits for a reader."""
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
@@ -17,22 +17,29 @@ UPLOADS = (
 
 def reading_room() -> Dashboard:
     """The dashboard "Reading room"."""
-    board = dashboard("lungline-reading-room", "Lungline: Reading room", "What a reading room wants to know.")
+    board = dashboard(
+        "lungline-reading-room",
+        "Lungline: Reading room",
+        "Results, their speed, and what waits for a reader.",
+    )
     now = (
         number(
-            "Judged in a day", "Uploads that got a result.", "none", Query("sum(increase(lungline_results_total[24h]))")
+            "Results per day", "Uploads that got a result.", "none", Query("sum(increase(lungline_results_total[24h]))")
         ),
         number(
             "Last result",
-            "Since the latest result.",
+            "Time since the latest result.",
             "s",
             Query("time() - max(lungline_last_result_timestamp_seconds)"),
         ),
-        number("Waiting to be judged", "Upload events that are not done.", "none", Query(LAG)),
-        number("Not yet read", "Results that no reader has seen.", "none", Query("max(lungline_unread_results)")),
-        number("Time to result", "Half of the uploads took less.", "s", Query(TO_RESULT.format(0.5))),
+        number("Waiting uploads", "Upload events that are not processed.", "none", Query(LAG)),
+        number("Unread results", "Results that no reader has seen.", "none", Query("max(lungline_unread_results)")),
+        number("Time to result", "Median time from upload to result.", "s", Query(TO_RESULT.format(0.5))),
         number(
-            "Notices unanswered", "Sent, acknowledged by nobody.", "none", Query("max(lungline_notices_unacknowledged)")
+            "Open notices",
+            "Sent and not acknowledged.",
+            "none",
+            Query("max(lungline_notices_unacknowledged)"),
         ),
     )
     for panel in now:
@@ -48,24 +55,24 @@ def reading_room() -> Dashboard:
 
 def _flow():
     yield lines(
-        "Uploads and results a minute",
-        "Results that stay below uploads pile up.",
+        "Uploads and results per minute",
+        "While there are fewer results than uploads, a backlog builds up.",
         "none",
         Query(UPLOADS, "uploads"),
         Query("sum(rate(lungline_results_total[5m])) * 60", "results"),
     )
     yield lines(
-        "From upload to result, and to the list",
-        "Seconds that half, 95 % and 99 % of the uploads stay below.",
+        "From upload to result and worklist",
+        "Median, 95th and 99th percentile.",
         "s",
         Query(TO_RESULT.format(0.5), "result, 50 %"),
         Query(TO_RESULT.format(0.95), "result, 95 %"),
         Query(TO_RESULT.format(0.99), "result, 99 %"),
-        Query(TO_LIST.format(0.95), "on the list, 95 %"),
+        Query(TO_LIST.format(0.95), "on the worklist, 95 %"),
     )
     yield bars(
-        "Where the time goes",
-        "Mean seconds by stage.",
+        "Time by stage",
+        "Mean seconds of each stage of an upload.",
         "s",
         Query(
             "sum by (stage) (rate(lungline_stage_seconds_sum[15m]))"
@@ -77,33 +84,33 @@ def _flow():
 
 def _findings():
     yield shares(
-        "Risk mix of a day",
-        "Judged uploads by label.",
+        "Labels of a day",
+        "Share of each label.",
         Query('sum by (label) (increase(lungline_results_total{outcome="judged"}[24h]))', "{{label}}"),
     )
     yield lines(
-        "Results a minute, by label",
-        "Refused uploads among them.",
+        "Results per minute by label",
+        "Includes refused images.",
         "none",
         Query("sum by (label) (rate(lungline_results_total[5m])) * 60", "{{label}}"),
     )
     yield bars(
-        "Refused in a day, by reason",
+        "Refused images per day by reason",
         "The worklist shows each with its reason.",
         "none",
         Query("sum by (reason) (increase(lungline_refusals_total[24h]))", "{{reason}}"),
     )
     yield lines(
-        "Read in an hour",
-        "What readers saw, by what the model had said.",
+        "Readings per hour",
+        "By the model's label and the reader's verdict.",
         "none",
         Query("sum by (label, verdict) (increase(lungline_readings_total[1h]))", "{{label}} read as {{verdict}}"),
     )
     yield lines(
-        "Notices in an hour",
-        "Attempts to tell somebody.",
+        "Notices per hour",
+        "By outcome of the attempt.",
         "none",
         Query("sum by (outcome) (increase(lungline_notices_total[1h]))", "{{outcome}}"),
-        Query("max(lungline_notices_troubled)", "could not be sent"),
+        Query("max(lungline_notices_troubled)", "failing"),
     )
-    yield lines("Open pages", "Browsers that show the list.", "none", Query("sum(lungline_pages_open)", "pages"))
+    yield lines("Open worklist pages", "In browsers.", "none", Query("sum(lungline_pages_open)", "pages"))

@@ -170,7 +170,7 @@ def test_prometheus_takes_the_rules(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", alerts())
-def test_operations_tell_of_each_alert_its_cause_its_check_and_its_cure(name: str) -> None:
+def test_the_runbook_has_cause_check_and_cure_of_alerts(name: str) -> None:
     text = (ROOT / "docs/operations.md").read_text()
     found = re.search(rf"^### {name}\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
     assert found, f"docs/operations.md has no heading {name}"

@@ -12,20 +12,20 @@ import pytest
 from lungline import tracing
 from lungline.logs import JsonFormatter, TextFormatter
 from lungline.settings import Settings
-from tests.support.collector import Seen, running_collector
+from tests.support.collector import ReceivedSpan, running_collector
 
 IDENTITY = "0123456789abcdef0123456789abcdef"
 
 
 @pytest.fixture
-def spans() -> Iterator[list[Seen]]:
+def spans() -> Iterator[list[ReceivedSpan]]:
     with running_collector() as (address, seen):
         tracing.configure(Settings(otlp_endpoint=address), "test")
         yield seen
         tracing.end()
 
 
-def test_an_uploads_identity_is_its_trace_id(spans: list[Seen]) -> None:
+def test_an_uploads_identity_is_its_trace_id(spans: list[ReceivedSpan]) -> None:
     """The identity of an upload is the id of its trace."""
     with tracing.root(IDENTITY, "upload") as told:
         assert told == tracing.of_upload(IDENTITY)

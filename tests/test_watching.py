@@ -1,4 +1,4 @@
-"""A real Prometheus looks at a real stack: every query of the dashboards has an answer, and alerts fire."""
+"""A real Prometheus scrapes a real stack: every query of the dashboards has a result, and alerts fire."""
 
 import os
 import shutil
@@ -27,8 +27,8 @@ from lungline.monitoring import comparison, findings
 from lungline.monitoring.findings import Feedback, ModelFindings, MonitoringFindings, Window, proportion
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
-from tests.support.collector import Seen, running_collector
-from tests.support.prometheus_server import Prometheus, hastened, program, running_prometheus, until
+from tests.support.collector import ReceivedSpan, running_collector
+from tests.support.prometheus_server import Prometheus, program, running_prometheus, shorten, until
 from tests.support.tiny_package import write_tiny_package
 from worklist.database.access import COOKIE, Access
 from worklist.database.session import Database
@@ -41,17 +41,17 @@ UPLOADS = 24
 
 @dataclass(frozen=True)
 class WatchedStack:
-    """The stack and who looks at it."""
+    """A stack with its Prometheus and the spans of its traces."""
 
     settings: Settings
     home: Home
     prometheus: Prometheus
-    spans: list[Seen]
+    spans: list[ReceivedSpan]
 
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedStack]:
-    """A stack with a Prometheus of its own, and a second, hasty one beside it; an old model, a deaf receiver."""
+    """A stack with its own Prometheus and a faster one beside it, an old model, and notices that cannot be sent."""
     program("prometheus")
     folder = tmp_path_factory.mktemp("watching")
     home = folder / "home"
@@ -65,19 +65,19 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedStack]:
         yield from _watched(folder, settings, spans)
 
 
-def _watched(folder: Path, settings: Settings, spans: list[Seen]) -> Iterator[WatchedStack]:
+def _watched(folder: Path, settings: Settings, spans: list[ReceivedSpan]) -> Iterator[WatchedStack]:
     home = settings.home
     stack.up(settings, attached=True, wait_for=stack.ESSENTIAL | {"worklist", "prometheus"})
     try:
         connected = stack.connect(settings)
-        _leave_findings(connected)
+        _save_findings(connected)
         ports = load_ports(Home(home))
         assert ports
-        with running_prometheus(folder / "hasty", targets(ports), hastened(rules())) as hasty:
-            # What happens before the first look is no rise.
-            until(lambda: hasty.ask("count(up == 1) == 5"))
+        with running_prometheus(folder / "fast", targets(ports), shorten(rules())) as fast:
+            # A counter that rises before the first scrape has no rate.
+            until(lambda: fast.query("count(up == 1) == 5"))
             _upload(settings)
-            yield WatchedStack(connected, Home(home), hasty, spans)
+            yield WatchedStack(connected, Home(home), fast, spans)
     finally:
         stack.down(settings)
 
@@ -93,33 +93,33 @@ def _upload(settings: Settings) -> None:
     )
     for number in range(UPLOADS):
         client.put_object(Bucket=settings.uploads_bucket, Key=f"Doe/{number}.jpg", Body=jpeg(number, opacities=True))
-    client.put_object(Bucket=settings.uploads_bucket, Key="Doe/none.jpg", Body=b"no picture")
+    client.put_object(Bucket=settings.uploads_bucket, Key="Doe/none.jpg", Body=b"not an image")
 
 
-def _leave_findings(settings: Settings) -> None:
-    """What monitoring would leave when the field had moved."""
+def _save_findings(settings: Settings) -> None:
+    """Save what monitoring would save after drift."""
     now = datetime.now(UTC)
-    moved = comparison.WindowComparison(
+    drift = comparison.WindowComparison(
         tests={"images": comparison.Tested(p=0.001, distance=0.4, alarm=True)},
         statistics={"mean": comparison.StatisticTested(p=0.001, distance=0.4, alarm=True, reference=120, field=160)},
     )
-    one = ModelFindings(
+    model = ModelFindings(
         version="1",
         reference=200,
         results=200,
         labels={"Normal": 150, "Unsure": 50},
         unsure=proportion(50, 200),
         refused=proportion(0, 200),
-        windows=(Window(start=now, end=now, results=200, comparison=moved),),
+        windows=(Window(start=now, end=now, results=200, comparison=drift),),
         feedback=Feedback(readings=40, sensitivity=proportion(18, 20), specificity=proportion(15, 20)),
     )
-    found = MonitoringFindings(at=now, since=now - timedelta(days=7), window=200, alarm_rate=0.01, models=(one,))
-    findings.save(Storage.from_settings(settings), settings.results_bucket, found, "<p>moved</p>")
+    results = MonitoringFindings(at=now, since=now - timedelta(days=7), window=200, alarm_rate=0.01, models=(model,))
+    findings.save(Storage.from_settings(settings), settings.results_bucket, results, "<p>drift</p>")
 
 
 @contextmanager
 def halted(service: str, settings: Settings) -> Iterator[None]:
-    """A service that neither works nor ends while the context lasts."""
+    """Suspend a service while the context lasts."""
     pid = stack.status(settings).service(service).pid
     assert pid
     os.kill(pid, signal.SIGSTOP)
@@ -142,58 +142,57 @@ def _read_two(settings: Settings) -> None:
             assert client.post(f"/x/{identity}/readings", data=form).status_code == 303
 
 
-def test_every_part_is_scraped_by_the_stacks_own_prometheus_which_holds_all_alerts(watched: WatchedStack) -> None:
+def test_the_stacks_prometheus_scrapes_every_service(watched: WatchedStack) -> None:
+    """It has every alert."""
     address = stack.status(watched.settings).service("prometheus").address
     assert address
     own = Prometheus(address)
     try:
-        wanted = {"predictor", "bridge", "trigger", "worklist", "supervisor"}
-        until(lambda: {one["metric"]["job"] for one in own.ask("up == 1")} == wanted)
+        services = {"predictor", "bridge", "trigger", "worklist", "supervisor"}
+        until(lambda: {target["metric"]["job"] for target in own.query("up == 1")} == services)
         held = {rule["name"] for group in own.get("/api/v1/rules")["groups"] for rule in group["rules"]}
         assert {"UploadsWithoutResults", "Drift", "DiskFull"} <= held
     finally:
         own.close()
 
 
-def test_every_query_of_every_dashboard_has_an_answer(watched: WatchedStack) -> None:
+def test_every_query_of_every_dashboard_has_a_result(watched: WatchedStack) -> None:
     prometheus = watched.prometheus
-    until(
-        lambda: [one for one in prometheus.ask("max(lungline_unread_results)") if one["value"][1] == str(UPLOADS + 1)]
-    )
+    until(lambda: prometheus.query(f"max(lungline_unread_results) == {UPLOADS + 1}"))
     _read_two(watched.settings)
-    until(lambda: prometheus.ask("lungline_drift_alarm"), 60)
-    asked = [expression for text in rendered().values() for expression in queries(text)]
-    assert len(asked) > 50
+    until(lambda: prometheus.query("lungline_drift_alarm"), 60)
+    expressions = [expression for text in rendered().values() for expression in queries(text)]
+    assert len(expressions) > 50
     deadline = time.monotonic() + 60
-    while silent := [one for one in asked if not prometheus.ask(one)]:  # a rate needs two looks
-        assert time.monotonic() < deadline, silent
+    while empty := [each for each in expressions if not prometheus.query(each)]:  # a rate needs two scrapes
+        assert time.monotonic() < deadline, empty
         time.sleep(0.5)
 
 
-def test_no_patient_and_no_upload_is_named_and_the_series_are_few(watched: WatchedStack) -> None:
+def test_series_are_few_and_name_no_patient(watched: WatchedStack) -> None:
     names = watched.prometheus.get("/api/v1/labels")
     values = {value for name in names for value in watched.prometheus.get(f"/api/v1/label/{name}/values")}
     assert not [value for value in values if "Doe" in value]
-    series = watched.prometheus.ask('count({__name__=~"lungline_.*|http_.*"})')
+    series = watched.prometheus.query('count({__name__=~"lungline_.*|http_.*"})')
     assert int(series[0]["value"][1]) < 1500
 
 
 def test_one_trace_leads_from_the_upload_to_the_notice(watched: WatchedStack) -> None:
     services = {f"lungline-{service}" for service in ("bridge", "trigger", "predictor", "worklist")}
-    names = {"upload", "deliver to predictor", "judge", "deliver to worklist", "show", "notice"}
+    names = {"upload", "deliver to predictor", "predict", "deliver to worklist", "show", "notice"}
 
-    def whole() -> list[Seen]:
-        for identity in {one.trace for one in list(watched.spans) if one.name == "notice"}:
-            trace = [one for one in list(watched.spans) if one.trace == identity]
-            if {one.service for one in trace} == services and {one.name for one in trace} >= names:
+    def whole() -> list[ReceivedSpan]:
+        for identity in {span.trace for span in list(watched.spans) if span.name == "notice"}:
+            trace = [span for span in list(watched.spans) if span.trace == identity]
+            if {span.service for span in trace} == services and {span.name for span in trace} >= names:
                 return trace
         return []
 
     trace = until(whole)
-    by_name = {one.name: one for one in trace}
+    by_name = {span.name: span for span in trace}
     assert by_name["deliver to predictor"].parent == by_name["upload"].span
-    assert by_name["judge"].parent == by_name["deliver to predictor"].span
-    assert by_name["deliver to worklist"].parent == by_name["judge"].span
+    assert by_name["predict"].parent == by_name["deliver to predictor"].span
+    assert by_name["deliver to worklist"].parent == by_name["predict"].span
     assert by_name["show"].parent == by_name["deliver to worklist"].span
     assert "Doe" not in str(watched.spans)
     identity = by_name["upload"].trace
@@ -204,7 +203,7 @@ def test_one_trace_leads_from_the_upload_to_the_notice(watched: WatchedStack) ->
 
 def test_alerts_fire_for_what_is_really_broken(watched: WatchedStack) -> None:
     prometheus, settings = watched.prometheus, watched.settings
-    # What the fixture has broken: an old model, a receiver of notices that is away, a moved field, an untrained model.
+    # What the fixture has broken: an old and untrained model, an unreachable receiver of notices, drift.
     prometheus.await_firing("ChampionStale", "NoticesFail", "Drift", "UnsureRate")
     producer = Producer({"bootstrap.servers": settings.kafka_bootstrap})
     producer.produce(settings.uploads_topic, b"this is no event")
@@ -229,7 +228,7 @@ def _upload_again(settings: Settings, name: str) -> None:
 
 
 def _damage(home: Home) -> None:
-    """Point the predictor to a package that is not whole."""
+    """Point the predictor to a damaged package."""
     shutil.copytree(home.file("predictor", "packages", "1"), home.file("predictor", "packages", "2"))
     home.file("predictor", "packages", "2", "model.tflite").write_bytes(b"damaged")
     link = home.file("predictor", "next")
@@ -237,19 +236,19 @@ def _damage(home: Home) -> None:
     link.replace(home.file("predictor", "current"))
 
 
-def test_one_look_says_what_is_wrong_and_what_to_do(watched: WatchedStack) -> None:
-    def look() -> dict[str, Check]:
+def test_doctor_says_what_is_wrong_and_what_to_do(watched: WatchedStack) -> None:
+    def run_checks() -> dict[str, Check]:
         return {check.name: check for check in doctor.check_metrics(stack.status(watched.settings))}
 
     wrong = {"model", "dead letters", "notices", "drift"}
-    until(lambda: {name for name, check in look().items() if not check.passed} == wrong)
-    found = look()
-    assert list(found) == ["model", "uploads", "dead letters", "worklist", "notices", "drift", "room"]
-    assert found["model"].finding == "the promoted package is refused; version 1 goes on"
-    assert all(check.cure for check in found.values() if not check.passed)
+    until(lambda: {name for name, check in run_checks().items() if not check.passed} == wrong)
+    checks = run_checks()
+    assert list(checks) == ["model", "uploads", "dead letters", "worklist", "notices", "drift", "room"]
+    assert checks["model"].finding == "the promoted package is refused; version 1 still serves"
+    assert all(check.cure for check in checks.values() if not check.passed)
 
 
-def test_the_scrape_targets_stand_in_the_status(watched: WatchedStack) -> None:
+def test_the_status_names_the_scrape_targets(watched: WatchedStack) -> None:
     services = stack.status(watched.settings).services
     assert {service.name for service in services if service.metrics} == {"predictor", "bridge", "trigger", "worklist"}
     for service in services:
@@ -257,7 +256,7 @@ def test_the_scrape_targets_stand_in_the_status(watched: WatchedStack) -> None:
             assert httpx.get(service.metrics).status_code == 200
 
 
-def test_up_says_how_to_get_a_prometheus_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_up_says_how_to_install_prometheus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(StackError, match="apt-get install prometheus"):
         stack.up(Settings(home=tmp_path / "home", prometheus=True))

@@ -1,4 +1,4 @@
-"""An OpenTelemetry collector for tests: takes OTLP over HTTP in this process, and keeps the spans."""
+"""An OpenTelemetry collector for tests: receives OTLP over HTTP in this process, and keeps the spans."""
 
 import gzip
 import threading
@@ -14,8 +14,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A span that arrived."""
+class ReceivedSpan:
+    """A span that was exported."""
 
     service: str
     name: str
@@ -26,9 +26,9 @@ class Seen:
 
 
 @contextmanager
-def running_collector() -> Iterator[tuple[str, list[Seen]]]:
-    """Its address, and the spans so far."""
-    spans: list[Seen] = []
+def running_collector() -> Iterator[tuple[str, list[ReceivedSpan]]]:
+    """The address of a collector, and the list of its spans so far."""
+    spans: list[ReceivedSpan] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -43,7 +43,7 @@ def running_collector() -> Iterator[tuple[str, list[Seen]]]:
             self.wfile.write(ExportTraceServiceResponse().SerializeToString())
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as the library names it
-            """Nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -56,11 +56,11 @@ def running_collector() -> Iterator[tuple[str, list[Seen]]]:
         thread.join(10)
 
 
-def _spans(request: ExportTraceServiceRequest) -> Iterator[Seen]:
+def _spans(request: ExportTraceServiceRequest) -> Iterator[ReceivedSpan]:
     for resource in request.resource_spans:
-        named = {one.key: one.value.string_value for one in resource.resource.attributes}
+        named = {item.key: item.value.string_value for item in resource.resource.attributes}
         for scope in resource.scope_spans:
             for span in scope.spans:
-                attributes = {one.key: str(one.value) for one in span.attributes}
+                attributes = {item.key: str(item.value) for item in span.attributes}
                 ids = (span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex())
-                yield Seen(named["service.name"], span.name, *ids, attributes)
+                yield ReceivedSpan(named["service.name"], span.name, *ids, attributes)

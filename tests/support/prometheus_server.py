@@ -1,4 +1,4 @@
-"""A real Prometheus for tests: Debian's package, on a free port, asking once a second."""
+"""A real Prometheus for tests: Debian's package, on a free port, scraping once a second."""
 
 import json
 import os
@@ -19,15 +19,15 @@ from tests.support.object_store import free_ports
 
 def program(name: str) -> str:
     """A program of Debian's package; the test is skipped where it is not installed, but never in CI."""
-    found = shutil.which(name)
-    if found is None:
+    path = shutil.which(name)
+    if path is None:
         assert not os.environ.get("CI"), "CI must have Debian's prometheus: apt-get install prometheus"
         pytest.skip("Debian's prometheus is not installed")
-    return found
+    return path
 
 
-def hastened(rules: str) -> str:
-    """Rules that wait a second instead of minutes, and look ten seconds back instead of a quarter of an hour."""
+def shorten(rules: str) -> str:
+    """Rules with periods of a second instead of minutes, over ranges of ten seconds instead of minutes."""
     return re.sub(r"\[\d+m\]", "[10s]", re.sub(r"for: \d+[mhd]", "for: 1s", rules))
 
 
@@ -37,16 +37,16 @@ class Prometheus:
     def __init__(self, url: str) -> None:
         self._http = httpx.Client(base_url=url, timeout=20)
 
-    def ask(self, expression: str) -> list[dict[str, Any]]:
-        """The series that an expression gives now."""
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """The series of a PromQL expression now."""
         answer = self._http.get("/api/v1/query", params={"query": expression})
         assert answer.status_code == 200, f"{expression}: {answer.text}"
         return answer.json()["data"]["result"]
 
     def fired(self) -> set[str]:
-        """The alerts that have fired in the last minutes."""
-        seen = self.ask('max by (alertname) (max_over_time(ALERTS{alertstate="firing"}[10m]))')
-        return {one["metric"]["alertname"] for one in seen}
+        """The alerts that have fired in the last ten minutes."""
+        series = self.query('max by (alertname) (max_over_time(ALERTS{alertstate="firing"}[10m]))')
+        return {alert["metric"]["alertname"] for alert in series}
 
     def get(self, path: str) -> Any:
         """The data of another part of its API."""
@@ -60,16 +60,17 @@ class Prometheus:
             time.sleep(0.2)
 
     def close(self) -> None:
+        """Close the client."""
         self._http.close()
 
 
-def until(true: Callable[[], Any], seconds: float = 60) -> Any:
-    """What a condition gives once it is true."""
+def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    """Wait until a condition is true; returns its value."""
     deadline = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < deadline, "waited in vain"
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not true within {seconds:.0f} s"
         time.sleep(0.2)
-    return found
+    return value
 
 
 @contextmanager
@@ -78,19 +79,19 @@ def running_prometheus(folder: Path, targets: dict[str, str], rules: str) -> Ite
     folder.mkdir()
     (folder / "rules.yml").write_text(rules)
     jobs = [{"job_name": job, "static_configs": [{"targets": [at]}]} for job, at in targets.items()]
-    every = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
-    config = {"global": every, "rule_files": [str(folder / "rules.yml")], "scrape_configs": jobs}
+    intervals = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+    config = {"global": intervals, "rule_files": [str(folder / "rules.yml")], "scrape_configs": jobs}
     (folder / "prometheus.yml").write_text(json.dumps(config))
     url = f"127.0.0.1:{free_ports(1)[0]}"
     options = (f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}")
     command = (program("prometheus"), *options, f"--web.listen-address={url}", "--log.level=warn")
     with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        asking = Prometheus(f"http://{url}")
+        prometheus = Prometheus(f"http://{url}")
         try:
             until(lambda: _is_ready(url))
-            yield asking
+            yield prometheus
         finally:
-            asking.close()
+            prometheus.close()
             process.kill()
 
 
