@@ -250,7 +250,7 @@ def _plain(
     is_subsampled = photometric == "YBR_FULL_422"
     size = shape.width * shape.height * (2 if is_subsampled else shape.samples)
     needed = size * shape.bits // 8
-    if file.syntax == DEFLATED and len(pixels) < needed:
+    if file.syntax == DEFLATED:
         pixels = inflate_pixels(data, needed)
     if len(pixels) < needed:
         raise ImageRefused("truncated", f"The DICOM has {len(pixels):,} bytes of pixels; expected {needed:,}.")

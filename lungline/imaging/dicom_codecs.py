@@ -25,7 +25,7 @@ JPEG_2000 = {f"1.2.840.10008.1.2.4.{last}" for last in (90, 91, 201, 202, 203)}
 COMPRESSED = {RLE} | JPEG | JPEG_LS | JPEG_2000
 
 _FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
-_EIGHT_BIT_FRAMES, _JPEG_LS_FRAME = {0xC0, 0xC1, 0xC2}, 0xF7
+_EIGHT_BIT_FRAMES, _LOSSLESS_FRAME, _JPEG_LS_FRAME = {0xC0, 0xC1, 0xC2}, 0xC3, 0xF7
 _WHAT = "DICOM's JPEG"
 _SCAN, _END = 0xDA, b"\xff\xd9"
 _MOST_SCANS = 100
@@ -84,6 +84,11 @@ def _jpeg(data: bytes, shape: Shape) -> Values:
         if shape.samples == 3:
             return jpeg.decode_components(data, size, _WHAT)
         return jpeg.decode_grey(data, size, _WHAT)
+    if frame.marker == _LOSSLESS_FRAME and shape.samples == 1:
+        from lungline.imaging.lossless_jpeg import is_damaged
+
+        if is_damaged(data, shape.width * shape.height):
+            raise ImageRefused("corrupt", f"The {_WHAT}'s data is damaged.")
     return imagecodecs.jpeg8_decode(jpeg.without_colour_transform(data) if shape.samples == 3 else data)
 
 

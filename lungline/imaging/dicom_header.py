@@ -39,6 +39,7 @@ _CODECS = {
 _OTHER_PIXELS = (0x7FE00008, 0x7FE00009)
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
+_LAST_GROUPS = {b"\xe0\x7f", b"\xfc\xff", b"\xfa\xff"}  # pixels, padding, digital signatures
 _LONG_VRS = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 _SHORT_VRS = {
     *(b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL"),
@@ -191,7 +192,14 @@ def inflate_pixels(data: bytes, needed: int) -> bytes:
     header = _inflated(data, start, _DEFLATED_HEADER)
     elements = _Walk(header, "<", explicit=True).collect(0, frozenset())
     first = elements.pixels[0] if elements.pixels else 0
-    return _inflated(data, start, first + needed)[first:]
+    length = elements.pixels[1] - first if elements.pixels else 0
+    length = min(max(length, needed), needed + _DEFLATED_HEADER)
+    pixels = _inflated(data, start, first + length + 8)[first:]
+    # There is no checksum. Damage shows by what comes after the pixels, which is nothing or another element.
+    following = pixels[length:]
+    if length < needed + _DEFLATED_HEADER and following.strip(b"\0") and following[:2] not in _LAST_GROUPS:
+        raise ImageRefused("corrupt", "The DICOM's deflated part is damaged.")
+    return pixels[:needed]
 
 
 def _inflated(data: bytes, start: int, most: int) -> bytes:

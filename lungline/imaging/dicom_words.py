@@ -10,7 +10,8 @@ import unicodedata
 def fold(text: str) -> str:
     """Return the text in upper case without accents, with single spaces for everything between words."""
     letters = (char for char in unicodedata.normalize("NFKD", text) if not unicodedata.combining(char))
-    return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFC", "".join(letters)).upper()).strip()
+    joined = re.sub(r"\b(\w)\.(\w)\b", r"\1\2", unicodedata.normalize("NFC", "".join(letters)).upper())  # P.A.
+    return re.sub(r"[\W_]+", " ", joined).strip()
 
 
 def _set(text: str) -> frozenset[str]:

@@ -8,7 +8,8 @@ Source: TIFF revision 6.0.
 
 import math
 import struct
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from lungline.errors import ImageRefused
@@ -26,11 +27,15 @@ _NEEDED = {
     *(_STRIP_SIZES, _PLANAR, _COLOURS, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_SIZES, _KIND),
     *(_FILL_ORDER, _PREDICTOR, _EXTRA),
 }
-_SHORT, _LONG = 3, 4
+_SUBFILE, _SUB_IMAGES = 254, 330
+_SIZES = {_WIDTH, _HEIGHT, _SUBFILE, _SUB_IMAGES}
+_SHORT, _LONG, _IFD = 3, 4, 13
+_MASK = 4  # a bit of the subfile type
 _NONE, _PACKBITS = 1, 32773
 _COMPRESSIONS = {_NONE, 5, 8, 32946, _PACKBITS}
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE = range(4)
 _MOST_ENTRIES = 1000
+_MOST_PAGES = 100
 _MOST_PIECES = 100_000
 # Tiles are decoded whole, even if the image covers only a part of them.
 _LARGEST_TILE = 1024
@@ -54,13 +59,19 @@ class _Directory:
 
 
 def read_tiff(data: bytes, check_size: CheckSize) -> Container:
-    """Read the first page of a TIFF file; raises ImageRefused (truncated, corrupt, unsupported-format)."""
-    directory = _read_directory(data)
+    """Read the largest image of a TIFF file, the first of several; raises ImageRefused (truncated, corrupt, ...)."""
+    order = "<" if data[:2] == b"II" else ">"
+    pages = _read_pages(data, order)
+    images = [page for page in pages if page.directory.first(_SUBFILE, 0) & _MASK == 0] or pages[:1]
+    largest = max(images, key=_Page.area)
+    same = sum(page.area() == largest.area() for page in images)
+    directory, _ = _read_directory(data, order, largest.start, _NEEDED)
     width, height = directory.first(_WIDTH), directory.first(_HEIGHT)
     check_size(width, height)
     samples = _check_samples(directory)
     check_size(width, height * samples)
     _check_pieces(directory, width, height, samples, len(data))
+    _check_data(data, directory, width, height, samples)
     orientation = directory.first(_ORIENTATION, 1)
     return Container(
         "tiff",
@@ -71,26 +82,66 @@ def read_tiff(data: bytes, check_size: CheckSize) -> Container:
         False,
         _rewritten(data, directory),
         inverted=directory.first(_PHOTOMETRIC, _BLACK_IS_ZERO) == _WHITE_IS_ZERO,
+        warnings=(f"first of {same} pages",) if same > 1 else (),
     )
 
 
-def _read_directory(data: bytes) -> _Directory:
-    order = "<" if data[:2] == b"II" else ">"
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """Where a directory starts, and what it says of its size and of other images."""
+
+    start: int
+    directory: _Directory
+
+    def area(self) -> int:
+        return self.directory.first(_WIDTH, 0) * self.directory.first(_HEIGHT, 0)
+
+
+def _read_pages(data: bytes, order: str) -> list[_Page]:
+    """Read the sizes of all pages and of the images that belong to them, without those that cannot be read."""
+    if len(data) < 8:
+        raise ImageRefused("truncated", "The TIFF ends before its directory does.")
+    pages, seen = list[_Page](), set[int]()
+    waiting = [int(struct.unpack_from(order + "I", data, 4)[0])]
+    while waiting and len(seen) < _MOST_PAGES:
+        start = waiting.pop(0)
+        if start in seen or (not start and pages):
+            continue
+        seen.add(start)
+        try:
+            directory, following = _read_directory(data, order, start, _SIZES, _MOST_PAGES)
+        except ImageRefused:
+            if not pages:
+                raise
+            continue
+        pages.append(_Page(start, directory))
+        waiting += [*directory.values.get(_SUB_IMAGES, ()), following]
+    return pages
+
+
+def _read_directory(
+    data: bytes, order: str, start: int, tags: set[int], most: int | None = None
+) -> tuple[_Directory, int]:
+    """Read the tags of at most `most` values of the directory at `start`; also return where the next one is, or 0."""
     try:
-        (start,) = struct.unpack_from(order + "I", data, 4)
         (count,) = struct.unpack_from(order + "H", data, start)
         if not 0 < count <= _MOST_ENTRIES:
             raise ImageRefused("corrupt", f"The TIFF's directory has {count} entries; expected 1 to {_MOST_ENTRIES}.")
         values: dict[int, tuple[int, ...]] = {}
         entries: dict[int, bytes] = {}
-        for at in range(start + 2, start + 2 + 12 * count, 12):
+        end = start + 2 + 12 * count
+        for at in range(start + 2, end, 12):
             tag, kind, length = struct.unpack_from(order + "HHI", data, at)
-            if tag in _NEEDED and tag not in values and kind in (_SHORT, _LONG) and length:
+            if tag not in tags or tag in values or kind not in (_SHORT, _LONG, _IFD):
+                continue
+            if 0 < length <= (most or length):
                 values[tag] = _values(data, at, order, kind, length)
                 entries[tag] = data[at : at + 12]
     except struct.error as exc:
         raise ImageRefused("truncated", "The TIFF ends before its directory does.") from exc
-    return _Directory(order, values, entries)
+    # Some writers leave out the offset of the next directory after the last one.
+    following = int(struct.unpack_from(order + "I", data, end)[0]) if end + 4 <= len(data) else 0
+    return _Directory(order, values, entries), following
 
 
 def _values(data: bytes, at: int, order: str, kind: int, length: int) -> tuple[int, ...]:
@@ -143,6 +194,57 @@ def _check_pieces(directory: _Directory, width: int, height: int, samples: int, 
     needed = math.ceil(across * directory.first(_BITS, 1) * (samples // planes) / 8) * rows
     if directory.first(_COMPRESSION, _NONE) == _NONE and any(length < needed for length in sizes[:-1]):
         raise ImageRefused("truncated", "The TIFF's strips or tiles hold fewer bytes than their pixels need.")
+
+
+def _check_data(data: bytes, directory: _Directory, width: int, height: int, samples: int) -> None:
+    """Raise unless each strip or tile decompresses to as many bytes as its pixels need; libtiff accepts other ones."""
+    decompress = _DECOMPRESSORS.get(directory.first(_COMPRESSION, _NONE))
+    if decompress is None or directory.first(_FILL_ORDER, 1) == 2:
+        return
+    across, rows = width, min(height, directory.first(_ROWS_A_STRIP, height))
+    offsets, sizes = directory.values.get(_STRIPS, ()), directory.values.get(_STRIP_SIZES, ())
+    is_tiled = _TILES in directory.values
+    if is_tiled:
+        across, rows = directory.first(_TILE_WIDTH), directory.first(_TILE_HEIGHT)
+        offsets, sizes = directory.values[_TILES], directory.values[_TILE_SIZES]
+    planes = samples if directory.first(_PLANAR, 1) == 2 else 1
+    row = math.ceil(across * directory.first(_BITS, 1) * (samples // planes) / 8)
+    strips = len(offsets) // planes
+    for number, (offset, length) in enumerate(zip(offsets, sizes, strict=True)):
+        is_last = not is_tiled and number % strips == strips - 1
+        least = (height - (strips - 1) * rows if is_last else rows) * row
+        if not least <= decompress(data[offset : offset + length], rows * row) <= rows * row:
+            raise ImageRefused("corrupt", "The TIFF's data is damaged.")
+
+
+def _inflated_size(data: bytes, most: int) -> int:
+    """Return the size of a zlib stream whose checksum is right, -1 if it is not, or if it is larger than `most`."""
+    stream = zlib.decompressobj()
+    try:
+        size = len(stream.decompress(data, most + 1))
+    except zlib.error:
+        return -1
+    return size if stream.eof else -1
+
+
+def _imagecodecs_size(name: str) -> Callable[[bytes, int], int]:
+    def size(data: bytes, most: int) -> int:
+        import imagecodecs
+
+        try:
+            return len(getattr(imagecodecs, name)(data, out=most + 1))
+        except Exception:  # noqa: BLE001 - the codecs' exceptions have no common base
+            return -1
+
+    return size
+
+
+_DECOMPRESSORS: dict[int, Callable[[bytes, int], int]] = {
+    5: _imagecodecs_size("lzw_decode"),
+    8: _inflated_size,
+    32946: _inflated_size,
+    _PACKBITS: _imagecodecs_size("packbits_decode"),
+}
 
 
 def _rewritten(data: bytes, directory: _Directory) -> bytes:
