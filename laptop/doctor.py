@@ -14,7 +14,7 @@ from pathlib import Path
 from laptop import stack
 from laptop.home.ports import load_ports, targets
 from laptop.supervision.status import ServiceStatus, StackStatus
-from lungline.errors import DataError, LunglineError
+from lungline.errors import LunglineError
 from lungline.health_check import Check
 from lungline.home import Home
 from lungline.network import open_url
@@ -59,7 +59,7 @@ def _data(settings: Settings) -> Check:
         return Check("data", True, "auto: a cached or new download, else drawn phantoms")
     try:
         dataset = open_dataset(settings.data, settings=settings)
-    except DataError as exc:
+    except LunglineError as exc:
         return Check("data", False, str(exc), "Set LUNGLINE_DATA to X-rays in the layout of data/README.md.")
     notice = f". {dataset.notice}" if dataset.notice else ""
     return Check("data", True, f"{count(len(dataset.examples), 'image')} of {dataset.name}{notice}")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from lungline.datasets.opening import open_dataset
+from lungline.datasets.sources import FolderSource
 from lungline.errors import DataError, StorageUnavailable
 from lungline.settings import Settings
 from tests.support.object_store import free_ports, running_store
@@ -18,6 +19,12 @@ def test_folder_and_zip_give_the_same_data_set(tmp_path: Path) -> None:
     assert here.digest == there.digest
     assert set(here.examples) == set(there.examples)
     assert {example.name: there.read(example) for example in there.examples} == files
+
+
+def test_folders_of_litter_are_not_opened(tmp_path: Path) -> None:
+    """Some of them may not be listed by everyone, as lost+found on a disk of its own."""
+    folder = folder_of(tmp_path / "set", small_set() | {"lost+found/x": b"", ".cache/x": b"", "a/@eaDir/x": b""})
+    assert set(FolderSource(folder, 1_000).paths()) == set(small_set())
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:

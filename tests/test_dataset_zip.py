@@ -87,6 +87,17 @@ def test_a_zip_without_its_beginning_is_refused(tmp_path: Path) -> None:
         opened(file)
 
 
+def test_a_symbolic_link_in_a_zip_is_refused(tmp_path: Path) -> None:
+    """Its content is only the path that it links to."""
+    file = zip_of(tmp_path / "set.zip", FILES)
+    link = zipfile.ZipInfo("train/NORMAL/link.png")
+    link.create_system, link.external_attr = 3, 0o120777 << 16
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr(link, "person0_virus_0.png")
+    with pytest.raises(DataError, match=r"symbolic links \(train/NORMAL/link.png\): zip the files themselves"):
+        opened(file)
+
+
 def test_a_zip_of_a_zip_is_refused(tmp_path: Path) -> None:
     inner = zip_of(tmp_path / "chest.zip", FILES)
     with pytest.raises(DataError, match=r"outer.zip: .*: unpack chest.zip first\.$"):

@@ -1,6 +1,7 @@
 """A zip file as a source of images, and sentences about files that are no zip or cannot be read as one."""
 
 import lzma
+import stat
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -61,6 +62,9 @@ class ZipSource:
             return
         if info.header_offset < 0:
             raise DataError(f"{name} lacks its beginning: join its parts (zip -s 0), or copy or download it again.")
+        if stat.S_ISLNK(info.external_attr >> 16):
+            link = printable(info.filename)
+            raise DataError(f"{name} has symbolic links ({link}): zip the files themselves, or give the folder.")
         if info.flag_bits & _ENCRYPTED:
             raise DataError(f"{name} is protected by a password; {_UNPACK.format(tool='7z x')}.")
         if info.compress_type not in {*_READABLE, getattr(zipfile, "ZIP_ZSTANDARD", zipfile.ZIP_STORED)}:

@@ -25,7 +25,7 @@ from lungline.datasets.folder_names import (
 from lungline.errors import DataError
 
 EXPECTED = "[anything/]{train,val,test}/{NORMAL,PNEUMONIA}/"
-_SHOWN = 4
+_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)

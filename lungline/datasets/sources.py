@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lungline.datasets.dataset import CLASSES, SPLITS, Example, printable
+from lungline.datasets.folder_names import is_hidden
 from lungline.errors import DataError, LunglineError, ObjectTooLarge, Unavailable
 from lungline.imaging.png import write_png
 from lungline.storage.s3 import Storage
@@ -42,12 +43,14 @@ class FolderSource:
         self._max_bytes = max_bytes
 
     def paths(self) -> Sequence[str]:
-        """All files, in the order of their paths. Links to folders are followed, but each folder is listed once."""
+        """All files in visible folders, in the order of their paths. Links are followed; each folder is listed once."""
         paths: list[str] = []
         listed: set[str] = set()
         for folder, subfolders, files in os.walk(self._folder, onerror=_raise_unlistable, followlinks=True):
             listed.add(os.path.realpath(folder))
-            subfolders[:] = [name for name in subfolders if os.path.realpath(Path(folder) / name) not in listed]
+            # Litter such as lost+found may not be listed by everyone.
+            visible = [name for name in subfolders if not is_hidden((name,))]
+            subfolders[:] = [name for name in visible if os.path.realpath(Path(folder) / name) not in listed]
             paths += (os.path.relpath(Path(folder) / file, self._folder) for file in files)
         return sorted(path.replace(os.sep, "/") for path in paths)
 
