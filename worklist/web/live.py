@@ -2,6 +2,9 @@
 
 One task polls the database for all pages, so changes by other processes show as well and two hundred pages cost one
 query. A page that cannot keep up is told to reload its list.
+
+Heartbeats come from that task and only after a successful poll, so their absence tells a page that its list may be old,
+whether the network, a proxy, this process or the database is the cause.
 """
 
 import asyncio
@@ -9,6 +12,7 @@ import contextlib
 import json
 import logging
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -23,7 +27,7 @@ from worklist.database.models import WorklistEntry, microseconds
 from worklist.database.session import Database, DatabaseUnavailable
 
 POLL_SECONDS = 0.5
-HEARTBEAT_SECONDS = 15.0
+HEARTBEAT_SECONDS = 4.0
 BACKLOG = 64
 BURST = 200
 # Processes may commit in another order than their clocks say, so each poll looks back this many microseconds.
@@ -61,6 +65,7 @@ class Live:
         self._counted = (0, 0)
         self._nudge = asyncio.Event()
         self._closing = False
+        self._beat = self._polled = 0.0
         self._process, self._round = secrets.token_hex(4), 0
 
     @property
@@ -90,8 +95,11 @@ class Live:
                     self._counted = counted
                     self.counters = await self._count()
                     self._broadcast(changed)
+                self._send_heartbeat()
             except DatabaseUnavailable as exc:
                 _log.warning("Live updates are paused: %s", exc)
+            except Exception:  # noqa: BLE001 - the task must go on; until then pages show that they are not live
+                _log.exception("Live updates are paused.")
 
     async def follow(self, wanted: Filter) -> AsyncIterator[str]:
         """The event stream of a page, from now on."""
@@ -99,12 +107,10 @@ class Live:
         self._pages.add(page)
         try:
             # The mark tells a page whether changes were sent between its rows and this moment.
-            yield "retry: 1000\n" + _event("opened", {"mark": self.mark}) + _event("counters", asdict(self.counters))
+            opened = {"mark": self.mark, "at": _now() if self._is_polling() else None}
+            yield "retry: 1000\n" + _event("opened", opened) + _event("counters", asdict(self.counters))
             while not self._closing:
-                try:
-                    message = await asyncio.wait_for(page.waiting.get(), HEARTBEAT_SECONDS)
-                except TimeoutError:
-                    message = ": heartbeat\n\n"
+                message = await page.waiting.get()
                 if page.lost:
                     page.lost, page.waiting, message = False, asyncio.Queue(BACKLOG), _event("reload", {})
                 yield message
@@ -145,6 +151,18 @@ class Live:
             return None
         return list(session.scalars(select(WorklistEntry).where(WorklistEntry.identity.in_(fresh)))) if fresh else []
 
+    def _is_polling(self) -> bool:
+        return time.monotonic() - self._polled < 2 * HEARTBEAT_SECONDS
+
+    def _send_heartbeat(self) -> None:
+        self._polled = time.monotonic()
+        if time.monotonic() - self._beat < HEARTBEAT_SECONDS:
+            return
+        self._beat = time.monotonic()
+        message = _event("heartbeat", {"at": _now()})
+        for page in list(self._pages):
+            page.send(message)
+
     def _broadcast(self, changed: list[WorklistEntry] | None) -> None:
         self._round += 1
         summary = _event("sent", {"mark": self.mark}) + _event("counters", asdict(self.counters))
@@ -163,6 +181,11 @@ class Live:
             row = {"identity": entry.identity, "place": str(Cursor.at(entry)), "html": self._render(entry)}
             rows[entry.identity] = _event("row", row)
         return rows[entry.identity]
+
+
+def _now() -> int:
+    """This moment in milliseconds, as browsers count them."""
+    return round(time.time() * 1000)
 
 
 def _event(name: str, data: object) -> str:

@@ -1,5 +1,6 @@
 """Sign-in and sign-out, the audit log, notices, and acknowledgement by link."""
 
+import time
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Request, Response
@@ -44,8 +45,8 @@ def sign_out(context: Context, person: Writer) -> Response:
 
 @router.get("/session")
 def show_session(person: Reader) -> JSONResponse:
-    """Who is signed in, and the token that their changes must carry; other sites cannot read it."""
-    return JSONResponse({"who": person.who, "csrf": person.csrf})
+    """Who is signed in, the token that their changes must carry, and the server's time in milliseconds."""
+    return JSONResponse({"who": person.who, "csrf": person.csrf, "at": round(time.time() * 1000)})
 
 
 @router.get("/audit", response_class=HTMLResponse)

@@ -72,7 +72,7 @@ function count(counters) {
 }
 
 async function load(path, id) {
-  const response = await fetch(path, { headers: { accept: "application/json" } });
+  const response = await outbox.fetch(path, { signal: AbortSignal.timeout(5000) });
   if (response.status === 401) { location.href = "/login"; return false; }
   if (!response.ok) return false;
   document.getElementById(id).replaceWith(fragment(await response.text()).getElementById(id));
@@ -81,10 +81,10 @@ async function load(path, id) {
 }
 
 async function reload() {
-  if (!await load(`/rows${location.search}`, "rows")) return;
+  if (!await load(`/rows${location.search}`, "rows")) return false;
   // Changes that were sent while these rows were loading may be missing from them.
   const [ours, theirs] = [box().dataset.mark, lastMark].map((mark) => mark.split("."));
-  if (ours[0] === theirs[0] && Number(ours[1]) < Number(theirs[1])) await reload();
+  return ours[0] === theirs[0] && Number(ours[1]) < Number(theirs[1]) ? reload() : true;
 }
 
 // At most once every three seconds, and not for a hidden page.
@@ -93,29 +93,79 @@ function freshenAside() {
   asideTimer = setTimeout(() => {
     asideTimer = null;
     if (document.hidden) { missed = true; return; }
-    load("/aside", "aside-content");
+    load("/aside", "aside-content").catch(() => false);
   }, 3000);
 }
 
 function lamp(state, word) {
   const live = document.getElementById("live");
   live.className = `live ${state}`;
-  live.querySelector(".word").textContent = word;
+  if (live.querySelector(".word").textContent !== word) live.querySelector(".word").textContent = word;
+  document.body.classList.toggle("stale", state === "off");
+}
+
+// Whatever the network does, the lamp is on only while fresh data arrives. Heartbeats come every 4 seconds and carry the
+// server's time: a stream that is silent, or late because something holds it back, is not live. Then the list is loaded
+// every few seconds instead, and says so.
+const SILENCE = 12000;
+const LATE = 12000;
+const POLL = 6000;
+const freshness = { heard: Date.now(), offset: null, calibrated: 0, tried: 0, polled: 0, since: "" };
+
+// How far this computer's clock is ahead of the server's, at least: by a request, whose delay is bounded.
+async function calibrate(at) {
+  const began = Date.now();
+  if (!isOld(freshness.calibrated, 3000)) return;
+  freshness.calibrated = began;
+  const response = await outbox.fetch("/session", { signal: AbortSignal.timeout(5000) }).catch(() => null);
+  if (!response?.ok) return;
+  freshness.offset = began - (await response.json()).at;
+  beat(at);
+}
+
+function beat(at) {
+  const lag = freshness.offset === null ? NaN : Date.now() - at - freshness.offset;
+  if (!(Math.abs(lag) < LATE)) { calibrate(at); return; } // late, or one of the clocks was set
+  freshness.heard = Date.now();
+  lamp("on", "live");
+}
+
+const isOld = (moment, limit) => { const age = Date.now() - moment; return age > limit || age < -1000; };
+
+async function watch() {
+  if (!isOld(freshness.heard, SILENCE)) return;
+  if (isOld(freshness.polled, 2 * POLL)) {
+    if (!document.body.classList.contains("stale")) freshness.since = new Date().toLocaleTimeString();
+    lamp("off", `no connection since ${freshness.since}, retrying`);
+  }
+  if (!isOld(freshness.tried, POLL)) return;
+  freshness.tried = Date.now();
+  follow();
+  const began = Date.now();
+  const isLoaded = await reload().catch(() => false);
+  // A page that slept in between cannot tell how old the answer is.
+  if (!isLoaded || isOld(began, POLL) || !isOld(freshness.heard, SILENCE)) return;
+  freshness.polled = Date.now();
+  load("/aside", "aside-content").catch(() => false);
+  lamp("slow", "updating every 6 s");
 }
 
 function follow() {
   source?.close();
   source = new EventSource(`/live${location.search}`);
   source.addEventListener("opened", (event) => {
-    lastMark = JSON.parse(event.data).mark;
+    const { mark, at } = JSON.parse(event.data);
+    lastMark = mark;
     if (box().dataset.mark !== lastMark) { reload(); freshenAside(); }
-    lamp("on", "live");
+    if (at) beat(at);
   });
+  source.addEventListener("heartbeat", (event) => beat(JSON.parse(event.data).at));
   source.addEventListener("sent", (event) => { lastMark = JSON.parse(event.data).mark; });
   source.addEventListener("error", () => {
+    freshness.heard = 0;
+    freshness.tried = Date.now();
     lamp("off", "no connection, retrying");
-    // After an response that is no stream, such as 401, browsers do not try again by themselves.
-    if (source.readyState === EventSource.CLOSED) setTimeout(() => { reload(); follow(); }, 5000);
+    // After a response that is not a stream, such as 401, browsers do not reconnect by themselves: `watch` does.
   });
   source.addEventListener("row", (event) => { put(JSON.parse(event.data)); freshenAside(); });
   source.addEventListener("gone", (event) => { drop(JSON.parse(event.data).identity); freshenAside(); });
@@ -162,10 +212,15 @@ document.addEventListener("keydown", (event) => {
     j: () => step(1), ArrowDown: () => step(1), k: () => step(-1), ArrowUp: () => step(-1),
     "/": () => search.focus(), u: () => { location.href = "/"; }, a: () => { location.href = "/?view=all"; },
   };
-  if (keys[event.key]) { event.preventDefault(); keys[event.key](); }
+  const act = keys[page.key(event)];
+  if (act) { event.preventDefault(); act(); }
 });
-document.addEventListener("visibilitychange", () => { if (!document.hidden && missed) { missed = false; freshenAside(); } });
-// A page restored from the browser's history shows the state of when it was left.
-addEventListener("pageshow", (event) => { if (event.persisted) { reload(); follow(); } });
+document.addEventListener("visibilitychange", () => {
+  watch();
+  if (!document.hidden && missed) { missed = false; freshenAside(); }
+});
+for (const wakening of ["online", "offline", "focus", "pageshow"]) addEventListener(wakening, watch);
+document.addEventListener("resume", watch);
+setInterval(watch, 1000); // also the first thing after a computer has slept
 addEventListener("pagehide", () => source?.close());
 follow();

@@ -4,8 +4,23 @@
 const page = {
   typing(event) {
     const at = event.target;
-    return event.ctrlKey || event.metaKey || event.altKey || at.isContentEditable
+    const isModified = (event.ctrlKey || event.metaKey || event.altKey) && !event.getModifierState?.("AltGraph");
+    return isModified || at.isContentEditable
       || ["TEXTAREA", "SELECT"].includes(at.tagName) || (at.tagName === "INPUT" && at.type !== "range");
+  },
+  // The shortcut that a key stands for. Caps Lock changes nothing, and on other layouts (Cyrillic, Greek, Hebrew, AZERTY, an
+  // input method) the position of the key counts. Shift with a letter is no shortcut.
+  key(event) {
+    const { key, code } = event;
+    if (/^[a-z]$/i.test(key)) return event.shiftKey ? "" : key.toLowerCase();
+    const digit = /^(?:Digit|Numpad)(\d)$/.exec(code)?.[1];
+    if (/^\d$/.test(key) || (key.length > 1 && !["Dead", "Process", "Unidentified"].includes(key))) return key;
+    if (digit && !event.shiftKey && !"+-=[]/?".includes(key)) return digit;
+    if (key.length === 1 && key.charCodeAt(0) < 128) return key;
+    if (code === "Slash") return event.shiftKey ? "?" : "/";
+    if (event.shiftKey) return "";
+    const places = { BracketLeft: "[", BracketRight: "]", Minus: "-", Equal: "=" };
+    return /^Key([A-Z])$/.exec(code)?.[1].toLowerCase() || places[code] || key;
   },
   theme() {
     const root = document.documentElement;
@@ -43,8 +58,9 @@ document.getElementById("theme").addEventListener("click", page.theme);
 document.getElementById("help-button")?.addEventListener("click", page.help);
 document.addEventListener("keydown", (event) => {
   if (page.typing(event) || page.helpIsOpen()) return;
-  if (event.key === "t") page.theme();
-  if (event.key === "?") page.help();
+  const key = page.key(event);
+  if (key === "t") page.theme();
+  if (key === "?") page.help();
 });
 page.times();
 setInterval(page.times, 10000);

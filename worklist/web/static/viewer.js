@@ -197,10 +197,11 @@ const steps = {
 document.addEventListener("keydown", (event) => {
   if (event.target.id === "comment" && event.key === "Escape") { event.target.blur(); return; }
   if (page.typing(event) || page.helpIsOpen()) return;
-  const onSlider = event.target.type === "range" && event.key.startsWith("Arrow");
-  const button = document.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
-  if (button && event.key.length === 1) { event.preventDefault(); button.click(); return; }
-  const act = steps[event.key] || (shown() && (looks[event.key] || (!onSlider && moves[event.key] && (() => pan(...moves[event.key])))));
+  const key = page.key(event);
+  const onSlider = event.target.type === "range" && key.startsWith("Arrow");
+  const button = key.length === 1 && document.querySelector(`[data-key="${CSS.escape(key)}"]`);
+  if (button) { event.preventDefault(); button.click(); return; }
+  const act = steps[key] || (shown() && (looks[key] || (!onSlider && moves[key] && (() => pan(...moves[key])))));
   if (act) { event.preventDefault(); act(); }
 });
 
