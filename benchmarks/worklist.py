@@ -37,7 +37,9 @@ from worklist.database.session import Database
 REQUESTS = 60
 SEED = 2000
 MONTH = 30 * 86400 * 1_000_000
-SAME = "bucket, done, touched, record, outcome, label, probability, low, high, reason, version, priority, read"
+SAME = (
+    "bucket, done, touched, record, outcome, label, probability, low, high, reason, attention, version, priority, read"
+)
 HEADERS = {
     "content-type": "application/json",
     "ce-specversion": "1.0",

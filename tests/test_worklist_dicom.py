@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom import FileDataset, dcmread
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -116,3 +117,116 @@ def test_odd_patient_values_are_not_logged(tmp_path: Path, store: Storage) -> No
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
     assert int(done.stdout) > 1000
     assert done.stderr == ""
+
+
+NAMES = {
+    "japanese": (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+    "japanese-katakana": (["ISO 2022 IR 13", "ISO 2022 IR 87"], "ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎=やまだ^たろう"),
+    "japanese-supplementary": (["", "ISO 2022 IR 87", "ISO 2022 IR 159"], "A^B=山田^太郎"),
+    "japanese-one-byte": ("ISO_IR 13", "ﾔﾏﾀﾞ^ﾀﾛｳ"),
+    "chinese": ("GB18030", "Wang^XiaoDong=王^小东"),
+    "chinese-gbk": ("GBK", "Wang=王"),
+    "korean": (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동"),
+    "greek": ("ISO_IR 126", "Διονυσιος"),
+    "cyrillic": ("ISO_IR 144", "Люкceмбypг"),
+    "arabic": ("ISO_IR 127", "قباني"),
+    "hebrew": ("ISO_IR 138", "שרון"),
+    "thai": ("ISO_IR 166", "ไทย"),
+    "german": ("ISO_IR 100", "Müller^Jürgen"),
+    "utf-8": ("ISO_IR 192", "Müller^李"),
+}
+
+
+def captured(store: Storage, data: bytes) -> FileDataset:
+    result = predicted(store, radiograph())
+    png = store.get("lungline-results", result.heatmap or "").data
+    made = dcmread(io.BytesIO(capture(data, png, result)))
+    assert made.pixel_array.shape[2] == 3
+    return made
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dicom_result_keeps_the_name_in_any_character_set(store: Storage, name: str) -> None:
+    charset, text = NAMES[name]
+    made = captured(store, radiograph(SpecificCharacterSet=charset, PatientName=text))
+    assert (made.SpecificCharacterSet, str(made.PatientName)) == ("ISO_IR 192", text)
+
+
+def replaced(keyword: str, value: bytes) -> bytes:
+    """A radiograph with the bytes of a value as no library would write them."""
+    dataset = dcmread(io.BytesIO(radiograph()))
+    element = dataset[keyword]
+    raw = RawDataElement(element.tag, element.VR, len(value), value, 0, False, True, True)
+    dataset._dict[element.tag] = raw  # noqa: SLF001 - there is no other way to write what is malformed
+    out = io.BytesIO()
+    dataset.save_as(out)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "kept"),
+    [
+        ("StudyDate", b"2024.01.05", "20240105"),
+        ("StudyDate", b"2024-01-05", "20240105"),
+        ("StudyDate", b"00000000", ""),
+        ("StudyDate", b"20240230", ""),
+        ("StudyDate", b"05.01.2024", ""),
+        ("StudyDate", b"UNKNOWN ", ""),
+        ("PatientBirthDate", b"1950", ""),
+        ("StudyTime", b"08:30:15", "083015"),
+        ("StudyTime", b"0830", "0830"),
+        ("StudyTime", b"25:00:00", ""),
+        ("StudyTime", b"noon", ""),
+        ("AccessionNumber", b"A" * 24, ""),
+        ("AccessionNumber", b"A\x07", ""),
+        ("StudyID", b"S" * 30, ""),
+        ("PatientID", b"7" * 80, ""),
+        ("PatientID", b"77\\88", "77"),
+        ("PatientID", b"7\x007 ", ""),
+        ("PatientSex", b"female", ""),
+        ("PatientSex", b"m", "M"),
+        ("PatientName", "Müller".encode(), "Müller"),
+        ("PatientName", "Müller".encode("latin-1"), ""),
+        ("PatientName", b"A" * 70, ""),
+        ("PatientName", b"DOE=A=B=C", ""),
+        ("PatientName", b"DOE^JANE\x00", "DOE^JANE"),
+    ],
+)
+def test_dicom_result_leaves_out_what_is_malformed(store: Storage, keyword: str, value: bytes, kept: str) -> None:
+    assert str(getattr(captured(store, replaced(keyword, value)), keyword) or "") == kept
+
+
+@pytest.mark.parametrize(
+    ("uid", "kept"), [(b"1.2.03.4", True), (b"1.2.3.x", False), (b"1." * 40, False), (b"no uid", False)]
+)
+def test_dicom_result_with_a_malformed_study_is_made_reproducibly(store: Storage, uid: bytes, kept: bool) -> None:
+    first, second = (captured(store, replaced("StudyInstanceUID", uid)) for _ in range(2))
+    assert first.StudyInstanceUID == second.StudyInstanceUID
+    assert (str(first.StudyInstanceUID) == uid.decode()) is kept
+    assert kept or first.StudyInstanceUID.is_valid
+
+
+def test_dicom_result_refers_only_to_valid_instances(store: Storage) -> None:
+    assert "SourceImageSequence" in captured(store, radiograph())
+    assert "SourceImageSequence" not in captured(store, replaced("SOPInstanceUID", b"1.2.x"))
+
+
+@pytest.mark.parametrize(
+    ("orientation", "claimed"),
+    [(None, []), (["L", "F"], ["L", "F"]), (["R", "F"], ["L", "F"]), (["L", "H"], ["L", "F"])],
+)
+def test_dicom_result_claims_only_the_orientation_of_its_pixels(
+    store: Storage, orientation: list[str] | None, claimed: list[str]
+) -> None:
+    """The decoder turns images upright; without an orientation nothing is claimed."""
+    made = captured(store, radiograph(PatientOrientation=orientation))
+    assert list(made.PatientOrientation or []) == claimed
+
+
+def test_missing_dicom_result_is_shown_with_its_reason(tmp_path: Path, store: Storage) -> None:
+    result = predicted(store, radiograph(StudyInstanceUID=None))
+    with running_site(home(tmp_path), store) as site, site.client() as client:
+        site.send(result)
+        page = f"/x/{result.upload.identity}"
+        wait(lambda: "No DICOM result: The upload does not say which study" in client.get(page).text)
+        assert "DOE" not in client.get(page).text

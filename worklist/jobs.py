@@ -9,7 +9,7 @@ from collections.abc import Callable
 from sqlalchemy import select, update
 from starlette.concurrency import run_in_threadpool
 
-from lungline.errors import DataError, LunglineError, ObjectGone
+from lungline.errors import DataError, LunglineError, ObjectGone, Unavailable
 from lungline.results.records import ResultRecord
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
@@ -81,9 +81,10 @@ class Jobs:
         with self._database.reading() as session:
             bodies = session.scalars(select(ResultRow.body).where(ResultRow.capture == 1).limit(20)).all()
         for record in map(ResultRecord.model_validate_json, bodies):
-            self._save_capture(record)
+            error = self._save_capture(record)
             with self._database.writing() as session:
-                session.execute(update(ResultRow).where(ResultRow.id == record.id).values(capture=0))
+                done = {"capture": 0, "capture_error": error}
+                session.execute(update(ResultRow).where(ResultRow.id == record.id).values(**done))
 
     def count_deidentified(self) -> None:
         """Count the images in the research bucket after each new unsure result, and once a minute."""
@@ -96,16 +97,23 @@ class Jobs:
         with self._database.writing() as session:
             counters.save_research_count(session, count)
 
-    def _save_capture(self, record: ResultRecord) -> None:
+    def _save_capture(self, record: ResultRecord) -> str | None:
+        """Store the DICOM file of a result; return why there cannot be one, which retrying would not change."""
         bucket = self._settings.results_bucket
         try:
             original = self._images.original(record)
             overlaid = self._storage.get(bucket, record.heatmap or "").data
             data = capture(original, overlaid, record)
-        except (ObjectGone, DataError) as exc:  # retrying cannot help
+        except (ObjectGone, DataError) as exc:
             _log.warning("Upload %s gets no DICOM result: %s", record.upload.identity, exc)
-        else:
-            self._storage.put_if_absent(bucket, capture_key(record), data, "application/dicom")
+            return str(exc)
+        except Unavailable:
+            raise
+        except Exception as exc:  # noqa: BLE001 - headers of scanners hold anything; one must not stop all others
+            _log.warning("Upload %s gets no DICOM result: %s", record.upload.identity, type(exc).__name__)
+            return f"The file could not be written ({type(exc).__name__})."
+        self._storage.put_if_absent(bucket, capture_key(record), data, "application/dicom")
+        return None
 
 
 def _attempt(job: Callable[[], None]) -> None:

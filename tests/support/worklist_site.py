@@ -62,6 +62,7 @@ def record(number: int = 0, probability: float | None = 0.9, **changes: Any) -> 
         reason="truncated" if outcome == "refused" else None,
         message=None if judged else "The image file ends too early.",
         warnings=changes.get("warnings", ()),
+        notes=changes.get("notes", ()),
         model=ModelFacts(name="pneumonia", version=version, run_id="r" * 32, sha256="a" * 64, synthetic=False),
         upload=UploadFacts(
             identity=upload.identity, bucket=upload.bucket, key=key, version_id=None, etag=etag, sequencer=None

@@ -26,6 +26,25 @@ def priority(label: str | None, probability: float | None) -> int:
     return max(first, last - round((probability or 0.0) * 100))
 
 
+# Routine conversions, which records of 0.1 list among the warnings; later ones have them among the notes.
+_ROUTINE = frozenset(
+    (
+        "window applied", "window table applied", "no window: grey levels were spread", "MONOCHROME1 inverted",
+        "DICOM without its preamble", *(f"{bits} bit reduced to 8" for bits in range(9, 33)),
+    )
+)  # fmt: skip
+
+
+def warnings_of(record: ResultRecord) -> list[str]:
+    """What a reader must know of an image, without routine conversions."""
+    return [warning for warning in record.warnings if warning not in _ROUTINE]
+
+
+def notes_of(record: ResultRecord) -> list[str]:
+    """Routine conversions of an image."""
+    return [*(warning for warning in record.warnings if warning in _ROUTINE), *record.notes]
+
+
 def ingest(
     database: Database,
     *records: ResultRecord,
@@ -69,6 +88,7 @@ def _add(session: Session, record: ResultRecord) -> bool:
     if row is None:
         row = ResultRow(id=record.id, identity=identity)
         session.add(row)
+    row.capture_error = None
     row.capture = int(record.heatmap is not None and record.image is not None and record.image.format == "dicom")
     row.outcome, row.done, row.body = record.outcome, record.times.done, record.model_dump_json()
     session.flush()
@@ -115,6 +135,7 @@ def _show(entry: WorklistEntry, record: ResultRecord) -> None:
     entry.low = record.thresholds.low
     entry.high = record.thresholds.high
     entry.reason = record.reason
+    entry.attention = "; ".join(warnings_of(record)) or None
     entry.version = record.model.version
     entry.priority = priority(record.label, record.probability)
 

@@ -58,7 +58,8 @@ class WorklistEntry(Table):
     """One upload with its latest result.
 
     `priority` is the sort key of the list, the lowest first; `arrived` is the upload's time, or the event's when the
-    upload's is unknown; `touched` is the microsecond of the last change, which live pages follow.
+    upload's is unknown; `touched` is the microsecond of the last change, which live pages follow; `attention` is
+    what a reader must know of the image, None when there is nothing.
     """
 
     __tablename__ = "entries"
@@ -78,6 +79,7 @@ class WorklistEntry(Table):
     low: Mapped[float] = mapped_column(Float)
     high: Mapped[float] = mapped_column(Float)
     reason: Mapped[str | None]
+    attention: Mapped[str | None]
     version: Mapped[str]
     priority: Mapped[int]
     read: Mapped[int] = mapped_column(default=0)
@@ -103,7 +105,10 @@ class WorklistEntry(Table):
 
 
 class ResultRow(Table):
-    """A result record as received; `body` is its JSON, `capture` is 1 while its DICOM file has yet to be written."""
+    """A result record as received; `body` is its JSON.
+
+    `capture` is 1 while its DICOM file has yet to be written; `capture_error` is why there will be none.
+    """
 
     __tablename__ = "records"
 
@@ -113,6 +118,7 @@ class ResultRow(Table):
     done: Mapped[datetime]
     body: Mapped[str]
     capture: Mapped[int] = mapped_column(default=0, index=True)
+    capture_error: Mapped[str | None]
 
 
 class ReadingRow(Table):

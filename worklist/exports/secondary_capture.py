@@ -5,13 +5,20 @@ writing it again gives the same object. The result is written below the image, n
 """
 
 import io
+from datetime import UTC
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from lungline.deidentification.deidentify import quiet_dicom
-from lungline.errors import DataError
+from lungline.errors import DataError, ImageRefused
+from lungline.imaging.dicom import orientation
 from lungline.results.records import ResultRecord
+from worklist.exports import source_header
+
+if TYPE_CHECKING:
+    from pydicom import Dataset, FileDataset
 
 MANUFACTURER = "Lungline"
 DISCLAIMER = "Research use only. Not a medical device."
@@ -27,41 +34,81 @@ def capture_key(record: ResultRecord) -> str:
 def capture(original: bytes, overlaid: bytes, record: ResultRecord) -> bytes:
     """The Secondary Capture as a DICOM file; `original` is the upload, `overlaid` the heatmap's PNG.
 
-    Raises DataError when the upload does not tell study and patient as DICOM wants it.
+    Malformed values of the upload are left out. Raises DataError when it is no DICOM or belongs to no study.
     """
-    from highdicom.sc import SCImage
-    from pydicom import dcmread
+    from pydicom import config, dcmread
     from pydicom.errors import InvalidDicomError
-    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
     quiet_dicom(__name__)
     try:
-        source = dcmread(io.BytesIO(original), stop_before_pixels=True)
-        image = SCImage.from_ref_dataset(
-            source,
-            _pixels(overlaid, record),
-            photometric_interpretation="RGB",
-            bits_allocated=8,
-            coordinate_system="PATIENT",
-            series_instance_uid=generate_uid(entropy_srcs=[record.id, "series"]),
-            series_number=SERIES,
-            sop_instance_uid=generate_uid(entropy_srcs=[record.id, "image"]),
-            instance_number=1,
-            manufacturer=MANUFACTURER,
-            patient_orientation=("L", "F"),
-            transfer_syntax_uid=ExplicitVRLittleEndian,
-        )
-    except (InvalidDicomError, AttributeError, TypeError, ValueError, OSError) as exc:
+        source = dcmread(io.BytesIO(original), stop_before_pixels=True, force=True)
+        study = source_header.study_uid(source)
+    except (InvalidDicomError, AttributeError, TypeError, ValueError, OSError, EOFError, NotImplementedError) as exc:
         # Without the library's message, which may quote the patient's data.
-        raise DataError(f"The upload lacks what a DICOM result needs ({type(exc).__name__}).") from None
-    image.SeriesDescription = "Lungline pneumonia risk (research)"
-    image.DerivationDescription = f"{_sentence(record)} {DISCLAIMER}"
-    image.BurnedInAnnotation = "YES"
-    image.ImageType = ["DERIVED", "SECONDARY"]
-    image.SoftwareVersions = record.model.version[:64]
-    out = io.BytesIO()
-    image.save_as(out)
+        raise DataError(f"The header of the upload cannot be read ({type(exc).__name__}).") from None
+    if study is None:
+        raise DataError("The upload does not say which study it belongs to (StudyInstanceUID).")
+    with config.disable_value_validation():  # values are checked already, and a warning would quote them
+        image = _image(source, study, record)
+        _set_pixels(image, _pixels(overlaid, record))
+        image.PatientOrientation = list(_orientation(original) or ())
+        out = io.BytesIO()
+        image.save_as(out, enforce_file_format=True)
     return out.getvalue()
+
+
+def _image(source: "Dataset", study: str, record: ResultRecord) -> "FileDataset":
+    """A Secondary Capture of the upload's study, without pixels."""
+    from pydicom import Dataset, FileDataset
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+    uid = generate_uid(entropy_srcs=[record.id, "image"])
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    meta.MediaStorageSOPInstanceUID = uid
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    image = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    image.SpecificCharacterSet = "ISO_IR 192"
+    for keyword, value in source_header.valid_values(source).items():
+        setattr(image, keyword, value)
+    done = record.times.done.astimezone(UTC)
+    values: dict[str, object] = {
+        "SOPClassUID": SecondaryCaptureImageStorage, "SOPInstanceUID": uid, "StudyInstanceUID": study,
+        "SeriesInstanceUID": generate_uid(entropy_srcs=[record.id, "series"]), "SeriesNumber": SERIES,
+        "InstanceNumber": 1, "Modality": "OT", "ConversionType": "WSD", "Manufacturer": MANUFACTURER,
+        "ManufacturerModelName": MANUFACTURER, "SoftwareVersions": record.model.version[:64],
+        "SeriesDescription": "Lungline pneumonia risk (research)",
+        "DerivationDescription": f"{_sentence(record)} {DISCLAIMER}", "ImageType": ["DERIVED", "SECONDARY"],
+        "BurnedInAnnotation": "YES", "ContentDate": f"{done:%Y%m%d}", "ContentTime": f"{done:%H%M%S}",
+        "InstanceCreationDate": f"{done:%Y%m%d}", "InstanceCreationTime": f"{done:%H%M%S}",
+        "TimezoneOffsetFromUTC": "+0000",
+    }  # fmt: skip
+    for keyword, value in values.items():
+        setattr(image, keyword, value)
+    source_uids = [source_header.valid_uid(source, keyword) for keyword in ("SOPClassUID", "SOPInstanceUID")]
+    if all(source_uids):
+        reference = Dataset()
+        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = source_uids
+        image.SourceImageSequence = [reference]
+    return image
+
+
+def _set_pixels(image: "FileDataset", pixels: np.ndarray) -> None:
+    """Set RGB pixels, uint8 (H, W, 3)."""
+    image.Rows, image.Columns, image.SamplesPerPixel = *pixels.shape[:2], 3
+    image.PhotometricInterpretation, image.PlanarConfiguration = "RGB", 0
+    image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 8, 8, 7, 0
+    data = pixels.tobytes()
+    image.PixelData = data + b"\0" * (len(data) % 2)
+
+
+def _orientation(original: bytes) -> tuple[str, str] | None:
+    """The orientation of the pixels as they are decoded; None, and so not claimed, when it is not known."""
+    try:
+        return orientation(original)
+    except ImageRefused:
+        return None
 
 
 def _pixels(overlaid: bytes, record: ResultRecord) -> np.ndarray:

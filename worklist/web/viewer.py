@@ -19,7 +19,7 @@ from worklist import metrics
 from worklist.database import audit, entries, notices, readings
 from worklist.database.access import Person
 from worklist.database.entries import Filter
-from worklist.database.ingest import touch
+from worklist.database.ingest import notes_of, touch, warnings_of
 from worklist.database.models import ResultRow, WorklistEntry
 from worklist.database.readings import MAX_COMMENT, VERDICTS, ReadingRefused, ResultChanged
 from worklist.exports.images import RenderedImage
@@ -83,10 +83,14 @@ def _page(  # what a request shows, and what is kept of a reading that was not s
     with context.database.writing() as session:  # the audit entry is committed before anything is shown
         entry = _entry(session, identity)
         audit.record(session, person.who, person.role, "opened", identity=identity)
+        record = record_of(session, entry)
         previous, following = entries.neighbours(session, wanted, entry)
         values = {
             "entry": entry,
-            "record": record_of(session, entry),
+            "record": record,
+            "warnings": warnings_of(record),
+            "notes": notes_of(record),
+            "capture_error": _capture_error(session, entry),
             "others": _other_versions(session, entry),
             "earlier": entries.same_key(session, entry),
             "readings": readings.history(session, identity),
@@ -201,6 +205,11 @@ def _entry(session: Session, identity: str, *, lock: bool = False) -> WorklistEn
     if entry is None:
         raise NotFound("Upload not found on the worklist.")
     return entry
+
+
+def _capture_error(session: Session, entry: WorklistEntry) -> str | None:
+    row = session.get(ResultRow, entry.record)
+    return row.capture_error if row else None
 
 
 def _other_versions(session: Session, entry: WorklistEntry) -> list[ResultRecord]:

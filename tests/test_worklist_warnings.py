@@ -1,0 +1,56 @@
+"""What a reader must know of an image stands out in viewer and list; routine conversions do not."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from tests.support.worklist_site import home, record, running_site
+from worklist.database.ingest import ingest
+from worklist.database.models import WorklistEntry
+from worklist.database.session import Database
+
+LATERAL = "the DICOM names a lateral view"
+ROUTINE = [
+    "window applied", "window table applied", "12 bit reduced to 8", "MONOCHROME1 inverted",
+    "no window: grey levels were spread", "DICOM without its preamble",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("warnings", "notes"), [((LATERAL,), tuple(ROUTINE)), ((ROUTINE[0], LATERAL, *ROUTINE[1:]), ())]
+)
+def test_warnings_stand_out_and_notes_do_not(tmp_path: Path, warnings: tuple[str, ...], notes: tuple[str, ...]) -> None:
+    """Also in records that list both as warnings."""
+    result = record(warnings=warnings, notes=notes)
+    with running_site(home(tmp_path)) as site, site.client() as client:
+        site.send(result)
+        site.send(record(1, notes=(ROUTINE[0],)))
+        page = client.get(f"/x/{result.upload.identity}").text
+        assert page.count('class="warning"') == 1
+        assert '<p class="warning" role="note">The DICOM names a lateral view.</p>' in page
+        notes_shown = page.partition('class="notes"')[2].partition("</dd>")[0]
+        assert "Window applied. " in notes_shown
+        assert "12 bit reduced to 8. " in notes_shown
+        rows = client.get("/rows").text
+        assert rows.count('class="attention"') == 1
+        assert "The DICOM names a lateral view." in rows
+        assert "indow applied" not in rows
+
+
+def test_migration_fills_the_list_from_stored_records(tmp_path: Path) -> None:
+    with closing(Database.open(home(tmp_path))) as database:
+        ingest(database, record(warnings=("window applied", LATERAL)), record(1, warnings=("window applied",)))
+    with sqlite3.connect(tmp_path / "worklist/worklist.db") as connection:
+        for statement in (
+            "ALTER TABLE entries DROP COLUMN attention",
+            "ALTER TABLE records DROP COLUMN capture_error",
+            "UPDATE alembic_version SET version_num = '0001'",
+        ):
+            connection.execute(statement)
+    connection.close()
+    with closing(Database.open(home(tmp_path))) as database, database.reading() as session:
+        stored = session.scalars(select(WorklistEntry.attention).order_by(WorklistEntry.number)).all()
+        assert stored == [LATERAL, None]
