@@ -137,20 +137,27 @@ def checks(results: Iterable[Any]) -> None:
 
 def result(record: "ResultRecord") -> None:
     """Print one saved result: the label and the risk, or the reason why there is none."""
+    from lungline.events.uploads import readable_key
+
     risk = f"{bar(record.probability)} {record.probability:6.1%}" if record.probability is not None else ""
     label = record.label or record.outcome
-    say(f"{label:>10}  {risk or record.message or record.reason}  {record.upload.key}", COLOURS.get(label, ""))
+    say(
+        f"{label:>10}  {risk or record.message or record.reason}  {readable_key(record.upload.key)}",
+        COLOURS.get(label, ""),
+    )
 
 
 def results(records: "Sequence[ResultRecord]") -> None:
     """Print saved results."""
+    from lungline.events.uploads import readable_key
+
     rows = [
         (
             f"{r.times.done:%Y-%m-%d %H:%M:%S}",
             r.label or r.outcome,
             f"{r.probability:.1%}" if r.probability is not None else "",
             r.model.version,
-            r.upload.key,
+            readable_key(r.upload.key),
             r.message or "; ".join(r.warnings),
         )
         for r in records

@@ -21,6 +21,7 @@ from typing import Self
 from eventing.producer import PATIENCE_SECONDS, Sender
 from lungline.errors import EventMalformed
 from lungline.events.uploads import Upload, kafka_key, minio_record
+from lungline.litter import is_litter
 from lungline.results import records
 from lungline.results.records import OWED
 from lungline.settings import Settings
@@ -38,8 +39,9 @@ Send = Callable[[Upload], None]
 class Reconciliation:
     """What a reconciliation counted, in uploads; `str()` of it is a sentence.
 
-    `older` and `recent` were stored outside the given time; `unusable` have keys that no event can carry; `research`
-    are unsure images that are now kept for research and could not be kept when they were predicted.
+    `older` and `recent` were stored outside the given time; `unusable` have keys that no event can carry; `litter` are
+    files of operating systems and sync programs, such as `.DS_Store`, which are not predicted; `research` are unsure
+    images that are now kept for research and could not be kept when they were predicted.
     """
 
     uploads: int = 0
@@ -48,6 +50,7 @@ class Reconciliation:
     older: int = 0
     recent: int = 0
     unusable: int = 0
+    litter: int = 0
     research: int = 0
 
     def __str__(self) -> str:
@@ -55,7 +58,9 @@ class Reconciliation:
         lost = f"those without a result were sent again: {self.sent}" if self.sent else "none was lost"
         late = f"; too recent to be checked: {self.recent}" if self.recent else ""
         kept = f"; unsure images now kept for research: {self.research}" if self.research else ""
-        return f"Of {self.uploads} uploads {lost}{late}{kept}."
+        unusable = f"; with keys that no event can carry, never predicted: {self.unusable}" if self.unusable else ""
+        litter = f"; files of operating systems, left out: {self.litter}" if self.litter else ""
+        return f"Of {self.uploads} uploads {lost}{late}{unusable}{litter}{kept}."
 
 
 def resend(
@@ -131,6 +136,9 @@ def _candidates(
     for info in listing:
         if info.key.endswith("/") and info.size == 0:
             continue  # how consoles make folders
+        if is_litter(info.key):
+            report.litter += 1
+            continue
         report.uploads += 1
         if since and info.modified < since:
             report.older += 1

@@ -6,6 +6,8 @@ and never sees an error), and sends one event at a time. The log is kept on disk
 The messages are the part of SeaweedFS's `filer.proto` that we need; a field's number never changes.
 """
 
+import logging
+import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,13 +18,14 @@ from typing import Any
 from eventing.seaweedfs_tls import Certificates
 from lungline.errors import EventMalformed, StorageUnavailable
 from lungline.events.uploads import Upload
+from lungline.litter import is_litter
 from lungline.network import HOST, answers
 
 BUCKETS = "/buckets"
 # Extended attributes that the S3 gateway writes.
 ETAG, VERSION, DELETE_MARKER = (f"Seaweed-X-Amz-{name}" for name in ("ETag", "Version-Id", "Delete-Marker"))
-# Folder of the parts of incomplete multipart uploads.
-PARTS = ".uploads"
+# Parts of incomplete multipart uploads; other objects in that folder are uploads.
+PARTS = re.compile(r"\.uploads/[^/]+/[^/]+\.part")
 
 _PACKAGE = "filer_pb"
 _METHOD = f"/{_PACKAGE}.SeaweedFiler/SubscribeMetadata"
@@ -48,6 +51,8 @@ _FIELDS = {
     "Response": (("directory", 1, "string"), ("event_notification", 2, "EventNotification"), ("ts_ns", 3, "int64")),
 }
 _NANOSECONDS = 1_000_000_000
+
+log = logging.getLogger("lungline.bridge")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +114,15 @@ class Changes:
 
 
 def _completed_upload(response: Any, bucket: str) -> Upload | None:
-    """The upload that a change completes; None for directories, parts, deletions and changes of metadata alone."""
+    """The upload that a change completes; None for folders, parts, litter, deletions and changes of metadata alone."""
     event = response.event_notification
     entry = event.new_entry
-    if not entry.name or entry.is_directory or DELETE_MARKER in entry.extended:
+    # An object whose key ends with a slash is a folder with content.
+    if not entry.name or (entry.is_directory and not entry.content) or DELETE_MARKER in entry.extended:
         return None
-    path = f"{event.new_parent_path or response.directory}/{entry.name}"
+    path = f"{event.new_parent_path or response.directory}/{entry.name}{'/' if entry.is_directory else ''}"
     key = path.removeprefix(f"{BUCKETS}/{bucket}/")
-    if key == path or key.partition("/")[0] == PARTS:
+    if key == path or PARTS.fullmatch(key) or is_litter(key):
         return None
     if event.old_entry.name == entry.name and _content(event.old_entry) == _content(entry):
         return None  # tags, permissions
@@ -139,7 +145,8 @@ def _upload(bucket: str, key: str, entry: Any, moment: int) -> Upload | None:
             size=entry.attributes.file_size or len(entry.content),
             uploaded_at=datetime.fromtimestamp(written / _NANOSECONDS, UTC),
         )
-    except EventMalformed:  # a name that S3 itself would not have taken
+    except EventMalformed as exc:  # a name that S3 itself would not have accepted
+        log.warning("An object is not predicted: %s", exc)
         return None
 
 

@@ -79,6 +79,9 @@ def of(prefix: str, records: list[Message]) -> list[Upload]:
         "日本/放射線.png",
         "quotes ' and \".jpg",
         ".hidden/.uploads/x.jpg",
+        ".uploads/x.jpg",
+        "tab\tand\r\nline break.jpg",
+        "\x01\x1b\x7f\x85\u202e\u2028.jpg",
     ],
 )
 def test_a_key_survives_exactly(client: Any, uploads: Tail, key: str) -> None:

@@ -16,7 +16,7 @@ from confluent_kafka import Producer
 
 from eventing.kafka import ensure_topics
 from eventing.kafka_record import KafkaRecord, dead_letter_headers
-from eventing.reconcile import Candidates, reconcile, resend
+from eventing.reconcile import Candidates, Reconciliation, reconcile, resend
 from eventing.replay import replay
 from laptop.services.bridge import running_bridge
 from laptop.services.broker import running_broker
@@ -124,6 +124,18 @@ class TestReconcile:
         assert reconciled(storage, ours, since=now - minute, until=now + minute)[0] == {"uploads": 1, "sent": 1}
         assert reconciled(storage, ours, since=now + minute)[0] == {"uploads": 1, "older": 1}
         assert reconciled(storage, ours, until=now - minute)[0] == {"uploads": 1, "recent": 1}
+
+    def test_litter_is_left_out_and_counted(self, storage: Storage, ours: Settings) -> None:
+        """Keys with tabs and line breaks are uploads; those that no event can carry are counted."""
+        for key in ("a\tb", "a\nb", "\u202eab", ".DS_Store", "ward/Thumbs.db", "ward/._a"):
+            storage.put(ours.uploads_bucket, key, b"x")
+        counts, sent = reconciled(storage, ours)
+        assert counts == {"uploads": 3, "sent": 3, "litter": 3}
+        assert {upload.key for upload in sent} == {"a\tb", "a\nb", "\u202eab"}
+        assert str(Reconciliation(uploads=5, with_result=3, litter=2, unusable=2)) == (
+            "Of 5 uploads none was lost; with keys that no event can carry, never predicted: 2; "
+            "files of operating systems, left out: 2."
+        )
 
     def test_many_uploads_are_compared_with_many_results(self, storage: Storage, ours: Settings) -> None:
         def put(number: int) -> Upload:

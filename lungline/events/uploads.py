@@ -1,12 +1,16 @@
-"""Upload events: the S3 event record in the dress of MinIO, AWS, Ceph and SeaweedFS (through our bridge).
+"""Upload events: the S3 event record as MinIO, AWS, Ceph and SeaweedFS (through the bridge) send it.
 
-MinIO and AWS query-escape object keys, MinIO the `/` too; Ceph sends them as they are. Ceph and AWS leave out
-the `s3:` of the event name in some versions. AWS sends a test event without records when a notification is set up.
+MinIO and AWS query-escape object keys, MinIO the `/` too; Ceph sends them as they are. Ceph and AWS omit the `s3:` of
+the event name in some versions. AWS sends a test event without records when a notification is set up.
+
+A key may contain any character that S3 allows, also tabs, line breaks and other control characters: keys stay out of
+logs and headers, where the upload's identity stands instead, and `readable_key` shows them to people.
 """
 
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,6 +19,7 @@ from urllib.parse import quote_plus, unquote_plus
 
 from lungline.errors import EventMalformed
 from lungline.events.cloudevents import decode_json, unwrap
+from lungline.litter import is_litter
 
 # What Knative's KafkaSource calls a record that is no CloudEvent itself.
 UPLOAD_TYPE = "dev.knative.kafka.event"
@@ -27,9 +32,9 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """One object that was put into a bucket. Its key stays out of `repr()`: it may hold a patient's name.
+    """One object that was stored in a bucket. Its key stays out of `repr()`: it may contain a patient's name.
 
-    Raises EventMalformed for a bucket or key that no store can hold, or that has control characters.
+    Raises EventMalformed for a bucket or key that no store can hold.
     """
 
     bucket: str
@@ -41,21 +46,22 @@ class Upload:
     uploaded_at: datetime | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no store can hold."""
+        """Refuse a bucket name or key that no store can hold."""
         if not _BUCKET.fullmatch(self.bucket):
             raise EventMalformed("The event's bucket name is not one that S3 allows.")
-        if not self.key or _CONTROL.search(self.key) or not 0 < _utf8_length(self.key) <= MAX_KEY_BYTES:
+        # Databases cannot store the null character.
+        if "\0" in self.key or not 0 < _utf8_length(self.key) <= MAX_KEY_BYTES:
             raise EventMalformed(
-                f"The event's object key must have 1 to {MAX_KEY_BYTES} bytes of UTF-8 and no control characters."
+                f"The event's object key must have 1 to {MAX_KEY_BYTES} bytes of UTF-8 and no null character."
             )
 
     @property
     def identity(self) -> str:
-        """32 hexadecimal digits that name this upload and do not show its key.
+        """32 hexadecimal digits that identify this upload without showing its key.
 
-        The same content under the same key is one upload: a scanner that sends twice gets one result, and a listing
-        (which knows no sequencer) names an upload as its event did. So the sequencer counts only when the store
-        gives neither version id nor ETag.
+        The same content under the same key is one upload: a scanner that sends it twice gets one result, and a listing,
+        which has no sequencer, gives the same identity as the event. So the sequencer counts only when there is neither
+        version id nor ETag.
         """
         state = self.version_id or self.etag or self.sequencer
         canonical = json.dumps([self.bucket, self.key, state], separators=(",", ":"))
@@ -63,28 +69,50 @@ class Upload:
 
 
 def parse(payload: bytes | str | dict[str, Any] | list[Any]) -> list[Upload]:
-    """Uploads that a message tells of: none for test events and for events other than ObjectCreated.
+    """The uploads in an event: none for test events, for events other than ObjectCreated, and for litter.
 
     Takes the JSON text or its value: `{"Records": [...]}`, a bare list of records, one record, or any of these as
-    the data of a structured CloudEvent. Raises EventMalformed with a sentence that does not show the key.
+    the data of a structured CloudEvent. Litter are files that operating systems and sync programs leave behind, such as
+    `.DS_Store`. Raises EventMalformed with a sentence that does not show the key.
     """
     value = unwrap(decode_json(payload) if isinstance(payload, (bytes, str)) else payload)
     if isinstance(value, dict) and cast("dict[str, Any]", value).get("Event") == "s3:TestEvent":
         return []
-    return [_upload(record) for record in _records(value) if _is_created(record)]
+    uploads = [_upload(record) for record in _records(value) if _is_created(record)]
+    return [upload for upload in uploads if not is_litter(upload.key)]
+
+
+def readable_key(key: str) -> str:
+    r"""A key for a page or a terminal: control, invisible and reordering characters as escapes such as `\t`.
+
+    Spaces at either end become `␣`. Different keys may look the same; the identity tells them apart.
+    """
+    visible = "".join(_escaped(character) if _is_invisible(character) else character for character in key)
+    stripped = visible.strip(" ")
+    leading = len(visible) - len(visible.lstrip(" "))
+    return "␣" * leading + stripped + "␣" * (len(visible) - leading - len(stripped))
+
+
+def _is_invisible(character: str) -> bool:
+    # Zero-width joiners shape letters in Persian, Indic scripts and emoji.
+    return character not in "\u200c\u200d" and unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 def require_bucket(uploads: list[Upload], bucket: str) -> None:
-    """Raise EventMalformed when an upload is in any other bucket: an event must not choose what is read."""
+    """Raise EventMalformed for an upload in any other bucket: an event must not choose what is read."""
     for upload in uploads:
         if upload.bucket != bucket:
             raise EventMalformed(f"The event points at bucket {upload.bucket}; only {bucket} is read.")
 
 
 def kafka_key(upload: Upload) -> str:
-    """The key of an upload's event in Kafka: keeps an object's uploads together and does not show the object's key.
+    """The Kafka key of an upload's event: the same for all uploads of an object, without showing the object's key.
 
-    Not MinIO's `bucket/object`: keys turn up in logs and headers, where no patient's name belongs.
+    Not MinIO's `bucket/object`: Kafka keys appear in logs and headers, where patient names must not.
     """
     return hashlib.sha256(f"{upload.bucket}/{upload.key}".encode()).hexdigest()[:32]
 
@@ -189,7 +217,7 @@ def _size(value: Any) -> int | None:
 
 
 def _time(text: str | None) -> datetime | None:
-    """An odd time is no time: it must not keep an X-ray from being judged."""
+    """The time, or None for an odd one: it must not prevent the prediction."""
     try:
         time = datetime.fromisoformat(text) if text else None
         return time and (time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from lungline.events.uploads import readable_key
 from lungline.wording import ago
 from worklist.database.models import WorklistEntry, microseconds
 
@@ -23,13 +24,13 @@ def age(moment: datetime) -> str:
 
 
 def name(key: str) -> str:
-    """The last part of an object's key."""
-    return key.rstrip("/").rpartition("/")[2] or key
+    """The last part of an object's key, readable."""
+    return readable_key(key.rstrip("/").rpartition("/")[2] or key)
 
 
 def folder(key: str) -> str:
-    """An object's key without its last part."""
-    return key[: len(key) - len(name(key))]
+    """An object's key without its last part, readable."""
+    return readable_key("".join(key.rstrip("/").rpartition("/")[:2]))
 
 
 def number(value: int) -> str:
@@ -60,6 +61,7 @@ FILTERS = {
     "age": age,
     "keyname": name,
     "folder": folder,
+    "readable": readable_key,
     "number": number,
     "iso": iso,
     "clock": clock,
