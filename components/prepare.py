@@ -36,6 +36,8 @@ def prepare(
     with step_events.step("prepare") as step:
         settings = settings_of(model=model, images=images)
         opened = opening.open_dataset(data, settings=settings, feedback=feedback)
+        if opened.notice and not data_digest:  # with a digest, the data were opened before the run
+            step.progress(opened.notice)
         done = opening.prepare(
             opened,
             preparation_of(settings.model),

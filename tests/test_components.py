@@ -23,6 +23,7 @@ from lungline.evaluation.scoring import Scores
 from lungline.package.package import Package
 from lungline.registry.tracking import RunRecord
 from lungline.settings import load_settings
+from tests.support.small_datasets import folder_of, small_set
 
 # Keras saves its variables in a way that numpy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -87,6 +88,17 @@ def test_preparing_tells_what_the_data_are(prepared: dsl.Artifact) -> None:
     assert prepared.metadata["digest"] == facts["digest"]
     assert prepared.metadata["synthetic"] is True
     assert prepared.metadata["code"] == "test"
+
+
+def test_preparing_shows_what_was_left_out_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = folder_of(tmp_path / "set", small_set() | {"train/COVID/x.png": b"", "test/NORMAL/masks/x.png": b""})
+    blocks = {"model": BLOCKS["model"], "images": BLOCKS["images"]}
+    made = artifact(dsl.Dataset, tmp_path, "prepared")
+    plain(prepare)(data=str(folder), data_digest="", code_version="", prepared=made, **blocks)
+    first = next(event for event in events(capsys.readouterr().out) if event.kind == "progress")
+    assert first.text == (
+        "set: left out COVID (1 file): neither NORMAL nor PNEUMONIA; left out masks: test/NORMAL/masks (1 file)."
+    )
 
 
 def test_data_that_changed_since_the_run_was_started_are_refused(tmp_path: Path) -> None:

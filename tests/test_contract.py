@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from lungline.datasets.opening import Prepared, open_dataset, prepare
 from lungline.errors import ContractBreached, DataError
 from lungline.imaging.preparation import Preparation
 from lungline.settings import Settings
+from tests.support.small_datasets import folder_of, opened, small_set
 
 Rows = list[dict[str, str]]
 
@@ -144,6 +146,17 @@ def test_an_unreadable_image_breaks_one_expectation(good: Path, tmp_path: Path) 
     (breach,) = broken(good, tmp_path / "broken", unread)
     assert breach.count == 2
     assert breach.examples[0].endswith(".jpeg: The file is empty.")
+
+
+def test_a_file_name_that_is_not_utf8_is_reported(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "set", small_set())
+    Path(os.fsdecode(os.fsencode(folder) + b"/train/NORMAL/\xff\xfe.png")).write_bytes(b"not an image")
+    prepare(opened(folder), Preparation(32), tmp_path / "prepared")
+    breaches = check(tmp_path / "prepared", tmp_path / "docs")
+    (unreadable,) = (breach for breach in breaches if breach.expectation == "every image must be readable")
+    name = "train/NORMAL/\\udcff\\udcfe.png"
+    assert unreadable.examples[0].startswith(f"{name}: ")
+    assert name in (tmp_path / "docs/index.html").read_text(encoding="utf-8")
 
 
 def test_a_twin_is_named_with_its_counterpart(good: Path, tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def _laid_out(name: str, source: Source, require: Sequence[str]) -> Dataset:
 
 def _in_arrays(name: str, file: Path) -> Dataset:
     source = ArraySource(file)
-    return Dataset(name, tuple(source.examples()), source.read)
+    return Dataset(printable(name), tuple(source.examples()), source.read)
 
 
 def _open_medmnist(size: str, medmnist: MedMNIST) -> Dataset:
