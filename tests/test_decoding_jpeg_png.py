@@ -2,6 +2,7 @@ import io
 import struct
 import zlib
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -166,6 +167,40 @@ class TestRefused:
     def test_other_formats_by_name(self, data: bytes, name: str) -> None:
         assert refusal_reason(data) == "unsupported-format"
         with pytest.raises(ImageRefused, match=f"The file is {name}; expected JPEG, PNG, TIFF, BMP, WebP or DICOM"):
+            decode(data)
+
+    @pytest.mark.parametrize(
+        ("data", "name"),
+        [
+            (b"\x1f\x8b\x08" + bytes(40), "gzip; unpack it first"),
+            (b"PK\x03\x04" + bytes(40), "a ZIP archive; unpack it first"),
+            (b"7z\xbc\xaf\x27\x1c" + bytes(40), "a 7-Zip archive; unpack it first"),
+            (bytes(257) + b"ustar" + bytes(200), "a tar archive; unpack it first"),
+            (b"\x5c\x01\0\0" + bytes(340) + b"n+1\0", "NIfTI"),
+            (b"NRRD0004\n", "NRRD"),
+            (b"%PDF-1.7", "PDF"),
+            (b"\0\0\0\x18ftypheic" + bytes(20), "HEIC"),
+            (b"\0\0\0\x18ftypmp42" + bytes(20), "a video"),
+            (b"\xff\x0a" + bytes(40), "JPEG XL"),
+            (b"II+\0" + bytes(40), "BigTIFF"),
+            (b"GIF89a" + bytes(40), "GIF"),
+            (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
+            (b"\xef\xbb\xbf<?xml version='1.0'?>\n<svg/>", "SVG"),
+            (b"<?xml version='1.0'?><a/>", "an XML document"),
+            (b"\n<!DOCTYPE html><html>", "an HTML page"),
+            (b"P5\n2 2\n255\nabcd", "a PGM image"),
+            (b"\x93NUMPY\x01\0", "a NumPy array"),
+        ],
+        ids=lambda value: value if isinstance(value, str) else "",
+    )
+    def test_other_kinds_of_files_by_name(self, data: bytes, name: str) -> None:
+        assert refusal_reason(data) == "unsupported-format"
+        with pytest.raises(ImageRefused, match=f"The file is {name}"):
+            decode(data)
+
+    def test_a_jpeg_ls_file_by_name(self) -> None:
+        data = bytes(imagecodecs.jpegls_encode(np.asarray(drawing())))
+        with pytest.raises(ImageRefused, match="The file is JPEG-LS"):
             decode(data)
 
     @pytest.mark.parametrize("file_format", ["PNG", "JPEG"])

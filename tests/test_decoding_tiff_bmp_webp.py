@@ -94,6 +94,37 @@ class TestTiffBmpAndWebp:
         data = encoded(drawing(), "TIFF", save_all=True, append_images=[ImageOps.mirror(drawing())])
         assert np.array_equal(decode(data).pixels, np.asarray(drawing()))
 
+    @pytest.mark.parametrize("sizes", [((48, 32), (96, 64)), ((96, 64), (48, 32)), ((30, 30), (96, 64), (50, 60))])
+    @pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}])
+    def test_the_largest_page_of_a_tiff_is_decoded(self, sizes: tuple[tuple[int, int], ...], options: Any) -> None:
+        first, *others = (drawing(*size) for size in sizes)
+        decoded = decode(encoded(first, "TIFF", save_all=True, append_images=others, **options))
+        assert np.array_equal(decoded.pixels, np.asarray(drawing()))
+        assert decoded.warnings == ()
+
+    def test_a_full_image_below_a_thumbnail_is_decoded(self) -> None:
+        """As a subimage of the first directory."""
+        full = encoded(drawing(), "TIFF")
+        start = int.from_bytes(full[4:8], "little")
+        data = full + struct.pack("<HHHIIHHIIHHIII", 3, 256, 4, 1, 30, 257, 4, 1, 30, 330, 4, 1, start, 0)
+        assert decode(data[:4] + struct.pack("<I", len(full)) + data[8:]).width == 96
+
+    def test_several_pages_of_one_size_cause_a_warning(self) -> None:
+        data = encoded(drawing(), "TIFF", save_all=True, append_images=[drawing()] * 2)
+        assert decode(data).warnings == ("first of 3 pages",)
+
+    @pytest.mark.parametrize("file_format", ["TIFF", "PNG"])
+    @pytest.mark.parametrize("outliers", [1, 6, 40])
+    @pytest.mark.parametrize("value", [0, 65535])
+    def test_outliers_do_not_take_the_contrast(self, file_format: str, outliers: int, value: int) -> None:
+        values = np.asarray(drawing()).astype(np.uint16) * 16 + 20_000
+        spoilt = values.copy()
+        spoilt.reshape(-1)[:: values.size // outliers] = value
+        expected = decode(encoded(Image.fromarray(values), file_format)).pixels.astype(int)
+        pixels = decode(encoded(Image.fromarray(spoilt), file_format)).pixels.astype(int)
+        assert pixels.std() > 0.75 * expected.std()
+        assert np.median(np.abs(pixels - expected)) < 30
+
     @pytest.mark.parametrize("orientation", range(1, 9))
     @pytest.mark.parametrize("file_format", ["TIFF", "WEBP"])
     def test_every_orientation_is_honoured(self, orientation: int, file_format: str) -> None:

@@ -83,7 +83,7 @@ def _jpeg(data: bytes, shape: Shape) -> Values:
     if frame.marker in _EIGHT_BIT_FRAMES and frame.body[0] == 8:
         if shape.samples == 3:
             return jpeg.decode_components(data, size, _WHAT)
-        return jpeg.decode_grey(data, size, _WHAT)
+        return jpeg.decode_grey(jpeg.without_colour_transform(data), size, _WHAT)
     if frame.marker == _LOSSLESS_FRAME and shape.samples == 1:
         from lungline.imaging.lossless_jpeg import is_damaged
 

@@ -19,8 +19,8 @@ _STORED_AS_IS = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
 _ADOBE, _FIRST_APPLICATION, _LAST_APPLICATION, _JFIF, _SCAN = 0xEE, 0xE0, 0xEF, 0xE0, 0xDA
 # Red, green and blue that are read as luma and chroma leave the range of colours; luma and chroma never do by so much.
 _OUT_OF_RANGE, _OUTSIDE = 24, 0.02
-# The chroma of an X-ray is flat, and green and blue are not.
-_FLAT = 0.25
+# Most of an X-ray is grey, so its chroma is near 128; its green and blue are as different as its red.
+_GREY = 8
 
 
 def decode_grey(data: bytes, size: tuple[int, int], what: str = "JPEG") -> Pixels:
@@ -120,7 +120,7 @@ def _marked_as_luma(data: bytes) -> bool | None:
 
 
 def _looks_like_luma(components: Pixels) -> bool | None:
-    """Whether a sample of the pixels must be luma and chroma (True), or cannot be (False); None if it could be both."""
+    """Whether the pixels must be luma and chroma (True), or cannot be (False), from a sample; None if both can be."""
     step = max(1, min(components.shape[:2]) // 64)
     luma, blue, red = np.moveaxis(components[::step, ::step].astype(np.float32), 2, 0)
     blue, red = blue - 128, red - 128
@@ -128,5 +128,5 @@ def _looks_like_luma(components: Pixels) -> bool | None:
     outside = (channels < -_OUT_OF_RANGE) | (channels > 255 + _OUT_OF_RANGE)
     if outside.any(axis=0).mean() > _OUTSIDE:
         return False
-    is_flat = max(blue.std(), red.std()) < _FLAT * luma.std()
-    return True if is_flat and max(abs(blue.mean()), abs(red.mean())) < _OUT_OF_RANGE else None
+    is_grey = np.maximum(abs(blue), abs(red)) < _GREY
+    return True if is_grey.mean() > 0.5 and luma[is_grey].std() > 2 * _GREY else None

@@ -21,6 +21,9 @@ PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
 _DECODABLE_FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
 _OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF}
+# Whatever version a file names, which libjpeg would warn about.
+_PLAIN_JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
+_JPEG_LS_FRAME = 0xF7
 _JFIF, _EXIF, _ADOBE, _END_OF_IMAGE, _START_OF_SCAN = 0xE0, 0xE1, 0xEE, 0xD9, 0xDA
 # Progressive JPEGs have about ten scans. Each scan passes over all coefficients, so thousands are an attack.
 _MOST_SCANS = 100
@@ -64,7 +67,9 @@ def read_jpeg(data: bytes, check_size: CheckSize) -> Container:
         elif marker == _ADOBE:
             adobe = segment
         # JFIF and Adobe segments determine the colour space; other metadata is dropped.
-        if not 0xE0 <= marker <= 0xEF or marker in (_JFIF, _ADOBE):
+        if marker == _JFIF and segment.startswith(b"JFIF\0"):
+            kept.append(_PLAIN_JFIF)
+        elif not 0xE0 <= marker <= 0xEF or marker == _ADOBE:
             kept.append(data[start:end])
         if marker == _START_OF_SCAN:
             _check_scans(data, end, frame)
@@ -86,6 +91,10 @@ def _jpeg_header(data: bytes) -> Iterator[tuple[int, int, int]]:
             continue
         if marker == _END_OF_IMAGE:
             raise ImageRefused("corrupt", "The JPEG ends before its first pixel.")
+        if marker == _JPEG_LS_FRAME:
+            raise ImageRefused(
+                "unsupported-format", "The file is JPEG-LS; expected a common JPEG, or JPEG-LS in DICOM."
+            )
         if marker in _OTHER_FRAMES:
             raise ImageRefused("unsupported-format", "The JPEG is lossless or hierarchical; expected a common JPEG.")
         length = int.from_bytes(data[position : position + 2], "big")
