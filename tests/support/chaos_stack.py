@@ -1,4 +1,4 @@
-"""A laptop stack whose parts reach the store through a door, from its start until nothing of it is left."""
+"""A laptop stack whose services reach the store through a flaky proxy."""
 
 import shutil
 import subprocess
@@ -22,8 +22,8 @@ from lungline.network import is_free
 from lungline.package.card import Thresholds, amend_card
 from lungline.package.package import Package
 from lungline.settings import Settings
-from tests.support.chaos_run import Chaos, eventually, picture
-from tests.support.flaky_store import door
+from tests.support.chaos_run import Chaos, eventually, image
+from tests.support.flaky_store import flaky_proxy
 from tests.support.open_ports import family
 
 # Nothing listens there: MLflow is down throughout.
@@ -31,16 +31,16 @@ NO_MLFLOW = "http://127.0.0.1:9"
 
 
 def install(home: Path, package: Path, version: str) -> Path:
-    """A copy of a package among those that may serve; it finds pneumonia in every second picture."""
+    """Copy a package into a home; its threshold makes every second image Pneumonia."""
     folder = shutil.copytree(package, home / "predictor" / "packages" / version)
-    judge = Diagnoser(Package.load(folder))
-    middle = median(judge.diagnose(picture(number)).probability or 0 for number in range(9))
+    diagnoser = Diagnoser(Package.load(folder))
+    middle = median(diagnoser.diagnose(image(number)).probability or 0 for number in range(9))
     amend_card(folder, thresholds=Thresholds(low=0.0, high=middle, operating=middle, chosen="By hand."))
     return folder
 
 
 def champion(home: Path, package: Path) -> Settings:
-    """A home in which a package serves, and MLflow does not."""
+    """The settings of a new home with a champion and without MLflow."""
     install(home, package, "1")
     (home / "predictor" / "current").symlink_to("packages/1")
     return Settings(home=home, mlflow_uri=NO_MLFLOW)
@@ -48,19 +48,19 @@ def champion(home: Path, package: Path) -> Settings:
 
 @contextmanager
 def running(home: Path, package: Path) -> Iterator[Chaos]:
-    """A stack with a champion whose parts reach the store through a door; afterwards nothing of it is left."""
+    """A stack with a champion; afterwards none of its processes and ports is left."""
     settings = champion(home, package)
-    with door(lambda: ports_of(home).s3) as made, _supervised(home, settings, made.port) as pids:
+    with flaky_proxy(lambda: ports_of(home).s3) as proxy, _supervised(home, settings, proxy.port) as pids:
         environment = stack.env(settings, scanner=True)
         scanner = boto3.client(
             "s3",
-            endpoint_url=f"http://127.0.0.1:{made.port}",
+            endpoint_url=f"http://127.0.0.1:{proxy.port}",
             region_name=environment["AWS_DEFAULT_REGION"],
             aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
             config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=15),
         )
-        chaos = Chaos(settings, made, scanner)
+        chaos = Chaos(settings, proxy, scanner)
         yield chaos
         scanner.close()
         pids.update(family(stack.status(settings).pid or 0))
@@ -72,7 +72,7 @@ def running(home: Path, package: Path) -> Iterator[Chaos]:
 def _supervised(home: Path, settings: Settings, port: int) -> Iterator[set[int]]:
     made = Home.make(home)
     environment = base_environment() | settings_environment(settings) | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    # Attached, as a test's other stacks are: a run of tests that is killed leaves nothing behind.
+    # Attached, as the other tests' stacks are, so that a killed test run leaves nothing behind.
     command = (sys.executable, "-m", "tests.support.chaos_supervisor", str(port), "--attached")
     with made.log("supervisor").open("wb") as log:
         process = subprocess.Popen(
@@ -96,6 +96,7 @@ def _supervised(home: Path, settings: Settings, port: int) -> Iterator[set[int]]
 
 
 def ports_of(home: Path) -> Ports:
-    found = load_ports(Home(home))
-    assert found
-    return found
+    """The ports of a stack's home."""
+    ports = load_ports(Home(home))
+    assert ports
+    return ports

@@ -1,6 +1,6 @@
-"""The laptop's supervisor, with all parts but the store itself reaching the store through another port.
+"""The laptop's supervisor, with every service reaching the store through another port.
 
-`python -m tests.support.chaos_supervisor PORT`, with the settings in the environment, as the supervisor has them.
+`python -m tests.support.chaos_supervisor PORT`, with the settings in the environment as the supervisor has them.
 """
 
 import dataclasses
@@ -16,18 +16,20 @@ from lungline.settings import Settings
 
 
 def through(port: int, home: Home, settings: Settings) -> Assembly:
-    """The stack as it always is, but for the store's address."""
-    made = assemble(home, settings)
-    elsewhere = {"s3_endpoint": f"http://127.0.0.1:{port}"}
-    parts: list[Any] = [
-        part if part.name == "store" else dataclasses.replace(part, settings=part.settings.model_copy(update=elsewhere))
-        for part in map(_any, made.services)
+    """The usual stack, with another address of the store."""
+    assembly = assemble(home, settings)
+    address = {"s3_endpoint": f"http://127.0.0.1:{port}"}
+    services: list[Any] = [
+        service
+        if service.name == "store"
+        else dataclasses.replace(service, settings=service.settings.model_copy(update=address))
+        for service in map(_any, assembly.services)
     ]
-    return Assembly(tuple(parts), made.external, made.settings.model_copy(update=elsewhere))
+    return Assembly(tuple(services), assembly.external, assembly.settings.model_copy(update=address))
 
 
-def _any(part: Any) -> Any:
-    return part
+def _any(service: Any) -> Any:
+    return service
 
 
 if __name__ == "__main__":
