@@ -169,9 +169,9 @@ def test_one_of_many_concurrent_writers_wins(history: History) -> None:
     with ThreadPoolExecutor(8) as pool:
         outcomes = list(pool.map(attempt, range(8)))
     (winner,) = (outcome for outcome in outcomes if isinstance(outcome, PromotionEntry))
-    told = [str(outcome) for outcome in outcomes if isinstance(outcome, PromotionConflict)]
-    assert len(told) == 7
-    assert all(winner.by in sentence for sentence in told)
+    sentences = [str(outcome) for outcome in outcomes if isinstance(outcome, PromotionConflict)]
+    assert len(sentences) == 7
+    assert all(winner.by in sentence for sentence in sentences)
     assert history.verify() == [first, winner]
 
 

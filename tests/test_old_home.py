@@ -107,8 +107,8 @@ def test_old_results_are_listed(settings: Settings, storage: Storage) -> None:
 def test_old_readings_are_read_from_the_bucket(settings: Settings, storage: Storage) -> None:
     stored = list(readings.stored(storage, settings.results_bucket))
     assert None not in stored
-    said = sorted((one.action, one.verdict, one.comment) for one in stored if one)
-    assert said == sorted(READINGS, key=str)
+    actions = sorted((reading.action, reading.verdict, reading.comment) for reading in stored if reading)
+    assert actions == sorted(READINGS, key=str)
 
 
 def test_the_old_worklist_shows_entries_and_readings(session: Any) -> None:

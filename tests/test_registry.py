@@ -104,15 +104,15 @@ def test_mlflow_loads_a_version_and_it_answers_as_serving_does(
     script = (
         "import json, sys, numpy, mlflow\n"
         "loaded = mlflow.pyfunc.load_model(sys.argv[1])\n"
-        "found = loaded.predict(numpy.full((2, 32, 32, 1), 0.5, numpy.float32))\n"
-        "print(json.dumps([one['probability'] for one in found]))\n"
+        "rows = loaded.predict(numpy.full((2, 32, 32, 1), 0.5, numpy.float32))\n"
+        "print(json.dumps([row['probability'] for row in rows]))\n"
     )
     command = [sys.executable, "-c", script, f"models:/{settings.model_name}@challenger"]
     environment = os.environ | {"MLFLOW_TRACKING_URI": str(settings.mlflow_uri), "MLFLOW_DISABLE_TELEMETRY": "true"}
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120, env=environment)
     package = Registry(settings).fetch(version, tmp_path / "fetched")
     expected = package.predict(np.full((2, 32, 32, 1), 0.5, np.float32))
-    assert json.loads(done.stdout.splitlines()[-1]) == [one.probability for one in expected]
+    assert json.loads(done.stdout.splitlines()[-1]) == [prediction.probability for prediction in expected]
 
 
 def test_the_package_of_a_run_is_registered_once(
@@ -305,7 +305,7 @@ def test_a_failed_deployment_leaves_the_old_champion(
 
 
 def test_one_of_two_concurrent_promotions_wins(settings: Settings, packages: tuple[Path, Path], tmp_path: Path) -> None:
-    """Of two who promote at once one wins and the other is told."""
+    """Of two promotions at once one wins; the other raises."""
     versions = [register(settings, package, tmp_path) for package in packages]
     place, together = Place(), Barrier(2)
 
@@ -318,7 +318,7 @@ def test_one_of_two_concurrent_promotions_wins(settings: Settings, packages: tup
         try:
             return promote(version, by=f"promoter of {version}", reason="race", settings=settings, deployment=Slow())
         except PromotionConflict as exc:
-            together.wait(30)  # the winner deploys only after the other was told
+            together.wait(30)  # the winner deploys only after the other has failed
             return exc
 
     with ThreadPoolExecutor(2) as pool:

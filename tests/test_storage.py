@@ -41,11 +41,11 @@ def store(request: pytest.FixtureRequest, started: Storage) -> Iterator[Storage]
 
 def test_an_object_comes_back_as_it_was_stored(store: Storage) -> None:
     etag = store.put("bucket", KEY, b"pixels", "image/jpeg")
-    found = store.get("bucket", KEY)
-    assert (found.data, found.etag, found.size) == (b"pixels", etag, 6)
+    stored = store.get("bucket", KEY)
+    assert (stored.data, stored.etag, stored.size) == (b"pixels", etag, 6)
     assert '"' not in etag
     info = store.head("bucket", KEY)
-    assert (info.etag, info.size, info.modified) == (etag, 6, found.modified)
+    assert (info.etag, info.size, info.modified) == (etag, 6, stored.modified)
     assert store.exists("bucket", KEY)
 
 

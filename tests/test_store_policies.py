@@ -48,7 +48,7 @@ def store(place: Place) -> Callable[[str], Storage]:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("store")
-    values = {one["metadata"]["name"]: one["stringData"] for one in generated_secrets()}
+    values = {secret["metadata"]["name"]: secret["stringData"] for secret in generated_secrets()}
     (folder / "s3.json").write_text(values["seaweedfs-identities"]["s3.json"])
     s3, *others = free_ports(7)
     command = _command(folder, s3, others)
@@ -71,8 +71,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 def container_of(name: str) -> dict[str, Any]:
     """A container of the store's pod, as the component describes it."""
     spec = named("minikube-seaweedfs", "Deployment")["seaweedfs"]["spec"]["template"]["spec"]
-    (found,) = [one for one in (*spec["initContainers"], *spec["containers"]) if one["name"] == name]
-    return found
+    containers = (*spec["initContainers"], *spec["containers"])
+    (container,) = [container for container in containers if container["name"] == name]
+    return container
 
 
 def _command(folder: Path, s3: int, others: list[int]) -> list[str]:
@@ -158,34 +159,36 @@ def attempt(storage: Storage, act: str, bucket: str, key: str) -> None:
 
 
 @pytest.mark.parametrize(("user", "act", "bucket", "key"), MAY)
-def test_everybody_may_do_what_they_have_to(
+def test_users_may_do_what_they_need(
     store: Callable[[str], Storage], user: str, act: str, bucket: str, key: str
 ) -> None:
     attempt(store(user), act, bucket, key)
 
 
 @pytest.mark.parametrize(("user", "act", "bucket", "key"), MAY_NOT)
-def test_nobody_may_do_more(store: Callable[[str], Storage], user: str, act: str, bucket: str, key: str) -> None:
+def test_users_may_do_no_more(store: Callable[[str], Storage], user: str, act: str, bucket: str, key: str) -> None:
     with pytest.raises(LunglineError):
         attempt(store(user), act, bucket, key)
 
 
 def test_the_policies_are_the_ones_that_minio_is_given(store: Callable[[str], Storage]) -> None:
-    values = {one["metadata"]["name"]: one["stringData"] for one in generated_secrets()}
-    held = json.loads(values["seaweedfs-identities"]["s3.json"])
-    given = named("minikube", "ConfigMap")["object-store-setup"]["data"]
-    assert {f"{one['name']}.json" for one in held["policies"]} == {name for name in given if name.endswith(".json")}
+    values = {secret["metadata"]["name"]: secret["stringData"] for secret in generated_secrets()}
+    identities = json.loads(values["seaweedfs-identities"]["s3.json"])
+    files = named("minikube", "ConfigMap")["object-store-setup"]["data"]
+    assert {f"{policy['name']}.json" for policy in identities["policies"]} == {
+        name for name in files if name.endswith(".json")
+    }
 
 
 @pytest.mark.stack
-def test_the_bridge_beside_the_store_tells_kafka_of_an_upload(place: Place, tmp_path: Path) -> None:
+def test_the_bridge_beside_the_store_sends_events(place: Place, tmp_path: Path) -> None:
     container, key = container_of("bridge"), place.secrets["s3-reconcile"]
-    told = {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
+    variables = {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
     with running_broker(tmp_path, Settings()) as settings:
         ensure_topics(settings)
         env = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         env |= {
-            "LUNGLINE_HOME": told["LUNGLINE_HOME"].replace("/data", str(place.data)),
+            "LUNGLINE_HOME": variables["LUNGLINE_HOME"].replace("/data", str(place.data)),
             "LUNGLINE_S3_ENDPOINT": f"http://127.0.0.1:{place.s3}",
             "LUNGLINE_S3_ACCESS_KEY": key["AWS_ACCESS_KEY_ID"],
             "LUNGLINE_S3_SECRET_KEY": key["AWS_SECRET_ACCESS_KEY"],
@@ -199,8 +202,7 @@ def test_the_bridge_beside_the_store_tells_kafka_of_an_upload(place: Place, tmp_
             try:
                 place.seen_by("scanner").put(UPLOADS, "incoming/chest.jpeg", b"jpeg")
                 with tail(settings, OURS.uploads_topic) as records:
-                    found = records.until(lambda all_: any(b"chest.jpeg" in (one.value() or b"") for one in all_))
-                assert found
+                    assert records.until(lambda seen: any(b"chest.jpeg" in (record.value() or b"") for record in seen))
                 probe = container["livenessProbe"]["exec"]["command"]
                 command = [sys.executable, *(part.replace("/data", str(place.data)) for part in probe[1:])]
                 subprocess.run(command, check=True, timeout=60)

@@ -27,20 +27,20 @@ def spans() -> Iterator[list[ReceivedSpan]]:
 
 def test_an_uploads_identity_is_its_trace_id(spans: list[ReceivedSpan]) -> None:
     """The identity of an upload is the id of its trace."""
-    with tracing.root(IDENTITY, "upload") as told:
-        assert told == tracing.of_upload(IDENTITY)
-    with tracing.span("deliver", told, "client") as span:
+    with tracing.root(IDENTITY, "upload") as traceparent:
+        assert traceparent == tracing.of_upload(IDENTITY)
+    with tracing.span("deliver", traceparent, "client") as span:
         span.add(status=200, nothing=None)
         assert span.traceparent
-        with tracing.span("judge", span.traceparent, "server"):
+        with tracing.span("predict", span.traceparent, "server"):
             pass
     tracing.end()
-    found = {one.name: one for one in spans}
-    assert {one.trace for one in spans} == {IDENTITY}
-    assert found["upload"].parent == ""
-    assert found["deliver"].parent == found["upload"].span
-    assert found["judge"].parent == found["deliver"].span
-    assert set(found["deliver"].attributes) == {"status"}
+    by_name = {span.name: span for span in spans}
+    assert {span.trace for span in spans} == {IDENTITY}
+    assert by_name["upload"].parent == ""
+    assert by_name["deliver"].parent == by_name["upload"].span
+    assert by_name["predict"].parent == by_name["deliver"].span
+    assert set(by_name["deliver"].attributes) == {"status"}
 
 
 def test_without_a_collector_nothing_is_imported() -> None:
@@ -58,9 +58,9 @@ def test_without_a_collector_nothing_is_imported() -> None:
     assert done.stdout.split("\n")[:3] == [tracing.of_upload(IDENTITY), "None", "[]"]
 
 
-@pytest.mark.parametrize("told", ["", "nonsense", f"00-{IDENTITY}-0000000000000000-01", f"00-{IDENTITY}-x-01"])
-def test_a_trace_that_makes_no_sense_is_none(told: str) -> None:
-    assert tracing.parent_of({"traceparent": told}) is None
+@pytest.mark.parametrize("traceparent", ["", "nonsense", f"00-{IDENTITY}-0000000000000000-01", f"00-{IDENTITY}-x-01"])
+def test_a_trace_that_makes_no_sense_is_none(traceparent: str) -> None:
+    assert tracing.parent_of({"traceparent": traceparent}) is None
 
 
 def test_the_event_attribute_precedes_the_request_header() -> None:

@@ -71,18 +71,18 @@ def _wait_until_ready(storage: Storage, buckets: tuple[str, ...]) -> None:
 
 def free_ports(count: int) -> list[int]:
     """Ports that are free together with the port 10,000 above, where SeaweedFS puts gRPC."""
-    found: list[int] = []
-    held: list[socket.socket] = []
-    while len(found) < count:
+    ports: list[int] = []
+    sockets: list[socket.socket] = []
+    while len(ports) < count:
         low, high = socket.socket(), socket.socket()
-        held += [low, high]
+        sockets += [low, high]
         low.bind(("127.0.0.1", 0))
         port = low.getsockname()[1]
         try:
             high.bind(("127.0.0.1", port + 10_000))
         except (OSError, OverflowError):
             continue
-        found.append(port)
-    for one in held:
-        one.close()
-    return found
+        ports.append(port)
+    for reserved in sockets:
+        reserved.close()
+    return ports

@@ -1,4 +1,4 @@
-"""Where processes listen, and who belongs to whom, as Linux tells it."""
+"""Where processes listen, and their descendants, from /proc."""
 
 import socket
 import struct
@@ -8,7 +8,7 @@ from pathlib import Path
 def listening(pid: int) -> set[str]:
     """Addresses, without ports, of the TCP sockets that a process listens on."""
     inodes = {_inode(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
-    found: set[str] = set()
+    addresses: set[str] = set()
     for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
         for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
             fields = line.split()
@@ -17,17 +17,17 @@ def listening(pid: int) -> set[str]:
                 packed = b"".join(
                     struct.pack(">I", *struct.unpack_from("<I", words, at)) for at in range(0, len(words), 4)
                 )
-                found.add(socket.inet_ntop(family, packed))
-    return found
+                addresses.add(socket.inet_ntop(family, packed))
+    return addresses
 
 
 def family(pid: int) -> set[int]:
     """A process and all its descendants."""
     parents = {int(path.name): _parent(path) for path in Path("/proc").iterdir() if path.name.isdigit()}
-    found = {pid}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found
+    pids = {pid}
+    while children := {child for child, parent in parents.items() if parent in pids} - pids:
+        pids |= children
+    return pids
 
 
 def command_line(pid: int) -> str:

@@ -52,8 +52,8 @@ class PipelinesServer:
             case "GET", ["pipelines"]:
                 return 200, {"pipelines": self.pipelines}
             case "GET", ["pipelines", pipeline, "versions"]:
-                found = [one for one in self.versions if one["pipeline_id"] == pipeline]
-                return 200, {"pipeline_versions": found[::-1]}
+                versions = [version for version in self.versions if version["pipeline_id"] == pipeline]
+                return 200, {"pipeline_versions": versions[::-1]}
             case "GET", ["experiments"]:
                 return 200, {"experiments": self.experiments}
             case "POST", ["experiments"]:
@@ -71,7 +71,7 @@ class PipelinesServer:
             case "GET", ["recurringruns"]:
                 return 200, {"recurringRuns": self.schedules}
             case "DELETE", ["recurringruns", name]:
-                self.schedules = [one for one in self.schedules if one["recurring_run_id"] != name]
+                self.schedules = [run for run in self.schedules if run["recurring_run_id"] != name]
                 return 200, {}
         return 404, {"message": f"the stand-in knows no {method} {path}"}
 
@@ -149,6 +149,6 @@ def _guarded(
 
 def _file(body: bytes) -> str:
     """The file of a multipart form."""
-    found = re.search(rb"\r\n\r\n(.*?)\r\n--", body, flags=re.DOTALL)
-    assert found
-    return found.group(1).decode()
+    match = re.search(rb"\r\n\r\n(.*?)\r\n--", body, flags=re.DOTALL)
+    assert match
+    return match.group(1).decode()
