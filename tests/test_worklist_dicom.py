@@ -99,8 +99,20 @@ def test_upload_without_study_gets_no_dicom_result(store: Storage) -> None:
         assert "DOE" not in str(caught.value)
 
 
-def test_odd_patient_values_are_not_logged(tmp_path: Path, store: Storage) -> None:
-    data = radiograph(ReferringPhysicianName="DRWEISS", PatientName="MUSTERMANN")  # names of one component
+ODD = {
+    "names-of-one-component": lambda: radiograph(ReferringPhysicianName="DRWEISS", PatientName="MUSTERMANN"),
+    "date": lambda: replaced("StudyDate", b"MUSTERMA"),
+    "undeclared-name": lambda: replaced("PatientName", "MÜSTERMANN".encode("latin-1")),
+    "broken-escape": lambda: replaced("PatientName", b"\x1b$BMUSTERMAN"),
+    "long": lambda: replaced("AccessionNumber", b"MUSTERMANN" * 4),
+    "uid": lambda: replaced("StudyInstanceUID", b"MUSTERMANN"),
+    "unknown-charset": lambda: radiograph(SpecificCharacterSet="ISO_IR 100").replace(b"ISO_IR 100", b"MUSTERMANN"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_patient_values_are_not_logged(tmp_path: Path, store: Storage, name: str) -> None:
+    data = ODD[name]()
     result = predicted(store, data)
     (tmp_path / "original").write_bytes(data)
     (tmp_path / "overlaid").write_bytes(store.get("lungline-results", result.heatmap or "").data)

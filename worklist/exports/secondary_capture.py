@@ -5,7 +5,6 @@ writing it again gives the same object. The result is written below the image, n
 """
 
 import io
-from datetime import UTC
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,7 +35,7 @@ def capture(original: bytes, overlaid: bytes, record: ResultRecord) -> bytes:
 
     Malformed values of the upload are left out. Raises DataError when it is no DICOM or belongs to no study.
     """
-    from pydicom import config, dcmread
+    from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
 
     quiet_dicom(__name__)
@@ -48,12 +47,11 @@ def capture(original: bytes, overlaid: bytes, record: ResultRecord) -> bytes:
         raise DataError(f"The header of the upload cannot be read ({type(exc).__name__}).") from None
     if study is None:
         raise DataError("The upload does not say which study it belongs to (StudyInstanceUID).")
-    with config.disable_value_validation():  # values are checked already, and a warning would quote them
-        image = _image(source, study, record)
-        _set_pixels(image, _pixels(overlaid, record))
-        image.PatientOrientation = list(_orientation(original) or ())
-        out = io.BytesIO()
-        image.save_as(out, enforce_file_format=True)
+    image = _image(source, study, record)
+    _set_pixels(image, _pixels(overlaid, record))
+    image.PatientOrientation = list(_orientation(original) or ())
+    out = io.BytesIO()
+    image.save_as(out, enforce_file_format=True)
     return out.getvalue()
 
 
@@ -72,7 +70,7 @@ def _image(source: "Dataset", study: str, record: ResultRecord) -> "FileDataset"
     image.SpecificCharacterSet = "ISO_IR 192"
     for keyword, value in source_header.valid_values(source).items():
         setattr(image, keyword, value)
-    done = record.times.done.astimezone(UTC)
+    done = record.times.done.astimezone()  # local, as the times of the study are
     values: dict[str, object] = {
         "SOPClassUID": SecondaryCaptureImageStorage, "SOPInstanceUID": uid, "StudyInstanceUID": study,
         "SeriesInstanceUID": generate_uid(entropy_srcs=[record.id, "series"]), "SeriesNumber": SERIES,
@@ -82,7 +80,6 @@ def _image(source: "Dataset", study: str, record: ResultRecord) -> "FileDataset"
         "DerivationDescription": f"{_sentence(record)} {DISCLAIMER}", "ImageType": ["DERIVED", "SECONDARY"],
         "BurnedInAnnotation": "YES", "ContentDate": f"{done:%Y%m%d}", "ContentTime": f"{done:%H%M%S}",
         "InstanceCreationDate": f"{done:%Y%m%d}", "InstanceCreationTime": f"{done:%H%M%S}",
-        "TimezoneOffsetFromUTC": "+0000",
     }  # fmt: skip
     for keyword, value in values.items():
         setattr(image, keyword, value)
