@@ -22,6 +22,7 @@ from lungline.imaging.dicom_header import (
     EXPLICIT_LITTLE,
     IMPLICIT_LITTLE,
     MEDIA_CLASS,
+    PIXEL_DATA,
     DicomFile,
     first_frame,
     inflate_pixels,
@@ -254,6 +255,9 @@ def _plain(
         pixels = inflate_pixels(data, needed)
     if len(pixels) < needed:
         raise ImageRefused("truncated", f"The DICOM has {len(pixels):,} bytes of pixels; expected {needed:,}.")
+    if file.order == ">" and shape.bits == 8 and file.vrs.get(PIXEL_DATA) == b"OW":
+        words = np.frombuffer(pixels + b"\0" * (len(pixels) % 2), np.uint16)
+        pixels = words.byteswap().tobytes()  # bytes of big endian words (PS3.5 8.1.2)
     code = f"{'>' if file.order == '>' else '<'}u{shape.bits // 8}"
     flat = np.frombuffer(pixels, code, size)
     if shape.samples == 1:

@@ -255,6 +255,7 @@ class _Walk:
             if tag in _OTHER_PIXELS:
                 raise ImageRefused("unsupported-format", "The DICOM's pixels are not whole numbers.")
             if tag == PIXEL_DATA:
+                elements.vrs[tag] = self.data[start + 4 : start + 6]
                 elements.encapsulated = length == _UNDEFINED
                 elements.pixels = value, len(self.data) if elements.encapsulated else value + length
                 return elements
