@@ -118,10 +118,10 @@ class TestTiffBmpAndWebp:
     @pytest.mark.parametrize("value", [0, 65535])
     def test_outliers_do_not_take_the_contrast(self, file_format: str, outliers: int, value: int) -> None:
         values = np.asarray(drawing()).astype(np.uint16) * 16 + 20_000
-        spoilt = values.copy()
-        spoilt.reshape(-1)[:: values.size // outliers] = value
+        corrupted = values.copy()
+        corrupted.reshape(-1)[:: values.size // outliers] = value
         expected = decode(encoded(Image.fromarray(values), file_format)).pixels.astype(int)
-        pixels = decode(encoded(Image.fromarray(spoilt), file_format)).pixels.astype(int)
+        pixels = decode(encoded(Image.fromarray(corrupted), file_format)).pixels.astype(int)
         assert pixels.std() > 0.75 * expected.std()
         assert np.median(np.abs(pixels - expected)) < 30
 

@@ -93,6 +93,8 @@ def test_descriptions_name_another_body_part(element: str, text: str) -> None:
     "elements",
     [
         {"BodyPartExamined": ""},
+        {"BodyPartExamined": "UNKNOWN"},
+        {"BodyPartExamined": "OTHER"},
         {"StudyDescription": "CHEST PA AND LATERAL"},
         {"StudyDescription": "Thorax in 2 Ebenen, Hand"},
         {"StudyDescription": "Acute abdomen series", "BodyPartExamined": "CHEST"},
@@ -190,6 +192,13 @@ def test_descriptions_in_other_scripts(charset: str, codec: str, text: str, expe
     placeholder = "X" * len(encoded)
     data = write(film(), SpecificCharacterSet=charset.split("\\"), SeriesDescription=placeholder)
     assert decode(data.replace(placeholder.encode(), encoded)).not_frontal == expected
+
+
+def test_a_request_names_another_body_part() -> None:
+    request = Dataset()
+    request.ScheduledProcedureStepDescription = "XR Knee"
+    assert reason(RequestAttributesSequence=[request]) == dicom_view.OTHER_PART
+    assert reason(RequestAttributesSequence=[request], BodyPartExamined="CHEST") is None
 
 
 def test_a_word_that_is_not_known_is_a_warning() -> None:

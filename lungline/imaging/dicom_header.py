@@ -336,13 +336,13 @@ def first_frame(pixels: bytes, order: str, frames: int) -> bytes:
         return b"".join(fragments)
     if len(table) >= 8:
         (end,) = struct.unpack_from(order + "I", table, 4)
-        taken, position = list[bytes](), 0
+        frame, position = list[bytes](), 0
         for fragment in fragments:
             if position >= end:
                 break
-            taken.append(fragment)
+            frame.append(fragment)
             position += 8 + len(fragment)
-        return b"".join(taken)
+        return b"".join(frame)
     if len(fragments) == frames:
         return fragments[0]
     # Without an offset table, only the end marker of the stream shows where the first frame ends.

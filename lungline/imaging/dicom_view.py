@@ -12,7 +12,8 @@ from lungline.imaging.dicom_words import fold
 
 _SERIES_TEXTS = (0x0008103E, 0x00181030, 0x00181400)  # series description, protocol name, processing description
 _STUDY_TEXTS = (0x00081030, 0x00321060, 0x00400254)  # study, requested procedure, performed procedure step
-_STUDY_CODES = (0x00081032, 0x00321064)
+_STUDY_CODES = (0x00081032, 0x00321064, 0x00400260)
+_REQUEST, _REQUEST_TEXTS = 0x00400275, (0x00321060, 0x00400007)  # and the scheduled procedure step
 _BODY_PART, _VIEW, _POSITION, _VIEW_CODES = 0x00180015, 0x00185101, 0x00185100, 0x00540220
 _REGION_CODES = (0x00082218, 0x00082228)
 _SPECIES, _QUALITY_CONTROL = 0x00102201, 0x00280300
@@ -20,7 +21,7 @@ _CODE, _SCHEME, _MEANING = 0x00080100, 0x00080102, 0x00080104
 NEEDED = frozenset(
     (
         *(*_SERIES_TEXTS, *_STUDY_TEXTS, *_STUDY_CODES, *_REGION_CODES),
-        *(_BODY_PART, _VIEW, _POSITION, _VIEW_CODES, _SPECIES, _QUALITY_CONTROL),
+        *(_BODY_PART, _VIEW, _POSITION, _VIEW_CODES, _SPECIES, _QUALITY_CONTROL, _REQUEST),
     )
 )
 _ON_THE_SIDE = {"HFDL", "HFDR", "FFDL", "FFDR"}
@@ -53,19 +54,22 @@ def read_view(file: DicomFile) -> View:
     series = [fold(file.words(tag)) for tag in _SERIES_TEXTS]
     study = [fold(file.words(tag)) for tag in _STUDY_TEXTS]
     study += [fold(item.words(_MEANING)) for tag in _STUDY_CODES if (item := file.first_item(tag))]
+    if request := file.first_item(_REQUEST):
+        study += [fold(request.words(tag)) for tag in _REQUEST_TEXTS]
     part = fold(file.words(_BODY_PART))
-    doubt = _patient_doubt(file) or _part_doubt(file, part, series, study) or _view_doubt(file, series)
-    return View(doubt, () if doubt or not part or _names_chest(part) else (UNKNOWN_PART,))
+    part = "" if part in dicom_words.NO_PART else part
+    reason = _patient_reason(file) or _part_reason(file, part, series, study) or _view_reason(file, series)
+    return View(reason, () if reason or not part or _names_chest(part) else (UNKNOWN_PART,))
 
 
-def _patient_doubt(file: DicomFile) -> str | None:
+def _patient_reason(file: DicomFile) -> str | None:
     species = fold(file.words(_SPECIES))
     if species and "HUMAN" not in species and "HOMO SAPIENS" not in species:
         return ANIMAL
     return QUALITY_CONTROL if file.text(_QUALITY_CONTROL).upper() == "YES" else None
 
 
-def _part_doubt(file: DicomFile, part: str, series: list[str], study: list[str]) -> str | None:
+def _part_reason(file: DicomFile, part: str, series: list[str], study: list[str]) -> str | None:
     if not _names_chest(part) and _names_part(part):
         return OTHER_PART
     is_chest = _names_chest(part)
@@ -92,24 +96,24 @@ def _is_other_region(item: DicomFile) -> bool:
     return is_known_scheme or _names_part(fold(item.words(_MEANING)))
 
 
-def _view_doubt(file: DicomFile, series: list[str]) -> str | None:
-    if doubt := _named_view(fold(file.words(_VIEW))):
-        return doubt
+def _view_reason(file: DicomFile, series: list[str]) -> str | None:
+    if reason := _named_view(fold(file.words(_VIEW))):
+        return reason
     item = file.first_item(_VIEW_CODES)
     if item and item.text(_CODE) not in dicom_words.FRONTAL_CODES:
-        if doubt := _named_view(fold(item.words(_MEANING))):
-            return doubt
+        if reason := _named_view(fold(item.words(_MEANING))):
+            return reason
         if item.text(_CODE) and item.text(_SCHEME) in dicom_words.CODING_SCHEMES:
             return OTHER_VIEW
     if file.text(_POSITION).upper() in _ON_THE_SIDE:
         return DECUBITUS
     # A text that names a frontal view as well describes all images of a series.
     alone = (text for text in series if not _has(text, dicom_words.FRONTAL))
-    return next((doubt for text in alone if (doubt := _named_view(text))), None)
+    return next((reason for text in alone if (reason := _named_view(text))), None)
 
 
 def _named_view(text: str) -> str | None:
-    return next((doubt for words, doubt in _VIEWS if _has(text, words)), None)
+    return next((reason for words, reason in _VIEWS if _has(text, words)), None)
 
 
 def _has(text: str, words: frozenset[str]) -> bool:

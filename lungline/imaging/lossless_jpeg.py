@@ -90,7 +90,7 @@ def _steps(table: bytes) -> _Steps:
 
 
 def _count(codes: bytes, steps: _Steps) -> int | None:
-    """Return the number of differences, -1 if there is no code where one must be, None if it cannot be told."""
+    """Return the number of differences, -1 if there is no code where one must be, None if it cannot be determined."""
     bits = 8 * len(codes)
     padded = np.frombuffer(codes + b"\xff" * 4, np.uint8).astype(np.int32)
     words = padded[:-2] << 16 | padded[1:-1] << 8 | padded[2:]
