@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from lungline.datasets.folder_names import label_of, split_of
 from lungline.datasets.layout import find_layout
 from lungline.errors import DataError
 from tests.support.small_datasets import folder_of, image, opened, small_set
@@ -229,6 +232,40 @@ def test_a_path_that_leads_out_and_back_is_read_by_its_end() -> None:
     layout = find_layout(["train/NORMAL/../PNEUMONIA/a.png", "train/NORMAL/b.png", "../../train/NORMAL/c.png"])
     assert set(layout.paths) == {"train/PNEUMONIA/a.png", "train/NORMAL/b.png"}
     assert layout.left_out == ("../../train/NORMAL/c.png",)
+
+
+FOLDERS = [
+    "train",
+    "Testing",
+    "val",
+    "NORMAL",
+    "normal",
+    "PNEUMONIA",
+    "Viral Pneumonia",
+    "COVID",
+    "images",
+    "masks",
+    "set",
+]
+PATHS = st.lists(st.sampled_from(FOLDERS), max_size=5).map(lambda folders: "/".join((*folders, "x.png")))
+
+
+@given(st.lists(PATHS, min_size=1, max_size=12), st.sampled_from([None, "test"]))
+def test_an_image_has_the_split_and_class_of_its_folders(paths: list[str], only_split: str | None) -> None:
+    try:
+        layout = find_layout(paths, only_split=only_split)
+    except DataError:
+        return
+    for example in layout.examples:
+        folders = layout.paths[example.name].split("/")[:-1]
+        splits = {split for folder in folders if (split := split_of(folder))}
+        assert example.split in (splits or {only_split})
+        assert example.label in {label_of(folder) for folder in folders}
+    masked = ["masks" in layout.paths[example.name].split("/") for example in layout.examples]
+    assert all(masked) or not any(masked)
+    # What is neither read nor left out is the copy of an image in a layout nested in itself.
+    for path in set(paths) - set(layout.paths.values()) - set(layout.left_out):
+        assert any(path.endswith(f"/{other}") for other in {*paths, *layout.left_out} - {path})
 
 
 def test_a_training_folder_given_for_evaluation_is_told(tmp_path: Path) -> None:

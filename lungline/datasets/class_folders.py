@@ -82,7 +82,7 @@ class ClassFolders:
         splits = {at: split for at, name in enumerate(folders) if (split := split_of(name))}
         at = next((at for at in labels if any(other < at for other in splits)), min(labels))
         above = max((other for other in splits if other < at), default=None)
-        _refuse_two(file, "class", [CLASSES[label] for other, label in labels.items() if other >= at])
+        _refuse_two(file, "class", [CLASSES[label] for label in labels.values()])
         inner = [split for other, split in splits.items() if other > at or other == above]
         _refuse_two(file, "split", inner)
         split = inner[0] if inner else only_split

@@ -62,7 +62,8 @@ def find_layout(paths: Sequence[str], *, only_split: str | None = None) -> Layou
     images = [place for place in inside if place.file not in masks and not is_document(place.file.name)]
     by_name = _by_name(images)
     nested = [place for place in placed if place.root != root and not any(map(is_mask_folder, place.root))]
-    copies = {place.file for place in nested if place.example.name in by_name}
+    there = {place.file.parts[len(root) :] for place in inside}
+    copies = {place.file for place in nested if place.file.parts[len(place.root) :] in there}
     taken = copies.union(place.file for place in images)
     left_out = [file for file in files if file not in taken]
     remarks = (*_spellings(images), *_left_out(left_out, masks, root))
