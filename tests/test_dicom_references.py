@@ -17,6 +17,7 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.pixels import pixel_array
 from pydicom.uid import UID
 
 from lungline.errors import ImageRefused
@@ -127,7 +128,7 @@ def test_stored_values_equal_gdcms(name: str, tmp_path: Path) -> None:
         pytest.skip(f"GDCM cannot decode it: {message}")
     if pydicom.dcmread(output).file_meta.TransferSyntaxUID.is_compressed:
         pytest.skip("GDCM cannot decompress it")
-    theirs = case.raw.turn.apply(pydicom.pixels.pixel_array(output, index=0))
+    theirs = case.raw.turn.apply(pixel_array(output, index=0))
     compare(stored(case.raw), theirs, 2 if not case.is_grey else 0)
 
 
@@ -135,7 +136,7 @@ def test_stored_values_equal_gdcms(name: str, tmp_path: Path) -> None:
 def test_stored_values_equal_pydicoms(name: str, tmp_path: Path) -> None:
     case = case_of(name, tmp_path)
     try:
-        theirs = pydicom.pixels.pixel_array(case.path, index=0)
+        theirs = pixel_array(case.path, index=0)
     except Exception as exc:  # noqa: BLE001 - each of pydicom's plugins has errors of its own
         pytest.skip(f"pydicom cannot decode it: {type(exc).__name__}")
     compare(stored(case.raw), case.raw.turn.apply(theirs), 2 if not case.is_grey else 0)
