@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydicom import FileDataset, dcmread
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileMetaDataset
@@ -79,6 +80,28 @@ def test_dicom_upload_gets_a_dicom_result_in_its_study(tmp_path: Path, store: St
     assert "Not a medical device" in made.DerivationDescription
     assert made.pixel_array.shape[2] == 3
     assert made.pixel_array[:, :, 0].max() > made.pixel_array[:, :, 1].min()
+
+
+def test_result_page_shows_png_upright_and_dicom_in_true_proportion(tmp_path: Path, store: Storage) -> None:
+    """Whatever the browser does about EXIF in PNG, or about pixels that are not square."""
+    upright = np.arange(96 * 80, dtype=np.uint16).reshape(96, 80) % 251
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    out = io.BytesIO()
+    Image.fromarray(upright.astype(np.uint8)).save(out, "PNG", exif=exif)
+    images = {
+        "turned.png": (out.getvalue(), (96, 80)),
+        "wide.dcm": (radiograph(PixelAspectRatio=["1", "2"]), (160, 96)),
+    }
+    with running_site(home(tmp_path), store) as site, site.client() as client:
+        for key, (data, size) in images.items():
+            result = record(key=key, etag=store.put("xray-uploads", key, data))
+            site.send(result)
+            shown = Image.open(io.BytesIO(client.get(f"/x/{result.upload.identity}/xray").content))
+            assert shown.getexif().get(0x0112, 1) == 1
+            assert shown.size[0] / shown.size[1] == pytest.approx(size[0] / size[1], rel=0.02), key
+            small = Image.open(io.BytesIO(client.get(f"/x/{result.upload.identity}/thumb").content))
+            assert small.size[0] / small.size[1] == pytest.approx(size[0] / size[1], rel=0.02), key
 
 
 def test_dicom_result_is_reproducible(store: Storage) -> None:

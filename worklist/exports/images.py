@@ -53,7 +53,8 @@ class ImageRenderer:
         data = self.original(record)
         if data.startswith(_JPEG):
             return RenderedImage(data, "image/jpeg")
-        if data.startswith(_PNG) and data[24:25] == b"\x08":  # browsers truncate 16 bits to 8
+        # Browsers truncate 16 bits to 8, and not all of them turn a PNG as its EXIF says.
+        if data.startswith(_PNG) and data[24:25] == b"\x08" and b"eXIf" not in data:
             return RenderedImage(data, "image/png")
         return RenderedImage(write_png(decode(data, self._limits).pixels), "image/png")
 
