@@ -242,7 +242,7 @@ def history(entries: "Sequence[PromotionEntry]") -> None:
             e.version,
             e.by,
             e.reason,
-            f"{e.facts.figures['auc']:.3f}" if "auc" in e.facts.figures else "",
+            f"{e.facts.metrics['auc']:.3f}" if "auc" in e.facts.metrics else "",
         )
         for e in entries
     ]

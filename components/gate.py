@@ -48,7 +48,7 @@ def gate(
         tracking.note(
             settings,
             run,
-            figures={f"test_{name}": value for name, value in scores.evaluation.metrics().items()} | seconds,
+            metrics={f"test_{name}": value for name, value in scores.evaluation.metrics().items()} | seconds,
             tags={
                 "pipeline_run": f"{pipeline_run}/{pipeline_id}",
                 "gate": "passed" if outcome.passed else "failed",

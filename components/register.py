@@ -26,7 +26,7 @@ def register(
             Path(package.path),
             run_id=mlflow_run,
             pipeline_run=f"{pipeline_run}/{pipeline_id}",
-            figures=Scores.load(Path(evaluation.path)).evaluation.metrics(),
+            metrics=Scores.load(Path(evaluation.path)).evaluation.metrics(),
         )
         before = "" if registered.new else " (registered before)"
         step.conclude(f"version {registered.version}{before}", version=registered.version, package=registered.package)

@@ -40,10 +40,10 @@ class TextFormatter(logging.Formatter):
 
 
 def _extras(record: logging.LogRecord) -> dict[str, object]:
-    found: dict[str, object] = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+    extra: dict[str, object] = {name: value for name, value in vars(record).items() if name not in _STANDARD}
     if record.exc_info and record.exc_info[1] is not None:
-        found["exception"] = described(record.exc_info[1])
-    return found
+        extra["exception"] = described(record.exc_info[1])
+    return extra
 
 
 def described(exc: BaseException) -> str:

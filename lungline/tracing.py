@@ -1,10 +1,10 @@
-"""One trace an upload, from the bridge to the notice, in W3C's form: `00-<trace id>-<span id>-01`.
+"""One trace per upload, from the bridge to the notice, in W3C's form: `00-<trace id>-<span id>-01`.
 
-The identity of an upload has 32 hexadecimal digits, as many as a trace id, and is it. So log lines, traces and records
-are found by the same digits, and a part that nobody has told a trace (MinIO tells none) knows it all the same.
+The trace id is the identity of the upload, which has 32 hexadecimal digits too. So log lines, traces and records share
+an id, and a service that receives no trace (MinIO sends none) can derive it.
 
-Spans are exported to an OpenTelemetry collector where the setting `otlp_endpoint` names one. Where it does not, nothing
-of OpenTelemetry is imported and a span costs no more than handing its parent on.
+Spans are exported to the OpenTelemetry collector that the setting `otlp_endpoint` names. Without one, OpenTelemetry is
+not imported, and a span only passes its parent on.
 """
 
 import re

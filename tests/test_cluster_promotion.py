@@ -36,7 +36,7 @@ def registered(services: dict[str, str], tmp_path_factory: pytest.TempPathFactor
         (folder / f"run-{number}").mkdir()
         tracking.new_record(settings, REAL, CodeFacts(version="0.1.0")).save(folder / f"run-{number}")
         run = tracking.settle(settings, folder / f"run-{number}")
-        Registry(settings).register(folder / number, run_id=run, pipeline_run="pipe/7", figures={"auc": 0.98})
+        Registry(settings).register(folder / number, run_id=run, pipeline_run="pipe/7", metrics={"auc": 0.98})
     return named
 
 

@@ -209,8 +209,8 @@ def test_figures_that_are_no_plain_numbers_are_told_all_the_same(capsys: pytest.
     with step("train") as speaker:
         speaker.progress("epoch 1", loss=np.float32(0.5), val_auc=float("nan"))
     _, told, _ = events(capsys.readouterr().out)
-    assert told.figures["loss"] == 0.5
-    assert np.isnan(told.figures["val_auc"])
+    assert told.values["loss"] == 0.5
+    assert np.isnan(told.values["val_auc"])
 
 
 def test_blocks_of_settings_survive_the_way_through_a_pipeline() -> None:

@@ -14,7 +14,7 @@ from lungline.storage.s3 import Storage
 from tests.support.object_store import running_store
 
 BUCKET = "models"
-FACTS = Facts(package="a" * 64, figures={"auc": 0.987654321}, data="phantom", data_digest="d" * 64)
+FACTS = Facts(package="a" * 64, metrics={"auc": 0.987654321}, data="phantom", data_digest="d" * 64)
 
 
 @pytest.fixture(scope="module")

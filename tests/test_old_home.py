@@ -91,7 +91,7 @@ def test_the_old_history_verifies(settings: Settings) -> None:
         ("began", "1", "Ada"),
         ("promoted", "1", "Ada"),
     ]
-    assert entries[-1].facts.figures["auc"] == pytest.approx(0.98)
+    assert entries[-1].facts.metrics["auc"] == pytest.approx(0.98)
 
 
 def test_old_results_are_listed(settings: Settings, storage: Storage) -> None:

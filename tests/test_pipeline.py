@@ -80,7 +80,7 @@ def test_a_run_tells_of_every_step_and_epoch_as_it_happens(first: tuple[RunSumma
     summary, told = first
     assert [event.step for event in told if event.kind == "started"] == list(STEPS)
     assert [event.step for event in told if event.kind == "done"] == ["data", *STEPS]
-    assert [event.figures["epoch"] for event in told if "epoch" in event.figures] == [1, 2]
+    assert [event.values["epoch"] for event in told if "epoch" in event.values] == [1, 2]
     assert any("Phantoms are drawn" in event.text for event in told if event.step == "data")
     assert summary.reused == ()
     assert set(summary.seconds) == {*STEPS, "total"}
@@ -113,7 +113,7 @@ def test_a_run_ends_with_a_champion_that_answers_for_itself(
     last = registry.verified_history()[-1]
     assert (last.by, last.reason) == ("policy:auto", summary.verdict.sentence)
     assert last.facts.data_digest == summary.data.digest
-    assert last.facts.figures == pytest.approx(summary.evaluation.metrics())
+    assert last.facts.metrics == pytest.approx(summary.evaluation.metrics())
     card = registry.fetch(summary.version or "", tmp_path / "package").card
     assert card.mlflow_run_id == summary.mlflow_run
     assert (card.pipeline_run or "").startswith(summary.run)

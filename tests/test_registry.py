@@ -29,7 +29,7 @@ from lungline.registry.versions import Registry
 from lungline.settings import Settings, load_settings
 from lungline.storage.s3 import Storage
 
-FIGURES = {"auc": 0.98, "accuracy": 0.93}
+METRICS = {"auc": 0.98, "accuracy": 0.93}
 
 
 @dataclass
@@ -69,7 +69,7 @@ def settled_run(settings: Settings, folder: Path) -> str:
 
 def register(settings: Settings, package: Path, tmp_path: Path) -> str:
     run_id = settled_run(settings, tmp_path / os.urandom(4).hex())
-    return Registry(settings).register(package, run_id=run_id, pipeline_run="pipe/7", figures=FIGURES).version
+    return Registry(settings).register(package, run_id=run_id, pipeline_run="pipe/7", metrics=METRICS).version
 
 
 def promoted(settings: Settings, place: Place, version: str | None = None) -> Promotion:
@@ -82,13 +82,13 @@ def test_a_registered_package_is_the_challenger_with_provenance(
     """A registered package is the challenger and knows where it comes from."""
     registry = Registry(settings)
     run_id = settled_run(settings, tmp_path / "record")
-    registered = registry.register(packages[0], run_id=run_id, pipeline_run="pipe/7", figures=FIGURES)
+    registered = registry.register(packages[0], run_id=run_id, pipeline_run="pipe/7", metrics=METRICS)
     assert registered.new
     assert registered.package == f"s3://lungline-models/{settings.model_name}/{registered.version}/"
     assert registry.resolve(None) == registry.resolve("challenger") == registered.version
     card = registry.fetch(registered.version, tmp_path / "fetched").card
     assert (card.version, card.mlflow_run_id, card.pipeline_run) == (registered.version, run_id, "pipe/7")
-    assert card.metrics == FIGURES
+    assert card.metrics == METRICS
     (version,) = registry.versions()
     assert version.aliases == ("challenger",)
     assert version.synthetic
@@ -120,8 +120,8 @@ def test_the_package_of_a_run_is_registered_once(
 ) -> None:
     registry = Registry(settings)
     run_id = settled_run(settings, tmp_path / "record")
-    first = registry.register(packages[0], run_id=run_id, pipeline_run="a", figures=FIGURES)
-    again = registry.register(packages[0], run_id=run_id, pipeline_run="b", figures=FIGURES)
+    first = registry.register(packages[0], run_id=run_id, pipeline_run="a", metrics=METRICS)
+    again = registry.register(packages[0], run_id=run_id, pipeline_run="b", metrics=METRICS)
     assert (again.version, again.new) == (first.version, False)
     assert len(registry.versions()) == 1
 
@@ -131,9 +131,9 @@ def test_a_registration_that_broke_off_is_done_anew(
 ) -> None:
     registry = Registry(settings)
     run_id = settled_run(settings, tmp_path / "record")
-    first = registry.register(packages[0], run_id=run_id, pipeline_run="a", figures=FIGURES).version
+    first = registry.register(packages[0], run_id=run_id, pipeline_run="a", metrics=METRICS).version
     registry.storage.delete(registry.bucket, f"{settings.model_name}/{first}/{CARD}")
-    again = registry.register(packages[0], run_id=run_id, pipeline_run="a", figures=FIGURES)
+    again = registry.register(packages[0], run_id=run_id, pipeline_run="a", metrics=METRICS)
     assert again.new
     assert [version.version for version in registry.versions()] == [again.version]
     assert registry.fetch(again.version, tmp_path / "fetched").card.version == again.version
@@ -184,7 +184,7 @@ def test_promotion_moves_the_champion_and_the_history_answers_for_it(
         *(("began", second), ("promoted", second)),
     ]
     last = entries[-1]
-    assert (last.by, last.reason, last.facts.figures, last.facts.data_digest) == ("Ada", "better", FIGURES, "0" * 64)
+    assert (last.by, last.reason, last.facts.metrics, last.facts.data_digest) == ("Ada", "better", METRICS, "0" * 64)
     assert last.facts.pipeline_run == "pipe/7"
     assert registry.history.at(entries[1].at) == entries[1]
 

@@ -1,1 +1,1 @@
-"""Where models of the first version look for their loader; see `flavour`."""
+"""The loader of models registered by version 0.1; see `flavour`."""

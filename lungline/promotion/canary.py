@@ -104,8 +104,7 @@ def watch(
 ) -> CanaryWatch:
     """Compare the canary with the champion for a while, and withdraw it as soon as it is worse.
 
-    Raises PromotionRefused when no canary is out, and PrometheusUnavailable: a canary that nobody can see is left to
-    the person who asked, who is told.
+    Raises PromotionRefused when no canary is deployed, and PrometheusUnavailable, which leaves the canary as it is.
     """
     canary, champion = deployment.canary(), deployment.serving()
     revisions = deployment.revisions()
@@ -113,7 +112,8 @@ def watch(
         raise PromotionRefused("No canary is out beside a champion; there is nothing to watch.")
     deadline = time.monotonic() + seconds
     while True:
-        seen = compare(*(revision_metrics(prometheus_uri, revisions[one]) for one in (canary[0], champion)))
+        metrics = (revision_metrics(prometheus_uri, revisions[version]) for version in (canary[0], champion))
+        seen = compare(*metrics)
         on_look(seen)
         if seen.worse:
             return CanaryWatch(passed=False, withdrawn=True, sentence=f"{seen.worse} {deployment.withdraw()}")
@@ -159,9 +159,9 @@ def _ask(prometheus_uri: str, query: str) -> float | None:
     """The one number that a query gives; None when it gives none, or not a number."""
     uri = f"{prometheus_uri.rstrip('/')}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
     try:
-        with urllib.request.urlopen(uri, timeout=QUERY_SECONDS) as answer:  # noqa: S310 - the address is the operator's
-            found = cast("dict[str, Any]", json.load(answer))["data"]["result"]
-        value = float(found[0]["value"][1]) if found else None
+        with urllib.request.urlopen(uri, timeout=QUERY_SECONDS) as response:  # noqa: S310 - the address is the operator's
+            series = cast("dict[str, Any]", json.load(response))["data"]["result"]
+        value = float(series[0]["value"][1]) if series else None
     except (OSError, ValueError, LookupError, TypeError) as exc:
         raise PrometheusUnavailable(f"Prometheus at {prometheus_uri} does not answer with a number.") from exc
     return None if value is None or value != value else value  # noqa: PLR0124 - NaN is the one that differs

@@ -27,7 +27,7 @@ from lungline.deployment.base import Deployment
 from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.errors import LunglineError, PackageError, PromotionConflict, PromotionRefused, RegistryUnavailable
 from lungline.package.package import Package
-from lungline.registry.history import Act, Facts, Kind, PromotionEntry, told
+from lungline.registry.history import Act, Facts, Kind, PromotionEntry, sentence_of
 from lungline.registry.versions import Registry
 from lungline.settings import Settings
 
@@ -144,7 +144,7 @@ class _Change:
         if head is None or head.act != "began":
             return head
         if datetime.now(UTC) - head.at < LEASE:
-            raise PromotionConflict(f"{told(head)}; nothing was changed by this call.")
+            raise PromotionConflict(f"{sentence_of(head)}; nothing was changed by this call.")
         closed = self.registry.history.append(
             head,
             act="failed",
@@ -167,7 +167,7 @@ class _Change:
             )
         return Facts(
             package=package.sha256,
-            figures=card.metrics,
+            metrics=card.metrics,
             data=card.data.name,
             data_digest=card.data.digest,
             synthetic=card.synthetic,

@@ -1,12 +1,12 @@
-"""The history of promotions: who put which version into service, when, why, and on what figures.
+"""The history of promotions: who promoted which version, when, why, and with which metrics.
 
-Entries lie beside the model packages, `s3://{models_bucket}/{model_name}/history/00000001.json` and on. They are never
-changed: each is written with a conditional put, which is also the lock between two promoters, and carries the sha256
-of the entry before it. A change takes two entries: `began` reserves the next place, then `promoted` or `failed` says
-what became of it. The version in service is the one of the last `promoted`, whatever any other system believes.
+Entries are stored beside the model packages, as `s3://{models_bucket}/{model_name}/history/00000001.json` and so on.
+They are never changed: each is written with a conditional put, which is also the lock between two promoters, and holds
+the sha256 of the entry before it. A change takes two entries: `began` reserves the next number, then `promoted` or
+`failed` states the outcome. The version in service is that of the last `promoted`, whatever other systems say.
 
-An attacker who may rewrite the whole bucket could forge a chain from its first entry; the registry therefore keeps the
-last entry's hash in MLflow too, and `verify` takes it as its anchor.
+An attacker who can rewrite the whole bucket could forge a chain from its first entry. The registry therefore keeps the
+hash of the last entry in MLflow too, and `verify` compares it.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from lungline.errors import ObjectGone, PromotionConflict, RegistryError
 from lungline.settings import Settings
@@ -28,12 +28,16 @@ Kind = Literal["promotion", "rollback"]
 
 
 class Facts(BaseModel):
-    """What is known about a version when somebody changes its place."""
+    """What is known about a version when it is promoted."""
 
     model_config = ConfigDict(frozen=True)
 
     package: str = Field(description="sha256 of the package's card, which holds the sha256 of every other file.")
-    figures: dict[str, float] = Field(default_factory=dict, description="Figures on the test split.")
+    metrics: dict[str, float] = Field(
+        default_factory=dict,
+        description="Metrics on the test split.",
+        validation_alias=AliasChoices("metrics", "figures"),  # the name in entries of 0.1
+    )
     data: str = ""
     data_digest: str = ""
     synthetic: bool = False
@@ -116,7 +120,7 @@ class History:
         if not self._storage.put_if_absent(self._bucket, self._key(entry.number), data, "application/json"):
             there = self._read(entry.number)
             if there != data:  # the same bytes are our own, stored by an attempt whose answer was lost
-                raise PromotionConflict(f"{told(_parse(there)[0])}; nothing was changed by this call.")
+                raise PromotionConflict(f"{sentence_of(_parse(there)[0])}; nothing was changed by this call.")
         return entry
 
     def verify(self, anchor: str | None = None) -> list[PromotionEntry]:
@@ -151,11 +155,11 @@ class History:
         return f"{self.prefix}{number:08d}.json"
 
 
-def told(entry: PromotionEntry) -> str:
-    """Who does or did what with which version, when and why; without a full stop."""
-    doing = {"began": "is putting", "promoted": "has put", "failed": "has tried to put"}[entry.act]
+def sentence_of(entry: PromotionEntry) -> str:
+    """An entry in words, without a full stop: who, which version, when and why."""
+    verb = {"began": "is putting", "promoted": "has put", "failed": "has tried to put"}[entry.act]
     when = f"{entry.at:%Y-%m-%d %H:%M:%S} UTC"
-    return f"{entry.by} {doing} version {entry.version} into service ({entry.kind} of {when}: {entry.reason})"
+    return f"{entry.by} {verb} version {entry.version} into service ({entry.kind} of {when}: {entry.reason})"
 
 
 def _served(entries: Sequence[PromotionEntry], moment: datetime) -> PromotionEntry | None:

@@ -18,14 +18,14 @@ PACKAGE = "package"
 
 
 class PackageModel:
-    """What MLflow loads; its `predict` takes prepared pictures, float32 (N, size, size, 1)."""
+    """What MLflow loads; its `predict` takes prepared images, float32 (N, size, size, 1)."""
 
     def __init__(self, package: Package) -> None:
         self.package = package
 
     def predict(self, inputs: NDArray[np.float32], params: dict[str, Any] | None = None) -> list[dict[str, Any]]:  # noqa: ARG002 - MLflow passes it
-        """Probability of pneumonia and label of each picture."""
-        return [{"probability": found.probability, "label": found.label} for found in self.package.predict(inputs)]
+        """Probability of pneumonia and label of each image."""
+        return [{"probability": result.probability, "label": result.label} for result in self.package.predict(inputs)]
 
 
 def write_mlmodel(folder: Path, model_id: str, run_id: str) -> None:

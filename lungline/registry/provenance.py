@@ -1,4 +1,4 @@
-"""Where a result comes from: the digest of the code, the commit, and the libraries that decide its figures."""
+"""Where a result comes from: the digest of the code, the commit, and the libraries that decide its numbers."""
 
 import hashlib
 import subprocess
@@ -44,13 +44,13 @@ def _sources_digest() -> str:
 
 
 def _libraries() -> dict[str, str]:
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for name in LIBRARIES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _git(*arguments: str) -> str | None:

@@ -84,10 +84,10 @@ class Recorder:
         self._thread.start()
 
     def epoch(self, epoch: Any) -> None:
-        """Add an epoch: a dataclass of figures with `number` and `seconds`."""
-        figures = {name: float(value) for name, value in dataclasses.asdict(epoch).items()}
-        self.record = self.record.model_copy(update={"epochs": (*self.record.epochs, figures)})
-        self._epochs.put(figures)
+        """Add an epoch: a dataclass of numbers with `number` and `seconds`."""
+        values = {name: float(value) for name, value in dataclasses.asdict(epoch).items()}
+        self.record = self.record.model_copy(update={"epochs": (*self.record.epochs, values)})
+        self._epochs.put(values)
 
     def __enter__(self) -> Self:
         return self
@@ -103,8 +103,8 @@ class Recorder:
             with translated(self._settings):
                 client = connect(self._settings, START_SECONDS, self._closing.is_set)
                 run_id = _create(client, self._settings, self.record)
-                while (figures := self._epochs.get()) is not None:
-                    _log_epochs(client, run_id, self.record.started, figures)
+                while (values := self._epochs.get()) is not None:
+                    _log_epochs(client, run_id, self.record.started, values)
                 if self._failed:
                     client.set_terminated(run_id, "FAILED")
         except LunglineError:
@@ -135,18 +135,18 @@ def note(
     settings: Settings,
     run_id: str,
     *,
-    figures: Mapping[str, float] | None = None,
+    metrics: Mapping[str, float] | None = None,
     tags: Mapping[str, str] | None = None,
     artifacts: Mapping[str, Path] | None = None,
 ) -> None:
-    """Add figures, tags, and files or folders (by artifact folder) to a run."""
+    """Add metrics, tags, and files or folders (by artifact folder) to a run."""
     from mlflow.entities import Metric, RunTag
 
     now = int(time.time() * 1000)
     with translated(settings):
         client = connect(settings)
-        metrics = [Metric(name, value, now, 0) for name, value in (figures or {}).items()]
-        client.log_batch(run_id, metrics=metrics, tags=[RunTag(name, value) for name, value in (tags or {}).items()])
+        entries = [Metric(name, value, now, 0) for name, value in (metrics or {}).items()]
+        client.log_batch(run_id, metrics=entries, tags=[RunTag(name, value) for name, value in (tags or {}).items()])
         for place, path in (artifacts or {}).items():
             (client.log_artifacts if path.is_dir() else client.log_artifact)(run_id, str(path), place or None)
 
@@ -241,17 +241,17 @@ def _create(client: "MlflowClient", settings: Settings, record: RunRecord) -> st
 def _experiment(client: "MlflowClient", settings: Settings) -> str:
     from mlflow.exceptions import MlflowException
 
-    if found := client.get_experiment_by_name(settings.experiment):
-        return found.experiment_id
+    if experiment := client.get_experiment_by_name(settings.experiment):
+        return experiment.experiment_id
     try:
         return client.create_experiment(settings.experiment)
     except MlflowException as exc:
         # Another run made it at the same moment.
         if exc.error_code != "RESOURCE_ALREADY_EXISTS" or not (
-            found := client.get_experiment_by_name(settings.experiment)
+            experiment := client.get_experiment_by_name(settings.experiment)
         ):
             raise
-        return found.experiment_id
+        return experiment.experiment_id
 
 
 def _find(client: "MlflowClient", settings: Settings, record: RunRecord) -> tuple[str | None, bool]:
@@ -264,12 +264,12 @@ def _log_epochs(client: "MlflowClient", run_id: str, started: datetime, *epochs:
     from mlflow.entities import Metric
 
     metrics = [
-        Metric(name, value, int((started.timestamp() + figures["seconds"]) * 1000), int(figures["number"]))
-        for figures in epochs
-        for name, value in figures.items()
+        Metric(name, value, int((started.timestamp() + values["seconds"]) * 1000), int(values["number"]))
+        for values in epochs
+        for name, value in values.items()
         if name not in {"number", "of", "seconds"}
     ]
-    # MLflow takes at most 1,000 figures in one call.
+    # MLflow takes at most 1,000 metrics in one call.
     for at in range(0, len(metrics), 1000):
         client.log_batch(run_id, metrics[at : at + 1000])
 

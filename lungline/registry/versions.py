@@ -71,10 +71,10 @@ class Registry:
         self.storage = storage or Storage.from_settings(settings)
         self.history = History(self.storage, self.bucket, self.name)
 
-    def register(self, package: Path, *, run_id: str, pipeline_run: str, figures: Mapping[str, float]) -> Registered:
+    def register(self, package: Path, *, run_id: str, pipeline_run: str, metrics: Mapping[str, float]) -> Registered:
         """Register a package as the challenger; the package of a run is registered once.
 
-        Its card gets the version, the runs' names and the figures. After a crash the same call completes what is there.
+        Its card gets the version, the runs' names and the metrics. After a crash the same call completes what is there.
         """
         with translated(self.settings), tempfile.TemporaryDirectory(prefix="lungline-") as temporary:
             client = connect(self.settings)
@@ -90,7 +90,7 @@ class Registry:
                 version=version,
                 mlflow_run_id=run_id,
                 pipeline_run=pipeline_run,
-                metrics=dict(figures),
+                metrics=dict(metrics),
             )
             loaded = Package.load(folder)
             self._store(folder, version)
@@ -126,8 +126,8 @@ class Registry:
         with translated(self.settings):
             client = connect(self.settings)
             aliases = self._aliases(client)
-            found = client.search_model_versions(f"name='{self.name}'")
-        versions = [_version(entry, aliases, self.package_uri(str(entry.version))) for entry in found]
+            entries = client.search_model_versions(f"name='{self.name}'")
+        versions = [_version(entry, aliases, self.package_uri(str(entry.version))) for entry in entries]
         return sorted(versions, key=lambda version: int(version.version), reverse=True)
 
     def package_uri(self, version: str) -> str:

@@ -1,13 +1,12 @@
-"""Result records: what was found for an upload, as JSON in the results bucket.
+"""Result records: the outcome of an upload, as JSON in the results bucket.
 
     results/ab/abcdef.../3.json        the record of upload abcdef... by model version 3
     latest/8236194741-abcdef...-3.png  its heatmap, stored before the record: the record is the commit point
 
-One record for each upload and model version, found by name alone, so that neither saving nor looking up grows slower
-with the number of records. A heatmap's name begins with the seconds that were left until the year 2286 when the X-ray
-was stored: listed from the beginning, heatmaps give the results of the latest uploads, at no further cost to anybody
-who saves one. A record without a heatmap leaves an empty object there. The record holds the object's key; the bucket
-is protected, logs are not.
+There is one record per upload and model version. Its name follows from both, so saving and finding take as long with
+many records as with few. The name of a heatmap begins with the seconds from the time of the upload to the year 2286:
+listed from the beginning, heatmaps are those of the latest uploads. A record without a heatmap has an empty object
+there. Records contain the object's key; the bucket is protected, logs are not.
 """
 
 from collections.abc import Iterator
@@ -62,7 +61,7 @@ class OperatingPoint(_Part):
 
 
 class UploadFacts(_Part):
-    """The upload as its event told it."""
+    """The upload, as its event describes it."""
 
     identity: str
     bucket: str
@@ -98,7 +97,7 @@ class Times(_Part):
 
 
 class ResultRecord(_Part):
-    """What was found for one upload by one model version.
+    """The outcome of one upload with one model version.
 
     `outcome` says how it ended: `judged` has a label and a probability; `refused` the label Refused with a reason code
     and a sentence; `superseded` (the object was overwritten before it was read; `superseded_by` is the identity of what
@@ -190,7 +189,7 @@ def load(storage: Storage, bucket: str, key: str) -> ResultRecord:
 
 
 def find(storage: Storage, bucket: str, identity: str) -> list[ResultRecord]:
-    """The records of one upload, one for each model version that judged it."""
+    """The records of one upload, one per model version."""
     return list(_records(storage, bucket, f"{PREFIX}{identity[:2]}/{identity}/"))
 
 
@@ -206,19 +205,19 @@ def identities(storage: Storage, bucket: str, shard: str) -> Iterator[str]:
 
 def latest(storage: Storage, bucket: str, count: int) -> list[ResultRecord]:
     """The records of the latest uploads, the latest first; costs the same however many there are."""
-    found: dict[str, tuple[str, ResultRecord]] = {}
+    records: dict[str, tuple[str, ResultRecord]] = {}
     last = ""
     for info in storage.list(bucket, LATEST, page_size=2 * count):
         second, identity, version = _parts(info.key)
-        if len(found) >= count and second != last:
+        if len(records) >= count and second != last:
             break  # all of one second, for the store does not say which of them came first
         last, key = second, record_key(identity, version)
         try:
-            found[key] = (second, load(storage, bucket, key))
+            records[key] = (second, load(storage, bucket, key))
         except ObjectGone:  # its record was never written
             continue
-    records = sorted(found.values(), key=lambda one: one[1].times.done, reverse=True)
-    return [record for _, record in sorted(records, key=lambda one: one[0])][:count]
+    by_time = sorted(records.values(), key=lambda pair: pair[1].times.done, reverse=True)
+    return [record for _, record in sorted(by_time, key=lambda pair: pair[0])][:count]
 
 
 def keys_since(storage: Storage, bucket: str, since: datetime) -> Iterator[tuple[str, str]]:
