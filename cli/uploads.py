@@ -1,7 +1,7 @@
 """X-rays in, results out."""
 
+import os
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,6 +18,7 @@ Since = Annotated[
 
 def _checked_prefix(prefix: str) -> str:
     """Refuse what S3 servers take for a path and resolve, and what no key may hold."""
+    prefix = os.fsencode(prefix).decode("utf-8", "surrogateescape")  # whatever the locale is
     parts = prefix.split("/")
     if {".", ".."} & set(parts):
         raise typer.BadParameter(f"{prefix} has the part . or .., which means no folder in a bucket")
@@ -28,7 +29,7 @@ def _checked_prefix(prefix: str) -> str:
 
 @app.command()
 def upload(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="X-ray images, or folders of them.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE", help="X-ray images, or folders of them.")],
     prefix: Annotated[
         str,
         typer.Option(metavar="TEXT", help="Put before each file's name to make its key.", callback=_checked_prefix),

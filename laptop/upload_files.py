@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class Selection:
     remarks: tuple[str, ...]
 
 
-def select(paths: Sequence[Path], prefix: str = "") -> Selection:
+def select(paths: Sequence[str], prefix: str = "") -> Selection:
     """The files among the paths and in the folders among them, each once, without what operating systems leave there.
 
     A key is the prefix and the file's name; for a file in a folder, the prefix and its path from that folder's name on.
@@ -48,7 +49,10 @@ def select(paths: Sequence[Path], prefix: str = "") -> Selection:
     Raises LunglineError for a path that is not a file or folder, and for a key that the store cannot hold.
     """
     found = [entry for path in paths for entry in _files(path)]
-    depths = {path: depth for path, depth in found if not is_litter("/".join(path.parts[-depth:]))}
+    depths: dict[Path, int] = {}
+    for path, depth in found:
+        if not is_litter("/".join(path.parts[-depth:])):
+            depths.setdefault(path, depth)
     shortest = dict(depths)
     keys = _keys(depths, prefix)
     if not keys:
@@ -62,18 +66,20 @@ def select(paths: Sequence[Path], prefix: str = "") -> Selection:
     )
 
 
-def _files(path: Path) -> Iterator[tuple[Path, int]]:
+def _files(path: str) -> Iterator[tuple[Path, int]]:
     """Absolute paths of files, each with how many of its last names make its key."""
-    top = Path(os.path.abspath(path))  # noqa: PTH100 - without following links: two links are two names
+    # Without following links, because two links are two names; and "" is not the current folder.
+    top = Path(os.path.abspath(path) if path else "")  # noqa: PTH100
     try:
-        if top.is_dir():
+        mode = os.stat(top if path else "").st_mode  # noqa: PTH116 - Path("") is the current folder
+        if stat.S_ISDIR(mode):
             yield from _files_in(top)
-        elif top.is_file():
+        elif stat.S_ISREG(mode):
             yield top, 1
         else:
-            raise LunglineError(f"{path} is not a file or folder." if top.exists() else f"There is no file {path}.")
-    except (OSError, RuntimeError) as exc:
-        raise LunglineError(f"{path} cannot be read: {getattr(exc, 'strerror', None) or exc}.") from exc
+            raise LunglineError(f"{path} is not a file or folder.")
+    except (OSError, ValueError) as exc:
+        raise LunglineError(f"{path!r} cannot be read: {getattr(exc, 'strerror', None) or exc}.") from exc
 
 
 def _files_in(top: Path) -> Iterator[tuple[Path, int]]:
@@ -99,7 +105,9 @@ def _keys(depths: dict[Path, int], prefix: str) -> dict[Path, str]:
 
 
 def _escaped(name: str) -> str:
-    return _UNFIT.sub(lambda match: f"%{ord(match[0]) & 0xFF:02X}", name)
+    """The name as UTF-8 whatever the locale is, with what no key may have in percent escapes."""
+    text = os.fsencode(name).decode("utf-8", "surrogateescape")
+    return _UNFIT.sub(lambda match: f"%{ord(match[0]) & 0xFF:02X}", text)
 
 
 def _require_key(path: Path, key: str) -> str:

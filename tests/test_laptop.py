@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,39 @@ def test_a_file_that_is_no_image_becomes_a_dead_letter(settings: Settings, conne
     with tail(connected, connected.dead_letters_topic) as letters:
         (letter,) = letters.until(lambda records: len(records) == 1)
     assert dict(letter.headers() or [])["ce_knativeerrorcode"] == b"400"
+
+
+def lungline(settings: Settings, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line on the stack, as a person would."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("LUNGLINE_")}
+    command = [sys.executable, "-m", "cli", *arguments, "--home", str(settings.home)]
+    env = plain | {"LUNGLINE_MLFLOW_URI": NO_MLFLOW} | environment
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_refused_upload_is_shown_at_once(settings: Settings, tmp_path: Path) -> None:
+    """It took a minute, and ended in a sentence about missing results."""
+    (tmp_path / "text.png").write_text("hello")
+    (tmp_path / "good.jpg").write_bytes(jpeg(5, opacities=False))
+    begin = time.monotonic()
+    ended = lungline(settings, "upload", str(tmp_path / "text.png"), str(tmp_path / "good.jpg"), "/etc/hosts")
+    assert time.monotonic() - begin < 30
+    assert ended.returncode == 1
+    assert ended.stderr == ""
+    labels = {line.split()[-1]: line.split()[0] for line in ended.stdout.splitlines()}
+    assert labels == {"text.png": "Refused", "hosts": "Refused", "good.jpg": "Unsure"}
+    assert "The file's content is not an image" in ended.stdout
+
+
+def test_two_files_of_one_name_are_two_uploads(settings: Settings, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.jpg").write_bytes(jpeg(6, opacities=folder == "a"))
+    ended = lungline(settings, "upload", *(str(tmp_path / folder / "x.jpg") for folder in "ab"), "--json")
+    assert ended.returncode == 0, ended.stderr
+    records = json.loads(ended.stdout)
+    assert {record["upload"]["key"] for record in records} == {"a/x.jpg", "b/x.jpg"}
+    assert "a/x.jpg, b/x.jpg" in ended.stderr
 
 
 @pytest.mark.parametrize("name", ["store", "broker", "bridge", "predictor", "trigger"])
