@@ -15,7 +15,17 @@ if TYPE_CHECKING:
     from lungline.package.package import Package
     from lungline.settings import Settings
 
-Home = Annotated[Path | None, typer.Option(metavar="FOLDER", help="State of the laptop stack [default: .lungline].")]
+
+def _folder(text: str) -> Path:
+    """A folder's path; an empty text, such as an unset variable gives, is not the current folder."""
+    if not text:
+        raise typer.BadParameter("expected a folder; found nothing")
+    return Path(text)
+
+
+Home = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", parser=_folder, help="State of the laptop stack [default: .lungline].")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of text.")]
 Data = Annotated[
     str | None,

@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from laptop import stack
+from laptop.home.disk import existing
 from laptop.home.ports import load_ports, targets
 from laptop.supervision.status import ServiceStatus, StackStatus
 from lungline.errors import LunglineError
@@ -47,8 +48,7 @@ def _memory() -> Check:
 
 
 def _disk(home: Path) -> Check:
-    there = next(folder for folder in (home.absolute(), *home.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(there).free / 2**30
+    free = shutil.disk_usage(existing(home)).free / 2**30
     return Check("disk", free >= FREE_DISK_GB, f"{free:.0f} GB free", f"Free some: {FREE_DISK_GB} GB are needed.")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 
 from eventing.state import State
 from laptop.home.credentials import load_credentials
+from laptop.home.disk import disk_fault, start_fault
 from laptop.home.lock import is_locked
 from laptop.services.process import birth, tail
 from laptop.services.prometheus import find_prometheus
@@ -49,6 +50,8 @@ def up(
     """
     if settings.prometheus:
         find_prometheus()
+    if fault := start_fault(settings.home):
+        raise StackError(fault)
     home = Home.make(settings.home)
     if is_locked(home):
         raise StackError(f"A stack already runs in {home.path}: `lungline status` shows it.")
@@ -204,6 +207,8 @@ def _require_progress(
     supervisor: "subprocess.Popen[bytes] | None",
 ) -> None:
     """Raise StackError when the start has failed, or takes too long."""
+    if fault := disk_fault(home.path):
+        raise StackError(fault)
     ended = not status.running if supervisor is None else supervisor.poll() is not None
     if ended:
         raise StackError(f"The stack in {home.path} does not run: {tail(home.log('supervisor'), 1)}")

@@ -17,7 +17,8 @@ from pydantic import SecretStr
 
 from eventing.kafka import make_consumer
 from laptop import stack
-from lungline.errors import EventMalformed, StackError
+from laptop.home.disk import disk_fault
+from lungline.errors import EventMalformed, KafkaUnavailable, LunglineError, StackError
 from lungline.events.uploads import parse
 from lungline.results import records
 from lungline.results.records import ResultRecord
@@ -26,7 +27,7 @@ from lungline.storage.s3 import Storage
 from lungline.wording import count
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer, Message
+    from confluent_kafka import Consumer, Message, TopicPartition
 
 # A result takes some 20 ms; after this long something is wrong.
 PATIENCE_SECONDS = 60.0
@@ -56,7 +57,11 @@ def upload_and_watch(
     missing and why, when some do not come.
     """
     scanner = _scanner(settings)
-    watch = _Watch(stack.connect(settings), on_arrival)
+    try:
+        watch = _Watch(stack.connect(settings), on_arrival)
+    except LunglineError as exc:
+        _require_disk(settings, exc)
+        raise
     try:
         for key, read in images:
             data = read()
@@ -67,7 +72,11 @@ def upload_and_watch(
         while watch.sent and time.monotonic() < deadline:
             watch.poll(STATUS_SECONDS)
             if watch.sent:
+                _require_disk(settings)
                 _require_model(settings, len(watch.sent))
+    except LunglineError as exc:
+        _require_disk(settings, exc)
+        raise
     finally:
         watch.close()
         scanner.close()
@@ -78,6 +87,12 @@ def upload_and_watch(
         first = next(iter(watch.failures.values()))
         raise StackError(f"{count(len(watch.failures), 'upload')} could not be processed: {first}")
     return watch.arrivals
+
+
+def _require_disk(settings: Settings, cause: LunglineError | None = None) -> None:
+    """Raise StackError when the stack's disk is full, which its services report in many ways."""
+    if fault := disk_fault(settings.home):
+        raise StackError(fault) from cause
 
 
 def _require_model(settings: Settings, waiting: int) -> None:
@@ -164,16 +179,24 @@ def _error_of(message: "Message") -> str:
 
 def _consumer(settings: Settings) -> "Consumer":
     """A consumer at the present end of both topics; `assign` needs no group to form first."""
-    from confluent_kafka import TopicPartition
+    from confluent_kafka import KafkaException
 
     consumer = make_consumer(settings, "lungline-watch", {})
-    ends = [
+    try:
+        consumer.assign(_ends(consumer, settings))
+    except KafkaException as exc:
+        raise KafkaUnavailable(f"The Kafka broker at {settings.kafka_bootstrap} does not answer.") from exc
+    return consumer
+
+
+def _ends(consumer: "Consumer", settings: Settings) -> "list[TopicPartition]":
+    from confluent_kafka import TopicPartition
+
+    return [
         TopicPartition(topic, number, consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10)[1])
         for topic in (settings.results_topic, settings.dead_letters_topic)
         for number in consumer.list_topics(topic, timeout=10).topics[topic].partitions
     ]
-    consumer.assign(ends)
-    return consumer
 
 
 def _scanner(settings: Settings) -> Storage:

@@ -10,7 +10,10 @@ from lungline.home import Home
 
 def take_lock(home: Home, seconds: float = 1.0) -> int:
     """Take the lock until this process ends. Raises StackError when another process still holds it after `seconds`."""
-    handle = os.open(home.file("lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        handle = os.open(home.file("lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as exc:
+        raise StackError(f"The home folder {home.path} cannot be used: {exc.strerror}.") from exc
     deadline = time.monotonic() + seconds
     while not _try(handle):
         if time.monotonic() > deadline:
@@ -26,6 +29,8 @@ def is_locked(home: Home) -> bool:
         handle = os.open(home.file("lock"), os.O_RDWR)
     except FileNotFoundError:
         return False
+    except OSError as exc:
+        raise StackError(f"The home folder {home.path} cannot be used: {exc.strerror}.") from exc
     try:
         return not _try(handle)
     finally:

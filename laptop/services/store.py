@@ -20,6 +20,7 @@ from pydantic import SecretStr
 from eventing.seaweedfs_tls import secure
 from eventing.state import State
 from laptop.home.credentials import Credentials, Key, claim_credentials
+from laptop.home.disk import SMALL_VOLUME_MB, SMALL_VOLUMES_BELOW
 from laptop.home.ports import Ports, claim_ports
 from laptop.services.process import running
 from laptop.services.service import Command, base_environment
@@ -99,6 +100,7 @@ class Store:
             # The store ends when these ports are taken, and neither Iceberg nor Lance is used.
             "s3.port.iceberg": 0,
             "s3.port.lance": 0,
+            **_volume_options(self.home),
             **_port_options(self.ports),
             **_socket_options(self.home),
         }
@@ -162,6 +164,12 @@ def find_weed() -> str:
 
 def _pair(key: Key) -> dict[str, str]:
     return {"accessKey": key.access_key, "secretKey": key.secret_key}
+
+
+def _volume_options(home: Home) -> dict[str, int]:
+    """Small volumes on a small disk: the store chooses their size by the whole disk, also when little of it is free."""
+    small = shutil.disk_usage(home.path).free < SMALL_VOLUMES_BELOW
+    return {"master.volumeSizeLimitMB": SMALL_VOLUME_MB} if small else {}
 
 
 def _port_options(ports: Ports) -> dict[str, int]:
