@@ -97,7 +97,7 @@ class NoticeRule(BaseModel):
         if match is None:
             raise ValueError('expected "HH:MM-HH:MM" from 00:00 to 23:59, such as "18:00-07:00"')
         numbers = [int(group) for group in match.groups()]
-        begin, end = time(*numbers[:2]), time(*numbers[2:])
+        begin, end = time(numbers[0], numbers[1]), time(numbers[2], numbers[3])
         if begin == end:
             raise ValueError("begin and end are the same, so the rule would never apply; leave hours out for all day")
         return begin, end
