@@ -1,6 +1,6 @@
-"""What decoding and preparing a large film costs: `python -m benchmarks.decoding`.
+"""Time to decode and prepare a large X-ray: `python -m benchmarks.decoding`.
 
-3000 x 2500 pixels, as detectors make them; milliseconds of wall clock and of CPU, the median of several.
+3000 x 2500 pixels, as detectors make them; medians of wall clock and CPU, in milliseconds.
 """
 
 import io
@@ -19,8 +19,8 @@ WIDTH, HEIGHT = 3000, 2500
 REPEATS = 15
 
 
-def film() -> bytes:
-    """A drawn phantom, enlarged, with the noise of a detector: a smooth picture would be a third of the work."""
+def large_image() -> bytes:
+    """An enlarged phantom with the noise of a detector: a smooth image would be a third of the work."""
     small = Image.open(io.BytesIO(jpeg(1, opacities=True, size=1000)))
     large = np.asarray(small.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC), np.float32)
     noisy = large + np.random.default_rng(1).normal(0, 4, large.shape)
@@ -30,16 +30,16 @@ def film() -> bytes:
 
 
 def measure(size: int = 96) -> dict[str, Any]:
-    """For a network with input of this size."""
+    """Medians for a network with input of `size` pixels."""
     preparation = Preparation(size=size, normalisation="equalise")
-    data = film()
+    data = large_image()
     wall: list[float] = []
     cpu: list[float] = []
     for _ in range(REPEATS):
-        used, began = time.process_time(), time.perf_counter()
+        cpu_began, began = time.process_time(), time.perf_counter()
         preparation.apply(preparation.decode(data))
         wall.append((time.perf_counter() - began) * 1000)
-        cpu.append((time.process_time() - used) * 1000)
+        cpu.append((time.process_time() - cpu_began) * 1000)
     return {
         "picture": f"{WIDTH} x {HEIGHT} JPEG, {len(data) / 2**20:.1f} MB",
         "decode_and_prepare_ms": round(statistics.median(wall), 2),

@@ -2,9 +2,9 @@
 
     python -m benchmarks.drift --package FOLDER --data FOLDER_OR_ZIP
 
-Pictures of val and test, which the network has not learnt from, are parted by patient at random, again and again: one
-side is the reference, the other the field. All are saved anew as JPEG of the same quality, so that a change is seen
-for what it is and not for another encoder.
+Images of val and test, which the network was not trained on, are split by patient at random, once for each run: one
+side is the reference, the other stands for production data. All are saved again as JPEG of the same quality, so that a
+change is not confused with another encoder.
 """
 
 import argparse
@@ -26,22 +26,22 @@ Change = Callable[[Image.Image], Image.Image]
 
 
 def brighter(levels: int) -> Change:
-    """Grey levels added."""
+    """Add grey levels."""
     return lambda image: image.point([min(255, level + levels) for level in range(256)])
 
 
 def gamma(power: float) -> Change:
-    """Dark levels spread or pressed."""
+    """Apply a gamma curve."""
     return lambda image: image.point([round(255 * (level / 255) ** power) for level in range(256)])
 
 
 def blurred(radius: float) -> Change:
-    """Softer; the radius is of a picture of 224 pixels."""
+    """Blur, with the radius in pixels of an image of 224 pixels."""
     return lambda image: image.filter(ImageFilter.GaussianBlur(radius * min(image.size) / 224))
 
 
 def adult(closer: float, aspect: float, larger: float) -> Change:
-    """A larger chest fills more of the film, which is wider, and has more pixels."""
+    """A larger chest: it fills more of the image, which is wider and has more pixels."""
 
     def change(image: Image.Image) -> Image.Image:
         width, height = image.size
@@ -67,73 +67,73 @@ MIXES = {"labels: half of it pneumonia instead of three quarters": 0.5, "labels:
 
 
 def saved(image: Image.Image) -> bytes:
-    """A JPEG file, as every picture here."""
+    """The JPEG file of an image."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
 
 
-def judged(diagnoser: Diagnoser, data: bytes, patient: str) -> ComparedResult:
-    """What serving would find."""
-    found = diagnoser.diagnose(data, heatmap=False)
-    return ComparedResult(found.label, found.probability, found.statistics, patient)
+def diagnosed(diagnoser: Diagnoser, data: bytes, patient: str) -> ComparedResult:
+    """The result that serving would save."""
+    diagnosis = diagnoser.diagnose(data, heatmap=False)
+    return ComparedResult(diagnosis.label, diagnosis.probability, diagnosis.statistics, patient)
 
 
 class Images:
-    """What a package sees in pictures, each with its truth, its patient and its file, as they are and changed."""
+    """A package's results for images (truth, patient, file), unchanged and with each change."""
 
     def __init__(
-        self, package: Path, pictures: Iterable[tuple[bool, str, bytes]], changes: Mapping[str, Change] = CHANGES
+        self, package: Path, files: Iterable[tuple[bool, str, bytes]], changes: Mapping[str, Change] = CHANGES
     ) -> None:
-        known = [(sick, patient, Image.open(io.BytesIO(data)).convert("L")) for sick, patient, data in pictures]
+        images = [(sick, patient, Image.open(io.BytesIO(data)).convert("L")) for sick, patient, data in files]
         diagnoser = Diagnoser(Package.load(package))
-        self.sick = np.array([sick for sick, _, _ in known])
-        _, self.patients = np.unique([patient for _, patient, _ in known], return_inverse=True)
-        self.seen = {
-            name: [judged(diagnoser, saved(change(image)), patient) for _, patient, image in known]
+        self.sick = np.array([sick for sick, _, _ in images])
+        _, self.patients = np.unique([patient for _, patient, _ in images], return_inverse=True)
+        self.results = {
+            name: [diagnosed(diagnoser, saved(change(image)), patient) for _, patient, image in images]
             for name, change in changes.items()
         }
 
-    def parted(self, rng: np.random.Generator, window: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of a reference and of a field that share no patient; the field has `window` rows or more."""
+    def split(self, rng: np.random.Generator, window: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of a reference and of production data without common patients; at least `window` of the latter."""
         order = rng.permutation(self.patients.max() + 1)
         rank = np.empty_like(order)
         rank[order] = np.arange(len(order))
         for last in range(1, len(order)):
-            field = np.flatnonzero(rank[self.patients] < last)
-            if len(field) >= window:
-                return np.flatnonzero(rank[self.patients] >= last), field
-        raise ValueError("There are fewer pictures than a window has.")
+            production = np.flatnonzero(rank[self.patients] < last)
+            if len(production) >= window:
+                return np.flatnonzero(rank[self.patients] >= last), production
+        raise ValueError("There are fewer images than a window has.")
 
 
-def measure(pictures: Images, *, runs: int, window: int, alarm_rate: float) -> dict[str, dict[str, float]]:
+def measure(images: Images, *, runs: int, window: int, alarm_rate: float) -> dict[str, dict[str, float]]:
     """Share of runs with an alarm, by change: of any test, and of each."""
-    heard: dict[str, list[tuple[str, ...]]] = {}
+    alarms: dict[str, list[tuple[str, ...]]] = {}
     for run in range(runs):
         rng = np.random.default_rng(run)
-        known, field = pictures.parted(rng, window)
-        plain = sample(pictures.seen["none"][row] for row in known)
-        for name, seen in pictures.seen.items():
-            chosen = rng.permutation(field)[:window]
-            found = compare(plain, sample(seen[row] for row in chosen), alarm_rate, seed=run)
-            heard.setdefault(name, []).append(found.alarms)
+        reference, production = images.split(rng, window)
+        plain = sample(images.results["none"][row] for row in reference)
+        for name, results in images.results.items():
+            chosen = rng.permutation(production)[:window]
+            comparison = compare(plain, sample(results[row] for row in chosen), alarm_rate, seed=run)
+            alarms.setdefault(name, []).append(comparison.alarms)
         for name, share in MIXES.items():
-            # Of few normal pictures in the data, the field needs most.
-            known, field = pictures.parted(rng, round(window * max(1, (1 - share) / np.mean(~pictures.sick))))
-            plain = sample(pictures.seen["none"][row] for row in known)
-            chosen = mixed(rng, field, pictures.sick, share)[:window]
-            found = compare(plain, sample(pictures.seen["none"][row] for row in chosen), alarm_rate, seed=run)
-            heard.setdefault(name, []).append(found.alarms)
+            # The data has few normal images, and production needs most of them.
+            reference, production = images.split(rng, round(window * max(1, (1 - share) / np.mean(~images.sick))))
+            plain = sample(images.results["none"][row] for row in reference)
+            chosen = mixed(rng, production, images.sick, share)[:window]
+            comparison = compare(plain, sample(images.results["none"][row] for row in chosen), alarm_rate, seed=run)
+            alarms.setdefault(name, []).append(comparison.alarms)
     return {
-        name: {"any": float(np.mean([bool(one) for one in alarms]))}
-        | {test: float(np.mean([test in one for one in alarms])) for test in TESTS}
-        for name, alarms in heard.items()
+        name: {"any": float(np.mean([bool(names) for names in runs_alarms]))}
+        | {test: float(np.mean([test in names for names in runs_alarms])) for test in TESTS}
+        for name, runs_alarms in alarms.items()
     }
 
 
-def mixed(rng: np.random.Generator, field: np.ndarray, sick: np.ndarray, share: float) -> np.ndarray:
-    """As many rows as the field can give with that share of pneumonia, none twice."""
-    healthy, ill = rng.permutation(field[~sick[field]]), rng.permutation(field[sick[field]])
+def mixed(rng: np.random.Generator, rows: np.ndarray, sick: np.ndarray, share: float) -> np.ndarray:
+    """As many of the rows as have this share of pneumonia, none twice."""
+    healthy, ill = rng.permutation(rows[~sick[rows]]), rng.permutation(rows[sick[rows]])
     count = min(len(healthy) / (1 - share), len(ill) / share)
     return rng.permutation(np.concatenate([healthy[: round(count * (1 - share))], ill[: round(count * share)]]))
 
@@ -146,11 +146,12 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--window", type=int, default=200)
     parser.add_argument("--alarm-rate", type=float, default=load_settings().monitor.alarm_rate)
-    asked = parser.parse_args()
-    dataset = open_dataset(asked.data, settings=load_settings())
-    unseen = (one for one in dataset.examples if one.split in {"val", "test"})
-    pictures = Images(asked.package, ((one.label == 1, one.patient or one.name, dataset.read(one)) for one in unseen))
-    shares = measure(pictures, runs=asked.runs, window=asked.window, alarm_rate=asked.alarm_rate)
+    arguments = parser.parse_args()
+    dataset = open_dataset(arguments.data, settings=load_settings())
+    unseen = (example for example in dataset.examples if example.split in {"val", "test"})
+    files = ((example.label == 1, example.patient or example.name, dataset.read(example)) for example in unseen)
+    images = Images(arguments.package, files)
+    shares = measure(images, runs=arguments.runs, window=arguments.window, alarm_rate=arguments.alarm_rate)
     print(json.dumps(shares, indent=1))
 
 

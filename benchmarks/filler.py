@@ -1,6 +1,6 @@
 """Writes objects into the embedded store by the hundred thousand: through its filer, with the content in the entry.
 
-Through S3 100,000 results with their uploads and heatmaps would take ten minutes. What lists and finds them sees no
+Through S3, 100,000 results with their uploads and heatmaps would take ten minutes. Listing and finding them makes no
 difference; a read saves one step in the store.
 """
 
@@ -19,7 +19,7 @@ from lungline.home import Home
 from lungline.network import HOST
 from lungline.settings import Settings
 
-UNDER_WAY = 64
+IN_FLIGHT = 64
 FILE_MODE = 0o660
 _PACKAGE = "filler_pb"
 _FIELDS = {
@@ -31,67 +31,68 @@ _FIELDS = {
 
 
 class Filler:
-    """A way into the store of a stack; use as a context, which ends when everything is written."""
+    """Writes objects into the store of a stack; a context manager, which exits when everything is written."""
 
     def __init__(self, settings: Settings) -> None:
         home = Home(settings.home)
         ports = load_ports(home)
         if ports is None:
             raise RuntimeError("No store runs in this home.")
-        held = Certificates.of(home.file("store", "config"))
+        certificates = Certificates.of(home.file("store", "config"))
         secret = grpc.ssl_channel_credentials(
-            held.authority.read_bytes(), held.key.read_bytes(), held.certificate.read_bytes()
+            certificates.authority.read_bytes(), certificates.key.read_bytes(), certificates.certificate.read_bytes()
         )
-        self._channel = grpc.secure_channel(f"{HOST}:{ports.filer_grpc}", secret)
+        direct = (("grpc.enable_http_proxy", 0),)
+        self._channel = grpc.secure_channel(f"{HOST}:{ports.filer_grpc}", secret, direct)
         self._request, response = _messages()
         self._create = self._channel.unary_unary(
             "/filer_pb.SeaweedFiler/CreateEntry",
             request_serializer=self._request.SerializeToString,
             response_deserializer=response.FromString,
         )
-        self._under_way: deque[Any] = deque()
+        self._in_flight: deque[Any] = deque()
 
     def put(self, bucket: str, key: str, data: bytes, moment: int) -> None:
-        """Write an object as it would be had it been stored at `moment`, in seconds since 1970."""
+        """Write an object with `moment`, in seconds since 1970, as the time when it was stored."""
         folder, _, name = f"{BUCKETS}/{bucket}/{key}".rpartition("/")
         request = self._request(directory=folder)
         request.entry.name, request.entry.content = name, data
         attributes = request.entry.attributes
         attributes.file_size, attributes.mtime, attributes.file_mode = len(data), moment, FILE_MODE
         attributes.md5 = hashlib.md5(data, usedforsecurity=False).digest()
-        self._under_way.append(self._create.future(request))
-        while len(self._under_way) > UNDER_WAY:
-            self._settle()
+        self._in_flight.append(self._create.future(request))
+        while len(self._in_flight) > IN_FLIGHT:
+            self._finish_first()
 
-    def _settle(self) -> None:
-        if error := self._under_way.popleft().result().error:
-            raise RuntimeError(f"The store did not take an object: {error}")
+    def _finish_first(self) -> None:
+        if error := self._in_flight.popleft().result().error:
+            raise RuntimeError(f"The store did not accept an object: {error}")
 
     def __enter__(self) -> Self:
         """The filler itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Wait for what is under way."""
-        while self._under_way:
-            self._settle()
+        """Wait for the writes in flight."""
+        while self._in_flight:
+            self._finish_first()
         self._channel.close()
 
 
 @cache
 def _messages() -> tuple[Any, Any]:
-    """The part that is needed here of SeaweedFS's filer.proto, under names of our own."""
+    """The messages of SeaweedFS's filer.proto that are needed here."""
     kinds = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="benchmarks/filler.proto", package=_PACKAGE, syntax="proto3")
     for name, fields in _FIELDS.items():
         message = file.message_type.add(name=name)
         for field, number, kind in fields:
-            one = message.field.add(name=field, number=number, label=kinds.LABEL_OPTIONAL)
+            added = message.field.add(name=field, number=number, label=kinds.LABEL_OPTIONAL)
             if kind in _FIELDS:
-                one.type_name = f".{_PACKAGE}.{kind}"
+                added.type_name = f".{_PACKAGE}.{kind}"
             else:
-                one.type = kinds.Type.Value(f"TYPE_{kind}")
+                added.type = kinds.Type.Value(f"TYPE_{kind}")
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    found = [pool.FindMessageTypeByName(f"{_PACKAGE}.{name}") for name in ("Request", "Response")]
-    return message_factory.GetMessageClass(found[0]), message_factory.GetMessageClass(found[1])
+    request, response = (pool.FindMessageTypeByName(f"{_PACKAGE}.{name}") for name in ("Request", "Response"))
+    return message_factory.GetMessageClass(request), message_factory.GetMessageClass(response)

@@ -11,24 +11,24 @@ Value = float | int | None
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """A figure, where a summary has it, and what it should be; `at_least`, or else at most."""
+    """A metric, its path in a summary, and its limit: a minimum with `at_least`, else a maximum."""
 
-    figure: str
+    metric: str
     part: str
     path: tuple[str, ...]
     limit: float
     unit: str = ""
     at_least: bool = False
 
-    def judged(self, summary: Mapping[str, Any]) -> dict[str, Any]:
-        """The goal beside what was found; `met` is None where nothing was."""
-        found = _at(summary, (self.part, *self.path))
-        met = None if found is None else found >= self.limit if self.at_least else found <= self.limit
+    def evaluate(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """The goal with the measured value; `met` is None where there is none."""
+        value = _at(summary, (self.part, *self.path))
+        met = None if value is None else value >= self.limit if self.at_least else value <= self.limit
         sign = ">=" if self.at_least else "<="
         return {
-            "figure": self.figure,
+            "figure": self.metric,
             "goal": f"{sign} {self.limit:g} {self.unit}".rstrip(),
-            "found": found,
+            "found": value,
             "met": met,
         }
 
@@ -60,13 +60,13 @@ GOALS = (
 )
 
 
-def judge(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """All goals with what the summary has for them."""
-    return [goal.judged(summary) for goal in GOALS]
+def evaluate(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All goals with the values of a summary."""
+    return [goal.evaluate(summary) for goal in GOALS]
 
 
 def growth(history: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Each figure at the last size over that at the first."""
+    """The ratio of each metric at the last size to that at the first."""
     first, *_, last = history.values() if len(history) > 1 else [*history.values()] * 2
     return {name: round(last[name] / first[name], 2) for name in first if first[name]}
 

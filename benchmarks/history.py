@@ -1,7 +1,7 @@
-"""What the thousandth and the hundred-thousandth result cost: `python -m benchmarks.history`.
+"""How costs grow with the number of results: `python -m benchmarks.history`.
 
-A store of its own is filled up to each size with uploads, records and heatmaps' names; then one result is saved and
-found, the latest are listed, and all uploads are reconciled with all results. Milliseconds, medians.
+A store is filled up to each size with uploads, records and heatmaps; then one result is saved and found, the latest are
+listed, and all uploads are reconciled with all results. Medians in milliseconds.
 """
 
 import argparse
@@ -30,17 +30,17 @@ SIZES = (1_000, 10_000, 100_000)
 MISSING = 5
 REPEATS = 25
 VERSION = "1"
-FIRST = 1_700_000_000  # when the first upload was stored; then one a second
+FIRST = 1_700_000_000  # when the first upload was stored; the others follow one a second
 
 
 def measure(sizes: tuple[int, ...] = SIZES, *, say: Callable[[str], None]) -> dict[str, Any]:
-    """Figures for each size."""
-    found: dict[str, Any] = {}
+    """Metrics for each size."""
+    by_size: dict[str, Any] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lungline-bench-")))
         settings = stack.enter_context(running_store(folder, load_settings({"home": folder})))
         storage, filled = Storage.from_settings(settings), 0
-        storage.exists(settings.results_bucket, "nothing")  # what the first call imports is no cost of the second
+        storage.exists(settings.results_bucket, "nothing")  # imports on the first call are not measured
         for size in sizes:
             began = time.perf_counter()
             with Filler(settings) as filler:
@@ -48,9 +48,9 @@ def measure(sizes: tuple[int, ...] = SIZES, *, say: Callable[[str], None]) -> di
                     _fill(filler, settings, number)
             filled = size
             say(f"{size} results are in the store after {time.perf_counter() - began:.0f} s")
-            found[str(size)] = _costs(storage, settings, size)
+            by_size[str(size)] = _costs(storage, settings, size)
         storage.close()
-    return found
+    return by_size
 
 
 def _fill(filler: Filler, settings: Settings, number: int) -> None:
@@ -65,7 +65,7 @@ def _fill(filler: Filler, settings: Settings, number: int) -> None:
 def _costs(storage: Storage, settings: Settings, size: int) -> dict[str, float]:
     bucket = settings.results_bucket
     fresh = iter(range(10**9 + size, 10**9 + size + REPEATS))
-    asked = iter([_upload(settings, _with_result(number * size // REPEATS)).identity for number in range(REPEATS)])
+    identities = iter([_upload(settings, _with_result(number * size // REPEATS)).identity for number in range(REPEATS)])
     sent: list[Upload] = []
 
     def save() -> None:
@@ -75,21 +75,21 @@ def _costs(storage: Storage, settings: Settings, size: int) -> dict[str, float]:
         records.save(storage, bucket, record)
 
     def find() -> None:
-        if len(records.find(storage, bucket, next(asked))) != 1:
+        if len(records.find(storage, bucket, next(identities))) != 1:
             raise RuntimeError("A result was not found.")
 
-    figures = {
+    medians = {
         "save_ms": _median(save),
         "find_ms": _median(find),
         "latest_20_ms": _median(lambda: records.latest(storage, bucket, 20), REPEATS // 3),
     }
-    began, used = time.perf_counter(), time.process_time()
-    found = reconcile(storage, settings, sent.append)
-    spent, used = time.perf_counter() - began, time.process_time() - used
+    began, cpu_began = time.perf_counter(), time.process_time()
+    report = reconcile(storage, settings, sent.append)
+    spent, used = time.perf_counter() - began, time.process_time() - cpu_began
     missing = sum(number % 1000 < MISSING for number in range(size))
-    if len(sent) != missing or found.uploads != size:
+    if len(sent) != missing or report.uploads != size:
         raise RuntimeError(f"Reconciling found {len(sent)} of {missing} uploads without a result.")
-    return figures | {
+    return medians | {
         "reconcile_s": round(spent, 2),
         "reconcile_us_an_upload": round(spent / size * 1e6, 1),
         "reconcile_cpu_us_an_upload": round(used / size * 1e6, 1),
@@ -100,11 +100,11 @@ def _with_result(number: int) -> int:
     return number - number % 1000 + max(number % 1000, MISSING)
 
 
-def _median(what: Callable[[], object], repeats: int = REPEATS) -> float:
+def _median(action: Callable[[], object], repeats: int = REPEATS) -> float:
     spent: list[float] = []
     for _ in range(repeats):
         began = time.perf_counter()
-        what()
+        action()
         spent.append((time.perf_counter() - began) * 1000)
     return round(statistics.median(spent), 2)
 
@@ -144,9 +144,9 @@ def main() -> None:
     """Measure, and print one JSON value; progress goes to standard error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
-    given = parser.parse_args()
-    found = measure(tuple(given.sizes), say=lambda line: print(line, file=sys.stderr, flush=True))
-    print(json.dumps(found, indent=2))
+    arguments = parser.parse_args()
+    metrics = measure(tuple(arguments.sizes), say=lambda line: print(line, file=sys.stderr, flush=True))
+    print(json.dumps(metrics, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A load generator that costs little: one thread, raw sockets, requests made beforehand.
+"""A cheap load generator: one thread, raw sockets, requests built beforehand.
 
-It shares the cores with what it loads. Each connection sends the next picture when the answer to the last has come.
-Run as a process of its own: `python -m benchmarks.load` reads one JSON object of arguments and prints one of figures.
+It shares the cores with the server. Each connection sends the next image when the response to the last has arrived.
+It runs as a process of its own: `python -m benchmarks.load` reads its arguments as JSON and prints metrics as JSON.
 """
 
 import json
@@ -18,8 +18,8 @@ CONNECTIONS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """What a round came to: answers, seconds, the generator's own CPU seconds, and latencies in milliseconds."""
+class LoadMetrics:
+    """Metrics of a round: responses, seconds, the generator's own CPU seconds, and latencies in milliseconds."""
 
     count: int
     failed: int
@@ -30,46 +30,51 @@ class Figures:
 
 
 class _Connection:
-    """One connection; `sent` is when its present request left."""
+    """One connection; `sent` is when its current request was sent."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sent = 0.0
-        self.answer = b""
+        self.response = b""
 
     def send(self, request: bytes) -> None:
-        self.answer = b""
+        self.response = b""
         self.sent = time.perf_counter()
         self.socket.sendall(request)
 
     def receive(self) -> int | None:
-        """The status, when the whole answer is here."""
+        """The status, once the whole response has arrived."""
         chunk = self.socket.recv(262144)
         if not chunk:
             raise ConnectionError("the server closed a connection")
-        self.answer += chunk
-        head = self.answer.find(b"\r\n\r\n")
+        self.response += chunk
+        head = self.response.find(b"\r\n\r\n")
         if head < 0:
             return None
-        at = self.answer.lower().find(b"content-length:", 0, head)
-        length = int(self.answer[at + 15 : self.answer.index(b"\r\n", at)])
-        return int(self.answer[9:12]) if len(self.answer) >= head + 4 + length else None
+        at = self.response.lower().find(b"content-length:", 0, head)
+        length = int(self.response[at + 15 : self.response.index(b"\r\n", at)])
+        return int(self.response[9:12]) if len(self.response) >= head + 4 + length else None
 
 
-def ask(port: int, path: str, bodies: list[str], *, seconds: float, connections: int) -> Figures:
-    """Keep so many POST requests of JSON under way for so many seconds, from a process of its own."""
-    given = {"port": port, "path": path, "bodies": bodies, "seconds": seconds, "connections": connections}
+def generate(port: int, path: str, bodies: list[str], *, seconds: float, connections: int) -> LoadMetrics:
+    """Keep `connections` POST requests of JSON in flight for this many seconds, from a process of its own."""
+    arguments = {"port": port, "path": path, "bodies": bodies, "seconds": seconds, "connections": connections}
     command = [sys.executable, "-m", "benchmarks.load"]
     done = subprocess.run(
-        command, input=json.dumps(given), capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent
+        command,
+        input=json.dumps(arguments),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent.parent,
     )
     if done.returncode:
         raise RuntimeError(f"The load generator failed: {done.stderr.strip().splitlines()[-1]}")
-    return Figures(**json.loads(done.stdout))
+    return LoadMetrics(**json.loads(done.stdout))
 
 
-def _run(port: int, path: str, bodies: list[str], *, seconds: float, connections: int) -> Figures:
+def _run(port: int, path: str, bodies: list[str], *, seconds: float, connections: int) -> LoadMetrics:
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
     requests = [f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode() for body in bodies]
     selector = selectors.DefaultSelector()
@@ -77,29 +82,29 @@ def _run(port: int, path: str, bodies: list[str], *, seconds: float, connections
     failed = number = 0
     cpu, began = time.process_time(), time.perf_counter()
     for _ in range(connections):
-        one = _Connection(port)
-        selector.register(one.socket, selectors.EVENT_READ, one)
-        one.send(requests[number % len(requests)])
+        connection = _Connection(port)
+        selector.register(connection.socket, selectors.EVENT_READ, connection)
+        connection.send(requests[number % len(requests)])
         number += 1
     waiting = connections
     while waiting:
         for key, _ in selector.select(120):
-            one: Any = key.data
-            status = one.receive()
+            connection: Any = key.data
+            status = connection.receive()
             if status is None:
                 continue
             now = time.perf_counter()
-            spent.append(now - one.sent)
+            spent.append(now - connection.sent)
             failed += status != 200
             if now - began > seconds:
                 waiting -= 1
-                selector.unregister(one.socket)
+                selector.unregister(connection.socket)
                 continue
-            one.send(requests[number % len(requests)])
+            connection.send(requests[number % len(requests)])
             number += 1
     used, took = time.process_time() - cpu, time.perf_counter() - began
     spent.sort()
-    return Figures(len(spent), failed, took, used, _at(spent, 0.5), _at(spent, 0.99))
+    return LoadMetrics(len(spent), failed, took, used, _at(spent, 0.5), _at(spent, 0.99))
 
 
 def _at(spent: list[float], share: float) -> float:

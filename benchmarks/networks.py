@@ -1,8 +1,8 @@
-"""Model packages to measure with, where there is no champion: `python -m benchmarks.networks FOLDER [NETWORK]`.
+"""Untrained model packages for benchmarks: `python -m benchmarks.networks FOLDER [NETWORK]`.
 
-`recipe` is the network that `lungline train` makes, from ImageNet weights and not trained: it says nothing about X-rays
-and costs what a champion costs. `small` is a separable network at 64 px with a hundred thousand weights and one look,
-like the prototype that the goals were set with. The thresholds call a tenth of drawn phantoms Unsure.
+`recipe` is the network that `lungline train` builds, with ImageNet weights: its predictions mean nothing, and it costs
+what a champion costs. `small` is a separable network at 64 px with a hundred thousand weights and one forward pass,
+like the prototype that the goals were set with. The thresholds label a tenth of drawn phantoms Unsure.
 """
 
 import subprocess
@@ -13,20 +13,20 @@ from typing import Any
 NETWORKS = ("recipe", "small")
 KERAS, PACKAGE = "network.keras", "package"
 UNSURE = 0.10
-PICTURES = 64
+IMAGES = 64
 
 
 def make(folder: Path, network: str = "recipe", unsure: float = UNSURE) -> Path:
-    """A package in a new folder, and the same network as Keras saves it; in a process of its own, for TensorFlow."""
+    """Write a package and the same network as a Keras file, in a process of its own because of TensorFlow."""
     command = [sys.executable, "-m", "benchmarks.networks", str(folder), network, str(unsure)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent)
     if done.returncode:
-        raise RuntimeError(f"The network {network} cannot be made: {done.stderr.strip().splitlines()[-1]}")
+        raise RuntimeError(f"The network {network} cannot be built: {done.stderr.strip().splitlines()[-1]}")
     return folder / PACKAGE
 
 
 def small() -> Any:
-    """A separable network of 106 thousand weights at 64 px, with the outputs of ours."""
+    """A separable network of 106 thousand weights at 64 px, with the outputs of the recipe's."""
     import keras
 
     layers: Any = keras.layers
@@ -74,12 +74,12 @@ def _write(folder: Path, network: str, unsure: float) -> None:
     write_package(folder / PACKAGE, keras_model=model, card=card)
     model.save(folder / KERAS)
     package = Package.load(folder / PACKAGE)
-    pictures = [jpeg(seed, opacities=bool(seed % 2)) for seed in range(PICTURES)]
-    prepared = [card.preparation.apply(card.preparation.decode(one)) for one in pictures]
-    found = sorted(package.predict(one[None])[0].probability for one in prepared)
-    first = round(PICTURES * (1 - unsure) / 2)
-    last = PICTURES - 1 - first
-    low, high = (0.0, 1.0) if unsure >= 1 else (found[first], found[last])
+    images = [jpeg(seed, opacities=bool(seed % 2)) for seed in range(IMAGES)]
+    prepared = [card.preparation.apply(card.preparation.decode(image)) for image in images]
+    probabilities = sorted(package.predict(image[None])[0].probability for image in prepared)
+    first = round(IMAGES * (1 - unsure) / 2)
+    last = IMAGES - 1 - first
+    low, high = (0.0, 1.0) if unsure >= 1 else (probabilities[first], probabilities[last])
     chosen = f"{unsure:.0%} of drawn phantoms are Unsure; not trained, for benchmarks only."
     thresholds = Thresholds(low=low, high=high, operating=(low + high) / 2, chosen=chosen)
     amend_card(folder / PACKAGE, thresholds=thresholds)

@@ -1,9 +1,9 @@
-"""What being watched costs the predictor: `python -m benchmarks.overhead`.
+"""The cost of metrics and traces in the predictor: `python -m benchmarks.overhead`.
 
-Three predictors are up at once, on one store: one whose figures are taken out, the one that is shipped, and that one
-with spans going to a collector. They judge uploads in turns, several rounds each, so that whatever else the machine
-does hits them all. Each ratio is the median over the rounds, each round beside the unwatched one's in the same round;
-CPU seconds of the server's own process say more than the clock on a machine that has other things to do.
+Three predictors run at once, on one store: one without metrics, the one that is shipped, and that one with spans sent
+to a collector. They predict uploads in turns, several rounds each, so that other load on the machine hits all of them.
+Each ratio is the median over the rounds, against the predictor without metrics in the same round. CPU seconds of the
+server's process say more than the clock on a busy machine.
 """
 
 import argparse
@@ -35,7 +35,7 @@ THREADS = 8
 
 
 def measure(package: Path, rounds: int, uploads: int) -> dict[str, Any]:
-    """Uploads a second and CPU seconds an upload of each, and their ratios to the unwatched one's."""
+    """Uploads per second and CPU per upload of each, and their ratios to the predictor without metrics."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lungline-overhead-")))
         settings = stack.enter_context(running_store(folder / "home", Settings(home=folder / "home")))
@@ -49,41 +49,41 @@ def measure(package: Path, rounds: int, uploads: int) -> dict[str, Any]:
             port = free_port()
             command = [module, "--model_dir", str(package), "--http_port", str(port)]
             servers[name] = stack.enter_context(started(command, port, "/v2/health/ready"))
-            _judge(servers[name], _put(storage, settings, f"warm/{name}", 30))
-        found: dict[str, list[tuple[float, float]]] = {name: [] for name in servers}
+            _predict(servers[name], _put(storage, settings, f"warm/{name}", 30))
+        rounds_of: dict[str, list[tuple[float, float]]] = {name: [] for name in servers}
         for number in range(rounds):
             order = list(servers) if number % 2 else list(servers)[::-1]
             for name in order:
                 events = _put(storage, settings, f"{number}/{name}", uploads)
-                found[name].append(_judge(servers[name], events))
-    return {"rounds": rounds, "uploads_a_round": uploads} | {name: _summary(found, name) for name in found}
+                rounds_of[name].append(_predict(servers[name], events))
+    return {"rounds": rounds, "uploads_a_round": uploads} | {name: _summary(rounds_of, name) for name in rounds_of}
 
 
-def _summary(found: dict[str, list[tuple[float, float]]], name: str) -> dict[str, float]:
-    pairs = list(zip(found[name], found[BARE], strict=True))
+def _summary(rounds_of: dict[str, list[tuple[float, float]]], name: str) -> dict[str, float]:
+    pairs = list(zip(rounds_of[name], rounds_of[BARE], strict=True))
     return {
-        "uploads_a_second": round(statistics.median(rate for rate, _ in found[name]), 1),
-        "cpu_ms_an_upload": round(1000 * statistics.median(cpu for _, cpu in found[name]), 3),
+        "uploads_a_second": round(statistics.median(rate for rate, _ in rounds_of[name]), 1),
+        "cpu_ms_an_upload": round(1000 * statistics.median(cpu for _, cpu in rounds_of[name]), 3),
         "rate_to_unwatched": round(statistics.median(own[0] / bare[0] for own, bare in pairs), 3),
         "cpu_to_unwatched": round(statistics.median(own[1] / bare[1] for own, bare in pairs), 3),
     }
 
 
 def _put(storage: Storage, settings: Settings, prefix: str, count: int) -> "queue.SimpleQueue[bytes]":
-    """Fresh uploads, as events."""
+    """Store new uploads; returns their events."""
     events: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     for number in range(count):
         key = f"{prefix}/{number}.jpeg"
-        etag = storage.put(settings.uploads_bucket, key, _PICTURES[number % len(_PICTURES)])
+        etag = storage.put(settings.uploads_bucket, key, _IMAGES[number % len(_IMAGES)])
         events.put(json.dumps(minio_record(Upload(settings.uploads_bucket, key, etag=etag))).encode())
     return events
 
 
-_PICTURES = [jpeg(seed, opacities=bool(seed % 2), size=224) for seed in range(8)]
+_IMAGES = [jpeg(seed, opacities=bool(seed % 2), size=224) for seed in range(8)]
 
 
-def _judge(server: Server, events: "queue.SimpleQueue[bytes]") -> tuple[float, float]:
-    """Uploads a second, and CPU seconds an upload."""
+def _predict(server: Server, events: "queue.SimpleQueue[bytes]") -> tuple[float, float]:
+    """Send the events; returns uploads per second, and CPU seconds per upload."""
     count, cpu, began = events.qsize(), server.cpu(), time.perf_counter()
 
     def work() -> None:
@@ -95,20 +95,20 @@ def _judge(server: Server, events: "queue.SimpleQueue[bytes]") -> tuple[float, f
                 connection.close()
                 return
             connection.request("POST", "/v1/models/pneumonia:predict", body, {"content-type": "application/json"})
-            answer = connection.getresponse()
-            answer.read()
-            if answer.status != 200:
-                raise RuntimeError(f"the predictor answered {answer.status}")
+            response = connection.getresponse()
+            response.read()
+            if response.status != 200:
+                raise RuntimeError(f"the predictor answered {response.status}")
 
     with ThreadPoolExecutor(THREADS) as pool:
-        for one in [pool.submit(work) for _ in range(THREADS)]:
-            one.result()
+        for job in [pool.submit(work) for _ in range(THREADS)]:
+            job.result()
     return count / (time.perf_counter() - began), (server.cpu() - cpu) / count
 
 
 @contextmanager
 def _collector() -> Iterator[str]:
-    """Something that takes spans and throws them away."""
+    """A collector that drops every span."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -127,13 +127,13 @@ def _collector() -> Iterator[str]:
 
 
 def main() -> None:
-    """Measure, and print what was found as JSON."""
-    parser = argparse.ArgumentParser(description="What being watched costs the predictor.")
+    """Measure, and print one JSON value."""
+    parser = argparse.ArgumentParser(description="The cost of metrics and traces in the predictor.")
     parser.add_argument("--package", type=Path, required=True, help="folder of a model package")
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--uploads", type=int, default=150, help="in a round")
-    given = parser.parse_args()
-    print(json.dumps(measure(given.package, given.rounds, given.uploads), indent=2))
+    parser.add_argument("--uploads", type=int, default=150, help="in each round")
+    arguments = parser.parse_args()
+    print(json.dumps(measure(arguments.package, arguments.rounds, arguments.uploads), indent=2))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Servers under measurement: started as processes of their own, ended by their own ids."""
+"""Servers to measure, each in a process of its own."""
 
 import http.client
 import socket
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server; `start_seconds` until it said that it was ready."""
+    """A running server; `start_seconds` is how long it took to become ready."""
 
     port: int
     process: psutil.Process
@@ -30,13 +30,13 @@ class Server:
         return sum(self.process.cpu_times()[:2])
 
     def megabytes(self) -> float:
-        """Resident memory."""
+        """Resident memory in MB."""
         return self.process.memory_info().rss / 2**20
 
 
 @contextmanager
 def started(module: list[str], port: int, ready: str) -> Iterator[Server]:
-    """`python -m` with these arguments, until the context ends. Raises RuntimeError with the end of what it said."""
+    """Run `python -m` with these arguments until the context ends. Raises RuntimeError with its log's last line."""
     with tempfile.TemporaryFile() as log:
         began = time.perf_counter()
         popen = subprocess.Popen([sys.executable, "-m", *module], stdout=log, stderr=log, cwd=ROOT)
@@ -44,8 +44,8 @@ def started(module: list[str], port: int, ready: str) -> Iterator[Server]:
             while status(port, ready) != 200:
                 if popen.poll() is not None or time.perf_counter() - began > START_SECONDS:
                     log.seek(0)
-                    said = log.read().decode(errors="replace").strip().splitlines()[-1:] or ["nothing"]
-                    raise RuntimeError(f"{module[0]} does not start; it said: {said[0]}")
+                    lines = log.read().decode(errors="replace").strip().splitlines()[-1:] or ["(empty)"]
+                    raise RuntimeError(f"{module[0]} does not start; its log ends with: {lines[0]}")
                 time.sleep(0.005)
             yield Server(port, psutil.Process(popen.pid), time.perf_counter() - began)
         finally:
@@ -58,7 +58,7 @@ def started(module: list[str], port: int, ready: str) -> Iterator[Server]:
 
 
 def status(port: int, path: str) -> int | None:
-    """What a server answers; None when it does not."""
+    """The status of a GET; None when the server does not answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", path)

@@ -1,7 +1,7 @@
-"""What one call to the store costs the caller, by who signs it: `python -m benchmarks.signing`.
+"""CPU cost of a call to the store, by signer: `python -m benchmarks.signing`.
 
-Ours (lungline.storage.signing), boto3, and botocore's signer over urllib3 with nothing else of boto3 around it; 8 KB
-objects on a real store, alternating. CPU milliseconds of this process a call, medians of rounds.
+Ours (lungline.storage.signing), boto3, and botocore's signer over urllib3 without the rest of boto3; objects of 8 KB on
+a real store, in turns. CPU milliseconds of this process per call, medians over the rounds.
 """
 
 import json
@@ -41,15 +41,15 @@ def measure() -> dict[str, dict[str, float]]:
             "boto3": _boto3(settings),
             "botocore signer": _bare(settings),
         }
-        spent: dict[str, dict[str, list[float]]] = {one: {"put": [], "get": []} for one in callers}
+        spent: dict[str, dict[str, list[float]]] = {caller: {"put": [], "get": []} for caller in callers}
         for number in range(ROUNDS + 1):
             for caller, calls in callers.items():
-                for what, call in calls.items():
+                for name, call in calls.items():
                     cost = _cost(call)
                     if number:  # the first round opens connections
-                        spent[caller][what].append(cost)
+                        spent[caller][name].append(cost)
     return {
-        caller: {what: round(statistics.median(costs), 3) for what, costs in calls.items()}
+        caller: {name: round(statistics.median(costs), 3) for name, costs in calls.items()}
         for caller, calls in spent.items()
     }
 
@@ -74,10 +74,10 @@ def _boto3(settings: Settings) -> dict[str, Call]:
         aws_access_key_id=settings.s3_access_key and settings.s3_access_key.get_secret_value(),
         aws_secret_access_key=settings.s3_secret_key and settings.s3_secret_key.get_secret_value(),
     )
-    named = {"Bucket": settings.results_bucket, "Key": KEY}
+    location = {"Bucket": settings.results_bucket, "Key": KEY}
     return {
-        "put": lambda: client.put_object(**named, Body=DATA),
-        "get": lambda: bytes(client.get_object(**named)["Body"].read()),
+        "put": lambda: client.put_object(**location, Body=DATA),
+        "get": lambda: bytes(client.get_object(**location)["Body"].read()),
     }
 
 
@@ -88,15 +88,15 @@ def _bare(settings: Settings) -> dict[str, Call]:
     pool = urllib3.PoolManager(maxsize=8, retries=False)
     url = f"{settings.s3_endpoint}/{settings.results_bucket}/{quote(KEY, safe='/-_.~')}"
 
-    def ask(method: str, data: bytes) -> bytes:
+    def send(method: str, data: bytes) -> bytes:
         request = AWSRequest(method, url, data=data, headers={"content-type": "image/jpeg"} if data else {})
         signer.add_auth(request)
-        answer = pool.request(method, url, body=data or None, headers=dict(request.headers.items()))
-        if answer.status >= 300:
-            raise RuntimeError(f"The store answered {answer.status}.")
-        return answer.data
+        response = pool.request(method, url, body=data or None, headers=dict(request.headers.items()))
+        if response.status >= 300:
+            raise RuntimeError(f"The store answered {response.status}.")
+        return response.data
 
-    return {"put": lambda: ask("PUT", DATA), "get": lambda: ask("GET", b"")}
+    return {"put": lambda: send("PUT", DATA), "get": lambda: send("GET", b"")}
 
 
 if __name__ == "__main__":

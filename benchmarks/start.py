@@ -1,7 +1,7 @@
-"""How soon a predictor answers after its start, and what memory it takes: `python -m benchmarks.start`.
+"""Start time and memory of a predictor: `python -m benchmarks.start`.
 
-From the start of the process until the first picture has been judged, several times; then its resident memory after
-a second of load. CPU seconds say the same on a busy machine.
+From the start of the process to its first prediction, several times; then its resident memory after a second of load.
+CPU seconds say the same on a busy machine.
 """
 
 import base64
@@ -30,12 +30,12 @@ def measure(package: Path, starts: int = 5) -> dict[str, Any]:
     for _ in range(starts):
         port = free_port()
         began = time.perf_counter()
-        with started([*module, str(port)], port, "/v2/health/ready") as one:
-            _judge(port, bodies[0])
+        with started([*module, str(port)], port, "/v2/health/ready") as server:
+            _predict(port, bodies[0])
             seconds.append(time.perf_counter() - began)
-            cpu.append(one.cpu())
-            load.ask(port, "/v1/models/pneumonia:predict", bodies, seconds=1, connections=load.CONNECTIONS)
-            memory.append(one.megabytes())
+            cpu.append(server.cpu())
+            load.generate(port, "/v1/models/pneumonia:predict", bodies, seconds=1, connections=load.CONNECTIONS)
+            memory.append(server.megabytes())
     return {
         "starts": starts,
         "start_to_first_prediction_s": round(statistics.median(seconds), 3),
@@ -44,18 +44,18 @@ def measure(package: Path, starts: int = 5) -> dict[str, Any]:
     }
 
 
-def _judge(port: int, body: str) -> None:
+def _predict(port: int, body: str) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     connection.request("POST", "/v1/models/pneumonia:predict", body, {"Content-Type": "application/json"})
-    answer = connection.getresponse()
-    answer.read()
+    response = connection.getresponse()
+    response.read()
     connection.close()
-    if answer.status != 200:
-        raise RuntimeError(f"The predictor answered {answer.status}.")
+    if response.status != 200:
+        raise RuntimeError(f"The predictor answered {response.status}.")
 
 
 def imports() -> list[str]:
-    """The slowest imports of a start, as `-X importtime` has them."""
+    """The slowest imports of a start, as lines of `-X importtime`."""
     command = [sys.executable, "-X", "importtime", "-c", "import serving.model_server, lungline.package"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stderr.splitlines()[1:]
     return sorted(lines, key=lambda line: -int(line.split("|")[1]))[:25]

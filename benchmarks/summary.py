@@ -1,6 +1,6 @@
-"""All figures of serving in one run, with their goals: `lungline bench`, or `python -m benchmarks.summary`.
+"""All benchmarks of serving with their goals: `lungline bench`, or `python -m benchmarks.summary`.
 
-Takes five to six minutes on two quiet cores. What fails is named under `errors`, and the rest goes on.
+Takes five to six minutes on two idle cores. A benchmark that fails is reported under `errors`, and the rest continues.
 """
 
 import json
@@ -22,13 +22,13 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How long it may take: turns of the contestants, seconds of the bursts, sizes of the history."""
+    """How long to measure: turns of the contestants, seconds of the bursts, sizes of the history."""
 
     rounds: int = 4
     seconds: float = 2.0
     calm: float = 30.0
     storm: float = 60.0
-    # A little more than is asked for: the last result comes a moment after the last upload.
+    # A little more than the goal: the last result comes a moment after the last upload.
     rate: float = 102.0
     starts: int = 5
     sizes: tuple[int, ...] = history.SIZES
@@ -38,18 +38,18 @@ QUICK = Effort(rounds=1, seconds=0.5, calm=4, storm=4, starts=1, sizes=(200, 400
 
 
 def measure(package: Path | None = None, effort: Effort = Effort(), say: Say = print) -> dict[str, Any]:
-    """The summary; without a package one is made with the recipe's network, from ImageNet weights and not trained."""
+    """The summary; without a package, one is built with the recipe's network and ImageNet weights, untrained."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="lungline-bench-") as folder:
         made = package or networks.make(Path(folder), "recipe")
         summary: dict[str, Any] = {
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": _machine(),
-            "model": str(package) if package else "the recipe's network, untrained; a tenth of pictures Unsure",
+            "model": str(package) if package else "the recipe's network, untrained; a tenth of images Unsure",
         }
-        summary |= _parts(_jobs(made, package, effort, say), say)
+        summary |= _run(_jobs(made, package, effort, say), say)
     summary["seconds"] = round(time.monotonic() - began)
-    summary["goals"] = goals.judge(summary)
+    summary["goals"] = goals.evaluate(summary)
     return summary
 
 
@@ -57,8 +57,8 @@ def _jobs(made: Path, package: Path | None, effort: Effort, say: Say) -> dict[st
     turns = {"rounds": effort.rounds, "seconds": effort.seconds}
 
     def grown() -> dict[str, Any]:
-        found = history.measure(effort.sizes, say=say)
-        return {"sizes": found, "growth": goals.growth(found)}
+        by_size = history.measure(effort.sizes, say=say)
+        return {"sizes": by_size, "growth": goals.growth(by_size)}
 
     return {
         "decoding": decoding.measure,
@@ -72,23 +72,23 @@ def _jobs(made: Path, package: Path | None, effort: Effort, say: Say) -> dict[st
     }
 
 
-def _parts(jobs: dict[str, Callable[[], dict[str, Any]]], say: Say) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _run(jobs: dict[str, Callable[[], dict[str, Any]]], say: Say) -> dict[str, Any]:
+    results: dict[str, Any] = {}
     errors: dict[str, str] = {}
     for name, job in jobs.items():
         say(f"[{name}]")
         began = time.monotonic()
         try:
-            found[name] = job()
-        except Exception as exc:  # noqa: BLE001 - one part that fails must not cost the figures of the others
+            results[name] = job()
+        except Exception as exc:  # noqa: BLE001 - a benchmark that fails must not stop the others
             errors[name] = f"{type(exc).__name__}: {exc}"
             say(f"{name} failed: {errors[name]}")
         say(f"[{name}] took {time.monotonic() - began:.0f} s")
-    return found | {"errors": errors}
+    return results | {"errors": errors}
 
 
 def _machine() -> dict[str, Any]:
-    """Where this ran, and how busy it was: absolute times of a busy machine say little."""
+    """The machine, and how busy it was: absolute times of a busy machine say little."""
     return {
         "system": platform.platform(),
         "processor": _processor(),
@@ -107,30 +107,30 @@ def _processor() -> str:
 
 
 def rows(summary: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """The table of goals: figure, goal, found, met."""
+    """The table of goals: metric, goal, measured value, whether it is met."""
     words = {True: "yes", False: "NO", None: "not measured"}
     return [
-        (one["figure"], one["goal"], "" if one["found"] is None else f"{one['found']:g}", words[one["met"]])
-        for one in summary["goals"]
+        (goal["figure"], goal["goal"], "" if goal["found"] is None else f"{goal['found']:g}", words[goal["met"]])
+        for goal in summary["goals"]
     ]
 
 
 def contestants(summary: dict[str, Any]) -> list[tuple[str, ...]]:
-    """The table of contestants: network, name, pictures a second, for each CPU second, latencies, settings."""
+    """The table of contestants: network, name, images per second and per CPU second, latencies, settings."""
     return [
         (
             part["network"],
             name,
-            *(f"{one[field]:g}" for field in ("per_second", "per_core", "cores_used", "p50_ms", "p99_ms")),
-            one["settings"],
+            *(f"{contestant[field]:g}" for field in ("per_second", "per_core", "cores_used", "p50_ms", "p99_ms")),
+            contestant["settings"],
         )
         for part in (summary.get("predictor"), summary.get("predictor_small"))
         if part
-        for name, one in part["contestants"].items()
+        for name, contestant in part["contestants"].items()
     ]
 
 
 if __name__ == "__main__":
     effort = QUICK if "--quick" in sys.argv else Effort()
-    found = measure(effort=effort, say=lambda line: print(line, file=sys.stderr, flush=True))
-    print(json.dumps(found, indent=2))
+    summary = measure(effort=effort, say=lambda line: print(line, file=sys.stderr, flush=True))
+    print(json.dumps(summary, indent=2))

@@ -1,7 +1,7 @@
-"""How the worklist answers with 100,000 results, and what 200 open pages cost: `python benchmarks/worklist.py`.
+"""Response times of the worklist with 100,000 results and 200 open pages: `python benchmarks/worklist.py`.
 
-Everything is real: the service in a process of its own, an SQLite file, HTTP on loopback. Figures are milliseconds at
-the client, one request at a time. SQLAlchemy address in LUNGLINE_WORKLIST__DATABASE for another database.
+Everything is real: the service in a process of its own, an SQLite file, HTTP on loopback. Times are milliseconds at the
+client, one request at a time. LUNGLINE_WORKLIST__DATABASE takes the SQLAlchemy address of another database.
 """
 
 import argparse
@@ -98,15 +98,15 @@ def results(count: int) -> list[ResultRecord]:
 
 
 def fill(database: Database, count: int) -> float:
-    """Take two thousand results in and copy them until there are enough; how many a second were taken in."""
-    wanted = results(min(count, SEED))
+    """Ingest two thousand results and copy them until there are enough; returns results ingested per second."""
+    ingested = results(min(count, SEED))
     start = time.perf_counter()
-    ingest(database, *wanted)
-    rate = len(wanted) / (time.perf_counter() - start)
+    ingest(database, *ingested)
+    rate = len(ingested) / (time.perf_counter() - start)
     with database.writing() as session:
-        for copy in range(1, count // len(wanted)):
+        for copy in range(1, count // len(ingested)):
             session.execute(
-                text(COPY), {"copy": f"-{copy}", "later": copy * 7_919_000_000 % MONTH, "most": len(wanted)}
+                text(COPY), {"copy": f"-{copy}", "later": copy * 7_919_000_000 % MONTH, "most": len(ingested)}
             )
         session.execute(text("ANALYZE"))
     return rate
@@ -149,7 +149,7 @@ def paths(client: httpx.Client) -> dict[str, str]:
 
 
 async def follow(url: str, cookie: str, pages: int, process: psutil.Process) -> dict[str, float]:
-    """Open pages, send ten results a second for ten seconds, and see what it costs and how late they come."""
+    """Open pages, send ten results per second for ten seconds, and measure costs and delays."""
     arrivals: list[float] = []
     sent: dict[str, float] = {}
     ready = asyncio.Semaphore(0)
@@ -174,8 +174,8 @@ async def follow(url: str, cookie: str, pages: int, process: psutil.Process) -> 
         for number in range(100):
             result = record(10**7 + number, random.Random(number).random(), arrived=datetime.now(UTC))
             sent[result.upload.identity] = time.perf_counter()
-            answer = await client.post(url, content=result.model_dump_json(), headers=HEADERS)
-            answer.raise_for_status()
+            response = await client.post(url, content=result.model_dump_json(), headers=HEADERS)
+            response.raise_for_status()
             await asyncio.sleep(max(0.0, start + (number + 1) * 0.1 - time.perf_counter()))
         await asyncio.sleep(2)
         busy = (sum(process.cpu_times()[:2]) - used) / (time.perf_counter() - start) * 100
@@ -199,11 +199,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=int, default=100_000)
     parser.add_argument("--pages", type=int, default=200)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         settings = load_settings({"home": Path(folder)})
         with closing(Database.open(settings)) as database:
-            rate = fill(database, given.results)
+            rate = fill(database, arguments.results)
             cookie = Access(database, settings).begin("benchmark", "admin")
         port = free_port()
         url = f"http://127.0.0.1:{port}"
@@ -211,13 +211,13 @@ def main() -> None:
         command = [sys.executable, "-m", "worklist", "--http_port", str(port)]
         with subprocess.Popen(command, env=environment, cwd=Path(__file__).parent.parent) as server:
             try:
-                print(json.dumps(measure(url, cookie, given.pages, psutil.Process(server.pid), rate), indent=2))
+                print(json.dumps(measure(url, cookie, arguments.pages, psutil.Process(server.pid), rate), indent=2))
             finally:
                 server.terminate()
 
 
 def measure(url: str, cookie: str, pages: int, process: psutil.Process, rate: float) -> dict[str, object]:
-    """All figures."""
+    """All metrics."""
     deadline = time.monotonic() + 60
     while True:
         try:
@@ -228,16 +228,16 @@ def measure(url: str, cookie: str, pages: int, process: psutil.Process, rate: fl
                 raise
             time.sleep(0.1)
     with httpx.Client(base_url=url, cookies={COOKIE: cookie}, timeout=60) as client:
-        figures: dict[str, object] = {
+        metrics: dict[str, object] = {
             name: timed(lambda path=path: client.get(path), process) for name, path in paths(client).items()
         }
         fresh = iter(results(2000)[-REQUESTS:])
-        figures["event"] = timed(
+        metrics["event"] = timed(
             lambda: client.post("/", content=next(fresh).model_dump_json(), headers=HEADERS), process
         )
-    figures["results a second into the database"] = round(rate)
-    figures[f"{pages} pages"] = asyncio.run(follow(url, cookie, pages, process))
-    return figures
+    metrics["results a second into the database"] = round(rate)
+    metrics[f"{pages} pages"] = asyncio.run(follow(url, cookie, pages, process))
+    return metrics
 
 
 if __name__ == "__main__":

@@ -156,9 +156,10 @@ def _require_shape(tensor: dict[str, Any], count: int) -> list[int]:
     if math.prod(shape) != count:
         raise RequestMalformed(f"The shape {shape[:8]} does not fit the data; number of elements: {count}.")
     data = tensor.get("data")
-    nested = isinstance(data, list) and any(isinstance(item, list) for item in data)
     # Clients leave out the dimension of a batch of one.
-    if nested and not _is_nested_as(data, shape) and not (shape[0] == 1 and _is_nested_as(data, shape[1:])):
+    accepted = [shape, shape[1:]] if shape[0] == 1 else [shape]
+    nested = isinstance(data, list) and any(isinstance(item, list) for item in data)
+    if nested and not any(_is_nested_as(data, sizes) for sizes in accepted):
         raise RequestMalformed(f"The shape {shape[:8]} does not fit the nesting of the data.")
     return shape
 
@@ -167,7 +168,7 @@ def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
 
-def _is_nested_as(data: list[Any], shape: list[int]) -> bool:
+def _is_nested_as(data: Any, shape: list[int]) -> bool:
     """Whether lists are nested as deep, and each as long, as the shape says; level by level, whatever the depth."""
     level: list[Any] = [data]
     for size in shape:

@@ -1,4 +1,4 @@
-"""The benchmarks run, and their arithmetic is right; nothing here says how fast anything is."""
+"""The benchmarks run, and their arithmetic is right; no speed is asserted."""
 
 from typing import Any
 
@@ -10,59 +10,61 @@ from benchmarks.servers import free_port, started
 from tests.support.tiny_package import write_tiny_package
 
 
-def said(_: str) -> None:
-    """Progress that nobody reads."""
+def ignore(_: str) -> None:
+    """Drop the progress."""
 
 
 @pytest.fixture(scope="module")
-def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a short measurement of a real predictor came to."""
+def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A short measurement of a real predictor."""
     folder = tmp_path_factory.mktemp("benchmarks") / "package"
     write_tiny_package(folder)
-    return predictor.measure(package=folder, rounds=1, seconds=0.2, connections=2, peers=False, say=said)
+    return predictor.measure(package=folder, rounds=1, seconds=0.2, connections=2, peers=False, say=ignore)
 
 
-def test_a_real_predictor_is_measured_beside_its_floor(figures: dict[str, Any]) -> None:
-    assert figures["failed"] == {}
-    assert set(figures["contestants"]) == {OURS, FLOOR}
-    for one in figures["contestants"].values():
-        assert one["per_second"] > 0
-        assert one["per_core"] > 0
-        assert one["settings"]
-    assert figures["ratios"][FLOOR] > 0
+def test_a_real_predictor_is_measured_beside_its_floor(measured: dict[str, Any]) -> None:
+    assert measured["failed"] == {}
+    assert set(measured["contestants"]) == {OURS, FLOOR}
+    for contestant in measured["contestants"].values():
+        assert contestant["per_second"] > 0
+        assert contestant["per_core"] > 0
+        assert contestant["settings"]
+    assert measured["ratios"][FLOOR] > 0
 
 
-def test_the_table_of_contestants_names_each_with_its_settings(figures: dict[str, Any]) -> None:
-    rows = summary.contestants({"predictor": figures})
+def test_the_table_of_contestants_names_each_with_its_settings(measured: dict[str, Any]) -> None:
+    rows = summary.contestants({"predictor": measured})
     assert {row[1] for row in rows} == {OURS, FLOOR}
     assert all(len(row) == 8 and "LiteRT" in row[-1] for row in rows)
 
 
-def test_ratios_are_medians_of_rounds_and_per_core_against_the_floor() -> None:
+def test_ratios_are_medians_over_the_rounds() -> None:
+    """Against the floor they are per core."""
+
     def turn(rate: float, per_core: float) -> Round:
         return Round(rate, per_core, 1.0, 1.0, 1.0, 0.0)
 
-    found = {
+    results = {
         OURS: [turn(100, 70), turn(300, 60), turn(200, 80)],
         KERAS: [turn(1, 1), turn(2, 1), turn(4, 1)],
         FLOOR: [turn(1, 100), turn(1, 100), turn(1, 100)],
     }
-    assert predictor.ratios(found) == {KERAS: 100, FLOOR: 0.7}
+    assert predictor.ratios(results) == {KERAS: 100, FLOOR: 0.7}
 
 
 def test_goals_are_met_missed_or_not_measured() -> None:
-    found = {
+    measured = {
         "predictor": {"ratios": {KERAS: 80.0, FLOOR: 0.69}},
         "uploads": {"calm": {"p50_ms": 25.0}, "storm": {"lost": 1}},
         "errors": {},
     }
-    judged = {one["figure"]: one for one in goals.judge(found)}
-    assert judged["over FastAPI with keras.Model.predict, the recipe's network"]["met"] is True
-    assert judged["over the floor, per core used, the recipe's network"]["met"] is False
-    assert judged["upload to saved result at 5 a second, p50"]["met"] is True
-    assert judged["uploads lost"] == {"figure": "uploads lost", "goal": "<= 0", "found": 1, "met": False}
-    assert judged["process start to first prediction"]["met"] is None
-    rows = summary.rows({"goals": list(judged.values())})
+    evaluated = {goal["figure"]: goal for goal in goals.evaluate(measured)}
+    assert evaluated["over FastAPI with keras.Model.predict, the recipe's network"]["met"] is True
+    assert evaluated["over the floor, per core used, the recipe's network"]["met"] is False
+    assert evaluated["upload to saved result at 5 a second, p50"]["met"] is True
+    assert evaluated["uploads lost"] == {"figure": "uploads lost", "goal": "<= 0", "found": 1, "met": False}
+    assert evaluated["process start to first prediction"]["met"] is None
+    rows = summary.rows({"goals": list(evaluated.values())})
     assert ("uploads lost", "<= 0", "1", "NO") in rows
 
 
@@ -71,12 +73,12 @@ def test_growth_compares_the_last_size_with_the_first() -> None:
     assert goals.growth({"10": {"find_ms": 2.0}}) == {"find_ms": 1.0}
 
 
-def test_a_part_that_fails_costs_no_other_its_figures() -> None:
+def test_a_benchmark_that_fails_does_not_stop_the_others() -> None:
     def fails() -> dict[str, Any]:
         raise RuntimeError("nothing is there")
 
-    found = summary._parts({"start": fails, "decoding": lambda: {"cpu_ms": 1.0}}, said)  # noqa: SLF001 - the seam
-    assert found == {"decoding": {"cpu_ms": 1.0}, "errors": {"start": "RuntimeError: nothing is there"}}
+    results = summary._run({"start": fails, "decoding": lambda: {"cpu_ms": 1.0}}, ignore)  # noqa: SLF001 - the seam
+    assert results == {"decoding": {"cpu_ms": 1.0}, "errors": {"start": "RuntimeError: nothing is there"}}
 
 
 def test_a_server_that_does_not_start_says_why() -> None:
@@ -90,10 +92,10 @@ def test_a_server_that_does_not_start_says_why() -> None:
 
 def test_a_load_generator_without_a_server_says_why() -> None:
     with pytest.raises(RuntimeError, match="refused"):
-        load.ask(free_port(), "/", ["{}"], seconds=0.1, connections=1)
+        load.generate(free_port(), "/", ["{}"], seconds=0.1, connections=1)
 
 
 def test_history_is_measured_on_a_real_store() -> None:
-    found = history.measure((40, 60), say=said)
-    assert set(found) == {"40", "60"}
-    assert all(value >= 0 for one in found.values() for value in one.values())
+    by_size = history.measure((40, 60), say=ignore)
+    assert set(by_size) == {"40", "60"}
+    assert all(value >= 0 for metrics in by_size.values() for value in metrics.values())

@@ -1,7 +1,7 @@
-"""Peer (a): what most people write, a FastAPI service that calls `keras.Model.predict` for each request.
+"""The common way: a FastAPI service that calls `keras.Model.predict` for each request.
 
-One uvicorn worker (with uvloop and httptools), TensorFlow's own choice of threads. The picture is decoded by Pillow at
-the reduced scale that ours is decoded at, and prepared by the same few steps.
+One uvicorn worker (with uvloop and httptools), TensorFlow's default threads. Pillow decodes the image at the same
+reduced scale as the predictor, and the same few steps prepare it.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def service(model: Any) -> FastAPI:
 
     @app.post("/predict")
     def predict(body: Body) -> dict[str, Any]:
-        images = np.stack([prepare(base64.b64decode(one["b64"]), size) for one in body.instances])
+        images = np.stack([prepare(base64.b64decode(instance["b64"]), size) for instance in body.instances])
         logits = model.predict(images, verbose=0)["logit"].ravel()
         risks = 1 / (1 + np.exp(-logits))
         return {"predictions": [{"probability": float(risk)} for risk in risks]}
@@ -48,10 +48,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--port", type=int, required=True)
-    given = parser.parse_args()
-    model: Any = keras.models.load_model(given.model)
+    arguments = parser.parse_args()
+    model: Any = keras.models.load_model(arguments.model)
     model.predict(np.zeros((1, *model.input_shape[1:]), np.float32), verbose=0)
-    uvicorn.run(service(model), host="127.0.0.1", port=given.port, log_level="warning", access_log=False)
+    uvicorn.run(service(model), host="127.0.0.1", port=arguments.port, log_level="warning", access_log=False)
 
 
 if __name__ == "__main__":

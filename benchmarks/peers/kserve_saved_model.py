@@ -1,8 +1,8 @@
-"""Peer (b): KServe with the TensorFlow SavedModel loaded in the predictor, called by its signature.
+"""KServe with a TensorFlow SavedModel, called by its signature.
 
-One worker, REST only, the same decoding as peer (a), no Python list on the way. `--threads` are TensorFlow's own for
-one operation; requests run on a pool of as many threads as the machine has cores, because KServe would otherwise run a
-prediction on its event loop and stand still meanwhile.
+One worker, REST only, the same decoding as the other peer, no Python lists. `--threads` is TensorFlow's intra-op number
+of threads. Requests run on a pool of as many threads as there are cores, because KServe would otherwise run predictions
+on its event loop and block it.
 """
 
 import argparse
@@ -28,7 +28,7 @@ class SavedModel(Model):
         self._call = self._module.signatures["serving_default"]
         self._size = self._call.structured_input_signature[1]["image"].shape[1]
         self._pool = ThreadPoolExecutor(os.cpu_count())
-        self._judge([np.zeros((self._size, self._size, 1), np.float32)])
+        self._predict_images([np.zeros((self._size, self._size, 1), np.float32)])
         self.ready = True
 
     async def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:  # noqa: ARG002
@@ -36,10 +36,10 @@ class SavedModel(Model):
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._answer, payload)
 
     def _answer(self, payload: Any) -> dict[str, Any]:
-        images = [prepare(base64.b64decode(one["b64"]), self._size) for one in payload["instances"]]
-        return {"predictions": [{"probability": float(risk)} for risk in self._judge(images)]}
+        images = [prepare(base64.b64decode(instance["b64"]), self._size) for instance in payload["instances"]]
+        return {"predictions": [{"probability": float(risk)} for risk in self._predict_images(images)]}
 
-    def _judge(self, images: list[np.ndarray]) -> np.ndarray:
+    def _predict_images(self, images: list[np.ndarray]) -> np.ndarray:
         logits = self._call(image=tf.constant(np.stack(images)))["logit"].numpy().ravel()
         return 1 / (1 + np.exp(-logits))
 
@@ -50,11 +50,11 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
-    tf.config.threading.set_intra_op_parallelism_threads(given.threads)
+    arguments = parser.parse_args()
+    tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    model = SavedModel("pneumonia", given.model)
-    server = ModelServer(http_port=given.port, enable_grpc=False, workers=1)
+    model = SavedModel("pneumonia", arguments.model)
+    server = ModelServer(http_port=arguments.port, enable_grpc=False, workers=1)
     server.start([model])
 
 

@@ -1,4 +1,4 @@
-"""The predictor without its figures: what `python -m benchmarks.overhead` holds the real one against."""
+"""The predictor without metrics: the baseline of `python -m benchmarks.overhead`."""
 
 from prometheus_client import Counter, Gauge, Histogram
 

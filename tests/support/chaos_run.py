@@ -231,6 +231,6 @@ def names_of(record: Message, garbage: set[bytes]) -> list[str | bytes]:
 
 def shuffled_pairs(seed: int) -> list[tuple[str, str]]:
     """Every pair of services once, shuffled by the seed."""
-    pairs = list(itertools.combinations(SERVICES, 2))
+    pairs: list[tuple[str, str]] = [*itertools.combinations(SERVICES, 2)]
     random.Random(seed).shuffle(pairs)
     return pairs
