@@ -34,7 +34,8 @@ def examine(settings: Settings) -> list[Check]:
     """Make all checks, also after one has failed."""
     status = stack.status(settings)
     machine = [_python(), _memory(), _disk(settings.home), _data(settings)]
-    return [*machine, *_services(status), *_champion(settings, status), *check_metrics(status)]
+    model = [*_champion(settings, status), *_registry(settings, status)]
+    return [*machine, *_services(status), *model, *check_metrics(status)]
 
 
 def _python() -> Check:
@@ -102,6 +103,19 @@ def _champion(settings: Settings, status: StackStatus) -> Iterator[Check]:
         finding = f"version {champion}; the predictor serves {serving or 'nothing'}"
         cure = f"lungline promote {champion} --by NAME --reason TEXT"
         yield Check("champion", champion == serving, finding, cure)
+
+
+def _registry(settings: Settings, status: StackStatus) -> list[Check]:
+    """MLflow compared with the history, once it is ready; while it starts, the check of the service says so."""
+    if not status.running or status.service("mlflow").state not in {"ready", "external"}:
+        return []
+    from lungline.registry.checks import check_registry
+    from lungline.registry.versions import Registry
+
+    try:
+        return list(check_registry(Registry(stack.connect(settings))))
+    except LunglineError as exc:
+        return [Check("mlflow alias", False, str(exc), "Repair the services above first.")]
 
 
 @dataclass(frozen=True, slots=True)

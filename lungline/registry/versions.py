@@ -106,7 +106,7 @@ class Registry:
             version = self.challenger()
         else:
             version = name.removeprefix("v") if name else None
-            if not (version and version.isdigit() and self.storage.exists(self.bucket, self._key(version))):
+            if not (version and version.isdigit() and self.has_package(version)):
                 raise RegistryError(f"There is no version {name} of {self.name}; `lungline models` lists the versions.")
         if version is None:
             raise RegistryError(f"There is no {name or CHALLENGER} of {self.name} yet; `lungline train` registers one.")
@@ -133,6 +133,10 @@ class Registry:
     def package_uri(self, version: str) -> str:
         """Where the package of a version lies."""
         return f"s3://{self.bucket}/{self.name}/{version}/"
+
+    def has_package(self, version: str) -> bool:
+        """Whether the package of a version is stored."""
+        return self.storage.exists(self.bucket, self._key(version))
 
     def fetch(self, version: str, folder: Path) -> Package:
         """Download the package of a version into a folder and load it. Raises PackageError when it is damaged."""
@@ -176,7 +180,7 @@ class Registry:
     def _registered(self, client: "MlflowClient", run_id: str) -> str | None:
         for entry in client.search_model_versions(f"name='{self.name}' and run_id='{run_id}'"):
             version = str(entry.version)
-            if self.storage.exists(self.bucket, self._key(version)):
+            if self.has_package(version):
                 return version
             # The registration of this version broke off before its package was there; the next number is as good.
             client.delete_model_version(self.name, version)
@@ -193,7 +197,7 @@ class Registry:
                 self.name, f"models:/{logged.model_id}", run_id, model_id=logged.model_id, await_creation_for=0
             )
             version = str(entry.version)
-            if not self.storage.exists(self.bucket, self._key(version)):
+            if not self.has_package(version):
                 return version
             client.delete_model_version(self.name, version)
 
