@@ -67,9 +67,9 @@ def pictures(folder: Path) -> Images:
 def share_of_alarms(pictures: Images, change: str, runs: int) -> float:
     heard = 0
     for run in range(runs):
-        known, field = pictures.parted(np.random.default_rng(run), WINDOW)
-        reference = sample(pictures.seen["none"][row] for row in known)
-        window = sample(pictures.seen[change][row] for row in field[:WINDOW])
+        known, field = pictures.split(np.random.default_rng(run), WINDOW)
+        reference = sample(pictures.results["none"][row] for row in known)
+        window = sample(pictures.results[change][row] for row in field[:WINDOW])
         heard += bool(compare(reference, window, 0.01, seed=run).alarms)
     return heard / runs
 
