@@ -69,9 +69,9 @@ def running_network(server: str) -> Iterator[Network]:
 
 def _pump(source: socket.socket, target: socket.socket, network: Network, stopping: threading.Event) -> None:
     is_stream = False
-    source.settimeout(0.1)
     held: list[tuple[float, bytes]] = []
-    with contextlib.suppress(OSError), source, target:
+    with contextlib.suppress(OSError), source, target:  # the other direction may have closed them
+        source.settimeout(0.1)
         while not stopping.is_set() and network.mode != "refuse":
             with contextlib.suppress(TimeoutError):
                 data = source.recv(65536)
