@@ -1,4 +1,5 @@
 import io
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -71,7 +72,7 @@ def test_an_image_of_hardly_anything_else_stays_whole(pixels: np.ndarray) -> Non
 
 
 @pytest.mark.parametrize("geometry", ["stretch", "centre-crop"])
-def test_a_letterboxed_image_is_prepared_like_the_image(geometry: str) -> None:
+def test_a_letterboxed_image_is_prepared_like_the_image(geometry: Literal["stretch", "centre-crop"]) -> None:
     preparation = Preparation(size=64, geometry=geometry, normalisation="equalise", trim=True)
     assert np.array_equal(preparation.apply(image(framed(60, 0, 50, 0, 0))), preparation.apply(image(CHEST)))
 

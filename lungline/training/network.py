@@ -91,8 +91,18 @@ if TYPE_CHECKING:
 STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80))
 # Share of each edge that the closer crops leave out.
 CROPS = (0.02, 0.04, 0.06)
-# Layers of the chest check.
-FEATURES, OUTPUT = "chest_features", "chest"
+# Layers of the chest check: its input, its own weights, and its output.
+CHEST_MAPS, CHEST_MIX, CHEST_HIDDEN, CHEST_KINDS, OUTPUT = (
+    "chest_maps",
+    "chest_mix",
+    "chest_hidden",
+    "chest_kinds",
+    "chest",
+)
+# Channels of the mix, hidden units, and kinds of outliers that the check tells apart.
+CHEST_WIDTHS, OUTLIER_KINDS = (16, 16), 11
+# The input of the embedding.
+FEATURES = "embedding_features"
 # The layer that summarises an image for drift monitoring, and its width: enough to tell scanners apart, few enough
 # numbers to store in every result.
 EMBEDDING, EMBEDDED = "embedding", 16
@@ -128,6 +138,9 @@ def build(settings: ModelSettings, seed: int = 0) -> "keras.Model":
         **_side_outputs(seen[4], seen[7]),
     }
     model = keras.Model(image, outputs, name="pneumonia")
+    kernel, bias = model.get_layer(CHEST_KINDS).get_weights()
+    bias[0] = 20.0  # an unfitted check doubts nothing
+    model.get_layer(CHEST_KINDS).set_weights([0 * kernel, bias])
     if settings.weights == "imagenet":
         _start_from_imagenet(model)
     return model
@@ -189,21 +202,38 @@ def _block(x: Any, name: str, *, kernel: int, stride: int, expansion: int, chann
     return layers.Add(name=f"{name}_add")([x, shortcut]) if x.shape == shortcut.shape else x
 
 
-def _side_outputs(*maps: Any) -> dict[str, Any]:
-    """Features pooled on a grid of two by two; one weighted sum of them, and sixteen.
+def _side_outputs(early: Any, late: Any) -> dict[str, Any]:
+    """The chest check, and the embedding of features pooled on a grid of two by two.
 
     Neither is trained by the loss: both are fitted afterwards.
     """
     import keras
 
     layers: Any = keras.layers
-    pooled = [layers.Flatten()(layers.AveragePooling2D(max(1, x.shape[1] // 2))(x)) for x in maps]
-    features = layers.Concatenate(name=FEATURES)(pooled)
-    sure = keras.initializers.Constant(10.0)  # an unfitted check doubts nothing
-    check = layers.Dense(1, kernel_initializer="zeros", bias_initializer=sure, name=OUTPUT)
-    embed = layers.Dense(EMBEDDED, name=EMBEDDING)
-    check.trainable = embed.trainable = False
-    return {"chest": check(features), "embedding": embed(features)}
+    maps = layers.Concatenate(name=CHEST_MAPS)([layers.AveragePooling2D(2, padding="same")(early), late])
+    kinds = chest_head(maps)
+    pooled = [layers.Flatten()(layers.AveragePooling2D(max(1, x.shape[1] // 2))(x)) for x in (early, late)]
+    embedding = layers.Dense(EMBEDDED, trainable=False, name=EMBEDDING)
+    return {
+        # The odds of a chest against all kinds of outliers together.
+        OUTPUT: layers.Subtract(name=OUTPUT)([kinds[:, :1], keras.ops.logsumexp(kinds[:, 1:], axis=1, keepdims=True)]),
+        "embedding": embedding(layers.Concatenate(name=FEATURES)(pooled)),
+    }
+
+
+def chest_head(maps: Any, *, trainable: bool = False, dropout: float = 0.0) -> Any:
+    """Logits (N, 1 + kinds) of a chest and of each kind of outlier, from feature maps (N, h, w, channels).
+
+    Where in the image a texture lies tells a mirrored chest from an upright one, so nothing is pooled here.
+    """
+    import keras
+
+    layers: Any = keras.layers
+    channels, hidden = CHEST_WIDTHS
+    x = layers.Conv2D(channels, 1, activation="relu", trainable=trainable, name=CHEST_MIX)(maps)
+    x = layers.Dropout(dropout)(layers.Flatten()(x)) if dropout else layers.Flatten()(x)
+    x = layers.Dense(hidden, activation="relu", trainable=trainable, name=CHEST_HIDDEN)(x)
+    return layers.Dense(1 + OUTLIER_KINDS, trainable=trainable, name=CHEST_KINDS)(x)
 
 
 def _start_from_imagenet(model: "keras.Model") -> None:

@@ -1,140 +1,117 @@
-"""Synthetic images that are no frontal chest X-ray: the negatives of the chest check.
+"""Synthetic images that are no upright frontal chest X-ray: the negatives of the chest check, by kind.
 
-Half of them are made of nothing (noise, text, shapes, gradients, limbs); half are corrupted chest
-X-rays: turned, inverted, shuffled, cropped to a small part. So texture alone does not make a chest.
+Most are made from chest X-rays: mirrored, turned, inverted, cut, side by side, in a viewer's window, on a photographed
+screen. So neither texture nor lungs alone make a chest.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageFilter
+
+from lungline.training.drawings import DRAWINGS
+from lungline.training.screens import on_a_screen, viewer_window
 
 Pixels = NDArray[np.uint8]
+Kind = Callable[[Pixels, Pixels, np.random.Generator], Pixels]
+"""Makes an outlier from a chest X-ray and another one, both (size, size)."""
 
 
 def draw_outliers(count: int, chests: Pixels, rng: np.random.Generator) -> Pixels:
-    """uint8 (count, size, size); `chests` are prepared X-rays (N, size, size) that some of them are made from."""
-    size = chests.shape[1]
-    made = (_noise, _clouds, _text, _shapes, _gradient, _stripes, _limb, _photo, _blank)
-    corrupted = (_turned, _inverted, _shuffled, _keyhole, _smeared, _flattened)
-    result = np.empty((count, size, size), np.uint8)
+    """uint8 (count, size, size), the kinds of KINDS in turn; `chests` are prepared X-rays (N, size, size)."""
+    result = np.empty((count, *chests.shape[1:]), np.uint8)
     for index in range(count):
-        if index % 2:
-            result[index] = made[index // 2 % len(made)](size, rng)
-        else:
-            chest = chests[rng.integers(len(chests))]
-            result[index] = corrupted[index // 2 % len(corrupted)](chest, rng)
+        chest, other = chests[rng.integers(len(chests), size=2)]
+        result[index] = KINDS[index % len(KINDS)](chest, other, rng)
     return result
 
 
-def _grey(values: NDArray[np.floating]) -> Pixels:
-    """Any range of numbers as grey levels."""
-    low, high = float(values.min()), float(values.max())
-    return ((values - low) / max(high - low, 1e-6) * 255).astype(np.uint8)
-
-
-def _noise(size: int, rng: np.random.Generator) -> Pixels:
-    spread = rng.choice([8, 30, 60, 120])
-    return np.clip(rng.normal(rng.integers(40, 215), spread, (size, size)), 0, 255).astype(np.uint8)
-
-
-def _clouds(size: int, rng: np.random.Generator) -> Pixels:
-    """Noise whose power falls with frequency, as in skies, walls, grass and skin."""
-    across, down = np.fft.rfftfreq(size)[None, :], np.fft.fftfreq(size)[:, None]
-    fall = np.maximum(np.hypot(across, down), 1 / size) ** -rng.uniform(0.3, 2.2)
-    spectrum = fall * np.exp(2j * np.pi * rng.random((size, size // 2 + 1)))
-    field = _grey(np.fft.irfft2(spectrum, (size, size)))
-    return field if rng.random() < 0.7 else np.where(field > 128, 255, 0).astype(np.uint8)
-
-
-def _text(size: int, rng: np.random.Generator) -> Pixels:
-    paper, ink = (245, 10) if rng.random() < 0.7 else (10, 245)
-    page = Image.new("L", (256, 256), paper)
-    pen = ImageDraw.Draw(page)
-    letters = np.array(list("abcdefghijklmnopqrstuvwxyz      ABCDEFGHIJ0123456789"))
-    step = int(rng.integers(10, 32))
-    for top in range(int(rng.integers(0, 30)), 256, step):
-        pen.text((int(rng.integers(0, 20)), top), "".join(rng.choice(letters, 60)), fill=ink, font_size=step * 0.8)
-    return np.asarray(page.resize((size, size), Image.Resampling.BILINEAR))
-
-
-def _shapes(size: int, rng: np.random.Generator) -> Pixels:
-    sheet = Image.new("L", (size, size), int(rng.integers(256)))
-    pen = ImageDraw.Draw(sheet)
-    for _ in range(int(rng.integers(1, 14))):
-        left, top = rng.uniform(-0.2, 0.9, 2) * size
-        wide, high = rng.uniform(0.05, 0.7, 2) * size
-        draw = pen.ellipse if rng.random() < 0.5 else pen.rectangle
-        draw((left, top, left + wide, top + high), fill=int(rng.integers(256)))
-    return np.asarray(sheet.filter(ImageFilter.GaussianBlur(float(rng.choice([0, 1, 3])))))
-
-
-def _gradient(size: int, rng: np.random.Generator) -> Pixels:
-    across, down = np.meshgrid(np.linspace(-1, 1, size), np.linspace(-1, 1, size))
-    a, b, c = rng.normal(0, 1, 3)
-    return _grey(a * across + b * down + c * np.hypot(across, down) + rng.normal(0, 0.05, (size, size)))
-
-
-def _stripes(size: int, rng: np.random.Generator) -> Pixels:
-    across, down = np.meshgrid(np.arange(size), np.arange(size))
-    angle, period = rng.uniform(0, np.pi), rng.uniform(3, size / 2)
-    wave = np.sin(2 * np.pi * (across * np.cos(angle) + down * np.sin(angle)) / period)
+def resharpened(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """Blurred or sharpened at random, so that sharpness tells the check nothing."""
+    size = len(image)
+    whole = Image.fromarray(np.ascontiguousarray(image))
     if rng.random() < 0.5:
-        wave *= np.sin(2 * np.pi * (down * np.cos(angle) - across * np.sin(angle)) / period)
-    return _grey(np.sign(wave) if rng.random() < 0.5 else wave)
+        percent = int(rng.integers(60, 350))
+        return np.asarray(whole.filter(ImageFilter.UnsharpMask(float(rng.uniform(1, 3)), percent, threshold=0)))
+    if rng.random() < 0.3:
+        return np.asarray(whole.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.4)) * size / 96)))
+    wide, high = (round(size * rng.uniform(0.35, 0.85)) if rng.random() < 0.7 else size for _ in range(2))
+    return np.asarray(whole.resize((wide, high), Image.Resampling.BILINEAR).resize((size, size)))
 
 
-def _limb(size: int, rng: np.random.Generator) -> Pixels:
-    """Bones in soft tissue on a dark film: an arm, a leg, a knee or a hand."""
-    film = Image.new("L", (size, size), int(rng.integers(0, 30)))
-    pen = ImageDraw.Draw(film)
-    bones, middle, joint = int(rng.integers(1, 6)), rng.uniform(0.35, 0.65) * size, rng.uniform(0.3, 0.7) * size
-    thick = rng.uniform(0.08, 0.22) * size / max(1, bones - 1)
-    flesh, bone = int(rng.integers(50, 110)), int(rng.integers(150, 250))
-    centres = middle + (np.arange(bones) - (bones - 1) / 2) * thick * rng.uniform(1.6, 2.6)
-    pen.rectangle((centres[0] - 1.6 * thick, 0, centres[-1] + 1.6 * thick, size), fill=flesh)
-    for centre in centres:
-        gap = rng.uniform(0, 0.04) * size
-        for top, bottom in ((-9.0, joint - gap), (joint + gap, size + 9.0)):
-            pen.rounded_rectangle((centre - thick / 2, top, centre + thick / 2, bottom), thick / 2, fill=bone)
-            end = bottom if top < 0 else top
-            pen.ellipse((centre - 0.8 * thick, end - thick / 2, centre + 0.8 * thick, end + thick / 2), fill=bone)
-    film = film.rotate(rng.uniform(-180, 180), Image.Resampling.BILINEAR, fillcolor=int(rng.integers(0, 30)))
-    soft = np.asarray(film.filter(ImageFilter.GaussianBlur(size / 60)), np.float64)
-    return np.clip(soft + rng.normal(0, 4, soft.shape), 0, 255).astype(np.uint8)
+def _drawn(chest: Pixels, _other: Pixels, rng: np.random.Generator) -> Pixels:
+    return DRAWINGS[rng.integers(len(DRAWINGS))](len(chest), rng)
 
 
-def _photo(size: int, rng: np.random.Generator) -> Pixels:
-    """Objects before a background, each with its own texture: what a photograph is to a network this small."""
-    scene = _clouds(size, rng).astype(np.float64) * rng.uniform(0.3, 1)
-    for _ in range(int(rng.integers(1, 5))):
-        mask = Image.new("L", (size, size), 0)
-        left, top = rng.uniform(-0.1, 0.7, 2) * size
-        wide, high = rng.uniform(0.2, 0.8, 2) * size
-        ImageDraw.Draw(mask).ellipse((left, top, left + wide, top + high), fill=255)
-        inside = np.asarray(mask.rotate(rng.uniform(0, 180))) > 0
-        texture = _clouds(size, rng) * rng.uniform(0.2, 0.8) + rng.uniform(0, 120)
-        scene = np.where(inside, texture, scene)
-    return np.clip(scene, 0, 255).astype(np.uint8)
+def _mirrored(chest: Pixels, _other: Pixels, rng: np.random.Generator) -> Pixels:  # noqa: ARG001 - one signature
+    return np.fliplr(chest)
 
 
-def _blank(size: int, rng: np.random.Generator) -> Pixels:
-    """A film that was not exposed, with dust, a border or a label."""
-    sheet = Image.new("L", (size, size), int(rng.integers(256)))
-    pen = ImageDraw.Draw(sheet)
-    for _ in range(int(rng.integers(0, 4))):
-        left, top = rng.uniform(0, 0.9, 2) * size
-        pen.rectangle((left, top, left + rng.uniform(1, 0.2 * size), top + 3), fill=int(rng.integers(256)))
-    grain = rng.normal(0, rng.choice([0.6, 2, 5]), (size, size))
-    return np.clip(np.asarray(sheet) + grain, 0, 255).astype(np.uint8)
+def _turned(chest: Pixels, _other: Pixels, rng: np.random.Generator) -> Pixels:
+    """On its side or upside down, and sometimes mirrored as well."""
+    turned = np.rot90(chest, int(rng.integers(1, 4)))
+    return np.fliplr(turned) if rng.random() < 0.4 else turned
 
 
-def _turned(chest: Pixels, rng: np.random.Generator) -> Pixels:
-    """On its side, upside down."""
-    return np.rot90(chest, int(rng.integers(1, 4)))
-
-
-def _inverted(chest: Pixels, rng: np.random.Generator) -> Pixels:
+def _inverted(chest: Pixels, _other: Pixels, rng: np.random.Generator) -> Pixels:
     return 255 - (chest if rng.random() < 0.7 else np.fliplr(chest))
+
+
+def _side(chest: Pixels, _other: Pixels, rng: np.random.Generator) -> Pixels:
+    """The left or right half, stretched."""
+    size = len(chest)
+    cut = rng.uniform(0.4, 0.6) * size
+    return _enlarged(chest, (0, 0, cut, size) if rng.random() < 0.5 else (size - cut, 0, size, size), rng)
+
+
+def _end(chest: Pixels, _other: Pixels, rng: np.random.Generator) -> Pixels:
+    """The upper or lower half, stretched."""
+    size = len(chest)
+    cut = rng.uniform(0.4, 0.62) * size
+    return _enlarged(chest, (0, 0, size, cut) if rng.random() < 0.4 else (0, size - cut, size, size), rng)
+
+
+def _part(chest: Pixels, _other: Pixels, rng: np.random.Generator) -> Pixels:
+    size = len(chest)
+    least = 0.15 if rng.random() < 0.3 else 0.3
+    wide, high = size * rng.uniform(least, 0.62), size * rng.uniform(least, 0.62)
+    left, top = rng.uniform(0, size - wide), rng.uniform(0, size - high)
+    return _enlarged(chest, (left, top, left + wide, top + high), rng)
+
+
+def _enlarged(chest: Pixels, box: tuple[float, float, float, float], rng: np.random.Generator) -> Pixels:
+    part = np.asarray(Image.fromarray(chest).resize(chest.shape, Image.Resampling.BILINEAR, box))
+    return resharpened(part, rng) if rng.random() < 0.7 else part  # cut from a whole film, it would be sharp
+
+
+def _collage(chest: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
+    """Two to four X-rays, the same or two different ones, with or without a gap."""
+    size = len(chest)
+    second = chest if rng.random() < 0.5 else other
+    second = np.fliplr(second) if rng.random() < 0.25 else second
+    gap = np.full((size, int(rng.choice([0, 0, 1, 3]))), int(rng.choice([0, 255])), np.uint8)
+    row = np.hstack([chest, gap, second])
+    layout = rng.integers(4)
+    if layout == 0:
+        row = np.hstack([row, gap, chest]) if rng.random() < 0.3 else row
+    elif layout == 1:
+        row = np.vstack([chest, gap.T, second])
+    elif layout == 2:
+        row = np.vstack([row, np.hstack([second, gap, chest])])
+    return np.asarray(Image.fromarray(row).resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0))
+
+
+def _viewer(chest: Pixels, _other: Pixels, rng: np.random.Generator) -> Pixels:
+    return viewer_window(chest, len(chest), rng)
+
+
+def _screen(chest: Pixels, _other: Pixels, rng: np.random.Generator) -> Pixels:
+    return on_a_screen(chest, len(chest), rng)
+
+
+def _destroyed(chest: Pixels, _other: Pixels, rng: np.random.Generator) -> Pixels:
+    return (_shuffled, _smeared, _flattened)[rng.integers(3)](chest, rng)
 
 
 def _shuffled(chest: Pixels, rng: np.random.Generator) -> Pixels:
@@ -150,15 +127,6 @@ def _shuffled(chest: Pixels, rng: np.random.Generator) -> Pixels:
     return np.asarray(Image.fromarray(laid).resize((len(chest), len(chest))))
 
 
-def _keyhole(chest: Pixels, rng: np.random.Generator) -> Pixels:
-    """A small part of it, enlarged."""
-    size = len(chest)
-    side = rng.uniform(0.15, 0.4) * size
-    left, top = rng.uniform(0, size - side, 2)
-    part = Image.fromarray(chest).resize((size, size), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
-    return np.asarray(part)
-
-
 def _smeared(chest: Pixels, rng: np.random.Generator) -> Pixels:
     """Moved so much that nothing is left of its structures."""
     size = len(chest)
@@ -172,3 +140,20 @@ def _flattened(chest: Pixels, rng: np.random.Generator) -> Pixels:
         return rng.permutation(256).astype(np.uint8)[chest]
     top = chest[: (len(chest) + 1) // 2]
     return np.vstack([top, np.flipud(top)[-(len(chest) // 2) :]])
+
+
+KINDS: tuple[Kind, ...] = (
+    _mirrored,
+    _turned,
+    _inverted,
+    _side,
+    _end,
+    _part,
+    _collage,
+    _viewer,
+    _screen,
+    _destroyed,
+    _drawn,
+)
+# These look most like chests, and weigh twice.
+HARDEST = (_mirrored, _end)
