@@ -9,6 +9,7 @@ from laptop.services.predictor import running_predictor
 from lungline.deployment.base import deployment_of
 from lungline.deployment.laptop import LaptopDeployment
 from lungline.errors import ModelNotReady, ObjectGone, PackageError, StackError
+from lungline.home import Home
 from lungline.package.card import amend_card
 from lungline.settings import Settings, load_settings
 from lungline.storage.s3 import Storage
@@ -43,7 +44,7 @@ def versioned(package: Path, folder: Path, version: str) -> Path:
 def without_an_answer(settings: Settings, seconds: float) -> LaptopDeployment:
     """A deployment whose predictor does not answer."""
     storage = Storage.from_settings(settings)
-    return LaptopDeployment(settings.home, storage, "http://127.0.0.1:1", settings.model_name, seconds)
+    return LaptopDeployment(Home(settings.home), storage, "http://127.0.0.1:1", settings.model_name, seconds)
 
 
 def test_where_there_never_was_a_stack_nothing_is_deployed(settings: Settings, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from lungline.events.uploads import readable_key
 from lungline.results import records
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
+from tests.support.laptop_stack import NO_MLFLOW, with_champion
 from tests.support.worklist_site import wait
-from tests.test_laptop import ELSEWHERE, promote
 
 pytestmark = pytest.mark.stack
 
@@ -49,8 +49,7 @@ LITTER = [".DS_Store", "ward/Thumbs.db", "ward/._tab.jpg", "ward/desktop.ini", "
 def settings(tmp_path_factory: pytest.TempPathFactory, packages: tuple[Path, Path]) -> Iterator[Settings]:
     """A stack with a champion, to whose store all keys were uploaded."""
     home = tmp_path_factory.mktemp("stack") / "home"
-    promote(home, packages[0])
-    plain = Settings(home=home, mlflow_uri=ELSEWHERE)
+    plain = with_champion(home, packages[0])
     stack.up(plain, wait_for={*stack.ESSENTIAL, "worklist"}, attached=True)
     settings = stack.connect(plain)
     storage = Storage.from_settings(settings)
@@ -83,7 +82,7 @@ def test_the_worklist_shows_every_key(settings: Settings, storage: Storage) -> N
     """With its invisible characters as escapes, on the list and on the page of the X-ray."""
     wait(lambda: len(results(settings, storage)) >= len(OUTCOMES), seconds=60)
     with httpx.Client(follow_redirects=True, timeout=30, headers={"accept": "text/html"}) as client:
-        assert client.get(sign_in_link(Settings(home=settings.home, mlflow_uri=ELSEWHERE))).status_code == 200
+        assert client.get(sign_in_link(Settings(home=settings.home, mlflow_uri=NO_MLFLOW))).status_code == 200
         base = stack.status(settings).service("worklist").address
         wait(lambda: client.get(f"{base}/?view=all").text.count('class="xray"') >= len(OUTCOMES), seconds=30)
         page = client.get(f"{base}/?view=all").text

@@ -153,7 +153,7 @@ class TestDicom:
     )
     def test_the_copy_is_upright_and_says_so(self, orientation: list[str], stored: Callable[[Any], Any]) -> None:
         """Its pixels and its orientation agree, and it is not turned again when it is read."""
-        window = {"WindowCenter": "2048", "WindowWidth": "4096"}
+        window: dict[str, Any] = {"WindowCenter": "2048", "WindowWidth": "4096"}
         pixels = np.ascontiguousarray(stored(film(128)))
         copy = deidentify(write(pixels, bits=12, PatientOrientation=orientation, **window), PSEUDONYMS).data
         ours, theirs = decode(copy).pixels, decode(write(film(128), bits=12, **window)).pixels
