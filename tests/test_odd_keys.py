@@ -15,7 +15,7 @@ from lungline.events.uploads import readable_key
 from lungline.results import records
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
-from tests.support.laptop_stack import NO_MLFLOW, with_champion
+from tests.support.laptop_stack import NO_MLFLOW, running_stack
 from tests.support.worklist_site import wait
 
 pytestmark = pytest.mark.stack
@@ -48,19 +48,16 @@ LITTER = [".DS_Store", "ward/Thumbs.db", "ward/._tab.jpg", "ward/desktop.ini", "
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory, packages: tuple[Path, Path]) -> Iterator[Settings]:
     """A stack with a champion, to whose store all keys were uploaded."""
-    home = tmp_path_factory.mktemp("stack") / "home"
-    plain = with_champion(home, packages[0])
-    stack.up(plain, wait_for={*stack.ESSENTIAL, "worklist"}, attached=True)
-    settings = stack.connect(plain)
-    storage = Storage.from_settings(settings)
-    for key in LITTER:
-        storage.put(settings.uploads_bucket, key, b"Mac OS X")
-    for number, key in enumerate(KEYS):
-        storage.put(settings.uploads_bucket, key, jpeg(number, opacities=True))
-    for key, data in FOLDERS.items():
-        storage.put(settings.uploads_bucket, key, data)
-    yield settings
-    stack.down(plain)
+    with running_stack(tmp_path_factory.mktemp("stack"), packages[0]) as plain:
+        settings = stack.connect(plain)
+        storage = Storage.from_settings(settings)
+        for key in LITTER:
+            storage.put(settings.uploads_bucket, key, b"Mac OS X")
+        for number, key in enumerate(KEYS):
+            storage.put(settings.uploads_bucket, key, jpeg(number, opacities=True))
+        for key, data in FOLDERS.items():
+            storage.put(settings.uploads_bucket, key, data)
+        yield settings
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import json
 import tempfile
 import time
 import urllib.parse
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, cast
 
 from lungline.deployment.kserve import ClusterDeployment
 from lungline.errors import PromotionRefused, Unavailable
+from lungline.network import open_url
 from lungline.promotion.promotion import Promotion, promote, prove, rollback
 from lungline.registry.versions import Registry
 from lungline.settings import Settings
@@ -159,7 +159,7 @@ def _ask(prometheus_uri: str, query: str) -> float | None:
     """The one number that a query gives; None when it gives none, or not a number."""
     uri = f"{prometheus_uri.rstrip('/')}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
     try:
-        with urllib.request.urlopen(uri, timeout=QUERY_SECONDS) as response:  # noqa: S310 - the address is the operator's
+        with open_url(uri, timeout=QUERY_SECONDS) as response:
             series = cast("dict[str, Any]", json.load(response))["data"]["result"]
         value = float(series[0]["value"][1]) if series else None
     except (OSError, ValueError, LookupError, TypeError) as exc:

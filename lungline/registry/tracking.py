@@ -7,6 +7,7 @@ new and empty costs no training, because `settle` writes whatever it lacks from 
 # MLflow's own types are incomplete.
 # pyright: reportUnknownMemberType=false
 import dataclasses
+import http.client
 import json
 import os
 import queue
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from lungline.errors import LunglineError, RegistryError, RegistryUnavailable
+from lungline.network import open_url
 from lungline.package.card import CodeFacts, DataFacts
 from lungline.settings import Settings
 
@@ -199,14 +201,12 @@ def translated(settings: Settings) -> Generator[None]:
 
 
 def _await_answer(uri: str, wait: float, give_up: Callable[[], bool]) -> None:
-    import requests
-
     deadline = time.monotonic() + wait
     while True:
         try:
-            if requests.get(f"{uri}/health", timeout=5).ok:
+            with open_url(f"{uri}/health", timeout=5):
                 return
-        except requests.RequestException:
+        except (OSError, http.client.HTTPException, ValueError):
             pass
         if time.monotonic() > deadline or give_up():
             raise RegistryUnavailable(f"The MLflow server at {uri} does not answer.")
