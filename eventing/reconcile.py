@@ -98,7 +98,7 @@ def _keep_for_research(storage: Storage, settings: Settings) -> int:
         return 0
     from lungline.deidentification import research  # its libraries are seldom needed here
 
-    return research.catch_up_owed(storage, settings).kept
+    return research.catch_up(storage, settings).kept
 
 
 def reconcile(

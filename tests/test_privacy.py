@@ -26,6 +26,7 @@ from lungline.events.uploads import Upload
 from lungline.imaging.decoding import decode
 from lungline.package.card import Thresholds, amend_card
 from lungline.package.package import Package
+from lungline.results import records as results
 from lungline.results.records import ModelFacts, OperatingPoint, ResultLabel, ResultRecord, Times, UploadFacts
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
@@ -367,12 +368,17 @@ class TestResearchBucket:
         assert leaks(caplog.text) == []
 
     def test_a_catch_up_stores_missing_images(self, store: Storage, tmp_path: Path) -> None:
-        settings = Settings(home=tmp_path, research_bucket="research-four")
-        store.ensure_buckets("research-four")
+        settings = Settings(home=tmp_path, research_bucket="research-four", results_bucket="results-four")
+        store.ensure_buckets("research-four", "results-four")
         store.put("xray-uploads", KEY, named_film())
-        records = [record(KEY), record("gone", identity="b" * 32), record("x", "Normal", identity="c" * 32)]
-        assert research.catch_up(records, store, settings) == research.CatchUp(kept=1, present=0, failed=1)
-        assert research.catch_up(records, store, settings) == research.CatchUp(kept=0, present=1, failed=1)
+        records = [record(KEY), record("gone", identity="b" * 32)]
+        for result in records:
+            results.save(store, "results-four", result)
+        for expected in (research.CatchUp(kept=1, present=0, failed=1), research.CatchUp(kept=0, present=1, failed=1)):
+            for result in records:
+                store.put("results-four", results.OWED + result.id, b"")
+            assert research.catch_up(store, settings) == expected
+        assert research.catch_up(store, settings) == research.CatchUp(kept=0, present=0, failed=0)
 
 
 def test_an_unsure_upload_is_stored_for_research(

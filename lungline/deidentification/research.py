@@ -4,14 +4,13 @@
     unsure/ab/abcdef....json    the facts about it; stored last
 
 A failure here does not affect the result: it is logged, and a marker in the results bucket (`owed/abcdef...-3`, for
-record 3 of upload abcdef...) lets `catch_up_owed` try again without reading all results.
+record 3 of upload abcdef...) lets `catch_up` try again without reading all results.
 """
 
 import contextlib
 import json
 import logging
 import traceback
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,14 +59,8 @@ def keep(record: ResultRecord, data: bytes, storage: Storage, settings: Settings
     return True
 
 
-def catch_up(records: Iterable[ResultRecord], storage: Storage, settings: Settings) -> CatchUp:
-    """Store the images of unsure records that could not be stored when they were diagnosed."""
-    outcomes = [_catch_up(record, storage, settings) for record in records if record.label == "Unsure"]
-    return CatchUp(outcomes.count("kept"), outcomes.count("present"), outcomes.count("failed") + outcomes.count("lost"))
-
-
-def catch_up_owed(storage: Storage, settings: Settings) -> CatchUp:
-    """The same for records with a marker; costs one listing when there is none."""
+def catch_up(storage: Storage, settings: Settings) -> CatchUp:
+    """Store the images that could not be stored when they were diagnosed; costs one listing when there are none."""
     outcomes: list[str] = []
     for info in storage.list(settings.results_bucket, OWED):
         identity, _, version = info.key.removeprefix(OWED).partition("-")
