@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import console
-from cli.options import Home, Json, connected, moment_of, show, writing
+from cli.options import Home, Json, connected, moment_of, path_of, show, writing
 
 if TYPE_CHECKING:
     from lungline.monitoring.findings import MonitoringFindings
@@ -27,7 +27,7 @@ def monitor(
         typer.Option(metavar="TIME", help="How far back: 7d, 12h, 30m, or a moment [default: LUNGLINE_MONITOR__DAYS]."),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write the report to this HTML file.")
+        Path | None, typer.Option(metavar="FILE", parser=path_of, help="Also write the report to this HTML file.")
     ] = None,
     fail_on_drift: Annotated[
         bool, typer.Option("--fail-on-drift", help="Exit with 3 when the latest window of a version has drifted.")
@@ -46,7 +46,7 @@ def monitor(
 
     settings = connected(home)
     storage = Storage.from_settings(settings)
-    results = run_monitoring(settings, storage, _moment(since) if since else None)
+    results = run_monitoring(settings, storage, _moment(since) if since is not None else None)
     html = page(results)
     told = findings.save(storage, settings.results_bucket, results, html)
     if report:

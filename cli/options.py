@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from lungline.settings import Settings
 
 
-def _folder(text: str) -> Path:
-    """A folder's path; an empty text, such as an unset variable gives, is not the current folder."""
+def path_of(text: str) -> Path:
+    """The path that an option names; an empty text, such as an unset variable gives, is not the current folder."""
     if not text:
-        raise typer.BadParameter("expected a folder; found nothing")
+        raise typer.BadParameter("expected a path; found nothing")
     return Path(text)
 
 
 Home = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", parser=_folder, help="State of the laptop stack [default: .lungline].")
+    Path | None, typer.Option(metavar="FOLDER", parser=path_of, help="State of the laptop stack [default: .lungline].")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of text.")]
 Data = Annotated[

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import console
-from cli.options import Data, Home, Json, Set, configured, connected, package_of, show, started, writing
+from cli.options import Data, Home, Json, Set, configured, connected, package_of, path_of, show, started, writing
 
 if TYPE_CHECKING:
     from lungline.settings import Settings
@@ -196,9 +196,9 @@ def evaluate(
 
 @app.command()
 def compile(  # noqa: A001  # the command's name; the builtin is not used here
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The YAML file to write.")] = Path(
-        "pipeline.yaml"
-    ),
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", parser=path_of, help="The YAML file to write.")
+    ] = Path("pipeline.yaml"),
     assignments: Set = None,
 ) -> None:
     """Compile the pipeline for a Kubeflow Pipelines server."""

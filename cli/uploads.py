@@ -75,7 +75,9 @@ def results(
 @app.command()
 def reconcile(
     since: Since = None,
-    grace: Annotated[float, typer.Option(metavar="SECONDS", help="Leave out uploads younger than this.", min=0)] = 30.0,
+    grace: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Leave out uploads younger than this.", min=0, max=10**9)
+    ] = 30.0,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -86,7 +88,7 @@ def reconcile(
     from eventing.reconcile import resend
 
     settings = connected(home)
-    report = resend(settings, since=moment_of(since) if since else None, grace_seconds=grace)
+    report = resend(settings, since=moment_of(since) if since is not None else None, grace_seconds=grace)
     show(asdict(report), as_json, lambda: console.say(str(report)))
 
 
@@ -103,5 +105,5 @@ def replay(
     """
     from eventing import replay as replaying
 
-    report = replaying.replay(connected(home), since=moment_of(since) if since else None, again=again)
+    report = replaying.replay(connected(home), since=moment_of(since) if since is not None else None, again=again)
     show(asdict(report), as_json, lambda: console.say(str(report)))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cli import console
-from cli.options import Home, Json, connected, show, writing
+from cli.options import Home, Json, connected, path_of, show, writing
 
 app = typer.Typer()
 worklist = typer.Typer(help="The web page for readers.", no_args_is_help=True)
@@ -49,7 +49,7 @@ def worklist_rebuild(home: Home = None, as_json: Json = False) -> None:
 
 @app.command()
 def export(
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The file to write.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", parser=path_of, help="The file to write.")],
     form: Annotated[
         Format, typer.Option("--format", help="CSV, or FHIR R4 DiagnosticReports, one a line.")
     ] = Format.csv,
@@ -69,7 +69,7 @@ def export(
 
 @feedback.command("export")
 def feedback_export(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", parser=path_of, help="A new folder.")],
     home: Home = None,
     as_json: Json = False,
 ) -> None:

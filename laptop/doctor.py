@@ -35,7 +35,7 @@ def examine(settings: Settings) -> list[Check]:
     status = stack.status(settings)
     machine = [_python(), _memory(), _disk(settings.home), _data(settings)]
     model = [*_champion(settings, status), *_registry(settings, status)]
-    return [*machine, *_services(status), *model, *check_metrics(status)]
+    return [*machine, *check_services(status), *model, *check_metrics(status)]
 
 
 def _python() -> Check:
@@ -66,7 +66,8 @@ def _data(settings: Settings) -> Check:
     return Check("data", True, f"{count(len(dataset.examples), 'image')} of {dataset.name}{notice}")
 
 
-def _services(status: StackStatus) -> Iterator[Check]:
+def check_services(status: StackStatus) -> Iterator[Check]:
+    """Whether every service runs; one that has just been started has not failed."""
     if not status.running:
         yield Check("stack", False, "not running", "lungline up")
         return

@@ -13,8 +13,9 @@ from lungline.events.uploads import MAX_KEY_BYTES
 from lungline.litter import is_litter
 from lungline.wording import count
 
-# Bytes of a file name that are not UTF-8, as Python holds them, and control characters: no key may have them.
-_UNFIT = re.compile(r"[\udc80-\udcff\x00-\x1f\x7f-\x9f]")
+# Bytes of a file name that are not UTF-8, as Python holds them, which no key may have; control characters, which nobody
+# can read; and the backslash, which the store turns into a slash.
+_UNFIT = re.compile(r"[\udc80-\udcff\x00-\x1f\x7f-\x9f\\]")
 
 
 @dataclass(frozen=True, slots=True)

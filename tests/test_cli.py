@@ -194,3 +194,31 @@ def test_every_command_fits_into_one_line_of_the_help(
 ) -> None:
     assert run(monkeypatch, "--help") == 0
     assert "..." not in capsys.readouterr().out.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["status", "--home", ""],
+        ["export", "-o", ""],
+        ["compile", "-o", ""],
+        ["feedback", "export", ""],
+        ["monitor", "--report", ""],
+        ["monitor", "--since", "99999999d"],
+        ["results", "--last", "-1"],
+        ["reconcile", "--grace", "inf"],
+        ["reconcile", "--grace", "1e300"],
+        ["reconcile", "--grace", "nan"],
+        ["train", "--kfp-token-file", "/nowhere"],
+    ],
+    ids=" ".join,
+)
+def test_an_odd_argument_is_one_sentence(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each was a traceback, or took the current folder for an empty name."""
+    if "--since" in arguments:
+        monkeypatch.setenv("LUNGLINE_DEPLOYMENT", "cluster")
+        monkeypatch.setenv("LUNGLINE_S3_ENDPOINT", "http://127.0.0.1:9")
+    assert run(monkeypatch, *arguments) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("Error: ")

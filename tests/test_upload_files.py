@@ -77,6 +77,7 @@ def test_two_links_to_one_file_are_two_uploads(tmp_path: Path) -> None:
         (b"tab\there.png", "tab%09here.png"),
         (b"two\nlines.png", "two%0Alines.png"),
         (b"\xff\xfe\x80", "%FF%FE%80"),
+        (b"ward\\7.png", "ward%5C7.png"),
     ],
 )
 def test_bytes_that_no_key_can_have_are_escaped(name: bytes, key: str, tmp_path: Path) -> None:
