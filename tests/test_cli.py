@@ -1,7 +1,10 @@
 """The command line as a person meets it: what it prints, and its exit codes."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -222,3 +225,27 @@ def test_an_odd_argument_is_one_sentence(
         monkeypatch.setenv("LUNGLINE_S3_ENDPOINT", "http://127.0.0.1:9")
     assert run(monkeypatch, *arguments) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("Error: ")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "ascii:strict", "utf-8"])
+def test_a_terminal_of_few_letters_shows_everything(encoding: str, tmp_path: Path) -> None:
+    """Bars, names and JSON; each raised UnicodeEncodeError."""
+    script = (
+        "import os\n"
+        "from cli import console\n"
+        "console.accept_any_text()\n"
+        "name = os.fsdecode(b'Zo\\xc3\\xab r\\xf6ntgen.png')\n"
+        "console.say(console.bar(0.5) + ' ' + name)\n"
+        "console.table(('key',), [(name,)])\n"
+        "console.error(name)\n"
+        "console.raw([name])\n"
+        "console.dump({'key': name})\n"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    ended = subprocess.run(
+        [sys.executable, "-c", script], env=environment, cwd=tmp_path, capture_output=True, check=False, timeout=60
+    )
+    assert ended.returncode == 0, ended.stderr
+    shown = ended.stdout.decode(encoding.partition(":")[0])
+    assert ("█" * 10 if encoding == "utf-8" else "#" * 10 + ".") in shown
+    assert json.loads(shown.splitlines()[-1])["key"] == os.fsdecode(b"Zo\xc3\xab r\xf6ntgen.png")

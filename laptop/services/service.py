@@ -71,8 +71,10 @@ def base_environment() -> dict[str, str]:
     """This process's environment without variables that would lead a service to another server."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
     without_proxies(env)
+    # Logs are UTF-8, whatever the terminal is that the stack was started from.
+    env.pop("PYTHONIOENCODING", None)
     # Python buffers its output to a pipe, and the last lines before a crash would be lost.
-    return env | {"PYTHONUNBUFFERED": "1"}
+    return env | {"PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def settings_environment(settings: Settings) -> dict[str, str]:
