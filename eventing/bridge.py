@@ -31,6 +31,7 @@ from lungline.errors import ObjectGone, Unavailable
 from lungline.events.cloudevents import Headers
 from lungline.events.uploads import Upload, kafka_key, minio_record
 from lungline.home import Home
+from lungline.litter import is_litter
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 
@@ -60,6 +61,7 @@ class Bridge:
         self._read_until = self._tracker.done
         self._recent: deque[tuple[str, str | None]] = deque(maxlen=RECENT)
         self._delivered = int(saved.get("delivered", 0))
+        self._litter = int(saved.get("litter", 0))
         self._state: State = "waiting"
         self._refused = threading.Event()
         self._stopping = threading.Event()
@@ -71,6 +73,11 @@ class Bridge:
     def delivered(self) -> int:
         """How many uploads Kafka has taken, since the first start in this home."""
         return self._delivered
+
+    @property
+    def litter(self) -> int:
+        """How many files of operating systems and sync programs were left out, since the first start in this home."""
+        return self._litter
 
     @property
     def pending(self) -> int:
@@ -127,7 +134,7 @@ class Bridge:
         self._read_until = max(self._read_until, change.moment)
         tracker = self._tracker
         ticket = tracker.begin(change.moment)
-        upload = change.upload and self._complete(change.upload)
+        upload = change.upload and self._unless_litter(change.upload)
         if upload is None or self._is_repeated(upload):
             tracker.finish(ticket)
             return
@@ -152,6 +159,14 @@ class Bridge:
             return True
         self._recent.append(change)
         return False
+
+    def _unless_litter(self, upload: Upload) -> Upload | None:
+        """The complete upload; None, and counted, for a file that an operating system or a sync program left behind."""
+        if not is_litter(upload.key):
+            return self._complete(upload)
+        if not self._is_repeated(upload):
+            self._litter += 1
+        return None
 
     def _complete(self, upload: Upload) -> Upload | None:
         """The upload with its ETag, which is missing when the object was not written over S3; None when it is gone."""
@@ -184,7 +199,8 @@ class Bridge:
                 saved, saved_at = current, time.monotonic()
 
     def _save(self) -> None:
-        write_state(self._home, "bridge", self._state, position=self._tracker.done, delivered=self._delivered)
+        counters = {"position": self._tracker.done, "delivered": self._delivered, "litter": self._litter}
+        write_state(self._home, "bridge", self._state, **counters)
 
 
 class BridgeCollector(Collector):
@@ -198,6 +214,9 @@ class BridgeCollector(Collector):
         bridge = self._bridge
         # It continues over restarts: the state file holds it.
         yield CounterMetricFamily("lungline_uploads", "Uploads whose event Kafka has.", bridge.delivered)
+        yield CounterMetricFamily(
+            "lungline_litter", "Files of operating systems and sync programs that were left out.", bridge.litter
+        )
         yield GaugeMetricFamily("lungline_bridge_ready", "Whether the bridge follows the store.", bridge.is_ready)
         yield GaugeMetricFamily(
             "lungline_bridge_pending_uploads", "Uploads whose event Kafka does not have yet.", bridge.pending

@@ -18,7 +18,6 @@ from typing import Any
 from eventing.seaweedfs_tls import Certificates
 from lungline.errors import EventMalformed, StorageUnavailable
 from lungline.events.uploads import Upload
-from lungline.litter import is_litter
 from lungline.network import HOST, answers
 
 BUCKETS = "/buckets"
@@ -114,7 +113,7 @@ class Changes:
 
 
 def _completed_upload(response: Any, bucket: str) -> Upload | None:
-    """The upload that a change completes; None for folders, parts, litter, deletions and changes of metadata alone."""
+    """The upload that a change completes; None for folders, parts, deletions and changes of metadata alone."""
     event = response.event_notification
     entry = event.new_entry
     # An object whose key ends with a slash is a folder with content.
@@ -122,7 +121,7 @@ def _completed_upload(response: Any, bucket: str) -> Upload | None:
         return None
     path = f"{event.new_parent_path or response.directory}/{entry.name}{'/' if entry.is_directory else ''}"
     key = path.removeprefix(f"{BUCKETS}/{bucket}/")
-    if key == path or PARTS.fullmatch(key) or is_litter(key):
+    if key == path or PARTS.fullmatch(key):
         return None
     if event.old_entry.name == entry.name and _content(event.old_entry) == _content(entry):
         return None  # tags, permissions

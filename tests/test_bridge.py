@@ -151,6 +151,7 @@ def test_a_version_has_its_key_and_version_id(tmp_path: Path) -> None:
     ):
         client = s3_client(settings)
         client.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+        client.put_object(Bucket=BUCKET, Key="a/.DS_Store", Body=b"litter")
         put = client.put_object(Bucket=BUCKET, Key="a/b c.jpg", Body=b"x")
         client.delete_object(Bucket=BUCKET, Key="a/b c.jpg")
         uploads.until(lambda records: len(records) >= 1)
@@ -203,6 +204,18 @@ def test_the_state_file_counts_delivered_uploads(home: Path, bridge: None, clien
     client.put_object(Bucket=BUCKET, Key="counted.jpg", Body=b"x")
     uploads.until(lambda records: "counted.jpg" in [upload.key for upload in uploads_of(records)])
     assert read_state(Home(home), "bridge")["delivered"] > 0
+
+
+@pytest.mark.usefixtures("bridge")
+def test_litter_is_counted_and_not_sent(home: Path, client: Any, uploads: Tail) -> None:
+    before = read_state(Home(home), "bridge").get("litter", 0)
+    litter = (".DS_Store", "Thumbs.db", "._chest.jpg", "desktop.ini", "__MACOSX/._chest.jpg", "@eaDir/chest.jpg")
+    for key in litter:
+        client.put_object(Bucket=BUCKET, Key=f"litter/{key}", Body=b"x")
+    client.put_object(Bucket=BUCKET, Key="litter/chest.jpg", Body=b"x")
+    uploads.until(lambda records: bool(of("litter/", records)))
+    assert [upload.key for upload in of("litter/", uploads.settled(0.5))] == ["litter/chest.jpg"]
+    assert read_state(Home(home), "bridge")["litter"] == before + len(litter)
 
 
 @pytest.mark.usefixtures("bridge")
