@@ -145,6 +145,47 @@ def test_two_files_of_one_name_are_two_uploads(settings: Settings, tmp_path: Pat
     assert "a/x.jpg, b/x.jpg" in ended.stderr
 
 
+NOWHERE = "http://127.0.0.1:9"
+PROXIES = {
+    name: NOWHERE for scheme in ("http", "https", "all") for name in (f"{scheme}_proxy", f"{scheme}_PROXY".upper())
+}
+FOREIGN = {
+    "AWS_PROFILE": "nobody",
+    "AWS_CONFIG_FILE": "/etc/hosts",
+    "AWS_ENDPOINT_URL": NOWHERE,
+    "AWS_CA_BUNDLE": "/none",
+    "AWS_ACCESS_KEY_ID": "x",
+    "AWS_SECRET_ACCESS_KEY": "y",
+    "KUBECONFIG": "/none",
+    "MLFLOW_TRACKING_URI": NOWHERE,
+    "MLFLOW_TRACKING_TOKEN": "x",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": NOWHERE,
+    "OTEL_TRACES_EXPORTER": "nonsense",
+    "PYTHONIOENCODING": "ascii",
+}
+
+
+@pytest.mark.parametrize("environment", [PROXIES, FOREIGN], ids=["proxies", "foreign"])
+def test_the_environment_of_others_changes_no_command(
+    settings: Settings, environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "x.jpg").write_bytes(jpeg(7, opacities=True))
+    for command in (
+        *(
+            ["status"],
+            ["env"],
+            ["upload", str(tmp_path / "x.jpg")],
+            ["results"],
+            ["reconcile"],
+            ["replay"],
+            ["monitor"],
+        ),
+        *(["worklist", "link"], ["worklist", "rebuild"], ["export", "-o", str(tmp_path / "results.csv")]),
+    ):
+        ended = lungline(settings, *command, **environment)
+        assert ended.returncode == 0, f"{command}: {ended.stderr}"
+
+
 @pytest.mark.parametrize("name", ["store", "broker", "bridge", "predictor", "trigger"])
 def test_a_killed_service_is_restarted_and_loses_nothing(settings: Settings, connected: Settings, name: str) -> None:
     scanner = s3_client(stack.env(settings, scanner=True))
