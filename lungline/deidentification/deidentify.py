@@ -32,7 +32,7 @@ from lungline.imaging.png import write_png
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-_LIBRARIES = ("pydicom", "highdicom", "dicomanonymizer")
+_LIBRARIES = ("pydicom", "dicomanonymizer")
 
 
 def quiet_dicom(caller: str) -> None:
