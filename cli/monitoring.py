@@ -24,7 +24,9 @@ DRIFT = 3  # the exit code of --fail-on-drift; 1 is an error
 def monitor(
     since: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="How far back: 7d, 12h, 30m, or a moment [default: LUNGLINE_MONITOR__DAYS]."),
+        typer.Option(
+            metavar="TIME", help="How far back: 7d, 12h, 30m, or a moment [default: LUNGLINE_MONITOR__LOOKBACK_DAYS]."
+        ),
     ] = None,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", parser=path_of, help="Also write the report to this HTML file.")

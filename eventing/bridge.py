@@ -1,9 +1,9 @@
 """The event bridge: every completed upload in the store's change log becomes one S3 record on the uploads topic.
 
-Its state file holds how far the broker has taken the records, and it resumes there after any restart. So no upload is
-lost while the bridge or the broker is away, and a record may come twice (uploads have an identity, which makes that
-harmless). Lost are only changes that the store had not written to its log when it was killed and that no running
-bridge had read: `lungline reconcile` finds those uploads.
+Its state file holds the position up to which the broker has accepted records, and the bridge resumes there after a
+restart. So no upload is lost while the bridge or the broker is down, and a record may be sent twice, which the identity
+of uploads makes harmless. Changes are lost only if the store was killed before it wrote them to its log and no bridge
+had read them: `lungline reconcile` finds those uploads.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Upload as imaging equipment does, and follow the results as they arrive.
 
-The upload is an S3 request with the scanner's write-only credentials; everything after that the stack does by itself on
-the store's event. Results are read from their Kafka topic, as any consumer would, and refusals
-from the topic of dead letters.
+The upload is an S3 request with the scanner's write-only credentials; the stack does the rest when
+the store's event arrives. Results are read from their Kafka topic, as by any consumer, and refusals from the topic of
+dead letters.
 """
 
 import base64
@@ -178,7 +178,7 @@ def _error_of(message: "Message") -> str:
 
 
 def _consumer(settings: Settings) -> "Consumer":
-    """A consumer at the present end of both topics; `assign` needs no group to form first."""
+    """A consumer at the current end of both topics; `assign` does not wait for a group to form."""
     from confluent_kafka import KafkaException
 
     consumer = make_consumer(settings, "lungline-watch", {})

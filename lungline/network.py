@@ -1,8 +1,8 @@
-"""The network on one machine: loopback ports, and calls to own servers that no proxy and no foreign variable diverts.
+"""The network on one machine: loopback ports, and calls to our own servers without proxies or others' variables.
 
-A server on this machine is asked directly, whatever proxies the environment names; an address outside is asked as the
-environment says. `shield_environment` does this for libraries that read the environment themselves; it is called where
-a process of ours begins. `open_url` and `proxies_for` do it for our own calls, wherever they are made.
+A server on this machine is called directly, whatever proxies the environment names; for other addresses the
+environment's proxies apply. `shield_environment` does this for libraries that read the environment themselves; each of
+our processes calls it when it starts. `open_url` and `proxies_for` do it for our own calls.
 """
 
 import os
@@ -102,7 +102,7 @@ def without_proxies(environment: MutableMapping[str, str]) -> None:
 
 
 def shield_environment(environment: MutableMapping[str, str] = os.environ, *, mlflow_uri: str | None = None) -> None:
-    """Remove what would lead a process of ours to the servers of others; called once, where the process begins.
+    """Remove variables that would divert our process to other servers; called once, when the process starts.
 
     Servers on this machine are exempt from proxies. Variables of MLflow and OpenTelemetry go; the login to an MLflow
     server outside stays where `mlflow_uri` names one. Certificates and proxies for addresses outside stay as they are.

@@ -94,7 +94,7 @@ def _refuse_event_formats(request: Request) -> None:
 
 
 def _may_be_event(value: Any, request: Request) -> bool:
-    """Whether JSON is an upload event, if perhaps a malformed one."""
+    """Whether JSON is meant as an upload event, even a malformed one."""
     if "ce-type" in request.headers or _media_type(request) == cloudevents.STRUCTURED:
         return True
     if isinstance(value, list):
@@ -112,7 +112,7 @@ def _misplaced(value: Any) -> str:
 
 
 def _image_of(request: Request) -> bytes:
-    """The image of a /predict request. Raises RequestMalformed for a body that is certainly none."""
+    """The image of a /predict request. Raises RequestMalformed for a body that is certainly not an image."""
     body, content_type = request.body, request.headers.get("content-type", "")
     if _media_type(request) == "multipart/form-data":
         return predictions.first_file(body, content_type)
@@ -149,8 +149,8 @@ class UploadEvents:
     def predict(self, value: Any, request: Request, diagnoser: Diagnoser) -> Reply:
         """Predict and save the uploads of an event, given as its JSON `value`.
 
-        Raises EventMalformed, and StorageUnavailable after which the whole event may be delivered again: uploads whose
-        results are saved are not predicted twice.
+        Raises EventMalformed, and StorageUnavailable, after which the whole event may be delivered again: an upload
+        that already has a result is predicted again, but its stored record is kept and returned.
         """
         cloudevents.require_size(request.body)
         uploads = parse(value)

@@ -11,7 +11,7 @@
 
 The target `file` adds a line to notices.log in the worklist's folder. The file of rules holds secrets: keep it 0600.
 
-A rule that can never apply is refused, with its line and the nearest right word: a notice that nobody gets is silent.
+A rule that can never apply is refused, with its line and the nearest right word: nobody would notice its silence.
 """
 
 import codecs

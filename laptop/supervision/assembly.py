@@ -1,4 +1,4 @@
-"""Which services a stack starts, and which external ones the settings name instead: wired here and nowhere else."""
+"""Which services a stack starts, and which external ones the settings name instead: assembled here and nowhere else."""
 
 from dataclasses import dataclass
 from typing import cast

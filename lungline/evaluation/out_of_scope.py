@@ -1,7 +1,7 @@
-"""Labels on images that are no upright frontal chest X-ray, made from X-rays: a confident one is an error.
+"""Labels of images that are not upright frontal chest X-rays, made from X-rays: a confident label is an error.
 
-The images are made otherwise than those that the chest check is fitted on (lungline.training.outliers): from the whole
-film instead of the network's input, with other layouts. Letterboxed ones are in scope: their margins are cut.
+The images differ from those that the chest check is fitted on (lungline.training.outliers): they are made from the
+whole X-ray instead of the network's input, with other layouts. Letterboxed images are in scope: their margins are cut.
 """
 
 import io
@@ -53,7 +53,7 @@ def _screenshot(film: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def _photograph(film: Pixels, rng: np.random.Generator) -> Pixels:
-    """A photograph of a screen, taken from aside, with moire and a reflection."""
+    """A photograph of a screen, taken at an angle, with moire and a reflection."""
     margin = int(rng.integers(12, 40))
     size = 640 - 2 * margin, 480 - 2 * margin
     light = np.asarray(Image.fromarray(film).resize(size, Image.Resampling.BILINEAR), np.float64)

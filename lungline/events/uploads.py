@@ -21,7 +21,7 @@ from lungline.errors import EventMalformed
 from lungline.events.cloudevents import decode_json, unwrap
 from lungline.litter import is_litter
 
-# What Knative's KafkaSource calls a record that is no CloudEvent itself.
+# The type that Knative's KafkaSource gives to a record that is not a CloudEvent.
 UPLOAD_TYPE = "dev.knative.kafka.event"
 MAX_KEY_BYTES = 1024  # S3's limit
 MAX_TAG_CHARACTERS = 1024  # version ids, ETags and sequencers; S3 promises 1,024 for the longest of them
@@ -169,7 +169,7 @@ def _upload(record: dict[str, Any]) -> Upload:
     return Upload(
         bucket=_text(_section(s3, "bucket"), "name") or "",
         key=_key(_text(s3_object, "key") or "", escaped=not (_text(record, "eventSource") or "").startswith("ceph")),
-        # Stores without versioning call the only version "null": it names no content.
+        # Stores without versioning call the only version "null", which identifies no content.
         version_id=None if version_id == "null" else version_id,
         etag=(etag or "").strip('"') or None,
         sequencer=_text(s3_object, "sequencer"),

@@ -1,7 +1,7 @@
-r"""How a DICOM image lies: turn it upright and unmirrored, cut off padding, and give its pixels their true proportion.
+r"""The geometry of a DICOM image: turn it upright and unmirrored, cut off padding, and correct its pixel aspect ratio.
 
 An upright frontal image has its rows run to the patient's left and its columns to the feet (patient orientation L\\F).
-Field of view rotation and flip (0018,7032 and 0018,7034) are not read: they state what the equipment has done already.
+Field of view rotation and flip (0018,7032 and 0018,7034) are not read: they state what the equipment has already done.
 
 Source: DICOM PS3.3 C.7.6.1.1.1 (patient orientation), C.7.6.2.1.1 (image orientation), 10.7.1.3 (pixel spacing).
 """
@@ -96,7 +96,7 @@ def _letters(directions: tuple[float, ...]) -> list[str]:
 
 
 def aspect(file: DicomFile) -> float:
-    """Return the height of a stored pixel over its width; 1 if the header does not say, or says nonsense."""
+    """Return the height of a stored pixel over its width; 1 if the header gives none, or an implausible one."""
     for tag in (*_SPACINGS, _ASPECT):
         values = file.decimals(tag)
         if len(values) >= 2 and values[0] > 0 and values[1] > 0:

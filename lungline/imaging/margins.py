@@ -1,4 +1,4 @@
-"""Uniform margins around an image: bars of letterboxing, padding and frames, which are no part of the X-ray."""
+"""Uniform margins around an image, which are not part of the X-ray: letterbox bars, padding and frames."""
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,8 @@ _LEAST_SIDE = 28
 def without_margins(pixels: Pixels) -> Box:
     """The box of grey pixels (H, W) inside uniform margins of any grey level; the whole image when there are none.
 
-    Margins may differ from side to side. An image that is uniform all over, or of which hardly anything is left, is
-    returned whole.
+    Margins may differ from side to side. An image that is uniform throughout, or of which hardly anything would
+    remain, is returned whole.
     """
     height, width = pixels.shape
     left, top, right, bottom = box = (0, 0, width, height)

@@ -88,7 +88,7 @@ def read_tiff(data: bytes, check_size: CheckSize) -> Container:
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """Where a directory starts, and what it says of its size and of other images."""
+    """Where a directory starts, and what it says about its image's size and about other images."""
 
     start: int
     directory: _Directory
@@ -153,7 +153,7 @@ def _values(data: bytes, at: int, order: str, kind: int, length: int) -> tuple[i
 
 
 def _check_samples(directory: _Directory) -> int:
-    """Return the number of samples a pixel; raises for sample formats that are not supported."""
+    """Return the number of samples per pixel; raises for sample formats that are not supported."""
     samples = directory.first(_SAMPLES, 1)
     bits = set(directory.values.get(_BITS, (1,)))
     photometric, kinds = directory.first(_PHOTOMETRIC, _BLACK_IS_ZERO), set(directory.values.get(_KIND, (1,)))
@@ -197,7 +197,7 @@ def _check_pieces(directory: _Directory, width: int, height: int, samples: int, 
 
 
 def _check_data(data: bytes, directory: _Directory, width: int, height: int, samples: int) -> None:
-    """Raise unless each strip or tile decompresses to as many bytes as its pixels need; libtiff accepts other ones."""
+    """Raise unless each strip or tile decompresses to as many bytes as its pixels need; libtiff accepts others."""
     decompress = _DECOMPRESSORS.get(directory.first(_COMPRESSION, _NONE))
     if decompress is None or directory.first(_FILL_ORDER, 1) == 2:
         return

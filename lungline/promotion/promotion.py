@@ -1,16 +1,16 @@
-"""Promotion and rollback: the one way by which a version comes into service.
+"""Promotion and rollback: the only way to put a version into service.
 
-The order decides what a crash leaves behind:
+The order of the steps determines what a crash leaves behind:
 
     1. prove the package: it loads, its files are the registered ones, and it answers
-    2. write `began` to the history: the conditional put is the lock between two promoters
+    2. write `began` to the history: the conditional put is the lock between concurrent promotions
     3. deploy, which ends with the new version serving, or with the old one
     4. write `promoted`: from here on the version is the champion
     5. move MLflow's alias
 
-A crash in 1 changes nothing. After 2 or 3 an unfinished `began` is left: it stands in the way for LEASE, then the next
-promoter closes it as failed and brings back the champion before it starts. After 4 only the alias is behind; promoting
-or rolling back again moves it.
+A crash in 1 changes nothing. A crash after 2 or 3 leaves an unfinished `began`: it blocks other promotions for LEASE;
+then the next promotion closes it as failed and restores the champion before it starts. After 4 only the alias is out of
+date; promoting or rolling back again moves it.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ LEASE = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """What came of a promotion; `changed` is False when the version was the champion before."""
+    """The outcome of a promotion; `changed` is False when the version was the champion already."""
 
     version: str
     replaced: str | None
@@ -59,7 +59,7 @@ def promote(version: str | None, *, by: str, reason: str, settings: Settings, de
 
 
 def rollback(*, by: str, reason: str, settings: Settings, deployment: Deployment) -> Promotion:
-    """Put the champion before the present one back into service; raises what `promote` raises."""
+    """Put the previous champion back into service; raises what `promote` raises."""
     _require_person(by, reason)
     registry = Registry(settings)
     entries = registry.history.entries()
@@ -95,7 +95,7 @@ def _require_person(by: str, reason: str) -> None:
 
 
 def _served(entries: list[PromotionEntry]) -> list[str]:
-    """The champions that are still below the present one: a rollback takes the last one off."""
+    """The stack of champions; a rollback removes the last one."""
     served: list[str] = []
     for entry in entries:
         if entry.act == "promoted":
@@ -139,7 +139,7 @@ class _Change:
         return Promotion(self.version, before, changed=True, sentence=sentence)
 
     def _free_head(self) -> PromotionEntry | None:
-        """The end of the history, once nobody else's change is under way."""
+        """The end of the history, once no other change is in progress."""
         head = self.registry.history.head()
         if head is None or head.act != "began":
             return head
@@ -184,7 +184,7 @@ class _Change:
         return self.registry.history.append(after, act=act, champion=champion, facts=facts, outcome=outcome, **values)
 
     def _already(self) -> Promotion:
-        """The version is the champion; what a crash left behind of that is mended."""
+        """The outcome when the version is the champion already; completes what a crash left unfinished."""
         sentence = f"Version {self.version} is the champion already."
         if self.deployment.serving() != self.version:
             sentence = self.deployment.deploy(self.registry.package_uri(self.version), self.version)

@@ -1,9 +1,9 @@
 """The history of promotions: who promoted which version, when, why, and with which metrics.
 
 Entries are stored beside the model packages, as `s3://{models_bucket}/{model_name}/history/00000001.json` and so on.
-They are never changed: each is written with a conditional put, which is also the lock between two promoters, and holds
-the sha256 of the entry before it. A change takes two entries: `began` reserves the next number, then `promoted` or
-`failed` states the outcome. The version in service is that of the last `promoted`, whatever other systems say.
+They are never changed: each is written with a conditional put, which is also the lock between concurrent promotions,
+and holds the sha256 of the entry before it. A change takes two entries: `began` reserves the next number, then
+`promoted` or `failed` states the outcome. The version in service is that of the last `promoted` entry, whatever other systems say.
 
 An attacker who can rewrite the whole bucket could forge a chain from its first entry. The registry therefore keeps the
 hash of the last entry in MLflow too, and `verify` compares it.
@@ -67,7 +67,7 @@ class PromotionEntry(BaseModel):
 
     @property
     def anchor(self) -> str:
-        """What is noted outside the chain, so that cutting its end off is seen."""
+        """What is stored outside the chain, so that removing its last entries is detected."""
         return f"{self.number}:{self.hash}"
 
 
@@ -85,7 +85,7 @@ class History:
         return cls(Storage.from_settings(settings), settings.models_bucket, settings.model_name)
 
     def entries(self) -> list[PromotionEntry]:
-        """All entries, oldest first, as they stand; `verify` tells whether they are to be believed."""
+        """All entries as stored, oldest first; `verify` checks them."""
         return [_parse(self._read(number))[0] for number in self._numbers()]
 
     def head(self) -> PromotionEntry | None:
@@ -173,7 +173,7 @@ def _served(entries: Sequence[PromotionEntry], moment: datetime) -> PromotionEnt
 def _hash(document: dict[str, Any]) -> str:
     """sha256 over the document's canonical JSON, without its own hash.
 
-    Taken of the document as stored, not of the model: an entry with fields of a later release still verifies.
+    Computed from the document as stored, not from the model: an entry with fields of a later release still verifies.
     """
     content = {name: value for name, value in document.items() if name != "hash"}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -53,7 +53,7 @@ class ModelFacts(_Part):
 
 
 class OperatingPoint(_Part):
-    """Below `low` Normal, from `high` on Pneumonia, between them Unsure; `operating` halves them for accuracy."""
+    """Below `low` Normal, from `high` on Pneumonia, between them Unsure; `operating` is the threshold without Unsure."""
 
     low: float
     high: float
@@ -72,7 +72,7 @@ class UploadFacts(_Part):
 
 
 class ReadFacts(_Part):
-    """The object as it was really read."""
+    """The object that was actually read."""
 
     etag: str
     version_id: str | None
@@ -136,7 +136,7 @@ class ResultRecord(_Part):
 
     @property
     def key(self) -> str:
-        """Where the record lies in the results bucket."""
+        """The record's key in the results bucket."""
         return record_key(self.upload.identity, self.model.version)
 
 
@@ -151,17 +151,17 @@ def version_of(card: Card, sha256: str) -> str:
 
 
 def record_key(identity: str, version: str) -> str:
-    """Where the record of an upload lies in the results bucket."""
+    """The key of an upload's record in the results bucket."""
     return f"{PREFIX}{identity[:2]}/{identity}/{version}.json"
 
 
 def heatmap_key(identity: str, version: str, uploaded: datetime) -> str:
-    """Where the heatmap of an upload lies in the results bucket; later uploads come first."""
+    """The key of an upload's heatmap in the results bucket; later uploads sort first."""
     return f"{LATEST}{_LAST_SECOND - int(uploaded.timestamp()):010}-{identity}-{version}.png"
 
 
 def save(storage: Storage, bucket: str, record: ResultRecord) -> ResultRecord:
-    """Store a record, unless one that knows at least as much is there; returns the one that is there now."""
+    """Store a record unless one with the same or a better outcome exists; returns the one that is stored now."""
     data = record.model_dump_json().encode()
     if record.heatmap is None:
         storage.put(bucket, _mark(record), b"")
@@ -175,13 +175,13 @@ def save(storage: Storage, bucket: str, record: ResultRecord) -> ResultRecord:
 
 
 def _mark(record: ResultRecord) -> str:
-    """What stands for a record without a heatmap among the latest."""
+    """The key of the empty object that lists a record without a heatmap among the latest."""
     at = record.read.modified if record.read else record.times.uploaded or record.times.received
     return heatmap_key(record.upload.identity, record.model.version, at).removesuffix(".png")
 
 
 def load(storage: Storage, bucket: str, key: str) -> ResultRecord:
-    """The record at a key. Raises ObjectGone, or LunglineError when what is there is no record."""
+    """The record at a key. Raises ObjectGone, or LunglineError when the object is not a record."""
     try:
         return ResultRecord.model_validate_json(storage.get(bucket, key).data)
     except ValidationError as exc:
@@ -199,7 +199,7 @@ def is_known(storage: Storage, bucket: str, identity: str) -> bool:
 
 
 def identities(storage: Storage, bucket: str, shard: str) -> Iterator[str]:
-    """Identities of the uploads that have a record and begin with these two digits, in their order; reads none."""
+    """Identities of the uploads that have a record and begin with these two digits, in their order; reads no record."""
     return storage.folders(bucket, f"{PREFIX}{shard}/")
 
 
@@ -221,7 +221,7 @@ def latest(storage: Storage, bucket: str, count: int) -> list[ResultRecord]:
 
 
 def keys_since(storage: Storage, bucket: str, since: datetime) -> Iterator[tuple[str, str]]:
-    """Key and model version of the records of uploads stored since a moment, the latest first; reads none."""
+    """Key and model version of the records of uploads stored since a moment, the latest first; reads no record."""
     for info in storage.list(bucket, LATEST):
         second, identity, version = _parts(info.key)
         if _LAST_SECOND - int(second) < int(since.timestamp()):
@@ -237,7 +237,7 @@ def _parts(key: str) -> tuple[str, str, str]:
 
 
 def every(storage: Storage, bucket: str) -> Iterator[ResultRecord]:
-    """All records, in no order that means anything; fetched as they are asked for."""
+    """All records, in no particular order; fetched lazily."""
     return _records(storage, bucket, PREFIX)
 
 
