@@ -50,11 +50,11 @@ def monitor(
     storage = Storage.from_settings(settings)
     results = run_monitoring(settings, storage, _moment(since) if since is not None else None)
     html = page(results)
-    told = findings.save(storage, settings.results_bucket, results, html)
+    notified = findings.save(storage, settings.results_bucket, results, html)
     if report:
         with writing(report):
             report.write_text(html, encoding="utf-8")
-    value = results.model_dump(mode="json") | {"drifted": list(results.drifted), "told": told}
+    value = results.model_dump(mode="json") | {"drifted": list(results.drifted), "told": notified}
     show(value, as_json, lambda: _show_findings(results))
     if fail_on_drift and results.drifted:
         raise typer.Exit(DRIFT)

@@ -91,8 +91,8 @@ def train(  # noqa: PLR0917  # Typer makes options of them, whatever their kind
 
 def _show_training(summary: "RunSummary", as_json: bool) -> None:
     links = {"MLflow": summary.mlflow_url, "Report": summary.report}
-    figures = summary.evaluation.metrics()
-    value = {name: figures.get(name) for name in ("auc", "ece", "unsure_rate")} | summary.model_dump(mode="json")
+    metrics = summary.evaluation.metrics()
+    value = {name: metrics.get(name) for name in ("auc", "ece", "unsure_rate")} | summary.model_dump(mode="json")
     show(value, as_json, lambda: console.training(summary.evaluation, summary.verdict, summary.next, links))
     if summary.data.notice:
         console.notice(summary.data.notice)

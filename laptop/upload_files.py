@@ -49,18 +49,18 @@ def select(paths: Sequence[str], prefix: str = "") -> Selection:
 
     Raises LunglineError for a path that is not a file or folder, and for a key that the store cannot hold.
     """
-    found = [entry for path in paths for entry in _files(path)]
+    entries = [entry for path in paths for entry in _files(path)]
     depths: dict[Path, int] = {}
-    for path, depth in found:
+    for path, depth in entries:
         if not is_litter("/".join(path.parts[-depth:])):
             depths.setdefault(path, depth)
     shortest = dict(depths)
     keys = _keys(depths, prefix)
     if not keys:
-        raise LunglineError("There is no file to upload." if not found else "There is no X-ray among these files.")
+        raise LunglineError("There is no file to upload." if not entries else "There is no X-ray among these files.")
     longer = [path for path in keys if depths[path] > shortest[path]]
-    passed_over = len({path for path, _ in found}) - len(keys)
-    twice = len(found) - len({path for path, _ in found})
+    passed_over = len({path for path, _ in entries}) - len(keys)
+    twice = len(entries) - len({path for path, _ in entries})
     return Selection(
         tuple(ImageFile(path, _require_key(path, key)) for path, key in keys.items()),
         tuple(_remarks(keys, longer, passed_over, twice)),

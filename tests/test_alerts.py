@@ -172,10 +172,10 @@ def test_prometheus_takes_the_rules(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", alerts())
 def test_the_runbook_has_cause_check_and_cure_of_alerts(name: str) -> None:
     text = (ROOT / "docs/operations.md").read_text()
-    found = re.search(rf"^### {name}\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
-    assert found, f"docs/operations.md has no heading {name}"
+    section = re.search(rf"^### {name}\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
+    assert section, f"docs/operations.md has no heading {name}"
     for part in ("**Cause.**", "**Check.**", "**Cure.**"):
-        assert part in found[1], f"{name}: {part}"
+        assert part in section[1], f"{name}: {part}"
     rule = alerts()[name]
     assert rule["annotations"]["runbook_url"] == f"docs/operations.md#{name.lower()}"
     assert rule["annotations"]["summary"].endswith(".")

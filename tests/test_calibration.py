@@ -26,7 +26,8 @@ def test_calibration_turns_overconfident_logits_into_frequencies() -> None:
     assert after < 0.03
 
 
-def test_calibration_of_a_perfect_split_stays_finite_and_keeps_the_order() -> None:
+def test_calibration_of_a_perfect_split_stays_finite() -> None:
+    """It also keeps the order of the logits."""
     logits, labels = np.array([-3.0, -2.0, 2.0, 3.0]), np.array([0, 0, 1, 1])
     probability = fit_calibration(logits, labels).probability(logits)
     assert np.all(np.diff(probability) > 0)
@@ -39,19 +40,20 @@ def test_logits_that_point_the_wrong_way_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_outside_the_unsure_band_the_targets_hold_on_new_pictures(seed: int) -> None:
+def test_outside_the_unsure_band_the_targets_hold(seed: int) -> None:
     logits, labels = drawn(3000, 3.6, seed)
     p = 1 / (1 + np.exp(-3.6 * logits))
     thresholds = choose_thresholds(p[:800], labels[:800], SETTINGS)
-    called = np.array([label_of(float(one), thresholds) for one in p[800:]])
+    predicted = np.array([label_of(float(probability), thresholds) for probability in p[800:]])
     truth = labels[800:]
-    decided = called != "Unsure"
-    assert np.mean(called[decided & (truth == 1)] == "Pneumonia") >= SETTINGS.sensitivity - 0.01
-    assert np.mean(called[decided & (truth == 0)] == "Normal") >= SETTINGS.specificity - 0.03
+    decided = predicted != "Unsure"
+    assert np.mean(predicted[decided & (truth == 1)] == "Pneumonia") >= SETTINGS.sensitivity - 0.01
+    assert np.mean(predicted[decided & (truth == 0)] == "Normal") >= SETTINGS.specificity - 0.03
     assert np.mean(~decided) <= SETTINGS.unsure_rate + 0.03
 
 
-def test_the_unsure_band_keeps_its_limit_even_where_the_targets_cannot_be_met() -> None:
+def test_the_unsure_band_keeps_its_limit() -> None:
+    """The limit holds even where the targets for sensitivity and specificity cannot be met."""
     logits, labels = drawn(1000, 0.5)
     p = 1 / (1 + np.exp(-0.5 * logits))
     thresholds = choose_thresholds(p, labels, SETTINGS)
@@ -72,7 +74,8 @@ def test_the_operating_point_balances_the_classes_whatever_their_numbers() -> No
     assert 0.4 <= best_cut(p, labels) <= 0.6
 
 
-def test_pictures_that_move_upwards_when_disturbed_move_the_operating_point_half_as_far() -> None:
+def test_corrupted_images_move_the_operating_point_half_as_far() -> None:
+    """Images whose risk rises when corrupted raise the operating point by half as much."""
     p, labels = np.r_[np.full(200, 0.1), np.full(300, 0.9)], np.r_[np.zeros(200, int), np.ones(300, int)]
     moved = np.r_[np.full(200, 0.7), np.full(300, 0.98)][np.newaxis]
     plain = choose_thresholds(p, labels, SETTINGS).operating
@@ -80,7 +83,7 @@ def test_pictures_that_move_upwards_when_disturbed_move_the_operating_point_half
     assert plain < both < best_cut(moved[0], labels)
 
 
-def test_how_the_thresholds_were_chosen_is_said() -> None:
+def test_the_card_says_how_thresholds_were_chosen() -> None:
     logits, labels = drawn(300, 3.0)
     chosen = choose_thresholds(1 / (1 + np.exp(-logits)), labels, SETTINGS).chosen
     assert "300 validation images" in chosen

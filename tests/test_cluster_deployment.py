@@ -50,10 +50,10 @@ def test_the_manifest_is_the_one_that_the_overlays_apply() -> None:
 def test_a_promotion_ends_when_the_new_version_takes_all_requests(cluster: Cluster) -> None:
     install(cluster)
     cluster.slow = 3
-    said: list[str] = []
-    sentence = deployment(cluster, on_progress=said.append).deploy(uri(1), "1")
+    progress: list[str] = []
+    sentence = deployment(cluster, on_progress=progress.append).deploy(uri(1), "1")
     assert sentence == "Version 1 serves as lungline/pneumonia."
-    assert said[0] == "Version 1 takes 0 % of the requests."
+    assert progress[0] == "Version 1 takes 0 % of the requests."
     assert deployment(cluster).serving() == "1"
     assert cluster.services["pneumonia"]["spec"]["predictor"]["model"]["storageUri"] == uri(1)
 

@@ -20,9 +20,9 @@ from tests.support.manifests_of import generated_secrets, objects
 def api_server(answers: dict[str, Any]) -> Iterator[Cluster]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            found = answers.get(self.path)
-            status = found if isinstance(found, int) else 200 if found is not None else 404
-            body = json.dumps(found if isinstance(found, dict) else {"message": "not there"}).encode()
+            answer = answers.get(self.path)
+            status = answer if isinstance(answer, int) else 200 if answer is not None else 404
+            body = json.dumps(answer if isinstance(answer, dict) else {"message": "not there"}).encode()
             self.send_response(status)
             self.send_header("content-length", str(len(body)))
             self.end_headers()
@@ -52,7 +52,7 @@ def healthy() -> dict[str, Any]:
     answers |= {f"/api/v1/namespaces/{namespace}/secrets/{secret}": {} for namespace, secret in SECRETS}
     conditions = [{"type": kind, "status": "True"} for kind in ("Ready", "Available")]
     ready = {"metadata": {"name": "x"}, "status": {"conditions": conditions}}
-    return answers | {f"/apis/{group}/namespaces/lungline/{plural}/{one}": ready for group, plural, one in READY}
+    return answers | {f"/apis/{group}/namespaces/lungline/{plural}/{name}": ready for group, plural, name in READY}
 
 
 def test_a_cluster_that_has_everything_is_well() -> None:
@@ -110,10 +110,10 @@ def test_the_command_exits_with_1_for_a_failed_check(
 
 
 def test_it_looks_for_what_the_manifests_have() -> None:
-    made = {(one["metadata"]["namespace"], one["metadata"]["name"]) for one in generated_secrets()}
+    made = {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in generated_secrets()}
     assert set(SECRETS) == made - {("lungline", "seaweedfs-identities")}, "the component has that one alone"
-    here = {(one["apiVersion"], one["metadata"]["name"]) for one in objects("minikube")}
-    assert {(group, one) for group, _, one in READY} <= here
-    kinds = {one["apiVersion"] for one in objects("production") if "." in one["apiVersion"].partition("/")[0]}
+    here = {(item["apiVersion"], item["metadata"]["name"]) for item in objects("minikube")}
+    assert {(group, name) for group, _, name in READY} <= here
+    kinds = {item["apiVersion"] for item in objects("production") if "." in item["apiVersion"].partition("/")[0]}
     custom = {kind for kind in kinds if not kind.split("/")[0].endswith("k8s.io")}
     assert custom <= {group for _, group, _ in KINDS} | {"serving.kserve.io/v1alpha1"}

@@ -57,11 +57,11 @@ class Terminal:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self._monkeypatch, self._capsys = monkeypatch, capsys
-        self.said = ""
+        self.err = ""
 
     def run(self, *arguments: str) -> Any:
         """The JSON value of a command that must succeed."""
-        assert self.code(*arguments, "--json") == 0, self.said
+        assert self.code(*arguments, "--json") == 0, self.err
         return json.loads(self.out)
 
     def code(self, *arguments: str) -> int:
@@ -69,7 +69,7 @@ class Terminal:
         with pytest.raises(SystemExit) as ended:
             main.main()
         shown = self._capsys.readouterr()
-        self.out, self.said = shown.out, shown.err
+        self.out, self.err = shown.out, shown.err
         return int(ended.value.code or 0)
 
 
@@ -86,7 +86,7 @@ def test_a_version_is_promoted_tried_finished_and_taken_back(
 ) -> None:
     done = terminal.run("promote", "1", *HERE, *WHO)
     assert done["sentence"] == f"Version 1 serves as lungline/{MODEL}."
-    assert "Version 1 takes 0 % of the requests." in terminal.said, "progress"
+    assert "Version 1 takes 0 % of the requests." in terminal.err, "progress"
     predictor = cluster.services[MODEL]["spec"]["predictor"]
     assert predictor["model"]["storageUri"] == f"s3://lungline-models/{MODEL}/1/"
 
@@ -94,13 +94,15 @@ def test_a_version_is_promoted_tried_finished_and_taken_back(
     assert tried["canary"] == {"version": "2", "percent": 10}
     assert predictor["canaryTrafficPercent"] == 10
     champion, canary = (f"{MODEL}-predictor-{number:05}" for number in (2, 3))
-    fine = {(one, "count"): 200.0 for one in (champion, canary)} | {(one, "p99"): 0.2 for one in (champion, canary)}
+    fine = {(revision, "count"): 200.0 for revision in (champion, canary)} | {
+        (revision, "p99"): 0.2 for revision in (champion, canary)
+    }
     with prometheus(fine) as address:
         watched = ("--watch", "0", "--prometheus", address, "--finish")
         finished = terminal.run("promote", *HERE, *watched, *WHO)
     assert finished["watched"]["passed"] is True
     assert finished["promotion"]["version"] == "2"
-    assert "canary 200 requests, 0.0% errors, p99 0.20 s" in terminal.said
+    assert "canary 200 requests, 0.0% errors, p99 0.20 s" in terminal.err
     assert "canaryTrafficPercent" not in predictor
 
     terminal.run("promote", "1", *HERE, "--canary", "25")
@@ -116,15 +118,15 @@ def test_a_worse_canary_is_withdrawn(cluster: Cluster, terminal: Terminal) -> No
     """A canary that is worse goes by itself and is not finished."""
     terminal.run("promote", "1", *HERE, *WHO)
     terminal.run("promote", "2", *HERE, "--canary", "10")
-    revisions = [one["metadata"]["name"] for one in cluster.revisions[-2:]]
-    worse = {(one, "count"): 200.0 for one in revisions} | {(revisions[1], "errors"): 40.0}
+    revisions = [item["metadata"]["name"] for item in cluster.revisions[-2:]]
+    worse = {(revision, "count"): 200.0 for revision in revisions} | {(revisions[1], "errors"): 40.0}
     with prometheus(worse) as address:
         watched = ("--watch", "60", "--prometheus", address, "--finish")
         assert terminal.code("promote", *HERE, *watched, *WHO, "--json") == 1
-    told = json.loads(terminal.out)
-    assert told["watched"]["withdrawn"] is True
-    assert "fails 20.0% of its requests" in told["watched"]["sentence"]
-    assert "promotion" not in told
+    output = json.loads(terminal.out)
+    assert output["watched"]["withdrawn"] is True
+    assert "fails 20.0% of its requests" in output["watched"]["sentence"]
+    assert "promotion" not in output
 
 
 @pytest.mark.parametrize(
@@ -141,7 +143,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_asked(
     cluster: Cluster, terminal: Terminal, arguments: list[str], why: str
 ) -> None:
     assert terminal.code(*arguments) == 2
-    assert why in " ".join(terminal.said.replace("│", " ").split())
+    assert why in " ".join(terminal.err.replace("│", " ").split())
     assert cluster.requests == []
 
 

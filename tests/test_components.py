@@ -114,9 +114,10 @@ def test_data_that_keep_the_contract_pass_with_a_page(prepared: dsl.Artifact, tm
     assert "<html" in Path(docs.path).read_text()
 
 
-def test_data_that_break_the_contract_stop_the_run_and_leave_the_page(
+def test_data_that_break_the_contract_stop_the_run(
     prepared: dsl.Artifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The page with the breaches is still written."""
     broken = dsl.Dataset(uri=str(shutil.copytree(prepared.path, tmp_path / "broken")))
     index = Path(broken.path) / "index.csv"
     lines = index.read_text().splitlines()
@@ -145,7 +146,7 @@ def test_training_writes_a_package_and_its_record(trained: tuple[dsl.Artifact, d
     assert (Path(record.path) / "network.keras").stat().st_size > 10_000
 
 
-def test_evaluating_writes_figures_curves_and_pictures(
+def test_evaluating_writes_metrics_curves_and_images(
     prepared: dsl.Artifact, trained: tuple[dsl.Artifact, dsl.Artifact], tmp_path: Path
 ) -> None:
     package, record = trained
@@ -178,39 +179,37 @@ def test_evaluating_writes_figures_curves_and_pictures(
     assert len(spoilt["rows"]) == 20
 
 
-def test_a_step_tells_that_it_started_where_it_stands_and_how_it_ended(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_step_reports_its_start_progress_and_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = artifact(dsl.Dataset, tmp_path, "prepared")
     blocks = {"model": BLOCKS["model"], "images": BLOCKS["images"]}
     plain(prepare)(data="phantom:220", data_digest="", code_version="", prepared=made, **blocks)
-    told = list(events(capsys.readouterr().out))
-    assert {event.kind for event in told[1:-1]} == {"progress"}
-    assert (told[0].kind, told[-2].text, told[-1].kind) == ("started", "220 of 220", "done")
-    assert told[-1].text == "220 images of phantom:220"
-    assert told[-1].seconds is not None
+    reported = list(events(capsys.readouterr().out))
+    assert {event.kind for event in reported[1:-1]} == {"progress"}
+    assert (reported[0].kind, reported[-2].text, reported[-1].kind) == ("started", "220 of 220", "done")
+    assert reported[-1].text == "220 images of phantom:220"
+    assert reported[-1].seconds is not None
 
 
-def test_a_failure_that_is_not_ours_is_told_with_its_type(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_foreign_failure_is_reported_with_its_type(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(KeyError), step("train"):
         {}["nothing"]
     *_, failed = events(capsys.readouterr().out)
     assert (failed.text, failed.ours) == ("KeyError: 'nothing'", False)
 
 
-def test_text_that_is_no_unicode_is_told_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_that_is_not_unicode_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     with step("prepare") as speaker:
         speaker.progress("ward \udcff.jpeg")
     texts = [event.text for event in events(capsys.readouterr().out)]
     assert texts[1] == "ward \\udcff.jpeg"
 
 
-def test_figures_that_are_no_plain_numbers_are_told_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+def test_numpy_values_and_nan_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
     with step("train") as speaker:
         speaker.progress("epoch 1", loss=np.float32(0.5), val_auc=float("nan"))
-    _, told, _ = events(capsys.readouterr().out)
-    assert told.values["loss"] == 0.5
-    assert np.isnan(told.values["val_auc"])
+    _, progress, _ = events(capsys.readouterr().out)
+    assert progress.values["loss"] == 0.5
+    assert np.isnan(progress.values["val_auc"])
 
 
 def test_blocks_of_settings_survive_the_way_through_a_pipeline() -> None:
@@ -226,6 +225,7 @@ def as_struct(value: object) -> object:
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def test_an_unknown_name_in_a_block_is_refused_with_the_nearest_one() -> None:
+def test_an_unknown_name_in_a_block_is_refused() -> None:
+    """The error names the nearest known setting."""
     with pytest.raises(SettingsError, match=r"train\.epoch\b.*train\.epochs"):
         settings_of(train={"epoch": 3})

@@ -129,7 +129,8 @@ def test_other_spellings_of_a_class_are_read_with_a_remark(folder: str, name: st
     assert remarks_of(f"train/{folder}/a.png") == f"read {folder} as {name}"
 
 
-def test_the_kind_comes_from_a_class_folder_where_the_file_has_none() -> None:
+def test_the_kind_comes_from_a_class_folder() -> None:
+    """This holds for files whose names give no kind."""
     layout = find_layout(["train/Viral Pneumonia/1.png", "train/PNEUMONIA/bacterial/1.png", "train/Normal/1.png"])
     assert {example.name.split("/")[-2]: example.kind for example in layout.examples} == {
         "Viral Pneumonia": "viral",
@@ -227,7 +228,7 @@ def test_windows_and_absolute_paths_are_read(path: str) -> None:
     assert find_layout([path]).paths == {"train/NORMAL/a.png": path}
 
 
-def test_a_path_that_leads_out_and_back_is_read_by_its_end() -> None:
+def test_a_path_out_and_back_is_read_by_its_end() -> None:
     """And one that leads out of the data set is left out with a remark."""
     layout = find_layout(["train/NORMAL/../PNEUMONIA/a.png", "train/NORMAL/b.png", "../../train/NORMAL/c.png"])
     assert set(layout.paths) == {"train/PNEUMONIA/a.png", "train/NORMAL/b.png"}

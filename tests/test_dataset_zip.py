@@ -104,7 +104,7 @@ def test_a_zip_of_a_zip_is_refused(tmp_path: Path) -> None:
         opened(zip_of(tmp_path / "outer.zip", {"chest.zip": inner.read_bytes()}))
 
 
-def test_a_name_that_is_there_twice_is_read_if_it_is_the_same(tmp_path: Path) -> None:
+def test_a_duplicate_name_with_the_same_content_is_read(tmp_path: Path) -> None:
     name = next(iter(FILES))
     for content, allowed in ((FILES[name], True), (image(99), False)):
         file = zip_of(tmp_path / "set.zip", FILES)

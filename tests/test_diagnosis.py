@@ -63,16 +63,16 @@ def records(store: Storage, upload: Upload) -> list[ResultRecord]:
     return results.find(store, RESULTS, upload.identity)
 
 
-def test_an_image_is_judged_with_a_heatmap(diagnoser: Diagnoser) -> None:
-    found = diagnoser.diagnose(jpeg(1, opacities=True))
-    assert found.label in {"Normal", "Pneumonia", "Unsure"}
-    assert found.probability is not None
-    assert found.heatmap is not None
-    assert found.heatmap.startswith(b"\x89PNG")
-    assert found.image_facts is not None
-    assert found.image_facts.model_dump() == {"format": "jpeg", "width": 224, "height": 224}
-    assert set(found.timings) == {"decode", "prepare", "predict", "observe", "explain"}
-    assert PHANTOM_WARNING in found.warnings
+def test_an_image_is_diagnosed_with_a_heatmap(diagnoser: Diagnoser) -> None:
+    diagnosis = diagnoser.diagnose(jpeg(1, opacities=True))
+    assert diagnosis.label in {"Normal", "Pneumonia", "Unsure"}
+    assert diagnosis.probability is not None
+    assert diagnosis.heatmap is not None
+    assert diagnosis.heatmap.startswith(b"\x89PNG")
+    assert diagnosis.image_facts is not None
+    assert diagnosis.image_facts.model_dump() == {"format": "jpeg", "width": 224, "height": 224}
+    assert set(diagnosis.timings) == {"decode", "prepare", "predict", "observe", "explain"}
+    assert PHANTOM_WARNING in diagnosis.warnings
 
 
 @pytest.mark.parametrize(
@@ -95,11 +95,16 @@ def test_the_thresholds_of_the_card_make_the_label(
         (bytes(2**20 + 1), "too-large"),
     ],
 )
-def test_an_image_that_cannot_be_judged_is_refused_with_a_reason(folder: Path, data: bytes, reason: str) -> None:
-    found = Diagnoser(Package.load(folder), Limits(max_bytes=2**20)).diagnose(data)
-    assert (found.label, found.reason, found.probability, found.heatmap) == ("Refused", reason, None, None)
-    assert found.message is not None
-    assert found.message.endswith(".")
+def test_an_unusable_image_is_refused_with_a_reason(folder: Path, data: bytes, reason: str) -> None:
+    diagnosis = Diagnoser(Package.load(folder), Limits(max_bytes=2**20)).diagnose(data)
+    assert (diagnosis.label, diagnosis.reason, diagnosis.probability, diagnosis.heatmap) == (
+        "Refused",
+        reason,
+        None,
+        None,
+    )
+    assert diagnosis.message is not None
+    assert diagnosis.message.endswith(".")
 
 
 def test_a_blank_image_is_refused(diagnoser: Diagnoser) -> None:
@@ -120,12 +125,12 @@ def test_an_image_whose_header_names_no_frontal_chest_is_unsure(
         return replace(decoding.decode(data, limits), not_frontal="the DICOM names a lateral view")
 
     monkeypatch.setattr(Preparation, "decode", decode)
-    found = Diagnoser(Package.load(other)).diagnose(jpeg(1, opacities=True))
-    assert (found.label, found.warnings[0]) == ("Unsure", "the DICOM names a lateral view")
-    assert found.probability is not None
+    diagnosis = Diagnoser(Package.load(other)).diagnose(jpeg(1, opacities=True))
+    assert (diagnosis.label, diagnosis.warnings[0]) == ("Unsure", "the DICOM names a lateral view")
+    assert diagnosis.probability is not None
 
 
-def test_an_upload_is_judged_and_saved(store: Storage, diagnoser: Diagnoser, upload: Upload) -> None:
+def test_an_upload_is_diagnosed_and_saved(store: Storage, diagnoser: Diagnoser, upload: Upload) -> None:
     received = datetime.now(UTC)
     record = diagnose_upload(upload, diagnoser, store, SETTINGS, received)
     direct = diagnoser.diagnose(jpeg(1, opacities=True))
@@ -153,9 +158,9 @@ def test_a_duplicate_gets_the_stored_record(store: Storage, diagnoser: Diagnoser
 
 def test_many_simultaneous_duplicates_give_one_record(store: Storage, diagnoser: Diagnoser, upload: Upload) -> None:
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: diagnose_upload(upload, diagnoser, store, SETTINGS), range(16)))
-    assert all(record == found[0] for record in found)
-    assert records(store, upload) == [found[0]]
+        stored = list(pool.map(lambda _: diagnose_upload(upload, diagnoser, store, SETTINGS), range(16)))
+    assert all(record == stored[0] for record in stored)
+    assert records(store, upload) == [stored[0]]
 
 
 def test_another_model_version_gives_another_record(
@@ -178,32 +183,31 @@ def test_a_refused_image_gets_a_record_with_the_reason(store: Storage, diagnoser
     assert "Doe" not in record.message
 
 
-def test_an_image_that_is_too_large_is_refused_without_reading_it(store: Storage, folder: Path, upload: Upload) -> None:
+def test_a_too_large_image_is_refused_without_reading_it(store: Storage, folder: Path, upload: Upload) -> None:
     record = diagnose_upload(upload, Diagnoser(Package.load(folder), Limits(max_bytes=1000)), store, SETTINGS)
     assert (record.label, record.reason) == ("Refused", "too-large")
 
 
-def test_what_was_refused_is_judged_when_it_can_be(store: Storage, folder: Path, upload: Upload) -> None:
+def test_a_refused_image_is_diagnosed_once_it_can_be(store: Storage, folder: Path, upload: Upload) -> None:
     strict, able = Diagnoser(Package.load(folder), Limits(min_side=1000)), Diagnoser(Package.load(folder))
     assert diagnose_upload(upload, strict, store, SETTINGS).outcome == "refused"
-    judged = diagnose_upload(upload, able, store, SETTINGS)
-    assert judged.outcome == "judged"
-    assert diagnose_upload(upload, strict, store, SETTINGS) == judged
-    assert records(store, upload) == [judged]
+    predicted = diagnose_upload(upload, able, store, SETTINGS)
+    assert predicted.outcome == "judged"
+    assert diagnose_upload(upload, strict, store, SETTINGS) == predicted
+    assert records(store, upload) == [predicted]
 
 
-def test_a_deleted_object_ends_as_gone_and_is_judged_when_it_comes_back(
-    store: Storage, diagnoser: Diagnoser, upload: Upload
-) -> None:
+def test_a_deleted_object_is_gone_until_it_comes_back(store: Storage, diagnoser: Diagnoser, upload: Upload) -> None:
+    """Its upload ends as gone, and is predicted once the object exists again."""
     store.delete(UPLOADS, upload.key)
     gone = diagnose_upload(upload, diagnoser, store, SETTINGS)
     assert (gone.outcome, gone.label, gone.read) == ("gone", None, None)
     assert diagnose_upload(upload, diagnoser, store, SETTINGS) == gone
     store.put(UPLOADS, upload.key, jpeg(1, opacities=True))
-    judged = diagnose_upload(upload, diagnoser, store, SETTINGS)
-    assert judged.outcome == "judged"
+    predicted = diagnose_upload(upload, diagnoser, store, SETTINGS)
+    assert predicted.outcome == "judged"
     store.delete(UPLOADS, upload.key)
-    assert diagnose_upload(upload, diagnoser, store, SETTINGS) == judged
+    assert diagnose_upload(upload, diagnoser, store, SETTINGS) == predicted
 
 
 def test_the_event_of_an_overwritten_object_ends_as_superseded(
@@ -222,7 +226,7 @@ def test_the_event_of_an_overwritten_object_ends_as_superseded(
     assert records(store, upload) == [stale]
 
 
-def test_an_event_without_etag_is_judged_as_it_is_read(store: Storage, diagnoser: Diagnoser, upload: Upload) -> None:
+def test_an_event_without_etag_is_diagnosed_as_read(store: Storage, diagnoser: Diagnoser, upload: Upload) -> None:
     record = diagnose_upload(replace(upload, etag=None), diagnoser, store, SETTINGS)
     assert record.outcome == "judged"
     assert record.read is not None
@@ -238,9 +242,7 @@ def test_an_event_may_not_point_at_another_bucket(store: Storage, diagnoser: Dia
 @pytest.mark.parametrize(
     "key", ["../lungline-results/x", "../../etc/passwd", "file:///etc/passwd", "http://169.254.169.254/"]
 )
-def test_a_key_that_looks_like_a_path_or_an_address_reaches_nothing(
-    store: Storage, diagnoser: Diagnoser, key: str
-) -> None:
+def test_a_key_like_a_path_or_address_reaches_nothing(store: Storage, diagnoser: Diagnoser, key: str) -> None:
     assert diagnose_upload(Upload(UPLOADS, key, etag="e"), diagnoser, store, SETTINGS).outcome == "gone"
 
 
@@ -256,11 +258,11 @@ def test_200_different_images_at_once_each_get_their_own_result(store: Storage, 
     assert len(set(expected.values())) > 180  # else a mixed-up answer could pass for the right one
     with ThreadPoolExecutor(16) as pool:
         uploads = list(pool.map(lambda item: put(store, *item), images.items()))
-        found = list(pool.map(lambda upload: diagnose_upload(upload, diagnoser, store, SETTINGS), uploads))
-    assert {record.upload.key: record.probability for record in found} == expected
+        stored = list(pool.map(lambda upload: diagnose_upload(upload, diagnoser, store, SETTINGS), uploads))
+    assert {record.upload.key: record.probability for record in stored} == expected
 
 
-def test_a_record_that_is_damaged_is_said_so(store: Storage) -> None:
+def test_a_damaged_record_is_reported(store: Storage) -> None:
     store.put(RESULTS, "results/00/0/1.json", b"{}")
     with pytest.raises(LunglineError, match="is not a result record"):
         results.load(store, RESULTS, "results/00/0/1.json")
@@ -281,21 +283,20 @@ def test_the_latest_results_come_first_whatever_their_outcome(store: Storage, di
     records = [diagnose_upload(upload, diagnoser, store, ours) for upload in uploads]
     diagnose_upload(uploads[0], diagnoser, store, ours)  # a duplicate is no later result
     gone = diagnose_upload(Upload(UPLOADS, "latest/gone.jpeg", etag="e"), diagnoser, store, ours)
-    found = results.latest(store, bucket, 10)
-    assert sorted(found, key=lambda record: record.times.done) == [*records, gone]
+    latest = results.latest(store, bucket, 10)
+    assert sorted(latest, key=lambda record: record.times.done) == [*records, gone]
     assert results.latest(store, bucket, 10)[:2] == results.latest(store, bucket, 2)
     store.put(bucket, results.heatmap_key("0" * 32, "1", datetime.now(UTC)), b"its record was never written")
-    assert results.latest(store, bucket, 10) == found
+    assert results.latest(store, bucket, 10) == latest
 
 
-def test_an_upload_is_known_by_its_record_and_not_by_its_heatmap(
-    store: Storage, diagnoser: Diagnoser, upload: Upload
-) -> None:
+def test_an_upload_is_known_by_its_record_alone(store: Storage, diagnoser: Diagnoser, upload: Upload) -> None:
+    """A heatmap without a record does not make an upload known."""
     assert not results.is_known(store, RESULTS, upload.identity)
     store.put(RESULTS, results.heatmap_key(upload.identity, "1", datetime.now(UTC)), b"png")
     assert not results.is_known(store, RESULTS, upload.identity)
     diagnose_upload(upload, diagnoser, store, SETTINGS)
     assert results.is_known(store, RESULTS, upload.identity)
-    known = list(results.identities(store, RESULTS, upload.identity[:2]))
-    assert upload.identity in known
-    assert known == sorted(known)
+    identities = list(results.identities(store, RESULTS, upload.identity[:2]))
+    assert upload.identity in identities
+    assert identities == sorted(identities)

@@ -146,7 +146,7 @@ def stored(raw: dicom.Raw) -> np.ndarray[Any, Any]:
     return raw.patterns if raw.patterns.ndim == 3 else raw.stored.domain()[raw.patterns]
 
 
-def test_a_real_chest_x_ray_is_a_chest_without_a_remark() -> None:
+def test_a_real_chest_x_ray_gets_no_warning() -> None:
     if "RG1_UNCR.dcm" not in FILES:
         pytest.skip("pydicom-data is not installed")
     for name in ("RG1_UNCR.dcm", "RG1_UNCI.dcm", "RG1_J2KR.dcm", "RG1_J2KI.dcm"):

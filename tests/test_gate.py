@@ -1,7 +1,9 @@
+import json
+
 import numpy as np
 import pytest
 
-from lungline.evaluation.gate import evaluate_gate
+from lungline.evaluation.gate import GateRule, evaluate_gate
 from lungline.evaluation.metrics import Evaluation, Scored, summarise
 from lungline.package.card import Thresholds
 from lungline.package.package import label_of
@@ -15,7 +17,7 @@ def scores(spread: float, seed: int = 0, count: int = 200) -> list[Scored]:
     labels = np.arange(count) % 2
     probabilities = np.clip(np.where(labels == 1, 0.95, 0.05) + random.normal(0, spread, count), 0, 1)
     return [
-        Scored(int(label), probability=float(p), called=label_of(float(p), THRESHOLDS))
+        Scored(int(label), probability=float(p), predicted=label_of(float(p), THRESHOLDS))
         for label, p in zip(labels, probabilities, strict=True)
     ]
 
@@ -34,13 +36,13 @@ def test_a_good_model_passes_every_rule() -> None:
 
 
 @pytest.mark.parametrize(
-    ("figure", "value"),
+    ("metric", "value"),
     [("auc", 0.5), ("accuracy", 0.5), ("sensitivity", 0.5), ("specificity", 0.5), ("ece", 0.5), ("unsure_rate", 0.5)],
 )
-def test_each_rule_fails_alone_and_says_by_how_much(figure: str, value: float) -> None:
-    verdict = evaluate_gate(evaluation(**{figure: value}), None, GateSettings(), synthetic=False)
-    assert [rule.name for rule in verdict.rules if not rule.passed] == [figure]
-    assert f"{figure} is {value:.4f}" in verdict.sentence
+def test_each_rule_fails_alone_and_says_by_how_much(metric: str, value: float) -> None:
+    verdict = evaluate_gate(evaluation(**{metric: value}), None, GateSettings(), synthetic=False)
+    assert [rule.name for rule in verdict.rules if not rule.passed] == [metric]
+    assert f"{metric} is {value:.4f}" in verdict.sentence
     assert "missed by" in verdict.sentence
 
 
@@ -49,7 +51,7 @@ def test_too_many_refusals_fail() -> None:
     assert [rule.name for rule in verdict.rules if not rule.passed] == ["refused"]
 
 
-def test_a_figure_that_cannot_be_measured_fails() -> None:
+def test_a_metric_that_cannot_be_measured_fails() -> None:
     verdict = evaluate_gate(evaluation(auc=None), None, GateSettings(), synthetic=False)
     assert not verdict.passed
     assert "auc is not measurable" in verdict.sentence
@@ -61,7 +63,7 @@ def test_a_model_as_good_as_the_champion_passes() -> None:
     assert "auc_gain" in [rule.name for rule in verdict.rules]
 
 
-def test_a_model_that_loses_more_than_the_margin_fails_alone_on_that_rule() -> None:
+def test_a_loss_beyond_the_margin_fails_that_rule_alone() -> None:
     worse = scores(0.35)
     settings = GateSettings(accuracy=0, sensitivity=0, specificity=0, ece=1, unsure_rate=1, auc=0)
     verdict = evaluate_gate(summarise(worse, THRESHOLDS), evaluation(), settings, synthetic=False, paired=(worse, GOOD))
@@ -74,3 +76,9 @@ def test_a_verdict_on_a_model_of_phantoms_says_so() -> None:
     assert verdict.passed
     assert verdict.synthetic
     assert "phantoms" in verdict.sentence
+
+
+def test_the_stored_value_of_a_rule_keeps_its_key() -> None:
+    rule = evaluate_gate(evaluation(), None, GateSettings(), synthetic=False).rules[0]
+    assert json.loads(rule.model_dump_json())["figure"] == rule.value
+    assert GateRule.model_validate_json(rule.model_dump_json()) == rule

@@ -88,10 +88,10 @@ def test_kafka_users_and_their_secrets_have_the_same_names(overlay: str) -> None
 @every_overlay
 def test_uploads_reach_the_predictor_and_replies_the_worklist(overlay: str) -> None:
     triggers = named(overlay, "Trigger")
-    judge, show = triggers["judge"]["spec"], triggers["show"]["spec"]
-    assert judge["filter"]["attributes"] == {"type": uploads.UPLOAD_TYPE}
-    assert judge["subscriber"]["ref"]["name"] == DEFAULTS.model_name
-    assert judge["subscriber"]["uri"] == f"/v1/models/{DEFAULTS.model_name}:predict"
+    predict, show = triggers["judge"]["spec"], triggers["show"]["spec"]
+    assert predict["filter"]["attributes"] == {"type": uploads.UPLOAD_TYPE}
+    assert predict["subscriber"]["ref"]["name"] == DEFAULTS.model_name
+    assert predict["subscriber"]["uri"] == f"/v1/models/{DEFAULTS.model_name}:predict"
     assert show["filter"]["attributes"] == {"type": events.RESULT_TYPE}
     assert show["subscriber"]["ref"]["name"] == "worklist-events"
     prefix = triggers["publish"]["spec"]["filters"][0]["prefix"]["type"]

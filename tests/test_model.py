@@ -27,8 +27,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 @pytest.fixture(scope="module")
 def run(prepared: Prepared) -> tuple[Trained, list[Epoch]]:
-    heard: list[Epoch] = []
-    return train(prepared, SETTINGS, heard.append), heard
+    epochs: list[Epoch] = []
+    return train(prepared, SETTINGS, epochs.append), epochs
 
 
 def test_the_network_starts_from_weights_that_know_edges_and_textures() -> None:
@@ -36,7 +36,7 @@ def test_the_network_starts_from_weights_that_know_edges_and_textures() -> None:
     assert np.allclose(stem[:, :, 0, :], imagenet_weights()["_conv_stem.weight"].sum(axis=1).transpose(1, 2, 0))
 
 
-def test_a_network_can_start_from_chance_and_the_seed_fixes_it() -> None:
+def test_random_weights_repeat_with_their_seed() -> None:
     settings = SMALL.model_copy(update={"weights": "random"})
     first, second, other = (build(settings, seed).get_weights() for seed in (1, 1, 2))
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
@@ -45,11 +45,12 @@ def test_a_network_can_start_from_chance_and_the_seed_fixes_it() -> None:
 
 def test_the_logit_is_the_mean_of_the_map() -> None:
     images = np.random.default_rng(0).random((3, 32, 32, 1), np.float32)
-    found = build(SMALL).predict(images, verbose="0")
-    assert found["logit"][:, 0] == pytest.approx(found["cam"].mean(axis=(1, 2)), abs=1e-5)
+    prediction = build(SMALL).predict(images, verbose="0")
+    assert prediction["logit"][:, 0] == pytest.approx(prediction["cam"].mean(axis=(1, 2)), abs=1e-5)
 
 
-def test_closer_looks_are_one_pass_whose_logit_is_the_mean_of_four() -> None:
+def test_closer_crops_average_the_logits_of_one_pass() -> None:
+    """The logit is the mean over four crops; the map and the chest check stay those of the whole image."""
     network = build(SMALL)
     images = np.random.default_rng(0).random((3, 32, 32, 1), np.float32)
     whole, closer = network.predict(images, verbose="0"), with_closer_crops(network).predict(images, verbose="0")
@@ -60,12 +61,12 @@ def test_closer_looks_are_one_pass_whose_logit_is_the_mean_of_four() -> None:
     assert flat["logit"] == pytest.approx(network.predict(np.full_like(images, 0.5), verbose="0")["logit"], abs=1e-4)
 
 
-def test_training_tells_of_every_epoch_in_order(run: tuple[Trained, list[Epoch]]) -> None:
-    trained, heard = run
-    assert tuple(heard) == trained.history
-    assert [(epoch.number, epoch.of) for epoch in heard] == [(1, 2), (2, 2)]
-    assert heard[0].seconds < heard[1].seconds <= trained.seconds
-    assert all(np.isfinite(epoch.loss) and 0 <= epoch.val_auc <= 1 for epoch in heard)
+def test_training_reports_every_epoch_in_order(run: tuple[Trained, list[Epoch]]) -> None:
+    trained, epochs = run
+    assert tuple(epochs) == trained.history
+    assert [(epoch.number, epoch.of) for epoch in epochs] == [(1, 2), (2, 2)]
+    assert epochs[0].seconds < epochs[1].seconds <= trained.seconds
+    assert all(np.isfinite(epoch.loss) and 0 <= epoch.val_auc <= 1 for epoch in epochs)
 
 
 def test_training_learns_phantoms(run: tuple[Trained, list[Epoch]]) -> None:
@@ -78,9 +79,10 @@ def test_the_same_data_and_seed_give_the_same_network(prepared: Prepared, run: t
     assert logits(again.model, images) == pytest.approx(logits(run[0].model, images), abs=1e-3)
 
 
-def test_a_package_is_held_against_its_network_on_256_pictures_and_in_a_fresh_process(
+def test_a_package_is_compared_with_its_network(
     prepared: Prepared, run: tuple[Trained, list[Epoch]], tmp_path: Path
 ) -> None:
+    """The check runs 256 images, in this process and in a fresh one."""
     trained = run[0]
     card = trained.card(DataFacts(name="phantom", digest="0", synthetic=True), CodeFacts(version="0"), SETTINGS)
     write_package(tmp_path / "package", keras_model=trained.model, card=card)
@@ -100,7 +102,8 @@ def changed(images: np.ndarray, strength: float, seed: int) -> np.ndarray:
     return augment(tf.constant(images), strength, tf.constant([1, seed])).numpy()
 
 
-def test_augmentation_repeats_with_its_seed_and_stays_within_the_grey_levels() -> None:
+def test_augmentation_repeats_and_stays_within_the_grey_levels() -> None:
+    """The same seed gives the same images."""
     images = np.random.default_rng(0).random((4, 32, 32, 1), np.float32)
     first, second, other = (changed(images, 1.0, seed) for seed in (1, 1, 2))
     assert np.array_equal(first, second)

@@ -42,7 +42,7 @@ RESULTS, MODELS = SETTINGS.results_bucket, SETTINGS.models_bucket
 # Half of what is compared at a time by default: what shows in so few shows in 200.
 WINDOW = 100
 UNCHANGED: Change = lambda image: image  # noqa: E731 - one of several
-HEARD: dict[str, Change] = {
+CHANGES: dict[str, Change] = {
     "exposure, 10 grey levels": brighter(10),
     "another scanner's blur, 1 pixel": blurred(224 / 96),
     "adults, 10 % larger": adult(0.9, 1.0, 1.0),
@@ -58,32 +58,33 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pictures(folder: Path) -> Images:
+def images(folder: Path) -> Images:
     files = [jpeg(seed, opacities=seed % 2 == 0, size=96) for seed in range(220)]
-    known = [(seed % 2 == 0, f"person{seed}", data) for seed, data in enumerate(files)]
-    return Images(folder, known, {"none": UNCHANGED, **HEARD})
+    cases = [(seed % 2 == 0, f"person{seed}", data) for seed, data in enumerate(files)]
+    return Images(folder, cases, {"none": UNCHANGED, **CHANGES})
 
 
-def share_of_alarms(pictures: Images, change: str, runs: int) -> float:
-    heard = 0
+def share_of_alarms(images: Images, change: str, runs: int) -> float:
+    alarms = 0
     for run in range(runs):
-        known, field = pictures.split(np.random.default_rng(run), WINDOW)
-        reference = sample(pictures.results["none"][row] for row in known)
-        window = sample(pictures.results[change][row] for row in field[:WINDOW])
-        heard += bool(compare(reference, window, 0.01, seed=run).alarms)
-    return heard / runs
+        reference_rows, live_rows = images.split(np.random.default_rng(run), WINDOW)
+        reference = sample(images.results["none"][row] for row in reference_rows)
+        window = sample(images.results[change][row] for row in live_rows[:WINDOW])
+        alarms += bool(compare(reference, window, 0.01, seed=run).alarms)
+    return alarms / runs
 
 
-def test_at_most_one_in_twenty_windows_of_an_unchanged_world_raises_an_alarm(pictures: Images) -> None:
-    assert share_of_alarms(pictures, "none", 100) <= 0.05
+def test_unchanged_data_rarely_raise_an_alarm(images: Images) -> None:
+    """At most one in twenty windows of unchanged data raises one."""
+    assert share_of_alarms(images, "none", 100) <= 0.05
 
 
-@pytest.mark.parametrize("change", HEARD)
-def test_a_change_of_the_pictures_is_heard_within_one_window(pictures: Images, change: str) -> None:
-    assert share_of_alarms(pictures, change, 3) == 1
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_of_the_images_is_detected_within_one_window(images: Images, change: str) -> None:
+    assert share_of_alarms(images, change, 3) == 1
 
 
-def test_many_pictures_of_one_patient_raise_no_alarm_by_being_alike() -> None:
+def test_similar_images_of_one_patient_raise_no_alarm() -> None:
     def drawn(rng: np.random.Generator, patients: int) -> Iterator[ComparedResult]:
         for patient in range(patients):
             habit = rng.normal()
@@ -93,15 +94,17 @@ def test_many_pictures_of_one_patient_raise_no_alarm_by_being_alike() -> None:
                     "Normal", 1 / (1 + np.exp(-habit)), ImageStatistics(statistics=values), f"{rng}{patient}"
                 )
 
-    heard = []
+    alarms = []
     for run in range(30):
         rng = np.random.default_rng(run)
         here, there = sample(drawn(rng, 20)), sample(drawn(rng, 20))
-        heard.append(bool(compare(here, there, 0.05, seed=run).alarms))
-    assert np.mean(heard) <= 0.2
+        alarms.append(bool(compare(here, there, 0.05, seed=run).alarms))
+    assert np.mean(alarms) <= 0.2
 
 
-def test_swapped_labels_more_doubt_and_refusals_are_heard_by_their_own_tests() -> None:
+def test_labels_unsure_and_refusals_have_their_own_tests() -> None:
+    """Swapped labels, more unsure results and more refusals each raise the alarm of their own test."""
+
     def some(**counts: int) -> list[ComparedResult]:
         risk = {"Normal": 0.1, "Unsure": 0.5, "Pneumonia": 0.9, "Refused": None}
         return [ComparedResult(label, risk[label]) for label, count in counts.items() for _ in range(count)]
@@ -118,7 +121,9 @@ def test_swapped_labels_more_doubt_and_refusals_are_heard_by_their_own_tests() -
 def test_statistics_tell_exposure_blur_and_framing() -> None:
     plain = jpeg(1, opacities=True)
     changes = (UNCHANGED, brighter(20), blurred(2), adult(1.0, 1.15, 1.5))
-    usual, bright, soft, wide = (compute_statistics(decode(changed(plain, one)), 1000).statistics for one in changes)
+    usual, bright, soft, wide = (
+        compute_statistics(decode(changed(plain, change)), 1000).statistics for change in changes
+    )
     assert tuple(usual) == STATISTICS
     assert bright["mean"] > usual["mean"] + 10
     assert soft["grain"] < usual["grain"]
@@ -131,9 +136,9 @@ def changed(data: bytes, change: Change) -> bytes:
 
 
 def test_a_share_has_wilsons_interval() -> None:
-    found = proportion(9, 10)
-    assert found is not None
-    assert (found.low, found.high) == (pytest.approx(0.596, abs=1e-3), pytest.approx(0.982, abs=1e-3))
+    share = proportion(9, 10)
+    assert share is not None
+    assert (share.low, share.high) == (pytest.approx(0.596, abs=1e-3), pytest.approx(0.982, abs=1e-3))
     assert proportion(0, 0) is None
 
 
@@ -159,7 +164,7 @@ def test_a_package_carries_its_reference_like_any_other_file(folder: Path, tmp_p
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory, folder: Path, pictures: Images) -> Iterator[Storage]:
+def storage(tmp_path_factory: pytest.TempPathFactory, folder: Path, images: Images) -> Iterator[Storage]:
     """Version 1 has a reference and 110 usual results, then 100 brighter ones; version 0 is older than monitoring."""
     with running_store(tmp_path_factory.mktemp("store"), RESULTS, MODELS) as storage:
         package = tmp_path_factory.mktemp("packages") / "1"
@@ -184,13 +189,13 @@ def storage(tmp_path_factory: pytest.TempPathFactory, folder: Path, pictures: Im
 
 
 def save(storage: Storage, version: str, at: datetime, diagnoser: Diagnoser, data: bytes) -> str:
-    found = diagnoser.diagnose(data, heatmap=False)
+    diagnosis = diagnoser.diagnose(data, heatmap=False)
     identity = sha256(f"{at}{version}".encode()).hexdigest()[:32]
     record = ResultRecord(
         id=f"{identity}-{version}",
         outcome="judged",
-        label=found.label,
-        probability=found.probability,
+        label=diagnosis.label,
+        probability=diagnosis.probability,
         thresholds=OperatingPoint(low=0.3, high=0.7, operating=0.5),
         model=ModelFacts(name="pneumonia", version=version, run_id=None, sha256="0", synthetic=True),
         upload=UploadFacts(
@@ -202,14 +207,14 @@ def save(storage: Storage, version: str, at: datetime, diagnoser: Diagnoser, dat
             sequencer=None,
         ),
         times=Times(uploaded=at, received=at, done=at),
-        image_statistics=found.statistics,
+        image_statistics=diagnosis.statistics,
     )
     records.save(storage, RESULTS, record)
     return identity
 
 
 def read(storage: Storage, identity: str, verdict: str, probability: float, number: int) -> None:
-    told = {
+    reading = {
         "schema_version": 1,
         "id": str(number),
         "identity": identity,
@@ -223,15 +228,15 @@ def read(storage: Storage, identity: str, verdict: str, probability: float, numb
         "reader": "Dr. Roe",
         "at": datetime.now(UTC).isoformat(),
     }
-    storage.put(RESULTS, f"readings/{identity[:2]}/{identity}/{number}.json", json.dumps(told).encode())
+    storage.put(RESULTS, f"readings/{identity[:2]}/{identity}/{number}.json", json.dumps(reading).encode())
 
 
-def test_the_field_is_compared_by_version_told_once_and_shown(storage: Storage, folder: Path, pictures: Images) -> None:
+def test_live_data_are_compared_by_version_and_reported_once(storage: Storage, folder: Path, images: Images) -> None:
     settings = load_settings({"monitor.window": 100})
     calm = monitor(settings, storage)
     assert [model.version for model in calm.models] == ["1", "0"]
-    one, older = calm.models
-    assert (one.reference, one.results, len(one.windows), one.drifted) == (100, 110, 1, False)
+    newer, older = calm.models
+    assert (newer.reference, newer.results, len(newer.windows), newer.drifted) == (100, 110, 1, False)
     assert older.reason == "The package of version 0 has no reference: its release had no monitoring."
     assert findings.save(storage, RESULTS, calm, "") == []
 
@@ -249,14 +254,14 @@ def test_the_field_is_compared_by_version_told_once_and_shown(storage: Storage, 
                 place,
             )
     read(storage, identity, "Not usable", 0.2, 99)
-    found = monitor(settings, storage)
-    (changed_one, _) = found.models
-    assert found.drifted == ("1",)
-    assert [window.alarm for window in changed_one.windows] == [False, True]
-    assert "images" in changed_one.windows[-1].comparison.alarms
-    mean = changed_one.windows[-1].comparison.statistics["mean"]
+    results = monitor(settings, storage)
+    (changed_model, _) = results.models
+    assert results.drifted == ("1",)
+    assert [window.alarm for window in changed_model.windows] == [False, True]
+    assert "images" in changed_model.windows[-1].comparison.alarms
+    mean = changed_model.windows[-1].comparison.statistics["mean"]
     assert mean.field > mean.reference + 10
-    feedback = changed_one.feedback
+    feedback = changed_model.feedback
     assert feedback is not None
     assert feedback.readings == 20
     assert feedback.sensitivity is not None
@@ -264,17 +269,17 @@ def test_the_field_is_compared_by_version_told_once_and_shown(storage: Storage, 
     assert (feedback.sensitivity.count, feedback.sensitivity.total) == (3, 10)
     assert (feedback.specificity.count, feedback.specificity.total) == (9, 10)
 
-    assert findings.save(storage, RESULTS, found, "page") == ["1"]
-    assert findings.save(storage, RESULTS, found, "page") == []
-    (event,) = [json.loads(storage.get(RESULTS, one.key).data) for one in storage.list(RESULTS, findings.EVENTS)]
+    assert findings.save(storage, RESULTS, results, "page") == ["1"]
+    assert findings.save(storage, RESULTS, results, "page") == []
+    (event,) = [json.loads(storage.get(RESULTS, entry.key).data) for entry in storage.list(RESULTS, findings.EVENTS)]
     assert (event["type"], event["subject"], event["data"]["results"]) == ("org.lungline.drift.v1", "1", 100)
 
 
-def test_two_monitors_at_once_tell_of_a_drift_once(storage: Storage) -> None:
-    found = findings.latest(storage, RESULTS)
-    assert found is not None
+def test_two_monitors_at_once_report_a_drift_once(storage: Storage) -> None:
+    latest = findings.latest(storage, RESULTS)
+    assert latest is not None
     storage.delete(RESULTS, findings.LATEST)  # as if neither had seen the other's findings
-    assert findings.save(storage, RESULTS, found, "page") == []
+    assert findings.save(storage, RESULTS, latest, "page") == []
 
 
 def use(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,7 +320,7 @@ def test_the_command_shows_stores_and_reports(
     assert (failed.exit_code, json.loads(failed.stdout)["drifted"]) == (3, ["1"])
 
 
-def test_prometheus_is_told_of_the_last_findings_and_of_no_patient(storage: Storage) -> None:
+def test_prometheus_gets_the_latest_findings_and_no_patient(storage: Storage) -> None:
     text = gauges(storage)
     assert 'lungline_drift_alarm{model_version="1"} 1.0' in text
     assert 'lungline_drift_reference{model_version="0"} 0.0' in text
@@ -326,18 +331,18 @@ def test_prometheus_is_told_of_the_last_findings_and_of_no_patient(storage: Stor
 
 
 def test_a_version_that_was_replaced_raises_no_alarm_any_more(storage: Storage) -> None:
-    found = findings.latest(storage, RESULTS)
-    assert found is not None
-    old = found.models[0]
+    latest = findings.latest(storage, RESULTS)
+    assert latest is not None
+    old = latest.models[0]
     assert old.drifted
     later = [
-        one.model_copy(update={"start": one.start + timedelta(hours=1), "end": one.end + timedelta(hours=1)})
-        for one in old.windows
+        window.model_copy(update={"start": window.start + timedelta(hours=1), "end": window.end + timedelta(hours=1)})
+        for window in old.windows
     ]
     new = old.model_copy(update={"version": "2"})
-    after = found.model_copy(update={"models": (new.model_copy(update={"windows": (later[-1],)}), old)})
+    after = latest.model_copy(update={"models": (new.model_copy(update={"windows": (later[-1],)}), old)})
     assert after.drifted == ("2",)
-    beside = found.model_copy(update={"models": (new.model_copy(update={"windows": (old.windows[-1],)}), old)})
+    beside = latest.model_copy(update={"models": (new.model_copy(update={"windows": (old.windows[-1],)}), old)})
     assert beside.drifted == ("2", "1")
 
 
@@ -373,21 +378,24 @@ def test_an_unreadable_reading_is_shown_not_silent(
             findings.save(storage, RESULTS, before, "page")
 
 
-def test_the_rule_asks_for_a_run_after_enough_windows_with_an_alarm(storage: Storage) -> None:
-    found = findings.latest(storage, RESULTS)
+def test_enough_windows_with_an_alarm_are_a_cause(storage: Storage) -> None:
+    latest = findings.latest(storage, RESULTS)
     assert rule.drift(None, "1", 1) == (False, "Monitoring has not run yet.")
-    assert not rule.drift(found, "2", 1)[0]
-    assert not rule.drift(found, "1", 2)[0]
-    due, why = rule.drift(found, "1", 1)
+    assert not rule.drift(latest, "2", 1)[0]
+    assert not rule.drift(latest, "1", 2)[0]
+    due, why = rule.drift(latest, "1", 1)
     assert due
     assert why.startswith("The latest window of version 1 differs from")
 
 
-def test_of_many_that_find_a_cause_one_starts_a_run_and_none_within_the_cooldown(storage: Storage) -> None:
+def test_one_claim_at_a_time_and_none_within_the_cooldown(storage: Storage) -> None:
+    """Of many monitors that see a cause at once, one starts a run, and none does within the cooldown."""
     now, week = datetime.now(UTC), timedelta(days=7)
     with ThreadPoolExecutor(4) as pool:
-        given = [one for one in pool.map(lambda _: rule.claim(storage, RESULTS, "why", week, now), range(8)) if one]
-    assert [one.number for one in given] == [1]
+        claims = [
+            claim for claim in pool.map(lambda _: rule.claim(storage, RESULTS, "why", week, now), range(8)) if claim
+        ]
+    assert [claim.number for claim in claims] == [1]
     assert rule.claim(storage, RESULTS, "why", week, now + timedelta(days=6)) is None
     later = rule.claim(storage, RESULTS, "again", week, now + timedelta(days=8))
     assert later is not None
@@ -395,7 +403,7 @@ def test_of_many_that_find_a_cause_one_starts_a_run_and_none_within_the_cooldown
     assert (later.number, later.why) == (2, "again")
 
 
-def test_the_laptop_stack_looks_by_itself_and_leaves_nothing_running(storage: Storage, tmp_path: Path) -> None:
+def test_the_laptop_stack_monitors_and_leaves_nothing_running(storage: Storage, tmp_path: Path) -> None:
     given = {"s3_endpoint": storage.endpoint, "s3_access_key": ACCESS_KEY, "s3_secret_key": SECRET_KEY}
     settings = load_settings({**given, "home": str(tmp_path), "monitor.interval_minutes": 0.001, "monitor.window": 100})
     before = findings.latest(storage, RESULTS)
@@ -404,17 +412,21 @@ def test_the_laptop_stack_looks_by_itself_and_leaves_nothing_running(storage: St
     watching.start()
     deadline = time.monotonic() + 120
     try:
-        while (found := findings.latest(storage, RESULTS)) is None or found.at == before.at:
+        while (latest := findings.latest(storage, RESULTS)) is None or latest.at == before.at:
             assert time.monotonic() < deadline, Home(tmp_path).log("monitoring").read_text()
             time.sleep(0.1)
     finally:
         watching.stop()
-    assert found.drifted == before.drifted
-    left = [one for one in psutil.Process().children(recursive=True) if "laptop.retraining" in " ".join(one.cmdline())]
+    assert latest.drifted == before.drifted
+    left = [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if "laptop.retraining" in " ".join(process.cmdline())
+    ]
     assert left == []
 
 
-def test_a_version_whose_package_is_gone_or_damaged_is_said_so(storage: Storage) -> None:
+def test_a_missing_or_damaged_package_is_reported(storage: Storage) -> None:
     card, reference = fetch_reference(storage, MODELS, "pneumonia/7")
     assert (card, reference) == (None, None)
     storage.put(MODELS, "pneumonia/8/card.json", storage.get(MODELS, "pneumonia/1/card.json").data)

@@ -48,55 +48,56 @@ def folder(written: Path, tmp_path: Path) -> Path:
     return shutil.copytree(written, tmp_path / "copy")
 
 
-def pictures(count: int, seed: int = 0) -> np.ndarray:
+def random_images(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random((count, SIZE, SIZE, 1), np.float32)
 
 
 def test_a_package_answers_as_the_network_it_was_written_from(network: Any, written: Path) -> None:
-    inputs = pictures(8)
-    found = Package.load(written).logits(inputs)
+    inputs = random_images(8)
+    logits = Package.load(written).logits(inputs)
     expected = network.predict(inputs, verbose=0)["logit"].ravel()
-    assert np.abs(found - expected).max() < 1e-4
+    assert np.abs(logits - expected).max() < 1e-4
 
 
-def test_a_result_does_not_depend_on_the_rest_of_the_batch(written: Path) -> None:
-    package, inputs = Package.load(written), pictures(5)
+def test_a_result_does_not_depend_on_its_batch(written: Path) -> None:
+    package, inputs = Package.load(written), random_images(5)
     together = package.predict(inputs)
-    alone = [package.predict(one[np.newaxis])[0] for one in inputs]
-    assert [one.probability for one in together] == [one.probability for one in alone]
+    alone = [package.predict(image[np.newaxis])[0] for image in inputs]
+    assert [prediction.probability for prediction in together] == [prediction.probability for prediction in alone]
     assert all(np.array_equal(a.cam, b.cam) for a, b in zip(together, alone, strict=True))
 
 
-def test_the_map_lies_between_0_and_1_and_covers_the_picture(written: Path) -> None:
-    (prediction,) = Package.load(written).predict(pictures(1))
+def test_the_map_covers_the_image_from_0_to_1(written: Path) -> None:
+    (prediction,) = Package.load(written).predict(random_images(1))
     assert prediction.cam.shape == (SIZE // 16, SIZE // 16)
     assert prediction.cam.min() >= 0
     assert prediction.cam.max() <= 1
 
 
 def test_many_threads_get_the_answers_that_one_gets(written: Path) -> None:
-    package, inputs = Package.load(written), pictures(40)
-    expected = [one.probability for one in package.predict(inputs)]
-    found: dict[int, list[float]] = {}
+    package, inputs = Package.load(written), random_images(40)
+    expected = [prediction.probability for prediction in package.predict(inputs)]
+    results: dict[int, list[float]] = {}
 
     def work(number: int) -> None:
-        found[number] = [one.probability for one in package.predict(inputs)]
+        results[number] = [prediction.probability for prediction in package.predict(inputs)]
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
-    assert list(found.values()) == [expected] * 6
+    assert list(results.values()) == [expected] * 6
 
 
-def test_loading_and_judging_need_no_tensorflow_and_give_the_same_answer(written: Path) -> None:
-    inputs = pictures(4)
-    expected = [one.probability for one in Package.load(written).predict(inputs)]
+def test_predicting_needs_no_tensorflow(written: Path) -> None:
+    """A process without TensorFlow, Keras and MLflow loads the package and predicts the same."""
+    inputs = random_images(4)
+    expected = [prediction.probability for prediction in Package.load(written).predict(inputs)]
     program = (
         "import json, sys, numpy as np; from pathlib import Path; from lungline.package.package import Package\n"
         f"inputs = np.random.default_rng(0).random((4, {SIZE}, {SIZE}, 1), np.float32)\n"
-        f"print(json.dumps([one.probability for one in Package.load(Path({str(written)!r})).predict(inputs)]))\n"
+        f"print(json.dumps([p.probability for p in Package.load(Path({str(written)!r})).predict(inputs)]))\n"
         "sys.exit(any(name in sys.modules for name in ('tensorflow', 'keras', 'mlflow')))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
@@ -104,7 +105,7 @@ def test_loading_and_judging_need_no_tensorflow_and_give_the_same_answer(written
     assert json.loads(done.stdout) == expected
 
 
-def test_pictures_of_the_wrong_shape_are_refused_in_a_sentence(written: Path) -> None:
+def test_images_of_the_wrong_shape_are_refused(written: Path) -> None:
     with pytest.raises(PackageError, match=r"shape \(N, 32, 32, 1\); got \(1, 64, 64, 1\)"):
         Package.load(written).predict(np.zeros((1, 64, 64, 1), np.float32))
 
@@ -138,7 +139,8 @@ def test_a_damaged_package_is_refused_in_one_sentence(damage: str, folder: Path)
     assert "\n" not in str(caught.value)
 
 
-def test_a_network_that_lite_rt_cannot_read_is_refused_even_when_its_digest_fits(folder: Path) -> None:
+def test_an_unreadable_network_is_refused(folder: Path) -> None:
+    """LiteRT cannot load it, though its digest is the card's."""
     import hashlib
 
     (folder / MODEL).write_bytes(b"not a network")
@@ -148,7 +150,8 @@ def test_a_network_that_lite_rt_cannot_read_is_refused_even_when_its_digest_fits
         Package.load(folder)
 
 
-def test_new_figures_in_the_card_keep_the_package_whole_and_change_its_identity(folder: Path) -> None:
+def test_new_metrics_in_the_card_change_the_package_identity(folder: Path) -> None:
+    """The package stays whole."""
     before = Package.load(folder).sha256
     amend_card(folder, version="7", metrics={"auc": 0.9})
     after = Package.load(folder)
@@ -167,14 +170,15 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_picture_unlike_a_chest_is_unsure_with_the_reason_whatever_its_probability(folder: Path) -> None:
+def test_an_image_unlike_a_chest_is_unsure_with_the_reason(folder: Path) -> None:
+    """This holds whatever its probability."""
     certain = Thresholds(low=0, high=0, operating=0, chosen="Everything is pneumonia.")
     amend_card(folder, thresholds=certain, chest=ChestCheck(threshold=1, chosen="Nothing is a chest."))
-    (found,) = Package.load(folder).predict(pictures(1))
-    assert (found.label, found.warnings) == ("Unsure", (NOT_A_CHEST,))
+    (prediction,) = Package.load(folder).predict(random_images(1))
+    assert (prediction.label, prediction.warnings) == ("Unsure", (NOT_A_CHEST,))
     amend_card(folder, chest=ChestCheck(threshold=0, chosen="Everything is a chest."))
-    (found,) = Package.load(folder).predict(pictures(1))
-    assert (found.label, found.warnings) == ("Pneumonia", ())
+    (prediction,) = Package.load(folder).predict(random_images(1))
+    assert (prediction.label, prediction.warnings) == ("Pneumonia", ())
 
 
 def test_labels_follow_the_thresholds() -> None:

@@ -57,11 +57,11 @@ def corrected(settings_for: Callable[..., Settings]) -> ResultRecord:
 @pytest.fixture(scope="module")
 def first(settings_for: Callable[..., Settings], corrected: ResultRecord) -> tuple[RunSummary, list[Event]]:
     """The run that all others build on: one new label has caused it."""
-    told: list[Event] = []
+    reported: list[Event] = []
     settings = settings_for(worklist__retrain_labels=1)
-    done = retrain(settings, [labels_cause(settings)], told.append)
+    done = retrain(settings, [labels_cause(settings)], reported.append)
     assert done.summary, done.why
-    return done.summary, told
+    return done.summary, reported
 
 
 @pytest.fixture
@@ -72,30 +72,31 @@ def again(first: tuple[RunSummary, list[Event]], settings_for: Callable[..., Set
 
 
 def run(settings: Settings, **options: Any) -> tuple[RunSummary, list[Event]]:
-    told: list[Event] = []
-    return run_local(settings, told.append, **options), told
+    reported: list[Event] = []
+    return run_local(settings, reported.append, **options), reported
 
 
-def test_a_run_tells_of_every_step_and_epoch_as_it_happens(first: tuple[RunSummary, list[Event]]) -> None:
-    summary, told = first
-    assert [event.step for event in told if event.kind == "started"] == list(STEPS)
-    assert [event.step for event in told if event.kind == "done"] == ["data", *STEPS]
-    assert [event.values["epoch"] for event in told if "epoch" in event.values] == [1, 2]
-    assert any("Phantoms are drawn" in event.text for event in told if event.step == "data")
+def test_a_run_reports_every_step_and_epoch(first: tuple[RunSummary, list[Event]]) -> None:
+    summary, reported = first
+    assert [event.step for event in reported if event.kind == "started"] == list(STEPS)
+    assert [event.step for event in reported if event.kind == "done"] == ["data", *STEPS]
+    assert [event.values["epoch"] for event in reported if "epoch" in event.values] == [1, 2]
+    assert any("Phantoms are drawn" in event.text for event in reported if event.step == "data")
     assert summary.reused == ()
     assert set(summary.seconds) == {*STEPS, "total"}
 
 
-def test_what_a_reader_corrected_on_the_page_is_in_the_run_that_it_caused(
+def test_a_correction_is_in_the_run_that_it_caused(
     first: tuple[RunSummary, list[Event]], settings_for: Callable[..., Settings], corrected: ResultRecord
 ) -> None:
+    """A reader corrected a result on the page, which made the run due."""
     summary, settings = first[0], settings_for(worklist__retrain_labels=1)
     assert summary.data.name == "phantom:220 with 1 reader label"
     assert "Merged 1 reader label into the data." in (summary.data.notice or "")
     run = tracking.connect(settings).get_run(summary.mlflow_run)
     assert run.data.params["data.feedback"] == run.data.tags["feedback_labels"] == "1"
-    (picture,) = exported(settings)
-    assert picture.parts[-2:] == ("PNEUMONIA", f"person41_{corrected.upload.identity}.jpeg")
+    (image,) = exported(settings)
+    assert image.parts[-2:] == ("PNEUMONIA", f"person41_{corrected.upload.identity}.jpeg")
     card = json.loads((settings.home / "predictor" / "current" / CARD).read_text())
     assert (card["data"]["feedback"], card["data"]["digest"]) == (1, summary.data.digest)
     assert not labels_cause(settings).is_due, "the run knows them"
@@ -124,23 +125,23 @@ def test_a_run_ends_with_a_champion_that_answers_for_itself(
     assert "No predictor is running" in summary.next
 
 
-def test_the_mlflow_page_shows_what_was_asked_and_what_came_of_it(
+def test_mlflow_shows_the_settings_and_results_of_a_run(
     first: tuple[RunSummary, list[Event]], settings_for: Callable[..., Settings]
 ) -> None:
     summary, _ = first
     settings = settings_for()
     client = tracking.connect(settings)
-    found = client.get_run(summary.mlflow_run)
-    assert found.info.status == "FINISHED"
+    logged = client.get_run(summary.mlflow_run)
+    assert logged.info.status == "FINISHED"
     assert summary.mlflow_url.endswith(summary.mlflow_run)
-    assert found.data.params["train.epochs"] == "2"
-    assert found.data.params["library.tensorflow-cpu"]
-    assert found.data.metrics["test_auc"] == pytest.approx(summary.evaluation.auc)
-    assert all(found.data.metrics[f"seconds_{name}"] > 0 for name in ("prepare", "train", "evaluate"))
+    assert logged.data.params["train.epochs"] == "2"
+    assert logged.data.params["library.tensorflow-cpu"]
+    assert logged.data.metrics["test_auc"] == pytest.approx(summary.evaluation.auc)
+    assert all(logged.data.metrics[f"seconds_{name}"] > 0 for name in ("prepare", "train", "evaluate"))
     assert len(client.get_metric_history(summary.mlflow_run, "val_auc")) == 2
-    assert found.data.tags["pipeline_run"].startswith(summary.run)
-    assert found.data.tags["data_digest"] == summary.data.digest
-    assert found.data.tags["code_dirty"] in {"true", "false", "none"}
+    assert logged.data.tags["pipeline_run"].startswith(summary.run)
+    assert logged.data.tags["data_digest"] == summary.data.digest
+    assert logged.data.tags["code_dirty"] in {"true", "false", "none"}
     held = {
         item.path for place in ("", "evaluation", "model") for item in client.list_artifacts(summary.mlflow_run, place)
     }
@@ -162,37 +163,39 @@ def test_no_secret_and_nothing_temporary_is_left_behind(
         assert not path.is_file() or secret not in path.read_bytes()
 
 
-def test_a_second_run_reuses_what_has_not_changed_and_says_so(
+def test_a_second_run_reuses_unchanged_steps_and_says_so(
     first: tuple[RunSummary, list[Event]], again: Callable[..., Settings]
 ) -> None:
-    summary, told = run(again())
+    summary, reported = run(again())
     assert summary.reused == STEPS[:4]
-    assert [event.step for event in told if event.kind == "reused"] == list(STEPS[:4])
+    assert [event.step for event in reported if event.kind == "reused"] == list(STEPS[:4])
     assert summary.version == first[0].version, "the same package is registered once"
     assert summary.champion
     assert summary.next == f"Version {summary.version} is the champion already."
     assert summary.mlflow_run == first[0].mlflow_run
 
 
-def test_a_gate_that_does_not_pass_registers_nothing_and_says_by_how_much(
+def test_a_failed_gate_registers_nothing(
     again: Callable[..., Settings],
 ) -> None:
+    """The sentence says by how much each rule was missed."""
     settings = again(gate__auc=1, gate__accuracy=1)
     before = len(Registry(settings).versions())
-    summary, told = run(settings)
+    summary, reported = run(settings)
     assert summary.reused == STEPS[:4], "another gate does not train again"
     assert not summary.verdict.passed
     assert (summary.version, summary.champion) == (None, False)
     assert "auc is" in summary.next
     assert "missed by" in summary.next
-    assert not {"register", "promote"} & {event.step for event in told}
+    assert not {"register", "promote"} & {event.step for event in reported}
     assert len(Registry(settings).versions()) == before
     assert tracking.connect(settings).get_run(summary.mlflow_run).data.tags["gate"] == "failed"
 
 
-def test_the_policy_manual_leaves_a_challenger_and_says_how_to_promote_it(
+def test_the_manual_policy_leaves_a_challenger(
     again: Callable[..., Settings],
 ) -> None:
+    """The sentence says how to promote it."""
     settings = again(policy="manual", model_name="by-hand")
     summary, _ = run(settings)
     assert not summary.champion
@@ -201,7 +204,7 @@ def test_the_policy_manual_leaves_a_challenger_and_says_how_to_promote_it(
     assert f"lungline promote {summary.version} --by NAME --reason TEXT" in summary.next
 
 
-def test_data_that_break_the_contract_stop_the_run_with_one_sentence(
+def test_a_broken_contract_stops_the_run_with_one_sentence(
     settings_for: Callable[..., Settings], tmp_path: Path
 ) -> None:
     for split, count in (("train", 31), ("val", 6), ("test", 11)):
@@ -213,16 +216,16 @@ def test_data_that_break_the_contract_stop_the_run_with_one_sentence(
                 place.joinpath(f"person{patient}_1.jpeg").write_bytes(jpeg(patient, opacities=bool(label), size=64))
     twin = tmp_path / "xrays/test/NORMAL/person9999_1.jpeg"
     twin.write_bytes((tmp_path / "xrays/train/NORMAL/person0_1.jpeg").read_bytes())
-    told: list[Event] = []
+    reported: list[Event] = []
     with pytest.raises(PipelineFailed) as failure:
-        run_local(settings_for(data=str(tmp_path / "xrays")), told.append)
+        run_local(settings_for(data=str(tmp_path / "xrays")), reported.append)
     sentence = str(failure.value)
     assert sentence.startswith("Step validate_data failed: The data break the contract: no image may be in two splits")
     assert "person9999_1.jpeg" in sentence
     assert "Traceback" not in sentence
     page = Path(sentence.rpartition(" See ")[2].removesuffix("."))
     assert "<html" in page.read_text()
-    assert [event.step for event in told if event.kind == "started"] == ["prepare", "validate_data"]
+    assert [event.step for event in reported if event.kind == "started"] == ["prepare", "validate_data"]
 
 
 def test_data_that_cannot_be_opened_are_refused_before_anything_runs(settings_for: Callable[..., Settings]) -> None:
@@ -230,7 +233,7 @@ def test_data_that_cannot_be_opened_are_refused_before_anything_runs(settings_fo
         run_local(settings_for(data="/nowhere"))
 
 
-def test_a_path_that_is_not_utf8_is_refused_before_anything_runs(settings_for: Callable[..., Settings]) -> None:
+def test_a_path_not_in_utf8_is_refused_before_running(settings_for: Callable[..., Settings]) -> None:
     with pytest.raises(DataError, match=r"path /nowhere/\\udcff is not UTF-8: rename the data, or link to them"):
         run_local(settings_for(data="/nowhere/\udcff"))
 
@@ -247,9 +250,7 @@ def test_an_interrupted_run_leaves_no_process_behind(settings_for: Callable[...,
     assert processes_of(tmp_path) == []
 
 
-def test_a_run_ends_when_the_process_that_started_it_is_killed(
-    settings_for: Callable[..., Settings], tmp_path: Path
-) -> None:
+def test_a_run_ends_when_its_parent_is_killed(settings_for: Callable[..., Settings], tmp_path: Path) -> None:
     settings = settings_for(home=str(tmp_path))
     script = (
         "import json, sys\n"
@@ -257,8 +258,8 @@ def test_a_run_ends_when_the_process_that_started_it_is_killed(
         "from pipelines.run import run_local\n"
         "run_local(load_settings(json.loads(sys.argv[1])), lambda event: print(event.step, event.kind, flush=True))\n"
     )
-    asked = {"home": str(tmp_path), "data": settings.data, "model.size": 32, "mlflow_uri": settings.mlflow_uri}
-    command = [sys.executable, "-c", script, json.dumps(asked)]
+    overrides = {"home": str(tmp_path), "data": settings.data, "model.size": 32, "mlflow_uri": settings.mlflow_uri}
+    command = [sys.executable, "-c", script, json.dumps(overrides)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         assert "prepare started\n" in iter(parent.stdout.readline, "")
@@ -272,15 +273,15 @@ def test_a_run_ends_when_the_process_that_started_it_is_killed(
 
 def processes_of(folder: Path) -> list[int]:
     """Processes whose command line or environment names a folder: a run, its steps, and what those started."""
-    found: list[int] = []
+    numbers: list[int] = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            known = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+            data = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
         except OSError:
             continue
-        if str(folder).encode() in known:
-            found.append(int(process.name))
-    return found
+        if str(folder).encode() in data:
+            numbers.append(int(process.name))
+    return numbers
 
 
 def test_the_compiled_pipeline_loads_with_our_image_on_every_step(tmp_path: Path) -> None:

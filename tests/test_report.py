@@ -43,7 +43,8 @@ def robustness(package: Package) -> Robustness:
     return measure(package, CASES, most=3)
 
 
-def test_there_are_ten_corruptions_at_two_strengths_and_each_changes_the_picture() -> None:
+def test_each_corruption_changes_the_image() -> None:
+    """There are ten, at two strengths."""
     pixels = phantom.draw(np.random.default_rng(0), opacities=True, size=128)
     assert (len(CORRUPTIONS), len(STRENGTHS)) == (10, 2)
     for name, corrupt in CORRUPTIONS.items():
@@ -73,7 +74,7 @@ def test_robustness_repeats(package: Package, robustness: Robustness) -> None:
     assert measure(package, CASES, most=3) == robustness
 
 
-def test_the_page_needs_no_other_file_and_holds_every_figure(
+def test_the_page_is_complete_and_holds_every_metric(
     package: Package, scored: list[Scored], evaluation: Evaluation, robustness: Robustness, tmp_path: Path
 ) -> None:
     images = [case.data for case in CASES]
@@ -104,23 +105,23 @@ def test_the_model_card_says_what_the_page_says(
         assert word in text
 
 
-def test_slices_cover_every_judged_picture_by_kind_and_by_size(package: Package, scored: list[Scored]) -> None:
+def test_slices_cover_every_image_by_kind_and_size(package: Package, scored: list[Scored]) -> None:
     parts = slices(scored, package.card)
     assert sum(parts[kind].n for kind in ("normal", "bacterial", "viral")) == 24
-    assert sum(one.n for name, one in parts.items() if name.startswith("shortest side")) == 24
+    assert sum(part.n for name, part in parts.items() if name.startswith("shortest side")) == 24
 
 
-def test_a_report_of_one_class_leaves_out_what_it_cannot_draw(package: Package, tmp_path: Path) -> None:
-    one_class = [one for one in score(package, CASES) if one.label == 1]
+def test_a_report_of_one_class_omits_what_needs_two(package: Package, tmp_path: Path) -> None:
+    one_class = [case for case in score(package, CASES) if case.label == 1]
     page = write_report(tmp_path, package, summarise(one_class, package.card.thresholds), one_class).read_text()
     assert "ROC curve" not in page
     assert "Confusion matrix" in page
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_roc_curve_is_the_fields_own(seed: int) -> None:
+def test_the_roc_curve_equals_scikit_learns(seed: int) -> None:
     random = np.random.default_rng(seed)
-    labels, found = random.integers(0, 2, 200), np.round(random.random(200), 1)
-    false, true, _ = roc_curve(labels, found, drop_intermediate=False)
+    labels, risks = random.integers(0, 2, 200), np.round(random.random(200), 1)
+    false, true, _ = roc_curve(labels, risks, drop_intermediate=False)
     grid = np.linspace(0, 1, 201)
-    assert plots.roc(labels, found) == pytest.approx(np.interp(grid, false, true), abs=1e-9)
+    assert plots.roc(labels, risks) == pytest.approx(np.interp(grid, false, true), abs=1e-9)

@@ -103,7 +103,7 @@ def test_renamed_fields_of_a_result_keep_their_values() -> None:
     assert not {"form", "picture", "observed"} & json.loads(record.model_dump_json()).keys()
 
 
-def test_old_names_are_unknown_to_a_record_of_the_present_schema() -> None:
+def test_a_record_of_the_present_schema_refuses_old_names() -> None:
     mixed = {name: value for name, value in RECORD.items() if name != "form"} | {"schema_version": 2}
     with pytest.raises(ValidationError, match="picture"):
         ResultRecord.model_validate(mixed)

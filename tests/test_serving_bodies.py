@@ -200,7 +200,7 @@ def test_a_body_that_is_no_json_is_named(predictor: Predictor, body: bytes, cont
         ("/predict", {"Records": []}, "The body is JSON; post events and `instances` to"),
     ],
 )
-def test_json_at_the_wrong_address_is_sent_to_the_right_one(
+def test_json_at_the_wrong_address_names_the_right_one(
     predictor: Predictor, path: str, value: Any, sentence: str
 ) -> None:
     reply = predictor.http.post(path, json=value)

@@ -168,9 +168,9 @@ def test_the_secret_of_pseudonyms_stays_the_same(tmp_path: Path) -> None:
         claim_ports(home)
         return assembled(home, Settings(home=home.path)).settings.research_secret
 
-    one, other = Home.make(tmp_path / "one"), Home.make(tmp_path / "other")
-    kept = secret(one)
-    assert kept == secret(one)
+    first, other = Home.make(tmp_path / "one"), Home.make(tmp_path / "other")
+    kept = secret(first)
+    assert kept == secret(first)
     assert len(kept.get_secret_value() if kept else "") == 64
     assert secret(other) != kept
     # A home whose pseudonyms are keyed with a file of its own goes on with that.

@@ -69,16 +69,17 @@ def test_every_step_has_its_image_memory_time_and_another_try(compiled: tuple[di
     }
 
 
-def test_every_step_gets_its_addresses_and_credentials_from_what_the_manifests_make(
+def test_every_step_gets_its_addresses_and_credentials(
     compiled: tuple[dict[str, Any], dict[str, Any]],
 ) -> None:
+    """They come from the config map and the secret that the manifests create."""
     (secret,) = [
-        one["stringData"]
-        for one in generated_secrets()
-        if (one["metadata"]["namespace"], one["metadata"]["name"]) == ("kubeflow", SECRET)
+        item["stringData"]
+        for item in generated_secrets()
+        if (item["metadata"]["namespace"], item["metadata"]["name"]) == ("kubeflow", SECRET)
     ]
-    told = {line.partition("=")[0] for line in (MANIFESTS / "base/settings.env").read_text().split()}
-    assert {variable(name) for name in ADDRESSES} <= told
+    provided = {line.partition("=")[0] for line in (MANIFESTS / "base/settings.env").read_text().split()}
+    assert {variable(name) for name in ADDRESSES} <= provided
     for step in compiled[1].values():
         (from_map,), (from_secret,) = step["configMapAsEnv"], step["secretAsEnv"]
         assert from_map["configMapName"] == SETTINGS_MAP
@@ -112,36 +113,36 @@ def test_a_pipeline_that_has_not_changed_is_not_uploaded_again(kubeflow: Pipelin
 
 
 def test_a_run_is_followed_step_by_step_to_its_end(kubeflow: PipelinesServer) -> None:
-    heard: list[Event] = []
-    done = run(kubeflow, on_event=heard.append)
+    events: list[Event] = []
+    done = run(kubeflow, on_event=events.append)
     assert done.state == "SUCCEEDED"
     assert done.link == f"{kubeflow.host}/#/runs/details/{done.run}"
-    assert heard[0].text == done.link
-    assert [event.step for event in heard if event.kind == "done"] == list(STEPS)
-    assert [event.step for event in heard if event.kind == "started"] == ["run", *STEPS]
-    assert {event.seconds for event in heard if event.kind == "done"} == {30.0}
+    assert events[0].text == done.link
+    assert [event.step for event in events if event.kind == "done"] == list(STEPS)
+    assert [event.step for event in events if event.kind == "started"] == ["run", *STEPS]
+    assert {event.seconds for event in events if event.kind == "done"} == {30.0}
 
 
-def test_a_run_is_asked_what_the_settings_say_in_our_own_account(kubeflow: PipelinesServer) -> None:
+def test_a_run_gets_the_settings_and_our_service_account(kubeflow: PipelinesServer) -> None:
     run(kubeflow, settings(policy="manual", **{"train.epochs": 3}), wait=False, reuse=False)
-    (asked,) = kubeflow.runs.values()
-    parameters = asked["runtime_config"]["parameters"]
+    (request,) = kubeflow.runs.values()
+    parameters = request["runtime_config"]["parameters"]
     assert parameters["data"] == "medmnist:28"
     assert parameters["policy"] == "manual"
     assert parameters["train"]["epochs"] == 3
-    assert asked["service_account"] == SERVICE_ACCOUNT
-    assert asked["pipeline_version_reference"]["pipeline_version_id"] == kubeflow.versions[-1]["pipeline_version_id"]
+    assert request["service_account"] == SERVICE_ACCOUNT
+    assert request["pipeline_version_reference"]["pipeline_version_id"] == kubeflow.versions[-1]["pipeline_version_id"]
 
 
 def test_a_step_that_fails_is_named_with_its_cause(kubeflow: PipelinesServer) -> None:
     kubeflow.fails = "train"
-    heard: list[Event] = []
+    events: list[Event] = []
     with pytest.raises(PipelineFailed, match=r"^Step train failed: the data has changed\. Its log is at http://"):
-        run(kubeflow, on_event=heard.append)
-    assert heard[-1].kind == "failed"
+        run(kubeflow, on_event=events.append)
+    assert events[-1].kind == "failed"
 
 
-def test_a_server_that_is_away_for_a_moment_does_not_end_the_watch(kubeflow: PipelinesServer) -> None:
+def test_a_short_outage_of_the_server_is_survived(kubeflow: PipelinesServer) -> None:
     def away(event: Event) -> None:
         if event.step == "train" and event.kind == "started":
             kubeflow.refusals = 3
@@ -149,7 +150,7 @@ def test_a_server_that_is_away_for_a_moment_does_not_end_the_watch(kubeflow: Pip
     assert run(kubeflow, on_event=away).state == "SUCCEEDED"
 
 
-def test_what_is_heard_may_be_printed(kubeflow: PipelinesServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_events_may_be_printed(kubeflow: PipelinesServer, capsys: pytest.CaptureFixture[str]) -> None:
     run(kubeflow, on_event=lambda event: print(event.step, event.kind))
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == "run started"
@@ -197,10 +198,10 @@ def test_a_person_trains_on_the_server_of_several_users(
     where = ("--on", "kfp", "--host", kubeflow.host, "--kfp-token-file", str(tmp_path / "token"))
     what = ("--kfp-namespace", "radiology", "--service-account", "trainer", "--data", "medmnist:28", "--json")
     assert lungline(monkeypatch, "train", *where, *what, "--no-wait") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["link"] == f"{kubeflow.host}/#/runs/details/{told['run']}"
-    (asked,) = kubeflow.runs.values()
-    assert asked["service_account"] == "trainer"
+    output = json.loads(capsys.readouterr().out)
+    assert output["link"] == f"{kubeflow.host}/#/runs/details/{output['run']}"
+    (request,) = kubeflow.runs.values()
+    assert request["service_account"] == "trainer"
     assert kubeflow.experiments[0]["namespace"] == "radiology"
     assert lungline(monkeypatch, "train", *where, *what, "--schedule", "0 3 * * 1") == 0
     assert json.loads(capsys.readouterr().out)["cron"] == "0 0 3 * * 1"
@@ -230,7 +231,7 @@ def test_what_compile_writes_is_what_is_uploaded(
 @pytest.mark.parametrize(
     ("arguments", "why"), [(["--on", "kfp"], "needs --host"), (["--schedule", "0 3 * * 1"], "add --on kfp")]
 )
-def test_what_the_command_lacks_is_said(
+def test_a_missing_option_is_named(
     arguments: list[str], why: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert lungline(monkeypatch, "train", *arguments) == 2
@@ -241,9 +242,8 @@ def test_what_the_command_lacks_is_said(
 
 
 @pytest.mark.parametrize("data", ["/home/me/xrays", "chest_xray.zip", "~/x.npz"])
-def test_data_that_a_cluster_cannot_read_is_refused_before_anything_is_sent(
-    kubeflow: PipelinesServer, data: str
-) -> None:
+def test_data_unreadable_for_a_cluster_are_refused(kubeflow: PipelinesServer, data: str) -> None:
+    """Nothing is uploaded."""
     with pytest.raises(DataError, match="s3://bucket/prefix"):
         run(kubeflow, settings(data=data))
     assert kubeflow.uploads == []
@@ -267,7 +267,7 @@ def test_a_server_that_is_not_there_is_unavailable_at_once() -> None:
 
 
 @pytest.mark.parametrize(("status", "error"), [(503, PipelinesUnavailable), (400, LunglineError)])
-def test_what_the_server_says_is_told(kubeflow: PipelinesServer, status: int, error: type[Exception]) -> None:
+def test_the_error_repeats_the_servers_message(kubeflow: PipelinesServer, status: int, error: type[Exception]) -> None:
     kubeflow.refuses, kubeflow.refusals = status, 1
     with pytest.raises(error, match="the stand-in is set to refuse"):
         run(kubeflow)
@@ -275,10 +275,10 @@ def test_what_the_server_says_is_told(kubeflow: PipelinesServer, status: int, er
 
 def _dags(pipeline: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield pipeline["root"]["dag"]
-    yield from (one["dag"] for one in pipeline["components"].values() if "dag" in one)
+    yield from (component["dag"] for component in pipeline["components"].values() if "dag" in component)
 
 
 def test_the_account_of_runs_is_the_one_that_may_promote() -> None:
     access = list(yaml.safe_load_all(Path(MANIFESTS / "base/pipeline/access.yaml").read_text()))
-    accounts = {one["metadata"]["name"] for one in access if one["kind"] == "ServiceAccount"}
+    accounts = {document["metadata"]["name"] for document in access if document["kind"] == "ServiceAccount"}
     assert accounts == {SERVICE_ACCOUNT}

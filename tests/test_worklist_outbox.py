@@ -122,9 +122,7 @@ def test_reading_is_not_saved_under_another_name(browser: Browser, site: Site, r
         stored_once(page, site, "corrected", "Not usable", reader="dr.berg")
 
 
-def test_reading_is_stored_with_a_new_session_of_the_same_reader(
-    browser: Browser, site: Site, result: ResultRecord
-) -> None:
+def test_a_reading_survives_a_new_session_of_its_reader(browser: Browser, site: Site, result: ResultRecord) -> None:
     """Its page still holds the token of the earlier session."""
     with opened(browser, site, f"/x/{result.upload.identity}") as page:
         write_comment(page, result)

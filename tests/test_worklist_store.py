@@ -187,11 +187,11 @@ def test_rebuild_restores_results_and_readings_from_the_store(tmp_path: Path, st
         "lungline-results", "results/xx/foreign.json", record(key="a").model_dump_json().replace("0.9", "9").encode()
     )
     store.put("lungline-results", "readings/xx/foreign.json", b"not a reading")
-    judged = next(result for result in wanted if result.label == "Pneumonia")
+    pneumonia = next(result for result in wanted if result.label == "Pneumonia")
     with closing(Database.open(home(tmp_path / "first"))) as first:
         assert rebuild(first, store, "lungline-results").added == 30
         with first.writing() as session:
-            entry = entries.find(session, judged.upload.identity)
+            entry = entries.find(session, pneumonia.upload.identity)
             assert entry
             reading = readings.read(
                 session, entry, reader="dr.adams", action="corrected", verdict="Normal", comment="clear"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from lungline.datasets.prepared import Prepared
 from lungline.evaluation.metrics import Evaluation, Scored, auc
@@ -22,12 +22,12 @@ RESAMPLES = 1000
 
 
 class GateRule(BaseModel):
-    """One rule with its measured value and its limit."""
+    """One rule with its measured value and its limit; in JSON the value is called `figure`."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, serialize_by_alias=True)
 
     name: str
-    figure: float | None
+    value: float | None = Field(validation_alias=AliasChoices("value", "figure"), serialization_alias="figure")
     limit: float
     passed: bool
     sentence: str
@@ -70,25 +70,25 @@ def evaluate_gate(
 
 
 def _floor(evaluation: Evaluation, name: str, settings: GateSettings) -> GateRule:
-    figure, limit = getattr(evaluation, name), float(getattr(settings, name))
-    return _rule(name, figure, limit, passed=figure is not None and figure >= limit, wanted="at least")
+    value, limit = getattr(evaluation, name), float(getattr(settings, name))
+    return _rule(name, value, limit, passed=value is not None and value >= limit, wanted="at least")
 
 
 def _ceiling(evaluation: Evaluation, name: str, settings: GateSettings) -> GateRule:
-    figure, limit = getattr(evaluation, name), float(getattr(settings, name))
-    return _rule(name, figure, limit, passed=figure is not None and figure <= limit, wanted="at most")
+    value, limit = getattr(evaluation, name), float(getattr(settings, name))
+    return _rule(name, value, limit, passed=value is not None and value <= limit, wanted="at most")
 
 
 def _refusals(evaluation: Evaluation, settings: GateSettings) -> GateRule:
-    figure = (evaluation.refused + evaluation.doubted) / (evaluation.n + evaluation.refused)
-    return _rule("refused", figure, settings.refused_rate, passed=figure <= settings.refused_rate, wanted="at most")
+    value = (evaluation.refused + evaluation.doubted) / (evaluation.n + evaluation.refused)
+    return _rule("refused", value, settings.refused_rate, passed=value <= settings.refused_rate, wanted="at most")
 
 
-def _rule(name: str, figure: float | None, limit: float, *, passed: bool, wanted: str) -> GateRule:
-    value = "not measurable" if figure is None else f"{figure:.4f}"
-    miss = "" if passed or figure is None else f", missed by {abs(limit - figure):.4f}"
-    sentence = f"{name} is {value}, required {wanted} {limit:g}{miss}."
-    return GateRule(name=name, figure=figure, limit=limit, passed=passed, sentence=sentence)
+def _rule(name: str, value: float | None, limit: float, *, passed: bool, wanted: str) -> GateRule:
+    measured = "not measurable" if value is None else f"{value:.4f}"
+    miss = "" if passed or value is None else f", missed by {abs(limit - value):.4f}"
+    sentence = f"{name} is {measured}, required {wanted} {limit:g}{miss}."
+    return GateRule(name=name, value=value, limit=limit, passed=passed, sentence=sentence)
 
 
 def _against(
@@ -101,8 +101,8 @@ def _against(
     if evaluation.auc is None or champion.auc is None:
         return _rule("auc_gain", None, -margin, passed=False, wanted="at least")
     gain = evaluation.auc - champion.auc
-    figure = _low_end(*paired) if paired else gain
-    rule = _rule("auc_gain", figure, -margin, passed=figure >= -margin, wanted="at least")
+    value = _low_end(*paired) if paired else gain
+    rule = _rule("auc_gain", value, -margin, passed=value >= -margin, wanted="at least")
     how = "low end of the paired 90 % interval" if paired else "plain difference"
     return rule.model_copy(
         update={"sentence": f"{rule.sentence[:-1]} against the champion ({how}; the gain itself is {gain:+.4f})."}

@@ -37,7 +37,7 @@ class Case:
 class Scored:
     """The prediction for a case; a refused one has a reason and no probability.
 
-    `label` is the true label, `called` the predicted one, `chest` the likeness to a chest X-ray, `side` the shortest
+    `label` is the true label, `predicted` the predicted one, `chest` the likeness to a chest X-ray, `side` the shortest
     side in pixels.
     """
 
@@ -45,7 +45,7 @@ class Scored:
     name: str = ""
     kind: str = "unknown"
     probability: float | None = None
-    called: str = "Refused"
+    predicted: str = "Refused"
     reason: str | None = None
     chest: float | None = None
     side: int = 0
@@ -96,18 +96,18 @@ def summarise(
 
     Raises DataError when every case was refused.
     """
-    predicted = [case for case in scored if case.probability is not None]
-    if not predicted:
+    valid = [case for case in scored if case.probability is not None]
+    if not valid:
         raise DataError(f"All {len(scored)} images were refused, so there are no metrics.")
-    labels = np.array([case.label for case in predicted])
-    probabilities = np.array([case.probability for case in predicted], dtype=np.float64)
-    called = np.array([case.called for case in predicted])
-    metrics = _metrics(labels, probabilities, called, thresholds.operating)
+    labels = np.array([case.label for case in valid])
+    probabilities = np.array([case.probability for case in valid], dtype=np.float64)
+    predicted = np.array([case.predicted for case in valid])
+    metrics = _metrics(labels, probabilities, predicted, thresholds.operating)
     positive = probabilities >= thresholds.operating
     return Evaluation(
-        n=len(predicted),
-        refused=len(scored) - len(predicted),
-        doubted=sum(case.reason == NOT_A_CHEST for case in predicted),
+        n=len(valid),
+        refused=len(scored) - len(valid),
+        doubted=sum(case.reason == NOT_A_CHEST for case in valid),
         classes={"NORMAL": int(np.sum(labels == 0)), "PNEUMONIA": int(np.sum(labels == 1))},
         confusion={
             "tp": int(np.sum(positive & (labels == 1))),
@@ -116,11 +116,13 @@ def summarise(
             "fp": int(np.sum(positive & (labels == 0))),
         },
         per_class={
-            name: {label: int(np.sum(called[labels == index] == label)) for label in ("Normal", "Unsure", "Pneumonia")}
+            name: {
+                label: int(np.sum(predicted[labels == index] == label)) for label in ("Normal", "Unsure", "Pneumonia")
+            }
             for index, name in enumerate(("NORMAL", "PNEUMONIA"))
         },
         operating=thresholds.operating,
-        intervals=_intervals(labels, probabilities, called, thresholds.operating, (seed, resamples)),
+        intervals=_intervals(labels, probabilities, predicted, thresholds.operating, (seed, resamples)),
         **metrics,
     )
 
@@ -150,9 +152,11 @@ def share(condition: NDArray[np.bool_], within: NDArray[np.bool_] | None = None)
     return float(np.mean(chosen)) if len(chosen) else float("nan")
 
 
-def _metrics(labels: Labels, probabilities: Floats, called: NDArray[Any], operating: float) -> dict[str, float | None]:
+def _metrics(
+    labels: Labels, probabilities: Floats, predicted: NDArray[Any], operating: float
+) -> dict[str, float | None]:
     positive, sick = probabilities >= operating, labels == 1
-    decided = called != "Unsure"
+    decided = predicted != "Unsure"
     values = {
         "auc": auc(labels, probabilities),
         "accuracy": share(positive == sick),
@@ -160,14 +164,14 @@ def _metrics(labels: Labels, probabilities: Floats, called: NDArray[Any], operat
         "specificity": share(~positive, ~sick),
         "ece": ece(labels, probabilities),
         "unsure_rate": share(~decided),
-        "sensitivity_decided": share(called == "Pneumonia", sick & decided),
-        "specificity_decided": share(called == "Normal", ~sick & decided),
+        "sensitivity_decided": share(predicted == "Pneumonia", sick & decided),
+        "specificity_decided": share(predicted == "Normal", ~sick & decided),
     }
     return {name: None if np.isnan(value) else value for name, value in values.items()}
 
 
 def _intervals(
-    labels: Labels, probabilities: Floats, called: NDArray[Any], operating: float, draws: tuple[int, int]
+    labels: Labels, probabilities: Floats, predicted: NDArray[Any], operating: float, draws: tuple[int, int]
 ) -> dict[str, Interval]:
     """Stratified by class, so that each resample keeps the prevalence."""
     seed, resamples = draws
@@ -176,7 +180,7 @@ def _intervals(
     drawn: dict[str, list[float]] = {}
     for _ in range(resamples):
         rows = np.concatenate([random.choice(side, len(side)) for side in sides if len(side)])
-        for name, value in _metrics(labels[rows], probabilities[rows], called[rows], operating).items():
+        for name, value in _metrics(labels[rows], probabilities[rows], predicted[rows], operating).items():
             if value is not None:
                 drawn.setdefault(name, []).append(value)
     ends = {name: np.percentile(values, [2.5, 97.5]) for name, values in drawn.items()}

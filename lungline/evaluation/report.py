@@ -223,7 +223,7 @@ def _worst(error: tuple[Scored, bytes]) -> str:
     scored, png = error
     truth = "pneumonia" if scored.label else "normal"
     kind = f", {scored.kind}" if scored.kind not in ("unknown", truth) else ""
-    caption = f"{truth}{kind}; risk {scored.probability:.3f}, predicted {scored.called}"
+    caption = f"{truth}{kind}; risk {scored.probability:.3f}, predicted {scored.predicted}"
     return f"<figure>{_image(png, caption)}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from lungline.imaging.image import Limits
 from lungline.package.package import NOT_A_CHEST, Package
 
 EVALUATION, SCORES = "evaluation.json", "scores.json"
+# Old names in scores.json, which a cached pipeline step may still hold.
+_RENAMED = {"called": "predicted"}
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Scores:
     @classmethod
     def load(cls, folder: Path) -> "Scores":
         """Read back what `save` wrote."""
-        scored = tuple(Scored(**values) for values in json.loads((folder / SCORES).read_text()))
+        stored: list[dict[str, Any]] = json.loads((folder / SCORES).read_text())
+        scored = tuple(Scored(**{_RENAMED.get(name, name): case[name] for name in case}) for case in stored)
         return cls(Evaluation.model_validate_json((folder / EVALUATION).read_bytes()), scored)
 
     def roc(self) -> tuple[list[float], list[float], list[float]]:
@@ -41,8 +45,8 @@ class Scores:
         labels = np.array([label for label, _ in predicted])
         probabilities = np.array([probability for _, probability in predicted])
         thresholds = np.unique(np.append(probabilities, [0.0, 1.0]))[::-1]
-        called = probabilities[None, :] >= thresholds[:, None]
-        rates = [(called & (labels == side)).sum(axis=1) / max(1, int((labels == side).sum())) for side in (0, 1)]
+        positive = probabilities[None, :] >= thresholds[:, None]
+        rates = [(positive & (labels == side)).sum(axis=1) / max(1, int((labels == side).sum())) for side in (0, 1)]
         return rates[0].tolist(), rates[1].tolist(), thresholds.tolist()
 
     def confusion_matrix(self) -> tuple[list[str], list[list[int]]]:
@@ -120,7 +124,7 @@ def _score_case(diagnoser: Diagnoser, case: Case) -> Scored:
         case.name,
         case.kind,
         probability=prediction.probability,
-        called=diagnosis.label,
+        predicted=diagnosis.label,
         chest=prediction.chest,
         reason=NOT_A_CHEST if NOT_A_CHEST in prediction.warnings else None,
         side=min(image.width, image.height),

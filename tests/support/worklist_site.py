@@ -47,9 +47,9 @@ def record(number: int = 0, probability: float | None = 0.9, **changes: Any) -> 
     outcome = changes.get("outcome", "judged")
     etag = changes.get("etag") or hashlib.md5(key.encode(), usedforsecurity=False).hexdigest()
     upload = Upload("xray-uploads", key, None, etag)
-    judged = outcome == "judged"
+    is_predicted = outcome == "judged"
     label = None if outcome in ("gone", "superseded") else "Refused"
-    if judged:
+    if is_predicted:
         chance = probability or 0.0
         label = "Pneumonia" if chance >= 0.7 else "Normal" if chance < 0.3 else "Unsure"
     heatmap = heatmap_key(upload.identity, version, arrived) if changes.get("heatmap") else None
@@ -57,18 +57,18 @@ def record(number: int = 0, probability: float | None = 0.9, **changes: Any) -> 
         id=f"{upload.identity}-{version}",
         outcome=outcome,
         label=label,
-        probability=probability if judged else None,
+        probability=probability if is_predicted else None,
         thresholds=OperatingPoint(low=0.3, high=0.7, operating=0.5),
         reason="truncated" if outcome == "refused" else None,
-        message=None if judged else "The image file ends too early.",
+        message=None if is_predicted else "The image file ends too early.",
         warnings=changes.get("warnings", ()),
         notes=changes.get("notes", ()),
         model=ModelFacts(name="pneumonia", version=version, run_id="r" * 32, sha256="a" * 64, synthetic=False),
         upload=UploadFacts(
             identity=upload.identity, bucket=upload.bucket, key=key, version_id=None, etag=etag, sequencer=None
         ),
-        read=ReadFacts(etag=etag, version_id=None, size=9, modified=arrived) if judged else None,
-        image=ImageFacts(format="jpeg", width=224, height=224) if judged else None,
+        read=ReadFacts(etag=etag, version_id=None, size=9, modified=arrived) if is_predicted else None,
+        image=ImageFacts(format="jpeg", width=224, height=224) if is_predicted else None,
         heatmap=heatmap,
         times=Times(uploaded=arrived, received=arrived, done=changes.get("done", arrived + timedelta(seconds=1))),
     )

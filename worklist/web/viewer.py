@@ -52,9 +52,9 @@ class SubmittedReading:
         # Choosing the predicted label confirms it, whichever button was used.
         by_verdict = "confirmed" if verdict == label else "corrected"
         action = cast("Action", by_verdict if verdict else choice)
-        known = _ID.fullmatch(values.get("id", ""))
+        identifier = _ID.fullmatch(values.get("id", ""))
         comment = values.get("comment", "").strip()[:MAX_COMMENT]
-        return cls(known and known[0], values["record"], label, action, verdict, comment)
+        return cls(identifier and identifier[0], values["record"], label, action, verdict, comment)
 
     def is_stored(self, session: Session, identity: str, person: Person) -> bool:
         """Whether this very reading is stored already: its response was lost, or the button was pressed twice."""
