@@ -71,7 +71,7 @@ class Bridge:
 
     @property
     def delivered(self) -> int:
-        """How many uploads Kafka has taken, since the first start in this home."""
+        """The number of uploads that Kafka has accepted, since the first start in this home."""
         return self._delivered
 
     @property

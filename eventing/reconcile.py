@@ -2,8 +2,8 @@
 
 An event may be lost when the store is killed before it reported an upload, or when a broker is wiped. The store still
 has the object, and the names in the results bucket say whether it has a result. Both are listed, never read: a listing
-gives the version id or ETag that the upload's event had, so an event that is sent although the first one arrives after
-all is recognised as a duplicate.
+gives the version id or ETag that the upload's event had, so if the first event arrives after
+all, the second is recognised as a duplicate.
 
 Safe at any time, any number of times. An upload younger than the grace period is skipped: its first event may still be
 on its way.
@@ -107,7 +107,7 @@ def reconcile(
     """Call `send` for each upload without a result that was stored from `since` to `until`.
 
     Lists both buckets in pages and reads no object; memory does not grow with them. Raises StorageUnavailable; events
-    that were sent by then were sent, and repeating it does no harm.
+    already sent stay sent, and repeating it does no harm.
     """
     report = Reconciliation()
     with Candidates() as candidates:
@@ -151,7 +151,7 @@ def _candidates(
 
 
 def _upload(bucket: str, info: ObjectInfo) -> Upload | None:
-    """The upload as its event named it, but for the sequencer, which does not count beside an ETag."""
+    """The upload as its event named it, except for the sequencer, which is not used when there is an ETag."""
     try:
         return Upload(bucket, info.key, info.version_id, info.etag, None, info.size, info.modified)
     except EventMalformed:

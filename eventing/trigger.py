@@ -85,7 +85,7 @@ class Trigger:
             self._outbox.serve(POLL_SECONDS)
 
     def _report(self) -> None:
-        """Save the state when it changes; it is that of the uploads: without the worklist they are still predicted."""
+        """Save the state of the uploads' route when it changes: without the worklist, uploads are still predicted."""
         saved: Any = None
         uploads = self._subscriptions[0]
         while not self._stopping.is_set():

@@ -8,10 +8,10 @@
     ├── EventMalformed           a message is not an upload event
     ├── PackageError             a model package is damaged or does not answer
     ├── RegistryError            the model registry refuses
-    │   ├── PromotionRefused     the gate, the policy or a missing person stands against it
+    │   ├── PromotionRefused     the gate or the policy forbids it, or no person is named
     │   └── PromotionConflict    somebody else promoted at the same time
     ├── PipelineFailed           a step of the pipeline failed
-    ├── StackError               a part of the laptop stack cannot start or stop
+    ├── StackError               a service of the laptop stack cannot start or stop
     ├── ObjectGone               an object was deleted before it could be read
     ├── ObjectTooLarge           an object is larger than the limit
     └── Unavailable              a service is down for now: the same call may succeed later
@@ -64,7 +64,7 @@ class RegistryError(LunglineError):
 
 
 class PromotionRefused(RegistryError):
-    """The gate, the policy or a missing person stands against a promotion."""
+    """The gate or the policy forbids a promotion, or no person is named."""
 
 
 class PromotionConflict(RegistryError):

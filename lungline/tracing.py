@@ -40,7 +40,7 @@ def of_upload(identity: str) -> str:
 
 
 def parent_of(headers: Mapping[str, str]) -> str | None:
-    """The trace that a request or an event belongs to; None when it tells none, or nonsense."""
+    """The trace that a request or an event belongs to; None when it names none or an invalid one."""
     for name in (ATTRIBUTE, HEADER):
         traceparent = headers.get(name, "")
         if _FORM.fullmatch(traceparent) and "-" + "0" * 16 not in traceparent:
@@ -88,7 +88,7 @@ def root(identity: str, name: str, **attributes: str | float) -> Generator[str]:
 
 @contextmanager
 def span(name: str, parent: str | None, kind: Kind = "internal", **attributes: str | float) -> Generator["Span"]:
-    """A span below `parent`; without a collector, or without a parent, only what hands the parent on."""
+    """A span below `parent`; without a collector, or without a parent, it only passes the parent on."""
     if _Export.provider is None or parent is None:
         yield Span(parent)
         return
@@ -139,7 +139,7 @@ def _provider(endpoint: str, service: str) -> "TracerProvider":
         raise LunglineError("Traces need OpenTelemetry: `pip install 'lungline[tracing]'` brings it.") from exc
 
     class Ids(RandomIdGenerator):
-        """The identity of an upload for its first span, chance for all others."""
+        """Trace and span ids: an upload's identity for its first span, random ones for all others."""
 
         def generate_trace_id(self) -> int:
             identity = _root.get()

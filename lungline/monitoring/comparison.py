@@ -3,7 +3,7 @@
     images      Kolmogorov-Smirnov distance of each image statistic; the largest counts
     embedding   energy distance of the network's embeddings, all axes at once
     score       Kolmogorov-Smirnov distance of the probabilities
-    labels      chi-squared distance of Normal, Unsure and Pneumonia
+    labels      Cramer's V of Normal, Unsure and Pneumonia
     unsure      difference of the shares labelled Unsure
     refusals    difference of the shares refused
 

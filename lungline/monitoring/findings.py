@@ -129,7 +129,7 @@ class MonitoringFindings(_Part):
     def in_service(self) -> tuple[ModelFindings, ...]:
         """Versions in service: the latest, and those with results in its latest window.
 
-        A version that was replaced raises no alarm any more, whatever its last results looked like.
+        A version that was replaced raises no more alarms, whatever its last results were.
         """
         begin = next((model.windows[-1].start for model in self.models if model.windows), None)
         return tuple(

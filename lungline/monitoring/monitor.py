@@ -37,7 +37,7 @@ def records(storage: Storage, bucket: str, keys: list[str]) -> Iterator[ResultRe
     def read(key: str) -> ResultRecord | None:
         try:
             record = results.load(storage, bucket, key)
-        except ObjectGone:  # it was never written, or removed since
+        except ObjectGone:  # never written, or removed since
             return None
         return record if record.outcome in {"judged", "refused"} else None
 

@@ -3,7 +3,8 @@
 Entries are stored beside the model packages, as `s3://{models_bucket}/{model_name}/history/00000001.json` and so on.
 They are never changed: each is written with a conditional put, which is also the lock between concurrent promotions,
 and holds the sha256 of the entry before it. A change takes two entries: `began` reserves the next number, then
-`promoted` or `failed` states the outcome. The version in service is that of the last `promoted` entry, whatever other systems say.
+`promoted` or `failed` states the outcome. The version in service is that of the last `promoted` entry, whatever
+other systems say.
 
 An attacker who can rewrite the whole bucket could forge a chain from its first entry. The registry therefore keeps the
 hash of the last entry in MLflow too, and `verify` compares it.

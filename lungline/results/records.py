@@ -53,7 +53,7 @@ class ModelFacts(_Part):
 
 
 class OperatingPoint(_Part):
-    """Below `low` Normal, from `high` on Pneumonia, between them Unsure; `operating` is the threshold without Unsure."""
+    """Below `low` Normal, from `high` on Pneumonia, between them Unsure; `operating` is the one without Unsure."""
 
     low: float
     high: float

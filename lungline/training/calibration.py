@@ -88,7 +88,7 @@ def _band(p: Vector, sick: NDArray[np.bool_], operating: float, settings: TrainS
 
 
 def _holds(right: Any, wrong: Any, target: float) -> bool:
-    """Whether the share of right ones reaches the target at the low end of its 90 % Wilson interval."""
+    """Whether the share of correct ones reaches the target at the low end of its 90 % Wilson interval."""
     n, z = int(right) + int(wrong), 1.2816
     if n == 0:
         return True

@@ -1,7 +1,7 @@
-"""Synthetic images that are no upright frontal chest X-ray: the negatives of the chest check, by kind.
+"""Synthetic images that are not upright frontal chest X-rays: the negatives of the chest check, by kind.
 
 Most are made from chest X-rays: mirrored, turned, inverted, cut, side by side, in a viewer's window, on a photographed
-screen. So neither texture nor lungs alone make a chest.
+screen. So the check can rely neither on texture nor on lungs alone.
 """
 
 from collections.abc import Callable
