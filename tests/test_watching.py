@@ -30,6 +30,7 @@ from lungline.storage.s3 import Storage
 from tests.support.collector import ReceivedSpan, running_collector
 from tests.support.prometheus_server import Prometheus, program, running_prometheus, shorten, until
 from tests.support.tiny_package import write_tiny_package
+from worklist.database import entries
 from worklist.database.access import COOKIE, Access
 from worklist.database.session import Database
 
@@ -131,14 +132,21 @@ def halted(service: str, settings: Settings) -> Iterator[None]:
 
 def _read_two(settings: Settings) -> None:
     """A reader confirms one result and corrects another."""
-    access = Access(Database.open(settings), settings)
-    with httpx.Client(base_url=settings.worklist.uri or "", cookies={COOKIE: access.begin("dr.a", "reader")}) as client:
+    database = Database.open(settings)
+    access = Access(database, settings)
+    cookies = {COOKIE: access.begin("dr.a", "reader")}
+    headers = {"accept": "text/html"}
+    with httpx.Client(base_url=settings.worklist.uri or "", cookies=cookies, headers=headers) as client:
         person = access.person(client.cookies[COOKIE])
         assert person
-        page = client.get("/", headers={"accept": "text/html"}).text
+        page = client.get("/").text
         identities = list(dict.fromkeys(link[:32] for link in page.split('href="/x/')[1:]))
         for identity, say in zip(identities, ("Normal", "Pneumonia"), strict=False):
-            form = {"csrf": person.csrf, "say": say, "comment": ""}
+            with database.reading() as session:
+                entry = entries.find(session, identity)
+            assert entry
+            shown = {"record": entry.record, "label": entry.label or ""}
+            form = shown | {"csrf": person.csrf, "say": say, "comment": ""}
             assert client.post(f"/x/{identity}/readings", data=form).status_code == 303
 
 
