@@ -123,12 +123,12 @@ def test_without_a_canary_there_is_nothing_to_watch(cluster: Cluster) -> None:
         watch(there, "http://127.0.0.1:9", seconds=1)
 
 
-def test_a_prometheus_that_is_away_is_told() -> None:
+def test_an_unreachable_prometheus_is_reported() -> None:
     with pytest.raises(PrometheusUnavailable, match="does not answer with a number"):
         revision_metrics("http://127.0.0.1:9", "pneumonia-predictor-00001")
 
 
-def test_the_manifests_collect_what_a_canary_is_judged_by() -> None:
+def test_the_manifests_collect_the_metrics_of_a_canary() -> None:
     rendered = text_of("overlays/minikube")
     assert "http-usermetric" in rendered
     assert "serving.knative.dev/revision" in rendered

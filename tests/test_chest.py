@@ -79,6 +79,6 @@ def test_the_card_says_how_the_limit_was_chosen(package: Package) -> None:
     assert "validation X-rays" in package.card.chest.chosen
 
 
-def test_the_same_seed_draws_the_same_pictures() -> None:
+def test_the_same_seed_draws_the_same_images() -> None:
     first, second = (draw_outliers(40, chests(5, 0), np.random.default_rng(1)) for _ in range(2))
     assert np.array_equal(first, second)

@@ -120,7 +120,7 @@ def test_a_condition_that_stays_false_is_the_reason(cluster: Cluster) -> None:
         deployment(cluster).deploy(uri(1), "1")
 
 
-def test_the_pods_own_words_are_told(cluster: Cluster) -> None:
+def test_the_pods_own_message_is_shown(cluster: Cluster) -> None:
     install(cluster)
     waiting = {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "predictor:0.1.0"'}
     cluster.pods = [
@@ -219,7 +219,7 @@ def test_a_canary_needs_a_champion_and_a_share(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize(("status", "error"), [(403, ClusterRefused), (422, ClusterRefused), (503, ClusterUnavailable)])
-def test_what_the_api_server_says_is_told(cluster: Cluster, status: int, error: type[Exception]) -> None:
+def test_the_error_repeats_the_api_servers_message(cluster: Cluster, status: int, error: type[Exception]) -> None:
     install(cluster)
     cluster.refuses, cluster.refusals = status, 1
     with pytest.raises(error, match=r"the stand-in is set to refuse\.$"):

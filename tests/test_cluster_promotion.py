@@ -139,7 +139,7 @@ def test_a_worse_canary_is_withdrawn(cluster: Cluster, terminal: Terminal) -> No
         (["promote", "--canary", "100", *HERE], "less than or equal to 99"),
     ],
 )
-def test_what_makes_no_sense_is_refused_before_anything_is_asked(
+def test_contradicting_options_are_refused_before_any_request(
     cluster: Cluster, terminal: Terminal, arguments: list[str], why: str
 ) -> None:
     assert terminal.code(*arguments) == 2

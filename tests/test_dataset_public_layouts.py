@@ -269,7 +269,7 @@ def test_an_image_has_the_split_and_class_of_its_folders(paths: list[str], only_
         assert any(path.endswith(f"/{other}") for other in {*paths, *layout.left_out} - {path})
 
 
-def test_a_training_folder_given_for_evaluation_is_told(tmp_path: Path) -> None:
+def test_a_training_folder_given_for_evaluation_is_reported(tmp_path: Path) -> None:
     files = {f"{name}/a{at}.png": image(at) for at, name in enumerate(("NORMAL", "PNEUMONIA"))}
     dataset = opened(folder_of(tmp_path / "train", files), require=("test",))
     assert dataset.notice == "train: its name says train, but all of it is taken as test."

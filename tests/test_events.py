@@ -276,7 +276,7 @@ def test_a_readable_key_hides_nothing(key: str, readable: str) -> None:
 
 
 def test_an_odd_time_is_ignored() -> None:
-    """An odd time does not keep an upload from being judged."""
+    """An odd time does not keep an upload from being diagnosed."""
     (upload,) = parse(changed(MINIO, (), eventTime="yesterday"))
     assert upload.uploaded_at is None
 

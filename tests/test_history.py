@@ -182,7 +182,7 @@ def test_a_later_release_may_add_fields_to_an_entry(history: History, storage: S
     assert history.verify()[0].version == "1"
 
 
-def test_reading_a_store_that_is_away_is_told_as_such() -> None:
+def test_reading_an_unreachable_store_is_reported() -> None:
     with pytest.raises(StorageUnavailable):
         History(
             Storage("http://127.0.0.1:1", access_key=SecretStr("a"), secret_key=SecretStr("b")), BUCKET, "pneumonia"

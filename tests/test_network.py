@@ -120,7 +120,7 @@ def test_the_proxy_of_an_outside_address_is_the_environments(proxy: Server, monk
     assert proxy_for("http://minio.example:9000") is None
 
 
-def test_the_store_on_this_machine_is_asked_without_a_proxy(store: Storage, proxy: Server) -> None:
+def test_the_local_store_is_reached_without_a_proxy(store: Storage, proxy: Server) -> None:
     """Both through signed requests and through boto3."""
     storage = fresh(store)
     storage.put("bucket", "key", b"data")

@@ -58,7 +58,7 @@ def session(settings: Settings) -> Iterator[Any]:
         database.close()
 
 
-def test_the_old_champion_judges_an_upload(settings: Settings) -> None:
+def test_the_old_champion_diagnoses_an_upload(settings: Settings) -> None:
     (arrival,) = upload_and_watch(
         [("ward 8/new.jpeg", lambda: jpeg(3, opacities=True))], Settings(home=settings.home), lambda _: None
     )

@@ -220,7 +220,7 @@ def test_an_answer_that_breaks_off_is_unavailable(answering: Callable[[bytes], S
         storage.get("bucket", "x")
 
 
-def test_a_store_without_conditional_writes_is_said_so(answering: Callable[[bytes], Storage]) -> None:
+def test_a_store_without_conditional_writes_is_reported(answering: Callable[[bytes], Storage]) -> None:
     storage = answering(refusal("501 Not Implemented", "NotImplemented"))
     with pytest.raises(LunglineError, match=r"refused a request for bucket bucket \(NotImplemented\)"):
         storage.put_if_absent("bucket", "x", b"")
@@ -240,7 +240,7 @@ def test_nothing_connects_or_imports_boto3_before_the_first_call() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_an_address_that_is_none_is_said_so() -> None:
+def test_an_invalid_address_is_reported() -> None:
     for wrong in ("nowhere at all", "http://", "http://host:port"):
         with pytest.raises(SettingsError, match="is not one like http://host:9000"):
             stranger(wrong).get("bucket", "x")

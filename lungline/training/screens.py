@@ -112,7 +112,7 @@ def _in_perspective(screen: Image.Image, rng: np.random.Generator) -> Image.Imag
     side = screen.width
     ends = np.array([(0, 0), (0, side), (side, side), (side, 0)], np.float64)
     outwards = np.array([(-1, -1), (-1, 1), (1, 1), (1, -1)])
-    corners = ends + outwards * rng.uniform(0.02, 0.2, (4, 2)) * side  # where the picture's corners lie on the screen
+    corners = ends + outwards * rng.uniform(0.02, 0.2, (4, 2)) * side  # where the image's corners lie on the screen
     rows: list[list[Any]] = []
     for (x, y), (u, v) in zip(ends, corners, strict=True):
         rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]

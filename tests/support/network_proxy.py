@@ -16,7 +16,7 @@ Mode = Literal["pass", "silent", "refuse", "buffer", "late"]
 class Network:
     """A TCP proxy; `mode` may change at any moment.
 
-    silent: nothing gets through and nobody is told. refuse: connections break. buffer: event streams are held back,
+    silent: nothing gets through and there is no error. refuse: connections break. buffer: event streams are held back,
     other responses pass. late: event streams pass after `delay` seconds.
     """
 
