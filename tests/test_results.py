@@ -107,3 +107,8 @@ def test_a_record_of_the_present_schema_refuses_old_names() -> None:
     mixed = {name: value for name, value in RECORD.items() if name != "form"} | {"schema_version": 2}
     with pytest.raises(ValidationError, match="picture"):
         ResultRecord.model_validate(mixed)
+
+
+def test_the_number_of_images_of_a_reference_keeps_its_key() -> None:
+    reference = Reference.model_validate(REFERENCE | {"pictures": 5})
+    assert reference.images == json.loads(reference.model_dump_json())["pictures"] == 5

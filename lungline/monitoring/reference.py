@@ -29,11 +29,15 @@ MOST = 800
 class Reference(BaseModel):
     """reference.json: the validation images as the model predicted them, in no order."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
 
     schema_version: Literal[1] = Field(default=1, validation_alias=AliasChoices("schema_version", "form"))
     split: str = Field(description="The split of the images.")
-    pictures: int = Field(description="Number of images in that split, of which at most 800 are kept.")
+    images: int = Field(
+        validation_alias=AliasChoices("images", "pictures"),
+        serialization_alias="pictures",
+        description="Number of images in that split, of which at most 800 are kept.",
+    )
     labels: tuple[str, ...]
     scores: tuple[float | None, ...] = Field(description="Calibrated probabilities; None for a refused image.")
     observed: tuple[ImageStatistics | None, ...]
@@ -63,7 +67,7 @@ def measure(
     kept = [results[index] for index in chosen]
     return Reference(
         split=split,
-        pictures=len(results),
+        images=len(results),
         labels=tuple(result.label for result in kept),
         scores=tuple(result.probability for result in kept),
         observed=tuple(result.statistics for result in kept),
