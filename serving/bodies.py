@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 import orjson
 from starlette.datastructures import Headers
 
-from lungline.imaging.decoding import is_image
+from lungline.imaging.decoding import is_image, unsupported_format
 from serving.http import BodyTooLarge, MediaTypeUnsupported, RequestMalformed
 
 # zlib's window sizes: 31 reads gzip, 15 zlib (HTTP's deflate), -15 raw deflate, which some clients send instead.
@@ -111,6 +111,7 @@ def describe(body: bytes, headers: Headers) -> str | None:
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     start = body[:256].lstrip()
     is_form = media_type == "application/x-www-form-urlencoded" and re.match(rb"[\w.%+-]+=", start)
+    unsupported = unsupported_format(body)
     is_binary = b"\0" in start and not start.startswith(_UNICODE_MARKS)
     sentences = (
         (not body, "The body is empty."),
@@ -121,6 +122,7 @@ def describe(body: bytes, headers: Headers) -> str | None:
         ),
         (is_image(body), "The body is an image file; post it to /predict."),
         (is_form, "The body is a URL-encoded form, as `curl -d name=value` sends it."),
+        (unsupported is not None, f"The body is {unsupported}; post a JPEG, PNG or DICOM file to /predict."),
         (start.startswith(b"<"), "The body is XML or HTML."),
         (start[:16].lower().startswith(BASE64_IMAGES), "The body is base64 text without JSON around it."),
         (is_binary and b'\0"' not in start, "The body is binary data; post an image file to /predict."),

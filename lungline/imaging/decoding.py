@@ -181,18 +181,23 @@ _NAMED_FORMATS: tuple[tuple[int, bytes, str], ...] = (
 
 
 def is_image(data: bytes) -> bool:
-    """Whether a file begins as a format that `decode` reads, or that it refuses by name."""
-    named = any(data.startswith(magic, offset) for offset, magic, _ in _NAMED_FORMATS)
-    return named or dicom.is_dicom(data) or any(image_format.matches(data) for image_format in _FORMATS)
+    """Whether a file begins as a format that `decode` reads."""
+    return dicom.is_dicom(data) or any(image_format.matches(data) for image_format in _FORMATS)
 
 
-def _unknown(data: bytes) -> ImageRefused:
+def unsupported_format(data: bytes) -> str | None:
+    """The name of a format that people send and that `decode` does not read; None for any other content."""
     text = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip()
     for offset, magic, name in _NAMED_FORMATS:
         if data.startswith(magic, offset) or (magic.startswith(b"<") and text.startswith(magic)):
-            return ImageRefused("unsupported-format", f"The file is {name}; {_SUPPORTED}.")
+            return name
     if text.startswith((b"<?xml", b"<!--")):
-        name = "SVG" if b"<svg" in data[:4096] else "an XML document"
+        return "SVG" if b"<svg" in data[:4096] else "an XML document"
+    return None
+
+
+def _unknown(data: bytes) -> ImageRefused:
+    if name := unsupported_format(data):
         return ImageRefused("unsupported-format", f"The file is {name}; {_SUPPORTED}.")
     if JPEG_MAGIC.startswith(data) or PNG_MAGIC.startswith(data):
         return ImageRefused("truncated", f"The file ends after {len(data)} bytes.")
