@@ -132,8 +132,8 @@ def test_a_worse_canary_is_withdrawn(cluster: Cluster, terminal: Terminal) -> No
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["promote", "1", *HERE], "give --by and --reason"),
-        (["promote", "--finish", *HERE], "give --by and --reason"),
+        (["promote", "1", *HERE], "a promotion needs --by and --reason"),
+        (["promote", "--finish", *HERE], "a promotion needs --by and --reason"),
         (["promote", "1", "--watch", "1", *HERE], "give no version"),
         (["promote", "--watch", "1", *HERE], "--watch needs --prometheus"),
         (["promote", "--canary", "100", *HERE], "less than or equal to 99"),
