@@ -214,7 +214,7 @@ def test_server_and_token_may_be_settings(
     monkeypatch.setenv("LUNGLINE_KFP_HOST", kubeflow.host)
     monkeypatch.setenv("LUNGLINE_KFP_TOKEN", "of-the-user")
     assert lungline(monkeypatch, "train", "--on", "kfp", "--data", "medmnist:28", "--no-wait") == 0
-    assert "goes on by itself" in capsys.readouterr().out
+    assert "continues on the server" in capsys.readouterr().out
 
 
 def test_what_compile_writes_is_what_is_uploaded(
