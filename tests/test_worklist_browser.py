@@ -179,7 +179,8 @@ def test_hostile_text_is_shown_as_text(browser: Browser, site: Site, store: Stor
     with opened(browser, site) as page:
         site.send(result)
         expect(page.locator(".list tbody tr")).to_have_count(1)
-        shown = hostile.rstrip("/").rpartition("/")[2]
+        # An override of the writing direction is shown as an escape: it would turn the name around.
+        shown = hostile.rstrip("/").rpartition("/")[2].replace("\u202e", r"\u202e")
         expect(page.locator(".xray a")).to_have_text(shown)
         with site.client() as client:
             site.submit_reading(client, result.upload.identity, "read", hostile)

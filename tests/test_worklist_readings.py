@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select
 
 from lungline.results.records import ResultRecord
-from tests.support.worklist_site import START, Site, home, record, running_site
+from tests.support.worklist_site import START, Site, home, record, running_site, wait
 from worklist.database.access import signer
 from worklist.database.models import Notice, ReadingRow
 
@@ -157,6 +157,7 @@ def test_acknowledgement_of_a_replaced_result_asks_again(tmp_path: Path, path: s
     with running_site(home(tmp_path, notice_max_age=10**6)) as site, site.client() as client:
         site.send(record())
         site.app.state.jobs.send_notices()
+        wait(lambda: "/acknowledge" in client.get(path).text)  # sending takes a thread of its own
         form = shown_form(client, path)
         site.send(replaced("other-label"))
         assert client.post(f"/x/{IDENTITY}/acknowledge", data=form).status_code == 409

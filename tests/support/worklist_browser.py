@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Error, Page, expect
 
 from lungline.datasets import phantom
 from lungline.imaging.decoding import decode
@@ -46,9 +46,18 @@ def opened(
     page.on("console", lambda line: problems.append(line.text) if "Content Security Policy" in line.text else None)
     page.goto(site.url + path)
     yield page
-    assert page.evaluate("window.hacked") is None
+    assert _evaluated(page, "window.hacked") is None
     context.close()
     assert problems == []
+
+
+def _evaluated(page: Page, expression: str) -> Any:
+    """The value of an expression, on the next page where this one is just being left."""
+    try:
+        return page.evaluate(expression)
+    except Error:
+        page.wait_for_load_state()
+        return page.evaluate(expression)
 
 
 def film(page: Page) -> None:
