@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(not REAL.exists(), reason=f"the real chest X-ray
 
 
 def files(split: str, kind: str, count: int) -> list[bytes]:
-    """Every so manieth file of a class, over the whole split."""
+    """Evenly spaced files of a class, over the whole split."""
     with zipfile.ZipFile(REAL) as archive:
         names = sorted(name for name in archive.namelist() if f"/{split}/{kind}/" in name and name.endswith(".jpeg"))
         return [archive.read(names[int(at)]) for at in np.linspace(0, len(names) - 1, count)]
