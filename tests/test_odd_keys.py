@@ -100,8 +100,8 @@ def test_no_key_is_in_a_log(settings: Settings, storage: Storage) -> None:
 
 def test_reconcile_names_what_it_leaves_out(settings: Settings, storage: Storage) -> None:
     wait(lambda: len(results(settings, storage)) >= len(OUTCOMES), seconds=60)
-    # The store does not list what lies in its own folder `.uploads`, and shows a folder's bytes as empty.
-    report = resend(settings, grace_seconds=0)
-    assert str(report) == (
-        f"Of {len(OUTCOMES) - 2} uploads none was lost; files of operating systems, left out: {len(LITTER)}."
-    )
+    # The store does not list what lies in its own folder `.uploads`, and shows a folder's bytes as empty. It takes
+    # the folder `x.versions` for versions of an object `x` and lists that one, so that its event is sent once more.
+    assert resend(settings, grace_seconds=0).sent <= 1
+    expected = f"Of {len(OUTCOMES) - 2} uploads none was lost; files of operating systems, left out: {len(LITTER)}."
+    wait(lambda: str(resend(settings, grace_seconds=0)) == expected, seconds=30)

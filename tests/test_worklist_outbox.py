@@ -180,7 +180,7 @@ def test_reading_survives_a_restart(browser: Browser, tmp_path: Path, store: Sto
     page.keyboard.press("c")
     expect(page.locator("#outbox")).to_contain_text("The worklist is not responding")
     with running_site(home(tmp_path), store, port=port) as site:
-        wait(lambda: page.evaluate("1") and readings(site), 20)
+        wait(lambda: readings(site), 20)
         assert readings(site) == [("confirmed", "Pneumonia", COMMENT, "dr.adams")]
     context.close()
 
