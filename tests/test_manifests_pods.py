@@ -1,22 +1,24 @@
 """What pods may use, run and reach."""
 
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
+
+import yaml
 
 from tests.support.command_lines import parse
 from tests.support.manifests_of import (
     DEFAULTS,
     MANIFESTS,
     NAMESPACE,
-    env_of,
     every_overlay,
     generated_secrets,
     named,
     objects,
     of_kind,
     pods,
-    secret_references_of,
     selects,
     text_of,
     walk,
@@ -54,6 +56,24 @@ def test_predictor_and_knative_accept_the_predictors_pod(overlay: str) -> None:
     assert len(container["ports"]) == 1
     assert all("fieldRef" not in path for path, _ in walk(container))
     assert all(set(volume) <= {"name", "emptyDir", "secret", "configMap"} for volume in runtime["spec"]["volumes"])
+
+
+@every_overlay
+def test_the_predictor_states_no_context_for_its_pod(overlay: str) -> None:
+    """Knative refuses one unless the cluster has a switch on that changes the pods of everybody else, too."""
+    (service,) = of_kind(overlay, "InferenceService")
+    assert "securityContext" not in service["spec"]["predictor"]
+
+
+def test_the_component_adds_what_knatives_switch_allows(tmp_path: Path) -> None:
+    """With `secure-pod-defaults` Knative lets exactly this field of a pod's context through."""
+    outside = os.path.relpath(MANIFESTS, tmp_path)  # kustomize takes no absolute paths
+    lines = ["resources:", f"  - {outside}/overlays/minikube", "components:", f"  - {outside}/components/pod-seccomp"]
+    (tmp_path / "kustomization.yaml").write_text("\n".join(lines))
+    rendered = list(yaml.safe_load_all(text_of(str(tmp_path))))
+    changed = [manifest for manifest in rendered if manifest not in objects("minikube")]
+    assert [manifest["kind"] for manifest in changed] == ["InferenceService"]
+    assert changed[0]["spec"]["predictor"]["securityContext"] == {"seccompProfile": {"type": "RuntimeDefault"}}
 
 
 def test_kserve_downloads_from_the_store_of_the_settings() -> None:
@@ -120,6 +140,33 @@ def test_every_pod_is_fit_for_a_restricted_namespace(overlay: str) -> None:
 
 
 @every_overlay
+def test_every_pod_may_write_to_its_volume(overlay: str) -> None:
+    """A new volume belongs to root; only a group that the pod states makes it writable for others."""
+    with_claims = [
+        pod
+        for pod in pods(overlay)
+        if any("persistentVolumeClaim" in volume for volume in pod.spec.get("volumes", []))
+        or pod.owner in {f"StatefulSet/{name}" for name in named(overlay, "StatefulSet")}
+    ]
+    contexts = {pod.owner: pod.spec["securityContext"] for pod in with_claims}
+    assert len(contexts) == 2, "the store and the database"
+    for owner, context in contexts.items():
+        assert context["fsGroup"] == context["runAsGroup"], owner
+    # Strimzi's default (group 0, that of Kafka's image) holds only where the manifest states no context at all.
+    (kafka,) = of_kind(overlay, "Kafka")
+    contexts["Kafka"] = kafka["spec"]["kafka"]["template"]["pod"]["securityContext"]
+    assert contexts["Kafka"]["fsGroup"] == 0
+    assert {context["fsGroupChangePolicy"] for context in contexts.values()} == {"OnRootMismatch"}
+
+
+@every_overlay
+def test_every_schedule_states_its_time_zone(overlay: str) -> None:
+    jobs = named(overlay, "CronJob")
+    assert {"monitor", "reconcile", "replay"} <= set(jobs)
+    assert {name: job["spec"].get("timeZone") for name, job in jobs.items()} == dict.fromkeys(jobs, "Etc/UTC")
+
+
+@every_overlay
 def test_no_pod_may_fill_its_node(overlay: str) -> None:
     for pod in pods(overlay):
         for volume in pod.spec.get("volumes", []):
@@ -178,75 +225,3 @@ def test_seaweedfs_replaces_minio_and_changes_nothing_else() -> None:
     assert changed == {
         ("Service", "object-store"), ("ServiceMonitor", "object-store"), ("NetworkPolicy", "to-object-store")
     }  # fmt: skip
-
-
-# ------------------------------------------------------------------------------------------------------------- network
-
-
-@every_overlay
-def test_every_network_policy_selects_pods_that_exist(overlay: str) -> None:
-    strimzi = {"strimzi.io/cluster": next(iter(named(overlay, "Kafka")))}
-    labels = [pod.labels for pod in pods(overlay)] + [strimzi]
-    for name, policy in named(overlay, "NetworkPolicy").items():
-        selectors = [value for path, value in walk(policy["spec"]) if path.endswith("podSelector")]
-        for selector in selectors:
-            assert any(selects(selector, manifest) for manifest in labels), f"{name}: {selector}"
-
-
-@every_overlay
-def test_pods_with_credentials_may_reach_their_service(overlay: str) -> None:
-    egress = {
-        name: manifest
-        for name, manifest in named(overlay, "NetworkPolicy").items()
-        if "Egress" in manifest["spec"]["policyTypes"]
-    }
-    for pod in pods(overlay):
-        names = {name for _, name, _ in secret_references_of(pod)}
-        needs = {"from-s3-clients"} if any(name.startswith("s3-") for name in names) and not pod.knative else set()
-        needs |= {"from-predictor"} if pod.knative else set()
-        needs |= {"from-kafka-clients"} if any(name.startswith("kafka-") for name in names) else set()
-        needs |= {"from-postgres-clients"} if "postgres" in names and "postgres" not in pod.owner else set()
-        for policy in needs:
-            assert selects(egress[policy]["spec"]["podSelector"], pod.labels), f"{pod.owner} needs {policy}"
-
-
-@every_overlay
-def test_only_the_ingress_lets_traffic_in(overlay: str) -> None:
-    for name, policy in named(overlay, "NetworkPolicy").items():
-        for rule in policy["spec"].get("ingress", []):
-            assert rule["from"], name
-            assert all("ipBlock" not in peer for peer in rule["from"]), name
-    events_from = named(overlay, "NetworkPolicy")["to-worklist-events"]["spec"]["ingress"][0]["from"]
-    assert events_from == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "knative-eventing"}}}]
-
-
-@every_overlay
-def test_the_page_takes_no_events(overlay: str) -> None:
-    """And the deployment that takes them has no ingress."""
-    by_name = {pod.labels["app.kubernetes.io/name"]: pod for pod in pods(overlay) if "worklist" in pod.owner}
-    tokens = {
-        name: [entry for entry in env_of(pod.containers[0]) if entry["name"] == "LUNGLINE_WORKLIST__EVENT_TOKEN"]
-        for name, pod in by_name.items()
-    }
-    assert len(tokens["worklist"]) == 1
-    assert tokens["worklist-events"] == []
-    backends = {
-        path["backend"]["service"]["name"]
-        for ingress in of_kind(overlay, "Ingress")
-        for rule in ingress["spec"]["rules"]
-        for path in rule["http"]["paths"]
-    }
-    assert backends <= {"worklist", "object-store"}
-
-
-def test_the_ingress_uses_a_host_that_the_worklist_accepts() -> None:
-    (host,) = [
-        rule["host"]
-        for ingress in of_kind("production", "Ingress")
-        for rule in ingress["spec"]["rules"]
-        if ingress["metadata"]["name"] == "worklist"
-    ]
-    (pod,) = [pod for pod in pods("production") if pod.owner == "Deployment/worklist"]
-    env = {entry["name"]: entry.get("value", "") for entry in env_of(pod.containers[0])}
-    assert host in env["LUNGLINE_WORKLIST__HOSTS"].split(",")
-    assert env["LUNGLINE_WORKLIST__URI"] == f"https://{host}"

@@ -11,6 +11,7 @@ from tests.support.manifests_of import (
     MANIFESTS,
     fresh_secrets,
     generated_secrets,
+    named,
     secret_keys,
     walk,
 )
@@ -97,10 +98,13 @@ def test_the_store_setup_is_repeatable_and_hides_secrets(tmp_path: Path) -> None
     commands = calls.read_text()
     assert "hidden" not in commands
     assert all(f"admin policy create store lungline-{user} {setup}/policies/{user}.json" in commands for user in users)
-    assert (
-        f"event add --ignore-existing store/{DEFAULTS.uploads_bucket} arn:minio:sqs::uploads:kafka --event put"
-        in commands
-    )
+    # MinIO stores the address of a queue with its region, and takes one without for another queue.
+    queue = f"arn:minio:sqs:{settings['LUNGLINE_S3_REGION']}:uploads:kafka"
+    assert f"event add --ignore-existing store/{DEFAULTS.uploads_bucket} {queue} --event put" in commands
+    for overlay in ("minikube", "production"):
+        (store,) = named(overlay, "Deployment")["object-store"]["spec"]["template"]["spec"]["containers"]
+        region = next(entry["valueFrom"] for entry in store["env"] if entry["name"] == "MINIO_REGION")
+        assert region == {"configMapKeyRef": {"name": "settings", "key": "LUNGLINE_S3_REGION"}}
     for name, value in settings.items():
         if name.endswith("_BUCKET"):
             assert f"mb --ignore-existing store/{value}" in commands

@@ -26,5 +26,6 @@ for user in scanner predictor pipeline mlflow worklist reconcile; do
   fi
 done
 
-mc event add --ignore-existing "store/$LUNGLINE_UPLOADS_BUCKET" arn:minio:sqs::uploads:kafka --event put
+# MinIO stores the address with its region: without the region, the second run would add the same queue once more.
+mc event add --ignore-existing "store/$LUNGLINE_UPLOADS_BUCKET" "arn:minio:sqs:${LUNGLINE_S3_REGION}:uploads:kafka" --event put
 mc event list "store/$LUNGLINE_UPLOADS_BUCKET"
