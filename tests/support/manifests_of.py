@@ -166,8 +166,9 @@ def secret_references(overlay: str) -> Iterator[tuple[str, str, str | None]]:
             yield namespace, manifest["data"]["auth.secret.ref.name"], "password"
         elif kind == "ServiceAccount":
             yield from ((namespace, secret["name"], None) for secret in manifest.get("secrets", []))
-        elif kind == "Ingress":
-            yield from ((namespace, tls["secretName"], None) for tls in manifest["spec"]["tls"])
+        elif kind == "Gateway":
+            listeners = (listener.get("tls", {}) for listener in manifest["spec"]["listeners"])
+            yield from ((namespace, held["name"], None) for tls in listeners for held in tls.get("certificateRefs", []))
         elif kind == "Kafka" and not manifest["spec"]["clusterCa"]["generateCertificateAuthority"]:
             name = manifest["metadata"]["name"]
             yield namespace, f"{name}-cluster-ca-cert", "ca.crt"
