@@ -5,8 +5,6 @@ Progress goes to standard error, results to standard output, so that `--json` an
 
 import io
 import json
-import locale
-import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -45,14 +43,10 @@ output = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatt
 
 
 def accept_any_text() -> None:
-    """Let standard output and error escape what their encoding lacks, instead of raising UnicodeEncodeError.
-
-    Processes that a command starts, such as the steps of a pipeline, do the same in the encoding we read them with.
-    """
+    """Let standard output and error escape what their encoding lacks, instead of raising UnicodeEncodeError."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    os.environ["PYTHONIOENCODING"] = f"{locale.getpreferredencoding(False)}:backslashreplace"
 
 
 def step(name: str, text: str, style: str = "") -> None:

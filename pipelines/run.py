@@ -171,7 +171,7 @@ def _running(request: dict[str, Any], environment: dict[str, str]) -> Generator[
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         env=environment,
         # A process group of its own: Ctrl-C reaches only us, and all steps end together.
@@ -207,7 +207,9 @@ def _environment(settings: Settings, run: Path) -> dict[str, str]:
     temporary = run / "tmp"
     temporary.mkdir()
     quiet = {"PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary), "TF_CPP_MIN_LOG_LEVEL": "2"}
-    return inherited | quiet | {variable(name): value for name, value in _leaves(settings)}
+    # KFP's runner, its steps and we read one another in UTF-8, whatever the terminal can show.
+    encoding = {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:backslashreplace"}
+    return inherited | quiet | encoding | {variable(name): value for name, value in _leaves(settings)}
 
 
 def _leaves(settings: Settings) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,6 +16,11 @@ from tests.support import object_store
 from tests.support.laptop_stack import running_stack
 from tests.support.predictor import RESULTS, UPLOADS, Predictor, running_predictor
 from tests.support.tiny_package import write_tiny_package
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+    from tests.support.worklist_site import Site
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +72,24 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
     """A real object store with the buckets of uploads and results."""
     with object_store.running_store(tmp_path_factory.mktemp("store"), UPLOADS, RESULTS) as storage:
         yield storage
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    """A real Chromium without a display."""
+    from tests.support.chromium import running_chromium  # Playwright is slow to import, and few tests need it
+
+    with running_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> "Iterator[Site]":
+    """A worklist without a store."""
+    from tests.support.worklist_site import home, running_site  # imports the whole worklist
+
+    with running_site(home(tmp_path)) as site:
+        yield site
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,10 @@ def first(settings_for: Callable[..., Settings], corrected: ResultRecord) -> tup
     """The run that all others build on: one new label has caused it."""
     reported: list[Event] = []
     settings = settings_for(worklist__retrain_labels=1)
-    done = retrain(settings, [labels_cause(settings)], reported.append)
+    with pytest.MonkeyPatch.context() as terminal:
+        # MLflow prints a running figure, which such a terminal cannot show.
+        terminal.setenv("PYTHONIOENCODING", "ascii")
+        done = retrain(settings, [labels_cause(settings)], reported.append)
     assert done.summary, done.why
     return done.summary, reported
 

@@ -1,5 +1,4 @@
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,19 +8,12 @@ from sqlalchemy import select, update
 
 from lungline.errors import SettingsError
 from lungline.settings import WorklistSettings
-from tests.support.worklist_site import Site, home, record, running_site
+from tests.support.worklist_site import Site, home, record
 from worklist.commands import login_url
 from worklist.database.access import COOKIE, LINK_FILE, signer
 from worklist.database.models import Audit, Session, Token, WorklistEntry
 from worklist.web.app import build_app
 from worklist.web.oidc import role_of
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    with running_site(home(tmp_path)) as site:
-        yield site
-
 
 IDENTITY = record().upload.identity
 PAGES = [

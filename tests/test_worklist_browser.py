@@ -11,8 +11,6 @@ from sqlalchemy import select
 from lungline.datasets import phantom
 from lungline.datasets.opening import open_dataset
 from lungline.storage.s3 import Storage
-from tests.support.chromium import running_chromium
-from tests.support.object_store import running_store
 from tests.support.worklist_browser import film, opened, upload
 from tests.support.worklist_screenshots import seed, shoot
 from tests.support.worklist_site import Site, home, record, running_site, wait
@@ -28,18 +26,6 @@ HOSTILE = (
     "{{7*7}}${7*7}</td></tr></table><svg onload=window.hacked=1>.jpeg",
     "javascript:window.hacked=1//\u202egepj.exe",
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
-    with running_store(tmp_path_factory.mktemp("store"), "xray-uploads", "lungline-results") as storage:
-        yield storage
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 import io
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,15 +17,8 @@ from lungline.imaging.decoding import decode
 from lungline.imaging.preparation import Preparation, heatmap_png
 from lungline.results.records import ImageFacts, ResultRecord
 from lungline.storage.s3 import Storage
-from tests.support.object_store import running_store
 from tests.support.worklist_site import home, record, running_site, wait
 from worklist.exports.secondary_capture import capture, capture_key
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
-    with running_store(tmp_path_factory.mktemp("store"), "xray-uploads", "lungline-results") as storage:
-        yield storage
 
 
 def radiograph(**changes: object) -> bytes:

@@ -17,12 +17,6 @@ from worklist.database import entries
 from worklist.database.entries import Counters, Filter
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    with running_site(home(tmp_path)) as site:
-        yield site
-
-
 def count(site: Site) -> Counters:
     with site.database.reading() as session:
         return entries.count(session)

@@ -1,7 +1,6 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from lungline.errors import LunglineError, SettingsError
 from lungline.results.records import ResultRecord
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
-from tests.support.object_store import ACCESS_KEY, SECRET_KEY, running_store
+from tests.support.object_store import ACCESS_KEY, SECRET_KEY
 from tests.support.worklist_site import home, record
 from worklist import commands
 from worklist.database import entries, readings
@@ -21,12 +20,6 @@ from worklist.database.ingest import ingest
 from worklist.database.session import Database
 from worklist.exports.feedback import patient, split
 from worklist.exports.fhir import report
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
-    with running_store(tmp_path_factory.mktemp("store"), "xray-uploads", "lungline-results") as storage:
-        yield storage
 
 
 @pytest.fixture

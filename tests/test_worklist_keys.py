@@ -7,8 +7,6 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from lungline.storage.s3 import Storage
-from tests.support.chromium import running_chromium
-from tests.support.object_store import running_store
 from tests.support.worklist_browser import film, opened, upload
 from tests.support.worklist_site import home, running_site
 
@@ -43,18 +41,6 @@ KEYS = {
 }
 PRESS = """([key, code, shiftKey]) => document.dispatchEvent(
   new KeyboardEvent("keydown", { key, code, shiftKey, bubbles: true, cancelable: true }))"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
-    with running_store(tmp_path_factory.mktemp("store"), "xray-uploads", "lungline-results") as storage:
-        yield storage
 
 
 @pytest.fixture

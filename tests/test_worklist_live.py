@@ -14,28 +14,15 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from sqlalchemy.exc import OperationalError
 
-from tests.support.chromium import running_chromium
 from tests.support.network_proxy import Network, running_network
 from tests.support.object_store import free_ports
 from tests.support.worklist_browser import sign_in
-from tests.support.worklist_site import Site, headers, home, record, running_site, wait
+from tests.support.worklist_site import Site, headers, home, record, wait
 from worklist.database.access import COOKIE, Access
 from worklist.database.session import Database
 
 LIMIT = 20_000
 ROWS = ".list tbody tr"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    with running_site(home(tmp_path)) as site:
-        yield site
 
 
 @pytest.fixture

@@ -9,25 +9,11 @@ from sqlalchemy import delete, select
 
 from lungline.results.records import ResultRecord
 from lungline.storage.s3 import Storage
-from tests.support.chromium import running_chromium
-from tests.support.object_store import running_store
 from tests.support.worklist_browser import film, opened, sign_in, upload
 from tests.support.worklist_site import START, Site, home, record, running_site, wait
 from worklist.database.models import Notice, ReadingRow, Session
 
 COMMENT = "left base, 2 cm"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
-    with running_store(tmp_path_factory.mktemp("store"), "xray-uploads", "lungline-results") as storage:
-        yield storage
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """What a reader confirms is the result that was on the screen, once, and nothing else."""
 
 import re
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,6 @@ CHANGES = {
     "unsure": {"probability": 0.5, "version": "2"},
     "older-version-predicts-later": {"probability": 0.1, "version": "0"},
 }
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    with running_site(home(tmp_path)) as site:
-        yield site
 
 
 def replaced(change: str, number: int = 0) -> ResultRecord:
