@@ -1,0 +1,85 @@
+"""A whole cluster without nodes: the control plane, Knative, KServe, and a node that only says that pods are ready."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from tests.cluster import upstream
+from tests.cluster.api import Object
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.controllers import CONTROLLERS, Controllers
+from tests.cluster.fake_node import FakeNode
+from tests.support.manifests_of import MANIFESTS, fresh_secrets
+
+MANAGER = "install"
+# In this order: a component's objects, its programs, then its webhooks, which refuse everything until they answer.
+COMPONENTS = ("serving", "eventing", "kserve")
+
+
+@dataclass
+class Cluster:
+    """A running cluster; `node.predictor` says what becomes of the pods of predictors."""
+
+    plane: ControlPlane
+    controllers: Controllers
+    node: FakeNode
+    deployments: dict[str, Object]
+
+    def apply(self, documents: Sequence[Object], *flags: str) -> None:
+        """kubectl apply --server-side, as the documents say it; fails with the refusal."""
+        if documents:
+            text = yaml.safe_dump_all(documents, sort_keys=False)
+            command = ("apply", "--server-side", f"--field-manager={MANAGER}", "--force-conflicts", *flags)
+            self.plane.kubectl(*command, "-f", "-", stdin=text)
+
+    def apply_overlay(self, name: str, *flags: str) -> str:
+        """kubectl apply --server-side -k of an overlay, and the secrets that it names; returns what kubectl says."""
+        folder = str(MANIFESTS / "overlays" / name)
+        done = self.plane.kubectl("apply", "--server-side", *flags, "-k", folder, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    def create_secrets(self) -> None:
+        self.plane.kubectl(
+            "create", "-f", "-", stdin=json.dumps({"kind": "List", "apiVersion": "v1", "items": fresh_secrets()})
+        )
+
+    def stop(self, program: str) -> None:
+        self.plane.process(program).stop()
+
+    def start(self, program: str) -> None:
+        """Start a controller again after a stop."""
+        controller = next(item for item in CONTROLLERS if item.program == program)
+        self.controllers.run(controller, self.deployments[controller.deployment])
+
+
+@contextmanager
+def running_cluster(folder: Path) -> Iterator[Cluster]:
+    """A cluster in an isolated namespace, with everything that the overlays presuppose installed."""
+    with ControlPlane(folder) as plane:
+        cluster = Cluster(plane, Controllers(plane), FakeNode(plane.api), {})
+        _install(cluster)
+        with cluster.node:
+            yield cluster
+
+
+def _install(cluster: Cluster) -> None:
+    cluster.apply(upstream.crds())
+    cluster.apply(upstream.namespaces())
+    cluster.plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    for component in (*COMPONENTS, "kafka"):
+        objects = upstream.component(component)
+        cluster.apply(objects, *(["--namespace=kserve"] if component == "kserve" else []))
+        cluster.deployments |= {
+            document["metadata"]["name"]: document for document in objects if document["kind"] == "Deployment"
+        }
+        if component in COMPONENTS:
+            cluster.controllers.start(component, objects)
+    for component in COMPONENTS:
+        webhooks = upstream.webhooks(component, cluster.plane.authority.pair.certificate)
+        cluster.apply(webhooks)
+        cluster.controllers.await_webhooks(component, webhooks)
