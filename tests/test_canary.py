@@ -69,7 +69,7 @@ def on_trial(cluster: Cluster) -> ClusterDeployment:
 
 
 def seen(**two: float) -> dict[tuple[str, str], float]:
-    champion, canary = "pneumonia-predictor-00002", "pneumonia-predictor-00003"
+    champion, canary = "pneumonia-predictor-00001", "pneumonia-predictor-00002"
     normal = {"count": 900.0, "errors": 0.0, "p99": 0.2}
     return {(champion, key): value for key, value in normal.items()} | {
         (canary, key): value for key, value in ({"count": 100.0, "errors": 0.0, "p99": 0.2} | two).items()

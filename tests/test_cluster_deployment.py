@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 from lungline.deployment.base import Deployment
-from lungline.deployment.kserve import READY_SECONDS, ClusterDeployment, render
+from lungline.deployment.inference_service import render
+from lungline.deployment.kserve import LONGEST_SECONDS, ClusterDeployment
 from lungline.deployment.kubernetes_api import ClusterRefused, ClusterUnavailable, KubernetesApi
-from lungline.errors import ModelNotReady, PackageError
+from lungline.errors import ModelNotReady, PackageError, PromotionConflict
 from lungline.promotion.promotion import LEASE
 from tests.support.kubernetes_api import ROOT, Cluster, api_of, running_cluster
 
@@ -24,7 +25,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def deployment(cluster: Cluster, **options: Any) -> ClusterDeployment:
-    quick: dict[str, Any] = {"poll_seconds": 0.01, "ready_seconds": 5.0, "failed_seconds": 0.2}
+    quick: dict[str, Any] = {"poll_seconds": 0.01, "ready_seconds": 5.0, "failed_seconds": 0.2, "patience_seconds": 1.0}
     return ClusterDeployment(api_of(cluster), "pneumonia", **quick | options)
 
 
@@ -40,7 +41,7 @@ def install(cluster: Cluster) -> None:
 def test_it_is_a_deployment_like_the_laptops(cluster: Cluster) -> None:
     there: Deployment = deployment(cluster)
     assert there.accepts_synthetic is False
-    assert LEASE.total_seconds() > READY_SECONDS
+    assert LEASE.total_seconds() > LONGEST_SECONDS
 
 
 def test_the_manifest_is_the_one_that_the_overlays_apply() -> None:
@@ -49,11 +50,11 @@ def test_the_manifest_is_the_one_that_the_overlays_apply() -> None:
 
 def test_a_promotion_ends_when_the_new_version_takes_all_requests(cluster: Cluster) -> None:
     install(cluster)
-    cluster.slow = 3
+    cluster.controllers.starts = 0.1
     progress: list[str] = []
     sentence = deployment(cluster, on_progress=progress.append).deploy(uri(1), "1")
     assert sentence == "Version 1 serves as lungline/pneumonia."
-    assert progress[0] == "Version 1 takes 0 % of the requests."
+    assert "Version 1 takes 0 % of the requests." in progress
     assert deployment(cluster).serving() == "1"
     assert cluster.services["pneumonia"]["spec"]["predictor"]["model"]["storageUri"] == uri(1)
 
@@ -86,7 +87,7 @@ def test_the_old_versions_status_is_not_the_new_ones(cluster: Cluster) -> None:
     """A status of the version before is not taken for the new ones."""
     install(cluster)
     deployment(cluster).deploy(uri(1), "1")
-    cluster.slow = 1_000_000
+    cluster.controllers.starts = 1000
     with pytest.raises(ModelNotReady, match=r"Not within 0 s: Version 2 takes 0 %"):
         deployment(cluster, ready_seconds=0.3).deploy(uri(2), "2")
 
@@ -95,19 +96,18 @@ def test_a_package_that_fails_to_load_is_reverted(cluster: Cluster) -> None:
     """A package that does not load says why and the old version serves on."""
     install(cluster)
     deployment(cluster).deploy(uri(1), "1")
-    cluster.plays = "failing"
+    cluster.controllers.plays = "failing"
     with pytest.raises(ModelNotReady, match=r"^Version 2 does not come up: ModelLoadFailed: No objects found in s3://"):
         deployment(cluster).deploy(uri(2), "2")
     assert cluster.services["pneumonia"]["spec"]["predictor"]["model"]["storageUri"] == uri(1)
-    cluster.plays = "ready"
-    cluster.revisions[-1]["plays"] = "ready"
+    cluster.controllers.plays = "ready"
     deployment(cluster).deploy(uri(1), "1")
     assert deployment(cluster).serving() == "1"
 
 
 def test_a_first_promotion_that_fails_leaves_no_model(cluster: Cluster) -> None:
     install(cluster)
-    cluster.plays = "failing"
+    cluster.controllers.plays = "failing"
     with pytest.raises(ModelNotReady):
         deployment(cluster).deploy(uri(1), "1")
     assert "storageUri" not in cluster.services["pneumonia"]["spec"]["predictor"]["model"]
@@ -115,8 +115,8 @@ def test_a_first_promotion_that_fails_leaves_no_model(cluster: Cluster) -> None:
 
 def test_a_condition_that_stays_false_is_the_reason(cluster: Cluster) -> None:
     install(cluster)
-    cluster.plays = "crashing"
-    with pytest.raises(ModelNotReady, match="PredictorReady: RevisionFailed: Container failed with: out of memory"):
+    cluster.controllers.plays = "crashing"
+    with pytest.raises(ModelNotReady, match="does not come up: ExitCode137: Container failed with: out of memory"):
         deployment(cluster).deploy(uri(1), "1")
 
 
@@ -129,27 +129,26 @@ def test_the_pods_own_message_is_shown(cluster: Cluster) -> None:
             "status": {"containerStatuses": [{"name": "kserve-container", "state": {"waiting": waiting}}]},
         }
     ]
-    cluster.plays = "stuck"
+    cluster.controllers.plays = "stuck"
     with pytest.raises(ModelNotReady, match=r"Container kserve-container: ImagePullBackOff: Back-off pulling image"):
         deployment(cluster, ready_seconds=0.2).deploy(uri(1), "1")
 
 
 def test_an_object_that_somebody_deletes_ends_the_wait(cluster: Cluster) -> None:
     install(cluster)
-    cluster.slow = 1_000_000
+    cluster.controllers.starts = 1000
 
     def deleted(_: str) -> None:
-        cluster.services.clear()
-        cluster.owned.clear()
+        cluster.delete("pneumonia")
 
-    with pytest.raises(ModelNotReady, match="somebody deleted the InferenceService"):
+    with pytest.raises(PromotionConflict, match="Somebody deleted the InferenceService"):
         deployment(cluster, on_progress=deleted).deploy(uri(1), "1")
 
 
 def test_an_api_outage_does_not_end_a_promotion(cluster: Cluster) -> None:
     """An api server that is away for a moment ends no promotion."""
     install(cluster)
-    cluster.slow = 5
+    cluster.controllers.starts = 0.1
 
     def away(_: str) -> None:
         cluster.refuses, cluster.refusals = 503, 3
@@ -190,7 +189,7 @@ def test_a_failed_canary_is_withdrawn(cluster: Cluster) -> None:
     there = deployment(cluster)
     there.deploy(uri(1), "1")
     there.try_out(uri(2), "2", 10)
-    cluster.revisions[-1]["plays"] = "crashing"
+    cluster.controllers.revisions[-1].plays = "crashing"
     assert there.withdraw() == "Version 2 takes no more requests; version 1 serves."
 
 
@@ -198,7 +197,7 @@ def test_a_canary_that_does_not_come_up_changes_nothing(cluster: Cluster) -> Non
     install(cluster)
     there = deployment(cluster)
     there.deploy(uri(1), "1")
-    cluster.plays = "failing"
+    cluster.controllers.plays = "failing"
     with pytest.raises(ModelNotReady):
         there.try_out(uri(2), "2", 10)
     predictor = cluster.services["pneumonia"]["spec"]["predictor"]

@@ -48,6 +48,7 @@ def cluster(registered: dict[str, str], tmp_path: Path, monkeypatch: pytest.Monk
     for name, value in registered.items():
         monkeypatch.setenv(variable(name), value)
     with running_cluster() as running:
+        running.controllers.starts = 0.1
         write_kubeconfig(tmp_path / "kubeconfig", running.address, monkeypatch)
         yield running
 
@@ -93,7 +94,7 @@ def test_a_version_is_promoted_tried_finished_and_taken_back(
     tried = terminal.run("promote", "2", *HERE, "--canary", "10")
     assert tried["canary"] == {"version": "2", "percent": 10}
     assert predictor["canaryTrafficPercent"] == 10
-    champion, canary = (f"{MODEL}-predictor-{number:05}" for number in (2, 3))
+    champion, canary = (revision.name for revision in cluster.controllers.revisions[-2:])
     fine = {(revision, "count"): 200.0 for revision in (champion, canary)} | {
         (revision, "p99"): 0.2 for revision in (champion, canary)
     }
@@ -118,7 +119,7 @@ def test_a_worse_canary_is_withdrawn(cluster: Cluster, terminal: Terminal) -> No
     """A canary that is worse goes by itself and is not finished."""
     terminal.run("promote", "1", *HERE, *WHO)
     terminal.run("promote", "2", *HERE, "--canary", "10")
-    revisions = [item["metadata"]["name"] for item in cluster.revisions[-2:]]
+    revisions = [revision.name for revision in cluster.controllers.revisions[-2:]]
     worse = {(revision, "count"): 200.0 for revision in revisions} | {(revisions[1], "errors"): 40.0}
     with prometheus(worse) as address:
         watched = ("--watch", "60", "--prometheus", address, "--finish")

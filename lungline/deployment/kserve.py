@@ -11,33 +11,38 @@ previous revision is never taken for that of the new one.
 import contextlib
 import time
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
-from typing import cast
+from dataclasses import replace
+from typing import TypeVar
 
-from lungline.deployment.kubernetes_api import ClusterUnavailable, Json, KubernetesApi
+from lungline.deployment.inference_service import ModelFields, render
+from lungline.deployment.kubernetes_api import CALL_SECONDS, ClusterUnavailable, Json, KubernetesApi
 from lungline.deployment.status import (
-    VERSION,
+    Revision,
     RolloutStatus,
     created_at,
     name_of,
     part,
     parts,
+    revision_of,
     status_of,
     troubles,
-    uri_of,
-    version_of,
 )
-from lungline.errors import LunglineError, ModelNotReady, PackageError
+from lungline.errors import LunglineError, ModelNotReady, PackageError, PromotionConflict
 from lungline.settings import Settings
 
 NAMESPACE = "lungline"
 MANAGER, INSTALLER = "lungline-promotion", "lungline-install"
 READY_SECONDS = 240
-"""Shorter than a promotion's lease (five minutes), longer than Knative's own limit in the manifest (200 s)."""
+"""Longer than Knative's own limit in the manifest (200 s), so that Knative reports the cause first."""
 POLL_SECONDS = 1.0
 FAILED_SECONDS = 15
-"""How long a condition must be False: it may be for a moment while a revision starts."""
+"""How long a failure must last: a new revision shows the previous one's for a moment, and its own while it starts."""
+PATIENCE_SECONDS = 30
+"""How long a change is tried again while the API server is away: it restarts when a control plane is upgraded."""
+LONGEST_SECONDS = READY_SECONDS + 2 * PATIENCE_SECONDS + 6 * CALL_SECONDS
+"""The longest that a change takes, with its revert; shorter than a promotion's lease."""
+
+T = TypeVar("T")
 
 
 class ClusterDeployment:
@@ -58,6 +63,7 @@ class ClusterDeployment:
         poll_seconds: float = POLL_SECONDS,
         ready_seconds: float = READY_SECONDS,
         failed_seconds: float = FAILED_SECONDS,
+        patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self._api = api
         self._name = model_name
@@ -66,6 +72,7 @@ class ClusterDeployment:
         self._poll = poll_seconds
         self._ready_seconds = ready_seconds
         self._failed_seconds = failed_seconds
+        self._patience = patience_seconds
         self._path = f"/apis/serving.kserve.io/v1beta1/namespaces/{namespace}/inferenceservices/{model_name}"
 
     @classmethod
@@ -81,9 +88,10 @@ class ClusterDeployment:
     def deploy(self, package_uri: str, version: str) -> str:
         """Route all requests to a package and wait until they are; completes a canary of the same version.
 
-        Raises ModelNotReady with the reason; the previous version then keeps serving.
+        Raises ModelNotReady with the reason, and PromotionConflict when somebody else changes the InferenceService
+        meanwhile; the previous version, or the other's, then serves.
         """
-        self._change(package_uri, version, canary=None, share=100)
+        self._change(ModelFields(package_uri, version), share=100)
         return f"Version {version} serves as {self._namespace}/{self._name}."
 
     def try_out(self, package_uri: str, version: str, percent: int) -> str:
@@ -92,17 +100,19 @@ class ClusterDeployment:
             raise PackageError(f"A canary takes 1 to 99 percent of the requests, not {percent}.")
         if self.serving() in (None, version):
             raise PackageError(f"No other version is in service, so version {version} cannot be a canary.")
-        self._change(package_uri, version, canary=percent, share=percent)
+        self._change(ModelFields(package_uri, version, percent), share=percent)
         return f"Version {version} takes {percent} % of the requests of {self._namespace}/{self._name}."
 
     def withdraw(self) -> str:
         """Route no requests to the canary; immediate, as the previous revision still runs. Raises ModelNotReady."""
         service = self._service()
-        version = version_of(service) if service else None
+        fields = ModelFields.of(service)
+        version = fields.version
         if service is None or version is None or self.canary() is None:
             raise PackageError(f"No canary of {self._name} is out; nothing was changed.")
-        self._apply(uri_of(service), version, 0)
-        self._await(version, share=0)  # not waiting for readiness: a failing canary must go too
+        withdrawn = replace(fields, canary=0)
+        self._patiently(lambda: self._apply(service, withdrawn))
+        self._await(withdrawn, version, share=0)  # not waiting for readiness: a failing canary must go too
         return f"Version {version} takes no more requests; version {self.serving()} serves."
 
     def serving(self) -> str | None:
@@ -113,60 +123,57 @@ class ClusterDeployment:
 
     def canary(self) -> tuple[str, int] | None:
         """The canary's version and percentage; None when there is none."""
-        service = self._service()
-        percent = part(service, "spec", "predictor").get("canaryTrafficPercent") if service else None
-        version = version_of(service) if service else None
-        return (version, int(percent)) if version and percent not in (None, 0, 100) else None
+        fields = ModelFields.of(self._service())
+        share = fields.canary or 0
+        return (fields.version, share) if fields.version and 0 < share < 100 else None
 
     def revisions(self) -> dict[str, str]:
         """Names of the revisions by version; the newest where several have the same version."""
-        return {version: name for name, version in self._versions().items() if version}
+        return {revision.version: name for name, revision in self._revisions().items() if revision.version}
 
-    def _change(self, uri: str, version: str, *, canary: int | None, share: int) -> None:
-        before = self._service()
-        if before is None:
+    def _change(self, wanted: ModelFields, share: int) -> None:
+        before = service = self._service()
+        if service is None:
             # The manifests were not applied yet, or somebody deleted the object: create it from the manifest.
-            self._api.apply(self._path, render(self._name, self._namespace), INSTALLER)
-        self._apply(uri, version, canary)
+            service = self._api.apply(self._path, render(self._name, self._namespace), INSTALLER)
         try:
-            self._await(version, share)
-        except BaseException:
+            self._patiently(lambda: self._apply(service, wanted))
+            self._await(wanted, str(wanted.version), share)
+        except BaseException as exc:
             # Also for Ctrl-C. Knative keeps the old revision serving; the specification must name it too.
-            with contextlib.suppress(LunglineError):
-                percent = part(before or {}, "spec", "predictor").get("canaryTrafficPercent")
-                self._apply(uri_of(before or {}), version_of(before or {}), percent)
+            unreverted = self._revert(wanted, ModelFields.of(before))
+            if unreverted and isinstance(exc, ModelNotReady):
+                raise ModelNotReady(f"{exc} {unreverted}") from exc
             raise
 
-    def _apply(self, uri: str | None, version: str | None, canary: int | None) -> None:
-        manifest = render(self._name, self._namespace)
-        head = {key: manifest[key] for key in ("apiVersion", "kind")}
-        metadata: Json = {"name": self._name, "namespace": self._namespace}
-        predictor: Json = {}
-        if uri is not None:
-            predictor["model"] = {
-                "modelFormat": manifest["spec"]["predictor"]["model"]["modelFormat"],
-                "storageUri": uri,
-            }
-        if version is not None:
-            metadata["annotations"] = {VERSION: version}
-        if canary is not None:
-            predictor["canaryTrafficPercent"] = canary
-        self._api.apply(self._path, {**head, "metadata": metadata, "spec": {"predictor": predictor}}, MANAGER)
+    def _revert(self, wanted: ModelFields, before: ModelFields) -> str | None:
+        """Restore the fields of a promotion, unless somebody else has changed them; why not, where that fails."""
+        try:
+            service = self._patiently(self._service)
+            if service and ModelFields.of(service) == wanted:
+                self._patiently(lambda: self._apply(service, before))
+        except LunglineError as exc:
+            cure = f"`lungline promote {before.version}`" if before.version else "a later promotion"
+            return f"The InferenceService still names {wanted}, which {cure} undoes: {exc}"
+        return None
 
-    def _await(self, version: str, share: int) -> None:
+    def _apply(self, service: Json, fields: ModelFields) -> None:
+        document = fields.document(self._name, self._namespace, part(service, "metadata")["uid"])
+        self._api.apply(self._path, document, MANAGER)
+
+    def _await(self, wanted: ModelFields, version: str, share: int) -> None:
         deadline = time.monotonic() + self._ready_seconds
-        failing_since: float | None = None
+        doubtful_since: float | None = None
         last = ""
         while True:
-            status = self._current_status()
-            if status.serves(version, share):
+            status, sentence = self._look(wanted, version)
+            if status and status.serves(version, share):
                 return
             now = time.monotonic()
-            failing_since = (failing_since or now) if status.doubt else None
-            lasting = status.doubt if failing_since and now - failing_since > self._failed_seconds else None
-            if share and (why := status.failed or lasting):
-                raise ModelNotReady(f"Version {version} does not come up: {why}{self._trouble()}")
-            sentence = status.sentence(version)
+            doubt = status.doubt(version) if status and share else None
+            doubtful_since = (doubtful_since or now) if doubt else None
+            if doubtful_since and now - doubtful_since > self._failed_seconds:
+                raise ModelNotReady(f"Version {version} does not come up: {doubt}{self._trouble()}")
             if now > deadline:
                 raise ModelNotReady(f"Not within {self._ready_seconds:.0f} s: {sentence}{self._trouble()}")
             if sentence != last:
@@ -174,31 +181,38 @@ class ClusterDeployment:
             last = sentence
             time.sleep(self._poll)
 
-    def _current_status(self) -> RolloutStatus:
-        """The status now; a short outage of the API server does not end a promotion."""
+    def _look(self, wanted: ModelFields, version: str) -> tuple[RolloutStatus | None, str]:
+        """The status now and a sentence about it; no status while the API server is away.
+
+        Raises PromotionConflict when the specification is no longer the one of this change.
+        """
         try:
             service = self._service()
+            status = self._status(service) if service else None
         except ClusterUnavailable as exc:
-            return RolloutStatus(ready=False, shares={}, doubt=str(exc))
-        if service is None:
-            return RolloutStatus(ready=False, shares={}, failed="somebody deleted the InferenceService.")
-        return self._status(service)
+            return None, str(exc)
+        if service is None or status is None or part(service, "metadata").get("deletionTimestamp"):
+            raise PromotionConflict("Somebody deleted the InferenceService meanwhile.")
+        if (found := ModelFields.of(service)) != wanted:
+            raise PromotionConflict(f"Somebody else changed the InferenceService meanwhile: it names {found} now.")
+        return status, status.sentence(version)
 
     def _service(self) -> Json | None:
         return self._api.get(self._path)
 
     def _status(self, service: Json) -> RolloutStatus:
-        return status_of(service, self._versions())
+        return status_of(service, self._revisions())
 
-    def _versions(self) -> dict[str, str | None]:
-        """The version of each revision, oldest first."""
-        revisions = self._list(f"/apis/serving.knative.dev/v1/namespaces/{self._namespace}/revisions")
-        versions = {name_of(revision): version_of(revision) for revision in revisions}
-        return {name: version for name, version in versions.items() if name.startswith(f"{self._name}-predictor-")}
+    def _revisions(self) -> dict[str, Revision]:
+        """The predictor's revisions by name, oldest first."""
+        resources = self._list(f"/apis/serving.knative.dev/v1/namespaces/{self._namespace}/revisions")
+        revisions = {name_of(resource): revision_of(resource) for resource in resources}
+        return {name: rest for name, rest in revisions.items() if name.startswith(f"{self._name}-predictor-")}
 
     def _trouble(self) -> str:
         """Why the newest failing pod does not start, in its own words; empty when no pod reports a problem."""
-        with contextlib.suppress(ClusterUnavailable):
+        # An error here must not hide the one that is told.
+        with contextlib.suppress(LunglineError):
             for pod in reversed(self._list(f"/api/v1/namespaces/{self._namespace}/pods")):
                 if part(pod, "metadata", "labels").get("serving.kserve.io/inferenceservice") == self._name:
                     for trouble in troubles(pod):
@@ -209,23 +223,13 @@ class ClusterDeployment:
         """Objects of a kind, oldest first."""
         return sorted(parts(self._api.get(path) or {}, "items"), key=created_at)
 
-
-def render(model_name: str, namespace: str) -> Json:
-    """The InferenceService of the manifests, under a name and in a namespace."""
-    manifest = _manifest()
-    return {**manifest, "metadata": {**manifest["metadata"], "name": model_name, "namespace": namespace}}
-
-
-@cache
-def _manifest() -> Json:
-    import yaml
-
-    folder = Path(__file__).parent
-    # Beside this file in an installed wheel, in manifests/ in a checkout.
-    for path in (
-        folder / "inference_service.yaml",
-        folder.parents[1] / "manifests" / "base" / "inference" / "inference_service.yaml",
-    ):
-        if path.exists():
-            return cast("Json", yaml.safe_load(path.read_text(encoding="utf-8")))
-    raise PackageError("The manifest of the InferenceService is missing from this installation of Lungline.")
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """The result of a call that may be repeated, for a while also over an API server that restarts."""
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                return call()
+            except ClusterUnavailable:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(self._poll)

@@ -16,6 +16,12 @@ from lungline.errors import LunglineError, Unavailable
 
 Json = dict[str, Any]
 CALL_SECONDS = 15.0
+_PASSING = {0, 409, 429}
+"""Besides 5xx; a conflict with another change (409) is over when that change is."""
+_HINTS = {
+    401: " Sign in again, or renew the kubeconfig.",
+    404: " `lungline doctor --cluster` says what is missing.",
+}
 
 
 class ClusterUnavailable(Unavailable):
@@ -23,7 +29,7 @@ class ClusterUnavailable(Unavailable):
 
 
 class ClusterRefused(LunglineError):
-    """The Kubernetes API refuses: missing rights, an unknown kind, or an invalid object."""
+    """The Kubernetes API refuses: a missing right, which the message names, an unknown kind, or an invalid object."""
 
 
 class KubernetesApi:
@@ -60,7 +66,10 @@ class KubernetesApi:
             raise
 
     def apply(self, path: str, body: Json, manager: str) -> Json:
-        """Server-side apply: the manager owns the fields of `body` and gives up those that it no longer sends."""
+        """Server-side apply: the manager owns the fields of `body` and gives up those that it no longer sends.
+
+        With `metadata.uid` in the body it changes that object only, and does not create one.
+        """
         query = [("fieldManager", manager), ("force", "true")]
         return self._call("PATCH", path, body, "application/apply-patch+yaml", query)
 
@@ -96,9 +105,11 @@ def _translated() -> Generator[None]:
         yield
     except ApiException as exc:
         sentence = _sentence(exc)
-        if exc.status in {0, 429} or (exc.status or 0) >= 500:
+        another_object = exc.status == 409 and "uid mismatch" in sentence  # it will not come back
+        if (exc.status in _PASSING and not another_object) or (exc.status or 0) >= 500:
             raise ClusterUnavailable(f"The Kubernetes API cannot answer now: {sentence}") from exc
-        raise ClusterRefused(f"The Kubernetes API refuses: {sentence}") from exc
+        hint = _HINTS.get(exc.status or 0, "")
+        raise ClusterRefused(f"The Kubernetes API refuses: {sentence}{hint}") from exc
     except HTTPError as exc:
         raise ClusterUnavailable(f"The Kubernetes API does not answer ({type(exc).__name__}).") from exc
 

@@ -11,46 +11,84 @@ VERSION = "lungline.org/version"
 
 
 @dataclass(frozen=True, slots=True)
+class Revision:
+    """A revision of the predictor: one model with one configuration."""
+
+    name: str
+    version: str | None
+    """None for a revision without a model."""
+    starting: bool = False
+    """Knative does not know yet whether it will be ready."""
+    failure: str | None = None
+    """Why it is not ready, in Knative's words; it may recover."""
+
+
+@dataclass(frozen=True, slots=True)
 class RolloutStatus:
     """The status of an InferenceService, as a promotion needs it."""
 
     ready: bool
     shares: dict[str | None, int]
     """Percent of the requests by version; the key None is a revision without a model."""
-    failed: str | None = None
-    """Why the newest revision will never be ready."""
-    doubt: str | None = None
-    """Why it may never be ready: a condition with status False."""
+    newest: str | None = None
+    """The version of the newest revision. It is the previous version until KServe has acted on a change."""
+    failure: str | None = None
+    """Why the newest revision is not ready; it may be passing, or left from the revision before."""
+    refusal: str | None = None
+    """Why KServe makes no revision of the specification."""
 
     def serves(self, version: str, share: int) -> bool:
         """Whether a version is ready and gets this percentage; for 0, whether other versions get all requests."""
         if share == 0:
             return sum(self.shares.values()) == 100 and not self.shares.get(version)
-        return self.ready and self.shares.get(version, 0) == share
+        return self.ready and self.newest == version and self.shares.get(version, 0) == share
+
+    def doubt(self, version: str) -> str | None:
+        """Why a version may never be ready; None for a failure that belongs to another version's revision."""
+        return self.refusal or (self.failure if self.newest == version else None)
 
     def sentence(self, version: str) -> str:
         """The progress of a version's rollout."""
         others = [f"version {name} {share} %" for name, share in self.shares.items() if name not in (None, version)]
         beside = f" beside {', '.join(others)}" if others else ""
-        return f"Version {version} takes {self.shares.get(version, 0)} % of the requests{beside}."
+        waits = "" if self.newest == version else " KServe has not made its revision yet."
+        return f"Version {version} takes {self.shares.get(version, 0)} % of the requests{beside}.{waits}"
 
 
-def status_of(service: Json, versions: dict[str, str | None]) -> RolloutStatus:
-    """The status of an InferenceService; `versions` are the versions of its revisions by revision name."""
-    status = part(service, "status")
-    if int(status.get("observedGeneration") or 0) < int(part(service, "metadata").get("generation") or 0):
-        return RolloutStatus(ready=False, shares={})
+def status_of(service: Json, revisions: dict[str, Revision]) -> RolloutStatus:
+    """The status of an InferenceService; `revisions` are the predictor's by name.
+
+    Nothing is concluded from `observedGeneration`: KServe copies it from the Knative Service, which counts its own
+    changes. The version in the newest revision's annotation says what the status is about.
+    """
+    predictor = part(service, "status", "components", "predictor")
     shares: dict[str | None, int] = {}
-    for target in parts(part(status, "components", "predictor"), "traffic"):
-        version = versions.get(str(target.get("revisionName")))
+    for target in parts(predictor, "traffic"):
+        revision = revisions.get(str(target.get("revisionName")))
+        version = revision.version if revision else None
         shares[version] = shares.get(version, 0) + int(target.get("percent") or 0)
-    conditions = {str(condition["type"]): condition for condition in parts(status, "conditions")}
-    ready = part(conditions, "Ready").get("status") == "True"
-    return RolloutStatus(ready, shares, _failure(status), None if ready else _doubt(conditions))
+    newest = revisions.get(str(predictor.get("latestCreatedRevision")))
+    ready = conditions_of(service).get("Ready", {}).get("status") == "True"
+    return RolloutStatus(
+        ready,
+        shares,
+        newest.version if newest else None,
+        None if ready else _failure(service, newest),
+        None if ready else _refusal(service),
+    )
+
+
+def revision_of(resource: Json) -> Revision:
+    """A Knative Revision of the API."""
+    starting = conditions_of(resource).get("Ready", {}).get("status") not in {"True", "False"}
+    return Revision(name_of(resource), version_of(resource), starting, failed(resource, "Ready"))
 
 
 def troubles(pod: Json) -> Iterator[str]:
-    """Why the containers of a pod do not run, one sentence each."""
+    """Why a pod or its containers do not run, one sentence each."""
+    unscheduled = conditions_of(pod).get("PodScheduled", {})
+    if unscheduled.get("status") == "False":
+        yield _words("The pod finds no node", unscheduled.get("reason"), unscheduled.get("message"))
     for kind in ("initContainerStatuses", "containerStatuses"):
         for container in parts(part(pod, "status"), kind):
             state = part(container, "state")
@@ -61,9 +99,21 @@ def troubles(pod: Json) -> Iterator[str]:
                 yield _words(f"Container {container['name']}", reason, current.get("message") or ended.get("message"))
 
 
-def uri_of(service: Json) -> str | None:
-    """The storage URI of an InferenceService's model."""
-    return part(service, "spec", "predictor", "model").get("storageUri")
+def conditions_of(resource: Json) -> dict[str, Json]:
+    """The conditions in a resource's status by type."""
+    return {str(condition["type"]): condition for condition in parts(part(resource, "status"), "conditions")}
+
+
+def failed(resource: Json, kind: str) -> str | None:
+    """What a condition says when it is False; None when it is not, or when it only informs.
+
+    Knative and KServe give a condition on which readiness does not depend a severity, Info or Warning. It is False in
+    healthy objects too: `Stopped`, for one, in every InferenceService that runs.
+    """
+    condition = conditions_of(resource).get(kind, {})
+    if condition.get("status") != "False" or condition.get("severity") in {"Info", "Warning"}:
+        return None
+    return _words(condition.get("reason") or kind, condition.get("message"))
 
 
 def version_of(resource: Json) -> str | None:
@@ -93,19 +143,29 @@ def parts(value: Json, name: str) -> list[Json]:
     return cast("list[Json]", value.get(name) or [])
 
 
-def _failure(status: Json) -> str | None:
-    """Why KServe has given up on the newest model."""
-    model = part(status, "modelStatus")
-    if model.get("transitionStatus") not in {"BlockedByFailedLoad", "InvalidSpec"}:
-        return None
+def _failure(service: Json, newest: Revision | None) -> str | None:
+    """Why the newest revision is not ready: what KServe says of its model, Knative of it, or of the way to it."""
+    model = part(service, "status", "modelStatus")
     info = part(model, "lastFailureInfo")
-    return _words(info.get("reason") or model["transitionStatus"], info.get("message"))
+    blocked = model.get("transitionStatus") == "BlockedByFailedLoad"
+    if blocked and info:
+        return _words(info.get("reason") or "BlockedByFailedLoad", info.get("message"))
+    if newest is None or newest.starting:
+        # The conditions of the whole are the previous revision's for a while.
+        return None
+    reason = newest.failure or failed(service, "PredictorReady") or failed(service, "IngressReady")
+    return reason or ("BlockedByFailedLoad." if blocked else None)
 
 
-def _doubt(conditions: dict[str, Json]) -> str | None:
-    for kind, condition in conditions.items():
-        if kind != "Ready" and condition.get("status") == "False":
-            return _words(kind, condition.get("reason"), condition.get("message"))
+def _refusal(service: Json) -> str | None:
+    model, conditions = part(service, "status", "modelStatus"), conditions_of(service)
+    if conditions.get("Stopped", {}).get("status") == "True":
+        return "the InferenceService is stopped by its annotation serving.kserve.io/stop."
+    if model.get("transitionStatus") == "InvalidSpec":
+        info = part(model, "lastFailureInfo")
+        return _words(info.get("reason") or "InvalidSpec", info.get("message"))
+    if conditions.get("PredictorReady", {}).get("reason") == "ReconcileFailed":
+        return failed(service, "PredictorReady")
     return None
 
 

@@ -31,8 +31,8 @@ from lungline.registry.history import Act, Facts, Kind, PromotionEntry, sentence
 from lungline.registry.versions import Registry
 from lungline.settings import Settings
 
-LEASE = timedelta(minutes=5)
-"""How long a promotion may take; longer than any deployment waits for its predictor."""
+LEASE = timedelta(minutes=7)
+"""How long a promotion may take; longer than any deployment waits for its predictor and for its revert."""
 
 
 @dataclass(frozen=True, slots=True)

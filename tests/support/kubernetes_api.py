@@ -1,4 +1,4 @@
-"""A Kubernetes API server made small: it keeps objects, applies like the real one, and plays KServe and Knative."""
+"""A Kubernetes API server made small: it keeps objects and applies like the real one; kserve_controllers.py plays."""
 
 import importlib.util
 import json
@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from kubernetes import client
 
 from lungline.deployment.kubernetes_api import KubernetesApi
+from tests.support.kserve_controllers import Controllers
 
 ROOT = Path(__file__).parents[2]
 SHARED = Path(os.environ.get("LUNGLINE_SHARED", ROOT.parent / "shared")) / "k8s"
@@ -27,25 +28,30 @@ Path_ = tuple[str, ...]
 
 @dataclass
 class Cluster:
-    """`plays` is what happens to the next model: it becomes ready (after `slow` requests), fails to load, or hangs."""
+    """The objects of a namespace, and what plays the controllers of its InferenceService."""
 
-    plays: Literal["ready", "failing", "stuck", "crashing"] = "ready"
-    slow: int = 0
+    controllers: Controllers = field(default_factory=Controllers)
     refuses: int = 0
-    """A status that the next calls are answered with, while `refusals` lasts."""
+    """A status that the next calls are answered with, while `refusals` lasts; 0 cuts the connection."""
     refusals: int = 0
+    forbidden: set[tuple[str, str]] = field(default_factory=set)
+    """Verbs and resources that the account has no right to, such as ("list", "pods")."""
     services: dict[str, Object] = field(default_factory=dict)
-    revisions: list[Object] = field(default_factory=list)
     pods: list[Object] = field(default_factory=list)
     owned: dict[str, set[Path_]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     address: str = ""
-    _polls: int = 0
-    _rolled_out: str = ""
+    _uids: int = 0
 
     def apply(self, name: str, body: Object, manager: str) -> Object:
-        """Server-side apply of maps; a list is a single value, as in KServe's CRD."""
-        service = self.services.setdefault(name, {"metadata": {"generation": 0}})
+        """Server-side apply of maps; a list is a single value, as in KServe's CRD. Raises Conflict."""
+        uid = body["metadata"].pop("uid", None)
+        if uid is not None and uid != self.services.get(name, {}).get("metadata", {}).get("uid"):
+            raise Conflict(f"uid mismatch: the provided object specified uid {uid}, and no existing object was found")
+        if name not in self.services:
+            self._uids += 1
+            self.services[name] = {"metadata": {"generation": 0, "uid": f"uid-{self._uids}"}}
+        service = self.services[name]
         before = json.dumps(service.get("spec"))
         named = set(_leaves(body))
         gone = self.owned.get(manager, set()) - named
@@ -55,63 +61,32 @@ class Cluster:
         _merge(service, body)
         if json.dumps(service["spec"]) != before:
             service["metadata"]["generation"] += 1
-            self._polls = 0
         _check(service)
-        self._make_revision(service)
         return service
 
     def get(self, name: str) -> Object | None:
-        """The object, a step further than at the last request."""
+        """The object, as its controllers have left it by now."""
         service = self.services.get(name)
         if service:
-            self._polls += 1
-            if self._polls > 1 + self.slow:
-                self._reconcile(service)
+            self.controllers.reconcile(service)
+            _check(service)
         return service
 
-    def _make_revision(self, service: Object) -> None:
-        uri = service["spec"]["predictor"].get("model", {}).get("storageUri")
-        if self.revisions and self.revisions[-1]["uri"] == uri:
-            return
-        number = len(self.revisions) + 1
-        annotations = dict(service["metadata"].get("annotations", {}))
-        metadata = {"name": f"{service['metadata']['name']}-predictor-{number:05}", "annotations": annotations}
-        metadata["creationTimestamp"] = f"2026-11-21T00:00:{number:02}Z"
-        self.revisions.append({"uri": uri, "plays": self.plays, "metadata": metadata})
+    def delete(self, name: str) -> None:
+        """What `kubectl delete` does."""
+        self.services.pop(name, None)
+        self.owned.clear()
+        self.controllers.forget()
 
-    def _reconcile(self, service: Object) -> None:
-        newest = self.revisions[-1]
-        name, predictor = newest["metadata"]["name"], service["spec"]["predictor"]
-        ready = newest["plays"] == "ready" and newest["uri"] is not None
-        percent = predictor.get("canaryTrafficPercent", 100) if self._rolled_out else 100
-        traffic = [{"revisionName": name, "percent": percent if ready else 0, "latestRevision": True}]
-        if self._rolled_out and self._rolled_out != name:
-            traffic.append({"revisionName": self._rolled_out, "percent": 100 - traffic[0]["percent"], "tag": "prev"})
-        if ready and percent == 100:
-            self._rolled_out = name
-        conditions = [{"type": "PredictorReady", "status": "True" if ready else "Unknown"}]
-        status: Object = {
-            "observedGeneration": service["metadata"]["generation"],
-            "components": {"predictor": {"traffic": traffic, "latestCreatedRevision": name}},
-            "modelStatus": {"transitionStatus": "UpToDate" if ready else "InProgress"},
-        }
-        if newest["plays"] == "failing":
-            status["modelStatus"] = {
-                "transitionStatus": "BlockedByFailedLoad",
-                "lastFailureInfo": {"reason": "ModelLoadFailed", "message": "No objects found in s3://lungline-models"},
-            }
-        if newest["plays"] == "crashing":
-            failure = {"reason": "RevisionFailed", "message": "Container failed with: out of memory"}
-            conditions[0] |= {"status": "False"} | failure
-        status["conditions"] = [*conditions, {"type": "Ready", "status": conditions[0]["status"]}]
-        service["status"] = status
-        _check(service)
+
+class Conflict(Exception):
+    """The object of a change is not the one that is there."""
 
 
 @contextmanager
-def running_cluster(**plays: Any) -> Iterator[Cluster]:
+def running_cluster() -> Iterator[Cluster]:
     """The server on a free port."""
-    cluster = Cluster(**plays)
+    cluster = Cluster()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -125,7 +100,12 @@ def running_cluster(**plays: Any) -> Iterator[Cluster]:
                 try:
                     status, document = _respond(cluster, self)
                 except ValueError as exc:
-                    status, document = 422, {"kind": "Status", "message": str(exc), "code": 422}
+                    status, document = 422, _refusal(422, str(exc))
+                except Conflict as exc:
+                    status, document = 409, _refusal(409, str(exc))
+            if not status:
+                self.close_connection = True
+                return
             body = json.dumps(document).encode()
             self.send_response(status)
             self.send_header("content-type", "application/json")
@@ -185,14 +165,15 @@ def _respond(cluster: Cluster, request: BaseHTTPRequestHandler) -> tuple[int, Ob
     body = request.rfile.read(int(request.headers.get("content-length") or 0))
     if cluster.refusals:
         cluster.refusals -= 1
-        return cluster.refuses, {
-            "kind": "Status",
-            "message": "the stand-in is set to refuse",
-            "code": cluster.refuses,
-        }
+        return cluster.refuses, _refusal(cluster.refuses, "the stand-in is set to refuse")
     *_, kind, name = url.path.split("/") if "inferenceservices" in url.path else (url.path.rpartition("/")[2], "")
+    verb = "patch" if request.command == "PATCH" else "get" if name else "list"
+    if (verb, kind) in cluster.forbidden:
+        return 403, _refusal(403, f'{kind} is forbidden: User "me" cannot {verb} resource "{kind}" in the namespace')
     if kind == "revisions":
-        return 200, {"items": [{"metadata": revision["metadata"]} for revision in cluster.revisions]}
+        for service in cluster.services.values():
+            cluster.controllers.reconcile(service)
+        return 200, {"items": [revision.resource() for revision in cluster.controllers.revisions]}
     if kind == "pods":
         return 200, {"items": cluster.pods}
     if request.command == "PATCH":
@@ -201,7 +182,11 @@ def _respond(cluster: Cluster, request: BaseHTTPRequestHandler) -> tuple[int, Ob
         assert query["force"] == ["true"]
         return 200, cluster.apply(name, json.loads(body), query["fieldManager"][0])
     service = cluster.get(name)
-    return (200, service) if service else (404, {"kind": "Status", "message": f'"{name}" not found', "code": 404})
+    return (200, service) if service else (404, _refusal(404, f'"{name}" not found'))
+
+
+def _refusal(code: int, message: str) -> Object:
+    return {"kind": "Status", "message": message, "code": code}
 
 
 def _leaves(value: Object, path: Path_ = ()) -> Iterator[Path_]:
@@ -243,7 +228,7 @@ def _validator() -> Any:
 def _check(service: Object) -> None:
     """Validate the object with KServe's own schema, where that is available. Raises ValueError."""
     if (SHARED / "validate.py").exists():
-        metadata = {key: value for key, value in service["metadata"].items() if key != "generation"}
+        metadata = {key: value for key, value in service["metadata"].items() if key not in {"generation", "uid"}}
         if errors := _errors(json.dumps({**service, "metadata": metadata})):
             raise ValueError("; ".join(errors))
 
