@@ -114,10 +114,12 @@ def build(name: str, deadline: float) -> bool:
     """Build one program; False when it is not done in time. Raises BuildFailed with the compiler's words."""
     program = PROGRAMS[name]
     program.path.parent.mkdir(parents=True, exist_ok=True)
+    for name_of_file in ("go.mod", "go.sum"):  # a build takes minutes, in which git may move the checkout's files
+        shutil.copy(FOLDER / program.family / name_of_file, program.path.parent)
     target = program.path.with_name(f".{name}.{os.getpid()}")
     process = subprocess.Popen(
         program.command(target),
-        cwd=FOLDER / program.family,
+        cwd=program.path.parent,
         env=os.environ | {"CGO_ENABLED": "0"},
         stderr=subprocess.PIPE,
         text=True,
@@ -134,8 +136,29 @@ def build(name: str, deadline: float) -> bool:
         raise
     if process.returncode:
         raise BuildFailed(f"Building {name} failed: {errors.strip()[-2000:]}")
+    if program.family == "kserve":
+        _keep_gateway_crds()
     target.replace(program.path)
     return True
+
+
+def gateway_crds() -> list[Path]:
+    """The CRDs of the Gateway API in the version that KServe is built with, out of Go's module cache."""
+    return sorted(_gateway_folder().glob("*.yaml"))
+
+
+def _gateway_folder() -> Path:
+    return PROGRAMS["kserve-manager"].path.parent / "gateway-api"
+
+
+def _keep_gateway_crds() -> None:
+    """Keep them beside the program, because a later run may have no module cache."""
+    find = ["go", "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/gateway-api"]
+    done = subprocess.run(find, cwd=FOLDER / "kserve", capture_output=True, text=True, check=True, timeout=120)
+    _gateway_folder().mkdir(parents=True, exist_ok=True)
+    for path in (Path(done.stdout.strip()) / "config" / "crd" / "standard").glob("gateway.networking.k8s.io_*.yaml"):
+        if "vap_" not in path.name:
+            shutil.copyfile(path, _gateway_folder() / path.name)
 
 
 class BuildFailed(Exception):

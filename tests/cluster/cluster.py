@@ -6,14 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from tests.cluster import upstream
 from tests.cluster.api import Object
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.controllers import CONTROLLERS, Controllers
 from tests.cluster.fake_node import FakeNode
 from tests.support.manifests_of import MANIFESTS, fresh_secrets
+from tests.support.waiting import eventually
 
 MANAGER = "install"
 # In this order: a component's objects, its programs, then its webhooks, which refuse everything until they answer.
@@ -32,7 +31,7 @@ class Cluster:
     def apply(self, documents: Sequence[Object], *flags: str) -> None:
         """kubectl apply --server-side, as the documents say it; fails with the refusal."""
         if documents:
-            text = yaml.safe_dump_all(documents, sort_keys=False)
+            text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(documents)})
             command = ("apply", "--server-side", f"--field-manager={MANAGER}", "--force-conflicts", *flags)
             self.plane.kubectl(*command, "-f", "-", stdin=text)
 
@@ -70,7 +69,7 @@ def running_cluster(folder: Path) -> Iterator[Cluster]:
 def _install(cluster: Cluster) -> None:
     cluster.apply(upstream.crds())
     cluster.apply(upstream.namespaces())
-    cluster.plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    eventually(lambda: _all_served(cluster), 60)
     for component in (*COMPONENTS, "kafka"):
         objects = upstream.component(component)
         cluster.apply(objects, *(["--namespace=kserve"] if component == "kserve" else []))
@@ -83,3 +82,10 @@ def _install(cluster: Cluster) -> None:
         webhooks = upstream.webhooks(component, cluster.plane.authority.pair.certificate)
         cluster.apply(webhooks)
         cluster.controllers.await_webhooks(component, webhooks)
+
+
+def _all_served(cluster: Cluster) -> bool:
+    """Whether the API server serves every kind that was registered."""
+    found = cluster.plane.api.items("/apis/apiextensions.k8s.io/v1/customresourcedefinitions")
+    conditions = [item.get("status", {}).get("conditions") or [] for item in found]
+    return all(any(one["type"] == "Established" and one["status"] == "True" for one in each) for each in conditions)

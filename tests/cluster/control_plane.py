@@ -86,7 +86,7 @@ class ControlPlane:
         """kubectl as the administrator."""
         command = [kubectl(), f"--kubeconfig={self.kubeconfig}", *arguments]
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=180)
-        assert done.returncode == 0 or not check, f"kubectl {' '.join(arguments)}:\n{done.stdout}{done.stderr}"
+        assert done.returncode == 0 or not check, f"kubectl {' '.join(arguments)}:\n{done.stderr}"
         return done
 
     def _start(self) -> None:
