@@ -187,7 +187,8 @@ def doctor(
         from lungline.deployment.kubernetes_api import KubernetesApi
 
         settings = configured(home, kube_context=context)
-        checks = list(cluster_doctor.examine(KubernetesApi.connect(settings.kube_context)))
+        runs = settings.kfp_namespace or cluster_doctor.PIPELINES
+        checks = list(cluster_doctor.examine(KubernetesApi.connect(settings.kube_context), runs))
     else:
         from laptop.doctor import examine
 

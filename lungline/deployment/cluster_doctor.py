@@ -1,13 +1,15 @@
-"""Checks of a live cluster: what the manifests need, and how to add what is missing."""
+"""Checks of a live cluster: what the manifests need, what keeps it from working, and how to mend it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
-from lungline.deployment.kubernetes_api import KubernetesApi
-from lungline.deployment.status import part, parts
-from lungline.errors import LunglineError
+from lungline.deployment import cluster_platform, cluster_pods
+from lungline.deployment.inference_service import ModelFields
+from lungline.deployment.kubernetes_api import ClusterRefused, Json, KubernetesApi
+from lungline.deployment.status import conditions_of, parts
 from lungline.health_check import Check
 
-NAMESPACE, PIPELINES = "lungline", "kubeflow"
+NAMESPACE, PIPELINES, ACCOUNT = "lungline", "kubeflow", "lungline-pipeline"
 # Component, API group and resource that it must have registered; docs/cluster.md has the versions.
 KINDS = (
     ("cert-manager", "cert-manager.io/v1", "certificates"),
@@ -26,11 +28,6 @@ SECRETS = (
     *((NAMESPACE, name) for name in ("postgres", "worklist", "research")),
     (PIPELINES, "s3-pipeline"),
 )
-# Settings of Knative that the manifests need: config map, key, accepted values, and the effect when they are missing.
-SWITCHES = (
-    ("config-observability", "request-metrics-protocol", ("prometheus",), "canaries and alerts have no metrics"),
-    ("config-features", "secure-pod-defaults", ("enabled", "root-allowed"), "Pod Security refuses Knative's pods"),
-)
 # Objects that must be ready: API group, resource, name.
 READY = (
     ("kafka.strimzi.io/v1", "kafkas", "xray"),
@@ -47,72 +44,92 @@ READY = (
     ("apps/v1", "deployments", "worklist-events"),
     ("serving.kserve.io/v1beta1", "inferenceservices", "pneumonia"),
 )
+# Neither is ready before a model was promoted: KServe sets no address for the trigger to resolve.
+UNTIL_PROMOTED = ("inferenceservices/pneumonia", "triggers/judge")
+APPLY = "kubectl apply --server-side -k manifests/overlays/minikube"
 
 
-def examine(api: KubernetesApi) -> Iterator[Check]:
-    """Check one prerequisite after the other. Raises ClusterUnavailable when the API server does not answer."""
-    version = api.get("/version") or {}
-    yield _kubernetes(str(version.get("major")), str(version.get("minor")))
+def examine(api: KubernetesApi, runs: str = PIPELINES) -> Iterator[Check]:
+    """Check one prerequisite after the other; `runs` is the namespace of pipeline runs.
+
+    Raises ClusterUnavailable when the API server does not answer. What may not be read is a failed check of its own.
+    """
     complete = True
     for component, group, plural in KINDS:
-        registered = _is_registered(api, group, plural)
-        complete = complete and registered
         name = f"{component} ({plural}.{group.partition('/')[0]})"
-        yield _presence(name, registered, f"Install {component}: docs/cluster.md.")
-    pipelines = api.get(f"/api/v1/namespaces/{PIPELINES}/services/ml-pipeline") is not None
-    yield _presence("Kubeflow Pipelines", pipelines, "Install Kubeflow Pipelines: docs/cluster.md.")
-    for switch in SWITCHES:
-        yield _switch(api, *switch)
+        check = _readable(name, partial(_registered, api, name, component, group, plural))
+        complete = complete and check.passed
+        yield check
+    yield from (_readable(name, partial(look, api)) for name, look in cluster_platform.CHECKS.items())
     for namespace, secret in SECRETS:
-        yield _secret(api, namespace, secret)
+        place = runs if namespace == PIPELINES else namespace
+        secret_path = f"/api/v1/namespaces/{place}/secrets/{secret}"
+        cure = "python manifests/generate_secrets.py | kubectl create -f -"
+        yield _there(api, f"Secret {place}/{secret}", secret_path, cure)
+    yield from _pipelines(api, runs)
     if complete:
+        service = _service(api)
+        unpromoted = service is not None and ModelFields.of(service).uri is None
         for group, plural, name in READY:
-            yield _readiness(api, group, plural, name)
+            check = _readable(f"{plural}/{name}", partial(_readiness, api, group, plural, name))
+            yield _waiting(check) if unpromoted and check.name in UNTIL_PROMOTED else check
+    yield from (_readable(name, partial(look, api, (NAMESPACE, runs))) for name, look in cluster_pods.CHECKS.items())
+
+
+def _readable(name: str, look: Callable[[], Check]) -> Check:
+    """The check, or what the account may not read: the other checks still help."""
+    try:
+        return look()
+    except ClusterRefused as exc:
+        return Check(name, passed=False, finding="not readable", cure=str(exc))
+
+
+def _there(api: KubernetesApi, name: str, path: str, cure: str) -> Check:
+    return _readable(name, lambda: _presence(name, api.get(path) is not None, cure))
 
 
 def _presence(name: str, present: bool, cure: str) -> Check:
     return Check(name, present, "there" if present else "missing", cure)
 
 
-def _switch(api: KubernetesApi, config: str, key: str, values: tuple[str, ...], without: str) -> Check:
-    value = part(api.get(f"/api/v1/namespaces/knative-serving/configmaps/{config}") or {}, "data").get(key)
-    cure = (
-        f"Without it {without}: kubectl -n knative-serving patch configmap {config} --type merge "
-        f"""-p '{{"data":{{"{key}":"{values[0]}"}}}}'"""
-    )
-    return Check(f"Knative's {key}", str(value).lower() in values, str(value or "not set"), cure)
+def _registered(api: KubernetesApi, name: str, component: str, group: str, plural: str) -> Check:
+    resources = parts(api.get(f"/apis/{group}") or {}, "resources")
+    there = any(resource.get("name") == plural for resource in resources)
+    return _presence(name, there, f"Install {component}: docs/cluster.md.")
 
 
-def _kubernetes(major: str, minor: str) -> Check:
-    number = int("".join(filter(str.isdigit, minor)) or 0)
-    new = (major, number) >= ("1", 32)
-    return Check("Kubernetes", new, f"{major}.{minor}", "Kubernetes 1.32 or newer is needed.")
+def _pipelines(api: KubernetesApi, runs: str) -> Iterator[Check]:
+    """What a run needs in its namespace; without the account or the settings, each of its pods is refused."""
+    server = f"/api/v1/namespaces/{PIPELINES}/services/ml-pipeline"
+    yield _there(api, "Kubeflow Pipelines", server, "Install Kubeflow Pipelines: docs/cluster.md.")
+    for kind, plural, name in (("ServiceAccount", "serviceaccounts", ACCOUNT), ("ConfigMap", "configmaps", "settings")):
+        yield _there(api, f"{kind} {runs}/{name}", f"/api/v1/namespaces/{runs}/{plural}/{name}", APPLY)
+    name = f"Rights of {runs}/{ACCOUNT}"
+    yield _readable(name, partial(cluster_platform.rights_of_runs, api, name, runs, ACCOUNT))
 
 
-def _is_registered(api: KubernetesApi, group: str, plural: str) -> bool:
-    return any(resource.get("name") == plural for resource in parts(api.get(f"/apis/{group}") or {}, "resources"))
-
-
-def _secret(api: KubernetesApi, namespace: str, secret: str) -> Check:
-    name, cure = f"Secret {namespace}/{secret}", "python manifests/generate_secrets.py | kubectl create -f -"
+def _service(api: KubernetesApi) -> Json | None:
     try:
-        return _presence(name, api.get(f"/api/v1/namespaces/{namespace}/secrets/{secret}") is not None, cure)
-    except LunglineError as exc:
-        # Without the right to read secrets, the other checks still help.
-        return Check(name, passed=False, finding="not readable", cure=str(exc))
+        return api.get(f"/apis/serving.kserve.io/v1beta1/namespaces/{NAMESPACE}/inferenceservices/pneumonia")
+    except ClusterRefused:
+        return None
+
+
+def _waiting(check: Check) -> Check:
+    if check.passed:
+        return check
+    return Check(check.name, passed=True, finding="waits for the first promotion: lungline promote")
 
 
 def _readiness(api: KubernetesApi, group: str, plural: str, name: str) -> Check:
     resource = api.get(f"/apis/{group}/namespaces/{NAMESPACE}/{plural}/{name}")
     name = f"{plural}/{name}"
     if resource is None:
-        return _presence(name, present=False, cure="kubectl apply --server-side -k manifests/overlays/minikube")
-    for condition in parts(part(resource, "status"), "conditions"):
-        if condition.get("type") == ("Available" if group == "apps/v1" else "Ready"):
-            ready = condition.get("status") == "True"
-            message = " ".join(str(condition.get(key) or "") for key in ("reason", "message")).strip()
-            cure = f"kubectl -n {NAMESPACE} describe {name}"
-            if plural == "inferenceservices":
-                cure += "; before the first promotion this is normal"
-            return Check(name, ready, "ready" if ready else message or "not ready", cure)
-    return Check(name, passed=False, finding="not processed by its controller yet", cure="Wait, or read its log.")
+        return _presence(name, present=False, cure=APPLY)
+    condition = conditions_of(resource).get("Available" if group == "apps/v1" else "Ready")
+    if condition is None:
+        return Check(name, passed=False, finding="not processed by its controller yet", cure="Wait, or read its log.")
+    message = " ".join(str(condition.get(key) or "") for key in ("reason", "message")).strip()
+    ready = condition.get("status") == "True"
+    cure = f"kubectl -n {NAMESPACE} describe {name}"
+    return Check(name, ready, "ready" if ready else message or "not ready", cure)
