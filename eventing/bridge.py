@@ -117,7 +117,7 @@ class Bridge:
             self._changes.close()
 
     def _connect(self) -> None:
-        ensure_topics(self._settings)
+        ensure_topics(self._settings, [self._settings.uploads_topic])
         if self._refused.is_set():
             # Read again from the last position that Kafka has.
             self._outbox.clear()

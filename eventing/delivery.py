@@ -179,10 +179,13 @@ class Dispatcher:
 
     def _produce(self, topic: str, value: bytes, key: str | bytes | None, headers: Headers, delivery: Delivery) -> None:
         """Write to Kafka; the delivery is finished when the broker has the message."""
+        from confluent_kafka import KafkaError
 
         def delivered(error: "KafkaError | None", _: "Message") -> None:
             if error is None:
                 delivery.finish()
+            elif error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                self._too_large(topic, delivery)
             elif not self._stopping.is_set():
                 log.error("The broker refused a record for %s: %s. Delivering again.", topic, error)
                 self._schedule(delivery, BROKER_REFUSED_SECONDS)
@@ -190,6 +193,14 @@ class Dispatcher:
         while not self._outbox.put(topic, value, key, delivered, headers):
             if self._stopping.wait(POLL_SECONDS):
                 return
+
+    def _too_large(self, topic: str, delivery: Delivery) -> None:
+        """Give up what no retry makes smaller: a reply for a dead letter, a dead letter for a line in the log."""
+        log.error("What became of %s is larger than a record of %s may be.", delivery.record, topic)
+        if topic == self._route.replies:
+            self._dead_letter(delivery, SinkResponse(None, b"dispatch error: the reply is too large"))
+        else:
+            delivery.finish()
 
     def _count(self, name: str) -> None:
         with self._counts_lock:

@@ -3,14 +3,17 @@
 # confluent-kafka's admin types are incomplete.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from eventing.kafka_errors import ConnectionErrors, sentence_of
 from lungline.errors import KafkaUnavailable, SettingsError
 from lungline.settings import Settings
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer, Producer
+    from concurrent.futures import Future
+
+    from confluent_kafka import Consumer, KafkaError, Producer
 
 MECHANISM = "SCRAM-SHA-512"
 """How Strimzi's users log in (manifests/base/kafka/users.yaml)."""
@@ -18,6 +21,9 @@ MECHANISM = "SCRAM-SHA-512"
 # One, because the trigger delivers concurrently all the same, and fewer partitions make larger batches. A topic that
 # was created elsewhere may have any number.
 PARTITIONS = 1
+# As many replicas as the cluster gives to any topic: one alone would take no message where two must have it.
+BROKERS_DEFAULT = -1
+GROUP_SECONDS = 5.0
 # Each route of the trigger commits its own offsets.
 TRIGGER_GROUP = "lungline-trigger"
 RESULTS_GROUP, DEAD_LETTERS_GROUP = "lungline-worklist", "lungline-worklist-dead-letters"
@@ -68,7 +74,9 @@ def make_producer(settings: Settings, options: Mapping[str, Any]) -> "Producer":
     """A producer that waits for all in-sync replicas; `options` are librdkafka's, in addition to the shared ones."""
     from confluent_kafka import Producer
 
-    return Producer(client_options(settings) | _SHARED | {"acks": "all"} | dict(options))
+    # A broker knows what its topics may hold, and says so; the client would refuse dead letters of the largest records.
+    ours: Options = {"acks": "all", "message.max.bytes": 10_000_000}
+    return Producer(client_options(settings) | _SHARED | ours | dict(options))
 
 
 def make_consumer(settings: Settings, group: str, options: Mapping[str, Any]) -> "Consumer":
@@ -79,22 +87,76 @@ def make_consumer(settings: Settings, group: str, options: Mapping[str, Any]) ->
     return Consumer(client_options(settings) | _SHARED | ours | dict(options))
 
 
-def ensure_topics(settings: Settings, timeout_seconds: float = 5.0) -> None:
-    """Create the topics that do not exist yet. Raises KafkaUnavailable."""
-    from confluent_kafka import KafkaError, KafkaException
+def ensure_topics(settings: Settings, names: Sequence[str] | None = None, timeout_seconds: float = 5.0) -> None:
+    """Create those topics that do not exist yet; without names, all of ours. Raises KafkaUnavailable."""
+    from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient, NewTopic  # pyright: ignore[reportPrivateImportUsage] - as its docs do
 
-    admin = AdminClient(client_options(settings) | _SHARED)
+    connection = ConnectionErrors()
+    options: Options = client_options(settings) | _SHARED | {"error_cb": connection.report}
+    admin = AdminClient(options)
     try:
         existing = admin.list_topics(timeout=timeout_seconds).topics
-        names = (settings.uploads_topic, settings.results_topic, settings.dead_letters_topic)
-        missing = [NewTopic(name, PARTITIONS, 1) for name in names if name not in existing]
-        futures = admin.create_topics(missing, operation_timeout=timeout_seconds) if missing else {}
-        for future in futures.values():
-            try:
-                future.result(timeout_seconds)
-            except KafkaException as exc:
-                if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                    raise
+        wanted = names or (settings.uploads_topic, settings.results_topic, settings.dead_letters_topic)
+        missing = [NewTopic(name, PARTITIONS, BROKERS_DEFAULT) for name in wanted if name not in existing]
+        futures: dict[str, Future[None]] = (
+            admin.create_topics(missing, operation_timeout=timeout_seconds) if missing else {}
+        )
+        for name, future in futures.items():
+            _await_topic(settings, name, future, timeout_seconds)
     except (KafkaException, TimeoutError) as exc:
-        raise KafkaUnavailable(f"The Kafka broker at {bootstrap(settings)} does not answer.") from exc
+        admin.poll(0)
+        raise unavailable(settings, exc, connection) from exc
+
+
+def _await_topic(settings: Settings, name: str, created: "Future[None]", timeout_seconds: float) -> None:
+    from confluent_kafka import KafkaError, KafkaException
+
+    try:
+        created.result(timeout_seconds)
+    except KafkaException as exc:
+        code = exc.args[0].code()
+        if code in {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED}:
+            raise KafkaUnavailable(
+                f"Kafka user {settings.kafka_username or 'ANONYMOUS'} sees no topic {name} and may not create it."
+            ) from exc
+        if code != KafkaError.TOPIC_ALREADY_EXISTS:
+            raise
+
+
+def unavailable(
+    settings: Settings,
+    error: "KafkaError | Exception | None",
+    connection: ConnectionErrors | None = None,
+    *,
+    topic: str = "",
+    group: str = "",
+) -> KafkaUnavailable:
+    """What to raise for a client's error or exception, in a call about a topic or a consumer group."""
+    from confluent_kafka import KafkaError, KafkaException
+
+    connection = connection or ConnectionErrors()
+    if isinstance(error, KafkaException):
+        error = error.args[0]
+    if group and isinstance(error, KafkaError) and error.code() == KafkaError._TIMED_OUT:  # noqa: SLF001
+        error = _error_of_group(settings, group)  # the client retries also where a right is missing
+    if not isinstance(error, KafkaError):
+        return KafkaUnavailable(connection.sentence(settings))
+    return KafkaUnavailable(sentence_of(error, settings, connection, topic=topic, group=group))
+
+
+def _error_of_group(settings: Settings, group: str) -> "KafkaError | None":
+    """Why a consumer group's offsets cannot be read; None when they can, or when no broker answers."""
+    from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
+    from confluent_kafka.admin import AdminClient  # pyright: ignore[reportPrivateImportUsage] - as its docs do
+
+    admin = AdminClient(client_options(settings) | _SHARED)
+    asked = [ConsumerGroupTopicPartitions(group)]
+    for answer in admin.list_consumer_group_offsets(asked, request_timeout=GROUP_SECONDS).values():
+        try:
+            answer.result(2 * GROUP_SECONDS)
+        except KafkaException as exc:
+            return exc.args[0]
+        except TimeoutError:
+            return None
+    return None

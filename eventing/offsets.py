@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from confluent_kafka import Consumer
 
+OFFSET_BEGINNING = -2
+"""librdkafka's."""
+
 
 def assign_uncommitted(
     consumer: "Consumer", topic: str, timeout_seconds: float, *, from_beginning: bool = False
@@ -19,16 +22,42 @@ def assign_uncommitted(
     `from_beginning` ignores committed offsets. Returns the start offset by partition; librdkafka's OFFSET_BEGINNING is
     negative. Assigning costs nothing, joining a consumer group seconds. Raises KafkaException.
     """
-    from confluent_kafka import OFFSET_BEGINNING, TopicPartition
+    from confluent_kafka import TopicPartition
 
-    partitions = consumer.list_topics(topic, timeout=timeout_seconds).topics[topic].partitions
-    committed = consumer.committed([TopicPartition(topic, number) for number in partitions], timeout=timeout_seconds)
-    starts = {
-        position.partition: OFFSET_BEGINNING if from_beginning or position.offset < 0 else position.offset
-        for position in committed
-    }
+    starts = starts_of(consumer, topic, partitions_of(consumer, topic, timeout_seconds), timeout_seconds)
+    if from_beginning:
+        starts = dict.fromkeys(starts, OFFSET_BEGINNING)
     consumer.assign([TopicPartition(topic, number, start) for number, start in starts.items()])
     return starts
+
+
+def assign_end(consumer: "Consumer", topic: str, timeout_seconds: float = 10.0) -> None:
+    """Assign all partitions of a topic in addition to others, each from where it ends now. Raises KafkaException."""
+    from confluent_kafka import TopicPartition
+
+    partitions = [TopicPartition(topic, number) for number in partitions_of(consumer, topic, timeout_seconds)]
+    for partition in partitions:
+        partition.offset = consumer.get_watermark_offsets(partition, timeout=timeout_seconds)[1]
+    consumer.incremental_assign(partitions)
+
+
+def partitions_of(consumer: "Consumer", topic: str, timeout_seconds: float) -> list[int]:
+    """The numbers of a topic's partitions. Raises KafkaException, also when it is missing or may not be seen."""
+    from confluent_kafka import KafkaException
+
+    found = consumer.list_topics(topic, timeout=timeout_seconds).topics[topic]
+    if found.error:  # it then has no partitions
+        raise KafkaException(found.error)
+    return list(found.partitions)
+
+
+def starts_of(consumer: "Consumer", topic: str, numbers: list[int], timeout_seconds: float) -> dict[int, int]:
+    """The committed offsets of partitions, OFFSET_BEGINNING where none is committed. Raises KafkaException."""
+    from confluent_kafka import TopicPartition
+
+    asked = [TopicPartition(topic, number) for number in numbers]
+    committed = consumer.committed(asked, timeout=timeout_seconds) if asked else []
+    return {position.partition: OFFSET_BEGINNING if position.offset < 0 else position.offset for position in committed}
 
 
 class OffsetTracker:

@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from eventing.kafka import LONG_RUNNING, bootstrap, make_producer
+from eventing.kafka import LONG_RUNNING, make_producer, unavailable
+from eventing.kafka_errors import ConnectionErrors
 from lungline.errors import KafkaUnavailable
 from lungline.events.cloudevents import Headers
 from lungline.settings import Settings
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS = 60.0
 # Messages that a Sender holds while the brokers take them; `send` waits when there are more.
 HELD = 5_000
+# A topic that brokers do not know for this long is missing; a new one reaches them sooner.
+MISSING_TOPIC_MILLISECONDS = 5_000
 # More messages than this in the last second are high load.
 BUSY = 20
 BATCH_MILLISECONDS = 50
@@ -35,13 +38,16 @@ class Sender:
     """
 
     def __init__(self, settings: Settings, patience_seconds: float = PATIENCE_SECONDS) -> None:
-        self._address = bootstrap(settings)
+        self._settings = settings
         self._patience = patience_seconds
-        self._failed = False
+        self._connection = ConnectionErrors()
+        self._fault: KafkaUnavailable | None = None
         options = {
             "linger.ms": 20,
             "message.timeout.ms": int(patience_seconds * 1000),
             "queue.buffering.max.messages": HELD,
+            "error_cb": self._connection.report,
+            "topic.metadata.propagation.max.ms": MISSING_TOPIC_MILLISECONDS,
         }
         self._producer = make_producer(settings, options)
 
@@ -59,16 +65,17 @@ class Sender:
 
     def flush(self) -> None:
         """Wait until every message has arrived."""
-        left = self._producer.flush(self._patience + 5)
-        self._failed = self._failed or left > 0
+        if self._producer.flush(self._patience + 5):
+            self._fault = self._fault or unavailable(self._settings, None, self._connection)
         self._check()
 
-    def _delivered(self, error: "KafkaError | None", _: "Message") -> None:
-        self._failed = self._failed or error is not None
+    def _delivered(self, error: "KafkaError | None", message: "Message") -> None:
+        if error and not self._fault:
+            self._fault = unavailable(self._settings, error, self._connection, topic=message.topic() or "")
 
     def _check(self) -> None:
-        if self._failed:
-            raise KafkaUnavailable(f"The Kafka broker at {self._address} does not take messages.")
+        if self._fault:
+            raise self._fault
 
 
 class Outbox:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, cast
 
-from eventing.kafka import bootstrap, make_consumer
+from eventing.kafka import make_consumer, unavailable
+from eventing.kafka_errors import ConnectionErrors
 from eventing.offsets import assign_uncommitted
 from eventing.producer import Headers, Sender
 from lungline.errors import EventMalformed, KafkaUnavailable
@@ -85,7 +86,8 @@ def replay(
     from confluent_kafka import KafkaException
 
     report = Replayed()
-    consumer = make_consumer(settings, GROUP, {"enable.partition.eof": True})
+    connection = ConnectionErrors()
+    consumer = make_consumer(settings, GROUP, {"enable.partition.eof": True, "error_cb": connection.report})
     try:
         sender = Sender(settings)
         offsets: dict[int, int] = {}
@@ -96,7 +98,8 @@ def replay(
                 _commit(consumer, sender, settings, offsets)
         _commit(consumer, sender, settings, offsets)
     except KafkaException as exc:
-        raise KafkaUnavailable(f"The Kafka broker at {bootstrap(settings)} does not answer.") from exc
+        consumer.poll(0)  # lets the client report why it cannot connect
+        raise unavailable(settings, exc, connection, topic=settings.dead_letters_topic, group=GROUP) from exc
     finally:
         consumer.close()
     return report
@@ -127,7 +130,7 @@ def _commit(consumer: "Consumer", sender: Sender, settings: Settings, offsets: d
 
 def _letters(consumer: "Consumer", topic: str, timeout_seconds: float, *, again: bool) -> Iterator["Message"]:
     """Dead letters from the first that was not replayed to the last that exists now, and none that arrive later."""
-    from confluent_kafka import KafkaError, TopicPartition
+    from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
     unread = set(assign_uncommitted(consumer, topic, timeout_seconds, from_beginning=again))
     ends: dict[int, int] = {}
@@ -138,7 +141,7 @@ def _letters(consumer: "Consumer", topic: str, timeout_seconds: float, *, again:
         number, offset = message.partition() or 0, message.offset() or 0
         if error := message.error():
             if error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 - so the client names it
-                raise KafkaUnavailable("The Kafka broker failed while it returned dead letters.")
+                raise KafkaException(error)
             unread.discard(number)
             continue
         if number not in ends:

@@ -6,9 +6,9 @@ import time
 from typing import TYPE_CHECKING
 
 from eventing.delivery import Dispatcher
-from eventing.kafka import LONG_RUNNING, ensure_topics, make_consumer
+from eventing.kafka import LONG_RUNNING, ensure_topics, make_consumer, unavailable
 from eventing.kafka_record import KafkaRecord
-from eventing.offsets import OffsetTracker, assign_uncommitted
+from eventing.offsets import OffsetTracker, assign_uncommitted, partitions_of, starts_of
 from eventing.producer import Outbox
 from eventing.routes import Route
 from lungline.errors import KafkaUnavailable
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 HELD = 10_000  # records read and not done: in flight, or waiting for a retry
 COMMIT_SECONDS = 0.5
 POLL_SECONDS = 0.1
+PARTITIONS_SECONDS, LOOK_SECONDS = 30.0, 2.0
 
 log = logging.getLogger("lungline.trigger")
 
@@ -39,6 +40,8 @@ class Subscription:
         self._trackers: dict[int, OffsetTracker] = {}
         self._requested: dict[int, int] = {}
         """Offsets by partition, as the last commit requested them."""
+        self._commit_fault = ""
+        """Why the last commit failed; logged once."""
         self._watermarks: dict[int, tuple[int, int]] = {}
         self._consumer = self._make_consumer()
 
@@ -68,10 +71,13 @@ class Subscription:
             self._consumer.close()
 
     def _deliver(self) -> None:
-        committed = time.monotonic()
+        committed = looked = time.monotonic()
         while not self._stopping.is_set():
             if self._has_room() and (message := self._consumer.poll(POLL_SECONDS)):
                 self._dispatch(message)
+            if time.monotonic() - looked > PARTITIONS_SECONDS:
+                self._add_partitions()
+                looked = time.monotonic()
             if time.monotonic() - committed > COMMIT_SECONDS:
                 self._commit()
                 self._read_watermarks()
@@ -81,18 +87,36 @@ class Subscription:
         """Assign all partitions, once the broker answers."""
         from confluent_kafka import KafkaException
 
-        topic = self.route.topic
+        route, topic = self.route, self.route.topic
+        written = (topic, route.replies, route.dead_letters)
         while not self._stopping.is_set():
             try:
-                ensure_topics(self._settings)
+                ensure_topics(self._settings, [name for name in written if name])
                 starts = assign_uncommitted(self._consumer, topic, timeout_seconds=5)
             except (KafkaUnavailable, KafkaException) as exc:
-                log.warning("%s Trying again.", exc)
+                known = isinstance(exc, KafkaUnavailable)
+                reason = exc if known else unavailable(self._settings, exc, topic=topic, group=route.group)
+                log.warning("%s Trying again.", reason)
                 self._stopping.wait(0.2)
                 continue
             self._trackers = {number: OffsetTracker(start - 1) for number, start in starts.items()}
             log.info("Delivering %d partitions of %s to %s.", len(starts), topic, self.route.url)
             return
+
+    def _add_partitions(self) -> None:
+        """Read also partitions that the topic was given since; the embedded broker's topics keep theirs."""
+        from confluent_kafka import KafkaException, TopicPartition
+
+        topic = self.route.topic
+        try:
+            numbers = partitions_of(self._consumer, topic, LOOK_SECONDS)
+            starts = starts_of(self._consumer, topic, sorted({*numbers} - {*self._trackers}), LOOK_SECONDS)
+        except KafkaException:
+            return  # what cannot be read now is read after the next look
+        if starts:
+            self._consumer.incremental_assign([TopicPartition(topic, *start) for start in starts.items()])
+            self._trackers |= {number: OffsetTracker(start - 1) for number, start in starts.items()}
+            log.info("Delivering %d more partitions of %s.", len(starts), topic)
 
     def _read_watermarks(self) -> None:
         """Remember where the topic begins and ends, as the client knows from its fetches.
@@ -114,7 +138,7 @@ class Subscription:
 
     def _dispatch(self, message: "Message") -> None:
         if error := message.error():
-            log.warning("The broker reports: %s.", error)
+            log.warning("%s", unavailable(self._settings, error, topic=self.route.topic))
             return
         record = KafkaRecord.of(message)
         if record.offset <= self._trackers[record.partition].done:
@@ -136,8 +160,12 @@ class Subscription:
                 log.warning("Offsets could not be committed: %s.", exc)
 
     def _committed(self, error: "KafkaError | None", _: "list[TopicPartition]") -> None:
+        fault = str(unavailable(self._settings, error, topic=self.route.topic, group=self.route.group)) if error else ""
+        if fault and fault != self._commit_fault:
+            log.warning("Offsets of %s could not be committed; trying again. %s", self.route.topic, fault)
+        self._commit_fault = fault
         if error:
-            self._requested.clear()  # commit again
+            self._requested.clear()
 
     def _make_consumer(self) -> "Consumer":
         options = {

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from eventing.kafka import make_consumer
+from eventing.kafka import make_consumer, unavailable
+from eventing.kafka_errors import ConnectionErrors
+from eventing.offsets import assign_end
 from laptop import stack
 from laptop.home.disk import disk_fault
-from lungline.errors import EventMalformed, KafkaUnavailable, LunglineError, StackError
+from lungline.errors import EventMalformed, LunglineError, StackError
 from lungline.events.uploads import parse
 from lungline.results import records
 from lungline.results.records import ResultRecord
@@ -27,7 +29,7 @@ from lungline.storage.s3 import Storage
 from lungline.wording import count
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer, Message, TopicPartition
+    from confluent_kafka import Consumer, Message
 
 # A result takes some 20 ms; after this long something is wrong.
 PATIENCE_SECONDS = 60.0
@@ -181,22 +183,15 @@ def _consumer(settings: Settings) -> "Consumer":
     """A consumer at the current end of both topics; `assign` does not wait for a group to form."""
     from confluent_kafka import KafkaException
 
-    consumer = make_consumer(settings, "lungline-watch", {})
-    try:
-        consumer.assign(_ends(consumer, settings))
-    except KafkaException as exc:
-        raise KafkaUnavailable(f"The Kafka broker at {settings.kafka_bootstrap} does not answer.") from exc
+    connection = ConnectionErrors()
+    consumer = make_consumer(settings, "lungline-watch", {"error_cb": connection.report})
+    for topic in (settings.results_topic, settings.dead_letters_topic):
+        try:
+            assign_end(consumer, topic)
+        except KafkaException as exc:
+            consumer.poll(0)  # lets the client report why it cannot connect
+            raise unavailable(settings, exc, connection, topic=topic) from exc
     return consumer
-
-
-def _ends(consumer: "Consumer", settings: Settings) -> "list[TopicPartition]":
-    from confluent_kafka import TopicPartition
-
-    return [
-        TopicPartition(topic, number, consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10)[1])
-        for topic in (settings.results_topic, settings.dead_letters_topic)
-        for number in consumer.list_topics(topic, timeout=10).topics[topic].partitions
-    ]
 
 
 def _scanner(settings: Settings) -> Storage:

@@ -94,4 +94,4 @@ def test_topics_are_made_once(tmp_path: Path) -> None:
 
 def test_an_unavailable_broker_is_one_sentence() -> None:
     with pytest.raises(KafkaUnavailable, match=r"The Kafka broker at 127.0.0.1:1 does not answer\."):
-        ensure_topics(Settings(kafka_bootstrap="127.0.0.1:1"), 0.5)
+        ensure_topics(Settings(kafka_bootstrap="127.0.0.1:1"), timeout_seconds=0.5)

@@ -194,7 +194,7 @@ class TestReconcile:
     def test_without_a_broker_it_says_so(self, ours: Settings, storage: Storage) -> None:
         storage.put(ours.uploads_bucket, "a", b"x")
         nobody = ours.model_copy(update={"kafka_bootstrap": f"127.0.0.1:{free_ports(1)[0]}"})
-        with pytest.raises(KafkaUnavailable, match="does not take messages"):
+        with pytest.raises(KafkaUnavailable, match="does not answer"):
             resend(nobody, grace_seconds=0, patience_seconds=1)
 
     def test_images_owed_to_research_are_kept_later(
