@@ -10,8 +10,8 @@ from tests.cluster import upstream
 from tests.cluster.api import Object
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.controllers import CONTROLLERS, Controllers
-from tests.cluster.fake_node import FakeNode
-from tests.support.manifests_of import MANIFESTS, fresh_secrets
+from tests.cluster.fake_node import PREDICTOR, FakeNode
+from tests.support.manifests_of import MANIFESTS, NAMESPACE, fresh_secrets
 from tests.support.waiting import eventually
 
 MANAGER = "install"
@@ -43,9 +43,24 @@ class Cluster:
         return done.stdout + done.stderr
 
     def create_secrets(self) -> None:
-        self.plane.kubectl(
-            "create", "-f", "-", stdin=json.dumps({"kind": "List", "apiVersion": "v1", "items": fresh_secrets()})
-        )
+        """Our namespace, and what `python manifests/generate_secrets.py | kubectl create -f -` makes in it."""
+        self.plane.kubectl("apply", "--server-side", "-f", str(MANIFESTS / "base" / "namespace.yaml"))
+        secrets = {"apiVersion": "v1", "kind": "List", "items": fresh_secrets()}
+        self.plane.kubectl("create", "-f", "-", stdin=json.dumps(secrets))
+
+    def delete_namespace(self, name: str) -> None:
+        """Delete a namespace; returns when everything in it is gone."""
+        self.plane.kubectl("delete", "namespace", name, "--wait=false")
+        eventually(lambda: self.plane.api.get(f"/api/v1/namespaces/{name}") is None, 120)
+
+    def predictor_pods(self) -> list[Object]:
+        pods = self.plane.api.items(f"/api/v1/namespaces/{NAMESPACE}/pods?labelSelector={PREDICTOR}")
+        return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+
+    @staticmethod
+    def items_of(text: str) -> list[Object]:
+        """The objects of a list as kubectl prints it."""
+        return json.loads(text)["items"]
 
     def stop(self, program: str) -> None:
         self.plane.process(program).stop()

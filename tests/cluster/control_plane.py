@@ -6,7 +6,7 @@
 import subprocess
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tests.cluster.api import Api, Object, certificate_user, write_kubeconfig
 from tests.cluster.binaries import PROGRAMS
@@ -52,20 +52,15 @@ class ControlPlane:
 
     def start_api_server(self) -> Process:
         """Start the API server and wait until it serves; also to start it again after a stop."""
-        server = self._run("kube-apiserver", self._api_server_flags())
+        server = self.run("kube-apiserver", self._api_server_flags())
         server.wait_until(lambda: self.api.text("/readyz") == "ok", START_SECONDS)
         return server
 
-    def run(
-        self,
-        program: str,
-        arguments: list[str],
-        *,
-        environment: dict[str, str] | None = None,
-        namespace: str | None = None,
-    ) -> Process:
-        """Run another program of the cluster until the control plane stops."""
-        return self._run(program, arguments, environment=environment, namespace=namespace)
+    def run(self, name: str, arguments: list[str], **options: Any) -> Process:
+        """Run a program of the cluster until the control plane stops; options as of Process."""
+        process = Process(name, [PROGRAMS[name].path, *arguments], self.folder, **options)
+        self.processes.append(process)
+        return process
 
     def process(self, name: str) -> Process:
         """The newest process of a program."""
@@ -92,13 +87,13 @@ class ControlPlane:
     def _start(self) -> None:
         data = f"--data-dir={self.folder / 'etcd'}"
         # A test cluster may lose its last second: fsync costs most of the start on a busy disk.
-        etcd = self._run("etcd", [data, "--unsafe-no-fsync", "--log-level=warn"])
+        etcd = self.run("etcd", [data, "--unsafe-no-fsync", "--log-level=warn"])
         etcd.wait_until(lambda: _answers("http://127.0.0.1:2379/health"), START_SECONDS)
         self.start_api_server()
         manager = self.authority.sign("system:kube-controller-manager")
         config = self.kubeconfig_of({"manager": certificate_user(manager)}, "kube-controller-manager")
         ca = self.authority.pair
-        self._run(
+        self.run(
             "kube-controller-manager",
             [
                 *(f"--kubeconfig={config}", f"--root-ca-file={ca.certificate}", "--leader-elect=false"),
@@ -126,19 +121,6 @@ class ControlPlane:
             f"--service-account-signing-key-file={self._tokens.key}",
             *(f"--kubelet-client-certificate={admin.certificate}", f"--kubelet-client-key={admin.key}"),
         ]
-
-    def _run(
-        self,
-        name: str,
-        arguments: list[str],
-        *,
-        environment: dict[str, str] | None = None,
-        namespace: str | None = None,
-    ) -> Process:
-        command = [PROGRAMS[name].path, *arguments]
-        process = Process(name, command, self.folder, environment=environment, namespace=namespace)
-        self.processes.append(process)
-        return process
 
     def _stop(self) -> None:
         for process in reversed(self.processes):

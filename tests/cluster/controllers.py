@@ -69,10 +69,12 @@ class Controllers:
         config = self._kubeconfigs[controller.program]
         variables = upstream.environment(deployment, address) | {"KUBECONFIG": str(config)}
         arguments = [f"--kubeconfig={config}"]
+        options: dict[str, str] = {"network": controller.program}
         if controller.component == "kserve":
-            arguments += [f"--webhook-port={controller.port}"]
+            arguments += [f"--webhook-port={controller.port}", "--leader-elect"]
+            options["pod_namespace"] = controller.namespace
             self._write_certificates()
-        return self._plane.run(controller.program, arguments, environment=variables, namespace=controller.program)
+        return self._plane.run(controller.program, arguments, environment=variables, **options)
 
     def _lead(self, controller: Controller) -> None:
         """Lead a Service to the process: an EndpointSlice instead of the selector of pods."""

@@ -20,6 +20,7 @@ HOSTS = {
     "publicLoadBalancer": "kourier.kourier-system.svc.cluster.local",
     "privateLoadBalancer": "kourier-internal.kourier-system.svc.cluster.local",
 }
+Plan = float | Literal["never", "crash"]
 
 
 class FakeNode:
@@ -31,9 +32,9 @@ class FakeNode:
         self._thread = threading.Thread(target=self._run, name="fake node")
         self._addresses = (f"10.245.{high}.{low}" for high, low in itertools.product(range(256), range(1, 255)))
         self._error: AssertionError | httpx.HTTPError | None = None
-        self.predictor: float | Literal["never", "crash"] = 1.0
+        self.predictor: Plan = 1.0
         """Seconds until a predictor's pod is ready from now on; or `never`, or `crash`."""
-        self._plans: dict[str, float | Literal["never", "crash"]] = {}
+        self._plans: dict[str, Plan] = {}
 
     def __enter__(self) -> Self:
         self._api.post("/api/v1/nodes", {"metadata": {"name": NODE}})
@@ -90,8 +91,8 @@ class FakeNode:
 
     def _status(self, pod: Object) -> Object:
         """The status of a pod now; `reason` tells the steps apart."""
-        labels, metadata = pod["metadata"].get("labels", {}), pod["metadata"]
-        plan = self._plans.setdefault(metadata["uid"], self.predictor if PREDICTOR in labels else 0.5)
+        metadata = pod["metadata"]
+        plan = self._plans.setdefault(metadata["uid"], self._plan(pod))
         age = time.time() - datetime.fromisoformat(metadata["creationTimestamp"]).timestamp()
         done = any(owner["kind"] == "Job" for owner in metadata.get("ownerReferences", []))
         ready = isinstance(plan, float) and age >= plan
@@ -110,6 +111,12 @@ class FakeNode:
             "conditions": [{"type": kind, "status": "True"} for kind in ("PodScheduled", "Initialized")] + conditions,
             "containerStatuses": _containers(pod, state, ready=ready, last=_ended(1) if plan == "crash" else None),
         }
+
+    def _plan(self, pod: Object) -> Plan:
+        if PREDICTOR not in pod["metadata"].get("labels", {}):
+            return 0.5
+        # Without the initializer there is no model, and the predictor answers its readiness probe with 503.
+        return self.predictor if pod["spec"].get("initContainers") else "never"
 
     def _expose(self, ingress: Object) -> None:
         """Say of a KIngress what a gateway's controller says once its routes are in place."""

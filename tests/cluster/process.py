@@ -7,6 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 STOP_SECONDS = 20
+# A pod's namespace stands in a file, and leader election reads it there.
+_AS_IN_A_POD = (
+    "mount -t tmpfs run /run && mkdir -p /run/secrets/kubernetes.io/serviceaccount"
+    ' && printf %s "$0" > /run/secrets/kubernetes.io/serviceaccount/namespace && exec "$@"'
+)
 
 
 class Died(AssertionError):
@@ -14,7 +19,7 @@ class Died(AssertionError):
 
 
 class Process:
-    """A running program, in a network namespace of its own when `namespace` is given."""
+    """A running program, in the network namespace `network` and in a pod of `pod_namespace` where these are given."""
 
     def __init__(
         self,
@@ -23,11 +28,14 @@ class Process:
         folder: Path,
         *,
         environment: dict[str, str] | None = None,
-        namespace: str | None = None,
+        network: str | None = None,
+        pod_namespace: str | None = None,
     ) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
-        prefix = ["ip", "netns", "exec", namespace] if namespace else []
+        prefix = ["ip", "netns", "exec", network] if network else []  # which gives it mounts of its own, too
+        if pod_namespace:
+            prefix += ["sh", "-c", _AS_IN_A_POD, pod_namespace]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*prefix, *map(str, command)],

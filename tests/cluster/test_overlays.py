@@ -1,0 +1,86 @@
+"""Every overlay on a real API server: schemas, CEL rules, the webhooks of Knative and KServe, and Pod Security."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.api import Object, messages
+from tests.cluster.cluster import Cluster
+from tests.support.manifests_of import NAMESPACE, OVERLAYS, objects
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.cluster
+OWNERS = {"Deployment": "deployments", "StatefulSet": "statefulsets", "Job": "jobs"}
+GROUPS = {"Deployment": "apps", "StatefulSet": "apps", "Job": "batch"}
+
+
+@pytest.fixture(scope="module", params=OVERLAYS)
+def applied(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
+    """An overlay by its name, once `kubectl apply --server-side -k` has taken it whole; deleted at the end."""
+    cluster.create_secrets()
+    said = cluster.apply_overlay(request.param)
+    assert "Warning" not in said, said
+    yield request.param
+    cluster.delete_namespace(NAMESPACE)
+
+
+def test_every_object_is_taken(cluster: Cluster, applied: str) -> None:
+    """Applying again changes nothing: what admission makes of an object agrees with what it says."""
+    generations = _generations(cluster)
+    assert "configured" not in cluster.apply_overlay(applied)
+    assert _generations(cluster) == generations
+    assert generations
+
+
+def test_every_pod_is_admitted_and_becomes_ready(cluster: Cluster, applied: str) -> None:
+    """The controllers make each pod of each template; Pod Security refuses none."""
+    for manifest in objects(applied):
+        if manifest["kind"] in OWNERS and manifest["metadata"]["namespace"] == NAMESPACE:
+            eventually(lambda wanted=manifest: _is_complete(cluster, wanted), 120)
+    events = cluster.plane.api.items(f"/api/v1/namespaces/{NAMESPACE}/events")
+    assert messages(events, "FailedCreate") == []
+
+
+def test_cron_jobs_make_pods_that_are_admitted(cluster: Cluster, applied: str) -> None:
+    """Each schedule, run now."""
+    names = [manifest["metadata"]["name"] for manifest in objects(applied) if manifest["kind"] == "CronJob"]
+    assert names
+    for name in names:
+        cluster.plane.kubectl("-n", NAMESPACE, "create", "job", f"{name}-now", f"--from=cronjob/{name}")
+        path = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs/{name}-now"
+        eventually(lambda path=path: (cluster.plane.api.get(path) or {})["status"].get("succeeded"), 60)
+
+
+def test_the_predictor_without_a_model_is_admitted(cluster: Cluster, applied: str) -> None:
+    """KServe makes a Knative service of it, and Knative a pod, before any promotion."""
+    assert applied
+    eventually(cluster.predictor_pods, 90)
+    (pod,) = cluster.predictor_pods()
+    containers = {container["name"] for container in pod["spec"]["containers"]}
+    assert containers == {"kserve-container", "queue-proxy"}
+    assert "initContainers" not in pod["spec"]
+
+
+def _is_complete(cluster: Cluster, manifest: Object) -> bool:
+    kind, name = manifest["kind"], manifest["metadata"]["name"]
+    path = f"/apis/{GROUPS[kind]}/v1/namespaces/{NAMESPACE}/{OWNERS[kind]}/{name}"
+    status = (cluster.plane.api.get(path) or {}).get("status", {})
+    if kind == "Job":
+        return bool(status.get("succeeded"))
+    return status.get("readyReplicas", 0) == manifest["spec"].get("replicas", 1)
+
+
+def _generations(cluster: Cluster) -> dict[tuple[str, str], int]:
+    """The generation of every object of ours that has a specification with one."""
+    kinds = (
+        "inferenceservices",
+        "servingruntimes",
+        "brokers",
+        "triggers",
+        "kafkatopics",
+        "kafkasources",
+        "deployments",
+    )
+    done = cluster.plane.kubectl("-n", NAMESPACE, "get", ",".join(kinds), "-o", "json")
+    items = Cluster.items_of(done.stdout)
+    return {(item["kind"], item["metadata"]["name"]): item["metadata"].get("generation", 0) for item in items}
