@@ -22,6 +22,7 @@ from lungline.settings_blocks import (
     ModelSettings,
     MonitorSettings,
     RetrainSettings,
+    TrainingPodSettings,
     TrainSettings,
     WorklistSettings,
 )
@@ -158,6 +159,9 @@ class Settings(BaseSettings):
 
     model: ModelSettings = Field(default_factory=ModelSettings, description="The network.")
     train: TrainSettings = Field(default_factory=TrainSettings, description="One training run.")
+    training_pod: TrainingPodSettings = Field(
+        default_factory=TrainingPodSettings, description="The pod of the training step on a cluster."
+    )
     gate: GateSettings = Field(default_factory=GateSettings, description="What a model must reach.")
     worklist: WorklistSettings = Field(default_factory=WorklistSettings, description="The web page for readers.")
     monitor: MonitorSettings = Field(default_factory=MonitorSettings, description="Drift monitoring.")

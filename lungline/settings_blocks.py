@@ -1,9 +1,24 @@
 """The blocks of the settings: `train.epochs` is the field `epochs` of `TrainSettings`."""
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
+
+Cpu = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?m?$")]
+Memory = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(K|M|G|T|Ki|Mi|Gi|Ti)$")]
+_UNITS = {
+    "m": 1e-3,
+    "K": 1e3,
+    "M": 1e6,
+    "G": 1e9,
+    "T": 1e12,
+    "Ki": 2.0**10,
+    "Mi": 2.0**20,
+    "Gi": 2.0**30,
+    "Ti": 2.0**40,
+}
 
 
 class Block(BaseModel):
@@ -51,6 +66,49 @@ class TrainSettings(Block):
         default=0.95, gt=0, le=1, description="Target specificity of the thresholds, outside the Unsure band."
     )
     unsure_rate: float = Field(default=0.15, ge=0, lt=1, description="Maximum share of images in the Unsure band.")
+
+
+class TrainingPodSettings(Block):
+    """The pod of the training step on Kubeflow Pipelines: what it asks of a node, in Kubernetes' notation."""
+
+    cpu_request: Cpu = Field(default="2", description="CPU that a node must have free for the training step.")
+    cpu_limit: Cpu = Field(default="4", description="CPU that the training step may use.")
+    memory_request: Memory = Field(default="2Gi", description="Memory that a node must have free for it.")
+    memory_limit: Memory = Field(default="6Gi", description="Memory that it may use; with more it is ended.")
+    gpus: int = Field(
+        default=0, ge=0, le=16, description="GPUs of the training step; they need an image whose TensorFlow uses them."
+    )
+    gpu_type: str = Field(
+        default="nvidia.com/gpu",
+        pattern=r"^[a-z0-9.-]+/[a-zA-Z0-9._-]+$",
+        description="Resource name of a GPU; a taint of this name is tolerated.",
+    )
+    node_selector: str = Field(
+        default="",
+        pattern=r"^([a-zA-Z0-9./_-]+=[a-zA-Z0-9._-]*(,[a-zA-Z0-9./_-]+=[a-zA-Z0-9._-]*)*)?$",
+        description="Labels that a node must have, such as `pool=training,zone=a`; empty allows every node.",
+    )
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels of `node_selector`."""
+        pairs = (pair.partition("=") for pair in self.node_selector.split(",") if pair)
+        return {key: value for key, _, value in pairs}
+
+    @model_validator(mode="after")
+    def _limits_hold_requests(self) -> Self:
+        for what, request, limit in (
+            ("CPU", self.cpu_request, self.cpu_limit),
+            ("memory", self.memory_request, self.memory_limit),
+        ):
+            if _quantity(request) > _quantity(limit):
+                raise ValueError(f"the {what} request {request} is above the limit {limit}")
+        return self
+
+
+def _quantity(text: str) -> float:
+    number, unit = re.fullmatch(r"([0-9.]+)([a-zA-Z]*)", text).groups()  # pyright: ignore[reportOptionalMemberAccess] - the fields' patterns
+    return float(number) * _UNITS.get(unit, 1)
 
 
 class GateSettings(Block):

@@ -12,14 +12,17 @@ from lungline.settings import Settings
 
 
 def compile_pipeline(path: Path, settings: Settings) -> None:
-    """Write the pipeline to a file, with the settings' image on every step; the same settings give the same file."""
+    """Write the pipeline to a file, with the image and the resources of the settings.
+
+    The same settings give the same file.
+    """
     from kfp.compiler import Compiler
 
     from pipelines.resources import cluster_pipeline
 
     with tempfile.TemporaryDirectory() as temporary:
         draft = Path(temporary) / "pipeline.yaml"
-        Compiler().compile(cluster_pipeline(), str(draft))
+        Compiler().compile(cluster_pipeline(settings), str(draft))
         text = draft.read_text()
     # The header's comment lists each block's defaults in an order that changes by chance; the body has them sorted.
     text = re.sub(r"^(#    \w+: dict) \[Default: .*\]$", r"\1", text, flags=re.MULTILINE)

@@ -11,7 +11,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-from lungline.settings import variable
+from lungline.settings import Settings, TrainingPodSettings, variable
 
 SETTINGS_MAP, SECRET, SERVICE_ACCOUNT = "settings", "s3-pipeline", "lungline-pipeline"
 """Names in manifests/ of the config map, the secret and the service account of runs, all in Kubeflow's namespace."""
@@ -47,11 +47,9 @@ class Share:
     retries: int = 2
 
 
-SHARES = {
+FIXED = {
     "prepare": Share(("1", "2"), ("1Gi", "3Gi"), 120 * MINUTE),
     "validate-data": Share(("500m", "1"), ("1Gi", "3Gi"), 30 * MINUTE),
-    # A training that failed after hours is expensive to repeat; one retry, for lost nodes.
-    "train": Share(("2", "4"), ("2Gi", "6Gi"), 480 * MINUTE, retries=1),
     "evaluate": Share(("1", "2"), ("1Gi", "3Gi"), 60 * MINUTE),
     "gate": Share(("500m", "2"), ("1Gi", "2Gi"), 60 * MINUTE),
     "register": Share(("200m", "1"), ("512Mi", "1Gi"), 15 * MINUTE),
@@ -60,7 +58,14 @@ SHARES = {
 }
 
 
-def cluster_pipeline() -> Any:
+def shares(pod: TrainingPodSettings) -> dict[str, Share]:
+    """The resources of every step by its name in the pipeline; the training step's are settings."""
+    cpu, memory = (pod.cpu_request, pod.cpu_limit), (pod.memory_request, pod.memory_limit)
+    # A training that failed after hours is expensive to repeat; one retry, for lost nodes.
+    return {**FIXED, "train": Share(cpu, memory, 480 * MINUTE, retries=1)}
+
+
+def cluster_pipeline(settings: Settings) -> Any:
     """The training pipeline with the resources of each step, ready for kfp's compiler."""
     from kfp import dsl
     from kfp.dsl.pipeline_context import Pipeline
@@ -68,12 +73,15 @@ def cluster_pipeline() -> Any:
     from pipelines.training import pneumonia_training
 
     traced = pneumonia_training.pipeline_func
+    of_step = shares(settings.training_pod)
 
     @functools.wraps(traced)
     def equipped(*args: Any, **kwargs: Any) -> None:
         traced(*args, **kwargs)
         for name, task in Pipeline.get_default_pipeline().tasks.items():
-            equip(task, SHARES[name])
+            equip(task, of_step[name])
+            if name == "train":
+                place(task, settings.training_pod)
 
     spec = pneumonia_training.pipeline_spec.pipeline_info
     return dsl.pipeline(name=spec.name, description=pneumonia_training.description)(equipped)
@@ -94,3 +102,15 @@ def equip(task: Any, share: Share) -> None:
     kubernetes.use_secret_as_env(
         task, secret_name=SECRET, secret_key_to_env={key: variable(name) for key, name in CREDENTIALS.items()}
     )
+
+
+def place(task: Any, pod: TrainingPodSettings) -> None:
+    """Set the GPUs of the training step, and the nodes on which it may run."""
+    from kfp import kubernetes
+
+    for key, value in pod.labels.items():
+        kubernetes.add_node_selector(task, key, value)
+    if pod.gpus:
+        task.set_accelerator_type(pod.gpu_type).set_accelerator_limit(pod.gpus)
+        # Nodes with GPUs are mostly tainted by this name, so that other pods stay away.
+        kubernetes.add_toleration(task, key=pod.gpu_type, operator="Exists", effect="NoSchedule")

@@ -15,7 +15,7 @@ from lungline.errors import DataError, LunglineError, PipelineFailed, SettingsEr
 from lungline.settings import Settings, load_settings, variable
 from pipelines.arguments import STEPS
 from pipelines.compile import compile_pipeline
-from pipelines.resources import ADDRESSES, SECRET, SERVICE_ACCOUNT, SETTINGS_MAP, SHARES
+from pipelines.resources import ADDRESSES, SECRET, SERVICE_ACCOUNT, SETTINGS_MAP, shares
 from pipelines.server import KfpServer, PipelinesUnavailable
 from pipelines.submit import schedule, submit
 from tests.support.manifests_of import MANIFESTS, generated_secrets
@@ -54,19 +54,70 @@ def run(kubeflow: PipelinesServer, chosen: Settings | None = None, **options: An
 def test_every_step_has_its_image_memory_time_and_another_try(compiled: tuple[dict[str, Any], dict[str, Any]]) -> None:
     pipeline, platform = compiled
     executors = pipeline["deploymentSpec"]["executors"]
-    assert set(executors) == {f"exec-{name}" for name in SHARES}
-    assert {name.replace("-", "_") for name in SHARES} == set(STEPS)
+    of_step = shares(load_settings().training_pod)
+    assert set(executors) == {f"exec-{name}" for name in of_step}
+    assert {name.replace("-", "_") for name in of_step} == set(STEPS)
     for name, executor in executors.items():
-        container, share = executor["container"], SHARES[name.removeprefix("exec-")]
+        container, share = executor["container"], of_step[name.removeprefix("exec-")]
         assert container["image"] == load_settings().kfp_image
         assert container["resources"]["resourceMemoryLimit"] == share.memory[1]
         assert container["resources"]["resourceCpuRequest"] == share.cpu[0]
         assert platform[name]["activeDeadlineSeconds"] == str(share.seconds)
         assert platform[name]["securityContext"]["runAsNonRoot"] is True
-    tasks = {name: task for dag in _dags(pipeline) for name, task in dag["tasks"].items() if name in SHARES}
+    tasks = {name: task for dag in _dags(pipeline) for name, task in dag["tasks"].items() if name in of_step}
     assert {name: task["retryPolicy"]["maxRetryCount"] for name, task in tasks.items()} == {
-        name: share.retries for name, share in SHARES.items()
+        name: share.retries for name, share in of_step.items()
     }
+
+
+def compiled_step(path: Path, **pod: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Resources of the training step's container, and what it asks of Kubernetes, with settings of its pod."""
+    compile_pipeline(path, load_settings({f"training_pod.{name}": value for name, value in pod.items()}))
+    pipeline, platform = yaml.safe_load_all(path.read_text())
+    kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    container = pipeline["deploymentSpec"]["executors"]["exec-train"]["container"]
+    others = [step for name, step in kubernetes.items() if name != "exec-train"]
+    assert not any({"nodeSelector", "tolerations"} & set(step) for step in others)
+    return container["resources"], kubernetes["exec-train"]
+
+
+def test_the_training_step_asks_for_what_its_settings_say(tmp_path: Path) -> None:
+    """Requests, limits, a GPU, and nodes; only the training step."""
+    resources, kubernetes = compiled_step(
+        tmp_path / "gpu.yaml",
+        cpu_request="500m",
+        cpu_limit="8",
+        memory_request="1Gi",
+        memory_limit="16Gi",
+        gpus=1,
+        node_selector="pool=training,topology.kubernetes.io/zone=a",
+    )
+    assert (resources["resourceCpuRequest"], resources["resourceCpuLimit"]) == ("500m", "8")
+    assert (resources["resourceMemoryRequest"], resources["resourceMemoryLimit"]) == ("1Gi", "16Gi")
+    assert resources["accelerator"].items() >= {"resourceType": "nvidia.com/gpu", "resourceCount": "1"}.items()
+    assert kubernetes["nodeSelector"]["labels"] == {"pool": "training", "topology.kubernetes.io/zone": "a"}
+    assert kubernetes["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+
+
+def test_without_settings_the_training_step_takes_any_node(tmp_path: Path) -> None:
+    resources, kubernetes = compiled_step(tmp_path / "plain.yaml")
+    assert "accelerator" not in resources
+    assert not {"nodeSelector", "tolerations"} & set(kubernetes)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("cpu_request", "5"),
+        ("memory_request", "7Gi"),
+        ("cpu_limit", "many"),
+        ("memory_limit", "6"),
+        ("node_selector", "a"),
+    ],
+)
+def test_resources_that_kubernetes_would_refuse_are_refused(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match="training_pod"):
+        load_settings({f"training_pod.{name}": value})
 
 
 def test_every_step_gets_its_addresses_and_credentials(

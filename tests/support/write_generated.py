@@ -39,7 +39,7 @@ TOPICS = {
     "Registry and deployment": (
         r"mlflow_uri|predictor_uri|experiment|model_name|deployment|kube_context|prometheus_uri|policy"
     ),
-    "Kubeflow Pipelines": r"kfp_.*",
+    "Kubeflow Pipelines": r"kfp_.*|training_pod\..*",
     "Logs, traces, metrics": r"log_format|otlp_endpoint|prometheus",
     "Images": r"image_.*",
     "Network": r"model\..*",
