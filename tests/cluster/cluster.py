@@ -6,6 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from kubernetes import client, config
+
+from lungline.deployment.kubernetes_api import KubernetesApi
 from tests.cluster import upstream
 from tests.cluster.api import Object
 from tests.cluster.control_plane import ControlPlane
@@ -104,3 +107,11 @@ def _all_served(cluster: Cluster) -> bool:
     found = cluster.plane.api.items("/apis/apiextensions.k8s.io/v1/customresourcedefinitions")
     conditions = [item.get("status", {}).get("conditions") or [] for item in found]
     return all(any(one["type"] == "Established" and one["status"] == "True" for one in each) for each in conditions)
+
+
+def product_api(kubeconfig: Path) -> KubernetesApi:
+    """The product's own client, with the rights of a kubeconfig's user."""
+    configuration = client.Configuration()
+    config.load_kube_config(str(kubeconfig), client_configuration=configuration)
+    configuration.retries = False  # pyright: ignore[reportAttributeAccessIssue] - as in KubernetesApi.connect
+    return KubernetesApi(client.ApiClient(configuration))
