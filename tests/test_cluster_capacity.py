@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.resources import SHARES
+from lungline.settings_blocks import TrainingPodSettings
+from pipelines.resources import shares
 from tests.support.manifests_of import ROOT, SHARED, Object, of_kind, pods
 
 TEXT = (ROOT / "docs/cluster.md").read_text()
@@ -112,7 +113,11 @@ def test_our_own_pods_ask_for_what_the_table_says(overlay: str) -> None:
 
 def test_the_walk_through_fits_the_machine_that_it_asks_for() -> None:
     said = table()
-    assert said[TRAINING] == together([{"cpu": SHARES["train"].cpu[0], "memory": SHARES["train"].memory[0]}])
+    # No other step of the pipeline asks for more, and they run one after the other.
+    steps = [
+        together([{"cpu": step.cpu[0], "memory": step.memory[0]}]) for step in shares(TrainingPodSettings()).values()
+    ]
+    assert said[TRAINING] == (max(step[0] for step in steps), max(step[1] for step in steps))
     total = said.pop(TOGETHER)
     assert total == (sum(part[0] for part in said.values()), sum(part[1] for part in said.values()))
     (start,) = re.findall(r"minikube start .*", TEXT)
