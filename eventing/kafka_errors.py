@@ -72,7 +72,7 @@ def sentence_of(
     if sentence := sentences.get(error.code()):
         return sentence
     if error.code() > 0:  # a broker's own answer; the client's errors are negative
-        return f"The Kafka broker at {address} refuses: {error.str().removeprefix('Broker: ')}."
+        return f"The Kafka broker at {address} answers: {error.str().removeprefix('Broker: ')}."
     if error.code() in {Codes._AUTHENTICATION, Codes._SSL, Codes._RESOLVE}:  # noqa: SLF001
         connection.report(error)
     return connection.sentence(settings)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -143,9 +144,16 @@ class ApacheKafka:
 
 @contextmanager
 def running_kafka(
-    folder: Path, nodes: int = 1, host: str = "127.0.0.1", names: tuple[str, ...] = ("localhost",)
+    folder: Path,
+    nodes: int = 1,
+    host: str = "127.0.0.1",
+    names: tuple[str, ...] = ("localhost",),
+    config: Mapping[str, object] = MappingProxyType({}),
 ) -> Iterator[ApacheKafka]:
-    """Brokers with users, rights and topics, until the context ends; `names` are further names in their certificate."""
+    """Brokers with users, rights and topics, until the context ends.
+
+    `names` are further names in their certificate, `config` goes over the configuration in kafka.yaml.
+    """
     held = {secret["metadata"]["name"]: secret["stringData"] for secret in fresh_secrets()}
     passwords = {
         name.removeprefix("kafka-"): data["password"] for name, data in held.items() if name.startswith("kafka-")
@@ -153,7 +161,7 @@ def running_kafka(
     kafka = ApacheKafka(_nodes(folder, nodes), host, folder / "ca.crt", passwords | {ADMIN: secrets.token_urlsafe(30)})
     kafka.authority.write_text(held["xray-cluster-ca-cert"]["ca.crt"])
     keystore = _key_store(held["xray-cluster-ca-cert"]["ca.crt"], held["xray-cluster-ca"]["ca.key"], host, names)
-    _format(kafka, keystore)
+    _format(kafka, keystore, config)
     try:
         for node in kafka.nodes:
             node.start()
@@ -175,13 +183,14 @@ def _nodes(folder: Path, count: int) -> list[Node]:
     return nodes
 
 
-def _format(kafka: ApacheKafka, keystore: str) -> None:
+def _format(kafka: ApacheKafka, keystore: str, config: Mapping[str, object]) -> None:
     """Write the configuration of every node, and format its storage with the administrator in it."""
     cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     for node in kafka.nodes:
         _write(node.folder / "broker.pem", keystore)
         properties = node.folder / "server.properties"
-        _write(properties, "\n".join(f"{name}={value}" for name, value in _properties(kafka, node).items()))
+        values = _properties(kafka, node) | dict(config)
+        _write(properties, "\n".join(f"{name}={value}" for name, value in values.items()))
         scram = f"SCRAM-SHA-512=[name={ADMIN},password={kafka.passwords[ADMIN]}]"
         command = ["java", *JVM, "-cp", class_path(), "kafka.tools.StorageTool", "format", "--add-scram", scram]
         command += ["--cluster-id", cluster, "--config", str(properties)]
