@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from lungline.deployment.kserve import ClusterDeployment
-from lungline.errors import PromotionRefused
+from lungline.errors import PromotionConflict, PromotionRefused
 from lungline.promotion.canary import (
     CanaryComparison,
     CanaryWatch,
@@ -26,10 +26,14 @@ from tests.support.manifests_of import text_of
 
 @contextmanager
 def prometheus(answers: dict[tuple[str, str], float]) -> Iterator[str]:
-    """Answers queries by revision and kind (count, errors, p99)."""
+    """Answers queries by revision and kind (count, errors, p99); `answers["", ""]` queries get a 503 first."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if answers.get(("", ""), 0) > 0:
+                answers["", ""] -= 1
+                self.send_error(503)
+                return
             query = parse_qs(urlsplit(self.path).query)["query"][0]
             kind = "p99" if "quantile" in query else "errors" if "5.." in query else "count"
             revision = query.partition('serving_knative_dev_revision="')[2].partition('"')[0]
@@ -99,6 +103,45 @@ def test_a_canary_that_is_worse_is_withdrawn_by_itself(cluster: Cluster, worse: 
     assert seen_it.sentence.endswith("Version 2 takes no more requests; version 1 serves.")
     assert there.canary() is None
     assert there.serving() == "1"
+
+
+def test_a_worse_canary_goes_when_the_api_server_is_back(cluster: Cluster) -> None:
+    there = on_trial(cluster)
+
+    def restart(_: CanaryComparison) -> None:
+        cluster.refusals = 5
+
+    with prometheus(seen(errors=50.0)) as uri:
+        assert watch(there, uri, seconds=60, on_look=restart, poll_seconds=0.02).withdrawn
+    assert there.canary() is None
+
+
+def test_a_prometheus_that_is_away_for_a_moment_ends_no_watch(cluster: Cluster) -> None:
+    """One that has never answered does, and one that stays away."""
+    there = on_trial(cluster)
+    answers = seen()
+
+    def restart(_: CanaryComparison) -> None:
+        answers["", ""] = 3.0  # unavailable answers that are left
+
+    with prometheus(answers) as uri:
+        assert watch(there, uri, seconds=0.2, on_look=restart, poll_seconds=0.02).passed
+        answers["", ""] = 1000.0
+        with pytest.raises(PrometheusUnavailable):
+            watch(there, uri, seconds=60)
+    assert there.canary() == ("2", 10)
+
+
+def test_a_trial_that_somebody_else_ends_is_watched_no_longer(cluster: Cluster) -> None:
+    """Their canary is not withdrawn for the figures of this one."""
+    there = on_trial(cluster)
+
+    def other(_: CanaryComparison) -> None:
+        there.try_out("s3://lungline-models/pneumonia/3/", "3", 20)
+
+    with prometheus(seen(errors=50.0)) as uri, pytest.raises(PromotionConflict, match="version 3 takes 20 %"):
+        watch(there, uri, seconds=60, on_look=other, poll_seconds=0.02)
+    assert there.canary() == ("3", 20)
 
 
 def test_a_few_requests_say_nothing(cluster: Cluster) -> None:

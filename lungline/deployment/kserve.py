@@ -105,15 +105,15 @@ class ClusterDeployment:
 
     def withdraw(self) -> str:
         """Route no requests to the canary; immediate, as the previous revision still runs. Raises ModelNotReady."""
-        service = self._service()
+        service = self._patiently(self._service)
         fields = ModelFields.of(service)
         version = fields.version
-        if service is None or version is None or self.canary() is None:
+        if service is None or version is None or not 0 < (fields.canary or 0) < 100:
             raise PackageError(f"No canary of {self._name} is out; nothing was changed.")
         withdrawn = replace(fields, canary=0)
         self._patiently(lambda: self._apply(service, withdrawn))
         self._await(withdrawn, version, share=0)  # not waiting for readiness: a failing canary must go too
-        return f"Version {version} takes no more requests; version {self.serving()} serves."
+        return f"Version {version} takes no more requests; version {self._patiently(self.serving)} serves."
 
     def serving(self) -> str | None:
         """The version that gets most of the requests; None when there is none."""

@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any, cast
 
 from lungline.deployment.kserve import ClusterDeployment
-from lungline.errors import PromotionRefused, Unavailable
+from lungline.deployment.kubernetes_api import ClusterUnavailable
+from lungline.errors import PromotionConflict, PromotionRefused, Unavailable
 from lungline.network import open_url
 from lungline.promotion.promotion import Promotion, promote, prove, rollback
 from lungline.registry.versions import Registry
 from lungline.settings import Settings
 
 QUERY_SECONDS = 10.0
+AWAY_SECONDS = 60.0
+"""How long Prometheus may be away during a watch: as long as it takes to start again."""
 LEAST_REQUESTS = 50
 """Fewer than this say nothing about a share of errors."""
 MORE_ERRORS = 0.02
@@ -101,28 +104,54 @@ def watch(
     seconds: float,
     on_look: Callable[[CanaryComparison], None] = lambda _: None,
     poll_seconds: float = 15.0,
+    away_seconds: float = AWAY_SECONDS,
 ) -> CanaryWatch:
     """Compare the canary with the champion for a while, and withdraw it as soon as it is worse.
 
-    Raises PromotionRefused when no canary is deployed, and PrometheusUnavailable, which leaves the canary as it is.
+    Raises PromotionRefused when no canary is deployed, PromotionConflict when somebody else ends its trial, and
+    PrometheusUnavailable, which leaves the canary as it is.
     """
     canary, champion = deployment.canary(), deployment.serving()
     revisions = deployment.revisions()
-    if canary is None or champion is None:
+    if canary is None or champion not in revisions or canary[0] not in revisions:
         raise PromotionRefused("No canary is out beside a champion; there is nothing to watch.")
+    compared = revisions[canary[0]], revisions[champion]
     deadline = time.monotonic() + seconds
+    answered: float | None = None
     while True:
-        metrics = (revision_metrics(prometheus_uri, revisions[version]) for version in (canary[0], champion))
-        seen = compare(*metrics)
+        try:
+            seen = compare(*(revision_metrics(prometheus_uri, revision) for revision in compared))
+        except PrometheusUnavailable:
+            if answered is None or time.monotonic() - answered > away_seconds:
+                raise
+            time.sleep(poll_seconds)
+            continue
+        answered = time.monotonic()
         on_look(seen)
+        _still_out(deployment, canary)
         if seen.worse:
             return CanaryWatch(passed=False, withdrawn=True, sentence=f"{seen.worse} {deployment.withdraw()}")
         if time.monotonic() > deadline:
-            enough = seen.canary.requests >= LEAST_REQUESTS
-            verdict = "is no worse than" if enough else "had too few requests to be compared with"
-            sentence = f"Version {canary[0]} {verdict} version {champion} ({seen.canary.requests:.0f} requests)."
-            return CanaryWatch(passed=enough, withdrawn=False, sentence=sentence)
+            return _outlasted(seen, canary[0], champion)
         time.sleep(poll_seconds)
+
+
+def _still_out(deployment: ClusterDeployment, canary: tuple[str, int]) -> None:
+    """Raise PromotionConflict when the canary is not the one that is watched: its figures say nothing of another."""
+    try:
+        found = deployment.canary()
+    except ClusterUnavailable:
+        return  # it restarts; a withdrawal waits for it
+    if found != canary:
+        now = f"version {found[0]} takes {found[1]} %" if found else "none is out"
+        raise PromotionConflict(f"Somebody else ended the trial of version {canary[0]}: {now}.")
+
+
+def _outlasted(seen: CanaryComparison, canary: str, champion: str) -> CanaryWatch:
+    enough = seen.canary.requests >= LEAST_REQUESTS
+    verdict = "is no worse than" if enough else "had too few requests to be compared with"
+    sentence = f"Version {canary} {verdict} version {champion} ({seen.canary.requests:.0f} requests)."
+    return CanaryWatch(passed=enough, withdrawn=False, sentence=sentence)
 
 
 def compare(canary: RevisionMetrics, champion: RevisionMetrics) -> CanaryComparison:
