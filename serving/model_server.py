@@ -32,8 +32,12 @@ with lean_kserve():
     from kserve.protocol.rest.v1_endpoints import V1Endpoints
     from kserve.protocol.rest.v2_endpoints import V2Endpoints
 
-# Knative and the laptop's supervisor allow 5 s in all.
 STOP_SECONDS = 4
+"""How long requests may last after SIGTERM; the laptop's supervisor kills after 5 s.
+
+On Knative no request is left by then: its proxy holds the signal back until it has answered the last one, for as long as
+the revision's timeout (120 s).
+"""
 
 
 class PneumoniaModel(Model):

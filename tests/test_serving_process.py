@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from lungline.datasets.phantom import jpeg
+from lungline.deployment.inference_service import render
 from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.storage.s3 import Storage
 from tests.support.object_store import SECRET_KEY
@@ -82,6 +83,15 @@ def test_sigterm_answers_what_is_in_flight(store: Storage, versions: Path, tmp_p
             job.result()
     assert {status for status, _ in answered} == {200}
     assert max(finished for _, finished in answered) > signalled
+
+
+def test_requests_end_before_a_predictor_is_killed() -> None:
+    """On a laptop by its supervisor; on Knative a revision's timeout after its proxy is told to end."""
+    from laptop.services.predictor import Predictor
+    from serving.model_server import STOP_SECONDS
+
+    assert STOP_SECONDS < Predictor.stop_timeout
+    assert STOP_SECONDS < render("pneumonia", "lungline")["spec"]["predictor"]["timeout"]
 
 
 def test_a_wrong_setting_is_one_sentence() -> None:

@@ -26,7 +26,7 @@ class Predictor:
 
     name = "predictor"
     after = ()  # it waits for the store and for a champion itself
-    stop_timeout = 4.0
+    stop_timeout = 5.0  # the server gives requests 4 s
     poll = True
 
     @property
