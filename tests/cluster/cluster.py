@@ -51,10 +51,11 @@ class Cluster:
         secrets = {"apiVersion": "v1", "kind": "List", "items": fresh_secrets()}
         self.plane.kubectl("create", "-f", "-", stdin=json.dumps(secrets))
 
-    def delete_namespace(self, name: str) -> None:
-        """Delete a namespace; returns when everything in it is gone."""
-        self.plane.kubectl("delete", "namespace", name, "--wait=false")
-        eventually(lambda: self.plane.api.get(f"/api/v1/namespaces/{name}") is None, 120)
+    def remove_overlay(self) -> None:
+        """Delete our namespace; returns when everything in it is gone. Of Kubeflow's only the secret."""
+        self.plane.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+        self.plane.api.delete("/api/v1/namespaces/kubeflow/secrets/s3-pipeline")
+        eventually(lambda: self.plane.api.get(f"/api/v1/namespaces/{NAMESPACE}") is None, 180)
 
     def predictor_pods(self) -> list[Object]:
         pods = self.plane.api.items(f"/api/v1/namespaces/{NAMESPACE}/pods?labelSelector={PREDICTOR}")
@@ -96,10 +97,10 @@ def _install(cluster: Cluster) -> None:
         }
         if component in COMPONENTS:
             cluster.controllers.start(component, objects)
-    for component in COMPONENTS:
-        webhooks = upstream.webhooks(component, cluster.plane.authority.pair.certificate)
-        cluster.apply(webhooks)
-        cluster.controllers.await_webhooks(component, webhooks)
+    authority = cluster.plane.authority.pair.certificate
+    webhooks = [document for component in COMPONENTS for document in upstream.webhooks(component, authority)]
+    cluster.apply(webhooks)
+    cluster.controllers.await_all(webhooks)
 
 
 def _all_served(cluster: Cluster) -> bool:

@@ -24,4 +24,4 @@ def overlay(cluster: Cluster) -> Iterator[Path]:
     cluster.create_secrets()
     cluster.apply_overlay("minikube")
     yield Path("minikube")
-    cluster.delete_namespace("lungline")
+    cluster.remove_overlay()

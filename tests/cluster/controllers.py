@@ -1,5 +1,6 @@
 """The controllers and webhooks of Knative and KServe: processes with the rights of their own service accounts."""
 
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from tests.cluster.process import Process
 
 SERVING, EVENTING = "knative-serving", "knative-eventing"
 START_SECONDS = 120
+PROBES = 8080
+"""Where Knative's controllers answer probes."""
 CERTIFICATES = "k8s-webhook-server/serving-certs"
 
 
@@ -99,16 +102,27 @@ class Controllers:
         (folder / "tls.crt").write_bytes(pair.certificate.read_bytes())
         (folder / "tls.key").write_bytes(pair.key.read_bytes())
 
-    def await_webhooks(self, component: str, configurations: list[Object]) -> None:
-        """Wait until a component's webhooks are called and answer: until then its objects are refused."""
-        for controller in CONTROLLERS:
-            if controller.component == component and "webhook" in (controller.service or ""):
-                process = self._plane.process(controller.program)
-                for document in configurations:
-                    process.wait_until(lambda found=document: self._has_bundle(found), START_SECONDS)
+    def await_all(self, configurations: list[Object]) -> None:
+        """Wait until every program listens, which it does last, and the webhooks have their certificates."""
+        for program, address in self._addresses.items():
+            controller = next(item for item in CONTROLLERS if item.program == program)
+            port = controller.port if controller.service else PROBES
+            process = self._plane.process(program)
+            process.wait_until(lambda where=(address, port): _listens(*where), START_SECONDS)
+        webhook = self._plane.process(CONTROLLERS[0].program)
+        for document in configurations:
+            webhook.wait_until(lambda found=document: self._has_bundle(found), START_SECONDS)
 
     def _has_bundle(self, document: Object) -> bool:
         plural = document["kind"].lower() + "s"
         path = f"/apis/admissionregistration.k8s.io/v1/{plural}/{document['metadata']['name']}"
         found = self._plane.api.get(path)
         return bool(found) and all(webhook["clientConfig"].get("caBundle") for webhook in found["webhooks"])
+
+
+def _listens(address: str, port: int) -> bool:
+    try:
+        with socket.create_connection((address, port), timeout=2):
+            return True
+    except OSError:
+        return False

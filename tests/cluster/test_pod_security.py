@@ -44,6 +44,8 @@ def test_chart_s_initializer_is_refused_and_the_mended_one_admitted(unmended: Cl
     _name_a_model(cluster, "2")
     eventually(lambda: _initializers(cluster), 60)
     (initializer, *_) = _initializers(cluster)
+    (pod,) = (pod for pod in cluster.predictor_pods() if pod["spec"].get("initContainers"))
+    assert {container["name"] for container in pod["spec"]["containers"]} == {"kserve-container", "queue-proxy"}
     assert initializer["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
 
 

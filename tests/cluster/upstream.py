@@ -78,7 +78,13 @@ def namespaces() -> list[Object]:
 
 def component(name: str) -> list[Object]:
     """The objects of a component, without its CRDs, its namespace and its webhook configurations."""
-    return [document for document in _documents(name) if not _is_webhook(document)]
+    documents = [document for document in _documents(name) if not _is_webhook(document)]
+    for document in documents:
+        # The programs are of 1.23, the manifests of 1.22, which lack this right.
+        if (document["kind"], document["metadata"]["name"]) == ("ClusterRole", "knative-eventing-controller"):
+            rule = {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"]}
+            document["rules"].append(rule | {"verbs": ["get", "list", "watch"]})
+    return documents
 
 
 def webhooks(name: str, authority: Path) -> list[Object]:
