@@ -1,12 +1,9 @@
 """What pods may use, run and reach."""
 
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-
-import yaml
 
 from tests.support.command_lines import parse
 from tests.support.manifests_of import (
@@ -22,6 +19,7 @@ from tests.support.manifests_of import (
     selects,
     text_of,
     walk,
+    with_component,
 )
 
 # ----------------------------------------------------------------------------------------------------------- inference
@@ -67,10 +65,7 @@ def test_the_predictor_states_no_context_for_its_pod(overlay: str) -> None:
 
 def test_the_component_adds_what_knatives_switch_allows(tmp_path: Path) -> None:
     """With `secure-pod-defaults` Knative lets exactly this field of a pod's context through."""
-    outside = os.path.relpath(MANIFESTS, tmp_path)  # kustomize takes no absolute paths
-    lines = ["resources:", f"  - {outside}/overlays/minikube", "components:", f"  - {outside}/components/pod-seccomp"]
-    (tmp_path / "kustomization.yaml").write_text("\n".join(lines))
-    rendered = list(yaml.safe_load_all(text_of(str(tmp_path))))
+    rendered = with_component(tmp_path, "minikube", "pod-seccomp")
     changed = [manifest for manifest in rendered if manifest not in objects("minikube")]
     assert [manifest["kind"] for manifest in changed] == ["InferenceService"]
     assert changed[0]["spec"]["predictor"]["securityContext"] == {"seccompProfile": {"type": "RuntimeDefault"}}
