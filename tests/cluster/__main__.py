@@ -1,7 +1,8 @@
 """`make cluster-test`: build what is missing, then run the tests of this folder in namespaces of their own.
 
 python -m tests.cluster [PYTEST ARGUMENT ...]
-python -m tests.cluster up     # a cluster to look at, until Ctrl-C
+python -m tests.cluster -m node   # on a real node with real pods
+python -m tests.cluster up        # a cluster to look at, until Ctrl-C
 """
 
 import os
@@ -12,7 +13,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from tests.cluster import binaries, isolation, upstream
+from tests.cluster import binaries, isolation, node_preparation, upstream
 from tests.cluster.cluster import running_cluster
 
 FOLDER = Path(__file__).parent
@@ -47,6 +48,8 @@ def main(arguments: list[str]) -> None:
         sys.exit(reason)
     if binaries.missing() and (code := binaries.main([])):
         sys.exit(code)
+    if "node" in arguments and (reason := node_preparation.prepare()):
+        sys.exit(reason)
     if arguments == ["up"]:
         isolation.enter([sys.executable, "-m", "tests.cluster", "up"], with_parent=False)
     return isolation.enter([*PYTEST, *_paths(arguments)])

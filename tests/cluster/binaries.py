@@ -55,6 +55,7 @@ def _programs() -> Iterator[Program]:
     for name in ("controller", "webhook", "autoscaler", "activator", "queue"):
         needed = name not in {"activator", "queue"}
         yield Program(f"serving-{name}", "serving", f"knative.dev/serving/cmd/{name}", needed)
+    yield Program("coredns", "coredns", ".", control_plane=False)
     yield Program("kserve-manager", "kserve", "github.com/kserve/kserve/cmd/manager")
     for name in ("controller", "webhook"):
         yield Program(f"eventing-{name}", "eventing", f"knative.dev/eventing/cmd/{name}")
@@ -77,10 +78,16 @@ def cache_folder() -> Path:
     return Path(home) / "lungline" / "cluster"
 
 
+def _sources(family: str) -> list[Path]:
+    """The versions of a family, and the main function where it is our own."""
+    folder = FOLDER / family
+    return [folder / "go.mod", folder / "go.sum", *sorted(folder.glob("*.go"))]
+
+
 @cache
 def digest(family: str) -> str:
     """What a build depends on: the family's versions, the compiler and its flags."""
-    parts = [(FOLDER / family / name).read_bytes() for name in ("go.mod", "go.sum")]
+    parts = [path.read_bytes() for path in _sources(family)]
     seen = b"\0".join([*parts, go_version().encode(), FLAGS.get(family, "").encode()])
     return hashlib.sha256(seen).hexdigest()[:16]
 
@@ -114,8 +121,8 @@ def build(name: str, deadline: float) -> bool:
     """Build one program; False when it is not done in time. Raises BuildFailed with the compiler's words."""
     program = PROGRAMS[name]
     program.path.parent.mkdir(parents=True, exist_ok=True)
-    for name_of_file in ("go.mod", "go.sum"):  # a build takes minutes, in which git may move the checkout's files
-        shutil.copy(FOLDER / program.family / name_of_file, program.path.parent)
+    for path in _sources(program.family):  # a build takes minutes, in which git may move the checkout's files
+        shutil.copy(path, program.path.parent)
     target = program.path.with_name(f".{name}.{os.getpid()}")
     process = subprocess.Popen(
         program.command(target),

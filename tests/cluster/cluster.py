@@ -80,12 +80,13 @@ def running_cluster(folder: Path) -> Iterator[Cluster]:
     """A cluster in an isolated namespace, with everything that the overlays presuppose installed."""
     with ControlPlane(folder) as plane:
         cluster = Cluster(plane, Controllers(plane), FakeNode(plane.api), {})
-        _install(cluster)
+        install(cluster)
         with cluster.node:
             yield cluster
 
 
-def _install(cluster: Cluster) -> None:
+def install(cluster: Cluster) -> None:
+    """Install everything that the overlays presuppose, and start its controllers."""
     cluster.apply(upstream.crds())
     cluster.apply(upstream.namespaces())
     eventually(lambda: _all_served(cluster), 60)

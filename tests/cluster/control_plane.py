@@ -120,6 +120,7 @@ class ControlPlane:
             *(f"--service-account-issuer={ISSUER}", f"--service-account-key-file={self._tokens.certificate}"),
             f"--service-account-signing-key-file={self._tokens.key}",
             *(f"--kubelet-client-certificate={admin.certificate}", f"--kubelet-client-key={admin.key}"),
+            "--kubelet-preferred-address-types=InternalIP",  # nobody resolves the names of nodes
         ]
 
     def _stop(self) -> None:
