@@ -35,7 +35,7 @@ with lean_kserve():
 STOP_SECONDS = 4
 """How long requests may last after SIGTERM; the laptop's supervisor kills after 5 s.
 
-On Knative no request is left by then: its proxy holds the signal back until it has answered the last one, for as long as
+On Knative no request is left by then: its proxy holds the signal back until it has answered the last one, for at most
 the revision's timeout (120 s).
 """
 

@@ -120,6 +120,87 @@ def test_a_condition_that_stays_false_is_the_reason(cluster: Cluster) -> None:
         deployment(cluster).deploy(uri(1), "1")
 
 
+def test_a_pod_that_is_refused_is_the_reason(cluster: Cluster) -> None:
+    """The revision says so; the service's own conditions are the previous revision's for a while."""
+    install(cluster)
+    cluster.controllers.plays = "refused"
+    with pytest.raises(ModelNotReady, match=r"Version 1 does not come up: FailedCreate: .* violates PodSecurity"):
+        deployment(cluster).deploy(uri(1), "1")
+
+
+def test_a_service_that_is_stopped_is_the_reason(cluster: Cluster) -> None:
+    """The condition Stopped is in every service that runs, with status False."""
+    install(cluster)
+    cluster.controllers.plays = "stuck"
+    there = deployment(cluster)
+
+    def stop(_: str) -> None:
+        cluster.controllers.runs = False
+        stopped = [{"type": "Stopped", "status": "True", "severity": "Info"}]
+        cluster.services["pneumonia"]["status"]["conditions"] = stopped
+
+    there = deployment(cluster, on_progress=stop)
+    with pytest.raises(ModelNotReady, match=r"stopped by its annotation serving\.kserve\.io/stop"):
+        there.deploy(uri(1), "1")
+
+
+@pytest.mark.parametrize(
+    ("verb", "kind"), [("get", "inferenceservices"), ("patch", "inferenceservices"), ("list", "revisions")]
+)
+def test_a_missing_right_is_named(cluster: Cluster, verb: str, kind: str) -> None:
+    """And nothing is left changed."""
+    install(cluster)
+    cluster.forbidden = {(verb, kind)}
+    with pytest.raises(ClusterRefused, match=f'cannot {verb} resource "{kind}"'):
+        deployment(cluster).deploy(uri(1), "1")
+    assert "storageUri" not in cluster.services["pneumonia"]["spec"]["predictor"]["model"]
+
+
+def test_pods_that_may_not_be_listed_hide_no_reason(cluster: Cluster) -> None:
+    install(cluster)
+    cluster.forbidden = {("list", "pods")}
+    cluster.controllers.plays = "failing"
+    with pytest.raises(ModelNotReady, match="No objects found in s3://"):
+        deployment(cluster).deploy(uri(1), "1")
+
+
+@pytest.mark.parametrize("status", [0, 409, 429, 500, 503])
+def test_a_change_is_tried_again_while_that_may_help(cluster: Cluster, status: int) -> None:
+    """The API server restarts, or another change comes in between; 0 is a connection that is cut."""
+    install(cluster)
+    there = deployment(cluster)
+    there.deploy(uri(1), "1")
+    cluster.controllers.plays = "failing"
+
+    def away(sentence: str) -> None:
+        if sentence.startswith("Version 2"):
+            cluster.refuses, cluster.refusals = status, 20
+
+    with pytest.raises(ModelNotReady):
+        deployment(cluster, on_progress=away).deploy(uri(2), "2")
+    assert cluster.services["pneumonia"]["spec"]["predictor"]["model"]["storageUri"] == uri(1)
+
+
+def test_a_revert_that_fails_is_told(cluster: Cluster) -> None:
+    install(cluster)
+    deployment(cluster).deploy(uri(1), "1")
+    cluster.controllers.plays = "failing"
+
+    def away(_: str) -> None:
+        cluster.forbidden = {("patch", "inferenceservices")}
+
+    told = r"still names version 2, which `lungline promote 1` undoes: The Kubernetes API refuses: .* cannot patch"
+    with pytest.raises(ModelNotReady, match=told):
+        deployment(cluster, on_progress=away).deploy(uri(2), "2")
+
+
+def test_without_kserve_the_doctor_is_named(cluster: Cluster) -> None:
+    install(cluster)
+    cluster.refuses, cluster.refusals = 404, 2
+    with pytest.raises(ClusterRefused, match="`lungline doctor --cluster` says what is missing"):
+        deployment(cluster).deploy(uri(1), "1")
+
+
 def test_the_pods_own_message_is_shown(cluster: Cluster) -> None:
     install(cluster)
     waiting = {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "predictor:0.1.0"'}

@@ -90,8 +90,8 @@ def test_requests_end_before_a_predictor_is_killed() -> None:
     from laptop.services.predictor import Predictor
     from serving.model_server import STOP_SECONDS
 
-    assert STOP_SECONDS < Predictor.stop_timeout
-    assert STOP_SECONDS < render("pneumonia", "lungline")["spec"]["predictor"]["timeout"]
+    assert Predictor.stop_timeout > STOP_SECONDS
+    assert render("pneumonia", "lungline")["spec"]["predictor"]["timeout"] > STOP_SECONDS
 
 
 def test_a_wrong_setting_is_one_sentence() -> None:
