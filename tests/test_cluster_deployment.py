@@ -120,6 +120,27 @@ def test_a_condition_that_stays_false_is_the_reason(cluster: Cluster) -> None:
         deployment(cluster).deploy(uri(1), "1")
 
 
+def test_a_failure_of_the_revision_before_is_not_the_new_ones(cluster: Cluster) -> None:
+    """It stays in the status until KServe acts; here it never does."""
+    install(cluster)
+    assert deployment(cluster).serving() is None
+    cluster.controllers.runs = False
+    with pytest.raises(ModelNotReady, match="KServe has not made its revision yet"):
+        deployment(cluster, ready_seconds=1.0).deploy(uri(1), "1")
+
+
+def test_a_version_serves_once_its_own_revision_does(cluster: Cluster) -> None:
+    """After a trial that was withdrawn, all requests go to the champion, and the newest revision is the other's."""
+    install(cluster)
+    there = deployment(cluster, ready_seconds=0.5)
+    there.deploy(uri(1), "1")
+    there.try_out(uri(2), "2", 10)
+    there.withdraw()
+    cluster.controllers.runs = False
+    with pytest.raises(ModelNotReady, match="KServe has not made its revision yet"):
+        there.deploy(uri(1), "1")
+
+
 def test_a_pod_that_is_refused_is_the_reason(cluster: Cluster) -> None:
     """The revision says so; the service's own conditions are the previous revision's for a while."""
     install(cluster)
