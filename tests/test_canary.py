@@ -26,7 +26,10 @@ from tests.support.manifests_of import text_of
 
 @contextmanager
 def prometheus(answers: dict[tuple[str, str], float]) -> Iterator[str]:
-    """Answers queries by revision and kind (count, errors, p99); `answers["", ""]` queries get a 503 first."""
+    """Answers queries by revision and kind (count, errors, p99), with or without a period such as ` 60s`.
+
+    `answers["", ""]` queries get a 503 first.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -37,7 +40,8 @@ def prometheus(answers: dict[tuple[str, str], float]) -> Iterator[str]:
             query = parse_qs(urlsplit(self.path).query)["query"][0]
             kind = "p99" if "quantile" in query else "errors" if "5.." in query else "count"
             revision = query.partition('serving_knative_dev_revision="')[2].partition('"')[0]
-            value = answers.get((revision, kind))
+            period = query.partition("[")[2].partition("]")[0]
+            value = answers.get((revision, f"{kind} {period}"), answers.get((revision, kind)))
             result = [] if value is None else [{"metric": {}, "value": [0, str(value)]}]
             body = json.dumps({"status": "success", "data": {"resultType": "vector", "result": result}}).encode()
             self.send_response(200)
@@ -103,6 +107,14 @@ def test_a_canary_that_is_worse_is_withdrawn_by_itself(cluster: Cluster, worse: 
     assert seen_it.sentence.endswith("Version 2 takes no more requests; version 1 serves.")
     assert there.canary() is None
     assert there.serving() == "1"
+
+
+def test_champions_past_does_not_hide_a_slower_canary(cluster: Cluster) -> None:
+    """On a real cluster the champion's p99 of five minutes held its start from zero, before the canary was out."""
+    there = on_trial(cluster)
+    before = {("pneumonia-predictor-00001", kind): 5.8 for kind in ("p99", "p99 300s", "p99 5m")}
+    with prometheus(seen(p99=0.42) | before | {("pneumonia-predictor-00001", "p99 60s"): 0.2}) as uri:
+        assert watch(there, uri, seconds=0.05, poll_seconds=0.02).withdrawn
 
 
 def test_a_worse_canary_goes_when_the_api_server_is_back(cluster: Cluster) -> None:

@@ -24,6 +24,8 @@ from lungline.settings import Settings
 QUERY_SECONDS = 10.0
 AWAY_SECONDS = 60.0
 """How long Prometheus may be away during a watch: as long as it takes to start again."""
+SHORTEST_SECONDS, LONGEST_SECONDS = 60, 300
+"""The time that both are compared over: since the watch began, within these bounds."""
 LEAST_REQUESTS = 50
 """Fewer than this say nothing about a share of errors."""
 MORE_ERRORS = 0.02
@@ -116,11 +118,14 @@ def watch(
     if canary is None or champion not in revisions or canary[0] not in revisions:
         raise PromotionRefused("No canary is out beside a champion; there is nothing to watch.")
     compared = revisions[canary[0]], revisions[champion]
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
+    deadline = began + seconds
     answered: float | None = None
     while True:
+        # What the champion did before the trial, such as waking from zero, would hide that the canary is slower.
+        window = min(max(time.monotonic() - began, SHORTEST_SECONDS), LONGEST_SECONDS)
         try:
-            seen = compare(*(revision_metrics(prometheus_uri, revision) for revision in compared))
+            seen = compare(*(revision_metrics(prometheus_uri, revision, round(window)) for revision in compared))
         except PrometheusUnavailable:
             if answered is None or time.monotonic() - answered > away_seconds:
                 raise
@@ -174,12 +179,12 @@ def _slower(canary: float | None, champion: float | None) -> str | None:
     return f"The canary's p99 is {canary:.2f} s, the champion's {champion:.2f} s."
 
 
-def revision_metrics(prometheus_uri: str, revision: str) -> RevisionMetrics:
-    """What Knative's proxy has counted for a revision in the last five minutes."""
+def revision_metrics(prometheus_uri: str, revision: str, seconds: int = LONGEST_SECONDS) -> RevisionMetrics:
+    """What Knative's proxy has counted for a revision in the last seconds."""
     metric, chosen = "kn_serving_invocation_duration_seconds", f'serving_knative_dev_revision="{revision}"'
-    requests = _ask(prometheus_uri, f"sum(increase({metric}_count{{{chosen}}}[5m]))") or 0.0
-    failed = f'sum(increase({metric}_count{{{chosen}, http_response_status_code=~"5.."}}[5m]))'
-    p99 = f"histogram_quantile(0.99, sum by (le) (rate({metric}_bucket{{{chosen}}}[5m])))"
+    requests = _ask(prometheus_uri, f"sum(increase({metric}_count{{{chosen}}}[{seconds}s]))") or 0.0
+    failed = f'sum(increase({metric}_count{{{chosen}, http_response_status_code=~"5.."}}[{seconds}s]))'
+    p99 = f"histogram_quantile(0.99, sum by (le) (rate({metric}_bucket{{{chosen}}}[{seconds}s])))"
     errors = (_ask(prometheus_uri, failed) or 0.0) / requests if requests else None
     return RevisionMetrics(requests, errors, _ask(prometheus_uri, p99))
 
