@@ -27,6 +27,7 @@ COREFILE = """.:53 {
 }
 """
 KAFKA = "xray-kafka-bootstrap"
+STRATEGIC = "application/strategic-merge-patch+json"  # joins lists of containers by name
 
 
 @contextmanager
@@ -39,7 +40,7 @@ def running_node(folder: Path, images: Path) -> Iterator[tuple[Cluster, Node]]:
         install(cluster)
         cluster.apply(dns())
         cluster.apply(gateway())
-        plane.api.patch(f"/apis/apps/v1/namespaces/{SERVING}/deployments/activator", _activator())
+        plane.api.patch(f"/apis/apps/v1/namespaces/{SERVING}/deployments/activator", _activator(), STRATEGIC)
         yield cluster, node
 
 

@@ -24,8 +24,7 @@ def make_groups(name: str) -> None:
 def remove_groups(name: str) -> None:
     """Remove the groups of this run or of a killed one, from the leaves up; their processes must have ended."""
     deadline = time.monotonic() + REMOVE_SECONDS
-    for controller in CONTROLLERS:
-        top = GROUPS / controller / name
+    for top in GROUPS.glob(f"*/{name}"):  # runc makes some in the unified hierarchy, too
         while top.exists() and time.monotonic() < deadline:
             for folder, _, _ in os.walk(top, topdown=False):
                 with contextlib.suppress(OSError):

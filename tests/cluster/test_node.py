@@ -28,7 +28,7 @@ from tests.support.manifests_of import SHARED, fresh_secrets
 from tests.support.tiny_package import write_tiny_package
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.node
+pytestmark = [pytest.mark.node, pytest.mark.timeout(1500)]  # the first test starts everything
 WHO = ("--by", "Dr. A", "--reason", "better on our own films")
 REAL = DataFacts(name="films", digest="d" * 64, synthetic=False)
 XRAYS = SHARED / "data/chest_xray.zip"
