@@ -61,10 +61,9 @@ class Cluster:
         pods = self.plane.api.items(f"/api/v1/namespaces/{NAMESPACE}/pods?labelSelector={PREDICTOR}")
         return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
-    @staticmethod
-    def items_of(text: str) -> list[Object]:
-        """The objects of a list as kubectl prints it."""
-        return json.loads(text)["items"]
+    def items(self, kinds: str, namespace: str) -> list[Object]:
+        """The objects of kinds that kubectl knows by these names, with commas between them."""
+        return json.loads(self.plane.kubectl("-n", namespace, "get", kinds, "-o", "json").stdout)["items"]
 
     def stop(self, program: str) -> None:
         self.plane.process(program).stop()

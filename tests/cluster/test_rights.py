@@ -1,7 +1,9 @@
 """The rights of accounts under the real authorizer: the pipeline may promote, and nothing else."""
 
 import json
+import ssl
 import subprocess
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -32,9 +34,12 @@ class Account:
 
     def __init__(self, cluster: Cluster, namespace: str, name: str) -> None:
         token = cluster.plane.api.token(namespace, name)
-        verify = str(cluster.plane.authority.pair.certificate)
+        verify = ssl.create_default_context(cafile=str(cluster.plane.authority.pair.certificate))
         headers = {"authorization": f"Bearer {token}"}
         self._client = httpx.Client(base_url=ADDRESS, verify=verify, headers=headers, trust_env=False, timeout=30)
+
+    def close(self) -> None:
+        self._client.close()
 
     def status(self, method: str, path: str, body: Object | None = None, kind: str = "application/json") -> int:
         content = json.dumps(body) if body else None
@@ -42,9 +47,11 @@ class Account:
 
 
 @pytest.fixture(scope="module")
-def pipeline(cluster: Cluster, overlay: object) -> Account:
+def pipeline(cluster: Cluster, overlay: object) -> Iterator[Account]:
     del overlay
-    return Account(cluster, "kubeflow", "lungline-pipeline")
+    account = Account(cluster, "kubeflow", "lungline-pipeline")
+    yield account
+    account.close()
 
 
 APPLY = "application/apply-patch+yaml"
@@ -113,12 +120,16 @@ def test_pods_cannot_use_the_api(cluster: Cluster) -> None:
     """No other pod of ours holds a token: each says automountServiceAccountToken: false."""
     pods = cluster.plane.api.items("/api/v1/namespaces/lungline/pods")
     holders = {
-        pod["metadata"]["name"]
-        for pod in pods
-        if any("projected" in volume for volume in pod["spec"].get("volumes", []))
+        pod["metadata"]["name"] for pod in pods if any("serviceAccountToken" in source for source in _sources(pod))
     }
     assert pods
     assert holders == set()
+
+
+def _sources(pod: Object) -> list[Object]:
+    """What the projected volumes of a pod are made of."""
+    volumes = pod["spec"].get("volumes", [])
+    return [source for volume in volumes for source in volume.get("projected", {}).get("sources", [])]
 
 
 def _rights(cluster: Cluster, account: str, namespace: str) -> set[str]:
