@@ -121,15 +121,19 @@ def test_a_worse_canary_is_withdrawn(cluster: Cluster, person: Person) -> None:
 
 
 def test_a_crash_is_told_and_the_champion_serves_on(cluster: Cluster, person: Person) -> None:
+    """Knative looks at a crashed pod when its deadline has passed: 200 s by the manifest, shorter here."""
     cluster.node.predictor = 2.0
+    deadline = {"serving.knative.dev/progress-deadline": "30s"}
+    cluster.plane.api.patch(PATH, {"metadata": {"annotations": deadline}})
     person.run("promote", "1", *ON, *WHO)
+    serving = _serving(cluster)
     cluster.node.predictor = "crash"
     done = person.tried("promote", "2", *ON, *WHO)
     cluster.node.predictor = 2.0
     assert done.returncode == 1
+    print(done.stderr)
     assert "Version 2 does not come up" in " ".join(done.stderr.split())
-    assert _uri(cluster) == "s3://lungline-models/pneumonia/1/"
-    assert _shares(cluster)[0] == 100
+    assert _serving(cluster) == serving
 
 
 def test_one_of_two_promotions_at_once_is_refused(cluster: Cluster, person: Person) -> None:
@@ -147,7 +151,7 @@ def test_one_of_two_promotions_at_once_is_refused(cluster: Cluster, person: Pers
 
 
 def test_the_doctor_names_what_has_no_controller_here(cluster: Cluster, person: Person) -> None:
-    """Strimzi, the Kafka broker's controllers, cert-manager and Kubeflow Pipelines are not here; the rest is right."""
+    """Strimzi, the Kafka broker's controllers and Kubeflow Pipelines are not here; the rest is right."""
     cluster.node.predictor = 2.0
     person.run("promote", "1", *ON, *WHO)
     administrator = Person(cluster, {}, cluster.plane.kubeconfig)
@@ -160,7 +164,7 @@ def test_the_doctor_names_what_has_no_controller_here(cluster: Cluster, person: 
     assert checks["inferenceservices/pneumonia"]["passed"]
     assert checks["deployments/worklist"]["passed"]
     assert checks["Kubernetes"]["finding"] == "1.34"
-    absent = ("cert-manager", "Kubeflow Pipelines", "kafka", "broker", "trigger")
+    absent = ("pipeline", "kafka", "broker", "trigger")
     assert [name for name in failed if not any(word in name.lower() for word in absent)] == []
 
 
@@ -185,6 +189,15 @@ def _shares(cluster: Cluster) -> list[int]:
     route = cluster.plane.api.get(path) or {}
     shares = [target.get("percent", 0) for target in route["status"]["traffic"]]
     return sorted((share for share in shares if share), reverse=True)
+
+
+def _serving(cluster: Cluster) -> tuple[int, str | None]:
+    """The largest share of the requests, and the version of the revision that gets it."""
+    path = f"/apis/serving.knative.dev/v1/namespaces/{NAMESPACE}/routes/{NAME}-predictor"
+    route = cluster.plane.api.get(path) or {}
+    share, name = max((target.get("percent", 0), target["revisionName"]) for target in route["status"]["traffic"])
+    (revision,) = (item for item in cluster.plane.api.items(REVISIONS) if item["metadata"]["name"] == name)
+    return share, revision["metadata"]["annotations"].get("lungline.org/version")
 
 
 def _revisions(cluster: Cluster) -> list[str]:

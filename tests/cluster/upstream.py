@@ -69,7 +69,28 @@ def crds() -> list[Object]:
         found |= {document["metadata"]["name"]: document for document in _crds_of(path)}
     # Its conversion needs Knative's Kafka controllers; the two versions have the same schema.
     found["kafkasources.sources.knative.dev"]["spec"]["conversion"] = {"strategy": "None"}
-    return list(found.values())
+    return [*found.values(), *_cert_manager()]
+
+
+def _cert_manager() -> list[Object]:
+    """cert-manager's kinds by name alone: the doctor asks whether they are registered, and none of ours is one."""
+    names = (("certificates", "Certificate"), ("issuers", "Issuer"), ("clusterissuers", "ClusterIssuer"))
+    return [_registered("cert-manager.io", plural, kind) for plural, kind in names]
+
+
+def _registered(group: str, plural: str, kind: str) -> Object:
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{group}"},
+        "spec": {
+            "group": group,
+            "names": {"plural": plural, "singular": kind.lower(), "kind": kind, "listKind": f"{kind}List"},
+            "scope": "Namespaced",
+            "versions": [{"name": "v1", "served": True, "storage": True, "schema": schema}],
+        },
+    }
 
 
 def namespaces() -> list[Object]:
