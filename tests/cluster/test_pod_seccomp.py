@@ -27,7 +27,7 @@ def chart(cluster: Cluster, tmp_path: Path) -> Iterator[Cluster]:
     yield cluster
     _switch(cluster, None)
     cluster.plane.api.patch(CONTAINER, {"spec": {"container": {"securityContext": copy.deepcopy(upstream.RESTRICTED)}}})
-    cluster.delete_namespace("lungline")
+    cluster.remove_overlay()
 
 
 def test_the_component_needs_the_switch_and_then_suffices(chart: Cluster) -> None:
