@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 import subprocess
 import sys
 import time
@@ -14,8 +13,9 @@ from typing import Any
 
 import httpx
 
+from laptop.services.service import base_environment, settings_environment
 from laptop.services.trigger import running_trigger
-from lungline.settings import Settings, load_settings, variable
+from lungline.settings import Settings, load_settings
 from tests.cluster.api import Object
 from tests.cluster.cluster import Cluster
 from tests.cluster.node import Node
@@ -55,22 +55,8 @@ class Lungline:
 
     def command(self, *words: str, user: str = "pipeline", check: bool = True) -> subprocess.CompletedProcess[str]:
         """`lungline` at the laptop, whose kubectl knows the cluster."""
-        settings = self.settings(user)
-        named = {
-            variable(name): str(getattr(settings, name))
-            for name in (
-                "s3_endpoint",
-                "mlflow_uri",
-                "models_bucket",
-                "deployment",
-                "home",
-                "predictor_uri",
-                "s3_access_key",
-            )
-        }
-        assert settings.s3_secret_key
-        named |= {"LUNGLINE_S3_SECRET_KEY": settings.s3_secret_key.get_secret_value()}
-        environment = os.environ | named | {"KUBECONFIG": str(self.cluster.plane.kubeconfig)}
+        environment = base_environment() | settings_environment(self.settings(user))
+        environment |= {"KUBECONFIG": str(self.cluster.plane.kubeconfig)}
         done = subprocess.run(
             [sys.executable, "-m", "cli", *words],
             env=environment,
