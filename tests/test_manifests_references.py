@@ -223,3 +223,5 @@ def test_argo_cd_applies_overlays_and_ignores_promotions() -> None:
         assert kinds <= {allowed["kind"] for allowed in project["spec"]["clusterResourceWhitelist"]}
         (ignored,) = manifest["spec"]["ignoreDifferences"]
         assert "/spec/predictor/model/storageUri" in ignored["jsonPointers"]
+        # With RespectIgnoreDifferences, Argo CD copies ignored fields from the live object into what it applies.
+        assert manifest["spec"]["syncPolicy"]["syncOptions"] == ["ServerSideApply=true", "CreateNamespace=false"]
