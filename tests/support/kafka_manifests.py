@@ -3,7 +3,7 @@
 # confluent-kafka's documentation imports its admin types in this way.
 # pyright: reportPrivateImportUsage=false
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -39,16 +39,9 @@ def topics() -> dict[str, int]:
 
 def add_users(admin: AdminClient, passwords: Mapping[str, str]) -> None:
     """The users of users.yaml with their rights."""
-    users, scram = manifests("users.yaml"), ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
-    names = [user["metadata"]["name"] for user in users]
-    changes: list[UserScramCredentialAlteration] = [
-        UserScramCredentialUpsertion(name, scram, passwords[name].encode()) for name in names
-    ]
-    rights = [acl for user in users for acl in acls_of(user)]
-    for change in admin.alter_user_scram_credentials(changes, request_timeout=10).values():
-        change.result(15)
-    for change in admin.create_acls(rights, request_timeout=10).values():
-        change.result(15)
+    for user in manifests("users.yaml"):
+        name = user["metadata"]["name"]
+        add_user(admin, name, passwords[name], user["spec"]["authorization"]["acls"])
 
 
 def add_topics(admin: AdminClient, replicas: int) -> None:
@@ -66,16 +59,27 @@ def add_topics(admin: AdminClient, replicas: int) -> None:
         change.result(20)
 
 
-def acls_of(user: dict[str, Any]) -> Iterator[AclBinding]:
-    """The rights of a KafkaUser as Strimzi's user operator gives them."""
-    for acl in user["spec"]["authorization"]["acls"]:
+def add_user(admin: AdminClient, name: str, password: str, rights: Sequence[dict[str, Any]]) -> None:
+    """One more user; `rights` are written as in users.yaml."""
+    scram = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
+    change = UserScramCredentialUpsertion(name, scram, password.encode())
+    changes: list[UserScramCredentialAlteration] = [change]
+    for future in admin.alter_user_scram_credentials(changes, request_timeout=10).values():
+        future.result(15)
+    for future in admin.create_acls(list(acls_of(name, rights)), request_timeout=10).values():
+        future.result(15)
+
+
+def acls_of(user: str, rights: Sequence[dict[str, Any]]) -> Iterator[AclBinding]:
+    """Rights, written as in users.yaml, as Strimzi's user operator gives them."""
+    for acl in rights:
         resource = acl["resource"]
         for operation in acl["operations"]:
             yield AclBinding(
                 KINDS[resource["type"]],
                 resource.get("name", "kafka-cluster"),
                 PATTERNS[resource.get("patternType", "literal")],
-                f"User:{user['metadata']['name']}",
+                f"User:{user}",
                 "*",
                 AclOperation[_snake(operation)],
                 AclPermissionType.ALLOW,
