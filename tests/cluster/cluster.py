@@ -17,7 +17,7 @@ from tests.cluster.fake_node import PREDICTOR, FakeNode
 from tests.support.manifests_of import MANIFESTS, NAMESPACE, fresh_secrets
 from tests.support.waiting import eventually
 
-MANAGER = "install"
+MANAGER = "kubectl"  # as where it is not named, so that tests conflict with nobody
 # In this order: a component's objects, its programs, then its webhooks, which refuse everything until they answer.
 COMPONENTS = ("serving", "eventing", "kserve")
 

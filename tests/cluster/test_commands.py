@@ -153,7 +153,7 @@ def test_one_of_two_promotions_at_once_is_refused(cluster: Cluster, person: Pers
 def test_the_doctor_names_what_has_no_controller_here(cluster: Cluster, person: Person) -> None:
     """Strimzi, the Kafka broker's controllers and Kubeflow Pipelines are not here; the rest is right."""
     cluster.node.predictor = 2.0
-    person.run("promote", "1", *ON, *WHO)
+    person.run("promote", "3", *ON, *WHO)
     administrator = Person(cluster, {}, cluster.plane.kubeconfig)
     eventually(lambda: _is_ready(cluster), 60)
     done = administrator.tried("doctor", "--cluster")
