@@ -39,7 +39,7 @@ FAILED_SECONDS = 15
 """How long a failure must last: a new revision shows the previous one's for a moment, and its own while it starts."""
 PATIENCE_SECONDS = 30
 """How long a change is tried again while the API server is away: it restarts when a control plane is upgraded."""
-LONGEST_SECONDS = READY_SECONDS + 2 * PATIENCE_SECONDS + 6 * CALL_SECONDS
+LONGEST_SECONDS = READY_SECONDS + 3 * PATIENCE_SECONDS + 8 * CALL_SECONDS
 """The longest that a change takes, with its revert; shorter than a promotion's lease."""
 
 T = TypeVar("T")
@@ -112,7 +112,8 @@ class ClusterDeployment:
             raise PackageError(f"No canary of {self._name} is out; nothing was changed.")
         withdrawn = replace(fields, canary=0)
         self._patiently(lambda: self._apply(service, withdrawn))
-        self._await(withdrawn, version, share=0)  # not waiting for readiness: a failing canary must go too
+        # Not waiting for readiness: a failing canary must go too.
+        self._await(withdrawn, version, None, time.monotonic() + self._ready_seconds)
         return f"Version {version} takes no more requests; version {self._patiently(self.serving)} serves."
 
     def serving(self) -> str | None:
@@ -136,41 +137,44 @@ class ClusterDeployment:
         if service is None:
             # The manifests were not applied yet, or somebody deleted the object: create it from the manifest.
             service = self._api.apply(self._path, render(self._name, self._namespace), INSTALLER)
+        deadline = time.monotonic() + self._ready_seconds
+        steps = _steps(ModelFields.of(before), wanted)
         try:
-            self._patiently(lambda: self._apply(service, wanted))
-            self._await(wanted, str(wanted.version), share)
+            for step in steps:
+                self._patiently(lambda step=step: self._apply(service, step))
+                self._await(step, str(wanted.version), share if step == wanted else 0, deadline)
         except BaseException as exc:
             # Also for Ctrl-C. Knative keeps the old revision serving; the specification must name it too.
-            unreverted = self._revert(wanted, ModelFields.of(before))
+            unreverted = self._revert(steps, ModelFields.of(before))
             if unreverted and isinstance(exc, ModelNotReady):
                 raise ModelNotReady(f"{exc} {unreverted}") from exc
             raise
 
-    def _revert(self, wanted: ModelFields, before: ModelFields) -> str | None:
+    def _revert(self, steps: list[ModelFields], before: ModelFields) -> str | None:
         """Restore the fields of a promotion, unless somebody else has changed them; why not, where that fails."""
         try:
             service = self._patiently(self._service)
-            if service and ModelFields.of(service) == wanted:
+            if service and ModelFields.of(service) in steps:
                 self._patiently(lambda: self._apply(service, before))
         except LunglineError as exc:
             cure = f"`lungline promote {before.version}`" if before.version else "a later promotion"
-            return f"The InferenceService still names {wanted}, which {cure} undoes: {exc}"
+            return f"The InferenceService still names {steps[-1]}, which {cure} undoes: {exc}"
         return None
 
     def _apply(self, service: Json, fields: ModelFields) -> None:
         document = fields.document(self._name, self._namespace, part(service, "metadata")["uid"])
         self._api.apply(self._path, document, MANAGER)
 
-    def _await(self, wanted: ModelFields, version: str, share: int) -> None:
-        deadline = time.monotonic() + self._ready_seconds
+    def _await(self, wanted: ModelFields, version: str, share: int | None, deadline: float) -> None:
+        """Wait until a version is ready and has a share; None waits until it has lost its own, ready or not."""
         doubtful_since: float | None = None
         last = ""
         while True:
             status, sentence = self._look(wanted, version)
-            if status and status.serves(version, share):
+            if status and (status.without(version) if share is None else status.serves(version, share)):
                 return
             now = time.monotonic()
-            doubt = status.doubt(version) if status and share else None
+            doubt = status.doubt(version) if status and share is not None else None
             doubtful_since = (doubtful_since or now) if doubt else None
             if doubtful_since and now - doubtful_since > self._failed_seconds:
                 raise ModelNotReady(f"Version {version} does not come up: {doubt}{self._trouble()}")
@@ -233,3 +237,13 @@ class ClusterDeployment:
                 if time.monotonic() > deadline:
                     raise
             time.sleep(self._poll)
+
+
+def _steps(before: ModelFields, wanted: ModelFields) -> list[ModelFields]:
+    """What a promotion applies, one after the other.
+
+    After a trial the newest ready revision is the canary's, also when it was withdrawn, and until a new version is
+    ready, Knative sends its share to that one. So the new version gets ready without a share first.
+    """
+    after_trial = before.canary is not None and before.version != wanted.version
+    return [replace(wanted, canary=0), wanted] if after_trial else [wanted]

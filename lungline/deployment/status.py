@@ -38,10 +38,13 @@ class RolloutStatus:
     """Why KServe makes no revision of the specification."""
 
     def serves(self, version: str, share: int) -> bool:
-        """Whether a version is ready and gets this percentage; for 0, whether other versions get all requests."""
-        if share == 0:
-            return sum(self.shares.values()) == 100 and not self.shares.get(version)
-        return self.ready and self.newest == version and self.shares.get(version, 0) == share
+        """Whether a version is ready and gets this percentage, and other versions the rest."""
+        whole = sum(self.shares.values()) == 100
+        return self.ready and self.newest == version and self.shares.get(version, 0) == share and whole
+
+    def without(self, version: str) -> bool:
+        """Whether other versions get all requests."""
+        return sum(self.shares.values()) == 100 and not self.shares.get(version)
 
     def doubt(self, version: str) -> str | None:
         """Why a version may never be ready; None for a failure that belongs to another version's revision."""
@@ -49,7 +52,9 @@ class RolloutStatus:
 
     def sentence(self, version: str) -> str:
         """The progress of a version's rollout."""
-        others = [f"version {name} {share} %" for name, share in self.shares.items() if name not in (None, version)]
+        others = [
+            f"version {name} {share} %" for name, share in self.shares.items() if share and name not in (None, version)
+        ]
         beside = f" beside {', '.join(others)}" if others else ""
         waits = "" if self.newest == version else " KServe has not made its revision yet."
         return f"Version {version} takes {self.shares.get(version, 0)} % of the requests{beside}.{waits}"

@@ -31,7 +31,7 @@ from lungline.registry.history import Act, Facts, Kind, PromotionEntry, sentence
 from lungline.registry.versions import Registry
 from lungline.settings import Settings
 
-LEASE = timedelta(minutes=7)
+LEASE = timedelta(minutes=8)
 """How long a promotion may take; longer than any deployment waits for its predictor and for its revert."""
 
 

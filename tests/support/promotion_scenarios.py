@@ -166,6 +166,27 @@ def canary_is_withdrawn(cluster: ClusterUnderTest) -> None:
     promote(cluster, 3)
 
 
+def withdrawn_canary_gets_no_requests_again(cluster: ClusterUnderTest) -> None:
+    """Neither while a later version starts, nor when that one never does; nor does a later canary's share go to it."""
+    cluster.pods_become_ready(2)
+    promote(cluster, 1)
+    deployment(cluster).try_out(uri(2), "2", 10)
+    deployment(cluster).withdraw()
+    told: list[str] = []
+    cluster.pods_become_ready(None)
+    with pytest.raises(ModelNotReady):
+        deployment(cluster, ready=EVER, on_progress=told.append).deploy(uri(3), "3")
+    assert deployment(cluster).serving() == "1"
+    cluster.pods_become_ready(5)
+    deployment(cluster, on_progress=told.append).try_out(uri(4), "4", 10)
+    assert deployment(cluster).serving() == "1"
+    deployment(cluster).withdraw()
+    deployment(cluster, on_progress=told.append).deploy(uri(5), "5")
+    assert told
+    assert not [sentence for sentence in told if "version 2" in sentence or "beside version 4" in sentence]
+    assert deployment(cluster).serving() == "5"
+
+
 def second_of_two_promotions_wins(cluster: ClusterUnderTest) -> None:
     """The first one says so at once, and does not undo the second."""
     cluster.pods_become_ready(1)
@@ -228,6 +249,7 @@ SCENARIOS: tuple[Callable[[ClusterUnderTest], None], ...] = (
     missing_object_is_created_and_promoted,
     canary_takes_its_share_and_is_finished,
     canary_is_withdrawn,
+    withdrawn_canary_gets_no_requests_again,
     second_of_two_promotions_wins,
     object_that_is_deleted_ends_the_promotion,
     change_of_an_object_that_is_gone_creates_none,
