@@ -56,6 +56,8 @@ def _programs() -> Iterator[Program]:
         needed = name not in {"activator", "queue"}
         yield Program(f"serving-{name}", "serving", f"knative.dev/serving/cmd/{name}", needed)
     yield Program("coredns", "coredns", ".", control_plane=False)
+    kube_router = "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router"
+    yield Program("kube-router", "kube-router", kube_router, control_plane=False)
     yield Program("kserve-manager", "kserve", "github.com/kserve/kserve/cmd/manager")
     for name in ("controller", "webhook"):
         yield Program(f"eventing-{name}", "eventing", f"knative.dev/eventing/cmd/{name}")

@@ -14,7 +14,8 @@ def prepare() -> str | None:
         return f"A real node needs {', '.join(tools)} (Debian: {PACKAGES})."
     if not kourier().exists():
         return f"A real node needs Kourier, which the module proxy has not: its cmd/kourier (v0.50.0) as {kourier()}."
-    if binaries.main(["--all"]):
+    binaries.main(["--all"])
+    if binaries.missing(tuple(name for name in binaries.PROGRAMS if name != "kube-router")):  # its test is skipped then
         return "Not every program of a real node could be built."
     for name in build_missing():
         print(f"{name}: built", file=sys.stderr)

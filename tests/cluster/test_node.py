@@ -19,10 +19,11 @@ from lungline.registry import tracking
 from lungline.registry.versions import Registry
 from lungline.storage.s3 import Storage
 from tests.cluster import isolation
-from tests.cluster.binaries import cache_folder
+from tests.cluster.binaries import PROGRAMS, cache_folder
 from tests.cluster.network import HOST
 from tests.cluster.node_cluster import KAFKA, running_node
 from tests.cluster.node_lungline import NAMESPACE, Lungline, install_lungline
+from tests.cluster.node_policies import enforced, reached, start_pod
 from tests.support.apache_kafka import ApacheKafka, running_kafka
 from tests.support.manifests_of import SHARED, fresh_secrets
 from tests.support.tiny_package import write_tiny_package
@@ -101,6 +102,30 @@ def test_killed_pods_lose_and_repeat_no_upload(lungline: Lungline) -> None:
             _upload(lungline, f"kill-{name}-after", images[4 * number + 2 : 4 * number + 4])
         eventually(lambda: _shown(lungline, "kill") == len(images), 420)
     assert _results(lungline, "kill") == len(images)
+
+
+STORE, DATABASE = f"object-store.{NAMESPACE}.svc.cluster.local:9000", f"postgres.{NAMESPACE}.svc.cluster.local:5432"
+EVENTS = f"worklist-events.{NAMESPACE}.svc.cluster.local:80"
+CLIENTS = (
+    ("stranger", NAMESPACE, {}, set[str]()),
+    ("s3", NAMESPACE, {"lungline.org/s3-client": "true"}, {STORE}),
+    ("database", NAMESPACE, {"lungline.org/postgres-client": "true"}, {DATABASE}),
+    ("dispatcher", "knative-eventing", {}, {EVENTS}),
+    ("outsider", "default", {}, set[str]()),
+)
+
+
+def test_network_policies_let_only_clients_through(lungline: Lungline) -> None:
+    """Last, because Apache Kafka runs beside the node, where our policies let nobody go."""
+    if not PROGRAMS["kube-router"].path.exists():
+        pytest.skip("kube-router is not built")
+    targets = [STORE, DATABASE, EVENTS]
+    for name, namespace, labels, _ in CLIENTS:
+        start_pod(lungline.cluster, name, namespace, labels)
+        assert reached(lungline.cluster, name, namespace, targets) == set(targets)
+    with enforced(lungline.cluster):
+        for name, namespace, _, allowed in CLIENTS:
+            eventually(lambda: reached(lungline.cluster, name, namespace, targets) == allowed, 90)  # noqa: B023
 
 
 def xrays(count: int) -> list[bytes]:
