@@ -151,8 +151,8 @@ def _error_of_group(settings: Settings, group: str) -> "KafkaError | None":
     from confluent_kafka.admin import AdminClient  # pyright: ignore[reportPrivateImportUsage] - as its docs do
 
     admin = AdminClient(client_options(settings) | _SHARED)
-    asked = [ConsumerGroupTopicPartitions(group)]
-    for answer in admin.list_consumer_group_offsets(asked, request_timeout=GROUP_SECONDS).values():
+    request = [ConsumerGroupTopicPartitions(group)]
+    for answer in admin.list_consumer_group_offsets(request, request_timeout=GROUP_SECONDS).values():
         try:
             answer.result(2 * GROUP_SECONDS)
         except KafkaException as exc:

@@ -45,18 +45,18 @@ def partitions_of(consumer: "Consumer", topic: str, timeout_seconds: float) -> l
     """The numbers of a topic's partitions. Raises KafkaException, also when it is missing or may not be seen."""
     from confluent_kafka import KafkaException
 
-    found = consumer.list_topics(topic, timeout=timeout_seconds).topics[topic]
-    if found.error:  # it then has no partitions
-        raise KafkaException(found.error)
-    return list(found.partitions)
+    topic_metadata = consumer.list_topics(topic, timeout=timeout_seconds).topics[topic]
+    if topic_metadata.error:  # it then has no partitions
+        raise KafkaException(topic_metadata.error)
+    return list(topic_metadata.partitions)
 
 
 def starts_of(consumer: "Consumer", topic: str, numbers: list[int], timeout_seconds: float) -> dict[int, int]:
     """The committed offsets of partitions, OFFSET_BEGINNING where none is committed. Raises KafkaException."""
     from confluent_kafka import TopicPartition
 
-    asked = [TopicPartition(topic, number) for number in numbers]
-    committed = consumer.committed(asked, timeout=timeout_seconds) if asked else []
+    partitions = [TopicPartition(topic, number) for number in numbers]
+    committed = consumer.committed(partitions, timeout=timeout_seconds) if partitions else []
     return {position.partition: OFFSET_BEGINNING if position.offset < 0 else position.offset for position in committed}
 
 

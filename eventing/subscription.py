@@ -94,8 +94,8 @@ class Subscription:
                 ensure_topics(self._settings, [name for name in written if name])
                 starts = assign_uncommitted(self._consumer, topic, timeout_seconds=5)
             except (KafkaUnavailable, KafkaException) as exc:
-                known = isinstance(exc, KafkaUnavailable)
-                reason = exc if known else unavailable(self._settings, exc, topic=topic, group=route.group)
+                named = isinstance(exc, KafkaUnavailable)
+                reason = exc if named else unavailable(self._settings, exc, topic=topic, group=route.group)
                 log.warning("%s Trying again.", reason)
                 self._stopping.wait(0.2)
                 continue

@@ -33,8 +33,8 @@ def send(settings: Settings, topic: str, size: int = 1, patience: float = 3) -> 
 
 
 def test_the_manifests_topics_exist(kafka: ApacheKafka) -> None:
-    found = kafka.admin().list_topics(timeout=10).topics
-    assert {name: len(topic.partitions) for name, topic in found.items() if name in topics()} == topics()
+    metadata = kafka.admin().list_topics(timeout=10).topics
+    assert {name: len(topic.partitions) for name, topic in metadata.items() if name in topics()} == topics()
 
 
 @pytest.mark.parametrize(

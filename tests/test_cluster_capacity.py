@@ -103,23 +103,23 @@ def test_our_own_pods_ask_for_what_the_table_says(overlay: str) -> None:
     (service,) = of_kind(overlay, "InferenceService")
     # Beside the predictor: Knative's proxy (25m by default). KServe's initializer asks for less, and runs before.
     awake = together([service["spec"]["predictor"]["model"]["resources"]["requests"], {"cpu": "25m"}])
-    said = table()
+    stated = table()
     if overlay == "minikube":
-        assert together(requests) == said[OURS]
-        assert awake == said[AWAKE]
-    assert together(requests)[0] <= said[OURS][0] + 100
-    assert together(requests)[1] <= said[OURS][1] + 200
+        assert together(requests) == stated[OURS]
+        assert awake == stated[AWAKE]
+    assert together(requests)[0] <= stated[OURS][0] + 100
+    assert together(requests)[1] <= stated[OURS][1] + 200
 
 
 def test_the_walk_through_fits_the_machine_that_it_asks_for() -> None:
-    said = table()
+    stated = table()
     # No other step of the pipeline asks for more, and they run one after the other.
     steps = [
         together([{"cpu": step.cpu[0], "memory": step.memory[0]}]) for step in shares(TrainingPodSettings()).values()
     ]
-    assert said[TRAINING] == (max(step[0] for step in steps), max(step[1] for step in steps))
-    total = said.pop(TOGETHER)
-    assert total == (sum(part[0] for part in said.values()), sum(part[1] for part in said.values()))
+    assert stated[TRAINING] == (max(step[0] for step in steps), max(step[1] for step in steps))
+    total = stated.pop(TOGETHER)
+    assert total == (sum(part[0] for part in stated.values()), sum(part[1] for part in stated.values()))
     (start,) = re.findall(r"minikube start .*", TEXT)
     cpus, size = re.findall(r"--cpus (\S+) --memory (\S+)", start)[0]
     assert total[0] <= cpu(cpus)

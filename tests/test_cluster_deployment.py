@@ -210,8 +210,8 @@ def test_a_revert_that_fails_is_told(cluster: Cluster) -> None:
     def away(_: str) -> None:
         cluster.forbidden = {("patch", "inferenceservices")}
 
-    told = r"still names version 2, which `lungline promote 1` undoes: The Kubernetes API refuses: .* cannot patch"
-    with pytest.raises(ModelNotReady, match=told):
+    sentence = r"still names version 2, which `lungline promote 1` undoes: The Kubernetes API refuses: .* cannot patch"
+    with pytest.raises(ModelNotReady, match=sentence):
         deployment(cluster, on_progress=away).deploy(uri(2), "2")
 
 

@@ -26,8 +26,8 @@ TEXT = (ROOT / "docs/cluster.md").read_text()
 
 def given_to(command: str) -> str:
     """What the document gives to a command on its standard input."""
-    (found,) = re.findall(rf"^{re.escape(command)}[^\n]*<<'END'\n(.*?)^END$", TEXT, flags=re.MULTILINE | re.DOTALL)
-    return found
+    (body,) = re.findall(rf"^{re.escape(command)}[^\n]*<<'END'\n(.*?)^END$", TEXT, flags=re.MULTILINE | re.DOTALL)
+    return body
 
 
 def position(text: str) -> int:
@@ -156,7 +156,9 @@ def test_another_users_account_may_run_pipelines_and_promote() -> None:
     assert f"kubectl -n radiology create rolebinding lungline-pipeline --clusterrole kubeflow-edit {account}" in blocks
     role = named("production", "RoleBinding")["promoter"]["roleRef"]["name"]
     assert f"kubectl -n lungline create rolebinding promoter-radiology --role {role} {account}" in blocks
-    (policy,) = [one for one in of_kind("production", "NetworkPolicy") if one["metadata"]["name"] == "to-mlflow"]
+    (policy,) = [
+        manifest for manifest in of_kind("production", "NetworkPolicy") if manifest["metadata"]["name"] == "to-mlflow"
+    ]
     (label,) = [
         f"{key}={value}"
         for peer in policy["spec"]["ingress"][0]["from"]
@@ -183,7 +185,7 @@ def test_the_issuer_answers_challenges_through_our_gateway() -> None:
     (parent,) = solver["http01"]["gatewayHTTPRoute"]["parentRefs"]
     (gateway,) = of_kind("production", "Gateway")
     assert (parent["name"], parent["namespace"]) == (gateway["metadata"]["name"], gateway["metadata"]["namespace"])
-    (listener,) = [one for one in gateway["spec"]["listeners"] if one["name"] == parent["sectionName"]]
+    (listener,) = [item for item in gateway["spec"]["listeners"] if item["name"] == parent["sectionName"]]
     assert (listener["protocol"], listener["port"]) == ("HTTP", 80)
     # Without this, cert-manager ignores the gateway.
     assert "--set config.enableGatewayAPI=true" in TEXT

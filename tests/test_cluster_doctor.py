@@ -141,10 +141,10 @@ def test_before_the_first_promotion_a_cluster_is_well() -> None:
     answers[SERVICE] = {"spec": {"predictor": {"model": {}}}} | unready
     answers[JUDGE] = unready
     with api_server(answers) as there:
-        found = {check.name: check for check in examine(api_of(there))}
-    assert all(check.passed for check in found.values())
+        checks = {check.name: check for check in examine(api_of(there))}
+    assert all(check.passed for check in checks.values())
     for name in ("inferenceservices/pneumonia", "triggers/judge"):
-        assert found[name].finding == "waits for the first promotion: lungline promote"
+        assert checks[name].finding == "waits for the first promotion: lungline promote"
     answers[JUDGE.replace("judge", "show")] = unready
     assert list(faults(answers)) == ["triggers/show"]
 
@@ -300,8 +300,8 @@ def test_the_manifests_have_none_of_these_faults(overlay: str) -> None:
     answers["/apis/apps/v1/namespaces/kube-system/daemonsets/node-local-dns"] = {}
     answers["/api/v1/namespaces/openshift-dns"] = {}
     for place in ("kubeflow", "lungline"):
-        found = [o for o in objects(overlay) if o["kind"] == "RoleBinding" and o["metadata"]["namespace"] == place]
-        answers[BINDINGS.format(place)] = {"items": found}
+        bindings = [o for o in objects(overlay) if o["kind"] == "RoleBinding" and o["metadata"]["namespace"] == place]
+        answers[BINDINGS.format(place)] = {"items": bindings}
     assert faults(answers) == {}
 
 

@@ -29,12 +29,14 @@ def kubernetes(api: KubernetesApi) -> Check:
 def namespace(api: KubernetesApi) -> Check:
     """Whether our namespace is there, and not stuck in its deletion."""
     name = f"Namespace {NAMESPACE}"
-    found = api.get(f"/api/v1/namespaces/{NAMESPACE}")
-    if found is None:
+    document = api.get(f"/api/v1/namespaces/{NAMESPACE}")
+    if document is None:
         return Check(name, passed=False, finding="missing", cure="kubectl apply -f manifests/base/namespace.yaml")
-    if part(found, "status").get("phase") != "Terminating":
+    if part(document, "status").get("phase") != "Terminating":
         return Check(name, passed=True, finding="there")
-    why = " ".join(str(condition.get("message")) for condition in conditions_of(found).values() if _is_true(condition))
+    why = " ".join(
+        str(condition.get("message")) for condition in conditions_of(document).values() if _is_true(condition)
+    )
     return Check(
         name,
         passed=False,
@@ -177,7 +179,7 @@ def _missing(context: Json) -> list[str]:
         "capabilities.drop: [ALL]": "ALL" in list[object](parts(part(context, "capabilities"), "drop")),
         "seccompProfile": part(context, "seccompProfile").get("type") in PROFILES,
     }
-    return [what for what, said in needed.items() if not said]
+    return [what for what, stated in needed.items() if not stated]
 
 
 def _pod_profile(api: KubernetesApi) -> bool:

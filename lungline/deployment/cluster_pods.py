@@ -25,26 +25,28 @@ def unscheduled(api: KubernetesApi, ours: tuple[str, ...]) -> Check:
 
 def refused(api: KubernetesApi, ours: tuple[str, ...]) -> Check:
     """Pods that their ReplicaSet or StatefulSet cannot create: by Pod Security, a quota, or a webhook."""
-    found: list[str] = []
+    failures: list[str] = []
     for place in dict.fromkeys(ours):
         for item in parts(api.get(f"/apis/apps/v1/namespaces/{place}/replicasets") or {}, "items"):
             condition = conditions_of(item).get("ReplicaFailure", {})
             if condition.get("status") == "True" and part(item, "spec").get("replicas"):
-                found.append(f"{_place(item)}: {str(condition.get('message')).rstrip('.')}")
+                failures.append(f"{_place(item)}: {str(condition.get('message')).rstrip('.')}")
     cure = f"kubectl -n {ours[0]} get events --field-selector reason=FailedCreate"
-    return Check("Pods are admitted", not found, _listed(found) or "all", cure)
+    return Check("Pods are admitted", not failures, _listed(failures) or "all", cure)
 
 
 def failing(api: KubernetesApi, ours: tuple[str, ...]) -> Check:
     """Containers that crash, or whose image cannot be had."""
-    found = [
+    failures = [
         f"{_place(pod)}: {trouble.rstrip('.')}"
         for pod in _pods(api, ours)
         if conditions_of(pod).get("PodScheduled", {}).get("status") != "False"
         and part(pod, "status").get("phase") not in {"Succeeded", "Failed"}
         for trouble in troubles(pod)
     ]
-    return Check("Containers run", not found, _listed(found) or "all", "kubectl describe pod, kubectl logs --previous")
+    return Check(
+        "Containers run", not failures, _listed(failures) or "all", "kubectl describe pod, kubectl logs --previous"
+    )
 
 
 CHECKS: dict[str, Callable[[KubernetesApi, tuple[str, ...]], Check]] = {
@@ -66,6 +68,6 @@ def _place(item: Json) -> str:
     return f"{part(item, 'metadata').get('namespace')}/{name_of(item)}"
 
 
-def _listed(found: list[str]) -> str:
-    more = f" ... and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    return "; ".join(found[:SHOWN]) + more
+def _listed(findings: list[str]) -> str:
+    more = f" ... and {len(findings) - SHOWN} more" if len(findings) > SHOWN else ""
+    return "; ".join(findings[:SHOWN]) + more

@@ -197,8 +197,8 @@ class ClusterDeployment:
             return None, str(exc)
         if service is None or status is None or part(service, "metadata").get("deletionTimestamp"):
             raise PromotionConflict("Somebody deleted the InferenceService meanwhile.")
-        if (found := ModelFields.of(service)) != wanted:
-            raise PromotionConflict(f"Somebody else changed the InferenceService meanwhile: it names {found} now.")
+        if (current := ModelFields.of(service)) != wanted:
+            raise PromotionConflict(f"Somebody else changed the InferenceService meanwhile: it names {current} now.")
         return status, status.sentence(version)
 
     def _service(self) -> Json | None:

@@ -144,11 +144,11 @@ def watch(
 def _still_out(deployment: ClusterDeployment, canary: tuple[str, int]) -> None:
     """Raise PromotionConflict when the canary is not the one that is watched: its figures say nothing of another."""
     try:
-        found = deployment.canary()
+        current = deployment.canary()
     except ClusterUnavailable:
         return  # it restarts; a withdrawal waits for it
-    if found != canary:
-        now = f"version {found[0]} takes {found[1]} %" if found else "none is out"
+    if current != canary:
+        now = f"version {current[0]} takes {current[1]} %" if current else "none is out"
         raise PromotionConflict(f"Somebody else ended the trial of version {canary[0]}: {now}.")
 
 

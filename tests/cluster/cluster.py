@@ -105,9 +105,12 @@ def install(cluster: Cluster) -> None:
 
 def _all_served(cluster: Cluster) -> bool:
     """Whether the API server serves every kind that was registered."""
-    found = cluster.plane.api.items("/apis/apiextensions.k8s.io/v1/customresourcedefinitions")
-    conditions = [item.get("status", {}).get("conditions") or [] for item in found]
-    return all(any(one["type"] == "Established" and one["status"] == "True" for one in each) for each in conditions)
+    definitions = cluster.plane.api.items("/apis/apiextensions.k8s.io/v1/customresourcedefinitions")
+    conditions = [item.get("status", {}).get("conditions") or [] for item in definitions]
+    return all(
+        any(condition["type"] == "Established" and condition["status"] == "True" for condition in each)
+        for each in conditions
+    )
 
 
 def product_api(kubeconfig: Path) -> KubernetesApi:

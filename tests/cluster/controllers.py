@@ -83,8 +83,8 @@ class Controllers:
         """Lead a Service to the process: an EndpointSlice instead of the selector of pods."""
         service = controller.service
         path = f"/api/v1/namespaces/{controller.namespace}/services/{service}"
-        found = self._plane.api.patch(path, {"spec": {"selector": None}})
-        name = next(port.get("name", "") for port in found["spec"]["ports"] if port["port"] in (443, 8080))
+        patched = self._plane.api.patch(path, {"spec": {"selector": None}})
+        name = next(port.get("name", "") for port in patched["spec"]["ports"] if port["port"] in (443, 8080))
         slice_ = {
             "metadata": {"name": f"{service}-process", "labels": {"kubernetes.io/service-name": service}},
             "addressType": "IPv4",
@@ -111,13 +111,13 @@ class Controllers:
             process.wait_until(lambda where=(address, port): _listens(*where), START_SECONDS)
         webhook = self._plane.process(CONTROLLERS[0].program)
         for document in configurations:
-            webhook.wait_until(lambda found=document: self._has_bundle(found), START_SECONDS)
+            webhook.wait_until(lambda configuration=document: self._has_bundle(configuration), START_SECONDS)
 
     def _has_bundle(self, document: Object) -> bool:
         plural = document["kind"].lower() + "s"
         path = f"/apis/admissionregistration.k8s.io/v1/{plural}/{document['metadata']['name']}"
-        found = self._plane.api.get(path)
-        return bool(found) and all(webhook["clientConfig"].get("caBundle") for webhook in found["webhooks"])
+        webhooks = self._plane.api.get(path)
+        return bool(webhooks) and all(webhook["clientConfig"].get("caBundle") for webhook in webhooks["webhooks"])
 
 
 def _listens(address: str, port: int) -> bool:

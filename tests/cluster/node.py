@@ -71,8 +71,8 @@ class Node:
         """The output of containerd's own client, in the kubelet's name space of images and containers."""
         command = ["ctr", f"--address={self.socket}", "--namespace=k8s.io", *words]
         done = subprocess.run(command, stdin=stdin, capture_output=True, check=False, timeout=timeout)
-        said = (done.stdout + done.stderr).decode(errors="replace")
-        assert done.returncode == 0 or not check, f"ctr {' '.join(words)}: {said[-2000:]}"
+        output = (done.stdout + done.stderr).decode(errors="replace")
+        assert done.returncode == 0 or not check, f"ctr {' '.join(words)}: {output[-2000:]}"
         return done.stdout.decode(errors="replace")
 
     def _ready(self) -> bool:

@@ -57,8 +57,8 @@ def _activator() -> Object:
 def gateway() -> list[Object]:
     """Kourier as upstream installs it, with Envoy of PyPI."""
     paths = sorted((upstream.UPSTREAM / "net-kourier/config").glob("*.yaml"))
-    found = [document for path in paths for document in yaml.safe_load_all(path.read_text()) if document]
-    return [_set_up(document) for document in found if document["kind"] not in upstream.LEFT_OUT]
+    documents = [document for path in paths for document in yaml.safe_load_all(path.read_text()) if document]
+    return [_set_up(document) for document in documents if document["kind"] not in upstream.LEFT_OUT]
 
 
 def _set_up(document: Object) -> Object:
@@ -121,7 +121,7 @@ def _dns_pod(labels: dict[str, str]) -> Object:
 
 def volumes(folder: Path) -> list[Object]:
     """Local volumes for every claim of the overlay: as on a block device, the kubelet gives them the pod's group."""
-    found: list[Object] = []
+    workloads: list[Object] = []
     for name in ("first", "second"):
         own = folder / name
         own.mkdir(parents=True, exist_ok=True)
@@ -134,8 +134,8 @@ def volumes(folder: Path) -> list[Object]:
             "nodeAffinity": {"required": {"nodeSelectorTerms": [term]}},
         }
         metadata = {"name": name}
-        found.append({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": metadata, "spec": spec})
-    return found
+        workloads.append({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": metadata, "spec": spec})
+    return workloads
 
 
 def kafka_service(port: int, namespace: str = "lungline") -> list[Object]:

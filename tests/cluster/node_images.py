@@ -12,16 +12,16 @@ LOAD_SECONDS = 900
 def load_images(node: Node) -> list[str]:
     """Bring every image that containerd lacks, or has in an older form; the names of what was brought."""
     noted = node.images / "loaded.json"
-    known: dict[str, str] = json.loads(noted.read_text()) if noted.exists() else {}
+    digests: dict[str, str] = json.loads(noted.read_text()) if noted.exists() else {}
     present = set(node.ctr("images", "list", "--quiet").split())
     brought: list[str] = []
     for name in (image.name for image in images()):
         identity = _identity(name)
-        if known.get(name) == identity and name in present:
+        if digests.get(name) == identity and name in present:
             continue
         _load(node, name)
-        known[name] = identity
-        noted.write_text(json.dumps(known))
+        digests[name] = identity
+        noted.write_text(json.dumps(digests))
         brought.append(name)
     node.ctr("images", "tag", "--force", TOOLS_IMAGE, PIPELINE)
     return brought

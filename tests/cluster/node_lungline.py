@@ -40,9 +40,9 @@ class Lungline:
 
     def secret(self, name: str, key: str) -> str:
         """A value of a secret, as a person reads it with kubectl."""
-        found = self.cluster.plane.api.get(f"/api/v1/namespaces/{NAMESPACE}/secrets/{name}")
-        assert found, f"no secret {name}"
-        return base64.b64decode(found["data"][key]).decode()
+        secret = self.cluster.plane.api.get(f"/api/v1/namespaces/{NAMESPACE}/secrets/{name}")
+        assert secret, f"no secret {name}"
+        return base64.b64decode(secret["data"][key]).decode()
 
     def settings(self, user: str, **others: Any) -> Settings:
         """The cluster's own settings, with the keys of one of the store's users."""
@@ -70,9 +70,9 @@ class Lungline:
 
     def service(self) -> Object:
         """The InferenceService now."""
-        found = self.cluster.plane.api.get(ISVC)
-        assert found
-        return found
+        service = self.cluster.plane.api.get(ISVC)
+        assert service
+        return service
 
     def pods(self, selector: str, namespace: str = NAMESPACE) -> list[Object]:
         return self.cluster.plane.api.items(f"/api/v1/namespaces/{namespace}/pods?labelSelector={selector}")

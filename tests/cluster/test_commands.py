@@ -180,7 +180,7 @@ def _uri(cluster: Cluster) -> str:
 
 def _is_ready(cluster: Cluster) -> bool:
     conditions = _service(cluster)["status"]["conditions"]
-    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 
 def _shares(cluster: Cluster) -> list[int]:

@@ -210,7 +210,7 @@ def _results(lungline: Lungline, prefix: str) -> int:
     """How many result records the store has for uploads with a prefix."""
     storage = Storage.from_settings(lungline.settings("reconcile"))
     bucket = lungline.settings("reconcile").results_bucket
-    records = [json.loads(storage.get(bucket, found.key).data) for found in storage.list(bucket, "results/")]
+    records = [json.loads(storage.get(bucket, info.key).data) for info in storage.list(bucket, "results/")]
     return sum(record["upload"]["key"].startswith(prefix) for record in records)
 
 

@@ -19,8 +19,8 @@ GROUPS = {"Deployment": "apps", "StatefulSet": "apps", "Job": "batch"}
 def applied(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
     """An overlay by its name, once `kubectl apply --server-side -k` has taken it whole; deleted at the end."""
     cluster.create_secrets()
-    said = cluster.apply_overlay(request.param)
-    assert "Warning" not in said, said
+    output = cluster.apply_overlay(request.param)
+    assert "Warning" not in output, output
     yield request.param
     cluster.remove_overlay()
 
@@ -76,5 +76,5 @@ def _generations(cluster: Cluster, overlay: str) -> dict[tuple[str, str], int]:
     named = {(item["kind"], item["metadata"]["name"]) for item in objects(overlay)}
     kinds = ",".join(sorted({kind for kind, _ in named} - CLUSTER_WIDE))
     items = cluster.items(kinds, NAMESPACE)
-    found = {(item["kind"], item["metadata"]["name"]): item["metadata"].get("generation", 0) for item in items}
-    return {key: generation for key, generation in found.items() if key in named}
+    generations = {(item["kind"], item["metadata"]["name"]): item["metadata"].get("generation", 0) for item in items}
+    return {key: generation for key, generation in generations.items() if key in named}

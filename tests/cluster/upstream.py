@@ -59,17 +59,17 @@ def missing() -> str | None:
 
 def crds() -> list[Object]:
     """The CRDs of every component, each once."""
-    found: dict[str, Object] = {}
+    definitions: dict[str, Object] = {}
     for path in sorted(CRDS.glob("*.yaml")):
         if not path.name.startswith(SHIPPED):
-            found |= {document["metadata"]["name"]: document for document in _crds_of(path)}
+            definitions |= {document["metadata"]["name"]: document for document in _crds_of(path)}
     for path in sorted(UPSTREAM.rglob("*.yaml")):
-        found |= {document["metadata"]["name"]: document for document in _crds_of(path)}
+        definitions |= {document["metadata"]["name"]: document for document in _crds_of(path)}
     for path in gateway_crds():
-        found |= {document["metadata"]["name"]: document for document in _crds_of(path)}
+        definitions |= {document["metadata"]["name"]: document for document in _crds_of(path)}
     # Its conversion needs Knative's Kafka controllers; the two versions have the same schema.
-    found["kafkasources.sources.knative.dev"]["spec"]["conversion"] = {"strategy": "None"}
-    return [*found.values(), *_cert_manager()]
+    definitions["kafkasources.sources.knative.dev"]["spec"]["conversion"] = {"strategy": "None"}
+    return [*definitions.values(), *_cert_manager()]
 
 
 def _cert_manager() -> list[Object]:
@@ -185,8 +185,8 @@ def _is_webhook(document: Object) -> bool:
 
 
 def _crds_of(path: Path) -> list[Object]:
-    found = [document for document in _load(path) if document.get("kind") == "CustomResourceDefinition"]
-    return [document for document in found if "group" in document.get("spec", {})]  # the others are patches
+    definitions = [document for document in _load(path) if document.get("kind") == "CustomResourceDefinition"]
+    return [document for document in definitions if "group" in document.get("spec", {})]  # the others are patches
 
 
 def _load(path: Path) -> list[Object]:

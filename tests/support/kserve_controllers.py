@@ -128,8 +128,8 @@ class Controllers:
             self._rolled_out = ready.name
         configuration = _condition("", newest.state)
         if newest.state == "False":
-            told = f'Revision "{newest.name}" failed with message: {newest.failure()[1]}.'
-            configuration = _condition("", "False", "RevisionFailed", told)
+            message = f'Revision "{newest.name}" failed with message: {newest.failure()[1]}.'
+            configuration = _condition("", "False", "RevisionFailed", message)
         route = self._route(newest, ready)
         whole = min(configuration, route, key=lambda condition: ("False", "Unknown", "True").index(condition["status"]))
         predictor: Object = {"latestCreatedRevision": newest.name, "traffic": traffic}
@@ -158,8 +158,8 @@ class Controllers:
             return _condition("", "True")
         stale = self._was_failed and time.monotonic() < self._changed_at + self.stale
         if stale or newest.state == "False":
-            told = f'Configuration "{newest.name.rpartition("-")[0]}" does not have any ready Revision.'
-            return _condition("", "False", "RevisionMissing", told)
+            message = f'Configuration "{newest.name.rpartition("-")[0]}" does not have any ready Revision.'
+            return _condition("", "False", "RevisionMissing", message)
         return _condition("", "Unknown", "RevisionMissing")
 
     def _model_status(self, newest: PlayedRevision, whole: Object) -> Object:

@@ -172,18 +172,18 @@ def withdrawn_canary_gets_no_requests_again(cluster: ClusterUnderTest) -> None:
     promote(cluster, 1)
     deployment(cluster).try_out(uri(2), "2", 10)
     deployment(cluster).withdraw()
-    told: list[str] = []
+    sentences: list[str] = []
     cluster.pods_become_ready(None)
     with pytest.raises(ModelNotReady):
-        deployment(cluster, ready=EVER, on_progress=told.append).deploy(uri(3), "3")
+        deployment(cluster, ready=EVER, on_progress=sentences.append).deploy(uri(3), "3")
     assert deployment(cluster).serving() == "1"
     cluster.pods_become_ready(5)
-    deployment(cluster, on_progress=told.append).try_out(uri(4), "4", 10)
+    deployment(cluster, on_progress=sentences.append).try_out(uri(4), "4", 10)
     assert deployment(cluster).serving() == "1"
     deployment(cluster).withdraw()
-    deployment(cluster, on_progress=told.append).deploy(uri(5), "5")
-    assert told
-    assert not [sentence for sentence in told if "version 2" in sentence or "beside version 4" in sentence]
+    deployment(cluster, on_progress=sentences.append).deploy(uri(5), "5")
+    assert sentences
+    assert not [sentence for sentence in sentences if "version 2" in sentence or "beside version 4" in sentence]
     assert deployment(cluster).serving() == "5"
 
 
