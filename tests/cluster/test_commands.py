@@ -120,6 +120,24 @@ def test_a_worse_canary_is_withdrawn(cluster: Cluster, person: Person) -> None:
     assert predictor["canaryTrafficPercent"] == 0
 
 
+def test_the_doctor_names_what_has_no_controller_here(cluster: Cluster, person: Person) -> None:
+    """Strimzi, the Kafka broker's controllers and Kubeflow Pipelines are not here; the rest is right."""
+    cluster.node.predictor = 2.0
+    person.run("promote", "3", *ON, *WHO)
+    administrator = Person(cluster, {}, cluster.plane.kubeconfig)
+    eventually(lambda: _is_ready(cluster), 60)
+    done = administrator.tried("doctor", "--cluster")
+    checks = {check["name"]: check for check in json.loads(done.stdout)}
+    failed = sorted(name for name, check in checks.items() if not check["passed"])
+    print("\n".join(f"{name}: {checks[name]['finding']}" for name in failed))
+    assert done.returncode == 1
+    assert checks["inferenceservices/pneumonia"]["passed"]
+    assert checks["deployments/worklist"]["passed"]
+    assert checks["Kubernetes"]["finding"] == "1.34"
+    absent = ("pipeline", "kafka", "broker", "trigger")
+    assert [name for name in failed if not any(word in name.lower() for word in absent)] == []
+
+
 def test_a_crash_is_told_and_the_champion_serves_on(cluster: Cluster, person: Person) -> None:
     """Knative looks at a crashed pod when its deadline has passed: 200 s by the manifest, shorter here."""
     cluster.node.predictor = 2.0
@@ -148,24 +166,6 @@ def test_one_of_two_promotions_at_once_is_refused(cluster: Cluster, person: Pers
     assert _uri(cluster) == f"s3://lungline-models/pneumonia/{winners[0]}/"
     (loser,) = (done for done in codes.values() if done.returncode)
     assert "Traceback" not in loser.stderr
-
-
-def test_the_doctor_names_what_has_no_controller_here(cluster: Cluster, person: Person) -> None:
-    """Strimzi, the Kafka broker's controllers and Kubeflow Pipelines are not here; the rest is right."""
-    cluster.node.predictor = 2.0
-    person.run("promote", "3", *ON, *WHO)
-    administrator = Person(cluster, {}, cluster.plane.kubeconfig)
-    eventually(lambda: _is_ready(cluster), 60)
-    done = administrator.tried("doctor", "--cluster")
-    checks = {check["name"]: check for check in json.loads(done.stdout)}
-    failed = sorted(name for name, check in checks.items() if not check["passed"])
-    print("\n".join(f"{name}: {checks[name]['finding']}" for name in failed))
-    assert done.returncode == 1
-    assert checks["inferenceservices/pneumonia"]["passed"]
-    assert checks["deployments/worklist"]["passed"]
-    assert checks["Kubernetes"]["finding"] == "1.34"
-    absent = ("pipeline", "kafka", "broker", "trigger")
-    assert [name for name in failed if not any(word in name.lower() for word in absent)] == []
 
 
 def _service(cluster: Cluster) -> Object:
