@@ -1,6 +1,6 @@
 # The commands for people, hooks and CI. A fresh machine needs Python 3.11 and make; the rest is installed.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos cluster-test check format graph lock docs dashboards screenshots bench clean
+.PHONY: help setup demo test chaos kafka-test cluster-test check format graph lock docs dashboards screenshots bench clean
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -32,6 +32,9 @@ test: $(INSTALLED) ## run all tests (ARGS="-k events" for some)
 
 chaos: $(INSTALLED) ## kill every service and every pair of services under 300 uploads
 	@$(BIN)/python -m pytest -q -s -m chaos tests/test_chaos.py $(ARGS)
+
+kafka-test: $(INSTALLED) ## run the laptop's tools on Apache Kafka itself (Java 17 and Maven needed)
+	@$(BIN)/python -m pytest -q -m kafka tests/test_apache_kafka.py tests/test_apache_kafka_trigger.py tests/test_apache_kafka_stack.py $(ARGS)
 
 cluster-test: $(INSTALLED) ## run the manifests and promotions on a real Kubernetes, Knative and KServe (root and Go needed)
 	@$(BIN)/python -m tests.cluster $(ARGS)

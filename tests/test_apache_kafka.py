@@ -17,7 +17,7 @@ from tests.support.kafka_manifests import topics
 from tests.support.manifests_of import fresh_secrets
 from tests.support.object_store import free_ports
 
-pytestmark = pytest.mark.stack
+pytestmark = pytest.mark.kafka
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from worklist.database import entries
 from worklist.database.entries import Counters
 from worklist.database.session import Database
 
-pytestmark = pytest.mark.stack
+pytestmark = pytest.mark.kafka
 
 # What the laptop's tools need of a Kafka that is not theirs; they create no topics there.
 LAPTOP = [

@@ -20,7 +20,7 @@ from tests.support.apache_kafka import ADMIN, ApacheKafka, running_kafka
 from tests.support.fake_predictor import FakePredictor, fake_predictor
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.stack
+pytestmark = pytest.mark.kafka
 
 QUICK = RetryPolicy(retries=2, first_backoff_seconds=0.01, max_backoff_seconds=0.05)
 PARTITIONS = 3
@@ -198,7 +198,9 @@ def test_a_new_leader_takes_over(tmp_path: Path) -> None:
     with running_kafka(tmp_path, nodes=3, config=config) as kafka:
         made = kafka.settings(ADMIN, uploads_topic="made", results_topic="made-results", dead_letters_topic="made-dead")
         ensure_topics(made)
-        replicas = kafka.admin().list_topics(timeout=10).topics["made"].partitions[0].replicas
+        admin = kafka.admin()
+        eventually(lambda: "made" in admin.list_topics(timeout=10).topics, 30)  # each broker learns of it by itself
+        replicas = admin.list_topics(timeout=10).topics["made"].partitions[0].replicas
         assert len(replicas) == 3, "with one it would take no record at all"
         ours = with_topics(kafka, "leaders", tmp_path / "home")
         with fake_predictor() as fake, running_trigger(ours, fake):

@@ -47,11 +47,13 @@ def connected(settings: Settings) -> Settings:
 
 
 def results(settings: Settings, keys: set[str], seconds: float = 30) -> list[ResultRecord]:
-    """The result records of some uploads, one each."""
+    """The result records of some uploads, one each; under load an event may come twice, with the same record."""
 
     def matching(messages: list[Any]) -> list[ResultRecord]:
-        records = [ResultRecord.model_validate_json(message.value()) for message in messages]
-        return [record for record in records if record.upload.key in keys]
+        records = {
+            record.id: record for record in (ResultRecord.model_validate_json(message.value()) for message in messages)
+        }
+        return [record for record in records.values() if record.upload.key in keys]
 
     with tail(settings, settings.results_topic) as events:
         events.until(lambda messages: {record.upload.key for record in matching(messages)} == keys, seconds)

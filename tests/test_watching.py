@@ -225,7 +225,7 @@ def test_alerts_fire_for_what_is_really_broken(watched: WatchedStack) -> None:
         prometheus.await_firing("UploadsWithoutResults", "PredictorNotReady")
     _damage(watched.home)
     prometheus.await_firing("ModelRefused")
-    quiet = {"DiskFull", "CertificateExpires"}
+    quiet = {"CertificateExpires"} if disk_is_full(settings) else {"DiskFull", "CertificateExpires"}
     assert not quiet & prometheus.fired()
 
 
@@ -244,11 +244,17 @@ def _damage(home: Home) -> None:
     link.replace(home.file("predictor", "current"))
 
 
+def disk_is_full(settings: Settings) -> bool:
+    """Whether this machine's own disk is so full that the stack must say so."""
+    usage = shutil.disk_usage(settings.home)
+    return usage.free / usage.total < doctor.FREE_DISK
+
+
 def test_doctor_says_what_is_wrong_and_what_to_do(watched: WatchedStack) -> None:
     def run_checks() -> dict[str, Check]:
         return {check.name: check for check in doctor.check_metrics(stack.status(watched.settings))}
 
-    wrong = {"model", "dead letters", "notices", "drift"}
+    wrong = {"model", "dead letters", "notices", "drift"} | ({"room"} if disk_is_full(watched.settings) else set())
     until(lambda: {name for name, check in run_checks().items() if not check.passed} == wrong)
     checks = run_checks()
     assert list(checks) == ["model", "uploads", "dead letters", "worklist", "notices", "drift", "room"]
