@@ -134,9 +134,10 @@ def test_reading_survives_errors_of_server_and_proxy(
 ) -> None:
     with opened(browser, site, f"/x/{result.upload.identity}") as page:
         write_comment(page, result)
-        page.route("**/readings*", lambda route: route.fulfill(status=status, body="<h1>proxy</h1>"), times=2)
+        page.route("**/readings*", lambda route: route.fulfill(status=status, body="<h1>proxy</h1>"))
         page.keyboard.press("c")
-        expect(page.locator("#outbox")).to_contain_text("Not saved yet")
+        expect(page.locator("#outbox")).to_contain_text("Not saved yet", timeout=15000)
+        page.unroute("**/readings*")
         stored_once(page, site, "confirmed", "Pneumonia")
 
 
