@@ -46,7 +46,7 @@ def namespace(api: KubernetesApi) -> Check:
 
 
 def metrics(api: KubernetesApi) -> Check:
-    """Knative counts requests only when it is told to; canaries are compared by these counts."""
+    """Knative counts requests only with this setting; canaries are compared by these counts."""
     value = _data(api, "knative-serving", "config-observability").get("request-metrics-protocol")
     cure = "Without it canaries and alerts have no metrics: " + _patch(
         "knative-serving", "config-observability", "request-metrics-protocol", "prometheus"

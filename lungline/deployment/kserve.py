@@ -215,7 +215,7 @@ class ClusterDeployment:
 
     def _trouble(self) -> str:
         """Why the newest failing pod does not start, in its own words; empty when no pod reports a problem."""
-        # An error here must not hide the one that is told.
+        # An error here must not hide the one that is raised.
         with contextlib.suppress(LunglineError):
             for pod in reversed(self._list(f"/api/v1/namespaces/{self._namespace}/pods")):
                 if part(pod, "metadata", "labels").get("serving.kserve.io/inferenceservice") == self._name:

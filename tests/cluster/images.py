@@ -63,7 +63,7 @@ def images() -> Iterator[Image]:
 
 
 def kourier() -> Path:
-    """Kourier's program, which no registry has: whoever has it built from its repository puts it here."""
+    """Kourier's program. No registry has it: build it from its repository and put it here."""
     return cache_folder() / "kourier"
 
 

@@ -84,7 +84,7 @@ class Lungline:
         return reply.json()
 
     def query(self, sql: str, database: str = "worklist") -> list[list[str]]:
-        """Rows of a database of the cluster, asked for in its pod."""
+        """Rows of a database of the cluster, queried in its pod."""
         command = ("exec", "postgres-0", "--", "psql", "-h", "/var/run/postgresql", "-U", "postgres", "-At", "-F", "|")
         done = self.cluster.plane.kubectl("-n", NAMESPACE, *command, "-d", database, "-c", sql)
         return [line.split("|") for line in done.stdout.splitlines()]
