@@ -50,10 +50,9 @@ def small() -> Any:
 def recipe() -> Any:
     """The network of the default settings, as training exports it."""
     from lungline.settings import ModelSettings
-    from lungline.training.network import with_closer_crops
     from lungline.training.train import build
 
-    return with_closer_crops(build(ModelSettings(), seed=1))
+    return build(ModelSettings(), seed=1)
 
 
 def _write(folder: Path, network: str, unsure: float) -> None:

@@ -25,6 +25,7 @@ def evaluate(
     """
     import json
     import shutil
+    from dataclasses import replace
     from pathlib import Path
 
     from components import step_events
@@ -44,6 +45,8 @@ def evaluate(
         on_progress = step_events.every(2, step.progress)
         scores = scoring.score_split(loaded, data, "test", limits, on_progress=on_progress)
         corrupted = robustness.measure(loaded, scoring.cases(data, "test"), limits, most=40, on_progress=on_progress)
+        looks = scoring.with_looks(scores.evaluation, loaded, scoring.cases(data, "test"), limits)
+        scores = replace(scores, evaluation=looks)
         folder = Path(evaluation.path)
         scores.save(folder)
         (folder / "robustness.json").write_text(corrupted.model_dump_json(indent=2))

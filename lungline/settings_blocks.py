@@ -30,7 +30,7 @@ class Block(BaseModel):
 class ModelSettings(Block):
     """The network and its input."""
 
-    size: int = Field(default=96, ge=32, le=512, description="Side of the square network input, in pixels.")
+    size: int = Field(default=112, ge=32, le=512, description="Side of the square network input, in pixels.")
     geometry: Literal["stretch", "centre-crop"] = Field(
         default="stretch", description="How an image that is not square becomes square."
     )
@@ -58,6 +58,12 @@ class TrainSettings(Block):
         default=0.99, ge=0, lt=1, description="Decay per step of the exponential moving average of the weights."
     )
     augment: float = Field(default=1.0, ge=0, le=3, description="Strength of the augmentation; 0 turns it off.")
+    swap: float = Field(
+        default=0.5, ge=0, le=1, description="Share of images that get the surroundings of another image's lungs."
+    )
+    cover: float = Field(
+        default=0.15, ge=0, lt=1, description="Share of images whose lungs are hidden, to be left undecided."
+    )
     seed: int = Field(default=7, ge=0, description="Seed of shuffling, augmentation and initial weights.")
     sensitivity: float = Field(
         default=0.97, gt=0, le=1, description="Target sensitivity of the thresholds, outside the Unsure band."
@@ -140,6 +146,16 @@ class GateSettings(Block):
     refused_rate: float = Field(
         default=0.05, ge=0, le=1, description="Maximum share of images refused or not recognised as chest X-rays."
     )
+    heat_inside: float = Field(
+        default=0.7, ge=0, le=1, description="Minimum share of the heatmap inside the lungs, in confident pneumonias."
+    )
+    border_auc: float = Field(
+        default=0.75,
+        ge=0,
+        le=1,
+        description="Maximum AUC from the outer border alone: a model that reads the framing fails elsewhere.",
+    )
+    inside_auc: float = Field(default=0.85, ge=0, le=1, description="Minimum AUC from the inner part alone.")
     margin: float = Field(
         default=0.01, ge=0, le=1, description="AUC by which a challenger may fall behind the champion."
     )

@@ -10,7 +10,7 @@ from lungline.package.package import Package
 from lungline.settings import ModelSettings, load_settings
 from lungline.training.augment import augment, reframe
 from lungline.training.export import check, write_package
-from lungline.training.network import imagenet_weights, with_closer_crops
+from lungline.training.network import CLASSIFIER, build_classifier, imagenet_weights
 from lungline.training.train import Epoch, Trained, build, logits, preparation_of, train
 
 SETTINGS = load_settings(
@@ -32,7 +32,7 @@ def run(prepared: Prepared) -> tuple[Trained, list[Epoch]]:
 
 
 def test_the_network_starts_from_weights_that_know_edges_and_textures() -> None:
-    stem = build(SMALL).get_layer("conv_stem").get_weights()[0]
+    stem = build(SMALL).get_layer(CLASSIFIER).get_layer("conv_stem").get_weights()[0]
     assert np.allclose(stem[:, :, 0, :], imagenet_weights()["_conv_stem.weight"].sum(axis=1).transpose(1, 2, 0))
 
 
@@ -43,22 +43,13 @@ def test_random_weights_repeat_with_their_seed() -> None:
     assert any(not np.array_equal(a, b) for a, b in zip(first, other, strict=True))
 
 
-def test_the_logit_is_the_mean_of_the_map() -> None:
-    images = np.random.default_rng(0).random((3, 32, 32, 1), np.float32)
-    prediction = build(SMALL).predict(images, verbose="0")
-    assert prediction["logit"][:, 0] == pytest.approx(prediction["cam"].mean(axis=(1, 2)), abs=1e-5)
-
-
-def test_closer_crops_average_the_logits_of_one_pass() -> None:
-    """The logit is the mean over four crops; the map and the chest check stay those of the whole image."""
-    network = build(SMALL)
-    images = np.random.default_rng(0).random((3, 32, 32, 1), np.float32)
-    whole, closer = network.predict(images, verbose="0"), with_closer_crops(network).predict(images, verbose="0")
-    assert closer["cam"] == pytest.approx(whole["cam"], abs=1e-5)
-    assert closer["chest"] == pytest.approx(whole["chest"], abs=1e-5)
-    assert closer["logit"].shape == (3, 1)
-    flat = with_closer_crops(network).predict(np.full_like(images, 0.5), verbose="0")
-    assert flat["logit"] == pytest.approx(network.predict(np.full_like(images, 0.5), verbose="0")["logit"], abs=1e-4)
+def test_the_logit_is_the_mean_of_the_map_inside_the_lungs() -> None:
+    rng = np.random.default_rng(0)
+    images, field = rng.random((3, 32, 32, 1), np.float32), np.zeros((3, 2, 2), np.float32)
+    field[:, 0] = 1
+    seen = build_classifier(SMALL).predict([images, field], verbose="0")
+    inside, outside = seen["evidence"][:, 0].mean(axis=1), seen["evidence"][:, 1].mean(axis=1)
+    assert seen["logit"][:, 0] == pytest.approx((inside * 1.02 + outside * 0.02) / 1.04, abs=1e-5)
 
 
 def test_training_reports_every_epoch_in_order(run: tuple[Trained, list[Epoch]]) -> None:

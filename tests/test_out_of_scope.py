@@ -12,7 +12,7 @@ from lungline.package.card import Card, CodeFacts, DataFacts, Thresholds
 from lungline.package.package import NOT_A_CHEST, Package
 from lungline.settings import ModelSettings
 from lungline.training.export import write_package
-from lungline.training.network import build, with_closer_crops
+from lungline.training.network import build
 from lungline.training.ood_check import fit_chest_check
 from lungline.training.train import preparation_of
 
@@ -50,7 +50,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
         code=CodeFacts(version="0"),
     )
     folder = tmp_path_factory.mktemp("package") / "1"
-    write_package(folder, keras_model=with_closer_crops(network), card=card)
+    write_package(folder, keras_model=network, card=card)
     return Package.load(folder)
 
 

@@ -59,7 +59,7 @@ def evaluate_gate(
     """
     floors = [_floor(evaluation, name, settings) for name in ("auc", "accuracy", "sensitivity", "specificity")]
     ceilings = [_ceiling(evaluation, name, settings) for name in ("ece", "unsure_rate")]
-    rules = [*floors, *ceilings, _refusals(evaluation, settings)]
+    rules = [*floors, *ceilings, _refusals(evaluation, settings), *_looks(evaluation, settings)]
     if champion is not None:
         rules.append(_against(evaluation, champion, settings.margin, paired))
     failed = [rule.sentence for rule in rules if not rule.passed]
@@ -77,6 +77,17 @@ def _floor(evaluation: Evaluation, name: str, settings: GateSettings) -> GateRul
 def _ceiling(evaluation: Evaluation, name: str, settings: GateSettings) -> GateRule:
     value, limit = getattr(evaluation, name), float(getattr(settings, name))
     return _rule(name, value, limit, passed=value is not None and value <= limit, wanted="at most")
+
+
+def _looks(evaluation: Evaluation, settings: GateSettings) -> list[GateRule]:
+    """What the answers rest on; nothing for an evaluation that did not measure it, as those of earlier releases."""
+    if evaluation.border_auc is None and evaluation.inside_auc is None:
+        return []
+    return [
+        _floor(evaluation, "heat_inside", settings),
+        _ceiling(evaluation, "border_auc", settings),
+        _floor(evaluation, "inside_auc", settings),
+    ]
 
 
 def _refusals(evaluation: Evaluation, settings: GateSettings) -> GateRule:

@@ -14,12 +14,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lungline.errors import DataError
 from lungline.package.card import Thresholds
-from lungline.package.package import NOT_A_CHEST
+from lungline.package.package import NO_LUNGS, NOT_A_CHEST
 
 Floats = NDArray[np.floating[Any]]
 Labels = NDArray[np.integer[Any]]
 
 ECE_BINS = 15
+_DECIDED = ("sensitivity_decided", "specificity_decided")
+# Measured by lungline.evaluation.shortcuts.
+LOOKS = ("heat_inside", "border_auc", "inside_auc")
 RESAMPLES = 1000
 
 
@@ -67,7 +70,7 @@ class Evaluation(BaseModel):
 
     n: int = Field(description="Images with a prediction.")
     refused: int = Field(description="Images refused, which count in no other metric.")
-    doubted: int = Field(description="Images with a prediction that do not look like a chest X-ray.")
+    doubted: int = Field(description="Images with a prediction that are no chest X-ray, or have no lungs to outline.")
     classes: dict[str, int] = Field(description="Images with a prediction, by true class.")
     auc: float | None
     accuracy: float | None
@@ -81,11 +84,16 @@ class Evaluation(BaseModel):
     per_class: dict[str, dict[str, int]] = Field(description="Predicted labels of each true class.")
     operating: float
     intervals: dict[str, Interval]
+    heat_inside: float | None = Field(
+        default=None, description="Share of the heatmap inside the lungs, in confident pneumonias."
+    )
+    border_auc: float | None = Field(default=None, description="AUC from the outer border alone.")
+    inside_auc: float | None = Field(default=None, description="AUC from the inner part alone.")
 
     def metrics(self) -> dict[str, float]:
         """The scalar metrics that are not None, by name, for MLflow or a model card."""
-        names = ("auc", "accuracy", "sensitivity", "specificity", "ece", "unsure_rate")
-        values = {name: getattr(self, name) for name in (*names, "sensitivity_decided", "specificity_decided")}
+        names = ("auc", "accuracy", "sensitivity", "specificity", "ece", "unsure_rate", *_DECIDED, *LOOKS)
+        values = {name: getattr(self, name) for name in names}
         return {name: float(value) for name, value in values.items() if value is not None}
 
 
@@ -107,7 +115,7 @@ def summarise(
     return Evaluation(
         n=len(valid),
         refused=len(scored) - len(valid),
-        doubted=sum(case.reason == NOT_A_CHEST for case in valid),
+        doubted=sum(case.reason in (NOT_A_CHEST, NO_LUNGS) for case in valid),
         classes={"NORMAL": int(np.sum(labels == 0)), "PNEUMONIA": int(np.sum(labels == 1))},
         confusion={
             "tp": int(np.sum(positive & (labels == 1))),

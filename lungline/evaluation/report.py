@@ -29,6 +29,9 @@ _NAMES = {
     "unsure_rate": "Share Unsure",
     "sensitivity_decided": "Sensitivity without Unsure",
     "specificity_decided": "Specificity without Unsure",
+    "heat_inside": "Heatmap inside the lungs",
+    "border_auc": "AUC from the border alone",
+    "inside_auc": "AUC from the inside alone",
 }
 
 
@@ -102,6 +105,7 @@ def _facts(card: Card) -> dict[str, dict[str, object]]:
             "How chosen": thresholds.chosen,
             "Calibration": f"{calibration.kind}, scale {calibration.scale:.3f}, bias {calibration.bias:.3f}",
             "Chest check": card.chest.chosen if card.chest else "none",
+            "Lung model": card.lungs.source if card.lungs else "none: the evidence may lie outside the lungs",
         },
         "Origin": {
             "Data": f"{card.data.name}, digest {card.data.digest[:12]}, images: {counts or 'unknown'}",

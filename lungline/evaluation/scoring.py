@@ -1,7 +1,7 @@
 """Run a package over labelled images, as serving would, and keep each prediction with the metrics."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,10 @@ import numpy as np
 
 from lungline.datasets.prepared import Prepared
 from lungline.diagnosis.diagnoser import Diagnoser
-from lungline.evaluation.metrics import Case, Evaluation, Scored, summarise
+from lungline.evaluation import shortcuts
+from lungline.evaluation.metrics import LOOKS, Case, Evaluation, Scored, summarise
 from lungline.imaging.image import Limits
-from lungline.package.package import NOT_A_CHEST, Package
+from lungline.package.package import NO_LUNGS, NOT_A_CHEST, Package
 
 EVALUATION, SCORES = "evaluation.json", "scores.json"
 # Old names in scores.json, which a cached pipeline step may still hold.
@@ -74,6 +75,12 @@ def score_split(
     return Scores(summarise(scored, package.card.thresholds), tuple(scored))
 
 
+def with_looks(evaluation: Evaluation, package: Package, cases: Iterable[Case], limits: Limits) -> Evaluation:
+    """The evaluation with what the model's answers rest on: heat inside the lungs, border alone, inside alone."""
+    looks = shortcuts.measure(package, cases, limits)
+    return evaluation.model_copy(update={name: getattr(looks, name) for name in LOOKS})
+
+
 def cases(prepared: Prepared, split: str) -> Iterator[Case]:
     """The original files of val or test, with their true labels."""
     for row, data in prepared.originals(split):
@@ -88,13 +95,17 @@ def evaluate(
     seed: int = 0,
     on_progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Metrics of a package on (label, file bytes) pairs. Raises DataError when every image is refused.
+    """Metrics of a package on (label, file bytes) pairs, with what its answers rest on.
+
+    Raises DataError when every image is refused.
 
     Example:
         evaluate(Package.load(folder), [(0, normal.read_bytes()), (1, pneumonia.read_bytes())]).auc
     """
-    cases = (Case(label, data) for label, data in examples)
-    return summarise(score(package, cases, limits, on_progress=on_progress), package.card.thresholds, seed=seed)
+    cases = [Case(label, data) for label, data in examples]
+    scored = score(package, cases, limits, on_progress=on_progress)
+    evaluation = summarise(scored, package.card.thresholds, seed=seed)
+    return with_looks(evaluation, package, cases, limits or Limits())
 
 
 def score(
@@ -126,6 +137,13 @@ def _score_case(diagnoser: Diagnoser, case: Case) -> Scored:
         probability=prediction.probability,
         predicted=diagnosis.label,
         chest=prediction.chest,
-        reason=NOT_A_CHEST if NOT_A_CHEST in prediction.warnings else None,
+        reason=_doubt(prediction.warnings),
         side=min(image.width, image.height),
     )
+
+
+def _doubt(warnings: Sequence[str]) -> str | None:
+    """Why an image with a prediction is doubted: as no chest X-ray, or because its lungs cannot be outlined."""
+    if NOT_A_CHEST in warnings:
+        return NOT_A_CHEST
+    return NO_LUNGS if any(warning.startswith(NO_LUNGS) for warning in warnings) else None

@@ -49,6 +49,13 @@ class ChestCheck(_Part):
     chosen: str = Field(description="How the threshold was chosen, in one sentence.")
 
 
+class LungModel(_Part):
+    """The lung segmenter inside the network; an image whose lung field is implausible is Unsure."""
+
+    source: str = Field(description="What the segmenter was trained on, in one sentence.")
+    sha256: str = Field(description="Digest of its weights.")
+
+
 class DataFacts(_Part):
     """The data that the network was trained on."""
 
@@ -80,6 +87,9 @@ class Card(_Part):
     thresholds: Thresholds
     calibration: Calibration = Field(default_factory=Calibration)
     chest: ChestCheck | None = None
+    lungs: LungModel | None = Field(
+        default=None, description="None for packages of earlier releases, which have no lung model."
+    )
     data: DataFacts
     code: CodeFacts
     seed: int | None = None

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lungline.errors import PackageError
+from lungline.imaging.lungs import problem_of
 from lungline.package.card import CARD, MODEL, Calibration, Card, Thresholds, read_card
 
 # Two threads that swap the descriptors at once could leave the process without a stderr.
@@ -47,6 +48,7 @@ def quiet() -> Generator[None]:
 OUTPUTS = {"logit", "cam", "chest"}
 
 NOT_A_CHEST = "the image does not look like a frontal chest X-ray"
+NO_LUNGS = "the lungs cannot be outlined"
 
 Label = Literal["Normal", "Pneumonia", "Unsure"]
 
@@ -60,6 +62,7 @@ class Prediction:
     `probability` is the calibrated risk of pneumonia. `cam` (h, w) in 0..1 locates the evidence for it: the strongest
     region has the image's probability, the weakest 0. `chest` in 0..1 is the likeness to a frontal chest X-ray, None
     for a model without that check. `embedding` (16,) summarises the image for drift monitoring, None for older models.
+    `lungs` (h, w) in 0..1 is the lung field over the network's input, None for models without a lung segmenter.
     """
 
     probability: float
@@ -68,6 +71,7 @@ class Prediction:
     chest: float | None = None
     warnings: tuple[str, ...] = ()
     embedding: NDArray[np.float32] | None = None
+    lungs: NDArray[np.float32] | None = None
 
 
 class Package:
@@ -130,12 +134,16 @@ class Package:
         cam = _evidence(self.card.calibration.scale * outputs["cam"][0], probability)
         label = label_of(probability, self.card.thresholds)
         embedding = outputs["embedding"][0] if "embedding" in outputs else None
-        if self.card.chest is None:
-            return Prediction(probability, label, cam, embedding=embedding)
-        chest = float(Calibration().probability(outputs["chest"]).ravel()[0])
-        if chest < self.card.chest.threshold:
-            return Prediction(probability, "Unsure", cam, chest, (NOT_A_CHEST,), embedding)
-        return Prediction(probability, label, cam, chest, embedding=embedding)
+        lungs = outputs["lungs"][0] if "lungs" in outputs else None
+        chest = None
+        doubts: list[str] = []
+        if self.card.chest is not None:
+            chest = float(Calibration().probability(outputs["chest"]).ravel()[0])
+            if chest < self.card.chest.threshold:
+                doubts.append(NOT_A_CHEST)
+        if self.card.lungs is not None and lungs is not None and (problem := problem_of(lungs)):
+            doubts.append(f"{NO_LUNGS}: {problem}")
+        return Prediction(probability, "Unsure" if doubts else label, cam, chest, tuple(doubts), embedding, lungs)
 
 
 def _evidence(odds: NDArray[np.float32], probability: float) -> NDArray[np.float32]:

@@ -53,19 +53,24 @@ def disturbed(
     return np.concatenate(made)
 
 
-def augment(images: "tf.Tensor", strength: float, seed: "tf.Tensor") -> "tf.Tensor":
-    """Change float32 images (N, size, size, 1) in 0..1 at random; `seed` is an int32 pair that fixes the outcome."""
+def augment(images: Any, strength: float, seed: "tf.Tensor") -> Any:
+    """Change float32 images (N, size, size, channels) in 0..1 at random; `seed`, an int32 pair, fixes the outcome.
+
+    Channels beyond the first, such as a lung field, move with the image and keep their values.
+    """
     import tensorflow as tf
 
     if strength == 0:
         return images
     seeds = tf.unstack(tf.random.split(seed, 5))
     images = _place(images, strength, seeds[0])
+    images, others = images[..., :1], images[..., 1:]
     images = _soften(images, strength, seeds[1])
     images = _expose(images, strength, seeds[2])
     (level,) = _uniform(tf.shape(images)[0], seeds[3], 0.03 * strength, 1)
     noise = tf.random.stateless_normal(tf.shape(images), seeds[4])
-    return tf.clip_by_value(images + tf.reshape(level, (-1, 1, 1, 1)) * noise, 0.0, 1.0)
+    images = tf.clip_by_value(images + tf.reshape(level, (-1, 1, 1, 1)) * noise, 0.0, 1.0)
+    return tf.concat([images, others], axis=-1) if others.shape[-1] else images
 
 
 def _uniform(count: Any, seed: "tf.Tensor", reach: float, columns: int) -> "list[tf.Tensor]":

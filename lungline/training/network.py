@@ -1,8 +1,8 @@
-"""The network: the first four stages of EfficientNet-Lite0, and a head that ends in a map of local evidence.
+"""The network: a lung segmenter, a crop around the lungs, and a classifier that ends in a map of local evidence.
 
-The image's logit is the mean of that map, so the map is an exact class activation map from the same forward pass and
-the same weights: no gradients, no second model. Four of seven stages: the other three hold nine tenths of the weights
-and were no better.
+The classifier has the first four stages of EfficientNet-Lite0. The image's logit is the mean of its map, weighted by
+the lung field, so the map is an exact class activation map from the same forward pass and the same weights: no
+gradients, no second model. Four of seven stages: the other three hold nine tenths of the weights and were no better.
 """
 
 # pyright: basic
@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from lungline.errors import SettingsError
 from lungline.settings import ModelSettings
+from lungline.training.lung_crop import crop, lung_box, uncrop
+from lungline.training.lungs import SIDE, load_segmenter
 
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _TYPES = {"FloatStorage": "<f4", "LongStorage": "<i8"}
@@ -89,8 +91,10 @@ if TYPE_CHECKING:
 
 # Blocks, kernel, stride of the first block, expansion, channels.
 STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80))
-# Share of each edge that the closer crops leave out.
-CROPS = (0.02, 0.04, 0.06)
+# Share of the image's side that the crop around the lungs gets as its own side: lungs fill about three quarters.
+CROP_SHARE = 0.75
+# The lungs that pooling sees where the field is empty.
+FLOOR = 0.02
 # Layers of the chest check: its input, its own weights, and its output.
 CHEST_MAPS, CHEST_MIX, CHEST_HIDDEN, CHEST_KINDS, OUTPUT = (
     "chest_maps",
@@ -106,21 +110,53 @@ FEATURES = "embedding_features"
 # The layer that summarises an image for drift monitoring, and its width: enough to tell scanners apart, few enough
 # numbers to store in every result.
 EMBEDDING, EMBEDDED = "embedding", 16
+CLASSIFIER, SEGMENTER = "classifier", "lungs"
 
 
 def build(settings: ModelSettings, seed: int = 0) -> "keras.Model":
-    """An untrained network: image (N, size, size, 1) in 0..1 -> `logit`, `cam`, `chest` and `embedding`.
+    """A network with an untrained classifier: image (N, size, size, 1) in 0..1 -> six outputs.
 
-    `logit` (N, 1) is for pneumonia, `cam` (N, size/16, size/16) the local logits, whose mean it is. `chest` (N, 1)
-    is the logit of being a frontal chest X-ray; its layer is fitted after training, by lungline.training.ood_check.
-    `embedding` (N, 16) are the same features in few numbers, fitted by lungline.training.embedding.
-    Raises SettingsError when the settings ask for ImageNet weights and they are not installed.
+    `logit` (N, 1) is for pneumonia: the mean of local logits, weighted by the lung field. `cam` (N, size/4, size/4) are
+    the local logits over the whole image; outside the lungs they are the weakest of those inside. `lungs` (N, 48, 48)
+    is the lung field in 0..1. `chest` (N, 1) is the logit of being a frontal chest X-ray; its layer is fitted after
+    training, by lungline.training.ood_check. `embedding` (N, 16) are the same features in few numbers, fitted by
+    lungline.training.embedding. Raises SettingsError when the settings ask for ImageNet weights and they are not
+    installed.
     """
     import keras
 
     keras.utils.set_random_seed(seed)
+    ops: Any = keras.ops
+    segmenter: Any = load_segmenter()
+    classifier: Any = build_classifier(settings)
+    image: Any = keras.Input((settings.size, settings.size, 1), name="image")
+    small = keras.layers.Resizing(SIDE, SIDE, name="small")(image)
+    outline, context = segmenter(small)
+    field = ops.sigmoid(outline)[..., 0]
+    box = lung_box(field)
+    side, grid = classifier.output["evidence"].shape[1], max(8, settings.size // 4)
+    local = crop(field, box, side)
+    seen = classifier([crop(image[..., 0], box, classifier.input_shape[0][1])[..., None], local])
+    outputs = {
+        "logit": seen["logit"],
+        "cam": _over_image(seen["evidence"], local, box, field, grid),
+        "lungs": keras.layers.Identity(name="field")(field),
+        **_side_outputs(seen["early"], seen["late"], context),
+    }
+    model = keras.Model(image, outputs, name="pneumonia")
+    kernel, bias = model.get_layer(CHEST_KINDS).get_weights()
+    bias[0] = 20.0  # an unfitted check doubts nothing
+    model.get_layer(CHEST_KINDS).set_weights([0 * kernel, bias])
+    return model
+
+
+def build_classifier(settings: ModelSettings) -> "keras.Model":
+    """An untrained classifier: crop (N, side, side, 1) and its lung field (N, map, map) -> `logit` and features."""
+    import keras
+
     layers: Any = keras.layers
-    image = keras.Input((settings.size, settings.size, 1), name="image")
+    side = crop_side(settings.size)
+    image = keras.Input((side, side, 1), name="crop")
     x = layers.Rescaling(255 / 128, offset=-127 / 128, name="scale")(image)
     x = layers.Conv2D(32, 3, strides=2, padding="same", use_bias=False, name="conv_stem")(x)
     x = _norm(x, "bn0")
@@ -128,49 +164,35 @@ def build(settings: ModelSettings, seed: int = 0) -> "keras.Model":
     for number, (kernel, stride, expansion, channels) in enumerate(_blocks()):
         x = _block(x, f"blocks.{number}.", kernel=kernel, stride=stride, expansion=expansion, channels=channels)
         seen.append(x)
+    field: Any = keras.Input(x.shape[1:3], name="local_field")
     x = layers.Conv2D(settings.width, 1, use_bias=False, name="head")(x)
     x = _norm(x, "head_norm")
     x = layers.SpatialDropout2D(settings.dropout, name="dropout")(x)
     evidence = layers.Conv2D(1, 1, kernel_initializer=keras.initializers.RandomNormal(stddev=0.01), name="evidence")(x)
-    outputs = {
-        "logit": layers.GlobalAveragePooling2D(name="logit")(evidence),
-        "cam": layers.Reshape(evidence.shape[1:3], name="cam")(evidence),
-        **_side_outputs(seen[4], seen[7]),
-    }
-    model = keras.Model(image, outputs, name="pneumonia")
-    kernel, bias = model.get_layer(CHEST_KINDS).get_weights()
-    bias[0] = 20.0  # an unfitted check doubts nothing
-    model.get_layer(CHEST_KINDS).set_weights([0 * kernel, bias])
+    evidence = layers.Reshape(evidence.shape[1:3], name="local_logits")(evidence)
+    weight = field + FLOOR
+    ops: Any = keras.ops
+    logit = ops.sum(evidence * weight, axis=(1, 2)) / ops.sum(weight, axis=(1, 2))
+    outputs = {"logit": logit[:, None], "evidence": evidence, "early": seen[4], "late": seen[-1]}
+    model = keras.Model([image, field], outputs, name=CLASSIFIER)
     if settings.weights == "imagenet":
         _start_from_imagenet(model)
     return model
 
 
-def with_closer_crops(network: "keras.Model") -> "keras.Model":
-    """A trained network that averages the logits of the image and of three slightly closer crops.
+def crop_side(size: int) -> int:
+    """The side of the crop around the lungs for a network input of this side: a multiple of 16."""
+    return max(32, round(size * CROP_SHARE / 16) * 16)
 
-    Same input and outputs, one forward pass: the crops are rows of one batch. All outputs but `logit` are of the whole
-    image. Framing is chance: averaging over it reduces the variance that it adds.
-    """
+
+def _over_image(evidence: Any, local: Any, box: Any, field: Any, grid: int) -> Any:
+    """Local logits over the whole image; a place outside the lungs is as weak as the weakest inside."""
     import keras
 
-    layers: Any = keras.layers
-    image = keras.Input(network.input_shape[1:], name="image")
-    size = network.input_shape[1]
-    crops = [image]
-    for share in CROPS:
-        edge = max(1, round(size * share))
-        crops.append(layers.Resizing(size, size, name=f"crop_{len(crops)}")(layers.Cropping2D(edge)(image)))
-    outputs = network(layers.Concatenate(axis=0, name="crops")(crops))
-    count = len(crops)
-    whole: dict[str, Any] = {name: keras.ops.reshape(x, (count, -1, *x.shape[1:])) for name, x in outputs.items()}
-    outputs = {
-        "logit": keras.ops.mean(whole["logit"], axis=0),
-        "cam": whole["cam"][0],
-        "chest": whole["chest"][0],
-        "embedding": whole["embedding"][0],
-    }
-    return keras.Model(image, outputs, name="pneumonia")
+    ops: Any = keras.ops
+    weakest = ops.minimum(ops.min(ops.where(local > 0.3, evidence, 50.0), axis=(1, 2), keepdims=True), 0.0)
+    fine = keras.layers.Resizing(grid, grid, name="field_on_map")(field[..., None])[..., 0]
+    return keras.layers.Identity(name="cam")(weakest + fine * (uncrop(evidence, box, grid) - weakest))
 
 
 def _blocks() -> Iterator[tuple[int, int, int, int]]:
@@ -202,15 +224,22 @@ def _block(x: Any, name: str, *, kernel: int, stride: int, expansion: int, chann
     return layers.Add(name=f"{name}_add")([x, shortcut]) if x.shape == shortcut.shape else x
 
 
-def _side_outputs(early: Any, late: Any) -> dict[str, Any]:
+def _side_outputs(early: Any, late: Any, context: Any) -> dict[str, Any]:
     """The chest check, and the embedding of features pooled on a grid of two by two.
 
-    Neither is trained by the loss: both are fitted afterwards.
+    Neither is trained by the loss: both are fitted afterwards. `context` are features of the whole image, which tell
+    what lies around the lungs.
     """
     import keras
 
     layers: Any = keras.layers
-    maps = layers.Concatenate(name=CHEST_MAPS)([layers.AveragePooling2D(2, padding="same")(early), late])
+    side = -(-early.shape[1] // 2)
+    maps = layers.Concatenate(name=CHEST_MAPS)(
+        [
+            *(layers.AveragePooling2D(-(-x.shape[1] // side), padding="same")(x) for x in (early, late)),
+            layers.Resizing(side, side, name="context_on_map")(context),
+        ]
+    )
     kinds = chest_head(maps)
     pooled = [layers.Flatten()(layers.AveragePooling2D(max(1, x.shape[1] // 2))(x)) for x in (early, late)]
     embedding = layers.Dense(EMBEDDED, trainable=False, name=EMBEDDING)

@@ -1,4 +1,7 @@
-"""Training: class-balanced batches, augmentation in the graph, AdamW on a cosine schedule, averaged weights."""
+"""Training: class-balanced batches, augmentation in the graph, AdamW on a cosine schedule, averaged weights.
+
+Each image is cropped to its lungs; its surroundings are swapped or its lungs hidden at random (see `surroundings`).
+"""
 
 # pyright: basic
 # TensorFlow and Keras ship no usable types: strictness here would only collect casts.
@@ -18,8 +21,11 @@ from lungline.settings import ModelSettings, Settings, TrainSettings
 from lungline.training.augment import augment, disturbed, reframe
 from lungline.training.calibration import choose_thresholds, fit_calibration
 from lungline.training.embedding import fit_embedding
-from lungline.training.network import build, with_closer_crops
+from lungline.training.lung_crop import crop, lung_box
+from lungline.training.lungs import SIDE, fields_of, lung_model
+from lungline.training.network import CLASSIFIER, SEGMENTER, build
 from lungline.training.ood_check import fit_chest_check
+from lungline.training.surroundings import mix_surroundings
 
 if TYPE_CHECKING:
     import keras
@@ -28,6 +34,8 @@ if TYPE_CHECKING:
 
 # Augmented copies of each validation image for choosing the operating point.
 FORMS = 4
+# Deviation of the crop's edges during training, as a share of the image: the segmenter's own errors are smaller.
+JITTER = 0.02
 
 __all__ = ["Epoch", "Trained", "build", "logits", "preparation_of", "train"]
 
@@ -64,6 +72,7 @@ class Trained:
             thresholds=self.thresholds,
             calibration=self.calibration,
             chest=self.chest,
+            lungs=lung_model(),
             data=data,
             code=code,
             seed=settings.train.seed,
@@ -97,7 +106,7 @@ def train(prepared: "Prepared", settings: Settings, on_epoch: Callable[[Epoch], 
             on_epoch(history[-1])
     chest = fit_chest_check(loop.averaged, pixels, val_pixels, preparation, settings.train.seed)
     fit_embedding(loop.averaged, pixels, preparation, settings.train.seed)
-    network = with_closer_crops(loop.averaged)
+    network = loop.averaged
     val_logits = logits(network, val_images)
     calibration = fit_calibration(val_logits, val_labels)
     forms = disturbed(val_pixels, preparation, copies=FORMS, strength=1.0, seed=settings.train.seed)
@@ -118,11 +127,11 @@ def logits(model: "keras.Model", images: NDArray[np.float32], batch: int = 256) 
 
 
 class _Loop:
-    """The state of a run: the network that is trained, and the moving average of its weights that is kept."""
+    """The state of a run: the classifier that is trained, and the network with its averaged weights that is kept."""
 
     def __init__(
         self,
-        model: "keras.Model",
+        network: "keras.Model",
         preparation: Preparation,
         pixels: NDArray[np.uint8],
         labels: NDArray[np.int64],
@@ -130,15 +139,16 @@ class _Loop:
     ) -> None:
         import keras
 
-        self.model, self.settings = model, settings
-        self.averaged = keras.models.clone_model(model)
-        self.averaged.set_weights(model.get_weights())
+        self.averaged, self.settings = network, settings
+        self.kept: Any = network.get_layer(CLASSIFIER)
+        self.model = keras.models.clone_model(self.kept)
+        self.model.set_weights(self.kept.get_weights())
         self.preparation, self.pixels, self.labels = preparation, pixels, labels
         self.random = np.random.default_rng(settings.seed)
         self.steps = math.ceil(len(labels) / settings.batch)
         self.total, self.done = self.steps * settings.epochs, 0
         self.optimizer: Any = keras.optimizers.AdamW(weight_decay=settings.weight_decay)
-        self.optimizer.build(model.trainable_variables)
+        self.optimizer.build(self.model.trainable_variables)
         self._step = _compile(self)
 
     def epoch(self) -> tuple[float, float]:
@@ -147,14 +157,15 @@ class _Loop:
 
         total, rate = 0.0, 0.0
         images = self.preparation.normalise(reframe(self.pixels, self.settings.augment, self.random))
+        fields = fields_of(self.averaged.get_layer(SEGMENTER), images)
         for _ in range(self.steps):
             rows = self._balanced()
             rate = self._rate()
             # Early averages forget the random start quickly; later ones settle at the set decay.
             decay = min(self.settings.ema_decay, (1 + self.done) / (10 + self.done))
             seed = self.random.integers(0, 2**31 - 1, 2, dtype=np.int32)
-            values = (images[rows], self.labels[rows].astype(np.float32)[:, None], seed)
-            total += float(self._step(*map(tf.constant, values), tf.constant(rate), tf.constant(decay)))
+            batch = images[rows], fields[rows], self.labels[rows].astype(np.float32)[:, None]
+            total += float(self._step(tuple(map(tf.constant, batch)), *map(tf.constant, (seed, rate, decay))))
             self.done += 1
         return total / self.steps, rate
 
@@ -174,18 +185,36 @@ def _compile(loop: _Loop) -> Any:
     model, optimizer, settings = loop.model, loop.optimizer, loop.settings
 
     @tf.function(reduce_retracing=True)
-    def step(images: Any, labels: Any, seed: Any, rate: Any, decay: Any) -> Any:
-        images = augment(images, settings.augment, seed)
+    def step(batch: tuple[Any, Any, Any], seed: Any, rate: Any, decay: Any) -> Any:
+        images, fields, labels = batch
+        inputs, hidden = _disturb(model, images, fields, seed, settings)
         target = labels * (1 - settings.smoothing) + settings.smoothing / 2
+        target = target * (1 - hidden) + 0.5 * hidden  # batches are balanced: without lungs, both are as likely
         with tf.GradientTape() as tape:
-            predicted = model(images, training=True)["logit"]
+            predicted = model(inputs, training=True)["logit"]
             loss = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=target, logits=predicted))
         optimizer.learning_rate.assign(rate)
         variables = model.trainable_variables
         optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
-        for kept, new in zip(loop.averaged.weights, model.weights, strict=True):
+        for kept, new in zip(loop.kept.weights, model.weights, strict=True):
             if new.dtype == "float32":
                 kept.assign(decay * kept + (1 - decay) * new)
         return loss
 
     return step
+
+
+def _disturb(model: Any, images: Any, fields: Any, seed: Any, settings: TrainSettings) -> tuple[list[Any], Any]:
+    """The classifier's inputs for a batch with other surroundings, framing and exposure, and whose lungs are hidden."""
+    import tensorflow as tf
+
+    seeds = tf.unstack(tf.random.split(seed, 3))
+    images, hidden = mix_surroundings(images, fields, seeds[0], swap=settings.swap, cover=settings.cover)
+    size = images.shape[1:3]
+    both: Any = tf.concat([images, tf.image.resize(fields[..., None], size)], axis=-1)
+    both = augment(both, settings.augment, seeds[1])  # the field moves with the image
+    field: Any = tf.image.resize(both[..., 1:], (SIDE, SIDE))[..., 0]
+    box = lung_box(field)
+    box += tf.random.stateless_normal(tf.shape(box), seeds[2], stddev=JITTER * settings.augment)
+    (_, side, *_), (_, places, _) = model.input_shape
+    return [crop(both[..., 0], box, side)[..., None], crop(field, box, places)], hidden

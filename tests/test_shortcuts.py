@@ -1,0 +1,138 @@
+"""What a model's answers rest on: heat inside the lungs, the border alone, the inside alone."""
+
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lungline.evaluation.gate import evaluate_gate
+from lungline.evaluation.metrics import Case, Evaluation, Scored, summarise
+from lungline.evaluation.scoring import evaluate
+from lungline.evaluation.shortcuts import border_only, heat_of, inside_only, measure
+from lungline.imaging.preparation import Preparation
+from lungline.package.card import Card, CodeFacts, DataFacts, Thresholds
+from lungline.package.package import Package, Prediction
+from lungline.settings import GateSettings
+from lungline.training.export import write_package
+
+SIZE = 40
+THRESHOLDS = Thresholds(low=0.3, high=0.7, operating=0.5, chosen="By hand.")
+
+
+def reader_of(region: tuple[slice, slice], folder: Path) -> Package:
+    """A network whose logit is the mean grey of one region of the image, and whose lungs are the middle."""
+    import keras
+
+    layers: Any = keras.layers
+    weight = np.zeros((1, SIZE, SIZE, 1), np.float32)
+    weight[(0, *region)] = 1
+    middle = np.zeros((1, SIZE, SIZE), np.float32)
+    middle[:, 10:30, 10:30] = 1
+    image: Any = keras.Input((SIZE, SIZE, 1), name="image")
+    evidence = (image - 0.5) * (weight * 40.0)
+    seen = evidence[..., 0]
+    outputs = {
+        "logit": keras.ops.sum(evidence, axis=(1, 2)) / float(weight.sum()),
+        "cam": layers.Identity(name="cam")(seen),
+        "lungs": layers.Identity(name="field")(keras.ops.clip(seen * 0.0 + middle, 0.0, 1.0)),
+        "chest": layers.Identity(name="chest")(keras.ops.sum(evidence, axis=(1, 2)) * 0.0 + 9.0),
+    }
+    card = Card(
+        preparation=Preparation(size=SIZE),
+        thresholds=THRESHOLDS,
+        data=DataFacts(name="drawn", digest="0", synthetic=True),
+        code=CodeFacts(version="0"),
+    )
+    write_package(folder, keras_model=keras.Model(image, outputs), card=card)
+    return Package.load(folder)
+
+
+def films(where: tuple[slice, slice]) -> list[Case]:
+    """Images of two classes that differ in one region only, where those of the second class are brighter."""
+    rng = np.random.default_rng(0)
+    cases: list[Case] = []
+    for at in range(24):
+        film = rng.integers(90, 130, (SIZE, SIZE)).astype(np.uint8)
+        film[where] += np.uint8(100 if at % 2 else 0)
+        buffer = io.BytesIO()
+        Image.fromarray(film).save(buffer, "PNG")
+        cases.append(Case(at % 2, buffer.getvalue()))
+    return cases
+
+
+CORNER, CENTRE = (slice(0, 6), slice(0, 6)), (slice(16, 24), slice(16, 24))
+
+
+def test_a_model_that_reads_the_border_is_found_out(tmp_path: Path) -> None:
+    looks = measure(reader_of(CORNER, tmp_path / "1"), films(CORNER))
+    assert looks.border_auc == 1
+    assert looks.inside_auc == pytest.approx(0.5, abs=0.2)
+    assert looks.heat_inside is not None
+    assert looks.heat_inside < 0.45
+    assert looks.strongest_inside == 0
+
+
+def test_a_model_that_reads_the_lungs_passes(tmp_path: Path) -> None:
+    looks = measure(reader_of(CENTRE, tmp_path / "1"), films(CENTRE))
+    assert looks.border_auc == pytest.approx(0.5, abs=0.2)  # of 24 images, so by chance
+    assert looks.inside_auc == 1
+    assert looks.strongest_inside == 1
+    assert looks.lung_area == pytest.approx(0.25, abs=0.03)
+
+
+def test_an_evaluation_and_its_json_hold_what_answers_rest_on(tmp_path: Path) -> None:
+    examples = [(case.label, case.data) for case in films(CENTRE)]
+    evaluation = evaluate(reader_of(CENTRE, tmp_path / "1"), examples)
+    stored = json.loads(evaluation.model_dump_json())
+    assert {"heat_inside", "border_auc", "inside_auc", "doubted"} <= stored.keys()
+    assert evaluation.metrics()["inside_auc"] == 1
+
+
+def test_painting_keeps_its_part_only() -> None:
+    film = np.arange(100 * 50, dtype=np.uint16).reshape(100, 50).astype(np.uint8)
+    border, inside = border_only(film), inside_only(film)
+    assert len(np.unique(border[20:80, 10:40])) == 1
+    assert np.array_equal(border[:20], film[:20])
+    assert np.array_equal(inside[15:85, 8:42], film[15:85, 8:42])
+    assert len(np.unique(np.concatenate([inside[:15].ravel(), inside[:, :7].ravel()]))) == 1
+
+
+def prediction(cam: np.ndarray, lungs: np.ndarray | None) -> Prediction:
+    return cast("Prediction", SimpleNamespace(cam=cam, lungs=lungs))
+
+
+def test_heat_is_compared_with_any_lungs() -> None:
+    cam, left = np.zeros((6, 6), np.float32), np.zeros((48, 48), np.float32)
+    cam[:, :3], left[:, :24] = 1, 1
+    assert heat_of(prediction(cam, left))[:2] == (pytest.approx(0.93, abs=0.06), True)
+    assert heat_of(prediction(cam, None), 1 - left)[:2] == (pytest.approx(0.07, abs=0.06), False)
+    with pytest.raises(ValueError, match="no lung field"):
+        heat_of(prediction(cam, None))
+
+
+def scored() -> Evaluation:
+    cases = [Scored(at % 2, probability=0.98 if at % 2 else 0.02, predicted="x") for at in range(200)]
+    return summarise(cases, THRESHOLDS, resamples=0)
+
+
+GOOD = {"heat_inside": 0.9, "border_auc": 0.55, "inside_auc": 0.97}
+
+
+@pytest.mark.parametrize(("name", "value"), [("heat_inside", 0.37), ("border_auc", 0.93), ("inside_auc", 0.45)])
+def test_a_shortcut_learner_fails_the_gate(name: str, value: float) -> None:
+    """However well it scores on the images as they are."""
+    evaluation = scored()
+    assert evaluate_gate(evaluation.model_copy(update=GOOD), None, GateSettings(), synthetic=False).passed
+    verdict = evaluate_gate(evaluation.model_copy(update=GOOD | {name: value}), None, GateSettings(), synthetic=False)
+    assert [rule.name for rule in verdict.rules if not rule.passed] == [name]
+
+
+def test_an_evaluation_of_an_earlier_release_has_no_such_rules() -> None:
+    verdict = evaluate_gate(scored(), None, GateSettings(), synthetic=False)
+    assert verdict.passed
+    assert not {"heat_inside", "border_auc", "inside_auc"} & {rule.name for rule in verdict.rules}
