@@ -69,7 +69,7 @@ def test_a_result_does_not_depend_on_its_batch(written: Path) -> None:
 
 def test_the_map_covers_the_image_from_0_to_1(written: Path) -> None:
     (prediction,) = Package.load(written).predict(random_images(1))
-    assert prediction.cam.shape == (SIZE // 16, SIZE // 16)
+    assert prediction.cam.shape == (8, 8)  # at least, however small the image
     assert prediction.cam.min() >= 0
     assert prediction.cam.max() <= 1
 

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from lungline.diagnosis.diagnoser import Diagnoser
-from lungline.evaluation import plots
+from lungline.evaluation import evidence, plots
 from lungline.evaluation.metrics import Evaluation, Scored, summarise
 from lungline.evaluation.robustness import Robustness
 from lungline.imaging.image import DecodedImage
@@ -50,8 +51,16 @@ def write_report(
     """
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "report.html"
-    worst = list(_worst_errors(package, scored, images))
-    page.write_text(_page(package.card, evaluation, scored, robustness, worst), encoding="utf-8")
+    error = [-1.0 if case.probability is None else abs(case.probability - case.label) for case in scored]
+    worst = [int(at) for at in np.argsort(error)[::-1][:WORST] if error[int(at)] >= 0]
+    typical = evidence.confident(scored)
+    chosen = {*worst, *typical}
+    files = {at: data for at, (_, data) in enumerate(zip_longest(scored, images)) if at in chosen and data is not None}
+    pictures = _Pictures(
+        evidence.evidence_png(package, evaluation, (files[at] for at in typical if at in files)),
+        tuple(_worst_errors(package, [(scored[at], files[at]) for at in worst if at in files])),
+    )
+    page.write_text(_page(package.card, evaluation, scored, robustness, pictures), encoding="utf-8")
     (folder / "model_card.md").write_text(model_card(package.card, evaluation, scored, robustness), encoding="utf-8")
     return page
 
@@ -193,12 +202,23 @@ figure { margin: 0; width: 13rem } figure img { width: 100% } figcaption { font-
 """
 
 
+_EVIDENCE = "Mean heatmap over the mean lungs of confident pneumonias; the border alone; the inside alone"
+
+
+@dataclass(frozen=True, slots=True)
+class _Pictures:
+    """What the page shows of single images: where the evidence lies, and the largest errors."""
+
+    evidence: bytes | None
+    worst: tuple[tuple[Scored, bytes], ...]
+
+
 def _page(
     card: Card,
     evaluation: Evaluation,
     scored: Sequence[Scored],
     robustness: Robustness | None,
-    worst: Sequence[tuple[Scored, bytes]],
+    pictures: "_Pictures",
 ) -> str:
     title = html.escape(f"{card.name} {card.version or ''}".strip())
     synthetic = "<p class=notice>Trained on drawn phantoms: its metrics say nothing about patients.</p>"
@@ -215,7 +235,10 @@ def _page(
         "<h2>Slices</h2>",
         _html(_slice_rows(slices(scored, card))),
         f"<h2>Robustness</h2>{_html(_robustness_rows(robustness))}" if robustness else "",
-        f"<h2>Largest errors</h2><div class=worst>{''.join(map(_worst, worst))}</div>" if worst else "",
+        f"<h2>Where the evidence lies</h2>{_image(pictures.evidence, _EVIDENCE)}" if pictures.evidence else "",
+        f"<h2>Largest errors</h2><div class=worst>{''.join(map(_worst, pictures.worst))}</div>"
+        if pictures.worst
+        else "",
     ]
     for name, facts in _facts(card).items():
         rows = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items())
@@ -231,18 +254,13 @@ def _worst(error: tuple[Scored, bytes]) -> str:
     return f"<figure>{_image(png, caption)}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
-def _worst_errors(
-    package: Package, scored: Sequence[Scored], images: Iterable[bytes]
-) -> Iterator[tuple[Scored, bytes]]:
-    """The cases farthest from their true label, each with its image beside the heatmap as PNG bytes."""
-    error = [-1.0 if case.probability is None else abs(case.probability - case.label) for case in scored]
-    chosen = {int(at) for at in np.argsort(error)[::-1][:WORST] if error[int(at)] >= 0}
-    files = {at: data for at, (_, data) in enumerate(zip_longest(scored, images)) if at in chosen and data is not None}
+def _worst_errors(package: Package, cases: Iterable[tuple[Scored, bytes]]) -> Iterator[tuple[Scored, bytes]]:
+    """The cases, each with its image beside the heatmap as PNG bytes."""
     diagnoser = Diagnoser(package)
-    for at in sorted(files, key=lambda place: -error[place]):
-        diagnosis = diagnoser.diagnose(files[at], statistics=False)
+    for scored, data in cases:
+        diagnosis = diagnoser.diagnose(data, statistics=False)
         if diagnosis.image is not None and diagnosis.heatmap is not None:
-            yield scored[at], _beside(diagnosis.image, diagnosis.heatmap)
+            yield scored, _beside(diagnosis.image, diagnosis.heatmap)
 
 
 def _beside(image: DecodedImage, heatmap: bytes) -> bytes:
