@@ -136,3 +136,14 @@ def test_an_evaluation_of_an_earlier_release_has_no_such_rules() -> None:
     verdict = evaluate_gate(scored(), None, GateSettings(), synthetic=False)
     assert verdict.passed
     assert not {"heat_inside", "border_auc", "inside_auc"} & {rule.name for rule in verdict.rules}
+
+
+@pytest.mark.parametrize(("border", "passed"), [(0.93, True), (0.6, False)])
+def test_a_champion_that_reads_the_border_sets_no_mark(border: float, passed: bool) -> None:
+    """Its area is higher here for a reason that does not hold elsewhere."""
+    ours = scored().model_copy(update=GOOD | {"auc": 0.97})
+    champion = scored().model_copy(update={"auc": 0.999, "border_auc": border, "inside_auc": 0.9})
+    verdict = evaluate_gate(ours, champion, GateSettings(), synthetic=False)
+    assert verdict.passed is passed
+    (rule,) = (rule for rule in verdict.rules if rule.name == "auc_gain")
+    assert ("does not count" in rule.sentence) is passed
