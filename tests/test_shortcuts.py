@@ -29,6 +29,7 @@ def reader_of(region: tuple[slice, slice], folder: Path) -> Package:
     import keras
 
     layers: Any = keras.layers
+    ops: Any = keras.ops
     weight = np.zeros((1, SIZE, SIZE, 1), np.float32)
     weight[(0, *region)] = 1
     middle = np.zeros((1, SIZE, SIZE), np.float32)
@@ -37,10 +38,10 @@ def reader_of(region: tuple[slice, slice], folder: Path) -> Package:
     evidence = (image - 0.5) * (weight * 40.0)
     seen = evidence[..., 0]
     outputs = {
-        "logit": keras.ops.sum(evidence, axis=(1, 2)) / float(weight.sum()),
+        "logit": ops.sum(evidence, axis=(1, 2)) / float(weight.sum()),
         "cam": layers.Identity(name="cam")(seen),
         "lungs": layers.Identity(name="field")(keras.ops.clip(seen * 0.0 + middle, 0.0, 1.0)),
-        "chest": layers.Identity(name="chest")(keras.ops.sum(evidence, axis=(1, 2)) * 0.0 + 9.0),
+        "chest": layers.Identity(name="chest")(ops.sum(evidence, axis=(1, 2)) * 0.0 + 9.0),
     }
     card = Card(
         preparation=Preparation(size=SIZE),

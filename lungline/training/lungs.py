@@ -160,7 +160,7 @@ def cross_validate(data: Outlined, folds: int, *, epochs: int = EPOCHS, seed: in
     for fold in range(folds):
         learnt, held = (place != fold) & (data.trust >= TRUSTED), (place == fold) & (data.trust >= TRUSTED)
         model = fit_segmenter(data.images[learnt], data.fields[learnt], epochs=epochs, seed=seed + fold)
-        plain = _overlaps(model, data.images[held].astype(np.float32) / 255, data.fields[held])
+        plain = _overlaps(model, data.images[held] * np.float32(1 / 255), data.fields[held])
         changed, targets = disguise(data.images[held], data.fields[held], np.random.default_rng(seed))
         disguised = _overlaps(model, changed, targets)
         score = FoldScore(
