@@ -12,6 +12,7 @@ from lungline.package.card import Card, CodeFacts, DataFacts, Thresholds
 from lungline.package.package import NOT_A_CHEST, Package
 from lungline.settings import ModelSettings
 from lungline.training.export import write_package
+from lungline.training.lungs import lung_model
 from lungline.training.network import build
 from lungline.training.ood_check import fit_chest_check
 from lungline.training.train import preparation_of
@@ -46,6 +47,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
         preparation=preparation,
         thresholds=Thresholds(low=0, high=0, operating=0, chosen="Every chest is pneumonia."),
         chest=check,
+        lungs=lung_model(),
         data=DataFacts(name="chest_xray", digest="0", synthetic=False),
         code=CodeFacts(version="0"),
     )
