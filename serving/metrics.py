@@ -13,6 +13,7 @@ from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from lungline.package.package import DOUBTS
 from lungline.results.records import ResultRecord
 
 if TYPE_CHECKING:
@@ -63,6 +64,12 @@ IMAGE_GREY = Histogram(
     "Mean grey levels of images, 0 to 255.",
     buckets=tuple(range(16, 257, 16)),
 )
+UNSURE = Counter("lungline_unsure_total", "Results labelled Unsure, by reason: a doubt, or the risk alone.", ["reason"])
+HEAT_INSIDE = Histogram(
+    "lungline_heat_inside_lungs",
+    "Share of the heatmap inside the lungs, of results labelled Pneumonia.",
+    buckets=(0.25, 0.5, 0.75, 0.9, 1),
+)
 WARNINGS = Counter("lungline_warned_results_total", "Results that carry a warning.")
 
 # A series must exist from the first scrape on, as 0: `rate` does not see one that begins at 1 rise.
@@ -78,8 +85,13 @@ request = cache(REQUESTS.labels)
 _result = cache(RESULTS.labels)
 _refusal = cache(REFUSALS.labels)
 _score = cache(SCORES.labels)
+_unsure = cache(UNSURE.labels)
+BETWEEN = "between-thresholds"
+REASONS_UNSURE = (*DOUBTS, BETWEEN, "other")
 for _reason in REASONS:
     _refusal(_reason)
+for _doubt in REASONS_UNSURE:
+    _unsure(_doubt)
 
 
 def count_record(record: ResultRecord, received: datetime) -> bool:
@@ -94,6 +106,11 @@ def count_record(record: ResultRecord, received: datetime) -> bool:
         _refusal(record.reason).inc()
     if record.warnings:
         WARNINGS.inc()
+    if record.label == "Unsure":
+        for doubt in record.doubts or (BETWEEN,):
+            _unsure(doubt if doubt in REASONS_UNSURE else "other").inc()
+    if record.label == "Pneumonia" and record.lungs and record.lungs.heat_inside is not None:
+        HEAT_INSIDE.observe(record.lungs.heat_inside)
     _observe_times(record, now)
     _observe_image(record)
     return True

@@ -1,72 +1,20 @@
 """What a model's answers rest on: heat inside the lungs, the border alone, the inside alone."""
 
-import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from lungline.evaluation.gate import evaluate_gate
-from lungline.evaluation.metrics import Case, Evaluation, Scored, summarise
+from lungline.evaluation.metrics import Evaluation, Scored, summarise
 from lungline.evaluation.scoring import evaluate
 from lungline.evaluation.shortcuts import border_only, heat_of, inside_only, measure
-from lungline.imaging.preparation import Preparation
-from lungline.package.card import Card, CodeFacts, DataFacts, Thresholds
-from lungline.package.package import Package, Prediction
+from lungline.package.package import Prediction
 from lungline.settings import GateSettings
-from lungline.training.export import write_package
-
-SIZE = 40
-THRESHOLDS = Thresholds(low=0.3, high=0.7, operating=0.5, chosen="By hand.")
-
-
-def reader_of(region: tuple[slice, slice], folder: Path) -> Package:
-    """A network whose logit is the mean grey of one region of the image, and whose lungs are the middle."""
-    import keras
-
-    layers: Any = keras.layers
-    ops: Any = keras.ops
-    weight = np.zeros((1, SIZE, SIZE, 1), np.float32)
-    weight[(0, *region)] = 1
-    middle = np.zeros((1, SIZE, SIZE), np.float32)
-    middle[:, 10:30, 10:30] = 1
-    image: Any = keras.Input((SIZE, SIZE, 1), name="image")
-    evidence = (image - 0.5) * (weight * 40.0)
-    seen = evidence[..., 0]
-    outputs = {
-        "logit": ops.sum(evidence, axis=(1, 2)) / float(weight.sum()),
-        "cam": layers.Identity(name="cam")(seen),
-        "lungs": layers.Identity(name="field")(keras.ops.clip(seen * 0.0 + middle, 0.0, 1.0)),
-        "chest": layers.Identity(name="chest")(ops.sum(evidence, axis=(1, 2)) * 0.0 + 9.0),
-    }
-    card = Card(
-        preparation=Preparation(size=SIZE),
-        thresholds=THRESHOLDS,
-        data=DataFacts(name="drawn", digest="0", synthetic=True),
-        code=CodeFacts(version="0"),
-    )
-    write_package(folder, keras_model=keras.Model(image, outputs), card=card)
-    return Package.load(folder)
-
-
-def films(where: tuple[slice, slice]) -> list[Case]:
-    """Images of two classes that differ in one region only, where those of the second class are brighter."""
-    rng = np.random.default_rng(0)
-    cases: list[Case] = []
-    for at in range(24):
-        film = rng.integers(90, 130, (SIZE, SIZE)).astype(np.uint8)
-        film[where] += np.uint8(100 if at % 2 else 0)
-        buffer = io.BytesIO()
-        Image.fromarray(film).save(buffer, "PNG")
-        cases.append(Case(at % 2, buffer.getvalue()))
-    return cases
-
-
-CORNER, CENTRE = (slice(0, 6), slice(0, 6)), (slice(16, 24), slice(16, 24))
+from tests.support.reading_network import CENTRE, CORNER, THRESHOLDS, films, reader_of
 
 
 def test_a_model_that_reads_the_border_is_found_out(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from sqlalchemy import select
 from lungline.datasets import phantom
 from lungline.datasets.opening import open_dataset
 from lungline.storage.s3 import Storage
-from tests.support.worklist_browser import film, opened, upload
+from tests.support.worklist_browser import LUNGS, film, opened, upload
 from tests.support.worklist_screenshots import seed, shoot
 from tests.support.worklist_site import Site, home, record, running_site, wait
 from worklist.commands import login_url
@@ -123,6 +124,47 @@ def test_overlay_window_zoom_and_inversion_work(browser: Browser, site: Site, st
         zoomed = page.locator("#film").bounding_box()
         assert zoomed
         assert zoomed["width"] > before["width"]
+
+
+def test_outline_of_the_lungs_lies_over_the_film(browser: Browser, site: Site, store: Storage) -> None:
+    """On a key and a button, wherever the film is zoomed and moved to, and from one X-ray to the next."""
+    results = [upload(store, 21 + number, 0.9 - number / 10, lungs=LUNGS) for number in range(2)]
+    for result in results:
+        site.send(result)
+    with opened(browser, site, f"/x/{results[0].upload.identity}") as page:
+        film(page)
+        outline, button = page.get_by_role("img", name=re.compile("Outline of the lungs")), page.locator("#lungs")
+        expect(outline).to_be_hidden()
+        expect(button).to_have_attribute("aria-pressed", "false")
+        page.keyboard.press("l")
+        expect(outline).to_be_visible()
+        expect(button).to_have_attribute("aria-pressed", "true")
+        expect(page.locator("#announce")).to_contain_text("93% of the heatmap lies inside")
+        page.keyboard.press("+")
+        page.keyboard.press("ArrowLeft")
+        box, first = page.locator("#xray").bounding_box(), page.locator(".lungs polygon").first.bounding_box()
+        assert box
+        assert first
+        assert (first["x"] - box["x"]) / box["width"] == pytest.approx(0.25, abs=0.02)
+        assert (first["y"] + first["height"] - box["y"]) / box["height"] == pytest.approx(0.5, abs=0.02)
+        page.keyboard.press("j")
+        page.wait_for_url(re.compile(results[1].upload.identity))
+        film(page)
+        expect(outline).to_be_visible()
+        button.click()
+        expect(outline).to_be_hidden()
+        page.keyboard.press("?")
+        expect(page.locator("#help")).to_contain_text("outline of the lungs")
+
+
+def test_result_without_lungs_has_no_outline(browser: Browser, site: Site, store: Storage) -> None:
+    """As all of earlier releases."""
+    result = upload(store, 23)
+    site.send(result)
+    with opened(browser, site, f"/x/{result.upload.identity}") as page:
+        film(page)
+        page.keyboard.press("l")
+        expect(page.locator("#lungs, .lungs")).to_have_count(0)
 
 
 def test_filters_and_search_work_without_loading_the_page_again(browser: Browser, site: Site, store: Storage) -> None:
@@ -251,7 +293,8 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("theme", ["dark", "light"])
 def test_axe_reports_no_serious_violation(browser: Browser, site: Site, store: Storage, axe: str, theme: str) -> None:
-    uploads = [upload(store, 70 + number, risk) for number, risk in enumerate((0.9, 0.5, 0.1))]
+    doubted = {"lungs": LUNGS, "doubts": ("no-lungs",), "warnings": ("the lungs cannot be outlined: too small",)}
+    uploads = [upload(store, 70 + number, risk, **doubted) for number, risk in enumerate((0.5, 0.9, 0.1))]
     for result in [*uploads, record(74, outcome="refused")]:
         site.send(result)
     with site.client() as client:
@@ -261,6 +304,7 @@ def test_axe_reports_no_serious_violation(browser: Browser, site: Site, store: S
         with opened(browser, site, path) as page:
             page.context.add_cookies([{"name": "theme", "value": theme, "url": site.url}])
             page.reload()
+            page.keyboard.press("l")
             page.evaluate(axe)
             report = page.evaluate("axe.run({runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice']})")
             serious = [

@@ -40,6 +40,19 @@ def test_warnings_stand_out_and_notes_do_not(tmp_path: Path, warnings: tuple[str
         assert "indow applied" not in rows
 
 
+def test_reasons_of_an_unsure_result_stand_on_row_and_page(tmp_path: Path) -> None:
+    reason = "the lungs cannot be outlined: the share of the image that is lung is 0.02, expected 0.12 to 0.65"
+    doubted, plain = record(0, 0.5, warnings=(reason,), doubts=("no-lungs",)), record(1, 0.5)
+    with running_site(home(tmp_path)) as site, site.client() as client:
+        for result in (doubted, plain):
+            site.send(result)
+        assert f"{reason[0].upper()}{reason[1:]}." in client.get("/rows").text
+        page = client.get(f"/x/{doubted.upload.identity}").text
+        assert "Unsure whatever the risk, because:" in page
+        assert f"{reason[0].upper()}{reason[1:]}." in page
+        assert "because" not in client.get(f"/x/{plain.upload.identity}").text
+
+
 def test_migration_fills_the_list_from_stored_records(tmp_path: Path) -> None:
     with closing(Database.open(home(tmp_path))) as database:
         ingest(database, record(warnings=("window applied", LATERAL)), record(1, warnings=("window applied",)))

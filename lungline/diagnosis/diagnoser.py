@@ -12,13 +12,19 @@ import numpy as np
 
 from lungline.errors import ImageRefused
 from lungline.imaging.image import DecodedImage, Limits
+from lungline.imaging.lungs import heat_within
+from lungline.imaging.outline import Outline, outlines_of
 from lungline.imaging.preparation import heatmap_png
 from lungline.imaging.statistics import ImageStatistics, compute_statistics
 from lungline.package.package import Package, Prediction
 from lungline.results import records
-from lungline.results.records import ImageFacts, ModelFacts, ResultLabel
+from lungline.results.records import ImageFacts, LungFacts, ModelFacts, ResultLabel
 
 PHANTOM_WARNING = "the model was trained on drawn phantoms, not on X-rays"
+ELSEWHERE = "lies inside the lungs: the risk may rest on something else in the image"
+# Share of the heat inside the lungs below which a result says so: then most of it lies outside. Spread by chance it
+# would be the lungs' share of the image, a third to a half.
+HEAT_FLOOR = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +33,8 @@ class Diagnosis:
 
     `reason` is a code for counters, `message` a sentence for a person. `heatmap` holds PNG bytes. `timings` are
     milliseconds by stage. A refused image has no `prediction`; one that cannot be decoded has no `image` either.
+    `outlines` are those of the lungs over the whole image, given with a heatmap; `heat_inside` is the share of the
+    heat inside the lungs, None for models without a lung segmenter.
     """
 
     label: ResultLabel
@@ -38,6 +46,8 @@ class Diagnosis:
     prediction: Prediction | None = field(default=None, repr=False)
     timings: dict[str, float] = field(default_factory=dict)
     statistics: ImageStatistics | None = None
+    heat_inside: float | None = None
+    outlines: tuple[Outline, ...] = field(default=(), repr=False)
 
     @property
     def probability(self) -> float | None:
@@ -50,6 +60,13 @@ class Diagnosis:
         if self.image is None or self.prediction is None:
             return None
         return ImageFacts(format=self.image.format, width=self.image.width, height=self.image.height)
+
+    @property
+    def lung_facts(self) -> LungFacts | None:
+        """Outline of the lungs and the share of the heat inside, for a record; None for models without lungs."""
+        if self.heat_inside is None:
+            return None
+        return LungFacts(outlines=self.outlines, heat_inside=round(self.heat_inside, 3))
 
 
 class Diagnoser:
@@ -89,28 +106,46 @@ class Diagnoser:
         with timed(timings, "predict"):
             (prediction,) = self.package.predict(prepared[np.newaxis])
         if image.not_frontal:
-            prediction = replace(prediction, label="Unsure", warnings=(image.not_frontal, *prediction.warnings))
+            prediction = replace(
+                prediction,
+                label="Unsure",
+                warnings=(image.not_frontal, *prediction.warnings),
+                doubts=("not-frontal", *prediction.doubts),
+            )
         statistics = None
         if size is not None:
             with timed(timings, "observe"):
                 statistics = compute_statistics(image, size, prediction.embedding)
-        png = None
+        png, outlines = None, ()
         if heatmap:
             with timed(timings, "explain"):
                 png = heatmap_png(image, prediction.cam, preparation)
+                if prediction.lungs is not None:
+                    outlines = outlines_of(prediction.lungs, image, preparation)
+        inside = None if prediction.lungs is None else heat_within(prediction.cam, prediction.lungs)[0]
         return Diagnosis(
             label=prediction.label,
-            warnings=self._warnings(image, prediction),
+            warnings=self._warnings(image, prediction, inside),
             heatmap=png,
+            heat_inside=inside,
+            outlines=outlines,
             image=image,
             prediction=prediction,
             timings=timings,
             statistics=statistics,
         )
 
-    def _warnings(self, image: DecodedImage, prediction: Prediction) -> tuple[str, ...]:
+    def _warnings(self, image: DecodedImage, prediction: Prediction, inside: float | None) -> tuple[str, ...]:
         synthetic = (PHANTOM_WARNING,) if self.package.card.synthetic else ()
-        return (*prediction.warnings, *image.warnings, *synthetic)
+        elsewhere = ()
+        # A map of a low risk locates nothing.
+        if (
+            inside is not None
+            and inside < HEAT_FLOOR
+            and prediction.probability >= self.package.card.thresholds.operating
+        ):
+            elsewhere = (f"only {inside:.0%} of the heatmap {ELSEWHERE}",)
+        return (*prediction.warnings, *elsewhere, *image.warnings, *synthetic)
 
 
 def refused(reason: str, message: str, timings: dict[str, float] | None = None) -> Diagnosis:

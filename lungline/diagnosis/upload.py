@@ -103,6 +103,8 @@ class _Case:
             read=stored and _read_facts(stored),
             image=diagnosis and diagnosis.image_facts,
             heatmap=heatmap,
+            lungs=diagnosis and diagnosis.lung_facts,
+            doubts=diagnosis.prediction.doubts if diagnosis and diagnosis.prediction else (),
             times=Times(
                 uploaded=upload.uploaded_at or (stored and stored.modified),
                 received=self.received,

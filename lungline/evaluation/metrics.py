@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lungline.errors import DataError
 from lungline.package.card import Thresholds
-from lungline.package.package import NO_LUNGS, NOT_A_CHEST
 
 Floats = NDArray[np.floating[Any]]
 Labels = NDArray[np.integer[Any]]
@@ -38,7 +37,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """The prediction for a case; a refused one has a reason and no probability.
+    """The prediction for a case; a refused one has a reason and no probability, a doubted one both.
 
     `label` is the true label, `predicted` the predicted one, `chest` the likeness to a chest X-ray, `side` the shortest
     side in pixels.
@@ -115,7 +114,7 @@ def summarise(
     return Evaluation(
         n=len(valid),
         refused=len(scored) - len(valid),
-        doubted=sum(case.reason in (NOT_A_CHEST, NO_LUNGS) for case in valid),
+        doubted=sum(case.reason is not None for case in valid),
         classes={"NORMAL": int(np.sum(labels == 0)), "PNEUMONIA": int(np.sum(labels == 1))},
         confusion={
             "tp": int(np.sum(positive & (labels == 1))),

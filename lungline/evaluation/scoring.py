@@ -1,7 +1,7 @@
 """Run a package over labelled images, as serving would, and keep each prediction with the metrics."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.evaluation import shortcuts
 from lungline.evaluation.metrics import LOOKS, Case, Evaluation, Scored, summarise
 from lungline.imaging.image import Limits
-from lungline.package.package import NO_LUNGS, NOT_A_CHEST, Package
+from lungline.package.package import Package
 
 EVALUATION, SCORES = "evaluation.json", "scores.json"
 # Old names in scores.json, which a cached pipeline step may still hold.
@@ -137,13 +137,6 @@ def _score_case(diagnoser: Diagnoser, case: Case) -> Scored:
         probability=prediction.probability,
         predicted=diagnosis.label,
         chest=prediction.chest,
-        reason=_doubt(prediction.warnings),
+        reason=next(iter(prediction.doubts), None),
         side=min(image.width, image.height),
     )
-
-
-def _doubt(warnings: Sequence[str]) -> str | None:
-    """Why an image with a prediction is doubted: as no chest X-ray, or because its lungs cannot be outlined."""
-    if NOT_A_CHEST in warnings:
-        return NOT_A_CHEST
-    return NO_LUNGS if any(warning.startswith(NO_LUNGS) for warning in warnings) else None

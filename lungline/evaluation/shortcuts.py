@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.evaluation.metrics import Case, auc
 from lungline.imaging.image import Limits
+from lungline.imaging.lungs import heat_within
 from lungline.package.package import Package, Prediction
 
 Pixels = NDArray[np.uint8]
@@ -23,8 +23,6 @@ Pixels = NDArray[np.uint8]
 BORDER_WITHOUT, INSIDE = 0.6, 0.7
 # Risk from which a pneumonia counts as confident: a map of a low risk locates nothing.
 CONFIDENT = 0.9
-# Side of the grid that the map and the lung field are compared on.
-_GRID = 96
 
 
 class Shortcuts(BaseModel):
@@ -92,15 +90,7 @@ def heat_of(prediction: Prediction, field: NDArray[np.float32] | None = None) ->
     lungs = prediction.lungs if field is None else field
     if lungs is None:
         raise ValueError("the model has no lung field, and none was given")
-    heat, inside = _on_grid(np.clip(prediction.cam, 0, 1)), _on_grid(lungs) >= 0.5
-    total = float(heat.sum())
-    share = float(heat[inside].sum()) / total if total > 0 else float(inside.mean())
-    return share, bool(inside.ravel()[int(np.argmax(heat))]), float(inside.mean())
-
-
-def _on_grid(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    image = Image.fromarray(values.astype(np.float32)).resize((_GRID, _GRID), Image.Resampling.BILINEAR)
-    return np.asarray(image)
+    return heat_within(prediction.cam, lungs)
 
 
 def border_only(film: Pixels) -> Pixels:

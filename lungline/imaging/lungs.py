@@ -7,8 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 Field = npt.NDArray[np.float32]
+
+# Side of the grid that a heatmap and a lung field are compared on.
+_GRID = 96
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,22 @@ def problem_of(field: Field) -> str | None:
         if not least <= value <= most:
             return f"{words} is {value:.2f}, expected {least:g} to {most:g}"
     return None
+
+
+def heat_within(cam: Field, field: Field) -> tuple[float, bool, float]:
+    """Share of the heat inside the lungs, whether its strongest spot is there, and the lungs' share of the image.
+
+    Both are (h, w) in 0..1 over the network's input; their sizes may differ. Without any heat the share is the lungs'.
+    """
+    heat, inside = _on_grid(np.clip(cam, 0, 1)), _on_grid(field) >= 0.5
+    total = float(heat.sum())
+    share = float(heat[inside].sum()) / total if total > 0 else float(inside.mean())
+    return share, bool(inside.ravel()[int(np.argmax(heat))]), float(inside.mean())
+
+
+def _on_grid(values: Field) -> Field:
+    image = Image.fromarray(values.astype(np.float32)).resize((_GRID, _GRID), Image.Resampling.BILINEAR)
+    return np.asarray(image)
 
 
 def _ends(counts: npt.NDArray[np.integer]) -> tuple[int, int]:

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,10 @@ OUTPUTS = {"logit", "cam", "chest"}
 NOT_A_CHEST = "the image does not look like a frontal chest X-ray"
 NO_LUNGS = "the lungs cannot be outlined"
 
+Doubt = Literal["not-a-chest", "no-lungs", "not-frontal"]
+DOUBTS: tuple[Doubt, ...] = get_args(Doubt)
+"""Kinds of reasons for which an image is Unsure whatever its risk; each has a sentence among the warnings."""
+
 Label = Literal["Normal", "Pneumonia", "Unsure"]
 
 _LEAST_RISE = 1.0  # log odds between strongest and weakest region below which a map is flat, and stays pale
@@ -63,6 +67,8 @@ class Prediction:
     region has the image's probability, the weakest 0. `chest` in 0..1 is the likeness to a frontal chest X-ray, None
     for a model without that check. `embedding` (16,) summarises the image for drift monitoring, None for older models.
     `lungs` (h, w) in 0..1 is the lung field over the network's input, None for models without a lung segmenter.
+    `doubts` are the kinds of reasons for which the label is Unsure whatever the probability; `warnings` say them in
+    words.
     """
 
     probability: float
@@ -72,6 +78,7 @@ class Prediction:
     warnings: tuple[str, ...] = ()
     embedding: NDArray[np.float32] | None = None
     lungs: NDArray[np.float32] | None = None
+    doubts: tuple[Doubt, ...] = ()
 
 
 class Package:
@@ -132,18 +139,18 @@ class Package:
         calibrate = self.card.calibration.probability
         probability = float(calibrate(outputs["logit"]).ravel()[0])
         cam = _evidence(self.card.calibration.scale * outputs["cam"][0], probability)
-        label = label_of(probability, self.card.thresholds)
         embedding = outputs["embedding"][0] if "embedding" in outputs else None
         lungs = outputs["lungs"][0] if "lungs" in outputs else None
         chest = None
-        doubts: list[str] = []
+        doubts: dict[Doubt, str] = {}
         if self.card.chest is not None:
             chest = float(Calibration().probability(outputs["chest"]).ravel()[0])
             if chest < self.card.chest.threshold:
-                doubts.append(NOT_A_CHEST)
+                doubts["not-a-chest"] = NOT_A_CHEST
         if self.card.lungs is not None and lungs is not None and (problem := problem_of(lungs)):
-            doubts.append(f"{NO_LUNGS}: {problem}")
-        return Prediction(probability, "Unsure" if doubts else label, cam, chest, tuple(doubts), embedding, lungs)
+            doubts["no-lungs"] = f"{NO_LUNGS}: {problem}"
+        label = "Unsure" if doubts else label_of(probability, self.card.thresholds)
+        return Prediction(probability, label, cam, chest, tuple(doubts.values()), embedding, lungs, tuple(doubts))
 
 
 def _evidence(odds: NDArray[np.float32], probability: float) -> NDArray[np.float32]:

@@ -11,11 +11,12 @@ there. Records contain the object's key; the bucket is protected, logs are not.
 
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lungline.errors import LunglineError, ObjectGone
+from lungline.imaging.outline import MOST_NUMBERS, MOST_OUTLINES
 from lungline.imaging.statistics import ImageStatistics
 from lungline.package.card import Card
 from lungline.storage.s3 import Storage
@@ -27,6 +28,7 @@ OWED = "owed/"
 
 _LAST_SECOND = 9_999_999_999
 
+Thousandths = Annotated[int, Field(ge=0, le=1000)]
 Outcome = Literal["judged", "refused", "superseded", "gone"]
 ResultLabel = Literal["Normal", "Pneumonia", "Unsure", "Refused"]
 
@@ -88,6 +90,19 @@ class ImageFacts(_Part):
     height: int
 
 
+class LungFacts(_Part):
+    """Where the lungs lie in the image, and the share of the heatmap inside them.
+
+    An outline is a closed polygon: x, y, x, y, ... in thousandths of the upright image's width and height. In the
+    record and not beside the heatmap: it is a few hundred bytes, and is there whenever the record is.
+    """
+
+    outlines: tuple[Annotated[tuple[Thousandths, ...], Field(max_length=MOST_NUMBERS)], ...] = Field(
+        default=(), max_length=MOST_OUTLINES
+    )
+    heat_inside: float | None = Field(default=None, ge=0, le=1)
+
+
 class Times(_Part):
     """When the object was stored, when its event arrived here, and when the record was written."""
 
@@ -102,7 +117,9 @@ class ResultRecord(_Part):
     `outcome` says how it ended: `judged` has a label and a probability; `refused` the label Refused with a reason code
     and a sentence; `superseded` (the object was overwritten before it was read; `superseded_by` is the identity of what
     is there now) and `gone` (it was deleted) have no label at all. `timings` are milliseconds by stage.
-    `image_statistics` are what drift monitoring compares; only judged images have them.
+    `image_statistics` are what drift monitoring compares; only judged images have them. `lungs` is None for models
+    without a lung segmenter. `doubts` are the kinds of reasons for which a result is Unsure whatever its probability;
+    `warnings` say them in words.
     """
 
     schema_version: Literal[2] = 2
@@ -121,6 +138,8 @@ class ResultRecord(_Part):
     read: ReadFacts | None = None
     image: ImageFacts | None = None
     heatmap: str | None = None
+    lungs: LungFacts | None = None
+    doubts: tuple[str, ...] = ()
     times: Times
     timings: dict[str, float] = {}
     image_statistics: ImageStatistics | None = None

@@ -10,10 +10,15 @@ from playwright.sync_api import Browser, Error, Page, expect
 from lungline.datasets import phantom
 from lungline.imaging.decoding import decode
 from lungline.imaging.preparation import Preparation, heatmap_png
-from lungline.results.records import ResultRecord
+from lungline.results.records import LungFacts, ResultRecord
 from lungline.storage.s3 import Storage
 from tests.support.worklist_site import Site, record
 from worklist.database.access import COOKIE, Role
+
+# Two squares, each a quarter of the film high.
+LUNGS = LungFacts(
+    outlines=((250, 250, 450, 250, 450, 500, 250, 500), (550, 250, 750, 250, 750, 500, 550, 500)), heat_inside=0.93
+)
 
 
 def upload(store: Storage, number: int, probability: float = 0.9, **changes: Any) -> ResultRecord:

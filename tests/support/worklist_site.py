@@ -41,7 +41,10 @@ START = datetime(2026, 3, 1, 8, 0, tzinfo=UTC)
 
 
 def record(number: int = 0, probability: float | None = 0.9, **changes: Any) -> ResultRecord:
-    """A result as the predictor writes it; `changes` may name key, version, done, outcome, etag, heatmap, arrived."""
+    """A result as the predictor writes it.
+
+    `changes` may name key, version, done, outcome, etag, heatmap, arrived, warnings, notes, lungs, doubts.
+    """
     arrived: datetime = changes.get("arrived", START + timedelta(minutes=number))
     key, version = changes.get("key", f"ward/xray-{number}.jpeg"), changes.get("version", "1")
     outcome = changes.get("outcome", "judged")
@@ -70,6 +73,8 @@ def record(number: int = 0, probability: float | None = 0.9, **changes: Any) -> 
         read=ReadFacts(etag=etag, version_id=None, size=9, modified=arrived) if is_predicted else None,
         image=ImageFacts(format="jpeg", width=224, height=224) if is_predicted else None,
         heatmap=heatmap,
+        lungs=changes.get("lungs"),
+        doubts=changes.get("doubts", ()),
         times=Times(uploaded=arrived, received=arrived, done=changes.get("done", arrived + timedelta(seconds=1))),
     )
 

@@ -18,6 +18,11 @@ def percent(value: float | None) -> str:
     return ">99%" if value > 0.99 else f"{value:.0%}"
 
 
+def share(value: float) -> str:
+    """A measured share in percent."""
+    return f"{value:.0%}"
+
+
 def age(moment: datetime) -> str:
     """The time since a moment."""
     return ago(datetime.now(UTC) - moment)
@@ -58,6 +63,7 @@ FILTERS = {
     "micros": microseconds,
     "sentence": sentence,
     "percent": percent,
+    "share": share,
     "age": age,
     "keyname": name,
     "folder": folder,

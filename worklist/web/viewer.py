@@ -89,6 +89,8 @@ def _page(  # what a request shows, and what is kept of a reading that was not s
             "entry": entry,
             "record": record,
             "warnings": warnings_of(record),
+            "outlines": record.lungs.outlines if record.lungs else (),
+            "inside": record.lungs.heat_inside if record.lungs else None,
             "notes": notes_of(record),
             "capture_error": _capture_error(session, entry),
             "others": _other_versions(session, entry),

@@ -12,6 +12,7 @@ const view = { scale: 1, x: 0, y: 0, width: 256, level: 128, inverted: false, fi
 let lastOverlay = 60;
 
 function draw() {
+  film.style.setProperty("--scale", view.scale);
   film.style.transform = `translate(${view.x}px, ${view.y}px) scale(${view.scale})`;
   // Out = (in - level) / width + 1/2, the linear window of DICOM, in 0..1.
   const slope = 256 / view.width;
@@ -78,6 +79,21 @@ function overlay(value) {
   slider("overlay").value = percent;
   heat.style.opacity = percent / 100;
   sessionStorage.setItem("overlay", percent);
+}
+
+// The outline of the lungs stays as the reader left it, from one X-ray to the next.
+function outline(on) {
+  if (!slider("lungs")) return;
+  film.classList.toggle("outlined", on);
+  slider("lungs").setAttribute("aria-pressed", String(on));
+  sessionStorage.setItem("lungs", on ? "on" : "off");
+}
+
+function toggleOutline() {
+  if (!slider("lungs")) return;
+  outline(!film.classList.contains("outlined"));
+  const words = document.getElementById("lungs-outline").getAttribute("aria-label");
+  slider("announce").textContent = film.classList.contains("outlined") ? words : "Outline of the lungs hidden";
 }
 
 function reset() {
@@ -166,6 +182,7 @@ if (film) {
     heat.addEventListener("error", () => { heat.hidden = true; slider("overlay").disabled = true; });
     overlay(Number(sessionStorage.getItem("overlay") ?? 60));
   }
+  outline(sessionStorage.getItem("lungs") === "on");
   if (xray.complete && xray.naturalWidth) showFilm();
   else if (xray.complete) explain(xray, document.getElementById("stage-message"));
   xray.addEventListener("load", showFilm);
@@ -175,6 +192,7 @@ if (film) {
   slider("level").addEventListener("input", (event) => windowTo(view.width, Number(event.target.value)));
   slider("overlay")?.addEventListener("input", (event) => overlay(Number(event.target.value)));
   const clicks = {
+    ...(slider("lungs") && { lungs: toggleOutline }),
     "zoom-in": () => zoom(1.25), "zoom-out": () => zoom(0.8), fit, reset, auto: autoWindow,
     invert: () => { view.inverted = !view.inverted; draw(); },
   };
@@ -186,6 +204,7 @@ const shown = () => film?.classList.contains("ready");
 const moves = { ArrowLeft: [60, 0], ArrowRight: [-60, 0], ArrowUp: [0, 60], ArrowDown: [0, -60] };
 const looks = {
   "+": () => zoom(1.25), "=": () => zoom(1.25), "-": () => zoom(0.8), 0: fit, i: () => press("invert"), w: autoWindow, r: reset,
+  l: () => press("lungs"),
   o: () => overlay(Number(slider("overlay")?.value) > 0 ? 0 : lastOverlay),
   "[": () => overlay(Number(slider("overlay")?.value) - 10), "]": () => overlay(Number(slider("overlay")?.value) + 10),
 };
