@@ -22,11 +22,13 @@ def register(
     from lungline.settings import load_settings
 
     with step_events.step("register") as step:
+        tested = Scores.load(Path(evaluation.path)).evaluation
         registered = Registry(load_settings()).register(
             Path(package.path),
             run_id=mlflow_run,
             pipeline_run=f"{pipeline_run}/{pipeline_id}",
-            metrics=Scores.load(Path(evaluation.path)).evaluation.metrics(),
+            metrics=tested.metrics(),
+            confusion=tested.confusion,
         )
         before = "" if registered.new else " (registered before)"
         step.conclude(f"version {registered.version}{before}", version=registered.version, package=registered.package)

@@ -72,6 +72,12 @@ class TrainSettings(Block):
         default=0.95, gt=0, le=1, description="Target specificity of the thresholds, outside the Unsure band."
     )
     unsure_rate: float = Field(default=0.15, ge=0, lt=1, description="Maximum share of images in the Unsure band.")
+    prevalence: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Share of pneumonia where the model will serve, which risks are for; empty is the data's share.",
+    )
 
 
 class TrainingPodSettings(Block):

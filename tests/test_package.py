@@ -12,7 +12,19 @@ import pytest
 
 from lungline.errors import PackageError
 from lungline.imaging.preparation import Preparation
-from lungline.package.card import CARD, MODEL, Card, ChestCheck, CodeFacts, DataFacts, Thresholds, amend_card, read_card
+from lungline.package.card import (
+    CARD,
+    MODEL,
+    Calibration,
+    Card,
+    ChestCheck,
+    CodeFacts,
+    DataFacts,
+    Prior,
+    Thresholds,
+    amend_card,
+    read_card,
+)
 from lungline.package.package import NOT_A_CHEST, Package
 from lungline.settings import ModelSettings
 from lungline.training.export import write_package
@@ -188,3 +200,16 @@ def test_labels_follow_the_thresholds() -> None:
     assert [label_of(p, thresholds) for p in (0.0, 0.29, 0.3, 0.69, 0.7, 1.0)] == [
         "Normal", "Normal", "Unsure", "Unsure", "Pneumonia", "Pneumonia",
     ]  # fmt: skip
+
+
+def test_a_prior_shifts_risks_in_log_odds(folder: Path) -> None:
+    """A package without one, as those of earlier releases, predicts the calibrated risk."""
+    inputs, calibration = random_images(4), Calibration(kind="platt", scale=2, bias=0.5)
+    amend_card(folder, calibration=calibration)
+    former = Package.load(folder)
+    plain = np.array([prediction.probability for prediction in former.predict(inputs)])
+    assert former.card.prior is None
+    assert plain == pytest.approx(calibration.probability(former.logits(inputs)))
+    amend_card(folder, prior=Prior(calibrated=0.75, share=0.1, chosen="By hand."))
+    shifted = np.array([prediction.probability for prediction in Package.load(folder).predict(inputs)])
+    assert shifted / (1 - shifted) == pytest.approx(plain / (1 - plain) / 27)

@@ -12,7 +12,8 @@ from lungline.evaluation.gate import evaluate_gate
 from lungline.evaluation.metrics import Evaluation, Scored, summarise
 from lungline.evaluation.scoring import evaluate
 from lungline.evaluation.shortcuts import border_only, heat_of, inside_only, measure
-from lungline.package.package import Prediction
+from lungline.package.card import MODEL, Prior
+from lungline.package.package import Package, Prediction
 from lungline.settings import GateSettings
 from tests.support.reading_network import CENTRE, CORNER, THRESHOLDS, films, reader_of
 
@@ -32,6 +33,20 @@ def test_a_model_that_reads_the_lungs_passes(tmp_path: Path) -> None:
     assert looks.inside_auc == 1
     assert looks.strongest_inside == 1
     assert looks.lung_area == pytest.approx(0.25, abs=0.03)
+
+
+def test_a_low_prior_makes_no_pneumonia_less_confident(tmp_path: Path) -> None:
+    """The heat of a model for a place where pneumonia is rare is measured in the same images."""
+    package = reader_of(CENTRE, tmp_path / "1")
+    rare = Package(
+        package.folder,
+        package.card.model_copy(update={"prior": Prior(calibrated=0.7, share=0.01, chosen="By hand.")}),
+        package.sha256,
+        (package.folder / MODEL).read_bytes(),
+    )
+    looks, plain = measure(rare, films(CENTRE)), measure(package, films(CENTRE))
+    assert plain.strongest_inside == looks.strongest_inside == 1
+    assert looks.lung_area == plain.lung_area
 
 
 def test_an_evaluation_and_its_json_hold_what_answers_rest_on(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.evaluation.metrics import Evaluation, Scored
 from lungline.evaluation.shortcuts import CONFIDENT, border_only, inside_only
+from lungline.package.card import Card, shifted
 from lungline.package.package import Package
 
 # Confident pneumonias that the mean is of: it changes little with more.
@@ -22,9 +23,10 @@ _SIDE = 96
 Floats = NDArray[np.float64]
 
 
-def confident(scored: Sequence[Scored]) -> list[int]:
+def confident(scored: Sequence[Scored], card: Card) -> list[int]:
     """Places of confident pneumonias, evenly from all."""
-    places = [at for at, case in enumerate(scored) if case.label == 1 and (case.probability or 0) >= CONFIDENT]
+    least = shifted(CONFIDENT, card.shift)
+    places = [at for at, case in enumerate(scored) if case.label == 1 and (case.probability or 0) >= least]
     step = max(1.0, len(places) / MOST)
     return [places[int(at * step)] for at in range(min(MOST, len(places)))]
 

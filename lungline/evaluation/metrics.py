@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from lungline.errors import DataError
-from lungline.package.card import Thresholds
+from lungline.package.card import Prior, Thresholds
 
 Floats = NDArray[np.floating[Any]]
 Labels = NDArray[np.integer[Any]]
@@ -82,6 +82,10 @@ class Evaluation(BaseModel):
     confusion: dict[str, int] = Field(description="tp, fn, tn, fp at the operating point.")
     per_class: dict[str, dict[str, int]] = Field(description="Predicted labels of each true class.")
     operating: float
+    prior: float | None = Field(
+        default=None,
+        description="Share of pneumonia that images are weighted to for the calibration error; None weights none.",
+    )
     intervals: dict[str, Interval]
     heat_inside: float | None = Field(
         default=None, description="Share of the heatmap inside the lungs, in confident pneumonias."
@@ -97,9 +101,17 @@ class Evaluation(BaseModel):
 
 
 def summarise(
-    scored: Sequence[Scored], thresholds: Thresholds, *, seed: int = 0, resamples: int = RESAMPLES
+    scored: Sequence[Scored],
+    thresholds: Thresholds,
+    *,
+    prior: Prior | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> Evaluation:
     """Metrics of scored cases, with 95 % intervals from `resamples` bootstrap draws (0: none).
+
+    Risks that are shifted to a prior are no frequencies where the share of pneumonia is another: with `prior`, the
+    calibration error is that of the same images weighted to its share.
 
     Raises DataError when every case was refused.
     """
@@ -109,7 +121,9 @@ def summarise(
     labels = np.array([case.label for case in valid])
     probabilities = np.array([case.probability for case in valid], dtype=np.float64)
     predicted = np.array([case.predicted for case in valid])
-    metrics = _metrics(labels, probabilities, predicted, thresholds.operating)
+    share = prior and prior.target
+    cut = thresholds.operating, share
+    metrics = _metrics(labels, probabilities, predicted, cut)
     positive = probabilities >= thresholds.operating
     return Evaluation(
         n=len(valid),
@@ -129,7 +143,8 @@ def summarise(
             for index, name in enumerate(("NORMAL", "PNEUMONIA"))
         },
         operating=thresholds.operating,
-        intervals=_intervals(labels, probabilities, predicted, thresholds.operating, (seed, resamples)),
+        prior=share,
+        intervals=_intervals(labels, probabilities, predicted, cut, (seed, resamples)),
         **metrics,
     )
 
@@ -146,11 +161,24 @@ def auc(labels: Labels, scores: Floats) -> float:
     return float((ranks[positives].sum() - count * (count + 1) / 2) / (count * others))
 
 
-def ece(labels: Labels, probabilities: Floats, bins: int = ECE_BINS) -> float:
-    """Expected calibration error: mean distance of probability and frequency over bins of equal width."""
+def ece(labels: Labels, probabilities: Floats, bins: int = ECE_BINS, share: float | None = None) -> float:
+    """Expected calibration error: mean distance of probability and frequency over bins of equal width.
+
+    With `share`, images are weighted so that this share of them has pneumonia.
+    """
     place = np.minimum((np.asarray(probabilities) * bins).astype(int), bins - 1)
-    gaps = np.bincount(place, np.asarray(probabilities) - np.asarray(labels), minlength=bins)
-    return float(np.abs(gaps).sum() / len(place))
+    weights = weights_for(labels, share)
+    gaps = np.bincount(place, weights * (np.asarray(probabilities) - np.asarray(labels)), minlength=bins)
+    return float(np.abs(gaps).sum() / weights.sum())
+
+
+def weights_for(labels: Labels, share: float | None) -> NDArray[np.float64]:
+    """The weight of each image so that a share of the whole has pneumonia; 1 without a share, or for one class."""
+    sick = np.asarray(labels) == 1
+    now = float(np.count_nonzero(sick)) / max(1, len(sick))
+    if share is None or not 0 < now < 1:
+        return np.ones(len(sick))
+    return np.where(sick, share / now, (1 - share) / (1 - now))
 
 
 def share(condition: NDArray[np.bool_], within: NDArray[np.bool_] | None = None) -> float:
@@ -160,8 +188,10 @@ def share(condition: NDArray[np.bool_], within: NDArray[np.bool_] | None = None)
 
 
 def _metrics(
-    labels: Labels, probabilities: Floats, predicted: NDArray[Any], operating: float
+    labels: Labels, probabilities: Floats, predicted: NDArray[Any], cut: tuple[float, float | None]
 ) -> dict[str, float | None]:
+    """`cut` is the operating point with the share of pneumonia that the calibration error is for."""
+    operating, prior = cut
     positive, sick = probabilities >= operating, labels == 1
     decided = predicted != "Unsure"
     values = {
@@ -169,7 +199,7 @@ def _metrics(
         "accuracy": share(positive == sick),
         "sensitivity": share(positive, sick),
         "specificity": share(~positive, ~sick),
-        "ece": ece(labels, probabilities),
+        "ece": ece(labels, probabilities, share=prior),
         "unsure_rate": share(~decided),
         "sensitivity_decided": share(predicted == "Pneumonia", sick & decided),
         "specificity_decided": share(predicted == "Normal", ~sick & decided),
@@ -178,7 +208,11 @@ def _metrics(
 
 
 def _intervals(
-    labels: Labels, probabilities: Floats, predicted: NDArray[Any], operating: float, draws: tuple[int, int]
+    labels: Labels,
+    probabilities: Floats,
+    predicted: NDArray[Any],
+    cut: tuple[float, float | None],
+    draws: tuple[int, int],
 ) -> dict[str, Interval]:
     """Stratified by class, so that each resample keeps the prevalence."""
     seed, resamples = draws
@@ -187,7 +221,7 @@ def _intervals(
     drawn: dict[str, list[float]] = {}
     for _ in range(resamples):
         rows = np.concatenate([random.choice(side, len(side)) for side in sides if len(side)])
-        for name, value in _metrics(labels[rows], probabilities[rows], predicted[rows], operating).items():
+        for name, value in _metrics(labels[rows], probabilities[rows], predicted[rows], cut).items():
             if value is not None:
                 drawn.setdefault(name, []).append(value)
     ends = {name: np.percentile(values, [2.5, 97.5]) for name, values in drawn.items()}

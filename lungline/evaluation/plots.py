@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lungline.datasets.prepared import Prepared
 from lungline.diagnosis.diagnoser import Diagnoser
-from lungline.evaluation.metrics import ECE_BINS, Evaluation, Scored
+from lungline.evaluation.metrics import ECE_BINS, Evaluation, Scored, weights_for
 from lungline.evaluation.scoring import Scores
 from lungline.package.package import Package
 from lungline.registry.tracking import RunRecord
@@ -39,7 +39,7 @@ def report_plots(evaluation: Evaluation, scored: Sequence[Scored]) -> dict[str, 
         plots["Precision-recall curve with 95 % band"] = partial(_precision_recall, labels, probabilities)
     plots["Confusion matrix at the operating point"] = partial(_confusion, evaluation)
     plots["Histogram of risks"] = partial(_histogram, labels, probabilities)
-    plots["Reliability diagram"] = partial(_reliability, labels, probabilities)
+    plots["Reliability diagram"] = partial(_reliability, labels, probabilities, weights_for(labels, evaluation.prior))
     return {text: _drawn(text, plot) for text, plot in plots.items()}
 
 
@@ -102,13 +102,14 @@ def _precision_recall(labels: Labels, probabilities: Floats, axes: Any) -> None:
     axes.set(xlabel="sensitivity (recall)", ylabel="precision", ylim=(0, 1.02))
 
 
-def _reliability(labels: Labels, probabilities: Floats, axes: Any) -> None:
+def _reliability(labels: Labels, probabilities: Floats, weights: Floats, axes: Any) -> None:
     places = np.minimum((probabilities * ECE_BINS).astype(int), ECE_BINS - 1)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8)
     for place in np.unique(places):
         within = places == place
-        size = 12 + 300 * within.mean()
-        axes.scatter(probabilities[within].mean(), labels[within].mean(), s=size, color=NORMAL, alpha=0.8)
+        size = 12 + 300 * weights[within].sum() / weights.sum()
+        means = (np.average(values[within], weights=weights[within]) for values in (probabilities, labels))
+        axes.scatter(*means, s=size, color=NORMAL, alpha=0.8)
     axes.set(xlabel="mean risk in a bin", ylabel="share of pneumonia", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
 
 

@@ -53,7 +53,7 @@ def write_report(
     page = folder / "report.html"
     error = [-1.0 if case.probability is None else abs(case.probability - case.label) for case in scored]
     worst = [int(at) for at in np.argsort(error)[::-1][:WORST] if error[int(at)] >= 0]
-    typical = evidence.confident(scored)
+    typical = evidence.confident(scored, package.card)
     chosen = {*worst, *typical}
     files = {at: data for at, (_, data) in enumerate(zip_longest(scored, images)) if at in chosen and data is not None}
     pictures = _Pictures(
@@ -113,6 +113,9 @@ def _facts(card: Card) -> dict[str, dict[str, object]]:
             "Operating point": f"{thresholds.operating:.4f}",
             "How chosen": thresholds.chosen,
             "Calibration": f"{calibration.kind}, scale {calibration.scale:.3f}, bias {calibration.bias:.3f}",
+            "Prior": f"risks are for a share of {card.prior.share:.1%} pneumonia. {card.prior.chosen}"
+            if card.prior
+            else "risks are for the share of the calibration's images",
             "Chest check": card.chest.chosen if card.chest else "none",
             "Lung model": card.lungs.source if card.lungs else "none: the evidence may lie outside the lungs",
         },

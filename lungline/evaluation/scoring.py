@@ -72,7 +72,7 @@ def score_split(
             on_progress(done, total)
 
     scored = score(package, cases(prepared, split), limits, on_progress=report)
-    return Scores(summarise(scored, package.card.thresholds), tuple(scored))
+    return Scores(summarise(scored, package.card.thresholds, prior=package.card.prior), tuple(scored))
 
 
 def with_looks(evaluation: Evaluation, package: Package, cases: Iterable[Case], limits: Limits) -> Evaluation:
@@ -104,7 +104,7 @@ def evaluate(
     """
     cases = [Case(label, data) for label, data in examples]
     scored = score(package, cases, limits, on_progress=on_progress)
-    evaluation = summarise(scored, package.card.thresholds, seed=seed)
+    evaluation = summarise(scored, package.card.thresholds, prior=package.card.prior, seed=seed)
     return with_looks(evaluation, package, cases, limits or Limits())
 
 

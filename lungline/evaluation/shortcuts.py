@@ -14,6 +14,7 @@ from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.evaluation.metrics import Case, auc
 from lungline.imaging.image import Limits
 from lungline.imaging.lungs import heat_within
+from lungline.package.card import shifted
 from lungline.package.package import Package, Prediction
 
 Pixels = NDArray[np.uint8]
@@ -21,7 +22,7 @@ Pixels = NDArray[np.uint8]
 # Shares of width and height: the inner part that is painted over for the border, and the one that is kept for the
 # inside.
 BORDER_WITHOUT, INSIDE = 0.6, 0.7
-# Risk from which a pneumonia counts as confident: a map of a low risk locates nothing.
+# Risk, without a prior's shift, from which a pneumonia counts as confident: a map of a low risk locates nothing.
 CONFIDENT = 0.9
 
 
@@ -58,7 +59,8 @@ def measure(
         pixels = package.card.preparation.resize(diagnosis.image)
         labels.append(case.label)
         risks.append((_risk(package, border_only(pixels)), _risk(package, inside_only(pixels))))
-        if case.label == 1 and prediction.probability >= CONFIDENT and prediction.lungs is not None:
+        confident = shifted(prediction.probability, -package.card.shift) >= CONFIDENT
+        if case.label == 1 and confident and prediction.lungs is not None:
             heats.append(heat_of(prediction))
         if on_progress:
             on_progress(len(labels))

@@ -36,10 +36,50 @@ class Calibration(_Part):
     scale: float = Field(default=1.0, gt=0)
     bias: float = 0.0
 
-    def probability(self, logit: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """Calibrated probabilities of pneumonia, of the logits' shape."""
+    def probability(self, logit: NDArray[np.floating[Any]], shift: float = 0.0) -> NDArray[np.float64]:
+        """Calibrated probabilities of pneumonia, of the logits' shape; `shift` is added in log odds."""
         with np.errstate(over="ignore"):
-            return 1.0 / (1.0 + np.exp(-(self.scale * np.asarray(logit, dtype=np.float64) + self.bias)))
+            return 1.0 / (1.0 + np.exp(-(self.scale * np.asarray(logit, dtype=np.float64) + self.bias + shift)))
+
+
+class Prior(_Part):
+    """The share of pneumonia that the risks are for: calibrated risks are shifted there in log odds."""
+
+    calibrated: float = Field(gt=0, lt=1, description="Share of pneumonia in the images of the calibration.")
+    share: float = Field(gt=0, lt=1, description="Share of pneumonia where the model serves.")
+    chosen: str = Field(description="Where the share comes from, in one sentence.")
+
+    @property
+    def shift(self) -> float:
+        """What is added to a calibrated risk, in log odds."""
+        return log_odds(self.share) - log_odds(self.calibrated)
+
+    @property
+    def target(self) -> float | None:
+        """The share that images must be weighted to where risks are compared with frequencies; None without a shift."""
+        return self.share if self.shift else None
+
+
+class SiteFacts(_Part):
+    """The site that the prior and the thresholds of a version were chosen for."""
+
+    name: str
+    parent: str = Field(description="The version whose network this one has.")
+    images: int = Field(description="Images of the site with a prediction.")
+    labelled: bool
+
+
+def log_odds(probability: float) -> float:
+    """Log odds of a probability, which is kept 1e-9 from 0 and 1."""
+    clipped = min(max(float(probability), 1e-9), 1 - 1e-9)
+    return float(np.log(clipped / (1 - clipped)))
+
+
+def shifted(probability: float, shift: float) -> float:
+    """A probability, moved in log odds; 0 and 1 stay."""
+    if not 0 < probability < 1:
+        return float(probability)
+    return float(1 / (1 + (1 - probability) / probability * np.exp(-shift)))
 
 
 class ChestCheck(_Part):
@@ -86,6 +126,9 @@ class Card(_Part):
     classes: tuple[str, ...] = ("NORMAL", "PNEUMONIA")
     thresholds: Thresholds
     calibration: Calibration = Field(default_factory=Calibration)
+    prior: Prior | None = Field(
+        default=None, description="None for packages of earlier releases: the risks are for the calibration's images."
+    )
     chest: ChestCheck | None = None
     lungs: LungModel | None = Field(
         default=None, description="None for packages of earlier releases, which have no lung model."
@@ -95,6 +138,10 @@ class Card(_Part):
     seed: int | None = None
     settings: dict[str, Any] = Field(default_factory=dict, description="The model and train settings of the run.")
     metrics: dict[str, float] = Field(default_factory=dict, description="Metrics on the test split.")
+    confusion: dict[str, int] = Field(
+        default_factory=dict, description="tp, fn, tn, fp on the test split at the operating point."
+    )
+    site: SiteFacts | None = Field(default=None, description="Set for a version that was fitted to one site.")
     mlflow_run_id: str | None = None
     pipeline_run: str | None = None
     files: dict[str, str] = Field(default_factory=dict, description="sha256 of every other file of the package.")
@@ -103,6 +150,15 @@ class Card(_Part):
     def synthetic(self) -> bool:
         """Whether the network was trained on drawn phantoms only."""
         return self.data.synthetic
+
+    @property
+    def shift(self) -> float:
+        """What the prior adds to a calibrated risk, in log odds."""
+        return self.prior.shift if self.prior else 0.0
+
+    def probability(self, logit: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Risks of pneumonia, of the logits' shape: calibrated, then shifted to the prior."""
+        return self.calibration.probability(logit, self.shift)
 
 
 def amend_card(folder: Path, **changes: Any) -> Card:

@@ -63,12 +63,12 @@ _LEAST_RISE = 1.0  # log odds between strongest and weakest region below which a
 class Prediction:
     """The model's prediction for one image.
 
-    `probability` is the calibrated risk of pneumonia. `cam` (h, w) in 0..1 locates the evidence for it: the strongest
-    region has the image's probability, the weakest 0. `chest` in 0..1 is the likeness to a frontal chest X-ray, None
-    for a model without that check. `embedding` (16,) summarises the image for drift monitoring, None for older models.
-    `lungs` (h, w) in 0..1 is the lung field over the network's input, None for models without a lung segmenter.
-    `doubts` are the kinds of reasons for which the label is Unsure whatever the probability; `warnings` say them in
-    words.
+    `probability` is the calibrated risk of pneumonia, at the card's prior. `cam` (h, w) in 0..1 locates the evidence
+    for it: the strongest region has the image's probability, the weakest 0. `chest` in 0..1 is the likeness to a
+    frontal chest X-ray, None for a model without that check. `embedding` (16,) summarises the image for drift
+    monitoring, None for older models. `lungs` (h, w) in 0..1 is the lung field over the network's input, None for
+    models without a lung segmenter. `doubts` are the kinds of reasons for which the label is Unsure whatever the
+    probability; `warnings` say them in words.
     """
 
     probability: float
@@ -136,8 +136,7 @@ class Package:
                 self._idle.append(runner)
 
     def _prediction(self, outputs: dict[str, NDArray[np.float32]]) -> Prediction:
-        calibrate = self.card.calibration.probability
-        probability = float(calibrate(outputs["logit"]).ravel()[0])
+        probability = float(self.card.probability(outputs["logit"]).ravel()[0])
         cam = _evidence(self.card.calibration.scale * outputs["cam"][0], probability)
         embedding = outputs["embedding"][0] if "embedding" in outputs else None
         lungs = outputs["lungs"][0] if "lungs" in outputs else None

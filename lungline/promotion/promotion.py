@@ -175,6 +175,9 @@ class _Change:
             commit=card.code.commit,
             mlflow_run=card.mlflow_run_id,
             pipeline_run=card.pipeline_run,
+            prior=card.prior and card.prior.share,
+            site=card.site and card.site.name,
+            parent=card.site and card.site.parent,
         )
 
     def _append(

@@ -46,6 +46,9 @@ class Facts(BaseModel):
     commit: str | None = None
     mlflow_run: str | None = None
     pipeline_run: str | None = None
+    prior: float | None = Field(default=None, description="Share of pneumonia that its risks are for.")
+    site: str | None = Field(default=None, description="The site that it was fitted to.")
+    parent: str | None = Field(default=None, description="The version whose network a version of a site has.")
 
 
 class PromotionEntry(BaseModel):

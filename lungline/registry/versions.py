@@ -71,10 +71,19 @@ class Registry:
         self.storage = storage or Storage.from_settings(settings)
         self.history = History(self.storage, self.bucket, self.name)
 
-    def register(self, package: Path, *, run_id: str, pipeline_run: str, metrics: Mapping[str, float]) -> Registered:
+    def register(
+        self,
+        package: Path,
+        *,
+        run_id: str,
+        pipeline_run: str,
+        metrics: Mapping[str, float],
+        confusion: Mapping[str, int] | None = None,
+    ) -> Registered:
         """Register a package as the challenger; the package of a run is registered once.
 
-        Its card gets the version, the runs' names and the metrics. After a crash the same call completes what is there.
+        Its card gets the version, the runs' names, and the metrics and confusion matrix of the test split. After a
+        crash the same call completes what is there.
         """
         with translated(self.settings), tempfile.TemporaryDirectory(prefix="lungline-") as temporary:
             client = connect(self.settings)
@@ -91,6 +100,7 @@ class Registry:
                 mlflow_run_id=run_id,
                 pipeline_run=pipeline_run,
                 metrics=dict(metrics),
+                confusion=dict(confusion or {}),
             )
             loaded = Package.load(folder)
             self._store(folder, version)

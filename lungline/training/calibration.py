@@ -1,11 +1,12 @@
-"""Calibrate logits to probabilities, and choose the thresholds of Normal, Unsure and Pneumonia."""
+"""Calibrate logits to probabilities, choose the prior, and the thresholds of Normal, Unsure and Pneumonia."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lungline.package.card import Calibration, Thresholds
+from lungline.evaluation.metrics import weights_for
+from lungline.package.card import Calibration, Prior, Thresholds, log_odds, shifted
 from lungline.settings import TrainSettings
 
 Floats = NDArray[np.floating[Any]]
@@ -38,29 +39,65 @@ def fit_calibration(logits: Floats, labels: Labels) -> Calibration:
     return Calibration(kind="platt", scale=float(weights[0]), bias=float(weights[1]))
 
 
+def choose_prior(labels: Labels, settings: TrainSettings) -> Prior:
+    """The prior of a card: `train.prevalence`, or the share of pneumonia in the images of the calibration."""
+    share = share_of(labels)
+    if settings.prevalence is None:
+        return Prior(calibrated=share, share=share, chosen=f"The share in {len(labels)} validation images.")
+    return Prior(calibrated=share, share=settings.prevalence, chosen="Set as train.prevalence.")
+
+
+def share_of(labels: Labels) -> float:
+    """The share of pneumonia, half an image away from none and all: neither has log odds."""
+    count, sick = max(1, len(labels)), int(np.count_nonzero(np.asarray(labels) == 1))
+    return min(max(sick, 0.5), count - 0.5) / count
+
+
 def choose_thresholds(
-    probabilities: Floats, labels: Labels, settings: TrainSettings, disturbed: Floats | None = None
+    probabilities: Floats,
+    labels: Labels,
+    settings: TrainSettings,
+    disturbed: Floats | None = None,
+    *,
+    prior: Prior | None = None,
 ) -> Thresholds:
     """The narrowest Unsure band around the operating point outside which the targets hold with statistical margin.
 
     `disturbed` (copies, N) are the probabilities of augmented copies of the same images. The operating point lies
     halfway, in log odds, between the best for the images and the best for the copies: images from elsewhere shift as
     the copies do, and a point that barely separates the originals would misclassify many of them.
+
+    Probabilities are without the prior's shift. Sensitivity and specificity do not depend on the share of pneumonia, so
+    with a prior the same images are chosen for each label, except that the band's limit holds for the prior's share;
+    the thresholds themselves move with the risks.
     """
     p, sick = np.asarray(probabilities, np.float64), np.asarray(labels) == 1
     forms = p[np.newaxis] if disturbed is None else np.asarray(disturbed, np.float64)
     best = best_cut(p, labels), best_cut(forms.ravel(), np.tile(labels, len(forms)))
-    operating = _expit((_logit(best[0]) + _logit(best[1])) / 2)
+    operating = _expit((log_odds(best[0]) + log_odds(best[1])) / 2)
     low, high = _band(p, sick, operating, settings)
-    low, high = _within(p, operating, (low, high), settings.unsure_rate)
+    weights = weights_for(labels, prior and prior.target)
+    low, high = _within(p, operating, (low, high), settings.unsure_rate, weights)
     chosen = (
         f"On {len(p)} validation images, {np.mean(sick):.0%} of them pneumonia: operating point halfway in log odds "
         f"between the best for the images and the best for {len(forms)} augmented copies of each, by the mean of "
         f"sensitivity and specificity; around it the narrowest Unsure band outside which sensitivity is at least "
         f"{settings.sensitivity:g} and specificity {settings.specificity:g} at the low end of a 90 % interval, and "
-        f"which holds at most {settings.unsure_rate:.0%} of the images."
+        f"which holds at most {settings.unsure_rate:.0%} of the images{_at(prior)}."
     )
-    return Thresholds(low=low, high=high, operating=operating, chosen=chosen)
+    return moved(Thresholds(low=low, high=high, operating=operating, chosen=chosen), prior.shift if prior else 0.0)
+
+
+def moved(thresholds: Thresholds, shift: float) -> Thresholds:
+    """The thresholds of risks that were shifted in log odds; every image keeps its label."""
+    if not shift:
+        return thresholds
+    ends = {name: shifted(getattr(thresholds, name), shift) for name in ("low", "high", "operating")}
+    return thresholds.model_copy(update=ends)
+
+
+def _at(prior: Prior | None) -> str:
+    return f", at a share of {prior.share:.1%} pneumonia" if prior and prior.shift else ""
 
 
 def best_cut(probabilities: Floats, labels: Labels) -> float:
@@ -70,7 +107,7 @@ def best_cut(probabilities: Floats, labels: Labels) -> float:
     cuts = np.concatenate([(values[1:] + values[:-1]) / 2, [0.5]])
     score = np.array([np.mean(p[y == 1] >= cut) + np.mean(p[y == 0] < cut) for cut in cuts], dtype=np.float64)
     best = cuts[np.isclose(score, np.nanmax(score))] if np.isfinite(score).any() else cuts[-1:]
-    return float(_expit((_logit(best.min()) + _logit(best.max())) / 2))
+    return float(_expit((log_odds(best.min()) + log_odds(best.max())) / 2))
 
 
 def _band(p: Vector, sick: NDArray[np.bool_], operating: float, settings: TrainSettings) -> tuple[float, float]:
@@ -98,19 +135,16 @@ def _holds(right: Any, wrong: Any, target: float) -> bool:
     return bool((middle - reach) / (1 + z * z / n) >= target)
 
 
-def _within(p: Vector, operating: float, band: tuple[float, float], most: float) -> tuple[float, float]:
+def _within(
+    p: Vector, operating: float, band: tuple[float, float], most: float, weights: Vector
+) -> tuple[float, float]:
     """The band, narrowed towards the operating point until it holds at most the share `most` of the images."""
-    centre, ends = _logit(operating), [_logit(end) for end in band]
+    centre, ends = log_odds(operating), [log_odds(end) for end in band]
     for width in np.linspace(1, 0, 101):
         low, high = (float(_expit(centre + (end - centre) * width)) for end in ends)
-        if np.mean((p >= low) & (p < high)) <= most:
+        if np.average((p >= low) & (p < high), weights=weights) <= most:
             return low, high
     return operating, operating
-
-
-def _logit(p: float) -> float:
-    clipped = min(max(float(p), 1e-9), 1 - 1e-9)
-    return float(np.log(clipped / (1 - clipped)))
 
 
 def _expit(x: float) -> float:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from lungline.evaluation.metrics import auc
 from lungline.imaging.preparation import Preparation
-from lungline.package.card import Calibration, Card, ChestCheck, CodeFacts, DataFacts, Thresholds
+from lungline.package.card import Calibration, Card, ChestCheck, CodeFacts, DataFacts, Prior, Thresholds
 from lungline.settings import ModelSettings, Settings, TrainSettings
 from lungline.training.augment import augment, disturbed, reframe
-from lungline.training.calibration import choose_thresholds, fit_calibration
+from lungline.training.calibration import choose_prior, choose_thresholds, fit_calibration
 from lungline.training.embedding import fit_embedding
 from lungline.training.lung_crop import crop, lung_box
 from lungline.training.lungs import SIDE, fields_of, lung_model
@@ -60,6 +60,7 @@ class Trained:
     preparation: Preparation
     history: tuple[Epoch, ...]
     calibration: Calibration
+    prior: Prior
     thresholds: Thresholds
     chest: ChestCheck
     seconds: float
@@ -71,6 +72,7 @@ class Trained:
             preparation=self.preparation,
             thresholds=self.thresholds,
             calibration=self.calibration,
+            prior=self.prior,
             chest=self.chest,
             lungs=lung_model(),
             data=data,
@@ -109,15 +111,17 @@ def train(prepared: "Prepared", settings: Settings, on_epoch: Callable[[Epoch], 
     network = loop.averaged
     val_logits = logits(network, val_images)
     calibration = fit_calibration(val_logits, val_labels)
+    prior = choose_prior(val_labels, settings.train)
     forms = disturbed(val_pixels, preparation, copies=FORMS, strength=1.0, seed=settings.train.seed)
     thresholds = choose_thresholds(
         calibration.probability(val_logits),
         val_labels,
         settings.train,
         calibration.probability(logits(network, forms)).reshape(FORMS, -1),
+        prior=prior,
     )
     seconds = time.monotonic() - started
-    return Trained(network, preparation, tuple(history), calibration, thresholds, chest, seconds)
+    return Trained(network, preparation, tuple(history), calibration, prior, thresholds, chest, seconds)
 
 
 def logits(model: "keras.Model", images: NDArray[np.float32], batch: int = 256) -> NDArray[np.float64]:
