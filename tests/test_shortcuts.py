@@ -1,5 +1,7 @@
 """What a model's answers rest on: heat inside the lungs, the border alone, the inside alone."""
 
+import base64
+import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,15 +9,18 @@ from typing import cast
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from lungline.evaluation.evidence import CAPTIONS, least_inside
 from lungline.evaluation.gate import evaluate_gate
 from lungline.evaluation.metrics import Evaluation, Scored, summarise
-from lungline.evaluation.scoring import evaluate
+from lungline.evaluation.report import write_report
+from lungline.evaluation.scoring import evaluate, score
 from lungline.evaluation.shortcuts import border_only, heat_of, inside_only, measure
 from lungline.package.card import MODEL, Prior
 from lungline.package.package import Package, Prediction
 from lungline.settings import GateSettings
-from tests.support.reading_network import CENTRE, CORNER, THRESHOLDS, films, reader_of
+from tests.support.reading_network import CENTRE, CORNER, THRESHOLDS, card_of, films, reader_of
 
 
 def test_a_model_that_reads_the_border_is_found_out(tmp_path: Path) -> None:
@@ -55,6 +60,43 @@ def test_an_evaluation_and_its_json_hold_what_answers_rest_on(tmp_path: Path) ->
     stored = json.loads(evaluation.model_dump_json())
     assert {"heat_inside", "border_auc", "inside_auc", "doubted"} <= stored.keys()
     assert evaluation.metrics()["inside_auc"] == 1
+
+
+def test_the_least_heat_inside_comes_first() -> None:
+    """Of confident pneumonias only, and at most twelve."""
+    shares = [0.9, 0.2, 0.5, None, *[0.95] * 20]
+    cases = [Scored(1, probability=0.99, heat_inside=share) for share in shares]
+    others = [Scored(0, probability=0.99, heat_inside=0.0), Scored(1, probability=0.8, heat_inside=0.0)]
+    places = least_inside([*others, *cases], card_of())
+    assert places[:3] == [3, 4, 2]
+    assert len(places) == 12
+    assert 5 not in places
+
+
+def test_report_shows_where_the_evidence_lies_and_the_worst(tmp_path: Path) -> None:
+    """As files beside the page and the model card, which name them, and on the page itself."""
+    package = reader_of(CORNER, tmp_path / "1")
+    cases = films(CORNER)
+    scores = score(package, cases)
+    assert sum(case.heat_inside is not None for case in scores) == len(cases)
+    page = write_report(tmp_path, package, summarise(scores, THRESHOLDS), scores, images=[case.data for case in cases])
+    shown = page.read_text()
+    card = (tmp_path / "model_card.md").read_text()
+    for name, caption in CAPTIONS.items():
+        png = (tmp_path / name).read_bytes()
+        assert np.asarray(Image.open(io.BytesIO(png)).convert("L")).std() > 10
+        assert base64.b64encode(png).decode() in shown
+        assert caption in shown
+        assert f"![{caption}]({name})" in card
+
+
+def test_report_of_a_model_without_lungs_has_no_such_pictures(tmp_path: Path) -> None:
+    package = reader_of(CORNER, tmp_path / "1", segments=False)
+    cases = films(CORNER)
+    scores = score(package, cases)
+    page = write_report(tmp_path, package, summarise(scores, THRESHOLDS), scores, images=[case.data for case in cases])
+    assert "Where the evidence lies" not in page.read_text()
+    assert not any((tmp_path / name).exists() for name in CAPTIONS)
 
 
 def test_painting_keeps_its_part_only() -> None:

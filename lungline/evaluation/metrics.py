@@ -40,7 +40,7 @@ class Scored:
     """The prediction for a case; a refused one has a reason and no probability, a doubted one both.
 
     `label` is the true label, `predicted` the predicted one, `chest` the likeness to a chest X-ray, `side` the shortest
-    side in pixels.
+    side in pixels, `heat_inside` the share of the heatmap inside the lungs.
     """
 
     label: int
@@ -51,6 +51,7 @@ class Scored:
     reason: str | None = None
     chest: float | None = None
     side: int = 0
+    heat_inside: float | None = None
 
 
 class Interval(BaseModel):

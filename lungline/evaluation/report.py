@@ -45,7 +45,7 @@ def write_report(
     robustness: Robustness | None = None,
     images: Iterable[bytes] = (),
 ) -> Path:
-    """Write report.html and model_card.md into a folder; returns the page.
+    """Write report.html, model_card.md and the pictures of the evidence into a folder; returns the page.
 
     `images` are the files of `scored` in the same order, to show the largest errors; without them these are left out.
     """
@@ -53,15 +53,17 @@ def write_report(
     page = folder / "report.html"
     error = [-1.0 if case.probability is None else abs(case.probability - case.label) for case in scored]
     worst = [int(at) for at in np.argsort(error)[::-1][:WORST] if error[int(at)] >= 0]
-    typical = evidence.confident(scored, package.card)
-    chosen = {*worst, *typical}
+    chosen = {*worst, *evidence.confident(scored, package.card), *evidence.least_inside(scored, package.card)}
     files = {at: data for at, (_, data) in enumerate(zip_longest(scored, images)) if at in chosen and data is not None}
     pictures = _Pictures(
-        evidence.evidence_png(package, evaluation, (files[at] for at in typical if at in files)),
+        evidence.pictures(package, evaluation, scored, files),
         tuple(_worst_errors(package, [(scored[at], files[at]) for at in worst if at in files])),
     )
+    for name, png in pictures.evidence.items():
+        (folder / name).write_bytes(png)
     page.write_text(_page(package.card, evaluation, scored, robustness, pictures), encoding="utf-8")
-    (folder / "model_card.md").write_text(model_card(package.card, evaluation, scored, robustness), encoding="utf-8")
+    card = model_card(package.card, evaluation, scored, robustness, pictures=pictures.evidence)
+    (folder / "model_card.md").write_text(card, encoding="utf-8")
     return page
 
 
@@ -80,9 +82,14 @@ def slices(scored: Sequence[Scored], card: Card) -> dict[str, Evaluation]:
 
 
 def model_card(
-    card: Card, evaluation: Evaluation, scored: Sequence[Scored] = (), robustness: Robustness | None = None
+    card: Card,
+    evaluation: Evaluation,
+    scored: Sequence[Scored] = (),
+    robustness: Robustness | None = None,
+    *,
+    pictures: Iterable[str] = (),
 ) -> str:
-    """The model card in Markdown, with the same numbers as the page."""
+    """The model card in Markdown, with the same numbers as the page; `pictures` are files beside it, of CAPTIONS."""
     lines = [f"# {card.name} {card.version or '(not registered)'}", "", NOTICE, ""]
     if card.synthetic:
         lines += ["**Trained on drawn phantoms, not on X-rays: its metrics say nothing about patients.**", ""]
@@ -93,6 +100,8 @@ def model_card(
         lines += ["## Slices", "", *_markdown(_slice_rows(slices(scored, card))), ""]
     if robustness:
         lines += ["## Robustness", "", *_markdown(_robustness_rows(robustness)), ""]
+    shown = [f"![{evidence.CAPTIONS[name]}]({name})\n" for name in pictures]
+    lines += ["## Where the evidence lies", "", *shown] if shown else []
     return "\n".join(lines)
 
 
@@ -133,7 +142,8 @@ def _counts(evaluation: Evaluation) -> str:
     classes = ", ".join(f"{count} {name}" for name, count in evaluation.classes.items())
     return (
         f"{evaluation.n} images with a prediction ({classes}), {evaluation.refused} refused, {evaluation.doubted} "
-        "that do not look like a chest X-ray. Accuracy, sensitivity and specificity at the operating point "
+        "doubted (no chest X-ray, or no lungs to outline). "
+        "Accuracy, sensitivity and specificity at the operating point "
         f"{evaluation.operating:.4f}. Intervals: 95 %, stratified bootstrap."
     )
 
@@ -202,17 +212,15 @@ table { border-collapse: collapse; margin: .6rem 0 } th, td { text-align: left; 
 .notice { border-left: 4px solid #c8502d; padding: .4rem .8rem; background: #faf1ee }
 .plots, .worst { display: flex; flex-wrap: wrap; gap: 1rem } .plots img { width: 21rem; max-width: 100% }
 figure { margin: 0; width: 13rem } figure img { width: 100% } figcaption { font-size: .85rem }
+figure.wide { width: auto; margin-bottom: 1rem } figure.wide img { width: auto; max-width: 100% }
 """
-
-
-_EVIDENCE = "Mean heatmap over the mean lungs of confident pneumonias; the border alone; the inside alone"
 
 
 @dataclass(frozen=True, slots=True)
 class _Pictures:
     """What the page shows of single images: where the evidence lies, and the largest errors."""
 
-    evidence: bytes | None
+    evidence: dict[str, bytes]
     worst: tuple[tuple[Scored, bytes], ...]
 
 
@@ -238,7 +246,8 @@ def _page(
         "<h2>Slices</h2>",
         _html(_slice_rows(slices(scored, card))),
         f"<h2>Robustness</h2>{_html(_robustness_rows(robustness))}" if robustness else "",
-        f"<h2>Where the evidence lies</h2>{_image(pictures.evidence, _EVIDENCE)}" if pictures.evidence else "",
+        "<h2>Where the evidence lies</h2>" if pictures.evidence else "",
+        *(_captioned(png, evidence.CAPTIONS[name]) for name, png in pictures.evidence.items()),
         f"<h2>Largest errors</h2><div class=worst>{''.join(map(_worst, pictures.worst))}</div>"
         if pictures.worst
         else "",
@@ -247,6 +256,10 @@ def _page(
         rows = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items())
         parts.append(f"<h2>{name}</h2><table>{rows}</table>")
     return "\n".join(part for part in parts if part)
+
+
+def _captioned(png: bytes, caption: str) -> str:
+    return f"<figure class=wide>{_image(png, caption)}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
 def _worst(error: tuple[Scored, bytes]) -> str:

@@ -139,4 +139,5 @@ def _score_case(diagnoser: Diagnoser, case: Case) -> Scored:
         chest=prediction.chest,
         reason=next(iter(prediction.doubts), None),
         side=min(image.width, image.height),
+        heat_inside=diagnosis.heat_inside,
     )

@@ -17,7 +17,19 @@ SIZE = 40
 THRESHOLDS = Thresholds(low=0.3, high=0.7, operating=0.5, chosen="By hand.")
 
 
-def reader_of(region: tuple[slice, slice], folder: Path, **card: Any) -> Package:
+def card_of(**values: Any) -> Card:
+    """The card of such a network; `values` are more of its values."""
+    return Card(
+        preparation=Preparation(size=SIZE),
+        thresholds=THRESHOLDS,
+        data=DataFacts(name="drawn", digest="0", synthetic=True),
+        code=CodeFacts(version="0"),
+        version="1",
+        **values,
+    )
+
+
+def reader_of(region: tuple[slice, slice], folder: Path, *, segments: bool = True, **card: Any) -> Package:
     """A network whose logit is the mean grey of one region of the image, and whose lungs are the middle."""
     import keras
 
@@ -36,15 +48,9 @@ def reader_of(region: tuple[slice, slice], folder: Path, **card: Any) -> Package
         "lungs": layers.Identity(name="field")(keras.ops.clip(seen * 0.0 + middle, 0.0, 1.0)),
         "chest": layers.Identity(name="chest")(ops.sum(evidence, axis=(1, 2)) * 0.0 + 9.0),
     }
-    described = Card(
-        preparation=Preparation(size=SIZE),
-        thresholds=THRESHOLDS,
-        data=DataFacts(name="drawn", digest="0", synthetic=True),
-        code=CodeFacts(version="0"),
-        version="1",
-        **card,
-    )
-    write_package(folder, keras_model=keras.Model(image, outputs), card=described)
+    if not segments:  # as networks of earlier releases
+        del outputs["lungs"]
+    write_package(folder, keras_model=keras.Model(image, outputs), card=card_of(**card))
     return Package.load(folder)
 
 
