@@ -26,14 +26,18 @@ from sqlalchemy import text
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.servers import free_port
+from laptop.services.service import settings_environment
+from laptop.services.store import running_store
 from lungline.events.uploads import Upload
 from lungline.results.events import RESULT_TYPE
 from lungline.results.records import ModelFacts, OperatingPoint, ResultRecord, Times, UploadFacts
-from lungline.settings import load_settings
+from lungline.settings import Settings, load_settings
+from lungline.storage.s3 import Storage
 from worklist.database.access import COOKIE, Access
 from worklist.database.ingest import ingest
 from worklist.database.session import Database
 
+RESULTS = Settings.model_construct().results_bucket
 REQUESTS = 60
 SEED = 2000
 MONTH = 30 * 86400 * 1_000_000
@@ -148,7 +152,7 @@ def paths(client: httpx.Client) -> dict[str, str]:
     }
 
 
-async def follow(url: str, cookie: str, pages: int, process: psutil.Process) -> dict[str, float]:
+async def follow(url: str, cookie: str, pages: int, process: psutil.Process, storage: Storage) -> dict[str, float]:
     """Open pages, send ten results per second for ten seconds, and measure costs and delays."""
     arrivals: list[float] = []
     sent: dict[str, float] = {}
@@ -173,6 +177,7 @@ async def follow(url: str, cookie: str, pages: int, process: psutil.Process) -> 
         start, used = time.perf_counter(), sum(process.cpu_times()[:2])
         for number in range(100):
             result = record(10**7 + number, random.Random(number).random(), arrived=datetime.now(UTC))
+            await asyncio.to_thread(keep, storage, result)
             sent[result.upload.identity] = time.perf_counter()
             response = await client.post(url, content=result.model_dump_json(), headers=HEADERS)
             response.raise_for_status()
@@ -200,23 +205,35 @@ def main() -> None:
     parser.add_argument("--results", type=int, default=100_000)
     parser.add_argument("--pages", type=int, default=200)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        settings = load_settings({"home": Path(folder)})
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_store(Path(folder), load_settings({"home": Path(folder)})) as settings,
+    ):
+        storage = Storage.from_settings(settings)
+        storage.ensure_buckets(settings.results_bucket, settings.models_bucket)
         with closing(Database.open(settings)) as database:
             rate = fill(database, arguments.results)
             cookie = Access(database, settings).begin("benchmark", "admin")
         port = free_port()
         url = f"http://127.0.0.1:{port}"
-        environment = os.environ | {"LUNGLINE_HOME": folder, "LUNGLINE_S3_ENDPOINT": "http://127.0.0.1:9"}
+        environment = os.environ | settings_environment(settings)
         command = [sys.executable, "-m", "worklist", "--http_port", str(port)]
         with subprocess.Popen(command, env=environment, cwd=Path(__file__).parent.parent) as server:
             try:
-                print(json.dumps(measure(url, cookie, arguments.pages, psutil.Process(server.pid), rate), indent=2))
+                process = psutil.Process(server.pid)
+                print(json.dumps(measure(url, cookie, arguments.pages, process, rate, storage=storage), indent=2))
             finally:
                 server.terminate()
 
 
-def measure(url: str, cookie: str, pages: int, process: psutil.Process, rate: float) -> dict[str, object]:
+def keep(storage: Storage, result: ResultRecord) -> None:
+    """Store a record, as the predictor does before its event."""
+    storage.put(RESULTS, result.key, result.model_dump_json().encode())
+
+
+def measure(
+    url: str, cookie: str, pages: int, process: psutil.Process, rate: float, *, storage: Storage
+) -> dict[str, object]:
     """All metrics."""
     deadline = time.monotonic() + 60
     while True:
@@ -231,12 +248,15 @@ def measure(url: str, cookie: str, pages: int, process: psutil.Process, rate: fl
         metrics: dict[str, object] = {
             name: timed(lambda path=path: client.get(path), process) for name, path in paths(client).items()
         }
-        fresh = iter(results(2000)[-REQUESTS:])
+        latest = results(2000)[-REQUESTS:]
+        for result in latest:
+            keep(storage, result)
+        fresh = iter(latest)
         metrics["event"] = timed(
             lambda: client.post("/", content=next(fresh).model_dump_json(), headers=HEADERS), process
         )
     metrics["results a second into the database"] = round(rate)
-    metrics[f"{pages} pages"] = asyncio.run(follow(url, cookie, pages, process))
+    metrics[f"{pages} pages"] = asyncio.run(follow(url, cookie, pages, process, storage))
     return metrics
 
 

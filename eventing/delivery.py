@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from eventing.kafka_record import KafkaRecord, dead_letter_headers, reply_headers
+from eventing.kafka_record import KafkaRecord, bare_letter_headers, dead_letter_headers, reply_headers
 from eventing.offsets import OffsetTracker
 from eventing.producer import Outbox
 from eventing.routes import Route
@@ -115,7 +115,7 @@ class Dispatcher:
                 self._acknowledge(delivery, self._post(delivery.record))
         except Exception:
             log.exception("Delivery of %s failed.", delivery.record)
-            self._retry(delivery, SinkResponse(None, b"dispatch error: in the trigger"))
+            self._retry_or_bury(delivery)
         finally:
             self._slots.release()
 
@@ -141,6 +141,14 @@ class Dispatcher:
             self._retry(delivery, response)
         else:
             self._dead_letter(delivery, response)
+
+    def _retry_or_bury(self, delivery: Delivery) -> None:
+        """After an error of our own; whatever happens, the record ends, because it holds all offsets behind it."""
+        try:
+            self._retry(delivery, SinkResponse(None, b"dispatch error: in the trigger"))
+        except Exception:
+            log.exception("%s is given up: it can be neither delivered nor kept as a dead letter.", delivery.record)
+            delivery.finish()
 
     def _retry(self, delivery: Delivery, response: SinkResponse) -> None:
         policy = self._route.retry
@@ -174,7 +182,12 @@ class Dispatcher:
         if self._route.dead_letters is None:
             delivery.finish()
             return
-        headers = dead_letter_headers(record, self._sink.url, response.status or 500, response.body)
+        code = response.status or 500
+        try:
+            headers = dead_letter_headers(record, self._sink.url, code, response.body)
+        except Exception:
+            log.exception("The dead letter of %s has no attributes of its own.", record)
+            headers = bare_letter_headers(code)
         self._produce(self._route.dead_letters, record.value, record.key, headers, delivery)
 
     def _produce(self, topic: str, value: bytes, key: str | bytes | None, headers: Headers, delivery: Delivery) -> None:

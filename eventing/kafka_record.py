@@ -1,12 +1,13 @@
 """Kafka records in the form of Knative's Kafka source and sink: attributes, dead letters, replies."""
 
 import base64
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from lungline import tracing
+from lungline import bounds, tracing
 from lungline.events.cloudevents import STRUCTURED, Headers, kafka_headers, percent_decode
 from lungline.events.uploads import UPLOAD_TYPE
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 SOURCE = "/apis/v1/namespaces/lungline/kafkasources/laptop"
 # Knative quotes this much of a sink's response.
 MAX_ERROR_BYTES = 1024
+# CloudEvents 1.0: names of lower-case letters and digits, best not longer than 20. Others cannot be an HTTP header.
+_ATTRIBUTE = re.compile(r"[a-z0-9]{1,40}")
+MAX_ATTRIBUTES, MAX_ATTRIBUTE_CHARACTERS = 40, 4096
+MAX_KEY_CHARACTERS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,7 @@ class KafkaRecord:
             offset=message.offset() or 0,
             value=message.value() or b"",
             key=key.encode() if isinstance(key, str) else key,
-            content_type=headers.get("content-type"),
+            content_type=_content_type(headers),
             milliseconds=message.timestamp()[1],
             trace=tracing.parent_of({name.replace("ce_", "ce-"): value for name, value in headers.items()}),
             event=_event(headers),
@@ -64,10 +69,11 @@ class KafkaRecord:
             "source": f"{SOURCE}#{self.topic}",
             "subject": f"partition:{self.partition}#{self.offset}",
             "id": f"partition:{self.partition}/offset:{self.offset}",
-            "time": datetime.fromtimestamp(self.milliseconds / 1000, UTC).isoformat(timespec="milliseconds"),
         }
+        if at := bounds.moment_at(self.milliseconds):  # an attribute that an event may lack
+            attributes["time"] = at.isoformat(timespec="milliseconds")
         if self.key is not None:
-            key = self.key.decode(errors="replace")
+            key = self.key.decode(errors="replace")[:MAX_KEY_CHARACTERS]
             attributes |= {"key": key, "partitionkey": key}
         if self.trace:
             attributes[tracing.HEADER] = self.trace
@@ -75,10 +81,21 @@ class KafkaRecord:
 
 
 def _event(headers: Mapping[str, str]) -> dict[str, str]:
-    """The attributes of a CloudEvent in Kafka's binary mode; empty when it is not one."""
+    """The attributes of a CloudEvent in Kafka's binary mode; empty when it is not one.
+
+    Without those that no HTTP header can carry: they would make every delivery fail.
+    """
     if "ce_specversion" not in headers:
         return {}
-    return {name[3:]: value for name, value in headers.items() if name.startswith("ce_")}
+    attributes = ((name[3:], value) for name, value in headers.items() if name.startswith("ce_"))
+    allowed = ((name, value[:MAX_ATTRIBUTE_CHARACTERS]) for name, value in attributes if _ATTRIBUTE.fullmatch(name))
+    return dict(islice(allowed, MAX_ATTRIBUTES))
+
+
+def _content_type(headers: Mapping[str, str]) -> str | None:
+    """The media type of the value; None for one that no HTTP header can carry."""
+    value = headers.get("content-type")
+    return value if value and value.isascii() and value.isprintable() and len(value) <= MAX_KEY_CHARACTERS else None
 
 
 def dead_letter_headers(record: KafkaRecord, destination: str, code: int, response: bytes) -> Headers:
@@ -89,6 +106,11 @@ def dead_letter_headers(record: KafkaRecord, destination: str, code: int, respon
     data = base64.b64encode(response[:MAX_ERROR_BYTES]).decode()
     failure = {"knativeerrordest": destination, "knativeerrorcode": str(code), "knativeerrordata": data}
     return kafka_headers(record.attributes() | failure, record.content_type)
+
+
+def bare_letter_headers(code: int) -> Headers:
+    """The headers of a dead letter whose own attributes cannot be written."""
+    return kafka_headers({"specversion": "1.0", "type": UPLOAD_TYPE, "source": SOURCE, "knativeerrorcode": str(code)})
 
 
 def reply_headers(response: Iterable[tuple[str, str]]) -> Headers | None:

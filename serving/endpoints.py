@@ -14,7 +14,7 @@ from lungline.diagnosis.upload import diagnose_upload
 from lungline.events import cloudevents
 from lungline.events.uploads import Upload, parse, require_bucket
 from lungline.results.events import result_event
-from lungline.results.records import ResultRecord
+from lungline.results.records import ResultRecord, load_or_none, record_key
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from serving import metrics, predictions
@@ -158,7 +158,8 @@ class UploadEvents:
         if not uploads:
             return Reply(204)
         trace = cloudevents.trace_of(request.headers, value)
-        results = [self._result(upload, diagnoser, request.received, trace) for upload in uploads]
+        several = len(uploads) > 1
+        results = [self._result(upload, diagnoser, request.received, trace, again=several) for upload in uploads]
         records = [record for record, _ in results]
         for record in records:
             _count(record, request.received)
@@ -167,14 +168,25 @@ class UploadEvents:
         return self._reply(records, cloudevents.mode_of(request.headers, value), results[0][1])
 
     def _result(
-        self, upload: Upload, diagnoser: Diagnoser, received: datetime, trace: str | None
+        self, upload: Upload, diagnoser: Diagnoser, received: datetime, trace: str | None, *, again: bool
     ) -> tuple[ResultRecord, str]:
-        """The saved record, and the `traceparent` of its span."""
+        """The saved record, and the `traceparent` of its span.
+
+        Of an event that may have come `again`, what was predicted the last time is not predicted anew: a large event
+        must make progress each time that its sender gives up waiting.
+        """
         parent = trace or tracing.of_upload(upload.identity)
         with tracing.span("predict", parent, "server") as span:
-            record = diagnose_upload(upload, diagnoser, self.storage, self.settings, received)
+            record = self._stored(upload, diagnoser) if again else None
+            record = record or diagnose_upload(upload, diagnoser, self.storage, self.settings, received)
             span.add(outcome=record.outcome, label=record.label, version=record.model.version, **record.timings)
         return record, span.traceparent or parent
+
+    def _stored(self, upload: Upload, diagnoser: Diagnoser) -> ResultRecord | None:
+        """The record of an upload that was predicted before."""
+        key = record_key(upload.identity, diagnoser.version)
+        record = load_or_none(self.storage, self.settings.results_bucket, key)
+        return record if record and record.outcome == "judged" else None
 
     def _reply(self, records: list[ResultRecord], mode: cloudevents.Mode, traceparent: str) -> Reply:
         event = result_event(records, traceparent, kind=self.type, source=self.source)

@@ -357,7 +357,7 @@ uploads = st.builds(
     etag=tags,
     sequencer=tags,
     size=st.none() | st.integers(0, 2**50),
-    uploaded_at=st.none() | st.datetimes(timezones=st.just(UTC)),
+    uploaded_at=st.none() | st.datetimes(datetime(2000, 1, 1), datetime(2026, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
 )
 
 

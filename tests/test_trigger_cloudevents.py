@@ -1,11 +1,13 @@
 """CloudEvents between Kafka and HTTP, as the trigger writes them."""
 
 import base64
+import threading
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventing.kafka_record import KafkaRecord, dead_letter_headers, reply_headers
+from eventing.kafka_record import KafkaRecord, bare_letter_headers, dead_letter_headers, reply_headers
 from lungline.events.cloudevents import http_headers, percent_decode, percent_encode
 
 RECORD = KafkaRecord("xray-uploads", 2, 17, b"{}", b"bucket/ward 7/\xc3\x9cn.jpg", milliseconds=1_700_000_000_123)
@@ -64,3 +66,76 @@ def test_every_text_survives_percent_encoding(text: str) -> None:
     assert encoded.isprintable()
     assert " " not in encoded
     assert percent_decode(encoded) == text.encode(errors="replace").decode()
+
+
+@pytest.mark.parametrize("milliseconds", [-1, -(2**62), 253_402_300_800_000, 2**62, 0])
+def test_a_record_of_an_impossible_time_is_sent_and_buried_without_it(milliseconds: int) -> None:
+    record = KafkaRecord("t", 0, 0, b"", milliseconds=milliseconds)
+    assert "time" not in record.attributes()
+    assert dead_letter_headers(record, "http://127.0.0.1/", 400, b"")
+
+
+@pytest.mark.parametrize("name", ["", "two words", "line\nbreak", "\u00fcber", "x" * 41, "colon:"])
+def test_attributes_that_no_header_can_carry_are_left_out(name: str) -> None:
+    class Message:
+        def headers(self) -> list[tuple[str, bytes | None]]:
+            return [
+                ("ce_specversion", b"1.0"),
+                (f"ce_{name}", b"x"),
+                ("ce_type", b"t" * 9000),
+                ("content-type", b"a\nb"),
+            ]
+
+        def key(self) -> None: ...
+        def topic(self) -> str:
+            return "t"
+
+        def partition(self) -> int:
+            return 0
+
+        offset = partition
+
+        def value(self) -> bytes:
+            return b""
+
+        def timestamp(self) -> tuple[int, int]:
+            return 1, 2**62
+
+    record = KafkaRecord.of(Message())  # pyright: ignore[reportArgumentType] - confluent-kafka's cannot be made
+    assert record.attributes() == {"specversion": "1.0", "type": "t" * 4096}
+    assert record.content_type is None
+
+
+def test_burying_a_dead_letter_cannot_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever goes wrong, the record ends: it would hold its partition for ever."""
+    from eventing import delivery
+    from eventing.delivery import Dispatcher
+    from eventing.offsets import OffsetTracker
+    from eventing.producer import Outbox
+    from eventing.routes import RetryPolicy, Route
+    from lungline.settings import Settings
+
+    def broken(*_: object) -> None:
+        raise OverflowError
+
+    monkeypatch.setattr(KafkaRecord, "attributes", broken)
+    outbox = Outbox(Settings(kafka_bootstrap="127.0.0.1:9"))
+    route = Route("r", "t", "g", "http://127.0.0.1:9/", dead_letters="dead", retry=RetryPolicy(retries=0))
+    dispatcher, tracker = Dispatcher(route, outbox), OffsetTracker(-1)
+    written = threading.Event()
+    monkeypatch.setattr(outbox, "put", lambda *_: written.set() or True)
+    try:
+        dispatcher.dispatch(KafkaRecord("t", 0, 0, b"x"), tracker)
+        assert written.wait(10), "a letter with bare attributes"
+        monkeypatch.setattr(delivery, "bare_letter_headers", broken)
+        dispatcher.dispatch(KafkaRecord("t", 0, 1, b"x"), later := OffsetTracker(0))
+        deadline = threading.Event()
+        for _ in range(100):
+            if later.done == 1:
+                break
+            deadline.wait(0.1)
+        assert later.done == 1, "given up, and told in the log"
+    finally:
+        outbox.clear()
+        dispatcher.end()
+    assert dict(bare_letter_headers(500))["ce_knativeerrorcode"] == b"500"

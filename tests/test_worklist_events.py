@@ -147,6 +147,10 @@ def test_event_of_several_uploads_is_stored_whole_or_not(site: Site) -> None:
     assert httpx.post(site.url, json={"records": [*records, {}]}, headers=batch).status_code == 400
     assert httpx.post(site.url, json={"records": []}, headers=batch).status_code == 400
     assert count(site).uploaded == 0
+    for number in range(3):
+        assert httpx.post(site.url, json={"records": records}, headers=batch).status_code == 404
+        assert count(site).uploaded == 0
+        site.keep(record(number))
     assert httpx.post(site.url, json={"records": records}, headers=batch).status_code == 204
     assert count(site).uploaded == 3
 

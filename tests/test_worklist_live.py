@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -17,8 +18,9 @@ from sqlalchemy.exc import OperationalError
 from tests.support.network_proxy import Network, running_network
 from tests.support.object_store import free_ports
 from tests.support.worklist_browser import sign_in
-from tests.support.worklist_site import Site, headers, home, record, wait
+from tests.support.worklist_site import Site, home, record, wait
 from worklist.database.access import COOKIE, Access
+from worklist.database.ingest import ingest
 from worklist.database.session import Database
 
 LIMIT = 20_000
@@ -152,7 +154,8 @@ def test_stopped_server_is_shown_and_found_again(browser: Browser, tmp_path: Pat
             assert time.monotonic() - begin < LIMIT / 1000
             assert re.search(r"since \d", page.locator("#live").inner_text())
             server.send_signal(signal.SIGCONT)
-            httpx.post(url, content=record().model_dump_json(), headers=headers(), timeout=20).raise_for_status()
+            with closing(Database.open(settings)) as database:
+                ingest(database, record())
             expect(page.locator("#live.on")).to_have_text("live", timeout=LIMIT)
             expect(page.locator(ROWS)).to_have_count(1)
             page.context.close()

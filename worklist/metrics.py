@@ -29,6 +29,12 @@ REQUESTS = Counter(
 RESULTS = Counter(
     "lungline_worklist_results_total", "Results that changed the list, by label.", ["label"], registry=REGISTRY
 )
+REFUSED = Counter(
+    "lungline_worklist_refused_total",
+    "Results that were not shown: no such record in the store, an impossible record, a version never promoted.",
+    ["reason"],
+    registry=REGISTRY,
+)
 SHOWN_SECONDS = Histogram(
     "lungline_upload_to_worklist_seconds",
     "Seconds from the moment an upload was stored until its result was on the worklist.",
@@ -58,6 +64,8 @@ for _label in ("Normal", "Pneumonia", "Unsure", "Refused"):
     _result(_label)
 for _outcome in ("sent", "failed"):
     notice_outcome(_outcome)
+for _reason in ("missing", "malformed", "version"):
+    REFUSED.labels(_reason)
 
 
 def count_result(record: ResultRecord) -> None:
@@ -65,6 +73,11 @@ def count_result(record: ResultRecord) -> None:
     _result(record.label or "").inc()
     if record.times.uploaded:
         SHOWN_SECONDS.observe(max(0.0, (datetime.now(UTC) - record.times.uploaded).total_seconds()))
+
+
+def count_refused(reason: str) -> None:
+    """Count a result that is not shown: `missing`, `malformed` or `version`."""
+    REFUSED.labels(reason).inc()
 
 
 def count_reading(reading: ReadingRow) -> None:

@@ -110,10 +110,15 @@ def decode_json(body: bytes | str) -> Any:
     """The JSON value of an event. Raises EventMalformed, also for what is too large."""
     require_size(body)
     try:
-        return json.loads(body)
+        return json.loads(body, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         # Without its cause: the decoder's error carries the whole message, keys and all.
         raise EventMalformed("The event is not JSON.") from None
+
+
+def _refuse_constant(name: str) -> Any:
+    """Refuse NaN and Infinity, which Python's decoder takes and JSON does not have."""
+    raise ValueError(name)
 
 
 def _structured(value: Any) -> CloudEvent:

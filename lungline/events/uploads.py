@@ -14,9 +14,11 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, cast
 from urllib.parse import quote_plus, unquote_plus
 
+from lungline import bounds
 from lungline.errors import EventMalformed
 from lungline.events.cloudevents import decode_json, unwrap
 from lungline.litter import is_litter
@@ -78,7 +80,10 @@ def parse(payload: bytes | str | dict[str, Any] | list[Any]) -> list[Upload]:
     value = unwrap(decode_json(payload) if isinstance(payload, (bytes, str)) else payload)
     if isinstance(value, dict) and cast("dict[str, Any]", value).get("Event") == "s3:TestEvent":
         return []
-    uploads = [_upload(record) for record in _records(value) if _is_created(record)]
+    records = list(islice(_records(value), bounds.MAX_UPLOADS + 1))
+    if len(records) > bounds.MAX_UPLOADS:
+        raise EventMalformed(f"The event has more than {bounds.MAX_UPLOADS} records.")
+    uploads = [_upload(record) for record in records if _is_created(record)]
     return [upload for upload in uploads if not is_litter(upload.key)]
 
 
@@ -174,7 +179,7 @@ def _upload(record: dict[str, Any]) -> Upload:
         etag=(etag or "").strip('"') or None,
         sequencer=_text(s3_object, "sequencer"),
         size=_size(s3_object.get("size")),
-        uploaded_at=_time(_text(record, "eventTime")),
+        uploaded_at=bounds.moment_of(_text(record, "eventTime")),  # an odd time must not prevent the prediction
     )
 
 
@@ -211,18 +216,9 @@ def _size(value: Any) -> int | None:
     # Ceph's documentation shows the size as text.
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
         value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if not bounds.is_byte_count(value):
         raise EventMalformed("A record of the event has a size that is not a number of bytes.")
-    return value
-
-
-def _time(text: str | None) -> datetime | None:
-    """The time, or None for an odd one: it must not prevent the prediction."""
-    try:
-        time = datetime.fromisoformat(text) if text else None
-        return time and (time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC))
-    except (ValueError, OverflowError):
-        return None
+    return cast("int", value)
 
 
 def _timestamp(time: datetime | None) -> str | None:

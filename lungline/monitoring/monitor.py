@@ -9,12 +9,13 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 
 from lungline.datasets.dataset import patient_in, patient_pattern
-from lungline.errors import ObjectGone, PackageError
+from lungline.errors import PackageError
 from lungline.monitoring.comparison import ComparedResult, Sample, compare, sample
 from lungline.monitoring.findings import Feedback, ModelFindings, MonitoringFindings, Window, proportion
 from lungline.monitoring.reference import fetch_reference
 from lungline.package.card import Card
 from lungline.results import records as results
+from lungline.results.events import is_consistent
 from lungline.results.readings import ReadingRecord, stored
 from lungline.results.records import ResultRecord
 from lungline.settings import MonitorSettings, Settings
@@ -32,14 +33,13 @@ def record_keys(storage: Storage, bucket: str, since: datetime, most: int = MOST
 
 
 def records(storage: Storage, bucket: str, keys: list[str]) -> Iterator[ResultRecord | None]:
-    """The records at keys, in their order; None for one that is gone or was neither predicted nor refused."""
+    """The records at keys, in their order; None for one that is gone, neither predicted nor refused, or impossible."""
 
     def read(key: str) -> ResultRecord | None:
-        try:
-            record = results.load(storage, bucket, key)
-        except ObjectGone:  # never written, or removed since
+        record = results.load_or_none(storage, bucket, key)
+        if record is None or record.outcome not in {"judged", "refused"} or not is_consistent(record):
             return None
-        return record if record.outcome in {"judged", "refused"} else None
+        return record
 
     with ThreadPoolExecutor(READERS) as pool:
         for start in range(0, len(keys), _PAGE):

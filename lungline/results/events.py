@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from lungline import tracing
+from lungline import bounds, tracing
 from lungline.errors import EventMalformed
 from lungline.events.cloudevents import CloudEvent
 from lungline.events.uploads import Upload
@@ -74,8 +74,20 @@ def check(record: ResultRecord) -> None:
         raise EventMalformed("The result's probability and thresholds must lie between 0 and 1.")
     if not _is_whole(record):
         raise EventMalformed(f"The result's label and probability do not fit its outcome {record.outcome}.")
-    if any(time.tzinfo is None for time in (record.times.received, record.times.done)):
+    written = (record.times.received, record.times.done)
+    if any(time.tzinfo is None for time in written):
         raise EventMalformed("The result's times have no time zone.")
+    if not all(bounds.moment(time) for time in written):
+        raise EventMalformed("The result's times lie before 2000 or in the future.")
+
+
+def is_consistent(record: ResultRecord) -> bool:
+    """Whether `check` would take a record."""
+    try:
+        check(record)
+    except EventMalformed:
+        return False
+    return True
 
 
 def _result(data: Any) -> ResultRecord:

@@ -13,7 +13,8 @@ from typing import Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
-from lungline.errors import ObjectGone
+from lungline import bounds
+from lungline.errors import ObjectGone, ObjectTooLarge
 from lungline.storage.s3 import Storage
 
 Action = Literal["read", "confirmed", "corrected", "reopened"]
@@ -33,10 +34,10 @@ class ReadingRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     schema_version: Literal[1] = Field(default=1, validation_alias=AliasChoices("schema_version", "form"))
-    id: str
-    identity: str
-    record: str
-    version: str
+    id: str = Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")
+    identity: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    record: str = Field(max_length=512)
+    version: str = Field(max_length=128)
     label: str | None
     probability: float | None
     action: Action
@@ -54,17 +55,21 @@ class ReadingRecord(BaseModel):
 def stored(storage: Storage, bucket: str, since: datetime | None = None) -> Iterator[ReadingRecord | None]:
     """The readings stored since a moment, in no order; None for an object under `readings/` that is not one.
 
-    Raises StorageUnavailable.
+    One at an impossible time is none either. Raises StorageUnavailable.
     """
     keys = (info.key for info in storage.list(bucket, PREFIX) if since is None or info.modified >= since)
 
     def load(key: str) -> list[ReadingRecord | None]:
         try:
-            return [ReadingRecord.model_validate_json(storage.get(bucket, key).data)]
+            reading = ReadingRecord.model_validate_json(
+                storage.get(bucket, key, max_bytes=bounds.MAX_RECORD_BYTES).data
+            )
         except ObjectGone:  # removed since it was listed
             return []
-        except ValidationError:
+        except (ValidationError, ObjectTooLarge):
             return [None]
+        at = bounds.moment(reading.at)
+        return [at and reading.model_copy(update={"at": at})]
 
     with ThreadPoolExecutor(READERS) as pool:
         while page := list(islice(keys, _PAGE)):

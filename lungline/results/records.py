@@ -9,13 +9,16 @@ listed from the beginning, heatmaps are those of the latest uploads. A record wi
 there. Records contain the object's key; the bucket is protected, logs are not.
 """
 
+import logging
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lungline.errors import LunglineError, ObjectGone
+from lungline import bounds
+from lungline.errors import LunglineError, ObjectGone, Unavailable
 from lungline.imaging.outline import MOST_NUMBERS, MOST_OUTLINES
 from lungline.imaging.statistics import ImageStatistics
 from lungline.package.card import Card
@@ -27,6 +30,9 @@ LATEST = "latest/"
 OWED = "owed/"
 
 _LAST_SECOND = 9_999_999_999
+_LATEST_NAME = re.compile(r"(?P<second>\d{10})-(?P<identity>[^-]+)-(?P<version>.+)")
+
+_log = logging.getLogger("lungline.results")
 
 Thousandths = Annotated[int, Field(ge=0, le=1000)]
 Outcome = Literal["judged", "refused", "superseded", "gone"]
@@ -106,7 +112,8 @@ class LungFacts(_Part):
 class Times(_Part):
     """When the object was stored, when its event arrived here, and when the record was written."""
 
-    uploaded: datetime | None
+    uploaded: Annotated[datetime | None, AfterValidator(bounds.moment)]
+    """None also for a time that cannot be."""
     received: datetime
     done: datetime
 
@@ -176,7 +183,8 @@ def record_key(identity: str, version: str) -> str:
 
 def heatmap_key(identity: str, version: str, uploaded: datetime) -> str:
     """The key of an upload's heatmap in the results bucket; later uploads sort first."""
-    return f"{LATEST}{_LAST_SECOND - int(uploaded.timestamp()):010}-{identity}-{version}.png"
+    second = min(max(int(uploaded.timestamp()), 0), _LAST_SECOND)
+    return f"{LATEST}{_LAST_SECOND - second:010}-{identity}-{version}.png"
 
 
 def save(storage: Storage, bucket: str, record: ResultRecord) -> ResultRecord:
@@ -202,14 +210,14 @@ def _mark(record: ResultRecord) -> str:
 def load(storage: Storage, bucket: str, key: str) -> ResultRecord:
     """The record at a key. Raises ObjectGone, or LunglineError when the object is not a record."""
     try:
-        return ResultRecord.model_validate_json(storage.get(bucket, key).data)
+        return ResultRecord.model_validate_json(storage.get(bucket, key, max_bytes=bounds.MAX_RECORD_BYTES).data)
     except ValidationError as exc:
         raise LunglineError(f"The object {key} in bucket {bucket} is not a result record.") from exc
 
 
 def find(storage: Storage, bucket: str, identity: str) -> list[ResultRecord]:
     """The records of one upload, one per model version."""
-    return list(_records(storage, bucket, f"{PREFIX}{identity[:2]}/{identity}/"))
+    return [record for record in _scan(storage, bucket, f"{PREFIX}{identity[:2]}/{identity}/") if record]
 
 
 def is_known(storage: Storage, bucket: str, identity: str) -> bool:
@@ -227,14 +235,15 @@ def latest(storage: Storage, bucket: str, count: int) -> list[ResultRecord]:
     records: dict[str, tuple[str, ResultRecord]] = {}
     last = ""
     for info in storage.list(bucket, LATEST, page_size=2 * count):
-        second, identity, version = _parts(info.key)
+        if (parts := _parts(info.key)) is None:
+            continue
+        second, identity, version = parts
         if len(records) >= count and second != last:
             break  # all of one second, for the store does not say which of them came first
         last, key = second, record_key(identity, version)
-        try:
-            records[key] = (second, load(storage, bucket, key))
-        except ObjectGone:  # its record was never written
-            continue
+        # None also where a heatmap's record was never written.
+        if record := load_or_none(storage, bucket, key):
+            records[key] = (second, record)
     by_time = sorted(records.values(), key=lambda pair: pair[1].times.done, reverse=True)
     return [record for _, record in sorted(by_time, key=lambda pair: pair[0])][:count]
 
@@ -242,28 +251,44 @@ def latest(storage: Storage, bucket: str, count: int) -> list[ResultRecord]:
 def keys_since(storage: Storage, bucket: str, since: datetime) -> Iterator[tuple[str, str]]:
     """Key and model version of the records of uploads stored since a moment, the latest first; reads no record."""
     for info in storage.list(bucket, LATEST):
-        second, identity, version = _parts(info.key)
+        if (parts := _parts(info.key)) is None:
+            continue
+        second, identity, version = parts
         if _LAST_SECOND - int(second) < int(since.timestamp()):
             return
         yield record_key(identity, version), version
 
 
-def _parts(key: str) -> tuple[str, str, str]:
-    """Second, identity and model version in a name among the latest."""
-    second, _, rest = key.removeprefix(LATEST).removesuffix(".png").partition("-")
-    identity, _, version = rest.partition("-")
-    return second, identity, version
+def _parts(key: str) -> tuple[str, str, str] | None:
+    """Second, identity and model version in a name among the latest; None for an object that is none of ours."""
+    name = _LATEST_NAME.fullmatch(key.removeprefix(LATEST).removesuffix(".png"))
+    return name and (name["second"], name["identity"], name["version"])
 
 
 def every(storage: Storage, bucket: str) -> Iterator[ResultRecord]:
     """All records, in no particular order; fetched lazily."""
-    return _records(storage, bucket, PREFIX)
+    return (record for record in scan(storage, bucket) if record)
 
 
-def _records(storage: Storage, bucket: str, prefix: str) -> Iterator[ResultRecord]:
+def scan(storage: Storage, bucket: str) -> Iterator[ResultRecord | None]:
+    """All records, and None for each other object among them: a foreign file hides no record."""
+    return _scan(storage, bucket, PREFIX)
+
+
+def load_or_none(storage: Storage, bucket: str, key: str) -> ResultRecord | None:
+    """The record at a key; None when it is gone or is not a record. Raises StorageUnavailable."""
+    try:
+        return load(storage, bucket, key)
+    except Unavailable:
+        raise
+    except LunglineError as exc:
+        if not isinstance(exc, ObjectGone):
+            # Without its name, which may hold anything.
+            _log.warning("An object among the results is not a result record; it is passed over.")
+        return None
+
+
+def _scan(storage: Storage, bucket: str, prefix: str) -> Iterator[ResultRecord | None]:
     for info in storage.list(bucket, prefix):
         if info.key.endswith(".json"):
-            try:
-                yield load(storage, bucket, info.key)
-            except ObjectGone:  # removed since it was listed
-                continue
+            yield load_or_none(storage, bucket, info.key)

@@ -16,7 +16,6 @@ import httpx
 import psycopg
 from fastapi import FastAPI
 from psycopg import sql
-from pydantic import SecretStr
 
 from lungline.events.uploads import Upload
 from lungline.results.events import RESULT_TYPE
@@ -32,6 +31,7 @@ from lungline.results.records import (
 )
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
+from tests.support.record_store import RecordStore
 from worklist.database import entries
 from worklist.database.access import COOKIE, Access, Role
 from worklist.database.session import Database
@@ -106,7 +106,20 @@ class Site:
     def access(self) -> Access:
         return self.app.state.worklist.access
 
+    def keep(self, result: ResultRecord) -> None:
+        """Store a record, as the predictor does before its event."""
+        storage: Storage = self.app.state.worklist.storage
+        if isinstance(storage, RecordStore):
+            storage.keep(result)
+        else:
+            storage.put(self.settings.results_bucket, result.key, result.model_dump_json().encode())
+
     def send(self, result: ResultRecord) -> httpx.Response:
+        """Store a record and send its event."""
+        self.keep(result)
+        return self.send_event(result)
+
+    def send_event(self, result: ResultRecord) -> httpx.Response:
         return httpx.post(self.url, content=result.model_dump_json(), headers=headers(), timeout=20)
 
     def client(self, role: Role | None = "admin", who: str = "dr.adams") -> httpx.Client:
@@ -138,10 +151,10 @@ def running_site(
     """A worklist, by default on a free port, until the context ends; `options` are parameters of `build_app`."""
     listener = socket.create_server(("127.0.0.1", port))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    # By default the store never answers.
+    # By default the store has records and nothing else.
     app = build_app(
         settings,
-        storage or Storage("http://127.0.0.1:9", access_key=SecretStr("a"), secret_key=SecretStr("b")),
+        storage or RecordStore(),
         address=url,
         **options,
     )

@@ -109,7 +109,7 @@ def _new_entry(session: Session, record: ResultRecord) -> WorklistEntry:
         bucket=upload.bucket,
         key=upload.key,
         sought=f"{upload.key}\n{upload.identity}".lower(),
-        arrived=_aware(record.times.uploaded) or record.times.received,
+        arrived=record.times.uploaded or record.times.received,
         read=0,
     )
     _show(entry, record)
@@ -148,7 +148,3 @@ def _is_later(record: ResultRecord, entry: WorklistEntry) -> bool:
         # A record that knows more replaces its own earlier version.
         "" if entry.record == record.id else entry.record,
     )
-
-
-def _aware(moment: datetime | None) -> datetime | None:
-    return moment.replace(tzinfo=UTC) if moment and moment.tzinfo is None else moment

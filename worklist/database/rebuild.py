@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
-from lungline.errors import EventMalformed
 from lungline.results import readings as stored_readings
 from lungline.results import records as results
-from lungline.results.events import check
-from lungline.results.records import ResultRecord
+from lungline.results.events import is_consistent
 from lungline.storage.s3 import Storage
 from worklist.database import counters, readings
 from worklist.database.ingest import ingest
@@ -22,7 +20,10 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """The numbers of records and readings that a rebuild read, added, and skipped as inconsistent."""
+    """The numbers of records and readings that a rebuild read, added, and skipped.
+
+    `odd` are foreign objects and impossible records.
+    """
 
     records: int = 0
     readings: int = 0
@@ -38,8 +39,8 @@ def rebuild(
     Raises StorageUnavailable and DatabaseUnavailable; batches stored until then are kept.
     """
     count = added = odd = restored = 0
-    for batch in _batched(results.every(storage, bucket)):
-        valid = [record for record in batch if _is_consistent(record)]
+    for batch in _batched(results.scan(storage, bucket)):
+        valid = [record for record in batch if record and is_consistent(record)]
         added += ingest(database, *valid)
         with database.writing() as session:
             for record in valid:
@@ -53,14 +54,6 @@ def rebuild(
         with database.writing() as session:
             restored += sum(readings.restore(session, reading) for reading in batch if reading)
     return Rebuilt(records=count, readings=restored, added=added, odd=odd)
-
-
-def _is_consistent(record: ResultRecord) -> bool:
-    try:
-        check(record)
-    except EventMalformed:
-        return False
-    return True
 
 
 def _batched(items: Iterable[_Item]) -> Iterator[list[_Item]]:

@@ -25,6 +25,7 @@ from worklist.database.models import WorklistEntry
 from worklist.database.readings import ReadingRefused, ResultChanged
 from worklist.database.session import BUSY_SECONDS, Database
 from worklist.exports.images import ImageRenderer
+from worklist.incoming import Incoming, ResultMissing, VersionUnknown
 from worklist.jobs import Jobs
 from worklist.metrics import CountedRequests
 from worklist.notifier import TIMEOUT_SECONDS, Notifier
@@ -41,6 +42,8 @@ STATUS: tuple[tuple[type[LunglineError], int], ...] = (
     (SignInNeeded, 401),
     (Forbidden, 403),
     (NotFound, 404),
+    (ResultMissing, 404),
+    (VersionUnknown, 409),
     (ReadingRefused, 400),
     (ResultChanged, 409),
     (EventMalformed, 400),
@@ -75,7 +78,8 @@ def build_app(
     images = ImageRenderer(storage, settings)
     app = FastAPI(lifespan=_lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     notifier = Notifier(database, settings, rules, (settings.worklist.uri or address).rstrip("/"), notice_timeout)
-    app.state.worklist = Worklist(settings, database, storage, access, live, pages, images, rules)
+    incoming = Incoming(storage, settings)
+    app.state.worklist = Worklist(settings, database, storage, access, live, pages, images, rules, incoming)
     app.state.jobs = Jobs(database, storage, settings, notifier)
     for routes in (events, list_page, viewer, sign_in, exports):
         app.include_router(routes.router)

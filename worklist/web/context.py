@@ -14,6 +14,7 @@ from lungline.storage.s3 import Storage
 from worklist.database.access import COOKIE, Access, Person
 from worklist.database.session import Database
 from worklist.exports.images import ImageRenderer
+from worklist.incoming import Incoming
 from worklist.rules import NoticeRule
 from worklist.web.live import Live
 
@@ -42,6 +43,7 @@ class Worklist:
     pages: Jinja2Templates
     images: ImageRenderer
     rules: tuple[NoticeRule, ...]
+    incoming: Incoming
 
     @property
     def https(self) -> bool:

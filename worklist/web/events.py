@@ -15,7 +15,6 @@ from lungline import tracing
 from lungline.errors import EventMalformed
 from lungline.events import cloudevents
 from lungline.events.uploads import UPLOAD_TYPE, parse
-from lungline.results import records as results
 from lungline.results.events import results_of
 from lungline.results.records import ResultRecord
 from worklist import metrics
@@ -29,11 +28,15 @@ _log = logging.getLogger(__name__)
 
 @router.post("/")
 async def receive(request: Request, context: Context) -> Response:
-    """Accept a CloudEvent. 204: stored, now or before; 400: invalid, do not retry; 503: retry."""
+    """Accept a CloudEvent, and show the record in the results bucket that it points at.
+
+    204: shown, now or before; 400: invalid, do not retry; 404: no such record, 409: its version was never promoted:
+    retry, it may come; 503: retry.
+    """
     _authorise(request, context)
     event = cloudevents.parse(request.headers, await _body(request))
     trace = cloudevents.trace_of(request.headers)
-    await run_in_threadpool(_store, context, results_of(event), trace)
+    await run_in_threadpool(_show, context, _hints(event), trace)
     context.live.nudge()
     return Response(status_code=204)
 
@@ -79,6 +82,18 @@ def _authorise(request: Request, context: Worklist) -> None:
         raise Forbidden("Events must carry the bearer token of the setting worklist.event_token.")
 
 
+def _hints(event: cloudevents.CloudEvent) -> list[ResultRecord]:
+    try:
+        return results_of(event)
+    except EventMalformed:
+        metrics.count_refused("malformed")
+        raise
+
+
+def _show(context: Worklist, hints: Sequence[ResultRecord], trace: str | None) -> None:
+    _store(context, context.incoming.recorded(hints), trace)
+
+
 def _store(context: Worklist, records: Sequence[ResultRecord], trace: str | None = None) -> None:
     settings = context.settings.worklist
     age = timedelta(minutes=settings.notice_max_age)
@@ -98,7 +113,7 @@ def _store_letter(context: Worklist, body: bytes, code: str) -> None:
     except EventMalformed:  # it may have been dead-lettered for that
         uploads = []
     for upload in uploads:
-        _store(context, results.find(context.storage, context.settings.results_bucket, upload.identity))
+        _store(context, context.incoming.of_upload(upload.identity))
     names = [upload.identity for upload in uploads] or [hashlib.sha256(body).hexdigest()[:32]]
     with context.database.writing() as session:
         for name in names:

@@ -1,0 +1,131 @@
+"""What an event points at: an event is a hint, and the record that the worklist shows is the one in the results bucket.
+
+Whoever can write to Kafka, or knows the token of events, can therefore make the worklist look, and nothing more:
+diagnosis, times, version and key come from the record that lies where the event's identity and version lead.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from lungline.errors import EventMalformed, LunglineError, ObjectGone, Unavailable
+from lungline.registry.history import History
+from lungline.results import records as results
+from lungline.results.events import check
+from lungline.results.records import ResultRecord
+from lungline.settings import Settings
+from lungline.storage.s3 import Storage
+from worklist import metrics
+
+READERS = 8
+# The history is read again for an unknown version, and not more often than this.
+REREAD_SECONDS = 5.0
+# As `version_of` names a package that was never registered.
+DIGEST_DIGITS = 12
+
+_log = logging.getLogger(__name__)
+
+
+class ResultMissing(LunglineError):
+    """The store has no such record, or not yet."""
+
+
+class VersionUnknown(LunglineError):
+    """The promotion history names no such model version, or not yet."""
+
+
+class PromotedVersions:
+    """The model versions that the promotion history names, also those of promotions that have just begun or failed.
+
+    Without a history nothing was ever promoted, and every version is taken; so it is where the history cannot be read:
+    `lungline history` says why.
+    """
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._versions: set[str] = set()
+        self._read_at: float | None = None
+        self._reading = threading.Lock()
+
+    def require(self, version: str) -> None:
+        """Raise VersionUnknown for a version that was never promoted, StorageUnavailable when nobody can say."""
+        if version in self._versions:
+            return
+        with self._reading:
+            if self._read_at is None or time.monotonic() - self._read_at > REREAD_SECONDS:
+                self._versions = self._read()
+                self._read_at = time.monotonic()
+        if self._versions and version not in self._versions:
+            raise VersionUnknown("The result's model version is not in the promotion history.")
+
+    def _read(self) -> set[str]:
+        try:
+            entries = self._history.entries()
+        except Unavailable:
+            raise
+        except LunglineError as exc:
+            _log.warning("Model versions of results are not checked: %s", exc)
+            return set()
+        return {entry.version for entry in entries} | {entry.facts.package[:DIGEST_DIGITS] for entry in entries}
+
+
+class Incoming:
+    """Fetches the records that events point at."""
+
+    def __init__(self, storage: Storage, settings: Settings) -> None:
+        self._storage = storage
+        self._bucket = settings.results_bucket
+        self._versions = PromotedVersions(History(storage, settings.models_bucket, settings.model_name))
+
+    def recorded(self, hints: Sequence[ResultRecord]) -> list[ResultRecord]:
+        """The stored records of the results in an event, all or none.
+
+        Raises ResultMissing and VersionUnknown, after which the event may come again, and EventMalformed for a stored
+        record that cannot be.
+        """
+        places = {(hint.upload.identity, hint.model.version) for hint in hints}
+        if len(places) == 1:
+            return [self._load(*places.pop())]
+        with ThreadPoolExecutor(min(READERS, len(places))) as pool:
+            return list(pool.map(lambda place: self._load(*place), sorted(places)))
+
+    def of_upload(self, identity: str) -> list[ResultRecord]:
+        """Every stored record of an upload, of whichever version, that can be shown."""
+        return list(self._showable(results.find(self._storage, self._bucket, identity)))
+
+    def _showable(self, records: Iterable[ResultRecord]) -> Iterable[ResultRecord]:
+        for record in records:
+            try:
+                yield self._checked(record)
+            except (EventMalformed, VersionUnknown) as exc:
+                _log.warning("Upload %s: %s", record.upload.identity, exc)
+
+    def _load(self, identity: str, version: str) -> ResultRecord:
+        try:
+            record = results.load(self._storage, self._bucket, results.record_key(identity, version))
+        except ObjectGone:
+            metrics.count_refused("missing")
+            raise ResultMissing("The results bucket has no record of this result.") from None
+        except Unavailable:
+            raise
+        except LunglineError:
+            metrics.count_refused("malformed")
+            raise EventMalformed("The object in the results bucket is not a result record.") from None
+        if (record.upload.identity, record.model.version) != (identity, version):
+            metrics.count_refused("malformed")
+            raise EventMalformed("The record in the results bucket is another upload's.")
+        return self._checked(record)
+
+    def _checked(self, record: ResultRecord) -> ResultRecord:
+        try:
+            check(record)
+            self._versions.require(record.model.version)
+        except EventMalformed:
+            metrics.count_refused("malformed")
+            raise
+        except VersionUnknown:
+            metrics.count_refused("version")
+            raise
+        return record
