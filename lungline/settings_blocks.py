@@ -162,6 +162,12 @@ class GateSettings(Block):
         description="Maximum AUC from the outer border alone: a model that reads the framing fails elsewhere.",
     )
     inside_auc: float = Field(default=0.85, ge=0, le=1, description="Minimum AUC from the inner part alone.")
+    site_auc: float = Field(
+        default=0.8,
+        ge=0,
+        le=1,
+        description="Minimum AUC on a site's labelled images, for a version fitted to the site.",
+    )
     margin: float = Field(
         default=0.01, ge=0, le=1, description="AUC by which a challenger may fall behind the champion."
     )

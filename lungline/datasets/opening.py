@@ -28,6 +28,8 @@ __all__ = [
     "Prepared",
     "Row",
     "open_dataset",
+    "open_labelled",
+    "open_source",
     "prepare",
 ]
 
@@ -66,25 +68,37 @@ def open_dataset(
     return dataset
 
 
+def open_labelled(spec: str, *, settings: Settings) -> Dataset:
+    """Every labelled image that `spec` names, whatever its split; class folders need no split's folder."""
+    return _open(spec, settings, ("test",), PNEUMONIA_MNIST)
+
+
+def open_source(spec: str, *, settings: Settings) -> tuple[str, Source] | None:
+    """The name and the files of a folder, a zip or an S3 prefix; None where `spec` names phantoms or arrays."""
+    if spec.partition(":")[0] in ("phantom", "medmnist"):
+        return None
+    if spec.startswith("s3://"):
+        bucket, prefix = parse_uri(spec)
+        if {".", ".."} & set(prefix.split("/")):
+            raise DataError(f"{spec}: expected a prefix without the parts . and .., which mean no folder in a bucket.")
+        return spec, S3Source(Storage.from_settings(settings), bucket, prefix, settings.image_max_bytes)
+    path = _existing(spec)
+    if path.is_dir():
+        return path.resolve().name, FolderSource(path, settings.image_max_bytes)
+    zipped = ZipSource(path, settings.image_max_bytes)
+    return None if zipped.has_arrays else (path.name, zipped)
+
+
 def _open(spec: str, settings: Settings, require: Sequence[str], medmnist: MedMNIST) -> Dataset:
     kind, _, rest = spec.partition(":")
     if kind == "phantom":
         return open_phantoms(rest or str(PHANTOMS))
     if kind == "medmnist":
         return _open_medmnist(rest, medmnist)
-    if spec.startswith("s3://"):
-        bucket, prefix = parse_uri(spec)
-        if {".", ".."} & set(prefix.split("/")):
-            raise DataError(f"{spec}: expected a prefix without the parts . and .., which mean no folder in a bucket.")
-        source = S3Source(Storage.from_settings(settings), bucket, prefix, settings.image_max_bytes)
-        return _laid_out(spec, source, require)
-    path = _existing(spec)
-    if path.is_dir():
-        return _laid_out(path.resolve().name, FolderSource(path, settings.image_max_bytes), require)
-    zipped = ZipSource(path, settings.image_max_bytes)
-    if zipped.has_arrays:
-        return _in_arrays(path.name, path)
-    return _laid_out(path.name, zipped, require)
+    if files := open_source(spec, settings=settings):
+        return _laid_out(*files, require)
+    path = Path(spec).expanduser()
+    return _in_arrays(path.name, path)
 
 
 def _existing(spec: str) -> Path:

@@ -40,10 +40,11 @@ def report_plots(evaluation: Evaluation, scored: Sequence[Scored]) -> dict[str, 
     plots["Confusion matrix at the operating point"] = partial(_confusion, evaluation)
     plots["Histogram of risks"] = partial(_histogram, labels, probabilities)
     plots["Reliability diagram"] = partial(_reliability, labels, probabilities, weights_for(labels, evaluation.prior))
-    return {text: _drawn(text, plot) for text, plot in plots.items()}
+    return {text: drawn(text, plot) for text, plot in plots.items()}
 
 
-def _drawn(title: str, plot: Callable[[Any], None]) -> bytes:
+def drawn(title: str, plot: Callable[[Any], None]) -> bytes:
+    """A plot with its title as PNG bytes; `plot` gets the axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,6 +1,5 @@
 """The report of an evaluation: a self-contained HTML page, and a model card in Markdown."""
 
-import base64
 import html
 import io
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +13,7 @@ from PIL import Image
 from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.evaluation import evidence, plots
 from lungline.evaluation.metrics import Evaluation, Scored, summarise
+from lungline.evaluation.page import STYLE, Table, image_html, table_html
 from lungline.evaluation.robustness import Robustness
 from lungline.imaging.image import DecodedImage
 from lungline.package.card import Card
@@ -148,9 +148,6 @@ def _counts(evaluation: Evaluation) -> str:
     )
 
 
-Table = tuple[Sequence[str], Sequence[Sequence[str]]]
-
-
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
@@ -193,29 +190,6 @@ def _markdown(table: Table) -> Iterator[str]:
         yield f"| {' | '.join(row)} |"
 
 
-def _html(table: Table) -> str:
-    head, rows = table
-    top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _image(png: bytes, text: str) -> str:
-    return f'<img alt="{html.escape(text)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #1d2733;
-  background: #fff }
-table { border-collapse: collapse; margin: .6rem 0 } th, td { text-align: left; padding: .3rem .7rem;
-  border-bottom: 1px solid #d9e0e7; font-variant-numeric: tabular-nums }
-.notice { border-left: 4px solid #c8502d; padding: .4rem .8rem; background: #faf1ee }
-.plots, .worst { display: flex; flex-wrap: wrap; gap: 1rem } .plots img { width: 21rem; max-width: 100% }
-figure { margin: 0; width: 13rem } figure img { width: 100% } figcaption { font-size: .85rem }
-figure.wide { width: auto; margin-bottom: 1rem } figure.wide img { width: auto; max-width: 100% }
-"""
-
-
 @dataclass(frozen=True, slots=True)
 class _Pictures:
     """What the page shows of single images: where the evidence lies, and the largest errors."""
@@ -234,18 +208,18 @@ def _page(
     title = html.escape(f"{card.name} {card.version or ''}".strip())
     synthetic = "<p class=notice>Trained on drawn phantoms: its metrics say nothing about patients.</p>"
     parts = [
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{_STYLE}</style>",
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>",
         f"<h1>{title}</h1><p class=notice>{NOTICE}</p>",
         synthetic if card.synthetic else "",
         f"<h2>Metrics</h2><p>{html.escape(_counts(evaluation))}</p>",
-        _html(_metric_rows(evaluation)),
+        table_html(_metric_rows(evaluation)),
         "<h2>Curves</h2><div class=plots>",
-        *(_image(png, text) for text, png in plots.report_plots(evaluation, scored).items()),
+        *(image_html(png, text) for text, png in plots.report_plots(evaluation, scored).items()),
         "</div><h2>Predicted labels</h2>",
-        _html(_label_rows(evaluation)),
+        table_html(_label_rows(evaluation)),
         "<h2>Slices</h2>",
-        _html(_slice_rows(slices(scored, card))),
-        f"<h2>Robustness</h2>{_html(_robustness_rows(robustness))}" if robustness else "",
+        table_html(_slice_rows(slices(scored, card))),
+        f"<h2>Robustness</h2>{table_html(_robustness_rows(robustness))}" if robustness else "",
         "<h2>Where the evidence lies</h2>" if pictures.evidence else "",
         *(_captioned(png, evidence.CAPTIONS[name]) for name, png in pictures.evidence.items()),
         f"<h2>Largest errors</h2><div class=worst>{''.join(map(_worst, pictures.worst))}</div>"
@@ -259,7 +233,7 @@ def _page(
 
 
 def _captioned(png: bytes, caption: str) -> str:
-    return f"<figure class=wide>{_image(png, caption)}<figcaption>{html.escape(caption)}</figcaption></figure>"
+    return f"<figure class=wide>{image_html(png, caption)}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
 def _worst(error: tuple[Scored, bytes]) -> str:
@@ -267,7 +241,7 @@ def _worst(error: tuple[Scored, bytes]) -> str:
     truth = "pneumonia" if scored.label else "normal"
     kind = f", {scored.kind}" if scored.kind not in ("unknown", truth) else ""
     caption = f"{truth}{kind}; risk {scored.probability:.3f}, predicted {scored.predicted}"
-    return f"<figure>{_image(png, caption)}<figcaption>{html.escape(caption)}</figcaption></figure>"
+    return f"<figure>{image_html(png, caption)}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
 def _worst_errors(package: Package, cases: Iterable[tuple[Scored, bytes]]) -> Iterator[tuple[Scored, bytes]]:

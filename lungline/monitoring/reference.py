@@ -5,7 +5,7 @@ images. The card lists the file with its sha256, like every other file of the pa
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -58,9 +58,13 @@ def measure(
     results: list[ComparedResult] = []
     for row, (patient, data) in enumerate(images):
         diagnosis = diagnoser.diagnose(data, heatmap=False)
-        risk = None if diagnosis.probability is None else round(diagnosis.probability, 5)
         number = numbers.setdefault(patient or f"row {row}", len(numbers))
-        results.append(ComparedResult(diagnosis.label, risk, diagnosis.statistics, number))
+        results.append(ComparedResult(diagnosis.label, diagnosis.probability, diagnosis.statistics, number))
+    return reference_of(results, split)
+
+
+def reference_of(results: Sequence[ComparedResult], split: str) -> Reference:
+    """The reference of results whose patients are numbers. Raises PackageError if there are none."""
     if not results:
         raise PackageError(f"There are no images in {split}, so the package gets no reference for monitoring.")
     chosen: list[int] = np.sort(np.random.default_rng(0).permutation(len(results))[:MOST]).tolist()
@@ -69,14 +73,20 @@ def measure(
         split=split,
         images=len(results),
         labels=tuple(result.label for result in kept),
-        scores=tuple(result.probability for result in kept),
+        scores=tuple(_rounded(result.probability) for result in kept),
         observed=tuple(result.statistics for result in kept),
         patients=tuple(int(result.patient or 0) for result in kept),
     )
 
 
+def _rounded(risk: float | None) -> float | None:
+    # Significant digits: where pneumonia is rare, most risks are below a thousandth, and decimals would make ties that
+    # production data do not have.
+    return None if risk is None else float(f"{risk:.9g}")
+
+
 def add_reference(folder: Path, reference: Reference) -> Card:
-    """Add a reference to a package that is not registered yet; returns the card, which lists it."""
+    """Add a reference, or another one, to a package that is not registered yet; returns the card, which lists it."""
     data = reference.model_dump_json().encode()
     (folder / FILE).write_bytes(data)
     files = read_card(folder)[0].files | {FILE: hashlib.sha256(data).hexdigest()}

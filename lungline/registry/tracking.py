@@ -153,6 +153,26 @@ def note(
             (client.log_artifacts if path.is_dir() else client.log_artifact)(run_id, str(path), place or None)
 
 
+def fetch_artifacts(settings: Settings, run_id: str, place: str, folder: Path) -> Path | None:
+    """Download the artifact folder `place` of a run into a folder; None where the run has none, or is gone."""
+    from mlflow.exceptions import MlflowException
+
+    with translated(settings):
+        client = connect(settings)
+        try:
+            if not client.list_artifacts(run_id, place):
+                return None
+        except MlflowException as exc:
+            if exc.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        # Through the server, without MLflow's own progress bars.
+        for entry in client.list_artifacts(run_id, place):
+            if not entry.is_dir:
+                client.download_artifacts(run_id, entry.path, str(folder))
+    return folder / place
+
+
 def run_url(settings: Settings, run_id: str) -> str:
     """The page of a run."""
     with translated(settings):

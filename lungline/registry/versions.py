@@ -240,6 +240,8 @@ class Registry:
             "data_digest": card.data.digest,
             "synthetic": str(card.synthetic).lower(),
             "code_version": card.code.version,
+            **({"site": card.site.name, "parent": card.site.parent} if card.site else {}),
+            **({"prior": f"{card.prior.share:.4f}"} if card.prior else {}),
             **{f"test_{name}": f"{value:.4f}" for name, value in card.metrics.items()},
         }
         for name, value in tags.items():

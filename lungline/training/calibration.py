@@ -105,8 +105,12 @@ def best_cut(probabilities: Floats, labels: Labels) -> float:
     p, y = np.asarray(probabilities, np.float64), np.asarray(labels)
     values = np.unique(p)
     cuts = np.concatenate([(values[1:] + values[:-1]) / 2, [0.5]])
-    score = np.array([np.mean(p[y == 1] >= cut) + np.mean(p[y == 0] < cut) for cut in cuts], dtype=np.float64)
-    best = cuts[np.isclose(score, np.nanmax(score))] if np.isfinite(score).any() else cuts[-1:]
+    sick, well = np.sort(p[y == 1]), np.sort(p[y == 0])
+    if not len(sick) or not len(well):
+        return 0.5
+    missed, cleared = (np.searchsorted(side, cuts) / len(side) for side in (sick, well))
+    score = 1 - missed + cleared
+    best = cuts[np.isclose(score, score.max())]
     return float(_expit((log_odds(best.min()) + log_odds(best.max())) / 2))
 
 
