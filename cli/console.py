@@ -187,12 +187,17 @@ def pipeline_event(event: "Event") -> None:
 def training(evaluation: "Evaluation", verdict: "GateVerdict", outcome: str, links: Mapping[str, str]) -> None:
     """Print the result of a training run."""
     metrics(evaluation)
-    for rule in verdict.rules:
-        word = "passed" if rule.passed else "failed"
-        say(f"  {word}  {rule.sentence}", COLOURS[word])
+    rules(verdict)
     say(outcome, "bold")
     for name, address in links.items():
         say(f"{name:8} {address}")
+
+
+def rules(verdict: "GateVerdict") -> None:
+    """Print the gate's rules with their outcome, one a line."""
+    for rule in verdict.rules:
+        word = "passed" if rule.passed else "failed"
+        say(f"  {word}  {rule.sentence}", COLOURS[word])
 
 
 def evaluation(facts: Mapping[str, str], evaluation: "Evaluation") -> None:
@@ -225,10 +230,22 @@ def versions(versions: "Sequence[Version]") -> None:
         say("No version is registered yet; `lungline train` registers one.")
         return
     rows = [
-        (v.version, ", ".join(v.aliases), f"{v.registered:%Y-%m-%d %H:%M}", v.tags.get("data", ""), v.package)
+        (
+            v.version,
+            ", ".join(v.aliases),
+            f"{v.registered:%Y-%m-%d %H:%M}",
+            v.tags.get("data", ""),
+            _site(v.tags.get("site"), v.tags.get("parent")),
+            v.package,
+        )
         for v in versions
     ]
-    table(("version", "alias", "registered (UTC)", "data", "package"), rows)
+    table(("version", "alias", "registered (UTC)", "data", "site", "package"), rows)
+
+
+def _site(name: str | None, parent: str | None) -> str:
+    """The site that a version was fitted to, and the version whose network it has."""
+    return f"{name} (from version {parent})" if name else ""
 
 
 def history(entries: "Sequence[PromotionEntry]") -> None:
@@ -240,13 +257,14 @@ def history(entries: "Sequence[PromotionEntry]") -> None:
             e.kind,
             e.act,
             e.version,
+            _site(e.facts.site, e.facts.parent),
             e.by,
             e.reason,
             f"{e.facts.metrics['auc']:.3f}" if "auc" in e.facts.metrics else "",
         )
         for e in entries
     ]
-    table(("#", "at (UTC)", "change", "act", "version", "by", "reason", "auc"), rows)
+    table(("#", "at (UTC)", "change", "act", "version", "site", "by", "reason", "auc"), rows)
 
 
 def arrival(label: str, risk: float | None, truth: str, right: bool, milliseconds: float) -> None:

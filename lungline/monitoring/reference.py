@@ -103,6 +103,11 @@ def read_reference(card: Card, data: bytes) -> Reference:
         raise PackageError(f"The file {FILE} of version {card.version} has an unknown format.") from exc
 
 
+def reference_in(folder: Path, card: Card) -> Reference | None:
+    """The reference in a package's folder; None for a package without one, as of earlier releases."""
+    return read_reference(card, (folder / FILE).read_bytes()) if FILE in card.files else None
+
+
 def fetch_reference(storage: Storage, bucket: str, prefix: str) -> tuple[Card | None, Reference | None]:
     """Card and reference of the package under a prefix; None for a missing one, as in older packages."""
     try:

@@ -155,22 +155,19 @@ def note(
 
 def fetch_artifacts(settings: Settings, run_id: str, place: str, folder: Path) -> Path | None:
     """Download the artifact folder `place` of a run into a folder; None where the run has none, or is gone."""
+    from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
     from mlflow.exceptions import MlflowException
 
     with translated(settings):
         client = connect(settings)
+        MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
         try:
-            if not client.list_artifacts(run_id, place):
-                return None
+            if client.list_artifacts(run_id, place):
+                return Path(client.download_artifacts(run_id, place, str(folder)))
         except MlflowException as exc:
-            if exc.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return None
-            raise
-        # Through the server, without MLflow's own progress bars.
-        for entry in client.list_artifacts(run_id, place):
-            if not entry.is_dir:
-                client.download_artifacts(run_id, entry.path, str(folder))
-    return folder / place
+            if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+    return None
 
 
 def run_url(settings: Settings, run_id: str) -> str:
