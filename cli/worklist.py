@@ -47,6 +47,23 @@ def worklist_rebuild(home: Home = None, as_json: Json = False) -> None:
     show(asdict(done), as_json, lambda: console.say(f"{read}; {done.added} new, {done.odd} unreadable."))
 
 
+@worklist.command("audit")
+def worklist_audit(home: Home = None, as_json: Json = False) -> None:
+    """Check that no entry of the audit log was changed or removed.
+
+    Compares each entry with the one before it, and the log with what the results bucket holds of it.
+    """
+    from lungline.wording import count
+    from worklist.commands import verify_audit
+
+    done = verify_audit(connected(home))
+    text = f"{count(done.entries, 'entry', 'entries')}, {count(done.anchors, 'anchor')} in the store: "
+    sentences = list(done.problems) or [f"{text}the audit log is unbroken."]
+    show(asdict(done), as_json, lambda: console.raw(sentences))
+    if done.problems:
+        raise typer.Exit(1)
+
+
 @app.command()
 def export(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", parser=path_of, help="The file to write.")],

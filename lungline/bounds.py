@@ -18,6 +18,11 @@ MAX_RECORD_BYTES = 2**20
 """Of a result or reading in the store, as of an event."""
 
 
+def latest() -> datetime:
+    """The latest time that something from outside may have now."""
+    return datetime.now(UTC) + CLOCK_SKEW
+
+
 def moment(value: datetime | None) -> datetime | None:
     """A time in UTC; None for none, and for one before 2000 or in the future. Without a time zone it is UTC."""
     if value is None:
@@ -26,7 +31,7 @@ def moment(value: datetime | None) -> datetime | None:
         utc = value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         return None
-    return utc if EARLIEST <= utc <= datetime.now(UTC) + CLOCK_SKEW else None
+    return utc if EARLIEST <= utc <= latest() else None
 
 
 def moment_of(text: str | None) -> datetime | None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ def test_the_demo_runs_and_leaves_nothing_running(tmp_path: Path) -> None:
     assert report["synthetic"] is True
     assert 0 < report["latency_ms"]["p50"] <= report["latency_ms"]["p99"]
     assert {"setup", "train", "total"} <= set(report["seconds"])
-    assert report["addresses"]["Worklist"].startswith("http://127.0.0.1:")
+    assert re.match(r"http://[0-9a-f]{20}\.localhost:\d+$", report["addresses"]["Worklist"])
     assert report["addresses"]["MLflow"].startswith("http://127.0.0.1:")
 
     assert "Phantoms are drawn" in ended.stderr

@@ -16,6 +16,7 @@ from lungline.results import records
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from tests.support.laptop_stack import NO_MLFLOW, running_stack
+from tests.support.own_host import LoopbackTransport
 from tests.support.worklist_site import wait
 
 pytestmark = pytest.mark.stack
@@ -78,7 +79,9 @@ def test_every_upload_gets_a_result(settings: Settings, storage: Storage) -> Non
 def test_the_worklist_shows_every_key(settings: Settings, storage: Storage) -> None:
     """With its invisible characters as escapes, on the list and on the page of the X-ray."""
     wait(lambda: len(results(settings, storage)) >= len(OUTCOMES), seconds=60)
-    with httpx.Client(follow_redirects=True, timeout=30, headers={"accept": "text/html"}) as client:
+    with httpx.Client(
+        transport=LoopbackTransport(), follow_redirects=True, timeout=30, headers={"accept": "text/html"}
+    ) as client:
         assert client.get(sign_in_link(Settings(home=settings.home, mlflow_uri=NO_MLFLOW))).status_code == 200
         base = stack.status(settings).service("worklist").address
         wait(lambda: client.get(f"{base}/?view=all").text.count('class="xray"') >= len(OUTCOMES), seconds=30)

@@ -28,6 +28,7 @@ from lungline.monitoring.findings import Feedback, ModelFindings, MonitoringFind
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from tests.support.collector import ReceivedSpan, running_collector
+from tests.support.own_host import LoopbackTransport
 from tests.support.prometheus_server import Prometheus, program, running_prometheus, shorten, until
 from tests.support.tiny_package import write_tiny_package
 from worklist.database import entries
@@ -136,7 +137,9 @@ def _read_two(settings: Settings) -> None:
     access = Access(database, settings)
     cookies = {COOKIE: access.begin("dr.a", "reader")}
     headers = {"accept": "text/html"}
-    with httpx.Client(base_url=settings.worklist.uri or "", cookies=cookies, headers=headers) as client:
+    with httpx.Client(
+        transport=LoopbackTransport(), base_url=settings.worklist.uri or "", cookies=cookies, headers=headers
+    ) as client:
         person = access.person(client.cookies[COOKIE])
         assert person
         page = client.get("/").text

@@ -119,6 +119,7 @@ def test_actions_are_in_the_audit_log_without_keys(site: Site) -> None:
         ("dr.adams", "corrected", "Normal"),
         ("dr.adams", "exported", "fhir"),
         ("dr.adams", "exported", "csv"),
+        ("dr.adams", "listed", "audit log"),
     ]
     assert "corrected" in page
     assert "xray-0" not in page

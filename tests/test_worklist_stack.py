@@ -18,6 +18,7 @@ from laptop import stack
 from lungline.datasets.phantom import jpeg
 from lungline.settings import Settings
 from tests.support.laptop_stack import s3_client
+from tests.support.own_host import LoopbackTransport
 from tests.support.worklist_site import wait
 from worklist.commands import rebuild_worklist
 from worklist.database import entries
@@ -63,7 +64,9 @@ def settled(settings: Settings) -> Counters:
 @pytest.fixture
 def reader(settings: Settings) -> Iterator[httpx.Client]:
     """A reader who has followed the sign-in link."""
-    with httpx.Client(follow_redirects=True, timeout=30, headers={"accept": "text/html"}) as client:
+    with httpx.Client(
+        transport=LoopbackTransport(), follow_redirects=True, timeout=30, headers={"accept": "text/html"}
+    ) as client:
         assert client.get(sign_in_link(settings)).status_code == 200
         yield client
 
@@ -82,7 +85,10 @@ def test_page_shows_uploads_with_heatmaps_and_counters(settings: Settings, reade
     heatmap = reader.get(f"{page}/x/{identity}/heat")
     assert heatmap.headers["content-type"] == "image/png"
     # Only the trigger has the token for events.
-    assert httpx.post(page, json={}, headers={"ce-specversion": "1.0"}, timeout=30).status_code == 403
+    events = page.replace(httpx.URL(page).host, "127.0.0.1")
+    assert httpx.post(events, json={}, headers={"ce-specversion": "1.0"}, timeout=30).status_code == 403
+    # A browser sends the cookies of 127.0.0.1 to every server on this machine, so there are no pages there.
+    assert httpx.get(events, timeout=30).status_code == 421
 
 
 def test_killed_worklist_misses_nothing_and_blocks_nothing(settings: Settings) -> None:

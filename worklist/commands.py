@@ -9,7 +9,9 @@ from typing import Literal
 from lungline.home import write_private
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
+from worklist.database import audit
 from worklist.database.access import LINK_FILE, Access
+from worklist.database.audit import Verification
 from worklist.database.rebuild import Rebuilt, rebuild
 from worklist.database.session import Database
 from worklist.exports import csv_fhir, feedback
@@ -23,6 +25,12 @@ def rebuild_worklist(settings: Settings, on_progress: OnProgress | None = None) 
     """Rebuild the database from the results and readings in S3; safe to repeat, also while the worklist runs."""
     with _connected(settings) as (database, storage):
         return rebuild(database, storage, settings.results_bucket, on_progress)
+
+
+def verify_audit(settings: Settings) -> Verification:
+    """Check the chain of the audit log, and what the results bucket holds of it."""
+    with _connected(settings) as (database, storage):
+        return audit.verify(database, storage, settings.results_bucket)
 
 
 def login_url(settings: Settings, address: str = "http://127.0.0.1:8900") -> str:
@@ -39,8 +47,6 @@ def login_url(settings: Settings, address: str = "http://127.0.0.1:8900") -> str
 
 def export_results(settings: Settings, form: Literal["csv", "fhir"], path: Path) -> int:
     """Write all results to a file, as CSV or as one FHIR DiagnosticReport per line; return how many."""
-    from worklist.database import audit
-
     with closing(Database.open(settings)) as database:
         with database.writing() as session:
             audit.record(session, _me(), "admin", "exported", detail=form)

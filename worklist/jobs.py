@@ -13,7 +13,7 @@ from lungline.errors import DataError, LunglineError, ObjectGone, Unavailable
 from lungline.results.records import ResultRecord
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
-from worklist.database import counters, entries, readings
+from worklist.database import audit, counters, entries, readings
 from worklist.database.models import ResultRow
 from worklist.database.session import Database
 from worklist.exports.images import ImageRenderer
@@ -24,6 +24,7 @@ EVERY_SECONDS = 1.0
 STOP_SECONDS = 3.0
 # Images may be added to the research bucket later, without an event.
 RECOUNT_SECONDS = 60.0
+ANCHOR_SECONDS = 60.0
 
 _log = logging.getLogger(__name__)
 
@@ -39,10 +40,11 @@ class Jobs:
         self._images = ImageRenderer(storage, settings)
         self._stopping = asyncio.Event()
         self._unsure, self._recount = -1, 0.0
+        self._anchored, self._anchor = 0, 0.0
 
     async def run(self) -> None:
         """Run rounds until stopped; notices do not wait for the store."""
-        stored = (self.save_readings, self.save_captures, self.count_deidentified)
+        stored = (self.save_readings, self.save_captures, self.count_deidentified, self.anchor_audit)
         await asyncio.gather(self._repeat(self.send_notices), self._repeat(*stored))
         await run_in_threadpool(self._notifier.join, STOP_SECONDS)
 
@@ -96,6 +98,16 @@ class Jobs:
         count = counters.count_research(self._storage, self._settings)
         with self._database.writing() as session:
             counters.save_research_count(session, count)
+
+    def anchor_audit(self) -> None:
+        """Keep the hash of the audit log's last entry in the store, once a minute when there are new entries."""
+        if time.monotonic() < self._anchor:
+            return
+        with self._database.reading() as session:
+            head = audit.head(session)
+        if head and head.number != self._anchored:
+            audit.save_anchor(self._storage, self._settings.results_bucket, head)
+            self._anchored, self._anchor = head.number, time.monotonic() + ANCHOR_SECONDS
 
     def _save_capture(self, record: ResultRecord) -> str | None:
         """Store the DICOM file of a result; return why there cannot be one, which retrying would not change."""

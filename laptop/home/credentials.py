@@ -40,6 +40,12 @@ class Credentials:
         return hmac.new(self.signing["signing"].encode(), b"worklist events", "sha256").hexdigest()
 
     @property
+    def worklist_host(self) -> str:
+        """The host name of the worklist, which no other server has: browsers send its cookies nowhere else."""
+        name = hmac.new(self.signing["signing"].encode(), b"worklist host", "sha256").hexdigest()[:20]
+        return f"{name}.localhost"
+
+    @property
     def research(self) -> str:
         """The key of pseudonyms in the research bucket; derived from a key that every home has."""
         return hmac.new(self.signing["signing"].encode(), b"research pseudonyms", "sha256").hexdigest()

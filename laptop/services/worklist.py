@@ -32,7 +32,12 @@ class WorklistService:
 
     @property
     def address(self) -> str:
-        """Its address on this machine."""
+        """Its address for people: browsers take every name under localhost for this machine."""
+        return f"http://{self.credentials.worklist_host}:{self.ports.worklist}"
+
+    @property
+    def events(self) -> str:
+        """Where the trigger sends events: other programs do not know such a name."""
         return f"http://{HOST}:{self.ports.worklist}"
 
     def guarded(self, settings: Settings) -> Settings:

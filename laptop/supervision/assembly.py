@@ -60,9 +60,15 @@ def _without_own(settings: Settings, ports: Ports | None) -> Settings:
     update: dict[str, object] = {
         name: None for name, address in addresses.items() if getattr(settings, name) == address
     }
-    if settings.worklist.uri == f"http://{HOST}:{ports.worklist}":
+    if settings.worklist.uri and _is_own_worklist(settings.worklist.uri, ports):
         update["worklist"] = settings.worklist.model_copy(update={"uri": None})
     return settings.model_copy(update=update)
+
+
+def _is_own_worklist(uri: str, ports: Ports) -> bool:
+    """Whether an address is this stack's worklist; earlier releases had it at 127.0.0.1."""
+    host, _, port = uri.removeprefix("http://").partition(":")
+    return port == str(ports.worklist) and (host == HOST or host.endswith(".localhost"))
 
 
 def _assemble(home: Home, settings: Settings, ports: Ports, credentials: Credentials) -> Assembly:
@@ -91,7 +97,7 @@ def _assemble(home: Home, settings: Settings, ports: Ports, credentials: Credent
     ours = settle(Predictor(home, ours, ports), settings.predictor_uri)
     ours = settle(Mlflow(home, ours, ports), settings.mlflow_uri)
     worklist = WorklistService(home, ours, ports, credentials)
-    services.append(TriggerService(home, worklist.guarded(ours), worklist.address, ports.trigger_metrics))
+    services.append(TriggerService(home, worklist.guarded(ours), worklist.events, ports.trigger_metrics))
     services.append(worklist)
     ours = worklist.connected(ours)
     if settings.prometheus:

@@ -7,9 +7,11 @@ without a query.
 import hashlib
 import hmac
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
+from urllib.parse import urlsplit
 
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 from sqlalchemy import delete, select, update
@@ -48,7 +50,10 @@ class Access:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._hours = settings.worklist.session_hours
-        self._signer = signer(settings, "session")
+        # A cookie counts only on the host that it was made for. A host of its own gets no cookie of 127.0.0.1, which
+        # browsers send to every port of this machine.
+        host = own_host(settings)
+        self._signer = signer(settings, f"session {host}" if host else "session")
 
     def new_token(self, who: str, role: Role) -> str:
         """A token that signs `who` in once, within a day; earlier tokens stop working."""
@@ -100,11 +105,25 @@ class Access:
             return None
         return Person(record.who, "admin" if record.role == "admin" else "reader", record.csrf, record.digest)
 
+    def alive(self, digests: Collection[str]) -> set[str]:
+        """Those of these sessions that have neither ended nor expired."""
+        if not digests:
+            return set()
+        alive = (Session.digest.in_(digests), Session.expires > datetime.now(UTC))
+        with self._database.reading() as session:
+            return set(session.scalars(select(Session.digest).where(*alive)))
+
     def end(self, person: Person) -> None:
         """Sign a user out."""
         with self._database.writing() as session:
             session.execute(delete(Session).where(Session.digest == person.digest))
             audit.record(session, person.who, person.role, "signed out")
+
+
+def own_host(settings: Settings) -> str | None:
+    """The host name that only this worklist has on this machine, such as `3f2a....localhost`; None without one."""
+    host = urlsplit(settings.worklist.uri or "").hostname or ""
+    return host if host.endswith(".localhost") else None
 
 
 def signer(settings: Settings, purpose: str) -> URLSafeTimedSerializer:

@@ -5,7 +5,7 @@
     readings   the readings of readers; append-only
     notices    the outbox: pending, sent and acknowledged notices
     signals    uploads that were dead-lettered or de-identified elsewhere, for the counters
-    audit      who opened, read, corrected and exported what; append-only
+    audit      who looked at, searched, read, corrected and exported what; append-only, a chain of hashes
     tokens     digests of single-use sign-in links
     sessions   who is signed in; digests of the cookies
     marks      checkpoints, such as the last reading that a training run used
@@ -22,6 +22,8 @@ from sqlalchemy.types import TypeDecorator
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+# Of the years that Python has, without the first and the last day, which other time zones would leave.
+_FIRST, _LAST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
 
 
 class Instant(TypeDecorator[datetime]):
@@ -35,8 +37,10 @@ class Instant(TypeDecorator[datetime]):
         return None if value is None else microseconds(value)
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - inherited
-        """The moment of microseconds."""
-        return None if value is None else _EPOCH + value * _MICROSECOND
+        """The moment of microseconds, the nearest that there is: one odd value must not hide all other rows."""
+        if value is None:
+            return None
+        return _EPOCH + min(max(value, microseconds(_FIRST)), microseconds(_LAST)) * _MICROSECOND
 
 
 def microseconds(moment: datetime) -> int:
@@ -184,7 +188,7 @@ class Counter(Table):
 
 
 class Audit(Table):
-    """An entry of the audit log; `identity` is the upload's, never its key."""
+    """An entry of the audit log; `identity` is the upload's, never its key. `hash` chains it to the one before."""
 
     __tablename__ = "audit"
 
@@ -195,6 +199,7 @@ class Audit(Table):
     act: Mapped[str] = mapped_column(String(32))
     identity: Mapped[str | None] = mapped_column(String(64), index=True)
     detail: Mapped[str]
+    hash: Mapped[str | None] = mapped_column(String(64))
 
 
 class Token(Table):

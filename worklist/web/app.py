@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from lungline.errors import EventMalformed, ImageRefused, LunglineError, Unavailable
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
-from worklist.database.access import Access
+from worklist.database.access import Access, own_host
 from worklist.database.models import WorklistEntry
 from worklist.database.readings import ReadingRefused, ResultChanged
 from worklist.database.session import BUSY_SECONDS, Database
@@ -33,8 +33,9 @@ from worklist.rules import load_rules
 from worklist.web import events, exports, list_page, oidc, sign_in, viewer
 from worklist.web.context import Forbidden, NotFound, SignInNeeded, Worklist, wants_page
 from worklist.web.live import Live
+from worklist.web.looks import Looks
 from worklist.web.rendering import FILTERS
-from worklist.web.security import KnownHosts, SecurityHeaders
+from worklist.web.security import Forms, KnownHosts, SecurityHeaders
 
 FOLDER = Path(__file__).parent
 # HTTP statuses of errors; the first match counts.
@@ -73,13 +74,15 @@ def build_app(
     def render(entry: WorklistEntry) -> str:
         return row.render(entry=entry, query="")
 
-    live = Live(database, render)
     access = Access(database, settings)
+    live = Live(database, render, access.alive)
     images = ImageRenderer(storage, settings)
     app = FastAPI(lifespan=_lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     notifier = Notifier(database, settings, rules, (settings.worklist.uri or address).rstrip("/"), notice_timeout)
     incoming = Incoming(storage, settings)
-    app.state.worklist = Worklist(settings, database, storage, access, live, pages, images, rules, incoming)
+    app.state.worklist = Worklist(
+        settings, database, storage, access, live, pages, images, rules, incoming, Looks(database)
+    )
     app.state.jobs = Jobs(database, storage, settings, notifier)
     for routes in (events, list_page, viewer, sign_in, exports):
         app.include_router(routes.router)
@@ -88,7 +91,8 @@ def build_app(
     if settings.worklist.login == "oidc":
         oidc.install(app, settings)
     hosts = [host.strip() for host in settings.worklist.hosts.split(",") if host.strip()]
-    app.add_middleware(KnownHosts, allowed_hosts=hosts, www_redirect=False)
+    app.add_middleware(Forms, is_signed_in=lambda cookie: access.person(cookie) is not None)
+    app.add_middleware(KnownHosts, allowed_hosts=hosts, own=own_host(settings))
     app.add_middleware(SecurityHeaders, https=app.state.worklist.https)
     app.add_middleware(CountedRequests)
     return app

@@ -17,6 +17,7 @@ from worklist.exports.images import ImageRenderer
 from worklist.incoming import Incoming
 from worklist.rules import NoticeRule
 from worklist.web.live import Live
+from worklist.web.looks import Looks
 
 
 class SignInNeeded(LunglineError):
@@ -44,6 +45,7 @@ class Worklist:
     images: ImageRenderer
     rules: tuple[NoticeRule, ...]
     incoming: Incoming
+    looks: Looks
 
     @property
     def https(self) -> bool:

@@ -4,10 +4,13 @@ from datetime import UTC, datetime
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
+from starlette.concurrency import run_in_threadpool
 
 from worklist.database import entries, notices
+from worklist.database.access import Person
 from worklist.database.entries import Cursor, Filter
 from worklist.web.context import Context, Reader, Worklist
+from worklist.web.looks import detail_of
 from worklist.web.rendering import timeline
 
 router = APIRouter()
@@ -19,6 +22,7 @@ DOTS = 240
 @router.get("/", response_class=HTMLResponse)
 def show_list(request: Request, context: Context, person: Reader) -> Response:
     """The page."""
+    _look(request, context, person)
     values = _rows(request, context) | _aside(context) | {"person": person, "counters": context.live.counters}
     return context.pages.TemplateResponse(request, "list.html", values)
 
@@ -26,21 +30,31 @@ def show_list(request: Request, context: Context, person: Reader) -> Response:
 @router.get("/rows", response_class=HTMLResponse)
 def show_rows(request: Request, context: Context, person: Reader) -> Response:
     """The table alone, for a page that fell behind or changed its filter."""
+    _look(request, context, person)
     return context.pages.TemplateResponse(request, "_rows.html", _rows(request, context) | {"person": person})
 
 
 @router.get("/aside", response_class=HTMLResponse)
 def show_aside(request: Request, context: Context, person: Reader) -> Response:
     """The overview: last images, risk over time and open notices."""
+    context.looks.record(person, "listed", detail="overview")
     return context.pages.TemplateResponse(request, "_aside.html", _aside(context) | {"person": person})
 
 
 @router.get("/live")
-async def follow(request: Request, context: Context, person: Reader) -> Response:  # noqa: ARG001 - only for who is signed in
+async def follow(request: Request, context: Context, person: Reader) -> Response:
     """Changes of a filtered list as server-sent events."""
-    stream = context.live.follow(Filter.of(request.query_params))
+    await run_in_threadpool(_look, request, context, person)
+    stream = context.live.follow(Filter.of(request.query_params), person.digest)
     headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
     return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+
+
+def _look(request: Request, context: Worklist, person: Person) -> None:
+    """Note in the audit log what a list shows, and what was searched for."""
+    wanted, query = Filter.of(request.query_params), request.query_params
+    place = str(Cursor.read(query.get("after", "")) or Cursor.read(query.get("before", "")) or "")
+    context.looks.record(person, "searched" if wanted.q else "listed", detail=detail_of(wanted, place))
 
 
 def _rows(request: Request, context: Worklist) -> dict[str, object]:

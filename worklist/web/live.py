@@ -13,7 +13,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
@@ -38,11 +38,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(eq=False, slots=True)
 class LivePage:
-    """One open page: its filter and its unsent messages."""
+    """One open page: its filter, the digest of its session, and its unsent messages."""
 
     wanted: Filter
+    session: str = ""
     waiting: asyncio.Queue[str] = field(default_factory=lambda: asyncio.Queue(BACKLOG))
     lost: bool = False
+    over: bool = False
 
     def send(self, message: str) -> None:
         """Queue a message; a page that is too far behind reloads its list instead."""
@@ -51,14 +53,28 @@ class LivePage:
         except asyncio.QueueFull:
             self.lost = True
 
+    def end(self) -> None:
+        """End the stream of a session that has ended; nothing more is shown, not even what is queued."""
+        self.over = True
+        self.send(_event("ended", {}))
+
 
 class Live:
-    """The open pages, and the task that sends them changes. `render` renders a row of the list."""
+    """The open pages, and the task that sends them changes.
 
-    def __init__(self, database: Database, render: Callable[[WorklistEntry], str]) -> None:
+    `render` renders a row of the list, `alive` says which of some sessions go on.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        render: Callable[[WorklistEntry], str],
+        alive: Callable[[Collection[str]], set[str]] = set,
+    ) -> None:
         self.counters = Counters()
         self._database = database
         self._render = render
+        self._alive = alive
         self._pages: set[LivePage] = set()
         self._seen: dict[str, int] = {}
         self._last = microseconds(datetime.now(UTC))
@@ -91,6 +107,7 @@ class Live:
             self._nudge.clear()
             try:
                 changed, counted = await run_in_threadpool(self._poll)
+                await self._end_signed_out()
                 if changed != [] or counted != self._counted:
                     self._counted = counted
                     self.counters = await self._count()
@@ -101,9 +118,9 @@ class Live:
             except Exception:  # noqa: BLE001 - the task must go on; until then pages show that they are not live
                 _log.exception("Live updates are paused.")
 
-    async def follow(self, wanted: Filter) -> AsyncIterator[str]:
-        """The event stream of a page, from now on."""
-        page = LivePage(wanted)
+    async def follow(self, wanted: Filter, session: str) -> AsyncIterator[str]:
+        """The event stream of a page, from now on until its session ends."""
+        page = LivePage(wanted, session)
         self._pages.add(page)
         try:
             # The mark tells a page whether changes were sent between its rows and this moment.
@@ -111,6 +128,9 @@ class Live:
             yield "retry: 1000\n" + _event("opened", opened) + _event("counters", asdict(self.counters))
             while not self._closing:
                 message = await page.waiting.get()
+                if page.over:
+                    yield _event("ended", {})
+                    return
                 if page.lost:
                     page.lost, page.waiting, message = False, asyncio.Queue(BACKLOG), _event("reload", {})
                 yield message
@@ -133,6 +153,14 @@ class Live:
             return await run_in_threadpool(count)
         except DatabaseUnavailable:
             return self.counters
+
+    async def _end_signed_out(self) -> None:
+        """End the streams of sessions that ended since, in whichever process, or have expired."""
+        pages = list(self._pages)
+        alive = await run_in_threadpool(self._alive, {page.session for page in pages})
+        for page in pages:
+            if page.session not in alive:
+                page.end()
 
     def _poll(self) -> tuple[list[WorklistEntry] | None, tuple[int, int]]:
         """Entries changed since the last poll, None when too many to send one by one; state of the counters."""

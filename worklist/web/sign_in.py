@@ -37,6 +37,7 @@ def sign_in(request: Request, context: Context, token: str = "") -> Response:
 def sign_out(context: Context, person: Writer) -> Response:
     """Sign out."""
     context.access.end(person)
+    context.live.nudge()  # open pages of this session end now
     response = RedirectResponse("/login", status_code=303)
     response.delete_cookie(COOKIE)
     response.headers["clear-site-data"] = '"cache", "storage"'
@@ -52,6 +53,7 @@ def show_session(person: Reader) -> JSONResponse:
 @router.get("/audit", response_class=HTMLResponse)
 def show_audit(request: Request, context: Context, person: Admin, before: int | None = None) -> Response:
     """The audit log."""
+    context.looks.record(person, "listed", detail="audit log")
     with context.database.reading() as session:
         lines = audit.lines(session, before)
     return context.pages.TemplateResponse(request, "audit.html", {"lines": lines, "person": person})
@@ -60,6 +62,7 @@ def show_audit(request: Request, context: Context, person: Admin, before: int | 
 @router.get("/notices", response_class=HTMLResponse)
 def show_notices(request: Request, context: Context, person: Reader) -> Response:
     """The latest notices."""
+    context.looks.record(person, "listed", detail="notices")
     with context.database.reading() as session:
         rows = notices.latest(session)
     return context.pages.TemplateResponse(request, "notices.html", {"notices": rows, "person": person})

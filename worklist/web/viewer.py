@@ -68,6 +68,8 @@ class SubmittedReading:
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _RECORD = TypeAdapter(ResultRecord)
+# What the audit log calls a look at an image.
+_SAW = {"xray": "saw the X-ray", "thumb": "saw the thumbnail", "heat": "saw the heatmap"}
 
 
 @router.get("/x/{identity}", response_class=HTMLResponse)
@@ -82,7 +84,6 @@ def _page(  # what a request shows, and what is kept of a reading that was not s
     wanted = Filter.of(request.query_params)
     with context.database.writing() as session:  # the audit entry is committed before anything is shown
         entry = _entry(session, identity)
-        audit.record(session, person.who, person.role, "opened", identity=identity)
         record = record_of(session, entry)
         previous, following = entries.neighbours(session, wanted, entry)
         values = {
@@ -98,6 +99,7 @@ def _page(  # what a request shows, and what is kept of a reading that was not s
             "readings": readings.history(session, identity),
             "notices": notices.of_upload(session, identity),
         }
+        audit.record(session, person.who, person.role, "opened", identity=identity)
     links = {"previous": previous, "following": following, "wanted": wanted, "mlflow": context.settings.mlflow_uri}
     form = {"conflict": conflict, "comment": comment, "reading_id": readings.new_id(), "person": person}
     status = 409 if conflict else 200
@@ -105,21 +107,21 @@ def _page(  # what a request shows, and what is kept of a reading that was not s
 
 
 @router.get("/x/{identity}/xray")
-def xray(request: Request, identity: str, context: Context, person: Reader) -> Response:  # noqa: ARG001 - requires a session
+def xray(request: Request, identity: str, context: Context, person: Reader) -> Response:
     """The X-ray."""
-    return _image(request, context, identity, "xray")
+    return _image(request, context, person, identity, "xray")
 
 
 @router.get("/x/{identity}/thumb")
-def thumb(request: Request, identity: str, context: Context, person: Reader) -> Response:  # noqa: ARG001 - requires a session
+def thumb(request: Request, identity: str, context: Context, person: Reader) -> Response:
     """The X-ray's thumbnail."""
-    return _image(request, context, identity, "thumb")
+    return _image(request, context, person, identity, "thumb")
 
 
 @router.get("/x/{identity}/heat")
-def heat(request: Request, identity: str, context: Context, person: Reader, record: str = "") -> Response:  # noqa: ARG001 - requires a session
+def heat(request: Request, identity: str, context: Context, person: Reader, record: str = "") -> Response:
     """The heatmap, as an overlay for the X-ray; of the result with the id `record`, by default the latest."""
-    return _image(request, context, identity, "heat", record)
+    return _image(request, context, person, identity, "heat", record)
 
 
 @router.post("/x/{identity}/readings")
@@ -153,8 +155,8 @@ def acknowledge(  # noqa: PLR0917 - a request, and the result that it is about
         entry = _entry(session, identity, lock=True)
         readings.require_shown(entry, record, label)
         notices.acknowledge(session, identity, person.who)
-        audit.record(session, person.who, person.role, "acknowledged", identity=identity)
         touch(entry)
+        audit.record(session, person.who, person.role, "acknowledged", identity=identity)
     context.live.nudge()
     return next_page(request, f"/x/{identity}{Filter.of(request.query_params).query()}")
 
@@ -197,9 +199,9 @@ def _store(session: Session, entry: WorklistEntry, submitted: SubmittedReading, 
         session, entry, reader=person.who, action=action, verdict=verdict, comment=submitted.comment, reading_id=free
     )
     metrics.count_reading(reading)
-    audit.record(session, person.who, person.role, action, identity=entry.identity, detail=verdict or "")
     if action != "reopened":
         notices.cancel(session, entry.identity, person.who)
+    audit.record(session, person.who, person.role, action, identity=entry.identity, detail=verdict or "")
 
 
 def _entry(session: Session, identity: str, *, lock: bool = False) -> WorklistEntry:
@@ -221,12 +223,15 @@ def _other_versions(session: Session, entry: WorklistEntry) -> list[ResultRecord
     ]
 
 
-def _image(request: Request, context: Worklist, identity: str, kind: str, name: str = "") -> Response:
+def _image(  # noqa: PLR0917 - a request, who makes it, and what it is for
+    request: Request, context: Worklist, person: Person, identity: str, kind: str, name: str = ""
+) -> Response:
     with context.database.reading() as session:
         entry = _entry(session, identity)
         row = session.get(ResultRow, name) if name else None
         is_shown = row is not None and row.identity == identity
         record = _RECORD.validate_json(row.body) if row and is_shown else record_of(session, entry)
+    context.looks.record(person, _SAW[kind], identity=identity)
     tag = f'"{kind}-{record.id}"'
     # Browsers cache it but revalidate each time, so nothing is shown after signing out.
     headers = {"etag": tag, "cache-control": "private, no-cache"}

@@ -170,6 +170,7 @@ function follow() {
   source.addEventListener("row", (event) => { put(JSON.parse(event.data)); freshenAside(); });
   source.addEventListener("gone", (event) => { drop(JSON.parse(event.data).identity); freshenAside(); });
   source.addEventListener("counters", (event) => count(JSON.parse(event.data)));
+  source.addEventListener("ended", () => { source.close(); location.href = "/login"; });
   source.addEventListener("reload", () => { reload(); freshenAside(); });
 }
 

@@ -1,0 +1,51 @@
+"""Looks: that somebody was shown something of a patient, in the audit log before it is shown.
+
+A page that is open asks for the same again and again. The same look of the same session is one entry in ten minutes, so
+that the log tells who saw what and when, and is not a log of requests.
+"""
+
+import hashlib
+import threading
+import time
+from collections import OrderedDict
+
+from worklist.database import audit
+from worklist.database.access import Person
+from worklist.database.entries import Filter
+from worklist.database.session import Database
+
+AGAIN_SECONDS = 600.0
+REMEMBERED = 20_000
+
+_Look = tuple[str, str, str | None, str]
+
+
+class Looks:
+    """Adds looks to the audit log; thread-safe."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._recent: OrderedDict[_Look, float] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def record(self, person: Person, act: str, *, identity: str | None = None, detail: str = "") -> None:
+        """Add a look unless the same one was added lately. Raises DatabaseUnavailable: then nothing may be shown."""
+        look = (person.digest, act, identity, detail)
+        with self._lock:
+            if time.monotonic() - self._recent.get(look, -AGAIN_SECONDS) < AGAIN_SECONDS:
+                return
+        with self._database.writing() as session:
+            audit.record(session, person.who, person.role, act, identity=identity, detail=detail)
+        with self._lock:
+            self._recent[look] = time.monotonic()
+            self._recent.move_to_end(look)
+            while len(self._recent) > REMEMBERED:
+                self._recent.popitem(last=False)
+
+
+def detail_of(wanted: Filter, place: str = "") -> str:
+    """What a list showed. Of a search term, which may be a name, only the beginning of its sha256."""
+    term = hashlib.sha256(wanted.q.encode("utf-8", "surrogateescape")).hexdigest()[:16] if wanted.q else ""
+    values = {"view": wanted.view, "label": wanted.label, "version": wanted.version, "age": wanted.age}
+    values |= {"search": term and f"sha256:{term}", "from": place}
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value)
