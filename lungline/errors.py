@@ -18,7 +18,8 @@
         ├── StorageUnavailable
         ├── KafkaUnavailable
         ├── RegistryUnavailable
-        └── ModelNotReady
+        ├── ModelNotReady
+        └── Busy                 other work has taken what this needs
 
 Errors of other libraries are translated where they enter. The message is one sentence for a person.
 """
@@ -105,3 +106,7 @@ class RegistryUnavailable(Unavailable):
 
 class ModelNotReady(Unavailable):
     """No model package is loaded yet."""
+
+
+class Busy(Unavailable):
+    """Other work has taken the slots or the memory that this needs."""

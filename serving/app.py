@@ -17,13 +17,12 @@ from prometheus_client import Histogram
 from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lungline.errors import EventMalformed, ImageRefused, LunglineError, Unavailable
+from lungline.errors import Busy, EventMalformed, ImageRefused, LunglineError, Unavailable
 from serving import metrics
 from serving.bodies import decompress
 from serving.http import (
     BodyTooLarge,
     BodyTooSlow,
-    Busy,
     Handler,
     MediaTypeUnsupported,
     MethodNotAllowed,

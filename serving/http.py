@@ -7,7 +7,7 @@ from datetime import datetime
 import orjson
 from starlette.datastructures import Headers, QueryParams
 
-from lungline.errors import LunglineError, Unavailable
+from lungline.errors import LunglineError
 
 
 class RequestMalformed(LunglineError):
@@ -32,10 +32,6 @@ class BodyTooLarge(LunglineError):
 
 class BodyTooSlow(LunglineError):
     """A body did not arrive in time."""
-
-
-class Busy(Unavailable):
-    """Too many requests are in flight."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,8 +87,12 @@ class Diagnoser:
         """Diagnose the bytes of an image file; an image that must be refused gives the label Refused, not an error.
 
         `statistics` are the image statistics that monitoring compares; they cost a tenth of the time, so only results
-        that are stored need them.
+        that are stored need them. Raises Busy when other large images have the memory that this one needs.
         """
+        with self.limits.work():
+            return self._diagnose(data, heatmap=heatmap, statistics=statistics)
+
+    def _diagnose(self, data: bytes, *, heatmap: bool, statistics: bool) -> Diagnosis:
         timings: dict[str, float] = {}
         try:
             with timed(timings, "decode"):

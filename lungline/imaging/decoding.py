@@ -9,23 +9,21 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from lungline.errors import ImageRefused
 from lungline.imaging import dicom, jpeg
 from lungline.imaging.bmp_webp import BMP_MAGIC, is_webp, read_bmp, read_webp
-from lungline.imaging.contrast import spread_levels
+from lungline.imaging.grey import Grey, colour_warning, grey_of, mean_chroma
 from lungline.imaging.image import CheckSize, DecodedImage, Limits, Pixels
 from lungline.imaging.jpeg_png import JPEG_MAGIC, PNG_MAGIC, Container, read_jpeg, read_png
 from lungline.imaging.tiff import TIFF_MAGICS, read_tiff
 
-_COLOUR_THUMBNAIL = 32
-_COLOURED = 0.01
+# Memory that decoding a DICOM needs at most for each pixel: as JPEG 2000 of 16 bits, measured.
+DICOM_PIXEL_BYTES = 9
 _SUPPORTED = "expected JPEG, PNG, TIFF, BMP, WebP or DICOM"
 
 
@@ -42,29 +40,22 @@ def decode(data: bytes, limits: Limits = Limits(), *, at_least: int | None = Non
         raise ImageRefused("empty", "The file is empty.")
     if len(data) > limits.max_bytes:
         raise ImageRefused("too-large", f"The file has {len(data):,} bytes; at most {limits.max_bytes:,} are read.")
-    check_size = limits.for_file(len(data))
-    if dicom.is_dicom(data):
-        return _decode_dicom(dicom.read(data, check_size, limits.max_pixels))
-    for image_format in _FORMATS:
-        if image_format.matches(data):
-            container = image_format.read(data, check_size)
-            return _decode_container(container, partial(image_format.decode, container, at_least))
-    raise _unknown(data)
-
-
-class _Grey(NamedTuple):
-    """Grey pixels, the mean chroma before, warnings for the reader, and routine notes."""
-
-    pixels: Pixels
-    colour: float = 0.0
-    warnings: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    with limits.work():
+        if dicom.is_dicom(data):
+            return _decode_dicom(dicom.read(data, limits.for_file(len(data), DICOM_PIXEL_BYTES), limits.max_pixels))
+        for image_format in _FORMATS:
+            if image_format.matches(data):
+                container = image_format.read(data, limits.for_file(len(data), image_format.pixel_bytes))
+                if container.format == "jpeg":
+                    limits.take(_jpeg_bytes(container, at_least))
+                return _decode_container(container, partial(image_format.decode, container, at_least))
+        raise _unknown(data)
 
 
 def _decode_dicom(frame: dicom.Frame) -> DecodedImage:
     """Decode the first frame of a DICOM file; a colour frame is converted like any colour image."""
     height, width = frame.pixels.shape[:2]
-    grey = _Grey(frame.pixels) if frame.pixels.ndim == 2 else _grey(Image.fromarray(frame.pixels))
+    grey = Grey(frame.pixels) if frame.pixels.ndim == 2 else grey_of(Image.fromarray(frame.pixels))
     return DecodedImage(
         pixels=grey.pixels,
         format="dicom",
@@ -77,53 +68,74 @@ def _decode_dicom(frame: dicom.Frame) -> DecodedImage:
     )
 
 
-def _decode_jpeg(container: Container, at_least: int | None) -> _Grey:
+def _decode_jpeg(container: Container, at_least: int | None) -> Grey:
     """Decode a JPEG at 1/1, 1/2, 1/4 or 1/8 of its size."""
-    reduction = min(container.width, container.height) // at_least if at_least else 1
-    size = _reduced(container, next(scale for scale in (8, 4, 2, 1) if scale <= max(1, reduction)))
+    size = _reduced(container, _scale(container, at_least))
     if container.components == 1:
-        return _Grey(jpeg.decode_grey(container.data, size))
+        return Grey(jpeg.decode_grey(container.data, size))
     if container.components == 4:
         jpeg.check(container.data, size, cmyk=True)
         cmyk = JpegImageFile(io.BytesIO(container.data))
         cmyk.draft(None, (at_least, at_least) if at_least else None)
-        return _grey(cmyk)
+        return grey_of(cmyk)
     if container.rgb:
-        return _grey(Image.fromarray(jpeg.decode_rgb(container.data, size)))
+        return grey_of(Image.fromarray(jpeg.decode_rgb(container.data, size)))
     # Luma is the grey image as it is stored.
     thumbnail = jpeg.decode_rgb(container.data, _reduced(container, 8))
     colour = mean_chroma(Image.fromarray(thumbnail))
-    return _Grey(jpeg.decode_grey(container.data, size), colour, _colour_warning(colour))
+    return Grey(jpeg.decode_grey(container.data, size), colour, colour_warning(colour))
+
+
+def _scale(container: Container, at_least: int | None) -> int:
+    reduction = min(container.width, container.height) // at_least if at_least else 1
+    return next(scale for scale in (8, 4, 2, 1) if scale <= max(1, reduction))
+
+
+def _jpeg_bytes(container: Container, at_least: int | None) -> int:
+    """The memory that decoding a JPEG needs: reduced pixels, and all coefficients if it is progressive."""
+    width, height = _reduced(container, _scale(container, at_least))
+    coefficients = 2 * container.components * container.width * container.height if container.progressive else 0
+    return 5 * width * height + coefficients + len(container.data)
 
 
 def _reduced(container: Container, scale: int) -> tuple[int, int]:
     return -(-container.width // scale), -(-container.height // scale)
 
 
-def _decode_by(plugin: str, name: str) -> Callable[[Container, int | None], _Grey]:
+def _decode_png(container: Container, at_least: int | None) -> Grey:  # noqa: ARG001 - PNG has no reduced decoding
+    from lungline.imaging.png_strips import decode_png
+
+    return decode_png(container)
+
+
+def _decode_by(plugin: str, name: str) -> Callable[[Container, int | None], Grey]:
     """Return a decoder for a format without reduced decoding; its Pillow plugin is imported on first use."""
 
-    def decode(container: Container, at_least: int | None) -> _Grey:  # noqa: ARG001
-        return _grey(getattr(importlib.import_module(f"PIL.{plugin}"), name)(io.BytesIO(container.data)))
+    def decode(container: Container, at_least: int | None) -> Grey:  # noqa: ARG001
+        return grey_of(getattr(importlib.import_module(f"PIL.{plugin}"), name)(io.BytesIO(container.data)))
 
     return decode
 
 
 @dataclass(frozen=True, slots=True)
 class _Format:
-    """How a format is detected, checked, and decoded; each step runs only after the previous one has passed."""
+    """How a format is detected, checked, and decoded; each step runs only after the previous one has passed.
+
+    Decoding needs at most `pixel_bytes` of memory for each pixel, measured.
+    """
 
     matches: Callable[[bytes], bool]
     read: Callable[[bytes, CheckSize], Container]
-    decode: Callable[[Container, int | None], _Grey]
+    decode: Callable[[Container, int | None], Grey]
+    pixel_bytes: float
 
 
 _FORMATS = (
-    _Format(lambda data: data.startswith(JPEG_MAGIC), read_jpeg, _decode_jpeg),
-    _Format(lambda data: data.startswith(PNG_MAGIC), read_png, _decode_by("PngImagePlugin", "PngImageFile")),
-    _Format(lambda data: data.startswith(TIFF_MAGICS), read_tiff, _decode_by("TiffImagePlugin", "TiffImageFile")),
-    _Format(lambda data: data.startswith(BMP_MAGIC), read_bmp, _decode_by("BmpImagePlugin", "BmpImageFile")),
-    _Format(is_webp, read_webp, _decode_by("WebPImagePlugin", "WebPImageFile")),
+    _Format(lambda data: data.startswith(JPEG_MAGIC), read_jpeg, _decode_jpeg, 0),
+    _Format(lambda data: data.startswith(PNG_MAGIC), read_png, _decode_png, 5),
+    _Format(lambda data: data.startswith(TIFF_MAGICS), read_tiff, _decode_by("TiffImagePlugin", "TiffImageFile"), 7),
+    _Format(lambda data: data.startswith(BMP_MAGIC), read_bmp, _decode_by("BmpImagePlugin", "BmpImageFile"), 5),
+    _Format(is_webp, read_webp, _decode_by("WebPImagePlugin", "WebPImageFile"), 20),
 )
 
 # Formats that people do send. They are refused by name, so that the sender knows what to convert.
@@ -204,7 +216,7 @@ def _unknown(data: bytes) -> ImageRefused:
     return ImageRefused("not-an-image", f"The file's content is not an image; {_SUPPORTED}.")
 
 
-def _decode_container(container: Container, decode_pixels: Callable[[], _Grey]) -> DecodedImage:
+def _decode_container(container: Container, decode_pixels: Callable[[], Grey]) -> DecodedImage:
     """Decode the pixels; any error that Pillow raises for damaged data becomes a refusal."""
     try:
         grey = decode_pixels()
@@ -228,56 +240,6 @@ def _decode_container(container: Container, decode_pixels: Callable[[], _Grey]) 
         warnings=(*container.warnings, *grey.warnings),
         notes=grey.notes,
     )
-
-
-def _grey(image: Image.Image) -> _Grey:
-    """Convert a Pillow image to grey."""
-    if image.mode.startswith("I"):
-        return _Grey(_eight_bits(np.asarray(image)), notes=("16 bit reduced to 8",))
-    warnings = ()
-    if image.has_transparency_data:
-        image, transparent = _on_black(image)
-        warnings = ("transparency placed on black",) * transparent
-    if image.mode in ("1", "L"):
-        return _Grey(np.asarray(image.convert("L")), 0.0, warnings)
-    colour = mean_chroma(image)
-    return _Grey(np.asarray(_opaque(image).convert("L")), colour, (*warnings, *_colour_warning(colour)))
-
-
-def _colour_warning(colour: float) -> tuple[str, ...]:
-    return ("colour image converted to grey",) if colour > _COLOURED else ()
-
-
-def _opaque(image: Image.Image) -> Image.Image:
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _on_black(image: Image.Image) -> tuple[Image.Image, bool]:
-    """Composite the image on black; also return whether any pixel was transparent."""
-    image = image.convert("LA" if image.mode in ("1", "L", "LA") else "RGBA")
-    alpha = image.getchannel("A")
-    grey_or_rgb = image.convert("L" if image.mode == "LA" else "RGB")
-    lowest, _ = alpha.getextrema()
-    if lowest == 255:
-        return grey_or_rgb, False
-    return Image.composite(grey_or_rgb, Image.new(grey_or_rgb.mode, image.size), alpha), True
-
-
-def mean_chroma(image: Image.Image) -> float:
-    """Return the mean of max(R, G, B) - min(R, G, B), from 0 to 1, computed on a thumbnail."""
-    if min(image.size) > _COLOUR_THUMBNAIL and image.mode not in ("P", "1"):
-        image = image.reduce(min(image.size) // _COLOUR_THUMBNAIL)
-    rgb = np.asarray(image.convert("RGB")).astype(np.int16)
-    return float((rgb.max(axis=2) - rgb.min(axis=2)).mean() / 255)
-
-
-def _eight_bits(pixels: npt.NDArray[np.integer]) -> Pixels:
-    """Spread values over the grey levels, without outliers."""
-    low = int(pixels.min())
-    above = (pixels.astype(np.int32) - low).astype(np.uint16)
-    counts = np.bincount(above.ravel())
-    levels = spread_levels(np.arange(len(counts), dtype=np.float64), counts)
-    return np.rint(levels).astype(np.uint8)[above]
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:

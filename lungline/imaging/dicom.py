@@ -122,7 +122,8 @@ def read(data: bytes, check_size: CheckSize, max_pixels: float = np.inf) -> Fram
     view = dicom_view.read_view(raw.file)
     levels = Levels(raw.patterns.astype(np.uint8), (), ()) if raw.patterns.ndim == 3 else grey_of(raw)
     ratio = dicom_geometry.aspect(raw.file)
-    pixels = dicom_geometry.in_proportion(levels.pixels, 1 / ratio if raw.turn.transpose else ratio, max_pixels)
+    most = max_pixels / 3 if levels.pixels.ndim == 3 else max_pixels
+    pixels = dicom_geometry.in_proportion(levels.pixels, 1 / ratio if raw.turn.transpose else ratio, most)
     check_size(pixels.shape[1], pixels.shape[0])
     notes = ["DICOM without its preamble"] * (not raw.file.has_preamble)
     notes += ["pixels that are not square were given their true proportion"] * (pixels.shape != levels.pixels.shape)

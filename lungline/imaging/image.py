@@ -1,13 +1,15 @@
 """A decoded image, and the limits on files and images that are decoded."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from lungline.errors import ImageRefused
+from lungline.memory import MemoryBudget
 
 if TYPE_CHECKING:
     from lungline.settings import Settings
@@ -33,11 +35,22 @@ class Limits:
     max_bytes: int = 64 * 2**20
     max_pixels: int = 64_000_000
     min_side: int = 28  # PneumoniaMNIST, the smallest public version of chest X-rays, has 28
+    memory: MemoryBudget | None = field(default=None, compare=False, repr=False)
+    """What decoding takes its memory from, so that several large images do not add up; None limits nothing."""
 
     @classmethod
-    def from_settings(cls, settings: "Settings") -> "Limits":
+    def from_settings(cls, settings: "Settings", memory: MemoryBudget | None = None) -> "Limits":
         """Return the limits in the settings."""
-        return cls(settings.image_max_bytes, settings.image_max_pixels, settings.image_min_side)
+        return cls(settings.image_max_bytes, settings.image_max_pixels, settings.image_min_side, memory)
+
+    def work(self) -> AbstractContextManager[None]:
+        """A context in which memory is taken, and at whose end it is given back."""
+        return nullcontext() if self.memory is None else self.memory.work()
+
+    def take(self, size: int) -> None:
+        """Take bytes of memory for the work of this thread; raises Busy."""
+        if self.memory is not None:
+            self.memory.take(size)
 
     def check_size(self, width: int, height: int) -> None:
         """Raises ImageRefused (too-many-pixels, too-small) for an image of this size."""
@@ -52,15 +65,25 @@ class Limits:
                 f"The image is {width} x {height} pixels; its shortest side must have at least {self.min_side}.",
             )
 
-    def for_file(self, size: int) -> CheckSize:
-        """Return `check_size` for a file of `size` bytes; it also refuses too many pixels for these bytes (bomb)."""
+    def for_file(self, size: int, pixel_bytes: float = 0) -> CheckSize:
+        """Return `check_size` for a file of `size` bytes; it also refuses too many pixels for these bytes (bomb).
+
+        It takes the memory that decoding needs, `pixel_bytes` for each pixel, and the rest when it is called again with
+        more pixels. Small images may need more, which is too little to matter.
+        """
+        taken = 0
 
         def check(width: int, height: int) -> None:
+            nonlocal taken
             self.check_size(width, height)
             if width * height > max(_SMALL, size * _PIXELS_A_BYTE):
                 raise ImageRefused(
                     "bomb", f"The file has {size:,} bytes for {width * height:,} pixels; no X-ray is packed so tightly."
                 )
+            needed = round(width * height * pixel_bytes) + size * bool(pixel_bytes)
+            if needed > taken:
+                self.take(needed - taken)
+                taken = needed
 
         return check
 

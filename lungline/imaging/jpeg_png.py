@@ -20,6 +20,7 @@ PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
 _DECODABLE_FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
+_PROGRESSIVE_FRAMES = {0xC2, 0xCA}
 _OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF}
 # Whatever version a file names, which libjpeg would warn about.
 _PLAIN_JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
@@ -39,6 +40,7 @@ class Container:
 
     `width` and `height` are as stored, before `orientation` (EXIF 1 to 8) is applied. If `rgb`, a JPEG with three
     components stores red, green and blue instead of luma and chroma. If `inverted`, white is 0.
+    `progressive` if a JPEG has all its coefficients in memory while it is decoded.
     `warnings` are about what the file has besides this image.
     """
 
@@ -50,17 +52,20 @@ class Container:
     rgb: bool
     data: bytes
     inverted: bool = False
+    progressive: bool = False
     warnings: tuple[str, ...] = ()
 
 
 def read_jpeg(data: bytes, check_size: CheckSize) -> Container:
     """Read a JPEG file; raises ImageRefused (truncated, corrupt, unsupported-format)."""
-    kept = [b"\xff\xd8"]
+    kept: list[bytes | memoryview] = [b"\xff\xd8"]
+    view = memoryview(data)  # a slice of it is no copy
     frame = exif = adobe = b""
+    progressive = False
     for marker, start, end in _jpeg_header(data):
         segment = data[start + 4 : end]
         if marker in _DECODABLE_FRAMES and not frame:
-            frame = segment
+            frame, progressive = segment, marker in _PROGRESSIVE_FRAMES
             check_size(*_frame_size(frame))
         elif marker == _EXIF and segment.startswith(b"Exif\0\0") and not exif:
             exif = segment[6:]
@@ -70,14 +75,15 @@ def read_jpeg(data: bytes, check_size: CheckSize) -> Container:
         if marker == _JFIF and segment.startswith(b"JFIF\0"):
             kept.append(_PLAIN_JFIF)
         elif not 0xE0 <= marker <= 0xEF or marker == _ADOBE:
-            kept.append(data[start:end])
+            kept.append(view[start:end])
         if marker == _START_OF_SCAN:
             _check_scans(data, end, frame)
-            kept.append(data[end:])
+            kept.append(view[end:])
     if not frame:
         raise ImageRefused("corrupt", "The JPEG has no frame header, which would hold its size.")
     width, height = _frame_size(frame)
-    return Container("jpeg", width, height, orientation(exif), frame[5], _is_rgb(frame, adobe), b"".join(kept))
+    turn, is_rgb = orientation(exif), _is_rgb(frame, adobe)
+    return Container("jpeg", width, height, turn, frame[5], is_rgb, b"".join(kept), progressive=progressive)
 
 
 def _jpeg_header(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -152,7 +158,7 @@ def _is_rgb(frame: bytes, adobe: bytes) -> bool:
 
 def read_png(data: bytes, check_size: CheckSize) -> Container:
     """Read a PNG file; raises ImageRefused (truncated, corrupt)."""
-    kept = [PNG_MAGIC]
+    kept: list[bytes | memoryview] = [PNG_MAGIC]
     position, header, exif = len(PNG_MAGIC), b"", b""
     for _ in range(_MOST_CHUNKS):
         if position + 12 > len(data):
@@ -184,11 +190,11 @@ def _png_header(body: bytes, name: bytes) -> bytes:
     return body
 
 
-def _checked_chunk(data: bytes, position: int, end: int) -> bytes:
+def _checked_chunk(data: bytes, position: int, end: int) -> memoryview:
     if zlib.crc32(memoryview(data)[position + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
         name = data[position + 4 : position + 8].decode("ascii", "replace")
         raise ImageRefused("corrupt", f"The checksum of the PNG's {name} chunk is wrong.")
-    return data[position:end]
+    return memoryview(data)[position:end]
 
 
 def orientation(exif: bytes) -> int:

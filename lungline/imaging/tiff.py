@@ -258,4 +258,4 @@ def _rewritten(data: bytes, directory: _Directory) -> bytes:
     head = data[:4] + struct.pack(order + "I", start)
     body = b"".join(entries[tag] for tag in sorted(entries))
     padding = b"\0" * (len(data) % 2)
-    return b"".join((head, data[8:], padding, struct.pack(order + "H", len(entries)), body, b"\0\0\0\0"))
+    return b"".join((head, memoryview(data)[8:], padding, struct.pack(order + "H", len(entries)), body, b"\0\0\0\0"))

@@ -73,6 +73,7 @@ ROOMS = (
     "lungline.home",
     "lungline.health_check",
     "lungline.network",
+    "lungline.memory",
     "lungline.litter",
     "lungline.bounds",
     "lungline.wording",
