@@ -10,12 +10,15 @@ from pathlib import Path
 
 from lungline import program, tracing
 from lungline.imaging.image import Limits
+from lungline.memory import budget_of_process
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from serving.model_loader import ModelLoader
 
 # Most of an upload is waiting for the store; more threads than this only wait for each other.
 THREADS = 8
+# The rest of a pod's 1 GiB: 0.2 GiB without any work, and as much for what a budget cannot count.
+MEMORY_SHARE = 0.55
 
 
 def main(settings: Settings) -> None:
@@ -23,22 +26,28 @@ def main(settings: Settings) -> None:
     arguments = _arguments()
     _silence_kserve()
     # Loading the package and importing KServe take half a second each: side by side.
-    loader = ModelLoader(arguments.model_dir, Limits.from_settings(settings))
+    memory = budget_of_process(MEMORY_SHARE)
+    limits = Limits.from_settings(settings, memory)
+    loader = ModelLoader(arguments.model_dir, limits)
     loader.start()
 
+    from lungline.deidentification.background import BackgroundCopies
+    from serving.app import Pools
     from serving.endpoints import Endpoints, UploadEvents
     from serving.metrics import ModelCollector
     from serving.model_server import PredictorServer
 
-    upload_events = UploadEvents(
-        Storage.from_settings(settings), settings, os.environ.get("CE_TYPE", ""), os.environ.get("CE_SOURCE", "")
-    )
+    storage = Storage.from_settings(settings)
+    copies = BackgroundCopies(storage, settings, limits)
+    copies.start()
+    kind, source = os.environ.get("CE_TYPE", ""), os.environ.get("CE_SOURCE", "")
+    upload_events = UploadEvents(storage, settings, kind, source, copies.later)
     ModelCollector(loader)
     endpoints = Endpoints(arguments.model_name or settings.model_name, loader, upload_events)
-    pool = ThreadPoolExecutor(arguments.threads, "predict")
+    pools = Pools(ThreadPoolExecutor(arguments.threads, "predict"), ThreadPoolExecutor(arguments.threads, "image"))
     # An image as base64 text, and some room for what surrounds it.
     max_body = settings.image_max_bytes * 4 // 3 + 2**20
-    server = PredictorServer(endpoints, pool, arguments.http_host, arguments.http_port, max_body)
+    server = PredictorServer(endpoints, pools, (arguments.http_host, arguments.http_port), max_body, memory)
     gc.freeze()
     gc.enable()
     server.run()

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,8 +17,11 @@ from prometheus_client import Histogram
 from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lungline.errors import Busy, EventMalformed, ImageRefused, LunglineError, Unavailable
+from lungline.errors import EventMalformed, ImageRefused, LunglineError, Unavailable
+from lungline.events.cloudevents import MAX_EVENT_BYTES
+from lungline.memory import MemoryBudget
 from serving import metrics
+from serving.admission import Admission, AppLimits, Body
 from serving.bodies import decompress
 from serving.http import (
     BodyTooLarge,
@@ -26,123 +29,150 @@ from serving.http import (
     Handler,
     MediaTypeUnsupported,
     MethodNotAllowed,
+    NoRoom,
     Reply,
     Request,
     RequestMalformed,
     RouteNotFound,
     json_reply,
 )
+from serving.origin import OriginRefused, require_own_origin
 
 _log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class AppLimits:
-    """What the app accepts: requests that queue, queue in memory."""
-
-    body_seconds: float = 30.0
-    # Longer than the slowest upload that still succeeds (its store calls at their limits).
-    answer_seconds: float = 100.0
-    requests: int = 128
-    """Requests in flight."""
-    bodies: int = 4
-    """Bodies of the largest size that are held in memory at once."""
+# Clients write `instances` first, and events do not have it.
+_START = 256
+# No more bytes come from one of deflate.
+_MOST_INFLATED = 1032
 
 
 class InferenceApp:
-    """Serves `routes` (POST, by path) on the threads of `pool`; passes everything else to `fallback`.
+    """Serves `routes` (POST, by path) on threads; passes everything else to `fallback`.
 
-    `max_body` is the largest body in bytes.
+    `max_body` is the largest body in bytes. Requests to `event_paths` have threads and limits of their own, unless they
+    hold images: so images never keep events waiting.
     """
 
     def __init__(
         self,
         routes: Mapping[str, Handler],
         fallback: ASGIApp,
-        pool: ThreadPoolExecutor,
+        pools: "Pools",
         max_body: int,
-        limits: AppLimits = AppLimits(),
+        limits: AppLimits = AppLimits(),  # noqa: B008 - frozen
+        *,
+        event_paths: Collection[str] = (),
+        memory: MemoryBudget | None = None,
+        loopback: bool = False,
     ) -> None:
-        self._routes = [_Route.of(path, handler) for path, handler in routes.items()]
+        self._routes = [_Route.of(path, handler, takes_events=path in event_paths) for path, handler in routes.items()]
         self._fallback = fallback
-        self._pool = pool
+        self._pools = pools
         self._max_body = max_body
         self._limits = limits
-        # Only the event loop's thread touches these two.
-        self._free_requests = limits.requests
-        self._free_bytes = limits.bodies * max_body
+        self._admission = Admission(limits, max_body)
+        self._memory = memory
+        self._loopback = loopback
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        route = self._route(scope)
-        if route is None:
-            await self._fallback(scope, receive, _counting(scope, send))
+        if scope["type"] != "http":
+            await self._fallback(scope, receive, send)
             return
+        route = self._route(scope)
         try:
-            reply = await self._admit(scope, receive, route)
-        except Exception as exc:  # noqa: BLE001 - nothing above could answer the request
+            headers = Headers(scope=scope)
+            require_own_origin(headers, loopback=self._loopback)
+            if route is None:
+                await self._fallback(scope, receive, _counting(scope, send))
+                return
+            reply = await self._answer(scope, headers, receive, route)
+        except Exception as exc:
+            if route is None and not isinstance(exc, OriginRefused):
+                raise
             reply = error_reply(exc)
+            path = route.path if route else "other"
             level = {500: logging.ERROR, 503: logging.WARNING}.get(reply.status, logging.INFO)
-            _log.log(level, "request failed", exc_info=exc, extra={"status": reply.status, "route": route.path})
-        metrics.request(_method(scope), route.path, reply.status).inc()
+            _log.log(level, "request failed", exc_info=exc, extra={"status": reply.status, "route": path})
+        metrics.request(_method(scope), route.path if route else "other", reply.status).inc()
         await _send(reply, send)
 
     def _route(self, scope: Scope) -> "_Route | None":
-        if scope["type"] != "http":
-            return None
         return next((route for route in self._routes if route.pattern.fullmatch(scope["path"])), None)
 
-    async def _admit(self, scope: Scope, receive: Receive, route: "_Route") -> Reply:
+    async def _answer(self, scope: Scope, headers: Headers, receive: Receive, route: "_Route") -> Reply:
         if scope["method"] != "POST":
             raise MethodNotAllowed(f"{route.path} takes POST requests only; /docs shows examples.")
-        headers = Headers(scope=scope)
-        size = _content_length(headers, self._max_body)
-        if size > self._max_body:
+        length = headers.get("content-length", "")
+        if length.isascii() and length.isdigit() and int(length) > self._max_body:
             raise BodyTooLarge(f"The body has more than {self._max_body} bytes.")
-        if self._free_requests < 1 or self._free_bytes < size:
-            raise Busy("Too many requests are in flight; try again.")
-        self._free_requests -= 1
-        self._free_bytes -= size
+        held = Body(self._admission)
         try:
-            body = await self._body(receive)
+            data = await self._body(receive, held)
             query, version = QueryParams(scope["query_string"]), route.version_in(scope["path"])
-            return await self._work(route, Request(headers, query, body, datetime.now(UTC), version))
+            request = Request(headers, query, data, datetime.now(UTC), version)
+            is_event = route.takes_events and not held.is_large and b'"instances"' not in data[:_START]
+            with self._admission.slot(is_event=is_event):
+                return await self._work(route, request, self._pools.events if is_event else self._pools.images)
         finally:
-            self._free_requests += 1
-            self._free_bytes += size
+            held.release()
 
-    async def _body(self, receive: Receive) -> bytes:
+    async def _body(self, receive: Receive, held: Body) -> bytes:
         chunks: list[bytes] = []
-        size, more = 0, True
         try:
-            async with asyncio.timeout(self._limits.body_seconds):
+            async with asyncio.timeout(self._limits.body_seconds) as held.timeout:
+                more = True
                 while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise BodyTooSlow("The connection was closed before the body was complete.")
                     chunks.append(message.get("body", b""))
-                    size += len(chunks[-1])
-                    if size > self._max_body:
+                    if held.size + len(chunks[-1]) > self._max_body:
                         raise BodyTooLarge(f"The body has more than {self._max_body} bytes.")
+                    held.grow(len(chunks[-1]))
                     more = message.get("more_body", False)
+                held.complete()
         except TimeoutError:
-            raise BodyTooSlow(f"The body took longer than {self._limits.body_seconds:.0f} s.") from None
+            seconds = f"{self._limits.body_seconds:.0f} s"
+            reason = "came so slowly that others got its room" if held.evicted else f"took longer than {seconds}"
+            raise BodyTooSlow(f"The body {reason}.") from None
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    async def _work(self, route: "_Route", request: Request) -> Reply:
+    async def _work(self, route: "_Route", request: Request, pool: ThreadPoolExecutor) -> Reply:
         started = time.perf_counter()
         metrics.IN_FLIGHT.inc()
         try:
             async with asyncio.timeout(self._limits.answer_seconds):
-                return await asyncio.get_running_loop().run_in_executor(self._pool, self._handle, route, request)
+                return await asyncio.get_running_loop().run_in_executor(pool, self._handle, route, request)
         finally:
             metrics.IN_FLIGHT.dec()
             route.seconds.observe(time.perf_counter() - started)
 
     def _handle(self, route: "_Route", request: Request) -> Reply:
+        if self._memory is None:
+            return self._handle_in_memory(route, request)
+        with self._memory.work():
+            return self._handle_in_memory(route, request)
+
+    def _handle_in_memory(self, route: "_Route", request: Request) -> Reply:
         if "content-encoding" in request.headers:
+            self._take(min(self._max_body, _MOST_INFLATED * len(request.body)))
             request = replace(request, body=decompress(request.body, request.headers, self._max_body))
+        if len(request.body) > MAX_EVENT_BYTES:
+            self._take(2 * len(request.body))  # the parsed JSON, and the image that was base64 in it
         return route.handler(request)
+
+    def _take(self, size: int) -> None:
+        if self._memory is not None:
+            self._memory.take(size)
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """Threads for events, and for images that requests bring with them."""
+
+    events: ThreadPoolExecutor
+    images: ThreadPoolExecutor
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +183,12 @@ class _Route:
     handler: Handler
     pattern: re.Pattern[str]
     seconds: Histogram
+    takes_events: bool
 
     @classmethod
-    def of(cls, path: str, handler: Handler) -> "_Route":
+    def of(cls, path: str, handler: Handler, *, takes_events: bool) -> "_Route":
         pattern = re.escape(path).replace(re.escape("{version}"), "(?P<version>[^/]{1,200})")
-        return cls(path, handler, re.compile(pattern), metrics.SECONDS.labels(path))
+        return cls(path, handler, re.compile(pattern), metrics.SECONDS.labels(path), takes_events)
 
     def version_in(self, path: str) -> str | None:
         match = self.pattern.fullmatch(path)
@@ -169,6 +200,7 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (EventMalformed, 400),
     (RequestMalformed, 400),
     (ImageRefused, 400),
+    (OriginRefused, 403),
     (RouteNotFound, 404),
     (MethodNotAllowed, 405),
     (BodyTooSlow, 408),
@@ -190,7 +222,8 @@ def error_reply(exc: Exception) -> Reply:
             "The request took too long; try again." if status == 503 else "The predictor failed; its log says why."
         )
     reason = {"reason": exc.reason} if isinstance(exc, ImageRefused) else {}
-    return json_reply({"error": sentence} | reason, status, _HEADERS.get(status))
+    closing = {"connection": "close"} if isinstance(exc, NoRoom) else {}
+    return json_reply({"error": sentence} | reason, status, _HEADERS.get(status, {}) | closing)
 
 
 _HEADERS = {
@@ -202,18 +235,8 @@ _HEADERS = {
 }
 
 
-def _content_length(headers: Headers, default: int) -> int:
-    """Bytes that a body takes in memory, as the request declares them; `default` when it does not, or compresses."""
-    if "content-encoding" in headers:
-        return default
-    length = headers.get("content-length", "")
-    return int(length) if length.isascii() and length.isdigit() else default
-
-
 def _counting(scope: Scope, send: Send) -> Send:
     """Count the fallback's responses, under one route label: a client must not choose the labels."""
-    if scope["type"] != "http":
-        return send
     method = _method(scope)
 
     async def counted(message: Message) -> None:

@@ -1,6 +1,5 @@
 """Bodies of requests: decompression, JSON, base64, and a name for what was sent instead of what was expected."""
 
-import base64
 import binascii
 import json
 import re
@@ -22,7 +21,8 @@ _UNICODE_MARKS = (b"\xff\xfe", b"\xfe\xff")  # UTF-16
 # Each member costs a copy of what follows it.
 _MAX_MEMBERS = 16
 
-_ALPHABET = re.compile(rb"[A-Za-z0-9+/]*")
+_ALPHABET = re.compile(r"[A-Za-z0-9+/]*")
+_URL_SAFE = str.maketrans("-_", "+/")
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2}){16,}")
 _URL = re.compile(r"(?:[a-zA-Z][a-zA-Z0-9+.-]{1,15}://|/[^/]*/[^/]*\.\w{2,5}$)")
 _DATA_URL = re.compile(r"data:[^,]{0,200},", re.IGNORECASE)
@@ -77,16 +77,22 @@ def _members(body: bytes, window: int, max_bytes: int) -> Iterator[bytes]:
     raise RequestMalformed(f"The body is compressed in more than {_MAX_MEMBERS} members.")
 
 
-def decode_json(body: bytes, headers: Headers, expected: str) -> Any:
+def decode_json(body: bytes, headers: Headers, expected: str, most_values: int) -> Any:
     """The JSON value of a body.
 
     Raises RequestMalformed with a sentence that names what was sent instead, and where that belongs; `expected`
-    completes it: "Expected ...".
+    completes it: "Expected ...". JSON of more than `most_values` is not parsed: each takes up to 60 bytes of memory.
     """
+    if len(body) > most_values and sum(body.count(mark) for mark in b",[{") > most_values:
+        sent = describe(body, headers) or f"The JSON has more than {most_values:,} values."
+        raise RequestMalformed(f"{sent} Expected {expected}.")
     try:
-        return orjson.loads(body)
+        value = orjson.loads(body)
     except orjson.JSONDecodeError:
         pass
+    else:
+        _require_media_type(headers)
+        return value
     sent = describe(body, headers)
     if sent is None:
         try:
@@ -96,6 +102,15 @@ def decode_json(body: bytes, headers: Headers, expected: str) -> Any:
             # Without its cause: the decoder's error carries the whole body.
             sent = _json_error(exc)
     raise RequestMalformed(f"{sent} Expected {expected}.")
+
+
+def _require_media_type(headers: Headers) -> None:
+    """Raise for JSON that is sent as text: pages of other sites can do that unasked, and no client of a protocol does.
+
+    A urlencoded type, which they can send as well, is what `curl -d` sends.
+    """
+    if headers.get("content-type", "").partition(";")[0].strip().lower() == "text/plain":
+        raise MediaTypeUnsupported("The JSON is sent as text/plain; expected application/json.")
 
 
 def _json_error(exc: Exception) -> str:
@@ -142,11 +157,12 @@ def decode_base64(text: str, name: str) -> bytes:
         raise RequestMalformed(
             f"{name} has spaces in its base64: `+` becomes a space where text is decoded as a form; send it as %2B."
         )
-    try:
-        data = payload.encode("ascii").translate(bytes.maketrans(b"-_", b"+/"))
-    except UnicodeEncodeError as exc:
-        raise RequestMalformed(f"{name} is not base64: character {exc.start + 1} is not ASCII.") from None
-    digits = data.rstrip(b"=")
+    if not payload.isascii():
+        position = next(at for at, character in enumerate(payload) if not character.isascii())
+        raise RequestMalformed(f"{name} is not base64: character {position + 1} is not ASCII.")
+    # Each step copies only what it changes: the text may have tens of megabytes.
+    digits = payload.translate(_URL_SAFE) if "-" in payload or "_" in payload else payload
+    digits = digits.rstrip("=")
     valid = _ALPHABET.match(digits)
     if valid is not None and valid.end() < len(digits):
         raise RequestMalformed(_wrong_character(digits, valid.end(), name))
@@ -155,7 +171,8 @@ def decode_base64(text: str, name: str) -> bytes:
     if _HEX.fullmatch(payload):
         raise RequestMalformed(f"{name} is hexadecimal; expected base64.")
     try:
-        decoded = base64.b64decode(digits + b"=" * (-len(digits) % 4), validate=True)
+        missing = -len(digits) % 4
+        decoded = binascii.a2b_base64(digits + "=" * missing if missing else digits, strict_mode=True)
     except (binascii.Error, ValueError):
         raise RequestMalformed(f"{name} is not base64.") from None
     if decoded[:16].lower().startswith(BASE64_IMAGES):
@@ -179,7 +196,7 @@ def _payload(text: str, name: str) -> str:
     return text
 
 
-def _wrong_character(digits: bytes, position: int, name: str) -> str:
-    if digits[position : position + 1] == b"=":
+def _wrong_character(digits: str, position: int, name: str) -> str:
+    if digits[position] == "=":
         return f"{name} is not base64: it has padding (=) before its end, as joined texts have."
-    return f"{name} is not base64: character {position + 1} is {chr(digits[position])!r}."
+    return f"{name} is not base64: character {position + 1} is {digits[position]!r}."

@@ -10,7 +10,7 @@ import orjson
 
 from lungline import tracing
 from lungline.diagnosis.diagnoser import Diagnoser
-from lungline.diagnosis.upload import diagnose_upload
+from lungline.diagnosis.upload import KeepUnsure, diagnose_upload
 from lungline.events import cloudevents
 from lungline.events.uploads import Upload, parse, require_bucket
 from lungline.results.events import result_event
@@ -44,11 +44,16 @@ class Endpoints:
             "/predict": self.predict_image,
         }
 
+    @property
+    def event_paths(self) -> frozenset[str]:
+        """The paths that take upload events."""
+        return frozenset({f"/v1/models/{self.name}:predict", f"/v1/models/{self.name}:explain"})
+
     def predict(self, request: Request, *, heatmap: bool = False) -> Reply:
         """Predict the uploads of an event, or images in the request (V1)."""
         diagnoser = self.loader.current()
         _refuse_event_formats(request)
-        value = decode_json(request.body, request.headers, _V1_EXPECTED)
+        value = decode_json(request.body, request.headers, _V1_EXPECTED, MOST_VALUES)
         if isinstance(value, dict) and "instances" in value:
             return _v1_reply(predictions.predict_instances(value, diagnoser, heatmap=heatmap))
         if not _may_be_event(value, request):
@@ -76,6 +81,8 @@ class Endpoints:
         return json_reply(prediction, 400)
 
 
+# More than any event of the largest size and any list of instances has.
+MOST_VALUES = 100_000
 _V1_EXPECTED = 'an upload event, or `{"instances": [{"image": "<base64>"}]}`, as JSON'
 _CURL_HINT = "`curl -d` removes line breaks from a file; send it with `-F image=@FILE` or `--data-binary @FILE`."
 
@@ -145,6 +152,7 @@ class UploadEvents:
     settings: Settings
     type: str = ""
     source: str = ""
+    keep_unsure: KeepUnsure | None = None
 
     def predict(self, value: Any, request: Request, diagnoser: Diagnoser) -> Reply:
         """Predict and save the uploads of an event, given as its JSON `value`.
@@ -178,7 +186,9 @@ class UploadEvents:
         parent = trace or tracing.of_upload(upload.identity)
         with tracing.span("predict", parent, "server") as span:
             record = self._stored(upload, diagnoser) if again else None
-            record = record or diagnose_upload(upload, diagnoser, self.storage, self.settings, received)
+            record = record or diagnose_upload(
+                upload, diagnoser, self.storage, self.settings, received, keep_unsure=self.keep_unsure
+            )
             span.add(outcome=record.outcome, label=record.label, version=record.model.version, **record.timings)
         return record, span.traceparent or parent
 

@@ -7,7 +7,7 @@ from datetime import datetime
 import orjson
 from starlette.datastructures import Headers, QueryParams
 
-from lungline.errors import LunglineError
+from lungline.errors import Busy, LunglineError
 
 
 class RequestMalformed(LunglineError):
@@ -32,6 +32,10 @@ class BodyTooLarge(LunglineError):
 
 class BodyTooSlow(LunglineError):
     """A body did not arrive in time."""
+
+
+class NoRoom(Busy):
+    """There is no memory for the rest of a body."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 import signal
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -14,14 +13,17 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 import lungline.errors
+from lungline.connections import BACKLOG, guarded, most_connections
 from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.errors import LunglineError
+from lungline.memory import MemoryBudget
 from serving import openapi
-from serving.app import InferenceApp, error_reply
+from serving.app import InferenceApp, Pools, error_reply
 from serving.endpoints import Endpoints
 from serving.http import RequestMalformed
 from serving.kserve_imports import lean_kserve
 from serving.model_loader import ModelLoader
+from serving.origin import is_loopback
 
 with lean_kserve():
     from kserve.errors import ServerNotReady
@@ -67,6 +69,13 @@ class _DataPlane(DataPlane):
         return self._loader.ready
 
 
+def _http_protocol() -> type[Any]:
+    """Uvicorn's own choice."""
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+    return AutoHTTPProtocol
+
+
 class _RESTServer(RESTServer):
     """KServe's HTTP server with our app: its own inference endpoints have neither body limits nor threads."""
 
@@ -77,6 +86,8 @@ class _RESTServer(RESTServer):
         self.config.access_log = False
         self.config.server_header = False
         self.config.proxy_headers = False
+        self.config.http = guarded(_http_protocol(), most_connections())
+        self.config.backlog = BACKLOG
 
     def create_application(self) -> None:
         """Do nothing: the app is passed in."""
@@ -85,11 +96,22 @@ class _RESTServer(RESTServer):
 class PredictorServer(ModelServer):
     """The model server; `run` returns after SIGTERM or SIGINT, when the requests in flight have been answered."""
 
-    def __init__(self, endpoints: Endpoints, pool: ThreadPoolExecutor, host: str, port: int, max_body: int) -> None:
+    def __init__(
+        self, endpoints: Endpoints, pools: Pools, address: tuple[str, int], max_body: int, memory: MemoryBudget | None
+    ) -> None:
+        host, port = address
         super().__init__(http_port=port, enable_grpc=False, workers=1, grace_period=STOP_SECONDS)
         self.dataplane = _DataPlane(self.registered_models, endpoints.loader)
         self.register_model(PneumoniaModel(endpoints.name, endpoints.loader))
-        self._app = InferenceApp(endpoints.routes(), _protocol(endpoints, self.dataplane), pool, max_body)
+        self._app = InferenceApp(
+            endpoints.routes(),
+            _protocol(endpoints, self.dataplane),
+            pools,
+            max_body,
+            event_paths=endpoints.event_paths,
+            memory=memory,
+            loopback=is_loopback(host),
+        )
         self._host = host
 
     def run(self) -> None:

@@ -28,12 +28,13 @@ def predict_tensors(body: bytes, headers: Headers, diagnoser: Diagnoser) -> dict
     refused, because V2 has no place for an error of one element.
     """
     text, binary = _split(body, headers)
-    request = decode_json(text, headers, _EXPECTED)
+    size = diagnoser.package.card.preparation.size
+    request = decode_json(text, headers, _EXPECTED, 2 * MAX_IMAGES * size * size)
     tensor = _only_input(request)
     if tensor.get("datatype") == "BYTES":
         predictions = _diagnose_all(_image_files(tensor, binary), diagnoser)
     elif tensor.get("datatype") == "FP32":
-        values = _prepared_input(tensor, binary, diagnoser.package.card.preparation.size)
+        values = _prepared_input(tensor, binary, size)
         predictions = diagnoser.package.predict(values)
     else:
         raise RequestMalformed("Expected a tensor of datatype BYTES or FP32.")

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from serving.app import AppLimits, InferenceApp
+from serving.admission import AppLimits
+from serving.app import InferenceApp, Pools
 from serving.http import Reply, Request
 
 MAX_BODY = 1000
@@ -37,10 +38,12 @@ def build(
             released.wait(30)
         return Reply(200, str(len(request.body)).encode())
 
-    return InferenceApp({"/x": handle}, fallback, pool, MAX_BODY, limits)
+    return InferenceApp({"/x": handle, "/e": handle}, fallback, Pools(pool, pool), MAX_BODY, limits, event_paths=["/e"])
 
 
-async def post(app: InferenceApp, *chunks: bytes, length: int | None = None, last: bool = True) -> tuple[int, Any]:
+async def post(
+    app: InferenceApp, *chunks: bytes, length: int | None = None, last: bool = True, path: str = "/x"
+) -> tuple[int, Any]:
     """Status and JSON of the response to a POST of these chunks; without `last` the body never ends."""
     messages = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks or (b"",)]
     if last:
@@ -57,7 +60,7 @@ async def post(app: InferenceApp, *chunks: bytes, length: int | None = None, las
         sent.append(message)
 
     headers = [] if length is None else [(b"content-length", str(length).encode())]
-    scope = {"type": "http", "method": "POST", "path": "/x", "headers": headers, "query_string": b""}
+    scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b""}
     await app(scope, receive, send)
     body = sent[1]["body"]
     return sent[0]["status"], json.loads(body)
@@ -92,7 +95,7 @@ def test_an_answer_that_takes_too_long_is_503(pool: ThreadPoolExecutor) -> None:
     assert (status, answer["error"]) == (503, "The request took too long; try again.")
 
 
-@pytest.mark.parametrize(("chunks", "limit"), [(b"abc", LIMITS.requests), (b"a" * 1000, LIMITS.bodies)])
+@pytest.mark.parametrize(("chunks", "limit"), [(b"abc", LIMITS.images), (b"a" * 1000, LIMITS.small_bodies)])
 def test_requests_beyond_the_limits_are_503(pool: ThreadPoolExecutor, chunks: bytes, limit: int) -> None:
     """Those in flight are answered, and their places are free afterwards."""
     released = threading.Event()
@@ -110,3 +113,70 @@ def test_requests_beyond_the_limits_are_503(pool: ThreadPoolExecutor, chunks: by
     assert answers == [(200, len(chunks))] * limit
     assert (refused[0], refused[1]["error"]) == (503, "Too many requests are in flight; try again.")
     assert after == (200, len(chunks))
+
+
+def test_slow_bodies_hold_only_what_has_come(pool: ThreadPoolExecutor) -> None:
+    """Any number of connections that declare the largest body and send a byte shut out nobody."""
+
+    async def storm() -> tuple[int, Any]:
+        app = build(pool)
+        slow = [asyncio.create_task(post(app, b"a", length=MAX_BODY, last=False)) for _ in range(500)]
+        await asyncio.sleep(0.01)
+        answer = await post(app, b"b" * MAX_BODY, length=MAX_BODY)
+        await cancel(slow)
+        return answer
+
+    assert asyncio.run(storm()) == (200, MAX_BODY)
+
+
+def test_a_slow_body_makes_way_for_another(pool: ThreadPoolExecutor) -> None:
+    """When all room is taken by bodies that do not come to their end, the oldest loses its place."""
+
+    async def storm() -> tuple[tuple[int, Any], tuple[int, Any], tuple[int, Any]]:
+        app = build(pool, limits=AppLimits(small_bodies=2, small_patience=0.05))
+        slow = [asyncio.create_task(post(app, b"a" * 900, last=False)) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        refused = await post(app, b"b" * 900)
+        await asyncio.sleep(0.1)
+        accepted = await post(app, b"b" * 900)
+        evicted = await asyncio.wait_for(slow[0], 5)
+        await cancel(slow)
+        return refused, accepted, evicted
+
+    refused, accepted, evicted = asyncio.run(storm())
+    assert refused[0] == 503
+    assert accepted == (200, 900)
+    assert evicted == (408, {"error": "The body came so slowly that others got its room."})
+
+
+def test_images_never_take_the_room_of_events() -> None:
+    released = threading.Event()
+
+    async def storm() -> tuple[tuple[int, Any], tuple[int, Any]]:
+        with ThreadPoolExecutor(2) as images, ThreadPoolExecutor(1) as events:
+
+            def handle(request: Request) -> Reply:
+                if request.body.startswith((b"image", b'{"instances"')):
+                    released.wait(30)
+                return Reply(200, b"1")
+
+            app = InferenceApp(
+                {"/x": handle, "/e": handle}, fallback, Pools(events, images), MAX_BODY, event_paths=["/e"]
+            )
+            slow = [asyncio.create_task(post(app, b"image")) for _ in range(LIMITS.images // 2)]
+            slow += [asyncio.create_task(post(app, b'{"instances"', path="/e")) for _ in range(LIMITS.images // 2)]
+            await asyncio.sleep(0.05)
+            refused, answer = await post(app, b"image"), await asyncio.wait_for(post(app, b"event", path="/e"), 5)
+            released.set()
+            await asyncio.gather(*slow)
+            return refused, answer
+
+    refused, answer = asyncio.run(storm())
+    assert refused[0] == 503
+    assert answer == (200, 1)
+
+
+async def cancel(tasks: list["asyncio.Task[Any]"]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

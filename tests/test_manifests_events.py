@@ -136,7 +136,7 @@ def test_every_delivery_is_stated_in_full(overlay: str) -> None:
 
 @every_overlay
 def test_timeouts_grow_from_the_predictor_outwards(overlay: str) -> None:
-    from serving.app import AppLimits
+    from serving.admission import AppLimits
 
     (service,) = of_kind(overlay, "InferenceService")
     patience = named(overlay, "Trigger")["judge"]["spec"]["delivery"]["timeout"]

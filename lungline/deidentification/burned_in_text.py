@@ -61,11 +61,21 @@ def paint_over(values: npt.NDArray[Any], mask: Mask) -> npt.NDArray[Any]:
         fill[enough] = total[enough] / weight[enough]
     blurred = np.zeros(visible.shape)
     blurred[hidden] = fill
-    whole = np.repeat(np.repeat(blurred, step, axis=0), step, axis=1)[: mask.shape[0], : mask.shape[1]]
     dtype = values.dtype
     if dtype.kind in "ui":
-        whole = np.clip(np.rint(whole), np.iinfo(dtype).min, np.iinfo(dtype).max)
-    return np.where(mask, whole.astype(dtype), values)
+        blurred = np.clip(np.rint(blurred), np.iinfo(dtype).min, np.iinfo(dtype).max)
+    return _filled(values, mask, blurred.astype(dtype), step)
+
+
+def _filled(values: npt.NDArray[Any], mask: Mask, blurred: npt.NDArray[Any], step: int) -> npt.NDArray[Any]:
+    """The values with those under the mask from `blurred`, which has one for each block; row by row of blocks."""
+    result = values.copy()
+    for number, levels in enumerate(blurred):
+        band = slice(number * step, (number + 1) * step)
+        under = mask[band]
+        if under.any():
+            np.copyto(result[band], np.repeat(levels, step)[: mask.shape[1]], where=under)
+    return result
 
 
 def _pooled(values: npt.NDArray[Any], step: int, reduce: Callable[..., Any]) -> npt.NDArray[Any]:

@@ -24,7 +24,7 @@ from lungline.deidentification.burned_in_text import find_text, paint_over
 from lungline.deidentification.pseudonyms import Pseudonyms
 from lungline.errors import LunglineError
 from lungline.imaging import dicom
-from lungline.imaging.decoding import decode
+from lungline.imaging.decoding import DICOM_PIXEL_BYTES, decode
 from lungline.imaging.dicom_header import read_header
 from lungline.imaging.image import Limits
 from lungline.imaging.png import write_png
@@ -51,6 +51,8 @@ def quiet_dicom(caller: str) -> None:
         warnings.filterwarnings("ignore", module=rf"{re.escape(name)}\b")
 
 
+# Memory for each pixel while text in a DICOM is blurred: true values, and the values before.
+_TRUE_VALUE_BYTES = 8
 _METHOD = "Lungline: Basic Application Confidentiality Profile, allow-list, margin text blurred"
 _BASIC_PROFILE = ("113100", "DCM", "Basic Application Confidentiality Profile")
 _CLEAN_PIXELS = ("113101", "DCM", "Clean Pixel Data Option")
@@ -106,16 +108,18 @@ def deidentify(data: bytes, pseudonyms: Pseudonyms, limits: Limits = Limits()) -
     A DICOM file stays DICOM, uncompressed and with its first frame only; every other image becomes a grey PNG.
     Raises ImageRefused as `decode` does, and LunglineError when the profile cannot be applied.
     """
-    if dicom.is_dicom(data):
-        return _dicom(data, pseudonyms, limits)
-    pixels = decode(data, limits).pixels
-    mask = find_text(pixels)
-    png = write_png(np.ascontiguousarray(paint_over(pixels, mask)).astype(np.uint8))
-    return Deidentified(png, ".png", "image/png", None, float(mask.mean()))
+    with limits.work():
+        if dicom.is_dicom(data):
+            return _dicom(data, pseudonyms, limits)
+        pixels = decode(data, limits).pixels
+        mask = find_text(pixels)
+        png = write_png(np.ascontiguousarray(paint_over(pixels, mask)))
+        return Deidentified(png, ".png", "image/png", None, float(mask.mean()))
 
 
 def _dicom(data: bytes, pseudonyms: Pseudonyms, limits: Limits) -> Deidentified:
-    raw = dicom.read_raw(data, limits.for_file(len(data)))
+    raw = dicom.read_raw(data, limits.for_file(len(data), DICOM_PIXEL_BYTES))
+    limits.take(_TRUE_VALUE_BYTES * raw.patterns.size)
     if raw.patterns.ndim == 3:
         colours = raw.patterns.astype(np.uint8)
         mask = find_text(colours.max(axis=2))
@@ -124,9 +128,10 @@ def _dicom(data: bytes, pseudonyms: Pseudonyms, limits: Limits) -> Deidentified:
         mask = find_text(dicom.grey_of(raw).pixels)
         # Blurred as true values, because the bit patterns of signed values are not in order. Unused bits, in which
         # overlays may be stored, are cleared.
-        values = dicom.values_of(raw)
-        used = paint_over(values, mask) & ((1 << raw.stored.bits) - 1)
-        pixels = used.astype("<u1" if raw.stored.allocated == 8 else "<u2")
+        values = paint_over(dicom.values_of(raw), mask)
+        values &= (1 << raw.stored.bits) - 1
+        pixels = values.astype("<u1" if raw.stored.allocated == 8 else "<u2")
+        del values
     try:
         elements, patient = _profile(_allowed(data), pseudonyms)
         file = _written(elements, raw, np.ascontiguousarray(pixels))

@@ -38,7 +38,7 @@ class CatchUp:
     failed: int
 
 
-def keep(record: ResultRecord, data: bytes, storage: Storage, settings: Settings) -> bool:
+def keep(record: ResultRecord, data: bytes, storage: Storage, settings: Settings, limits: Limits | None = None) -> bool:
     """Store the image of an unsure record for research unless it is stored already; failures are logged, not raised.
 
     Returns whether the image is stored now.
@@ -46,7 +46,7 @@ def keep(record: ResultRecord, data: bytes, storage: Storage, settings: Settings
     if record.label != "Unsure":
         return False
     try:
-        _keep(record, data, storage, settings)
+        _keep(record, data, storage, settings, limits or Limits.from_settings(settings))
     except Exception as exc:  # noqa: BLE001 - the result is saved, and no failure here may undo it
         # Messages of libraries may quote the image; the type and place of the error cannot.
         last = traceback.extract_tb(exc.__traceback__)[-1]
@@ -54,9 +54,22 @@ def keep(record: ResultRecord, data: bytes, storage: Storage, settings: Settings
         why = str(exc) if isinstance(exc, LunglineError) else place
         _log.warning("An unsure image was not kept for research: %s (upload %s)", why, record.upload.identity)
         with contextlib.suppress(LunglineError):  # when the store is down, the marker is lost with the image
-            storage.put(settings.results_bucket, OWED + record.id, b"")
+            owe(record, storage, settings)
         return False
     return True
+
+
+def owe(record: ResultRecord, storage: Storage, settings: Settings) -> None:
+    """Note that the image of an unsure record has to be kept; raises what `Storage.put` raises."""
+    storage.put(settings.results_bucket, OWED + record.id, b"")
+
+
+def settle(record: ResultRecord, storage: Storage, settings: Settings, limits: Limits | None = None) -> Outcome:
+    """Keep the image of a record that was noted, and remove the note unless that failed."""
+    outcome = _catch_up(record, storage, settings, limits)
+    if outcome != "failed":
+        storage.delete(settings.results_bucket, OWED + record.id)
+    return outcome
 
 
 def catch_up(storage: Storage, settings: Settings) -> CatchUp:
@@ -68,15 +81,14 @@ def catch_up(storage: Storage, settings: Settings) -> CatchUp:
             record = load(storage, settings.results_bucket, record_key(identity, version))
         except ObjectGone:
             outcome = "lost"
-        else:
-            outcome = _catch_up(record, storage, settings)
-        outcomes.append(outcome)
-        if outcome != "failed":
             storage.delete(settings.results_bucket, info.key)
+        else:
+            outcome = settle(record, storage, settings)
+        outcomes.append(outcome)
     return CatchUp(outcomes.count("kept"), outcomes.count("present"), outcomes.count("failed") + outcomes.count("lost"))
 
 
-def _catch_up(record: ResultRecord, storage: Storage, settings: Settings) -> Outcome:
+def _catch_up(record: ResultRecord, storage: Storage, settings: Settings, limits: Limits | None) -> Outcome:
     """The outcome of another attempt; `lost` when the diagnosed image is gone."""
     pseudonyms = Pseudonyms.from_settings(settings)
     if storage.exists(settings.research_bucket, _name(record, pseudonyms) + ".json"):
@@ -90,10 +102,10 @@ def _catch_up(record: ResultRecord, storage: Storage, settings: Settings) -> Out
         return "failed"
     if record.read is not None and record.read.etag != stored.etag:
         return "lost"
-    return "kept" if keep(record, stored.data, storage, settings) else "failed"
+    return "kept" if keep(record, stored.data, storage, settings, limits) else "failed"
 
 
-def _keep(record: ResultRecord, data: bytes, storage: Storage, settings: Settings) -> None:
+def _keep(record: ResultRecord, data: bytes, storage: Storage, settings: Settings, limits: Limits) -> None:
     pseudonyms = Pseudonyms.from_settings(settings)
     name, bucket = _name(record, pseudonyms), settings.research_bucket
     try:
@@ -104,7 +116,7 @@ def _keep(record: ResultRecord, data: bytes, storage: Storage, settings: Setting
     if present:
         return
     try:
-        image = deidentify(data, pseudonyms, Limits.from_settings(settings))
+        image = deidentify(data, pseudonyms, limits)
     except ImageRefused as exc:
         raise LunglineError(f"the image is refused: {exc.reason}") from exc
     facts = json.dumps(_facts(record, image, pseudonyms), indent=1).encode()

@@ -3,6 +3,7 @@
 The predictor, the laptop and a notebook call the same function.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -15,43 +16,66 @@ from lungline.settings import Settings
 from lungline.storage.objects import StoredObject
 from lungline.storage.s3 import Storage
 
+KeepUnsure = Callable[[ResultRecord, StoredObject], object]
+"""Keeps the image of an unsure record for research, now or later; it never raises."""
+
 
 def diagnose_upload(
-    upload: Upload, diagnoser: Diagnoser, storage: Storage, settings: Settings, received: datetime | None = None
+    upload: Upload,
+    diagnoser: Diagnoser,
+    storage: Storage,
+    settings: Settings,
+    received: datetime | None = None,
+    *,
+    keep_unsure: KeepUnsure | None = None,
 ) -> ResultRecord:
     """Fetch, diagnose and save one upload; `received` is when its event arrived, now by default.
 
+    Without `keep_unsure`, the image of an unsure record is copied to the research bucket before this returns.
     Idempotent: another call for the same upload and model version, concurrent or later, returns the stored record.
-    Raises EventMalformed when the upload is not in the uploads bucket, StorageUnavailable when a retry may help.
+    Raises EventMalformed when the upload is not in the uploads bucket, StorageUnavailable and Busy when a retry may
+    help.
     """
     require_bucket([upload], settings.uploads_bucket)
     case = _Case(diagnoser, storage, settings.results_bucket, received or datetime.now(UTC))
+
+    def keep_now(record: ResultRecord, stored: StoredObject) -> None:
+        from lungline.deidentification import research
+
+        research.keep(record, stored.data, storage, settings)
+
+    with diagnoser.limits.work():
+        return _diagnose(upload, case, keep_unsure or keep_now)
+
+
+def _diagnose(upload: Upload, case: "_Case", keep_unsure: KeepUnsure) -> ResultRecord:
     timings: dict[str, float] = {}
+    limits = case.diagnoser.limits
+    expected = min(upload.size or 0, limits.max_bytes)
+    limits.take(expected)
     try:
         with timed(timings, "fetch"):
-            stored = storage.get(upload.bucket, upload.key, upload.version_id, diagnoser.limits.max_bytes)
+            stored = case.storage.get(upload.bucket, upload.key, upload.version_id, limits.max_bytes)
     except ObjectGone:
         return case.close(upload, "gone", message="The object was deleted before it could be read.")
     except ObjectTooLarge as exc:
         return case.close(upload, "refused", diagnosis=refused("too-large", str(exc), timings))
+    limits.take(max(0, len(stored.data) - expected))  # events may state no size, or a wrong one
     if not upload.version_id and not upload.etag:
         upload = replace(upload, etag=stored.etag)  # as a listing names it, so that reconcile finds it
     if upload.version_id or upload.etag == stored.etag:
-        return _keep_unsure(case.diagnose(upload, stored, timings), stored, storage, settings)
+        return _keep(case.diagnose(upload, stored, timings), stored, keep_unsure)
     # Overwritten since the event. Diagnose the present object under its own identity, where its own event will find
     # the result: an X-ray must not be lost because a store writes ETags differently in events and in responses.
     present = replace(upload, etag=stored.etag, sequencer=None, size=stored.size, uploaded_at=stored.modified)
-    _keep_unsure(case.diagnose(present, stored, timings), stored, storage, settings)
+    _keep(case.diagnose(present, stored, timings), stored, keep_unsure)
     message = "The object was overwritten before it could be read."
     return case.close(upload, "superseded", message=message, superseded_by=present.identity)
 
 
-def _keep_unsure(record: ResultRecord, stored: StoredObject, storage: Storage, settings: Settings) -> ResultRecord:
-    """Copy the image of an unsure record to the research bucket; returns the record."""
+def _keep(record: ResultRecord, stored: StoredObject, keep_unsure: KeepUnsure) -> ResultRecord:
     if record.label == "Unsure":
-        from lungline.deidentification import research
-
-        research.keep(record, stored.data, storage, settings)
+        keep_unsure(record, stored)
     return record
 
 

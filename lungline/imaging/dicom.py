@@ -143,7 +143,7 @@ def grey_of(raw: Raw) -> Levels:
 
 def values_of(raw: Raw) -> npt.NDArray[np.int32]:
     """Return the stored values (H, W) of a single-channel frame; padding that does not fit in its bits gets black."""
-    values = raw.stored.domain().astype(np.int32)[raw.patterns]
+    values = dicom_windowing.look_up(raw.patterns, raw.stored.domain().astype(np.int32))
     if has_wide_padding(raw):
         padding = dicom_windowing.padding_patterns(raw.stored, raw.file)[raw.patterns]
         measured = values[~padding] if not padding.all() else values

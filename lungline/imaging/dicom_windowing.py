@@ -6,7 +6,7 @@ Sources: DICOM PS3.3 C.7.6.3 (image pixel), C.11.1 (modality LUT), C.11.2 (VOI L
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from lungline.imaging.dicom_header import DicomFile
 from lungline.imaging.image import Pixels
 
 Patterns = npt.NDArray[np.unsignedinteger]
+T = TypeVar("T", bound=np.generic)
 
 PADDING, PADDING_LIMIT = 0x00280120, 0x00280121
 CENTRE, WIDTH, INTERCEPT, SLOPE, FUNCTION = 0x00281050, 0x00281051, 0x00281052, 0x00281053, 0x00281056
@@ -79,7 +80,7 @@ def grey_levels(patterns: Patterns, stored: Stored, file: DicomFile, *, inverted
     levels[padding] = 0
     notes = ["inverted: white is the lowest value"] * inverted + [note] * bool(note)
     notes += [f"{stored.bits} bit reduced to 8"] * (stored.bits > 8)
-    return Levels(_look_up(patterns, np.rint(levels).astype(np.uint8)), tuple(warnings), tuple(notes))
+    return Levels(look_up(patterns, np.rint(levels).astype(np.uint8)), tuple(warnings), tuple(notes))
 
 
 def is_inverted(photometric: str, file: DicomFile) -> bool:
@@ -181,8 +182,9 @@ def _counts(patterns: Patterns, size: int) -> npt.NDArray[np.int64]:
     return counts
 
 
-def _look_up(patterns: Patterns, table: Pixels) -> Pixels:
-    flat, levels = patterns.reshape(-1), np.empty(patterns.size, np.uint8)
+def look_up(patterns: Patterns, table: npt.NDArray[T]) -> npt.NDArray[T]:
+    """The entry of the table for each pattern (H, W), block by block."""
+    flat, levels = patterns.reshape(-1), np.empty(patterns.size, table.dtype)
     for start in range(0, len(flat), _BLOCK):
         np.take(table, flat[start : start + _BLOCK], out=levels[start : start + _BLOCK], mode="clip")
     return levels.reshape(patterns.shape)

@@ -12,12 +12,15 @@ from lungline.errors import ImageRefused, ObjectGone
 from lungline.imaging.decoding import decode
 from lungline.imaging.image import Limits
 from lungline.imaging.png import write_png
+from lungline.memory import budget_of_process
 from lungline.results.records import ResultRecord
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 
 THUMB_SIDE = 160
 THUMBS = 2000
+# The rest of a pod's 512 MiB: what the worklist needs without any image, and what a budget cannot count.
+MEMORY_SHARE = 0.45
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 # Chroma of the strongest heatmap colours; see lungline.imaging.preparation.
 _FULL_CHROMA = 190.0
@@ -37,11 +40,7 @@ class ImageRenderer:
     def __init__(self, storage: Storage, settings: Settings) -> None:
         self._storage = storage
         self._bucket = settings.results_bucket
-        self._limits = Limits(
-            max_bytes=settings.image_max_bytes,
-            max_pixels=settings.image_max_pixels,
-            min_side=settings.image_min_side,
-        )
+        self._limits = Limits.from_settings(settings, budget_of_process(MEMORY_SHARE))
         self._thumbs: OrderedDict[str, RenderedImage] = OrderedDict()
         self._lock = threading.Lock()
 
