@@ -56,6 +56,6 @@ class BackgroundCopies:
             except LunglineError as exc:
                 _log.warning("A note about an unsure image stays: %s (upload %s)", exc, record.upload.identity)
             except Exception as exc:  # noqa: BLE001 - nothing may end this thread; a message could quote the image
-                _log.error("An unsure image was not kept: %s (upload %s)", type(exc).__name__, record.upload.identity)  # noqa: TRY400
+                _log.error("An unsure image was not kept: %s (upload %s)", type(exc).__name__, record.upload.identity)
             finally:
                 self._waiting.task_done()
