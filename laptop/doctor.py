@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, cast
 
 from laptop import stack
 from laptop.home.disk import existing
@@ -17,7 +18,7 @@ from laptop.home.ports import load_ports, targets
 from laptop.supervision.status import ServiceStatus, StackStatus
 from lungline.errors import LunglineError
 from lungline.health_check import Check
-from lungline.home import Home
+from lungline.home import Home, read_json
 from lungline.network import open_url
 from lungline.settings import Settings
 from lungline.wording import ago, count
@@ -35,7 +36,7 @@ def examine(settings: Settings) -> list[Check]:
     status = stack.status(settings)
     machine = [_python(), _memory(), _disk(settings.home), _data(settings)]
     model = [*_champion(settings, status), *_registry(settings, status)]
-    return [*machine, *check_services(status), *model, *check_metrics(status)]
+    return [*machine, *check_services(status), *_kafka_login(status), *model, *check_metrics(status)]
 
 
 def _python() -> Check:
@@ -78,6 +79,21 @@ def check_services(status: StackStatus) -> Iterator[Check]:
             continue
         log = status.home / "logs" / f"{service.name}.log"
         yield Check(service.name, service.state in stack.SETTLED, state, service.note or f"Read {log}.")
+
+
+def _kafka_login(status: StackStatus) -> Iterator[Check]:
+    """Whether other users of this machine can reach the broker past its login."""
+    report = read_json(status.home / "run/kafka_gate.json")
+    if not isinstance(report, dict) or status.service("broker").state in {"external", "stopped"}:
+        return
+    gate = cast("dict[str, Any]", report)
+    text = "clients log in; the broker itself is out of reach"
+    if not gate.get("private"):
+        text = (
+            f"clients log in, but this system allows no network of its own to the broker: its port {gate.get('port')}"
+        )
+        text += " is open to every user of this machine"
+    yield Check("kafka login", True, text)
 
 
 def _age(service: ServiceStatus) -> float:

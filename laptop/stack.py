@@ -12,6 +12,7 @@ from eventing.state import State
 from laptop.home.credentials import load_credentials
 from laptop.home.disk import disk_fault, start_fault
 from laptop.home.lock import is_locked
+from laptop.services.kafka_login import USER
 from laptop.services.process import birth, tail
 from laptop.services.prometheus import find_prometheus
 from laptop.services.service import base_environment, s3_environment, settings_environment
@@ -117,7 +118,7 @@ def env(settings: Settings, *, scanner: bool = False) -> dict[str, str]:
     if not scanner:
         own = {name: value for name, value in settings_environment(connected).items() if name in _ADDRESSES}
         mlflow = {"MLFLOW_TRACKING_URI": connected.mlflow_uri} if connected.mlflow_uri else {}
-        return s3_environment(connected) | mlflow | own
+        return s3_environment(connected) | mlflow | own | _kafka_files(connected)
     credentials = load_credentials(Home(connected.home))
     if "store" not in {service.name for service in assembly.services} or not credentials:
         raise StackError("The object store is external: ask its operator for a scanner's credentials.")
@@ -127,11 +128,20 @@ def env(settings: Settings, *, scanner: bool = False) -> dict[str, str]:
     }
 
 
+def _kafka_files(connected: Settings) -> dict[str, str]:
+    """Where the login lies as a file: for clients with librdkafka (`kcat -F`), and for Apache Kafka's own tools."""
+    if connected.kafka_username != USER:
+        return {}
+    folder = Home(connected.home).file("broker")
+    return {"KAFKA_CONFIG": str(folder / "librdkafka.conf"), "KAFKA_PROPERTIES": str(folder / "client.properties")}
+
+
 _ADDRESSES = {
     f"LUNGLINE_{name}"
     for name in (
         *("HOME", "S3_ENDPOINT", "S3_REGION", "S3_ACCESS_KEY", "S3_SECRET_KEY"),
-        *("KAFKA_BOOTSTRAP", "MLFLOW_URI", "PREDICTOR_URI", "WORKLIST__URI"),
+        *("KAFKA_BOOTSTRAP", "KAFKA_USERNAME", "KAFKA_PASSWORD", "KAFKA_CA"),
+        *("MLFLOW_URI", "PREDICTOR_URI", "WORKLIST__URI"),
     )
 }
 

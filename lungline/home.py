@@ -7,6 +7,7 @@ home/
   lock               held by the supervisor for as long as it lives
   run/               state files of the bridge and the trigger
   logs/              one file a service
+  broker/            certificates of the Kafka broker; the login as files for Kafka clients (0600)
   store/             objects, and the store's own configuration
   mlflow/            MLflow's database
   predictor/         packages/<version>/, and `current`, a link to the one that serves
@@ -36,7 +37,7 @@ class Home:
         try:
             home.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             home.path.chmod(0o700)
-            for folder in ("run", "logs", "store", "mlflow", "predictor", "worklist"):
+            for folder in ("run", "logs", "broker", "store", "mlflow", "predictor", "worklist"):
                 (home.path / folder).mkdir(mode=0o700, exist_ok=True)
         except OSError as exc:
             raise StackError(f"The home folder {home.path} cannot be made: {exc.strerror}.") from exc

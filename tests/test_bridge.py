@@ -17,6 +17,7 @@ from eventing.offsets import OffsetTracker
 from eventing.seaweedfs_log import Changes
 from eventing.seaweedfs_tls import Certificates
 from eventing.state import read_state
+from laptop.home.credentials import claim_credentials
 from laptop.home.ports import load_ports
 from laptop.services.bridge import BridgeService, running_bridge
 from laptop.services.broker import Broker, running_broker
@@ -33,6 +34,8 @@ pytestmark = pytest.mark.stack
 
 BUCKET = "xray-uploads"
 MULTIPART = TransferConfig(multipart_threshold=5 * 2**20, multipart_chunksize=5 * 2**20)
+
+KAFKA = ("kafka_bootstrap", "kafka_username", "kafka_password", "kafka_ca")
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +149,7 @@ def test_a_version_has_its_key_and_version_id(tmp_path: Path) -> None:
     with (
         running_store(tmp_path, Settings(home=tmp_path)) as settings,
         running_broker(tmp_path / "broker", Settings()) as kafka,
-        running_bridge(tmp_path, settings.model_copy(update={"kafka_bootstrap": kafka.kafka_bootstrap})),
+        running_bridge(tmp_path, settings.model_copy(update={name: getattr(kafka, name) for name in KAFKA})),
         tail(kafka, kafka.uploads_topic) as uploads,
     ):
         client = s3_client(settings)
@@ -172,7 +175,7 @@ def test_no_upload_is_lost_when_bridge_or_broker_is_killed(tmp_path: Path) -> No
                 sent.append(f"{len(sent)}.jpg")
                 client.put_object(Bucket=BUCKET, Key=sent[-1], Body=b"x")
 
-        broker = Broker(home, settings, ports)
+        broker = Broker(home, settings, ports, claim_credentials(home))
         bridge = BridgeService(home, broker.connected(), ports)
         upload(3)  # before the bridge started
         with running(broker, home.log("broker")) as first:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from eventing.kafka import RESULTS_GROUP, TRIGGER_GROUP, bootstrap, ensure_topics
+from eventing.kafka import RESULTS_GROUP, TRIGGER_GROUP, client_options, ensure_topics
+from laptop.home.credentials import claim_credentials
 from laptop.home.ports import load_ports
 from laptop.services.broker import Broker, prune, running_broker
 from laptop.services.process import running
@@ -28,23 +29,23 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     with running_store(home.path, Settings(home=home.path)) as settings:
         ports = load_ports(home)
         assert ports
-        yield Broker(home, settings, ports)
+        yield Broker(home, settings, ports, claim_credentials(home))
 
 
 def test_records_and_offsets_outlive_the_broker(broker: Broker) -> None:
     settings = broker.connected()
     partition = TopicPartition(settings.uploads_topic, 0, 7)
     with running(broker, broker.home.log("broker")) as process:
-        producer = Producer({"bootstrap.servers": bootstrap(settings)})
+        producer = Producer(client_options(settings))
         producer.produce(settings.uploads_topic, b"kept", partition=0)
         assert producer.flush(10) == 0
-        consumer = Consumer({"bootstrap.servers": bootstrap(settings), "group.id": "g"})
+        consumer = Consumer(client_options(settings) | {"group.id": "g"})
         consumer.commit(offsets=[partition], asynchronous=False)
         consumer.close()
         process.stop(0)
     with running(broker, broker.home.log("broker")), tail(settings, settings.uploads_topic) as records:
         assert records.until(bool)[0].value() == b"kept"
-        consumer = Consumer({"bootstrap.servers": bootstrap(settings), "group.id": "g"})
+        consumer = Consumer(client_options(settings) | {"group.id": "g"})
         assert consumer.committed([partition], timeout=10)[0].offset == 7
         consumer.close()
 
@@ -66,14 +67,14 @@ def test_committed_batches_are_pruned(
     storage = Storage.from_settings(settings)
     with running(broker, broker.home.log("broker")):
         ensure_topics(settings)
-        producer = Producer({"bootstrap.servers": bootstrap(settings)})
+        producer = Producer(client_options(settings))
         for number in range(10):
             for topic in ("pruned", "kept"):
                 producer.produce(topic, b"%d" % number)
                 assert producer.flush(10) == 0
         assert prune(storage, settings, 2) == 0  # nothing is committed
         for group, topic, offset, gone in ((TRIGGER_GROUP, "pruned", 7, 7), (RESULTS_GROUP, "kept", 4, 4)):
-            consumer = Consumer({"bootstrap.servers": bootstrap(settings), "group.id": group})
+            consumer = Consumer(client_options(settings) | {"group.id": group})
             consumer.commit(offsets=[TopicPartition(topic, 0, offset)], asynchronous=False)
             consumer.close()
             assert prune(storage, settings, 2) == gone

@@ -15,6 +15,7 @@ from confluent_kafka import Message, Producer
 from typer.testing import CliRunner
 
 from cli.main import app
+from eventing.kafka import client_options
 from laptop import stack
 from laptop.services.store import running_store
 from lungline.diagnosis.diagnoser import Diagnoser
@@ -81,7 +82,7 @@ def test_every_upload_has_one_result_under_chaos(chaos: Chaos) -> None:
 def test_an_event_sent_fifty_times_has_one_result(chaos: Chaos) -> None:
     """And at most one notice."""
     upload = chaos.upload(key_of("fifty", 1), image(1))
-    producer = Producer({"bootstrap.servers": chaos.connected.kafka_bootstrap})
+    producer = Producer(client_options(chaos.connected))
     for _ in range(50):
         producer.produce(chaos.settings.uploads_topic, json.dumps(minio_record(upload)))
     assert producer.flush(60) == 0

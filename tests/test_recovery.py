@@ -14,7 +14,7 @@ import pytest
 from boto3.s3.transfer import TransferConfig
 from confluent_kafka import Producer
 
-from eventing.kafka import ensure_topics
+from eventing.kafka import client_options, ensure_topics
 from eventing.kafka_record import KafkaRecord, dead_letter_headers
 from eventing.reconcile import Candidates, Reconciliation, reconcile, resend
 from eventing.replay import replay
@@ -264,7 +264,7 @@ class TestReplay:
 
 def dead_letter(settings: Settings, *values: bytes, event: dict[str, str] | None = None) -> None:
     """Write dead letters as the trigger does."""
-    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap})
+    producer = Producer(client_options(settings))
     for value in values:
         record = KafkaRecord("t", 0, 7, value, b"bucket/Doe-Jane.jpeg", "application/json", 1, event=event or {})
         headers = dead_letter_headers(record, "http://127.0.0.1/x", 500, b"no")

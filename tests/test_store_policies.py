@@ -193,6 +193,9 @@ def test_the_bridge_beside_the_store_sends_events(place: Place, tmp_path: Path) 
             "LUNGLINE_S3_ACCESS_KEY": key["AWS_ACCESS_KEY_ID"],
             "LUNGLINE_S3_SECRET_KEY": key["AWS_SECRET_ACCESS_KEY"],
             "LUNGLINE_KAFKA_BOOTSTRAP": settings.kafka_bootstrap or "",
+            "LUNGLINE_KAFKA_USERNAME": settings.kafka_username or "",
+            "LUNGLINE_KAFKA_PASSWORD": settings.kafka_password.get_secret_value() if settings.kafka_password else "",
+            "LUNGLINE_KAFKA_CA": str(settings.kafka_ca),
         }
         arguments = [*container["command"][1:-1], str(place.log_of_changes)]
         with (

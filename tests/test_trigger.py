@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # pyright: ignore[reportPrivateImportUsage] - as its docs do
 from pydantic import SecretStr
 
-from eventing.kafka import DEAD_LETTERS_GROUP, RESULTS_GROUP, TRIGGER_GROUP
+from eventing.kafka import DEAD_LETTERS_GROUP, RESULTS_GROUP, TRIGGER_GROUP, client_options
 from eventing.routes import RetryPolicy
 from eventing.sink import CircuitBreaker, Sink
 from eventing.state import read_state
@@ -47,7 +47,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 def topics(broker: Settings, request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     """Topics of the test's own, with several partitions, and a home of its own."""
     name = request.node.name[:80]
-    admin = AdminClient({"bootstrap.servers": broker.kafka_bootstrap or ""})
+    admin = AdminClient(client_options(broker))
     values = {"uploads_topic": name, "results_topic": f"{name}-results", "dead_letters_topic": f"{name}-dead"}
     for future in admin.create_topics([NewTopic(topic, 3, 1) for topic in values.values()]).values():
         future.result(10)
@@ -55,7 +55,7 @@ def topics(broker: Settings, request: pytest.FixtureRequest, tmp_path: Path) -> 
 
 
 def produce(settings: Settings, *values: str, headers: Any = None) -> None:
-    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap})
+    producer = Producer(client_options(settings))
     for value in values:
         producer.produce(settings.uploads_topic, value, key=value, headers=headers)
     assert producer.flush(10) == 0
@@ -63,7 +63,7 @@ def produce(settings: Settings, *values: str, headers: Any = None) -> None:
 
 def committed(settings: Settings, group: str = TRIGGER_GROUP, topic: str | None = None) -> int:
     """How many records the trigger has committed."""
-    consumer = Consumer({"bootstrap.servers": settings.kafka_bootstrap, "group.id": group})
+    consumer = Consumer(client_options(settings) | {"group.id": group})
     try:
         partitions = [TopicPartition(topic or settings.uploads_topic, number) for number in range(3)]
         return sum(max(0, position.offset) for position in consumer.committed(partitions, timeout=10))

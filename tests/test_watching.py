@@ -16,6 +16,7 @@ import pytest
 from confluent_kafka import Producer
 
 from dashboards.rendering import queries, rendered
+from eventing.kafka import client_options
 from laptop import doctor, stack
 from laptop.home.ports import load_ports, targets
 from laptop.services.prometheus import rules
@@ -216,7 +217,7 @@ def test_alerts_fire_for_what_is_really_broken(watched: WatchedStack) -> None:
     prometheus, settings = watched.prometheus, watched.settings
     # What the fixture has broken: an old and untrained model, an unreachable receiver of notices, drift.
     prometheus.await_firing("ChampionStale", "NoticesFail", "Drift", "UnsureRate")
-    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap})
+    producer = Producer(client_options(settings))
     producer.produce(settings.uploads_topic, b"this is no event")
     assert producer.flush(20) == 0
     prometheus.await_firing("DeadLetters")

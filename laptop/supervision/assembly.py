@@ -60,6 +60,8 @@ def _without_own(settings: Settings, ports: Ports | None) -> Settings:
     update: dict[str, object] = {
         name: None for name, address in addresses.items() if getattr(settings, name) == address
     }
+    if "kafka_bootstrap" in update:  # the login is its own, too
+        update |= dict.fromkeys(("kafka_username", "kafka_password", "kafka_ca"))
     if settings.worklist.uri and _is_own_worklist(settings.worklist.uri, ports):
         update["worklist"] = settings.worklist.model_copy(update={"uri": None})
     return settings.model_copy(update=update)
@@ -88,7 +90,7 @@ def _assemble(home: Home, settings: Settings, ports: Ports, credentials: Credent
 
     own_store = not settings.s3_endpoint
     ours = settle(Store(home, ours, ports, credentials), settings.s3_endpoint)
-    ours = settle(Broker(home, ours, ports, in_memory=not own_store), settings.kafka_bootstrap)
+    ours = settle(Broker(home, ours, ports, credentials, in_memory=not own_store), settings.kafka_bootstrap)
     if own_store:
         services.append(BridgeService(home, ours, ports))
     else:

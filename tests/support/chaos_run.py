@@ -18,6 +18,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 from confluent_kafka import Message, Producer
 
+from eventing.kafka import client_options
 from laptop import stack
 from laptop.supervision.reconciler import is_handled
 from lungline.datasets.phantom import jpeg
@@ -87,7 +88,7 @@ class Chaos:
             self.upload(key, data)
         elsewhere = {"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": "x-y"}, "object": {"key": "a"}}}
         self.garbage |= {b"garbage", json.dumps({"Records": [elsewhere]}).encode()}
-        producer = Producer({"bootstrap.servers": self.connected.kafka_bootstrap, "log_level": 0})
+        producer = Producer(client_options(self.connected) | {"log_level": 0})
         for value in self.garbage:
             producer.produce(self.settings.uploads_topic, value)
         assert producer.flush(60) == 0

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 
+from eventing.kafka import client_options
 from lungline.events.uploads import Upload, parse
 from lungline.settings import Settings
 
@@ -49,8 +50,7 @@ class Tail:
 @contextmanager
 def tail(settings: Settings, topic: str) -> Iterator[Tail]:
     """Read a topic while the context lasts."""
-    assert settings.kafka_bootstrap
-    options = {"bootstrap.servers": settings.kafka_bootstrap, "group.id": "tests", "enable.auto.commit": False}
+    options = client_options(settings) | {"group.id": "tests", "enable.auto.commit": False}
     consumer = Consumer({**options, "fetch.wait.max.ms": 50, "log_level": 0, "reconnect.backoff.max.ms": 500})
     try:
         numbers = consumer.list_topics(topic, timeout=10).topics[topic].partitions
