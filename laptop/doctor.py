@@ -89,10 +89,8 @@ def _kafka_login(status: StackStatus) -> Iterator[Check]:
     gate = cast("dict[str, Any]", report)
     text = "clients log in; the broker itself is out of reach"
     if not gate.get("private"):
-        text = (
-            f"clients log in, but this system allows no network of its own to the broker: its port {gate.get('port')}"
-        )
-        text += " is open to every user of this machine"
+        text = "clients log in, but this system allows the broker no network of its own: every user of this machine"
+        text += f" can reach its port {gate.get('port')}"
     yield Check("kafka login", True, text)
 
 

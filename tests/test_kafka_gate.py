@@ -17,7 +17,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient  # pyright: ignore[reportPrivateImportUsage] - as its docs do
 from pydantic import SecretStr
 
-from eventing.kafka import client_options, ensure_topics
+from eventing.kafka import Options, client_options, ensure_topics
 from eventing.seaweedfs_tls import Certificates
 from laptop.services.broker import running_broker
 from laptop.services.kafka_login import LoginRefused, Request, Scram, Verifier
@@ -62,7 +62,7 @@ def test_who_logs_in_reads_writes_and_commits(broker: Settings) -> None:
     message = consumer.poll(10)
     assert message
     assert message.value() == b"x" * 500_000
-    consumer.commit(message, asynchronous=False)
+    consumer.commit(offsets=[TopicPartition(broker.uploads_topic, 0, 1)], asynchronous=False)
     assert consumer.committed([TopicPartition(broker.uploads_topic, 0)], timeout=10)[0].offset == 1
     consumer.close()
 
@@ -137,7 +137,8 @@ def test_the_password_is_in_no_command_line_and_no_log(home: Path, broker: Setti
 
 def test_the_librdkafka_file_is_a_login(home: Path, broker: Settings) -> None:
     lines = (home / "broker/librdkafka.conf").read_text().splitlines()
-    client = AdminClient(dict(line.split("=", 1) for line in lines))
+    options: Options = dict(line.split("=", 1) for line in lines)
+    client = AdminClient(options)
     assert client.list_topics(timeout=5).cluster_id
     assert broker.uploads_topic
 
