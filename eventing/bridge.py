@@ -7,14 +7,17 @@ had read them: `lungline reconcile` finds those uploads.
 """
 
 import argparse
+import contextlib
 import json
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -25,8 +28,8 @@ from eventing.offsets import OffsetTracker
 from eventing.producer import Delivered, Outbox
 from eventing.seaweedfs_log import Change, Changes
 from eventing.seaweedfs_tls import Certificates
-from eventing.state import State, read_state, write_state
-from lungline import program, tracing
+from eventing.state import HEARTBEAT_SECONDS, State, number_of, read_state, write_state
+from lungline import bounds, program, tracing
 from lungline.errors import ObjectGone, Unavailable
 from lungline.events.cloudevents import Headers
 from lungline.events.uploads import Upload, kafka_key, minio_record
@@ -39,8 +42,10 @@ if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message
 
 POLL_SECONDS = 0.2
-# Largest age of an idle bridge's state file; its age tells a probe an idle bridge from one that hangs.
-HEARTBEAT_SECONDS = 10.0
+# Kafka must take an upload's event within this time, or the bridge is not ready.
+ACCEPTED_SECONDS = 12.0
+# Where reading resumes when the position saved cannot be: changes since the day before the last save.
+LOOK_BACK = timedelta(days=1)
 RECENT = 64
 MIN_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.05, 1.0
 
@@ -57,12 +62,16 @@ class Bridge:
         self._storage = Storage.from_settings(settings)
         self._outbox = Outbox(settings)
         saved = read_state(home, "bridge")
-        self._tracker = OffsetTracker(int(saved.get("position", 0)))
+        self.mended = 0
+        """How many positions that cannot be were given up."""
+        self._tracker = OffsetTracker(self._position(saved))
         self._read_until = self._tracker.done
         self._recent: deque[tuple[str, str | None]] = deque(maxlen=RECENT)
-        self._delivered = int(saved.get("delivered", 0))
-        self._litter = int(saved.get("litter", 0))
+        self._delivered = number_of(saved, "delivered")
+        self._litter = number_of(saved, "litter")
         self._state: State = "waiting"
+        self._fault: Exception | None = None
+        self._stuck_at: tuple[int, float] | None = None
         self._refused = threading.Event()
         self._stopping = threading.Event()
         self._changes: Changes | None = None
@@ -86,12 +95,13 @@ class Bridge:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it follows the change log."""
-        return self._state == "ready"
+        """Whether it follows the change log and Kafka takes its records."""
+        stuck = self._stuck_at
+        return self._state == "ready" and (stuck is None or time.monotonic() - stuck[1] < ACCEPTED_SECONDS)
 
     def run(self) -> None:
-        """Send records until `stop`."""
-        reporter = threading.Thread(target=self._report, name="report")
+        """Send records until `stop`. Raises what ended the thread that reports, without which it would do nothing."""
+        reporter = threading.Thread(target=self._guard, name="report")
         reporter.start()
         backoff = MIN_BACKOFF_SECONDS
         while not self._stopping.is_set():
@@ -109,6 +119,8 @@ class Bridge:
         reporter.join()
         self._outbox.flush(2)
         self._save()
+        if self._fault:
+            raise self._fault
 
     def stop(self) -> None:
         """End `run` soon."""
@@ -188,19 +200,60 @@ class Bridge:
             if self._stopping.wait(POLL_SECONDS):  # the outbox is full: the change log keeps the rest
                 return
 
+    def _guard(self) -> None:
+        """Report; a fault ends the bridge, so that it is started again."""
+        try:
+            self._report()
+        except Exception as exc:  # noqa: BLE001 - raised again by `run`
+            self._fault = exc
+            self.stop()
+
     def _report(self) -> None:
-        """Serve the broker's acknowledgements, and save the state when it changes and as a heartbeat."""
-        saved, saved_at = None, 0.0
+        """Serve the broker's acknowledgements, and save the state when it changes and as a heartbeat.
+
+        What a full disk does not take is saved again after a while: without a state file the bridge is not ready, and
+        goes on all the same.
+        """
+        saved, saved_at = None, -math.inf
         while not self._stopping.is_set():
             self._outbox.serve(POLL_SECONDS)
-            current = (self._state, self._tracker.done)
-            if current != saved or time.monotonic() - saved_at > HEARTBEAT_SECONDS:
-                self._save()
-                saved, saved_at = current, time.monotonic()
+            self._watch_acceptance()
+            current = (self.is_ready, self._tracker.done)
+            age = time.monotonic() - saved_at
+            if age > HEARTBEAT_SECONDS or (current != saved and (saved or age > POLL_SECONDS)):
+                saved = current if self._save() else None
+                saved_at = time.monotonic()
 
-    def _save(self) -> None:
+    def _watch_acceptance(self) -> None:
+        """Note since when the oldest change that Kafka does not have is the same."""
+        done = self._tracker.done
+        if not self._tracker.open:
+            self._stuck_at = None
+        elif self._stuck_at is None or self._stuck_at[0] != done:
+            self._stuck_at = (done, time.monotonic())
+
+    def _save(self) -> bool:
         counters = {"position": self._tracker.done, "delivered": self._delivered, "litter": self._litter}
-        write_state(self._home, "bridge", self._state, **counters)
+        state: State = "waiting" if self._state == "ready" and not self.is_ready else self._state
+        return write_state(self._home, "bridge", state, **counters, mended=self.mended)
+
+    def _position(self, saved: dict[str, Any]) -> int:
+        """The position in a state file; one that cannot be is told and replaced by an earlier one."""
+        position, now = saved.get("position", 0), time.time_ns()
+        if isinstance(position, int) and 0 <= position <= now + bounds.CLOCK_SKEW.total_seconds() * 1e9:
+            return position
+        resumed = now - int(LOOK_BACK.total_seconds() * 1e9)
+        with contextlib.suppress(OSError):
+            written = self._home.file("run", "bridge.json").stat().st_mtime_ns
+            resumed = min(resumed, written - int(LOOK_BACK.total_seconds() * 1e9))
+        self.mended += 1
+        when = datetime.fromtimestamp(resumed / 1e9, UTC)
+        log.error(
+            "The position in the store's change log lies beyond its end: reading again from %s on. `lungline reconcile`"
+            " finds older uploads without a result.",
+            f"{when:%Y-%m-%d %H:%M} UTC",
+        )
+        return max(0, resumed)
 
 
 class BridgeCollector(Collector):
@@ -216,6 +269,11 @@ class BridgeCollector(Collector):
         yield CounterMetricFamily("lungline_uploads", "Uploads whose event Kafka has.", bridge.delivered)
         yield CounterMetricFamily(
             "lungline_litter", "Files of operating systems and sync programs that were left out.", bridge.litter
+        )
+        yield CounterMetricFamily(
+            "lungline_bridge_positions_mended",
+            "Positions beyond the end of the change log that were given up.",
+            bridge.mended,
         )
         yield GaugeMetricFamily("lungline_bridge_ready", "Whether the bridge follows the store.", bridge.is_ready)
         yield GaugeMetricFamily(

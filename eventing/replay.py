@@ -132,12 +132,13 @@ def _letters(consumer: "Consumer", topic: str, timeout_seconds: float, *, again:
     """Dead letters from the first that was not replayed to the last that exists now, and none that arrive later."""
     from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-    unread = set(assign_uncommitted(consumer, topic, timeout_seconds, from_beginning=again))
+    starts = assign_uncommitted(consumer, topic, timeout_seconds, from_beginning=again)
+    unread = set(starts)
     ends: dict[int, int] = {}
     while unread:
         message = consumer.poll(timeout_seconds)
         if message is None:
-            raise KafkaUnavailable("The Kafka broker does not return its dead letters.")
+            raise _silence(consumer, topic, {number: starts[number] for number in unread})
         number, offset = message.partition() or 0, message.offset() or 0
         if error := message.error():
             if error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 - so the client names it
@@ -152,3 +153,17 @@ def _letters(consumer: "Consumer", topic: str, timeout_seconds: float, *, again:
             yield message
         if offset + 1 >= ends[number]:
             unread.discard(number)
+
+
+def _silence(consumer: "Consumer", topic: str, starts: dict[int, int]) -> KafkaUnavailable:
+    """Why no dead letter comes: a position beyond the end, at which the embedded broker says nothing."""
+    from confluent_kafka import TopicPartition
+
+    for number, start in starts.items():
+        high = consumer.get_watermark_offsets(TopicPartition(topic, number), cached=True)[1]
+        if start > high >= 0:
+            return KafkaUnavailable(
+                f"Group {GROUP} is at offset {start} of {topic}, which ends at {high}:"
+                " `lungline replay --again` delivers every dead letter and mends it."
+            )
+    return KafkaUnavailable("The Kafka broker does not return its dead letters.")

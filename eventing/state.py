@@ -1,6 +1,8 @@
 """State files in the home folder: how a service without an HTTP address reports its state and counters."""
 
+import math
 import os
+import time
 from typing import Any, Literal, cast
 
 from lungline.home import Home, read_json, write_json
@@ -10,16 +12,27 @@ State = Literal[
     "ready",
     "waiting",  # its process runs; the store or the broker that it needs does not answer
     "waiting for a champion",  # a predictor without a model
-    "not ready",  # a predictor that has not loaded its model; its log says why
+    "not ready",  # a predictor that has not loaded its model, or a service that hangs; its log says why
     "restarting",  # its process ended by itself; the next one starts after a pause
     "stopped",
     "external",  # not ours: the settings name another one
 ]
 
 
-def write_state(home: Home, service: str, state: State, **counters: int) -> None:
-    """Replace the state file of this process's service."""
-    write_json(home.file("run", f"{service}.json"), {"pid": os.getpid(), "state": state, **counters})
+HEARTBEAT_SECONDS = 5.0
+"""How often a service that does nothing writes its state all the same."""
+STALE_SECONDS = 15.0
+"""A state that is older proves nothing: its service hangs, or cannot write."""
+
+
+def write_state(home: Home, service: str, state: State, **counters: int) -> bool:
+    """Replace the state file of this process's service; False when the disk does not take it."""
+    value = {"pid": os.getpid(), "state": state, "at": time.monotonic(), **counters}
+    try:
+        write_json(home.file("run", f"{service}.json"), value)
+    except OSError:
+        return False
+    return True
 
 
 def read_state(home: Home, service: str) -> dict[str, Any]:
@@ -29,6 +42,20 @@ def read_state(home: Home, service: str) -> dict[str, Any]:
 
 
 def state_of(home: Home, service: str, pid: int) -> State:
-    """The state that the process with this id has written; `starting` when it has not."""
+    """The state that the process with this id has written; `starting` when it has not, `not ready` when it is old."""
     document = read_state(home, service)
-    return document["state"] if document.get("pid") == pid else "starting"
+    if document.get("pid") != pid:
+        return "starting"
+    return document["state"] if age_of(document) < STALE_SECONDS else "not ready"
+
+
+def age_of(document: dict[str, Any]) -> float:
+    """Seconds since a state was written, on the clock that all processes of this machine share."""
+    at = document.get("at")
+    return time.monotonic() - at if isinstance(at, (int, float)) else math.inf
+
+
+def number_of(document: dict[str, Any], name: str) -> int:
+    """A counter in a state file; 0 for one that is no number."""
+    value = document.get(name)
+    return value if isinstance(value, int) and 0 <= value < 2**63 else 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from eventing.delivery import Dispatcher
 from eventing.kafka import LONG_RUNNING, ensure_topics, make_consumer, unavailable
 from eventing.kafka_record import KafkaRecord
-from eventing.offsets import OffsetTracker, assign_uncommitted, partitions_of, starts_of
+from eventing.offsets import OFFSET_BEGINNING, OffsetTracker, assign_uncommitted, partitions_of, starts_of
 from eventing.producer import Outbox
 from eventing.routes import Route
 from lungline.errors import KafkaUnavailable
@@ -21,6 +21,10 @@ HELD = 10_000  # records read and not done: in flight, or waiting for a retry
 COMMIT_SECONDS = 0.5
 POLL_SECONDS = 0.1
 PARTITIONS_SECONDS, LOOK_SECONDS = 30.0, 2.0
+# The broker must prove itself this often, and has failed when its last proof is older than the second.
+PROOF_SECONDS, PROVEN_SECONDS = 5.0, 12.0
+# A position beyond the end is given up after so many looks, one a commit: an answer may be older than a record.
+LOOKS_BEYOND = 3
 
 log = logging.getLogger("lungline.trigger")
 
@@ -43,12 +47,19 @@ class Subscription:
         self._commit_fault = ""
         """Why the last commit failed; logged once."""
         self._watermarks: dict[int, tuple[int, int]] = {}
+        self._beyond: dict[int, int] = {}
+        """By partition, in how many looks its position lay beyond its end."""
+        self.mended = 0
+        """How many such positions were given up."""
+        self._proven = 0.0
+        """When the broker last answered, on the monotonic clock."""
         self._consumer = self._make_consumer()
 
     @property
     def is_ready(self) -> bool:
-        """Whether it reads its topic and its sink accepts records."""
-        return bool(self._trackers) and self.dispatcher.breaker.is_closed
+        """Whether the broker has answered its reader lately and its sink accepts records."""
+        proven = time.monotonic() - self._proven < PROVEN_SECONDS
+        return proven and bool(self._trackers) and self.dispatcher.breaker.is_closed
 
     @property
     def held(self) -> int:
@@ -71,16 +82,20 @@ class Subscription:
             self._consumer.close()
 
     def _deliver(self) -> None:
-        committed = looked = time.monotonic()
+        committed = looked = proved = time.monotonic()
         while not self._stopping.is_set():
             if self._has_room() and (message := self._consumer.poll(POLL_SECONDS)):
                 self._dispatch(message)
             if time.monotonic() - looked > PARTITIONS_SECONDS:
                 self._add_partitions()
                 looked = time.monotonic()
+            if time.monotonic() - proved > PROOF_SECONDS:
+                self._prove()
+                proved = time.monotonic()
             if time.monotonic() - committed > COMMIT_SECONDS:
                 self._commit()
                 self._read_watermarks()
+                self._mend_positions()
                 committed = time.monotonic()
 
     def _assign(self) -> None:
@@ -100,6 +115,7 @@ class Subscription:
                 self._stopping.wait(0.2)
                 continue
             self._trackers = {number: OffsetTracker(start - 1) for number, start in starts.items()}
+            self._proven = time.monotonic()
             log.info("Delivering %d partitions of %s to %s.", len(starts), topic, self.route.url)
             return
 
@@ -129,6 +145,47 @@ class Subscription:
             partition = TopicPartition(self.route.topic, number)
             self._watermarks[number] = self._consumer.get_watermark_offsets(partition, cached=True)
 
+    def _prove(self) -> None:
+        """Ask the broker for something; in this thread, so that the answer also proves that the thread goes on."""
+        from confluent_kafka import KafkaException
+
+        try:
+            partitions_of(self._consumer, self.route.topic, LOOK_SECONDS)
+        except KafkaException:
+            return
+        self._proven = time.monotonic()
+
+    def _mend_positions(self) -> None:
+        """Give up positions beyond the end of a partition, where the embedded broker would let it wait for ever.
+
+        Such a position was committed by somebody else, or the topic lost its last records. What was delivered is
+        unknown, so everything that the broker keeps is delivered again, which does no harm.
+        """
+        for number, (_, high) in list(self._watermarks.items()):
+            is_beyond = 0 <= high < self._trackers[number].done + 1
+            self._beyond[number] = self._beyond.get(number, 0) + 1 if is_beyond else 0
+            if self._beyond[number] >= LOOKS_BEYOND:
+                self._begin_anew(number, high)
+
+    def _begin_anew(self, number: int, high: int) -> None:
+        from confluent_kafka import KafkaException, TopicPartition
+
+        topic, position = self.route.topic, self._trackers[number].done + 1
+        log.error(
+            "Group %s is at offset %d of %s, which ends at %d: reading again from its beginning.",
+            *(self.route.group, position, topic, high),
+        )
+        try:
+            self._consumer.commit(offsets=[TopicPartition(topic, number, 0)], asynchronous=True)
+            self._consumer.seek(TopicPartition(topic, number, OFFSET_BEGINNING))
+        except KafkaException as exc:
+            log.warning("%s", unavailable(self._settings, exc, topic=topic, group=self.route.group))
+            return  # the next look tries again
+        self._trackers[number] = OffsetTracker(-1)
+        self._requested.pop(number, None)
+        self._beyond[number] = 0
+        self.mended += 1
+
     def _has_room(self) -> bool:
         """Whether another record may be read; back-pressure leaves the others in Kafka."""
         if self.held < HELD:
@@ -142,7 +199,10 @@ class Subscription:
             return
         record = KafkaRecord.of(message)
         if record.offset <= self._trackers[record.partition].done:
-            # The topic was created anew, and its offsets start from 0 again.
+            # The topic was created anew, and its offsets start from 0 again; or the position was beyond the end, and
+            # Apache Kafka has sent the reader back to the beginning.
+            log.error("Offsets of %s step back to %d: delivering from there.", self.route.topic, record.offset)
+            self.mended += 1
             self._trackers[record.partition] = OffsetTracker(record.offset - 1)
         self.dispatcher.dispatch(record, self._trackers[record.partition])
 

@@ -6,6 +6,7 @@ none waits for another. `lungline replay` delivers dead letters again.
 
 import argparse
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from prometheus_client.registry import Collector
 from eventing.metrics import expose
 from eventing.producer import Outbox
 from eventing.routes import RetryPolicy, routes
-from eventing.state import State, write_state
+from eventing.state import HEARTBEAT_SECONDS, State, write_state
 from eventing.subscription import Subscription
 from lungline import program
 from lungline.home import Home
@@ -85,16 +86,20 @@ class Trigger:
             self._outbox.serve(POLL_SECONDS)
 
     def _report(self) -> None:
-        """Save the state of the uploads' route when it changes: without the worklist, uploads are still predicted."""
+        """Save the state of the uploads' route when it changes, and as a heartbeat.
+
+        Only of that route: without the worklist, uploads are still predicted. A full disk ends nothing.
+        """
         saved: Any = None
+        saved_at = 0.0
         uploads = self._subscriptions[0]
         while not self._stopping.is_set():
             state: State = "ready" if uploads.is_ready else "waiting"
-            counts = uploads.dispatcher.counts | {"held": uploads.held}
-            if (state, counts) != saved:
-                write_state(self._home, "trigger", state, **counts)
-                saved = (state, counts)
-            self._stopping.wait(POLL_SECONDS)
+            counts = uploads.dispatcher.counts | {"held": uploads.held, "mended": uploads.mended}
+            if (state, counts) != saved or time.monotonic() - saved_at > HEARTBEAT_SECONDS:
+                written = write_state(self._home, "trigger", state, **counts)
+                saved, saved_at = ((state, counts), time.monotonic()) if written else (None, saved_at)
+            self._stopping.wait(POLL_SECONDS if saved else HEARTBEAT_SECONDS)
 
 
 _COUNTERS = {
@@ -117,6 +122,9 @@ class TriggerCollector(Collector):
             for subscription in self._subscriptions:
                 family.add_metric([subscription.route.name], subscription.dispatcher.counts[counter])
             yield family
+        mended = CounterMetricFamily(
+            "lungline_offsets_mended", "Positions beyond the end of a topic that were given up.", labels=["route"]
+        )
         held = GaugeMetricFamily("lungline_held_records", "Records read and not done.", labels=["route"])
         ready = GaugeMetricFamily("lungline_receiver_ready", "Whether a receiver accepts records.", labels=["route"])
         lag = GaugeMetricFamily(
@@ -124,10 +132,11 @@ class TriggerCollector(Collector):
         )
         for subscription in self._subscriptions:
             route = subscription.route
+            mended.add_metric([route.name], subscription.mended)
             held.add_metric([route.name], subscription.held)
             ready.add_metric([route.name], subscription.is_ready)
             lag.add_metric([route.topic, route.group], subscription.lag())
-        yield from (held, ready, lag)
+        yield from (mended, held, ready, lag)
 
 
 def main(settings: Settings) -> None:

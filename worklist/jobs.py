@@ -133,5 +133,5 @@ def _attempt(job: Callable[[], None]) -> None:
         job()
     except LunglineError as exc:
         _log.warning("%s is retried: %s", job.__name__, exc)
-    except OSError as exc:
+    except Exception as exc:  # noqa: BLE001 - the loop must live: a job that fails once must not end all others
         _log.warning("%s is retried: %s", job.__name__, type(exc).__name__)

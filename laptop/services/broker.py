@@ -5,12 +5,14 @@ It runs behind `kafka_gate`, which asks clients to log in as brokers of a cluste
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -37,7 +39,13 @@ from lungline.network import HOST, answers
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 
+if TYPE_CHECKING:
+    from confluent_kafka.admin import AdminClient  # pyright: ignore[reportPrivateImportUsage] - as its docs do
+
 KEPT_BATCHES = 500
+# A commit that is further beyond the last batch than any batch is long was made by somebody else.
+LONGEST_BATCH = 10_000
+PROOF_SECONDS, ANSWER_SECONDS = 5.0, 3.0
 
 _CLUSTER = "clusters/tansu_cluster"
 
@@ -57,6 +65,8 @@ def _prune(storage: Storage, topic: str, group: str, kept: int, number: int) -> 
     if len(batches) <= kept:
         return 0
     committed = _committed(storage, topic, group, number)
+    if committed > _first_offset(batches[-1]) + LONGEST_BATCH:
+        return 0  # the trigger gives it up, and reads what is here
     # A batch is named by its first record, so it is consumed when the next one begins at or below the commit.
     oldest = pairwise(batches[: len(batches) - kept + 1])
     consumed = [batch for batch, following in oldest if _first_offset(following) <= committed]
@@ -69,7 +79,7 @@ def _committed(storage: Storage, topic: str, group: str, number: int) -> int:
     offsets = f"{_CLUSTER}/groups/consumers/{group}/offsets/{topic}/partitions/{number:010}.json"
     try:
         return int(json.loads(storage.get(BROKER_BUCKET, offsets).data)["offset"])
-    except ObjectGone:
+    except (ObjectGone, ValueError, KeyError, TypeError):
         return 0
 
 
@@ -79,6 +89,41 @@ def _partition(topic: str, number: int) -> str:
 
 def _first_offset(batch: str) -> int:
     return int(batch.rpartition("/")[2].removesuffix(".batch"))
+
+
+class Proofs:
+    """Proves by doing that a broker answers clients, over one connection that stays open."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._pid = 0
+        self._at = 0.0
+        self._client: AdminClient | None = None
+
+    def begin(self, pid: int) -> None:
+        """The broker of this process has just answered."""
+        from confluent_kafka.admin import AdminClient  # pyright: ignore[reportPrivateImportUsage] - as its docs do
+
+        self._pid, self._at = pid, time.monotonic()
+        self._client = AdminClient(client_options(self._settings) | {"log_level": 0})
+
+    def of(self, pid: int) -> bool:
+        """Whether the broker of this process has answered before."""
+        return self._pid == pid
+
+    def is_fresh(self) -> bool:
+        """Whether the broker answers: by its last answer, where that is not too old."""
+        from confluent_kafka import KafkaException
+
+        if time.monotonic() - self._at < PROOF_SECONDS:
+            return True
+        try:
+            if self._client is None or not self._client.list_topics(timeout=ANSWER_SECONDS).topics:
+                return False
+        except KafkaException:
+            return False
+        self._at = time.monotonic()
+        return True
 
 
 @dataclass(frozen=True)
@@ -96,7 +141,7 @@ class Broker:
 
     name = "broker"
     stop_timeout = 2.0
-    poll = False
+    poll = True  # it is asked for something again and again: a process that hangs keeps its port
 
     @property
     def after(self) -> tuple[str, ...]:
@@ -146,20 +191,27 @@ class Broker:
     def _report(self) -> Path:
         return self.home.file("run", "kafka_gate.json")
 
-    def probe(self, pid: int) -> State:  # noqa: ARG002 - its port tells the state
-        """Ready once the topics exist; makes them at the first start."""
+    def probe(self, pid: int) -> State:
+        """Ready once the topics exist, which it makes at the first start; from then on while it answers clients."""
+        if self._proofs.of(pid):
+            return "ready" if self._proofs.is_fresh() else "not ready"
         if not answers(self.ports.broker):
             return "starting"
         try:
             ensure_topics(self.connected())
         except KafkaUnavailable:
             return "starting"
+        self._proofs.begin(pid)
         return "ready"
 
     def maintain(self) -> None:
         """Keep its log short. Raises StorageUnavailable."""
         if not self.in_memory:
             prune(self._storage, self.settings)
+
+    @cached_property
+    def _proofs(self) -> "Proofs":
+        return Proofs(self.connected())
 
     @cached_property
     def _storage(self) -> Storage:

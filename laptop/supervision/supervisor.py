@@ -179,6 +179,8 @@ class Supervisor:
             await asyncio.to_thread(service.maintain)
         except LunglineError as exc:
             log.warning("%s: %s", service.name, exc)
+        except Exception:
+            log.exception("%s: its housekeeping failed; it is tried again.", service.name)
 
     async def _probe(self, service: Service, process: Process) -> State:
         try:

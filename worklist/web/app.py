@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import hashlib
+import logging
 import socket
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ from worklist.web.rendering import FILTERS
 from worklist.web.security import Forms, KnownHosts, SecurityHeaders
 
 FOLDER = Path(__file__).parent
+_log = logging.getLogger(__name__)
 # HTTP statuses of errors; the first match counts.
 STATUS: tuple[tuple[type[LunglineError], int], ...] = (
     (SignInNeeded, 401),
@@ -83,6 +86,7 @@ def build_app(
     app.state.worklist = Worklist(
         settings, database, storage, access, live, pages, images, rules, incoming, Looks(database)
     )
+    app.state.stop = lambda: None
     app.state.jobs = Jobs(database, storage, settings, notifier)
     for routes in (events, list_page, viewer, sign_in, exports):
         app.include_router(routes.router)
@@ -102,6 +106,8 @@ def build_app(
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     worklist: Worklist = app.state.worklist
     tasks = [asyncio.create_task(worklist.live.run()), asyncio.create_task(app.state.jobs.run())]
+    for task in tasks:
+        task.add_done_callback(partial(_watch, app))
     try:
         yield
     finally:
@@ -113,6 +119,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         worklist.database.close()
+
+
+def _watch(app: FastAPI, task: asyncio.Task[None]) -> None:
+    """End the service when a loop that must live has died: it is started again, and says until then that it is ill."""
+    if not task.cancelled() and (fault := task.exception()):
+        _log.error("A background loop has ended, and so does the worklist.", exc_info=fault)
+        app.state.worklist.ill.set()
+        app.state.stop()
 
 
 def _environment() -> Environment:
@@ -179,6 +193,10 @@ class WorklistServer(uvicorn.Server):
         )
         super().__init__(config)
         self._live = app.state.worklist.live
+        app.state.stop = self._stop_soon
+
+    def _stop_soon(self) -> None:
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close live pages, then shut down."""

@@ -1,7 +1,8 @@
 """Dependencies of all routes: the services of the worklist, and the signed-in user."""
 
 import secrets
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Form, Header, Request, Response
@@ -46,6 +47,8 @@ class Worklist:
     rules: tuple[NoticeRule, ...]
     incoming: Incoming
     looks: Looks
+    ill: threading.Event = field(default_factory=threading.Event)
+    """Set when a background loop has died."""
 
     @property
     def https(self) -> bool:

@@ -61,7 +61,9 @@ async def receive_dead_letter(request: Request, context: Context) -> Response:
 @router.get("/healthz")
 @router.get("/v2/health/ready")
 def health(context: Context) -> JSONResponse:
-    """Whether the database answers; 503 when it does not."""
+    """Whether the database answers and the background loops live; 503 when they do not."""
+    if context.ill.is_set():
+        return JSONResponse({"status": "a background loop has ended"}, 503)
     with context.database.reading() as session:
         session.execute(select(1))
     return JSONResponse({"status": "ready", "pages": context.live.pages})
