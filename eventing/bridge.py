@@ -103,12 +103,31 @@ class Bridge:
         """Send records until `stop`. Raises what ended the thread that reports, without which it would do nothing."""
         reporter = threading.Thread(target=self._guard, name="report")
         reporter.start()
+        try:
+            self._follow()
+        finally:  # also after a fault: a bridge that only reports would look alive
+            self._stopping.set()
+            reporter.join()
+        self._outbox.flush(2)
+        self._save()
+        if self._fault:
+            raise self._fault
+
+    def stop(self) -> None:
+        """End `run` soon.
+
+        The reporting thread closes the change log: a signal interrupts the thread that reads it, perhaps while that
+        holds the lock that closing needs.
+        """
+        self._stopping.set()
+
+    def _follow(self) -> None:
         backoff = MIN_BACKOFF_SECONDS
         while not self._stopping.is_set():
             try:
-                self._connect()
+                changes = self._connect()
                 backoff = MIN_BACKOFF_SECONDS
-                for change in self._changes or ():
+                for change in changes if not self._stopping.is_set() else ():
                     self._send(change)
             except Unavailable as exc:
                 self._state = "waiting"
@@ -116,19 +135,8 @@ class Bridge:
                     log.warning("%s Trying again.", exc)
             self._stopping.wait(backoff)
             backoff = min(2 * backoff, MAX_BACKOFF_SECONDS)
-        reporter.join()
-        self._outbox.flush(2)
-        self._save()
-        if self._fault:
-            raise self._fault
 
-    def stop(self) -> None:
-        """End `run` soon."""
-        self._stopping.set()
-        if self._changes:
-            self._changes.close()
-
-    def _connect(self) -> None:
+    def _connect(self) -> Changes:
         ensure_topics(self._settings, [self._settings.uploads_topic])
         if self._refused.is_set():
             # Read again from the last position that Kafka has.
@@ -141,6 +149,7 @@ class Bridge:
         self._changes = Changes(self._port, certificates, self._settings.uploads_bucket, self._read_until)
         self._state = "ready"
         log.info("Following the changes in bucket %s.", self._settings.uploads_bucket)
+        return self._changes
 
     def _send(self, change: Change) -> None:
         self._read_until = max(self._read_until, change.moment)
@@ -206,7 +215,10 @@ class Bridge:
             self._report()
         except Exception as exc:  # noqa: BLE001 - raised again by `run`
             self._fault = exc
-            self.stop()
+        finally:
+            self._stopping.set()
+            if self._changes:
+                self._changes.close()
 
     def _report(self) -> None:
         """Serve the broker's acknowledgements, and save the state when it changes and as a heartbeat.
