@@ -35,6 +35,10 @@ class Calibration(_Part):
     kind: Literal["none", "temperature", "platt"] = "none"
     scale: float = Field(default=1.0, gt=0)
     bias: float = 0.0
+    uncertainty: tuple[float, float, float] | None = Field(
+        default=None,
+        description="Variance of the scale, covariance, variance of the bias at a fixed share of pneumonia.",
+    )
 
     def probability(self, logit: NDArray[np.floating[Any]], shift: float = 0.0) -> NDArray[np.float64]:
         """Calibrated probabilities of pneumonia, of the logits' shape; `shift` is added in log odds."""

@@ -155,12 +155,10 @@ def note(
 
 def fetch_artifacts(settings: Settings, run_id: str, place: str, folder: Path) -> Path | None:
     """Download the artifact folder `place` of a run into a folder; None where the run has none, or is gone."""
-    from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
     from mlflow.exceptions import MlflowException
 
     with translated(settings):
         client = connect(settings)
-        MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
         try:
             if client.list_artifacts(run_id, place):
                 return Path(client.download_artifacts(run_id, place, str(folder)))
@@ -190,11 +188,19 @@ def connect(
         )
     _await_answer(settings.mlflow_uri, ANSWER_SECONDS if wait is None else wait, give_up)
     from mlflow import MlflowClient
-    from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
+    from mlflow.environment_variables import (
+        MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR,
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES,
+        MLFLOW_HTTP_REQUEST_TIMEOUT,
+        MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT,
+    )
 
     # MLflow's own seven retries would hold a step for minutes when the server goes away; here the caller decides.
     MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(2)
     MLFLOW_HTTP_REQUEST_TIMEOUT.set(30)
+    # Standard output belongs to the command: with --json it is one value.
+    MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)
+    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
     return MlflowClient(tracking_uri=settings.mlflow_uri, registry_uri=settings.mlflow_uri)
 
 

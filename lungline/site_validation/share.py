@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from lungline.package.card import Calibration, log_odds
+
 RESAMPLES = 1000
 _STEPS = 40  # of bisection: the share to 1e-12
 _LEAST, _MOST = 1e-6, 1 - 1e-6
@@ -51,12 +53,52 @@ def resampled(patients: NDArray[np.int64], resamples: int = RESAMPLES, seed: int
     return draws[:, owners].astype(np.float64)
 
 
-def em(risks: Vector, calibrated: float, patients: NDArray[np.int64], seed: int = 0) -> ShareEstimate:
-    """The share by maximum likelihood, from risks that are calibrated where the share is `calibrated`."""
+def em(
+    risks: Vector,
+    calibrated: float,
+    patients: NDArray[np.int64],
+    calibration: Calibration | None = None,
+    seed: int = 0,
+) -> ShareEstimate:
+    """The share by maximum likelihood, from risks that are calibrated where the share is `calibrated`.
+
+    The interval is that of a bootstrap over patients, which also draws the calibration where its uncertainty is known,
+    joined with that of the likelihood: at the end of the range, where all draws may agree, only the latter has a width.
+    """
     ratios = likelihood_ratios(risks, calibrated)
     value = float(_maximum(ratios, np.ones((1, len(ratios))))[0])
-    low, high = np.percentile(_maximum(ratios, resampled(patients, seed=seed)), [2.5, 97.5])
-    return ShareEstimate(method="em", value=value, low=float(low), high=float(high), images=len(risks))
+    uncertain = _drawn_ratios(ratios, calibrated, calibration, seed)
+    bootstrap = np.percentile(_maximum(uncertain, resampled(patients, seed=seed)), [2.5, 97.5])
+    # Images of one patient tell less than as many patients would.
+    low, high = _likely(ratios, len(np.unique(patients)) / len(patients))
+    return ShareEstimate(
+        method="em",
+        value=value,
+        low=min(low, float(bootstrap[0])),
+        high=max(high, float(bootstrap[1])),
+        images=len(risks),
+    )
+
+
+def _drawn_ratios(ratios: Vector, calibrated: float, calibration: Calibration | None, seed: int) -> Weights:
+    """The likelihood ratios (resamples, images) with the calibration drawn anew for each resample."""
+    if calibration is None or calibration.uncertainty is None:
+        return ratios[np.newaxis]
+    scale, both, bias = calibration.uncertainty
+    mean = (calibration.scale, calibration.bias)
+    draws = np.random.default_rng(seed).multivariate_normal(mean, [[scale, both], [both, bias]], RESAMPLES)
+    start = log_odds(calibrated)
+    logits = (np.log(ratios) + start - calibration.bias) / calibration.scale
+    odds = np.maximum(draws[:, :1], 0.0) * logits + draws[:, 1:] - start
+    return np.exp(np.clip(odds, -20, 20))
+
+
+def _likely(ratios: Vector, independent: float) -> tuple[float, float]:
+    """The shares whose log likelihood is at most 1.92 below the largest: a 95 % interval."""
+    shares = np.linspace(_LEAST, _MOST, 1001)
+    likelihood = np.array([np.log1p(share * (ratios - 1)).sum() for share in shares]) * independent
+    inside = shares[likelihood >= likelihood.max() - 1.92]
+    return float(inside[0]), float(inside[-1])
 
 
 def likelihood_ratios(risks: Vector, calibrated: float) -> Vector:
@@ -66,7 +108,10 @@ def likelihood_ratios(risks: Vector, calibrated: float) -> Vector:
 
 
 def _maximum(ratios: Vector, weights: Weights) -> Vector:
-    """The share with the largest likelihood, for each row of weights: where the slope crosses 0."""
+    """The share with the largest likelihood, for each row of weights: where the slope crosses 0.
+
+    `ratios` are (images,), or (rows, images) where each row has its own.
+    """
     low, high = np.full(len(weights), _LEAST), np.full(len(weights), _MOST)
     for _ in range(_STEPS):
         share = (low + high) / 2

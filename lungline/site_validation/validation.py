@@ -136,7 +136,7 @@ def _shares(
     if calibrated is None or len(certain) < LEAST // 2:
         return tuple(shares)
     risks, patients = risks_of(certain), np.array([row.compared.patient for row in certain], np.int64)
-    shares.append(em(unshifted(risks, card), calibrated, patients))
+    shares.append(em(unshifted(risks, card), calibrated, patients, card.calibration))
     if black_box := bbse(np.asarray(risks >= card.thresholds.operating), card.confusion, patients):
         shares.append(black_box)
     return tuple(shares)

@@ -26,17 +26,30 @@ def fit_calibration(logits: Floats, labels: Labels) -> Calibration:
     target = np.asarray(labels, np.float64)
     design = np.stack([logits, np.ones_like(logits)], axis=1).astype(np.float64)
     weights: Vector = PRIOR.copy()
+    curvature: Vector = PRIOR_WEIGHT * np.eye(2)
     for _ in range(100):
         p: Vector = 1 / (1 + np.exp(-np.clip(design @ weights, -500, 500)))
         gradient: Vector = design.T @ (p - target) + PRIOR_WEIGHT * (weights - PRIOR)
-        curvature: Vector = (design * (p * (1 - p))[:, None]).T @ design + PRIOR_WEIGHT * np.eye(2)
+        curvature = (design * (p * (1 - p))[:, None]).T @ design + PRIOR_WEIGHT * np.eye(2)
         step = np.asarray(np.linalg.solve(curvature, gradient), np.float64)
         weights = np.asarray(weights - np.clip(step, -1, 1), np.float64)
         if np.abs(step).max() < 1e-9:
             break
     if weights[0] <= 0:
         return Calibration()  # worse than chance on val: an inverted curve would hide it
-    return Calibration(kind="platt", scale=float(weights[0]), bias=float(weights[1]))
+    uncertainty = _uncertainty(np.asarray(np.linalg.inv(curvature), np.float64), target)
+    return Calibration(kind="platt", scale=float(weights[0]), bias=float(weights[1]), uncertainty=uncertainty)
+
+
+def _uncertainty(covariance: Vector, target: Vector) -> tuple[float, float, float]:
+    """The covariance of scale and bias as if the share of pneumonia had been fixed.
+
+    What the share itself adds to the variance of the bias is 1/positives + 1/negatives (Prentice and Pyke 1979).
+    """
+    (scale, both), (_, bias) = covariance.tolist()
+    sick = min(max(float(target.sum()), 0.5), len(target) - 0.5)
+    fixed = bias - 1 / sick - 1 / (len(target) - sick)
+    return scale, both, max(fixed, both * both / scale)
 
 
 def choose_prior(labels: Labels, settings: TrainSettings) -> Prior:
