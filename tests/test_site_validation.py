@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -215,3 +217,16 @@ def test_json_and_page_hold_the_proposal_and_no_file_name(labelled: Validated, f
         assert text in html
     for text in (json.dumps(stored), html):
         assert "image0001" not in text
+
+
+def test_the_command_prints_one_value_and_writes_the_page(folder: Path, rare: list[Case], tmp_path: Path) -> None:
+    site = folder_of(tmp_path / "site", rare[:150], labelled=False)
+    command = [sys.executable, "-m", "cli", "validate-site", "--model", str(folder), "--data", str(site)]
+    options = ["--json", "--report", str(tmp_path / "page.html"), "--home", str(tmp_path / "home"), "--site", "North"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=True, timeout=120)
+    value = json.loads(done.stdout)
+    assert (value["site"], value["model"], value["images"], value["saved"]) == ("North", "1", 150, None)
+    assert "Site North, version 1" in (tmp_path / "page.html").read_text()
+    refused = subprocess.run([*command, "--save"], capture_output=True, text=True, check=False, timeout=120)
+    assert refused.returncode == 2
+    assert "needs the champion of the registry" in refused.stderr

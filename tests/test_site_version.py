@@ -203,11 +203,17 @@ def test_an_image_that_was_doubted_stays_unsure(trained: tuple[Path, Scores]) ->
 
 
 def test_the_run_keeps_page_and_json(
-    settings: Settings, trained: tuple[Path, Scores], site: Path, tmp_path: Path
+    settings: Settings,
+    trained: tuple[Path, Scores],
+    site: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
+    """Nothing is printed meanwhile: with --json, standard output is one value."""
     parent = champion_of(settings, trained, tmp_path / "parent", Place())
     saved = candidate.save(validated(parent, site, settings), parent, settings, "<h1>North</h1>")
     folder = tracking.fetch_artifacts(settings, saved.mlflow_run, "site", tmp_path)
+    assert capfd.readouterr().out == ""
     assert folder
     assert (folder / "report.html").read_text() == "<h1>North</h1>"
     assert json.loads((folder / "site.json").read_text())["proposal"]["source"]["method"] == "em"
