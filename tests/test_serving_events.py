@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,26 @@ def test_all_records_are_predicted_when_one_is_refused(predictor: Predictor, sto
     records = [ResultRecord.model_validate(record) for record in reply.json()["records"]]
     assert [record.outcome for record in records] == ["judged", "refused", "judged"]
     assert [record.upload.key for record in records] == [upload.key for upload in uploads]
+
+
+def test_what_an_event_has_achieved_is_not_done_again(predictor: Predictor, store: Storage) -> None:
+    """A sender that gives up on a large event sends it again, and again."""
+    uploads = [put(store), put(store, jpeg(2, opacities=False))]
+    first = deliver(predictor, *uploads)
+    present = replace(uploads[0], etag=store.put(UPLOADS, uploads[0].key, jpeg(3, opacities=True)))
+    again = deliver(predictor, *uploads)
+    assert again.json() == first.json()
+    assert results.find(store, RESULTS, present.identity) == []
+
+
+def test_an_event_of_thousands_of_records_is_refused_before_any_work(predictor: Predictor, store: Storage) -> None:
+    upload = put(store)
+    stored = {"bucket": {"name": UPLOADS}, "object": {"key": upload.key, "eTag": upload.etag}}
+    records = [{"eventName": "ObjectCreated:Put", "s3": stored}] * 3000
+    reply = predictor.http.post(PREDICT, json={"Records": records})
+    assert reply.status_code == 400, "which nobody sends again"
+    assert "more than 500 records" in reply.text
+    assert results.find(store, RESULTS, upload.identity) == []
 
 
 def test_a_refused_image_is_400_and_has_a_record(predictor: Predictor, store: Storage) -> None:
