@@ -187,7 +187,7 @@ def test_replaced_result_is_shown_and_asks_again_with_the_comment(
     with opened(browser, site, f"/x/{result.upload.identity}") as page:
         write_comment(page, result)
         changes = {"key": result.upload.key, "etag": result.upload.etag, "version": "2"}
-        site.send(record(1, 0.1, done=START.replace(year=2027), **changes))
+        site.send(record(1, 0.1, done=START.replace(month=6), **changes))
         page.keyboard.press("c")
         expect(page.locator("#outbox")).to_contain_text("changed from Pneumonia (model 1) to Normal (model 2)")
         expect(page.get_by_role("button", name="Confirm Normal")).to_be_visible()

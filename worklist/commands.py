@@ -1,10 +1,11 @@
 """Worklist commands as plain functions of the settings; the worklist may be running or not."""
 
 import getpass
+import os
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 from lungline.home import write_private
 from lungline.settings import Settings
@@ -52,7 +53,8 @@ def export_results(settings: Settings, form: Literal["csv", "fhir"], path: Path)
             audit.record(session, _me(), "admin", "exported", detail=form)
         count = 0
         draft = path.with_name(f".{path.name}.draft")
-        with database.reading() as session, draft.open("w", newline="", encoding="utf-8") as file:
+        draft.unlink(missing_ok=True)  # one that a crash left might be readable for others
+        with database.reading() as session, _private(draft) as file:
             for line in csv_fhir.csv_lines(session) if form == "csv" else csv_fhir.fhir_lines(session):
                 file.write(line)
                 count += 1
@@ -78,6 +80,11 @@ def mark_trained(settings: Settings, check: RetrainCheck) -> None:
     """Record that a training run used all labels that a check counted."""
     with closing(Database.open(settings)) as database:
         feedback.mark_trained(database, check.last)
+
+
+def _private(path: Path) -> TextIO:
+    """A new file for its owner alone, from its first moment: it names patients."""
+    return os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", newline="", encoding="utf-8")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Background jobs: send and escalate notices, store readings and DICOM results in S3."""
+"""Background jobs: send notices, store readings and DICOM results in S3, restore a lost database from there."""
 
 import asyncio
 import contextlib
@@ -13,8 +13,10 @@ from lungline.errors import DataError, LunglineError, ObjectGone, Unavailable
 from lungline.results.records import ResultRecord
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
+from lungline.wording import count
 from worklist.database import audit, counters, entries, readings
 from worklist.database.models import ResultRow
+from worklist.database.rebuild import Restoration
 from worklist.database.session import Database
 from worklist.exports.images import ImageRenderer
 from worklist.exports.secondary_capture import capture, capture_key
@@ -32,11 +34,19 @@ _log = logging.getLogger(__name__)
 class Jobs:
     """The jobs of one worklist; each round does what is due."""
 
-    def __init__(self, database: Database, storage: Storage, settings: Settings, notifier: Notifier) -> None:
+    def __init__(
+        self,
+        database: Database,
+        storage: Storage,
+        settings: Settings,
+        notifier: Notifier,
+        restoration: Restoration | None = None,
+    ) -> None:
         self._database = database
         self._storage = storage
         self._settings = settings
         self._notifier = notifier
+        self._restoration = restoration or Restoration()
         self._images = ImageRenderer(storage, settings)
         self._stopping = asyncio.Event()
         self._unsure, self._recount = -1, 0.0
@@ -45,7 +55,7 @@ class Jobs:
     async def run(self) -> None:
         """Run rounds until stopped; notices do not wait for the store."""
         stored = (self.save_readings, self.save_captures, self.count_deidentified, self.anchor_audit)
-        await asyncio.gather(self._repeat(self.send_notices), self._repeat(*stored))
+        await asyncio.gather(self._repeat(self.send_notices), self._repeat(*stored), self._repeat(self.restore))
         await run_in_threadpool(self._notifier.join, STOP_SECONDS)
 
     async def _repeat(self, *jobs: Callable[[], None]) -> None:
@@ -62,6 +72,20 @@ class Jobs:
     def send_notices(self) -> None:
         """Start sending due notices, and escalate those that were not acknowledged in time."""
         self._notifier.send_due()
+
+    def restore(self) -> None:
+        """Restore the list of an empty database from the store."""
+        try:
+            done = self._restoration.restore(self._database, self._storage, self._settings.results_bucket)
+        except Unavailable:
+            raise
+        except LunglineError:  # nobody has made the bucket yet
+            return
+        if done:
+            detail = f"{count(done.added, 'result')}, {count(done.readings, 'reading')}"
+            _log.warning("The database was empty; restored from the store: %s.", detail)
+            with self._database.writing() as session:
+                audit.record(session, "the worklist", "none", "restored", detail=detail)
 
     def save_readings(self) -> None:
         """Store new readings in S3."""
@@ -95,9 +119,9 @@ class Jobs:
         if unsure == self._unsure and time.monotonic() < self._recount:
             return
         self._unsure, self._recount = unsure, time.monotonic() + RECOUNT_SECONDS
-        count = counters.count_research(self._storage, self._settings)
+        images = counters.count_research(self._storage, self._settings)
         with self._database.writing() as session:
-            counters.save_research_count(session, count)
+            counters.save_research_count(session, images)
 
     def anchor_audit(self) -> None:
         """Keep the hash of the audit log's last entry in the store, once a minute when there are new entries."""

@@ -146,9 +146,12 @@ class Site:
 
 @contextmanager
 def running_site(
-    settings: Settings, storage: Storage | None = None, *, port: int = 0, **options: float
+    settings: Settings, storage: Storage | None = None, *, port: int = 0, restore: bool = False, **options: float
 ) -> Iterator[Site]:
-    """A worklist, by default on a free port, until the context ends; `options` are parameters of `build_app`."""
+    """A worklist, by default on a free port, until the context ends; `options` are parameters of `build_app`.
+
+    It restores nothing by default, because tests share a store.
+    """
     listener = socket.create_server(("127.0.0.1", port))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     # By default the store has records and nothing else.
@@ -156,6 +159,7 @@ def running_site(
         settings,
         storage or RecordStore(),
         address=url,
+        restore=restore,
         **options,
     )
     server = WorklistServer(app)

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from lungline.results.records import ResultRecord, knows_more
 from worklist.database.models import ReadingRow, ResultRow, WorklistEntry, microseconds
-from worklist.database.notices import queue
+from worklist.database.notices import note_late, queue
 from worklist.database.readings import apply
 from worklist.database.session import Database
 from worklist.rules import NoticeRule
@@ -53,7 +53,7 @@ def ingest(
 ) -> int:
     """Store results in one transaction and queue their notices; return how many changed the list.
 
-    Results older than `notice_max_age` send no notice. Raises DatabaseUnavailable.
+    Results older than `notice_max_age` send no notice, and say so. Raises DatabaseUnavailable.
     """
     try:
         return _ingest(database, records, rules, notice_max_age)
@@ -77,6 +77,8 @@ def _ingest(
                 changed += 1
                 if datetime.now(UTC) - record.times.done < notice_max_age:
                     queue(session, rules, record)
+                else:
+                    note_late(session, rules, record, notice_max_age)
     return changed
 
 

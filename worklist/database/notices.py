@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from lungline.results.records import ResultRecord
+from lungline.wording import ago
 from worklist.database.models import Notice, WorklistEntry
 from worklist.rules import NoticeRule
 
@@ -20,6 +21,8 @@ ATTEMPTS = 12
 _GIVE_WAY_AFTER = 7
 FIRST_WAIT = timedelta(seconds=10)
 LONGEST_WAIT = timedelta(minutes=30)
+# A notice that is never sent has no place among the groups of its rule: a later result must find theirs free.
+NOT_SENT, LATE_STEP = "not sent", -1
 
 
 # A rule's name, the number of a group in it, and of a target in that group, from 0.
@@ -44,6 +47,19 @@ def queue(session: Session, rules: Sequence[NoticeRule], record: ResultRecord) -
     for rule in rules:
         if rule.fits(record, local):
             _add(session, record.upload.identity, rule, 0, record.label)
+
+
+def note_late(session: Session, rules: Sequence[NoticeRule], record: ResultRecord, limit: timedelta) -> None:
+    """Say of a result that came too late for a notice that none was sent: whoever relies on notices must see it."""
+    local, now = datetime.now().astimezone(), datetime.now(UTC)
+    error = f"The result was {ago(now - record.times.done)} old when it came, and {ago(limit)} is the limit."
+    identity = record.upload.identity
+    for rule in rules:
+        place = (Notice.identity == identity, Notice.rule == rule.name, Notice.step == LATE_STEP)
+        if rule.fits(record, local) and session.scalar(select(Notice.number).where(*place)) is None:
+            values = {"identity": identity, "rule": rule.name, "label": record.label, "state": NOT_SENT, "error": error}
+            session.add(Notice(**values, step=LATE_STEP, due=now, created=now))
+    session.flush()
 
 
 def anything_due(session: Session) -> bool:

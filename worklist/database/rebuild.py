@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
+from sqlalchemy import select
+
 from lungline.results import readings as stored_readings
 from lungline.results import records as results
 from lungline.results.events import is_consistent
 from lungline.storage.s3 import Storage
 from worklist.database import counters, readings
 from worklist.database.ingest import ingest
+from worklist.database.models import WorklistEntry
 from worklist.database.session import Database
 
 BATCH = 500
@@ -54,6 +57,40 @@ def rebuild(
         with database.writing() as session:
             restored += sum(readings.restore(session, reading) for reading in batch if reading)
     return Rebuilt(records=count, readings=restored, added=added, odd=odd)
+
+
+@dataclass(slots=True)
+class Restoration:
+    """Whether the list is being restored from the store, and how many results were read so far."""
+
+    needed: bool = False
+    running: bool = False
+    results: int = 0
+
+    @classmethod
+    def of(cls, database: Database) -> "Restoration":
+        """Whether one is needed, asked before the first result comes. Raises DatabaseUnavailable."""
+        with database.reading() as session:
+            return cls(needed=session.scalar(select(WorklistEntry.number).limit(1)) is None)
+
+    def restore(self, database: Database, storage: Storage, bucket: str) -> Rebuilt | None:
+        """Rebuild an empty database beside a bucket that has results, once; None when there is nothing to do.
+
+        A lost database would show an empty list, and nobody would miss the X-rays on it. Raises StorageUnavailable and
+        DatabaseUnavailable, after which another call goes on.
+        """
+        if not self.needed:
+            return None
+        self.running = any(True for _ in storage.list(bucket, results.PREFIX, page_size=1))
+        try:
+            done = rebuild(database, storage, bucket, self._count) if self.running else None
+        finally:
+            self.running = False
+        self.needed = False
+        return done
+
+    def _count(self, number: int) -> None:
+        self.results = number
 
 
 def _batched(items: Iterable[_Item]) -> Iterator[list[_Item]]:

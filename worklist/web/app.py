@@ -25,6 +25,7 @@ from lungline.storage.s3 import Storage
 from worklist.database.access import Access, own_host
 from worklist.database.models import WorklistEntry
 from worklist.database.readings import ReadingRefused, ResultChanged
+from worklist.database.rebuild import Restoration
 from worklist.database.session import BUSY_SECONDS, Database
 from worklist.exports.images import ImageRenderer
 from worklist.incoming import Incoming, ResultMissing, VersionUnknown
@@ -63,8 +64,11 @@ def build_app(
     address: str = "http://127.0.0.1:8900",
     busy_seconds: float = BUSY_SECONDS,
     notice_timeout: float = TIMEOUT_SECONDS,
+    restore: bool = True,
 ) -> FastAPI:
     """Build the service; `address` is its public URL unless `worklist.uri` is set.
+
+    `restore` fills an empty database from the results bucket.
 
     Raises SettingsError for invalid notice rules, DatabaseUnavailable when the database does not answer.
     """
@@ -82,12 +86,12 @@ def build_app(
     images = ImageRenderer(storage, settings)
     app = FastAPI(lifespan=_lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     notifier = Notifier(database, settings, rules, (settings.worklist.uri or address).rstrip("/"), notice_timeout)
-    incoming = Incoming(storage, settings)
+    incoming, restoration = Incoming(storage, settings), Restoration.of(database) if restore else Restoration()
     app.state.worklist = Worklist(
-        settings, database, storage, access, live, pages, images, rules, incoming, Looks(database)
+        settings, database, storage, access, live, pages, images, rules, incoming, Looks(database), restoration
     )
     app.state.stop = lambda: None
-    app.state.jobs = Jobs(database, storage, settings, notifier)
+    app.state.jobs = Jobs(database, storage, settings, notifier, restoration)
     for routes in (events, list_page, viewer, sign_in, exports):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=FOLDER / "static"))

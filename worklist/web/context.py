@@ -13,6 +13,7 @@ from lungline.errors import LunglineError
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from worklist.database.access import COOKIE, Access, Person
+from worklist.database.rebuild import Restoration
 from worklist.database.session import Database
 from worklist.exports.images import ImageRenderer
 from worklist.incoming import Incoming
@@ -47,6 +48,7 @@ class Worklist:
     rules: tuple[NoticeRule, ...]
     incoming: Incoming
     looks: Looks
+    restoration: Restoration
     ill: threading.Event = field(default_factory=threading.Event)
     """Set when a background loop has died."""
 

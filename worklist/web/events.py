@@ -66,7 +66,8 @@ def health(context: Context) -> JSONResponse:
         return JSONResponse({"status": "a background loop has ended"}, 503)
     with context.database.reading() as session:
         session.execute(select(1))
-    return JSONResponse({"status": "ready", "pages": context.live.pages})
+    state = {"status": "ready", "pages": context.live.pages, "restoring": context.restoration.running}
+    return JSONResponse(state)
 
 
 async def _body(request: Request) -> bytes:

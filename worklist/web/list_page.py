@@ -24,6 +24,7 @@ def show_list(request: Request, context: Context, person: Reader) -> Response:
     """The page."""
     _look(request, context, person)
     values = _rows(request, context) | _aside(context) | {"person": person, "counters": context.live.counters}
+    values["restoration"] = context.restoration
     return context.pages.TemplateResponse(request, "list.html", values)
 
 
