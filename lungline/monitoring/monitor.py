@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 
+from lungline import bounds
 from lungline.datasets.dataset import patient_in, patient_pattern
 from lungline.errors import PackageError
 from lungline.monitoring.comparison import ComparedResult, Sample, compare, sample
@@ -15,7 +16,6 @@ from lungline.monitoring.findings import Feedback, ModelFindings, MonitoringFind
 from lungline.monitoring.reference import fetch_reference
 from lungline.package.card import Card
 from lungline.results import records as results
-from lungline.results.events import is_consistent
 from lungline.results.readings import ReadingRecord, stored
 from lungline.results.records import ResultRecord
 from lungline.settings import MonitorSettings, Settings
@@ -37,9 +37,10 @@ def records(storage: Storage, bucket: str, keys: list[str]) -> Iterator[ResultRe
 
     def read(key: str) -> ResultRecord | None:
         record = results.load_or_none(storage, bucket, key)
-        if record is None or record.outcome not in {"judged", "refused"} or not is_consistent(record):
+        if record is None or record.outcome not in {"judged", "refused"}:
             return None
-        return record
+        written = (record.times.received, record.times.done)
+        return record if all(bounds.moment(time) == time for time in written) else None
 
     with ThreadPoolExecutor(READERS) as pool:
         for start in range(0, len(keys), _PAGE):
