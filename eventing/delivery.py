@@ -2,7 +2,7 @@
 
 Knative retries a sink that answers 404, 408, 409, 429 or from 500 on, or does not answer: here 10 times, after 0.2 s,
 0.4 s, ... 30 s (111 s in all). Any other status is a dead letter at once. While the sink is unavailable or says that
-it is not ready, records wait and use up no retries.
+it is not ready, records wait and use up no retries; nor while it is busy (503 with Retry-After), for ten minutes.
 """
 
 import heapq
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message
 
 BROKER_REFUSED_SECONDS = 1.0
+BUSY_PATIENCE_SECONDS = 600.0
 POLL_SECONDS = 0.1
 
 log = logging.getLogger("lungline.trigger")
@@ -43,6 +44,8 @@ class Delivery:
     ticket: int = field(compare=False)
     """In the tracker."""
     retries: int = field(default=0, compare=False)
+    patience: float = field(default=0.0, compare=False)
+    """Until when a busy sink costs no attempt; 0 before the sink was busy."""
 
     def finish(self) -> None:
         """Nothing is left to do for it."""
@@ -152,6 +155,12 @@ class Dispatcher:
 
     def _retry(self, delivery: Delivery, response: SinkResponse) -> None:
         policy = self._route.retry
+        now = time.monotonic()
+        if response.busy_seconds is not None and now < (delivery.patience or now + 1):
+            # Busy is no fault of the record: it costs no attempt, for as long as a sink may be busy.
+            delivery.patience = delivery.patience or now + BUSY_PATIENCE_SECONDS
+            self._schedule(delivery, max(response.busy_seconds, policy.backoff(0)))
+            return
         if delivery.retries >= policy.retries:
             self._dead_letter(delivery, response)
             return

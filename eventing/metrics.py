@@ -2,8 +2,10 @@
 
 import logging
 
-from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.registry import Collector
+
+from lungline.metrics_server import serve_metrics
 
 log = logging.getLogger("lungline.metrics")
 
@@ -20,6 +22,6 @@ def expose(port: int | None, *collectors: Collector, host: str = "127.0.0.1") ->
     for collector in collectors:
         registry.register(collector)
     try:
-        start_http_server(port, host, registry)
+        serve_metrics(registry, port, host)
     except OSError as exc:
         log.warning("Metrics are not served: port %d: %s.", port, exc.strerror)

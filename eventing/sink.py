@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 TIMEOUT_SECONDS = 60.0
 READY_PATH = "/v2/health/ready"
 # Statuses below 500 that Knative retries.
+MOST_BUSY_SECONDS = 30
 RETRIED = frozenset({404, 408, 409, 429})
 
 
@@ -36,6 +37,14 @@ class SinkResponse:
     def unavailable(self) -> bool:
         """Whether the sink may be unable to accept any event at all."""
         return self.status in {None, 503}
+
+    @property
+    def busy_seconds(self) -> float | None:
+        """When a sink that is busy asks for another attempt (503 with Retry-After); None for any other response."""
+        after = next((value for name, value in self.headers if name.lower() == "retry-after"), "")
+        return (
+            min(int(after), MOST_BUSY_SECONDS) if self.status == 503 and after.isdecimal() and after.isascii() else None
+        )
 
 
 class Sink:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from lungline.errors import Busy
+from lungline.errors import Busy, ImageRefused
 
 _WAIT_SECONDS = 30.0
 # Freed memory below this is used again soon; returning it to the system costs more than it frees.
@@ -25,11 +25,13 @@ class _Scope:
 class MemoryBudget:
     """A number of bytes, of which threads take what their work needs, and give it back when the work ends.
 
-    Work that needs more than is free waits, at most `wait_seconds`; what needs more than the whole budget runs alone.
+    Work that needs more than is free waits, at most `wait_seconds`; what needs more than the whole budget runs
+    alone, or is refused unless `runs_alone`.
     """
 
-    def __init__(self, size: int, wait_seconds: float = _WAIT_SECONDS) -> None:
+    def __init__(self, size: int, wait_seconds: float = _WAIT_SECONDS, *, runs_alone: bool = True) -> None:
         self.size = size
+        self._runs_alone = runs_alone
         self._wait_seconds = wait_seconds
         self._free = size
         self._changed = threading.Condition()
@@ -57,8 +59,13 @@ class MemoryBudget:
                 self._give_back(scope)
 
     def take(self, size: int) -> None:
-        """Take bytes for the work of this thread. Raises Busy after `wait_seconds`, or when nobody could give back."""
+        """Take bytes for the work of this thread.
+
+        Raises Busy after `wait_seconds`, or when nobody could give back, and ImageRefused (too-many-pixels).
+        """
         scope: _Scope = self._local.scope
+        if scope.held + size > self.size and not self._runs_alone:
+            raise ImageRefused("too-many-pixels", "The image is too large for the memory of this service.")
         with self._changed:
             size = min(size, self.size - scope.held)
             if self._queue or self._free < size:
@@ -98,9 +105,9 @@ class MemoryBudget:
             return_memory()
 
 
-def budget_of_process(share: float) -> MemoryBudget:
+def budget_of_process(share: float, *, runs_alone: bool = True) -> MemoryBudget:
     """A budget of this share of the memory that the process may use."""
-    return MemoryBudget(round(share * memory_limit()))
+    return MemoryBudget(round(share * memory_limit()), runs_alone=runs_alone)
 
 
 def memory_limit() -> int:

@@ -85,7 +85,8 @@ class TestBudget:
                 wait_until(lambda: len(budget._queue) == 1)  # noqa: SLF001
                 small = pool.submit(lambda: (take(budget, 10), order.append("small")))
                 wait_until(lambda: len(budget._queue) == 2)  # noqa: SLF001
-            large.result(10), small.result(10)
+            large.result(10)
+            small.result(10)
         assert order == ["large", "small"]
 
     def test_a_process_has_a_share_of_its_limit(self) -> None:
@@ -144,7 +145,7 @@ class TestBands:
             pytest.skip("TIFF as it is written here has none of this")
         data = encoded(picture(mode, size), kind, **options)
         whole = decode(data)
-        monkeypatch.setattr(grey, "_WHOLE_PIXELS", 1000)
+        monkeypatch.setattr(grey, "WHOLE_PIXELS", 1000)
         monkeypatch.setattr(grey, "_BAND_PIXELS", 5000)
         banded = decode(data)
         assert np.array_equal(whole.pixels, banded.pixels)
@@ -155,9 +156,9 @@ class TestBands:
         import imagecodecs
 
         values = np.random.default_rng(samples).integers(0, 60_000, (300, 200, samples), np.uint16)
-        data = imagecodecs.png_encode(values[..., 0] if samples == 1 else values)
+        data = bytes(imagecodecs.png_encode(values[..., 0] if samples == 1 else values))
         whole = decode(data)
-        monkeypatch.setattr(grey, "_WHOLE_PIXELS", 1000)
+        monkeypatch.setattr(grey, "WHOLE_PIXELS", 1000)
         monkeypatch.setattr(grey, "_BAND_PIXELS", 5000)
         assert np.array_equal(whole.pixels, decode(data).pixels)
 
@@ -168,7 +169,7 @@ class TestBands:
         rows = b"".join(b"\0" + bytes((at * 7 % 256,)) * 200 for at in range(300))
         body = zlib.compress(rows[:30_000] if damage == "cut" else rows)
         data = png_of(200, 300, body if damage == "cut" else body[:-300] + b"\xff" * 300)
-        monkeypatch.setattr(grey, "_WHOLE_PIXELS", 1000)
+        monkeypatch.setattr(grey, "WHOLE_PIXELS", 1000)
         monkeypatch.setattr(grey, "_BAND_PIXELS", 5000)
         with pytest.raises(ImageRefused) as refusal:
             decode(data)

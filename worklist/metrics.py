@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import cache
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from sqlalchemy import func, select
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lungline.errors import LunglineError
+from lungline.metrics_server import serve_metrics
 from lungline.results.records import ResultRecord
 from worklist.database import notices
 from worklist.database.models import ReadingRow, WorklistEntry
@@ -150,4 +151,4 @@ def serve(host: str, port: int, *collectors: Collector) -> None:
     """Serve the metrics on their own port, in a thread. Raises OSError."""
     for collector in collectors:
         REGISTRY.register(collector)
-    start_http_server(port, host, REGISTRY)
+    serve_metrics(REGISTRY, port, host)

@@ -24,7 +24,7 @@ from lungline.deidentification.burned_in_text import find_text, paint_over
 from lungline.deidentification.pseudonyms import Pseudonyms
 from lungline.errors import LunglineError
 from lungline.imaging import dicom
-from lungline.imaging.decoding import DICOM_PIXEL_BYTES, decode
+from lungline.imaging.decoding import decode, dicom_memory
 from lungline.imaging.dicom_header import read_header
 from lungline.imaging.image import Limits
 from lungline.imaging.png import write_png
@@ -118,7 +118,7 @@ def deidentify(data: bytes, pseudonyms: Pseudonyms, limits: Limits = Limits()) -
 
 
 def _dicom(data: bytes, pseudonyms: Pseudonyms, limits: Limits) -> Deidentified:
-    raw = dicom.read_raw(data, limits.for_file(len(data), DICOM_PIXEL_BYTES))
+    raw = dicom.read_raw(data, limits.for_file(len(data), dicom_memory))
     limits.take(_TRUE_VALUE_BYTES * raw.patterns.size)
     if raw.patterns.ndim == 3:
         colours = raw.patterns.astype(np.uint8)

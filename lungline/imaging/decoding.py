@@ -17,13 +17,12 @@ from PIL.JpegImagePlugin import JpegImageFile
 from lungline.errors import ImageRefused
 from lungline.imaging import dicom, jpeg
 from lungline.imaging.bmp_webp import BMP_MAGIC, is_webp, read_bmp, read_webp
-from lungline.imaging.grey import Grey, colour_warning, grey_of, mean_chroma
+from lungline.imaging.grey import WHOLE_PIXELS, Grey, colour_warning, grey_of, mean_chroma
 from lungline.imaging.image import CheckSize, DecodedImage, Limits, Pixels
 from lungline.imaging.jpeg_png import JPEG_MAGIC, PNG_MAGIC, Container, read_jpeg, read_png
 from lungline.imaging.tiff import TIFF_MAGICS, read_tiff
 
-# Memory that decoding a DICOM needs at most for each pixel: as JPEG 2000 of 16 bits, measured.
-DICOM_PIXEL_BYTES = 9
+_STRIP_MEMORY = 40_000_000
 _SUPPORTED = "expected JPEG, PNG, TIFF, BMP, WebP or DICOM"
 
 
@@ -42,10 +41,10 @@ def decode(data: bytes, limits: Limits = Limits(), *, at_least: int | None = Non
         raise ImageRefused("too-large", f"The file has {len(data):,} bytes; at most {limits.max_bytes:,} are read.")
     with limits.work():
         if dicom.is_dicom(data):
-            return _decode_dicom(dicom.read(data, limits.for_file(len(data), DICOM_PIXEL_BYTES), limits.max_pixels))
+            return _decode_dicom(dicom.read(data, limits.for_file(len(data), dicom_memory), limits.max_pixels))
         for image_format in _FORMATS:
             if image_format.matches(data):
-                container = image_format.read(data, limits.for_file(len(data), image_format.pixel_bytes))
+                container = image_format.read(data, limits.for_file(len(data), partial(image_format.memory, data)))
                 if container.format == "jpeg":
                     limits.take(_jpeg_bytes(container, at_least))
                 return _decode_container(container, partial(image_format.decode, container, at_least))
@@ -108,6 +107,21 @@ def _decode_png(container: Container, at_least: int | None) -> Grey:  # noqa: AR
     return decode_png(container)
 
 
+def dicom_memory(pixels: int) -> float:
+    """The memory that decoding a DICOM of so many pixels needs at most: as run lengths of 16 bits, measured."""
+    return 9 * pixels
+
+
+def _png_memory(data: bytes, pixels: int) -> float:
+    """The memory that decoding a PNG needs: in one piece when it is small or interlaced, else in strips."""
+    depth, colour, interlaced = data[24], data[25], data[28]
+    if interlaced:
+        return 6 * pixels
+    if pixels <= WHOLE_PIXELS:
+        return (20 if colour in {3, 4, 6} else 8) * pixels if colour else 4 * pixels
+    return (4 if depth == 16 else 2) * pixels + _STRIP_MEMORY
+
+
 def _decode_by(plugin: str, name: str) -> Callable[[Container, int | None], Grey]:
     """Return a decoder for a format without reduced decoding; its Pillow plugin is imported on first use."""
 
@@ -121,21 +135,35 @@ def _decode_by(plugin: str, name: str) -> Callable[[Container, int | None], Grey
 class _Format:
     """How a format is detected, checked, and decoded; each step runs only after the previous one has passed.
 
-    Decoding needs at most `pixel_bytes` of memory for each pixel, measured.
+    `memory` is what decoding needs at most besides the file, by its content and its pixels; measured.
     """
 
     matches: Callable[[bytes], bool]
     read: Callable[[bytes, CheckSize], Container]
     decode: Callable[[Container, int | None], Grey]
-    pixel_bytes: float
+    memory: Callable[[bytes, int], float]
+
+
+def _each_pixel(size: int) -> Callable[[bytes, int], float]:
+    return lambda _, pixels: size * pixels
 
 
 _FORMATS = (
-    _Format(lambda data: data.startswith(JPEG_MAGIC), read_jpeg, _decode_jpeg, 0),
-    _Format(lambda data: data.startswith(PNG_MAGIC), read_png, _decode_png, 5),
-    _Format(lambda data: data.startswith(TIFF_MAGICS), read_tiff, _decode_by("TiffImagePlugin", "TiffImageFile"), 7),
-    _Format(lambda data: data.startswith(BMP_MAGIC), read_bmp, _decode_by("BmpImagePlugin", "BmpImageFile"), 5),
-    _Format(is_webp, read_webp, _decode_by("WebPImagePlugin", "WebPImageFile"), 20),
+    _Format(lambda data: data.startswith(JPEG_MAGIC), read_jpeg, _decode_jpeg, _each_pixel(0)),
+    _Format(lambda data: data.startswith(PNG_MAGIC), read_png, _decode_png, _png_memory),
+    _Format(
+        lambda data: data.startswith(TIFF_MAGICS),
+        read_tiff,
+        _decode_by("TiffImagePlugin", "TiffImageFile"),
+        _each_pixel(7),
+    ),
+    _Format(
+        lambda data: data.startswith(BMP_MAGIC),
+        read_bmp,
+        _decode_by("BmpImagePlugin", "BmpImageFile"),
+        _each_pixel(5),
+    ),
+    _Format(is_webp, read_webp, _decode_by("WebPImagePlugin", "WebPImageFile"), _each_pixel(20)),
 )
 
 # Formats that people do send. They are refused by name, so that the sender knows what to convert.

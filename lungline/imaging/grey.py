@@ -13,7 +13,7 @@ from lungline.imaging.image import Pixels
 _COLOUR_THUMBNAIL = 32
 _COLOURED = 0.01
 # A conversion holds up to 20 bytes for each pixel of a band. Images of usual sizes are one band.
-_WHOLE_PIXELS, _BAND_PIXELS = 4_000_000, 1_000_000
+WHOLE_PIXELS, _BAND_PIXELS = 4_000_000, 1_000_000
 
 
 class Grey(NamedTuple):
@@ -61,7 +61,7 @@ def band_rows(size: tuple[int, int]) -> int:
     """The rows of a band: a multiple of the blocks that chroma is measured in."""
     width, height = size
     block = _block(size)
-    return height if width * height <= _WHOLE_PIXELS else max(1, _BAND_PIXELS // width // block) * block
+    return height if width * height <= WHOLE_PIXELS else max(1, _BAND_PIXELS // width // block) * block
 
 
 def spread(pixels: npt.NDArray[np.integer]) -> Grey:

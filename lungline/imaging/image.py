@@ -65,11 +65,10 @@ class Limits:
                 f"The image is {width} x {height} pixels; its shortest side must have at least {self.min_side}.",
             )
 
-    def for_file(self, size: int, pixel_bytes: float = 0) -> CheckSize:
+    def for_file(self, size: int, memory: Callable[[int], float] | None = None) -> CheckSize:
         """Return `check_size` for a file of `size` bytes; it also refuses too many pixels for these bytes (bomb).
 
-        It takes the memory that decoding needs, `pixel_bytes` for each pixel, and the rest when it is called again with
-        more pixels. Small images may need more, which is too little to matter.
+        It takes the memory that decoding needs by a number of pixels, and the rest when it is called again with more.
         """
         taken = 0
 
@@ -80,7 +79,7 @@ class Limits:
                 raise ImageRefused(
                     "bomb", f"The file has {size:,} bytes for {width * height:,} pixels; no X-ray is packed so tightly."
                 )
-            needed = round(width * height * pixel_bytes) + size * bool(pixel_bytes)
+            needed = round(memory(width * height)) + size if memory else 0
             if needed > taken:
                 self.take(needed - taken)
                 taken = needed

@@ -74,6 +74,7 @@ ROOMS = (
     "lungline.health_check",
     "lungline.network",
     "lungline.memory",
+    "lungline.metrics_server",
     "lungline.connections",
     "lungline.litter",
     "lungline.bounds",

@@ -3,6 +3,7 @@
 import io
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,9 @@ from lungline.storage.s3 import Storage
 
 THUMB_SIDE = 160
 THUMBS = 2000
+# Pixels above which a thumbnail is made from the heatmap, whose longest side has 512.
+_LARGE = 16_000_000
+_HEATMAP_BYTES = 4 * 2**20
 # The rest of a pod's 512 MiB: what the worklist needs without any image, and what a budget cannot count.
 MEMORY_SHARE = 0.45
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
@@ -40,7 +44,7 @@ class ImageRenderer:
     def __init__(self, storage: Storage, settings: Settings) -> None:
         self._storage = storage
         self._bucket = settings.results_bucket
-        self._limits = Limits.from_settings(settings, budget_of_process(MEMORY_SHARE))
+        self._limits = Limits.from_settings(settings, budget_of_process(MEMORY_SHARE, runs_alone=False))
         self._thumbs: OrderedDict[str, RenderedImage] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -49,13 +53,16 @@ class ImageRenderer:
 
         Raises ObjectGone, also when the object was overwritten, StorageUnavailable and ImageRefused.
         """
-        data = self.original(record)
-        if data.startswith(_JPEG):
-            return RenderedImage(data, "image/jpeg")
-        # Browsers truncate 16 bits to 8, and not all of them turn a PNG as its EXIF says.
-        if data.startswith(_PNG) and data[24:25] == b"\x08" and b"eXIf" not in data:
-            return RenderedImage(data, "image/png")
-        return RenderedImage(write_png(decode(data, self._limits).pixels), "image/png")
+        with self._limits.work():
+            data = self._read(record)
+            if data.startswith(_JPEG):
+                return RenderedImage(data, "image/jpeg")
+            # Browsers truncate 16 bits to 8, and not all of them turn a PNG as its EXIF says.
+            if data.startswith(_PNG) and data[24:25] == b"\x08" and b"eXIf" not in data:
+                return RenderedImage(data, "image/png")
+            pixels = decode(data, self._limits).pixels
+            self._limits.take(2 * pixels.size)  # while it is compressed
+            return RenderedImage(write_png(pixels), "image/png")
 
     def original(self, record: ResultRecord) -> bytes:
         """The bytes that were uploaded."""
@@ -66,6 +73,21 @@ class ImageRenderer:
             raise ObjectGone("The image was overwritten after the prediction.")
         return stored.data
 
+    def _read(self, record: ResultRecord) -> bytes:
+        """The bytes that were uploaded, in the memory of this thread's work."""
+        self._limits.take(min(record.read.size or 0, self._limits.max_bytes) if record.read else 0)
+        return self.original(record)
+
+    def _small(self, record: ResultRecord) -> Image.Image:
+        """The X-ray for a thumbnail; of a large one the image below the heatmap, which costs no decoding."""
+        facts = record.image
+        if record.heatmap and facts and facts.width * facts.height > _LARGE:
+            with suppress(ObjectGone):
+                data = self._storage.get(self._bucket, record.heatmap, max_bytes=_HEATMAP_BYTES).data
+                return Image.open(io.BytesIO(data), formats=["PNG"]).convert("L")
+        with self._limits.work():
+            return Image.fromarray(decode(self._read(record), self._limits, at_least=THUMB_SIDE).pixels)
+
     def thumb(self, record: ResultRecord) -> RenderedImage:
         """The X-ray, 160 pixels on its longest side."""
         identity = record.upload.identity
@@ -73,8 +95,7 @@ class ImageRenderer:
             if identity in self._thumbs:
                 self._thumbs.move_to_end(identity)
                 return self._thumbs[identity]
-        decoded = decode(self.original(record), self._limits, at_least=THUMB_SIDE)
-        image = Image.fromarray(decoded.pixels)
+        image = self._small(record)
         image.thumbnail((THUMB_SIDE, THUMB_SIDE))
         shown = RenderedImage(_jpeg(image), "image/jpeg")
         with self._lock:

@@ -18,7 +18,9 @@ from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.exceptions import HTTPException
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from lungline.connections import BACKLOG, guarded, most_connections
 from lungline.errors import EventMalformed, ImageRefused, LunglineError, Unavailable
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
@@ -194,6 +196,8 @@ class WorklistServer(uvicorn.Server):
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=3,
+            http=guarded(AutoHTTPProtocol, most_connections()),
+            backlog=BACKLOG,
         )
         super().__init__(config)
         self._live = app.state.worklist.live
