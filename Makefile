@@ -1,6 +1,6 @@
 # The commands for people, hooks and CI. A fresh machine needs Python 3.11 and make; the rest is installed.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos kafka-test cluster-test check format graph lock docs dashboards screenshots bench clean
+.PHONY: help setup demo test attack chaos kafka-test cluster-test check format graph lock docs dashboards screenshots bench clean
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -29,6 +29,9 @@ demo: $(INSTALLED) ## show the whole flow on this machine (ARGS="--exit --json" 
 # Coverage is measured only when all tests run; `.venv/bin/coverage report` has the details.
 test: $(INSTALLED) ## run all tests (ARGS="-k events" for some)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(if $(ARGS),$(ARGS),--cov --cov-report=)
+
+attack: $(INSTALLED) ## try what an attacker tries, against a stack that the tests start (ARGS="-k predictor" for some)
+	@$(BIN)/python -m pytest -m attack tests $(ARGS)
 
 chaos: $(INSTALLED) ## kill every service and every pair of services under 300 uploads
 	@$(BIN)/python -m pytest -q -s -m chaos tests/test_chaos.py $(ARGS)

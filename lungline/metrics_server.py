@@ -27,7 +27,7 @@ class _Handler(WSGIRequestHandler):
 
     timeout = _SECONDS
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ARG002 - as the base class names it
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as the base class names it
         """Log nothing."""
 
 

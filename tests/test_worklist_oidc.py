@@ -13,8 +13,10 @@ import httpx
 import pytest
 from joserfc import jwt
 from joserfc.jwk import KeySet, RSAKey
+from sqlalchemy import select
 
 from tests.support.worklist_site import Site, home, running_site
+from worklist.web.oidc import person_of
 
 
 class Provider:
@@ -143,3 +145,38 @@ def test_unavailable_provider_is_reported(tmp_path: Path) -> None:
     settings = {"login": "oidc", "oidc_client_id": "w", "oidc_client_secret": "s", "oidc_issuer": "http://127.0.0.1:9"}
     with running_site(home(tmp_path, **settings)) as site, site.client(None) as browser:
         assert browser.get("/login/oidc").status_code == 503
+
+
+@pytest.mark.attack
+def test_a_person_is_issuer_and_subject(site: Site, provider: Provider) -> None:
+    """Whoever takes another's name is somebody else in the audit log and in readings."""
+    provider.groups = ["readers"]
+    people = set[str]()
+    for subject in ("77", "78"):
+        provider.changes = {"sub": subject, "preferred_username": "dr.berg"}
+        with site.client(None) as browser:
+            sign_in(site, provider, browser)
+            people.add(browser.get("/session").json()["who"])
+    host = provider.issuer
+    assert people == {f"dr.berg (77 at {host})", f"dr.berg (78 at {host})"}
+
+
+def test_a_long_identity_becomes_its_digest() -> None:
+    first, second = (person_of({"iss": "https://id.example/" + "r" * 200, "sub": "s" * 200 + end}) for end in "ab")
+    assert first != second
+    assert len(first) < 200
+
+
+@pytest.mark.attack
+def test_a_role_of_a_provider_lasts_a_shift(site: Site, provider: Provider) -> None:
+    from datetime import UTC, datetime, timedelta
+
+    from worklist.database.models import Session
+
+    provider.groups = ["admins"]
+    site.access._hours = 168  # noqa: SLF001 - as long as the setting allows
+    with site.client(None) as browser:
+        sign_in(site, provider, browser)
+    with site.database.reading() as session:
+        (expires,) = session.scalars(select(Session.expires)).all()
+    assert expires < datetime.now(UTC) + timedelta(hours=8, minutes=1)

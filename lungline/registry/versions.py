@@ -7,6 +7,7 @@ is in service is the history's to say (`lungline.registry.history`); the alias `
 
 # MLflow's own types are incomplete.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lungline.errors import ObjectGone, PackageError, RegistryError
+from lungline.errors import LunglineError, ObjectGone, PackageError, RegistryError
 from lungline.package.card import CARD, amend_card
 from lungline.package.package import Package
 from lungline.registry.history import History, PromotionEntry
@@ -214,7 +215,10 @@ class Registry:
     def _store(self, folder: Path, version: str) -> None:
         prefix = f"{self.name}/{version}"
         for info in self.storage.list(self.bucket, f"{prefix}/"):
-            self.storage.delete(self.bucket, info.key)
+            with contextlib.suppress(
+                LunglineError
+            ):  # on a cluster a pipeline may not delete
+                self.storage.delete(self.bucket, info.key)
         card = (folder / CARD).read_bytes()
         with tempfile.TemporaryDirectory(prefix="lungline-") as temporary:
             rest = shutil.copytree(folder, Path(temporary) / version, ignore=shutil.ignore_patterns(CARD))

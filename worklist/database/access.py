@@ -78,10 +78,10 @@ class Access:
             who, role = record.who, record.role
         return self.begin(who, "admin" if role == "admin" else "reader")
 
-    def begin(self, who: str, role: Role) -> str:
-        """The cookie of a new session."""
+    def begin(self, who: str, role: Role, most_hours: float | None = None) -> str:
+        """The cookie of a new session, which ends after `most_hours` at the latest."""
         name, now = secrets.token_urlsafe(32), datetime.now(UTC)
-        expires = now + timedelta(hours=self._hours)
+        expires = now + timedelta(hours=min(self._hours, most_hours or self._hours))
         with self._database.writing() as session:
             session.execute(delete(Session).where(Session.expires < now))
             session.add(

@@ -22,6 +22,7 @@ THUMB_SIDE = 160
 THUMBS = 2000
 # Pixels above which a thumbnail is made from the heatmap, whose longest side has 512.
 _LARGE = 16_000_000
+_UNKNOWN_SIZE = 16 * 2**20
 _HEATMAP_BYTES = 4 * 2**20
 # The rest of a pod's 512 MiB: what the worklist needs without any image, and what a budget cannot count.
 MEMORY_SHARE = 0.45
@@ -75,8 +76,11 @@ class ImageRenderer:
 
     def _read(self, record: ResultRecord) -> bytes:
         """The bytes that were uploaded, in the memory of this thread's work."""
-        self._limits.take(min(record.read.size or 0, self._limits.max_bytes) if record.read else 0)
-        return self.original(record)
+        expected = (record.read and record.read.size) or _UNKNOWN_SIZE
+        self._limits.take(expected)
+        data = self.original(record)
+        self._limits.take(max(0, len(data) - expected))
+        return data
 
     def _small(self, record: ResultRecord) -> Image.Image:
         """The X-ray for a thumbnail; of a large one the image below the heatmap, which costs no decoding."""

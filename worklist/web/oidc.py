@@ -1,8 +1,10 @@
 """Sign-in with an OpenID provider: the code flow with PKCE, and roles from a claim."""
 
+import hashlib
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
@@ -16,6 +18,9 @@ from worklist.web.sign_in import welcome
 
 COOKIE = "lungline_worklist_oidc"
 _MINUTES = 10
+SESSION_HOURS = 8.0
+"""A shift: groups are read when somebody signs in, so a role lasts no longer than this without the provider."""
+_LONGEST_IDENTITY = 120
 
 
 class ProviderUnavailable(Unavailable):
@@ -43,8 +48,7 @@ def install(app: FastAPI, settings: Settings) -> None:
         role = role_of(claims, context.settings.worklist)
         if role is None:
             raise Forbidden("Your account has no access to this worklist.")
-        who = str(claims.get("preferred_username") or claims.get("email") or claims["sub"])[:200]
-        return welcome(context, await run_in_threadpool(context.access.begin, who, role))
+        return welcome(context, await run_in_threadpool(context.access.begin, person_of(claims), role, SESSION_HOURS))
 
     app.include_router(router)
     https = (settings.worklist.uri or "").startswith("https://")
@@ -56,6 +60,18 @@ def install(app: FastAPI, settings: Settings) -> None:
         max_age=_MINUTES * 60,
         https_only=https,
     )
+
+
+def person_of(claims: Mapping[str, Any]) -> str:
+    """Who a user is: issuer and subject, which nobody can choose, behind the name that they go by.
+
+    Names are for people to read. At many providers users change them, and two may have the same.
+    """
+    name = str(claims.get("preferred_username") or claims.get("email") or claims.get("name") or "")
+    subject, issuer = str(claims["sub"]), str(claims.get("iss", ""))
+    if len(subject) + len(issuer) > _LONGEST_IDENTITY:
+        subject, issuer = hashlib.sha256(f"{issuer} {subject}".encode()).hexdigest(), urlsplit(issuer).netloc[:60]
+    return f"{name[: 190 - len(subject) - len(issuer)]} ({subject} at {issuer})".strip()
 
 
 def role_of(claims: Mapping[str, Any], settings: WorklistSettings) -> Role | None:

@@ -12,6 +12,9 @@ for bucket in "$LUNGLINE_UPLOADS_BUCKET" "$LUNGLINE_RESULTS_BUCKET" "$LUNGLINE_M
   mc anonymous set none "store/$bucket"
 done
 
+# What the pipeline overwrites, which no policy can forbid, stays as an earlier version; its key may not delete any.
+mc version enable "store/$LUNGLINE_MODELS_BUCKET"
+
 for user in scanner predictor pipeline mlflow worklist reconcile; do
   # `read` returns 1 for a file without a final newline, such as a secret's.
   read -r access < "$USERS/$user/access" || test -n "$access"
