@@ -92,7 +92,7 @@ def show(number):
     name = sorted(path.name for path in Path(sys.argv[1]).iterdir())[number % 4]
     base = record(number)
     size = (Path(sys.argv[1]) / name).stat().st_size
-    read = ReadFacts(etag="e", size=size, modified=datetime.now(UTC))
+    read = ReadFacts(etag="e", version_id=None, size=size, modified=datetime.now(UTC))
     upload = base.upload.model_copy(update={"key": name, "identity": f"{number:032x}", "etag": "e"})
     shown = base.model_copy(update={"upload": upload, "read": read, "image": None, "heatmap": None})
     try:

@@ -305,3 +305,17 @@ def test_a_sink_without_a_readiness_path_is_ready() -> None:
         assert sink.is_ready()
     assert not Sink(f"{fake.uri}/x").is_ready()
     sink.close()
+
+
+@pytest.mark.attack
+def test_a_busy_predictor_costs_no_attempt(topics: Settings) -> None:
+    """503 with Retry-After: the record is delivered, however often the predictor was busy before."""
+    once = RetryPolicy(retries=1, first_backoff_seconds=0.01, max_backoff_seconds=0.01)
+    with (
+        fake_predictor(lambda _, times: (503, {"retry-after": "0"}) if times <= 6 else 200) as fake,
+        running_trigger(topics, fake, retry=once) as trigger,
+    ):
+        produce(topics, "patient")
+        eventually(lambda: trigger.subscriptions[0].dispatcher.counts["delivered"] == 1)
+        assert trigger.subscriptions[0].dispatcher.counts["dead_letters"] == 0
+    assert fake.counts["patient"] == 7
