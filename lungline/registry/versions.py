@@ -215,9 +215,7 @@ class Registry:
     def _store(self, folder: Path, version: str) -> None:
         prefix = f"{self.name}/{version}"
         for info in self.storage.list(self.bucket, f"{prefix}/"):
-            with contextlib.suppress(
-                LunglineError
-            ):  # on a cluster a pipeline may not delete
+            with contextlib.suppress(LunglineError):  # on a cluster a pipeline may not delete
                 self.storage.delete(self.bucket, info.key)
         card = (folder / CARD).read_bytes()
         with tempfile.TemporaryDirectory(prefix="lungline-") as temporary:
