@@ -68,6 +68,15 @@ class PrivateNetwork:
             raise ConnectionRefusedError
         return socket.socket(fileno=handles[0])
 
+    def end(self) -> None:
+        """Kill the server and leave its network."""
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        self._channel.close()
+        if self.lent:
+            self.lent.close()
+
 
 def _fork(program: Program, *, private: bool) -> PrivateNetwork | None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET if _has_packets() else socket.SOCK_DGRAM)
