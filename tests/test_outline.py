@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,7 +97,7 @@ def test_any_field_gives_a_bounded_outline(seed: int) -> None:
         assert all(0 <= value <= 1000 for points in outlines for value in points)
 
 
-def result_of(folder: Path, store: Storage, region: tuple[slice, slice], **card: object) -> records.ResultRecord:
+def result_of(folder: Path, store: Storage, region: tuple[slice, slice], **card: Any) -> records.ResultRecord:
     """The stored record of a bright region that the network reads."""
     data = films(region)[1].data
     upload = Upload(UPLOADS, f"{folder.name}.png", etag=store.put(UPLOADS, f"{folder.name}.png", data))
