@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from lungline.evaluation.gate import GateVerdict
     from lungline.evaluation.metrics import Evaluation
     from lungline.health_check import Check
-    from lungline.registry.history import PromotionEntry
+    from lungline.registry.history import Facts, PromotionEntry
     from lungline.registry.versions import Version
     from lungline.results.records import ResultRecord
 
@@ -261,10 +261,19 @@ def history(entries: "Sequence[PromotionEntry]") -> None:
             e.by,
             e.reason,
             f"{e.facts.metrics['auc']:.3f}" if "auc" in e.facts.metrics else "",
+            _gate(e.facts),
         )
         for e in entries
     ]
-    table(("#", "at (UTC)", "change", "act", "version", "site", "by", "reason", "auc"), rows)
+    table(("#", "at (UTC)", "change", "act", "version", "site", "by", "reason", "auc", "gate"), rows)
+
+
+def _gate(facts: "Facts") -> str:
+    """How a version came past the gate, in a few words."""
+    lowered = f"lowered: {', '.join(facts.gate.lowered)}" if facts.gate and facts.gate.lowered else ""
+    if facts.without_gate:
+        return "; ".join(filter(None, (f"without: {facts.without_gate}", lowered)))
+    return lowered or ("passed" if facts.gate and facts.gate.passed else "")
 
 
 def arrival(label: str, risk: float | None, truth: str, right: bool, milliseconds: float) -> None:

@@ -64,6 +64,10 @@ def promote(  # noqa: PLR0917  # Typer makes options of them, whatever their kin
     prometheus: Annotated[
         str | None, typer.Option(metavar="URL", help="Address of the Prometheus with the canary's metrics.")
     ] = None,
+    without_gate: Annotated[
+        str | None,
+        typer.Option(metavar="REASON", help="Why a version may serve that did not pass the gate; kept in the history."),
+    ] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -79,13 +83,17 @@ def promote(  # noqa: PLR0917  # Typer makes options of them, whatever their kin
     settings = connected(home, deployment=on and on.value, kube_context=context, prometheus_uri=prometheus)
     if trial or finish:
         named = (by, reason) if finish else None
-        _on_trial(settings, version, percent=canary, minutes=watch, finish=named, as_json=as_json)
+        _on_trial(
+            settings, version, percent=canary, minutes=watch, finish=named, without_gate=without_gate, as_json=as_json
+        )
         return
     from lungline.deployment.base import deployment_of
     from lungline.promotion import promotion
 
     deployment = deployment_of(settings, _show_progress)
-    done = promotion.promote(version, by=by, reason=reason, settings=settings, deployment=deployment)
+    done = promotion.promote(
+        version, by=by, reason=reason, settings=settings, deployment=deployment, without_gate=without_gate
+    )
     show(asdict(done), as_json, lambda: console.say(done.sentence))
 
 
@@ -96,6 +104,7 @@ def _on_trial(
     percent: int | None,
     minutes: float | None,
     finish: tuple[str, str] | None,
+    without_gate: str | None,
     as_json: bool,
 ) -> None:
     """Start, watch and promote a canary, as the options say; exit code 1 when one of these fails."""
@@ -110,7 +119,9 @@ def _on_trial(
     sentences: list[str] = []
     passed = True
     if percent is not None:
-        sentences.append(canary.start(version, percent, settings=settings, deployment=deployment))
+        sentences.append(
+            canary.start(version, percent, settings=settings, deployment=deployment, without_gate=without_gate)
+        )
         report["canary"] = dict(zip(("version", "percent"), deployment.canary() or (version, percent), strict=True))
     if minutes is not None:
         comparison = canary.watch(
@@ -121,7 +132,7 @@ def _on_trial(
         report["watched"] = asdict(comparison)
     if finish is not None and passed:
         by, reason = finish
-        done = canary.finish(by=by, reason=reason, settings=settings, deployment=deployment)
+        done = canary.finish(by=by, reason=reason, settings=settings, deployment=deployment, without_gate=without_gate)
         sentences.append(done.sentence)
         report["promotion"] = asdict(done)
     show(report, as_json, lambda: console.raw(sentences))
@@ -163,10 +174,15 @@ def rollback(  # noqa: PLR0917  # Typer makes options of them, whatever their ki
 
 
 @app.command()
-def history(
+def history(  # noqa: PLR0917  # Typer makes options of them, whatever their kind
     at: Annotated[
         str | None, typer.Option(metavar="MOMENT", help="Only the version that served then, such as 2026-11-21T22:00.")
     ] = None,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Accept the history as it is, where an anchor or a key was lost.")
+    ] = False,
+    by: Annotated[str, typer.Option(metavar="NAME", help="Who accepts it.")] = "",
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why.")] = "",
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -174,11 +190,21 @@ def history(
 
     Each entry says who promoted which version, when, why, and with which metrics.
     """
-    from lungline.registry.versions import Registry
+    from lungline.deployment.base import deployment_of, reachable_deployment
+    from lungline.promotion import promotion
+    from lungline.registry.history import served_at
 
-    registry = Registry(connected(home))
-    entries = registry.verified_history()
+    if accept and not (by.strip() and reason.strip()):
+        raise typer.BadParameter("--accept needs --by and --reason")
+    settings = connected(home)
+    if accept:
+        verified = promotion.accept(by=by, reason=reason, settings=settings, deployment=deployment_of(settings))
+    else:
+        verified = promotion.examined(settings, reachable_deployment(settings))
+    entries = list(verified.entries)
     if at is not None:
-        served = registry.history.at(moment_of(at))
+        served = served_at(entries, moment_of(at))
         entries = [served] if served else []
     show([entry.model_dump(mode="json") for entry in entries], as_json, lambda: console.history(entries))
+    for notice in (*verified.lost, *verified.notices):
+        console.notice(notice)

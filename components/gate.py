@@ -31,7 +31,7 @@ def gate(
     from components import step_events
     from components.blocks import settings_of
     from lungline.datasets.opening import Prepared
-    from lungline.evaluation.gate import evaluate_against_champion
+    from lungline.evaluation.gate import evaluate_against_champion, lowered_limits
     from lungline.evaluation.scoring import Scores
     from lungline.imaging.image import Limits
     from lungline.registry import tracking
@@ -51,8 +51,9 @@ def gate(
             metrics={f"test_{name}": value for name, value in scores.evaluation.metrics().items()} | seconds,
             tags={
                 "pipeline_run": f"{pipeline_run}/{pipeline_id}",
-                "gate": "passed" if outcome.passed else "failed",
-                "verdict": outcome.sentence,
+                tracking.GATE: "passed" if outcome.passed else "failed",
+                tracking.VERDICT: outcome.sentence,
+                tracking.LOWERED: "; ".join(lowered_limits(settings.gate)),
             },
             artifacts={"evaluation": Path(evaluation.path)},
         )

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from laptop import stack
 from laptop.home.disk import existing
@@ -22,6 +22,9 @@ from lungline.home import Home, read_json
 from lungline.network import open_url
 from lungline.settings import Settings
 from lungline.wording import ago, count
+
+if TYPE_CHECKING:
+    from lungline.registry.history import Facts
 
 FREE_DISK_GB, MEMORY_GB = 5, 4
 # A service that starts for longer than this has failed.
@@ -118,6 +121,40 @@ def _champion(settings: Settings, status: StackStatus) -> Iterator[Check]:
         finding = f"version {champion}; the predictor serves {serving or 'nothing'}"
         cure = f"lungline promote {champion} --by NAME --reason TEXT"
         yield Check("champion", champion == serving, finding, cure)
+        yield from _history(connected, champion, cure)
+
+
+def _history(connected: Settings, champion: str, cure: str) -> Iterator[Check]:
+    """The promotion history, and what serves compared with what it says of the champion."""
+    from lungline.deployment.laptop import LaptopDeployment
+    from lungline.promotion.promotion import examined
+
+    place = LaptopDeployment.from_settings(connected)
+    try:
+        history = examined(connected, place)
+    except LunglineError as exc:
+        yield Check("history", False, str(exc), "docs/operations.md says what a damaged history means and what to do.")
+        return
+    finding = (
+        " ".join((*history.lost, *history.notices)) or f"{count(len(history.entries), 'entry', 'entries')} verified"
+    )
+    yield Check("history", not history.lost, finding, "lungline history --accept --by NAME --reason TEXT")
+    (*_, promoted) = (entry for entry in history.entries if entry.act == "promoted" and entry.version == champion)
+    yield _package(promoted.facts, place.loaded_sha256(), cure)
+
+
+def _package(facts: "Facts", loaded: str | None, cure: str) -> Check:
+    if loaded is not None and loaded != facts.package:
+        finding = f"the predictor serves the digest {loaded[:12]}…, the history says {facts.package[:12]}…"
+        return Check("package", False, finding, cure)
+    if facts.signed_by is None:
+        return Check("package", False, "not signed: it was promoted by an earlier release", cure)
+    remarks = [f"digest {facts.package[:12]}…, signed"]
+    if facts.without_gate:
+        remarks.append(f"without the gate: {facts.without_gate}")
+    elif facts.gate and facts.gate.lowered:
+        remarks.append(f"with lowered limits of the gate: {', '.join(facts.gate.lowered)}")
+    return Check("package", True, "; ".join(remarks))
 
 
 def _registry(settings: Settings, status: StackStatus) -> list[Check]:

@@ -2,6 +2,7 @@
 
 home/
   credentials.json   generated keys (0600)
+  site-key.pem       signs model packages and promotion history (0600); its public half is site-key.pub
   ports.json         addresses, the same after every start
   supervisor.json    what runs now: state, pid and address of each service (0600)
   lock               held by the supervisor for as long as it lives
@@ -61,23 +62,41 @@ class Home:
         return self.file("predictor", "packages", version)
 
 
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner may read; a reader sees the old or the new file, never half of one."""
+def write_private(path: Path, text: str, *, durable: bool = False) -> None:
+    """Write a file that only its owner may read; a reader sees the old or the new file, never half of one.
+
+    `durable` waits for the disk, for what cannot be made again: after a power cut the name could else stand for an
+    empty file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     # mkstemp makes the file 0600 from its first moment.
     handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         Path(draft).replace(path)
+        if durable:
+            _sync_folder(path.parent)
     except BaseException:
         Path(draft).unlink(missing_ok=True)
         raise
 
 
-def write_json(path: Path, value: Any) -> None:
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last: the name is in the folder, not in the file."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, value: Any, *, durable: bool = False) -> None:
     """Write JSON that only its owner may read, as `write_private` does."""
-    write_private(path, json.dumps(value, indent=2))
+    write_private(path, json.dumps(value, indent=2), durable=durable)
 
 
 def read_json(path: Path) -> Any | None:

@@ -114,6 +114,16 @@ class Settings(BaseSettings):
         default=None, description="Address of the predictor that promotions wait for; empty starts one."
     )
     experiment: str = Field(default="pneumonia", description="MLflow experiment of training runs.")
+    site_key: SecretStr | None = Field(
+        default=None,
+        description="Private key (PEM, P-256) that signs packages and history; empty generates one in the home folder.",
+    )
+    site_public_key: str | None = Field(
+        default=None, description="Public keys (PEM) that signatures are verified with; empty reads the home folder."
+    )
+    package_sha256: str | None = Field(
+        default=None, description="Digest of the only package that the predictor may serve; a promotion sets it."
+    )
     model_name: str = Field(
         default="pneumonia", description="Name of the model in MLflow, KServe and the models bucket."
     )

@@ -136,11 +136,23 @@ def database_secrets() -> Iterator[dict[str, Any]]:
     )
 
 
+def site_secrets() -> Iterator[dict[str, Any]]:
+    """The key that signs packages and promotion history, for the pipeline; its public half, for the predictor."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, pem = ec.generate_private_key(ec.SECP256R1()), serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
+    public = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
+    yield secret("site-key", {"private": private}, namespace=PIPELINES)
+    yield secret("site-public-key", {"public": public})
+
+
 def all_secrets() -> list[dict[str, Any]]:
     """Every secret that the manifests name, but for those that only a house can know (production)."""
     worklist = {"secret": secrets.token_urlsafe(48), "event-token": secrets.token_urlsafe(30)}
     research = {"secret": secrets.token_urlsafe(48)}
-    made = (*s3_secrets(), *kafka_secrets(), *database_secrets())
+    made = (*s3_secrets(), *kafka_secrets(), *database_secrets(), *site_secrets())
     return [*made, secret("worklist", worklist), secret("research", research)]
 
 

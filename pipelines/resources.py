@@ -30,6 +30,9 @@ ADDRESSES = (
 )
 """Settings that a step gets from the config map; the others are parameters of the run."""
 
+SITE_SECRET, SITE_KEY = "site-key", "private"
+"""The secret with the key that signs packages and promotion history."""
+
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "s3_access_key", "AWS_SECRET_ACCESS_KEY": "s3_secret_key"}
 """Settings by their keys in the secret."""
 
@@ -101,6 +104,10 @@ def equip(task: Any, share: Share) -> None:
     )
     kubernetes.use_secret_as_env(
         task, secret_name=SECRET, secret_key_to_env={key: variable(name) for key, name in CREDENTIALS.items()}
+    )
+    # Optional: without it the step says what is missing and where it comes from; Kubernetes would only wait.
+    kubernetes.use_secret_as_env(
+        task, secret_name=SITE_SECRET, secret_key_to_env={SITE_KEY: variable("site_key")}, optional=True
     )
 
 

@@ -14,6 +14,7 @@ from lungline.memory import budget_of_process
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from serving.model_loader import ModelLoader
+from serving.package_guard import PackageGuard
 
 # Most of an upload is waiting for the store; more threads than this only wait for each other.
 THREADS = 8
@@ -28,7 +29,8 @@ def main(settings: Settings) -> None:
     # Loading the package and importing KServe take half a second each: side by side.
     memory = budget_of_process(MEMORY_SHARE)
     limits = Limits.from_settings(settings, memory)
-    loader = ModelLoader(arguments.model_dir, limits)
+    guard = PackageGuard.from_settings(arguments.model_dir, settings)
+    loader = ModelLoader(arguments.model_dir, limits, guard)
     loader.start()
 
     from lungline.deidentification.background import BackgroundCopies

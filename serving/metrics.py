@@ -159,6 +159,9 @@ class ModelCollector(Collector):
         info = GaugeMetricFamily(
             "lungline_model_info", "The model that serves.", labels=["name", "version", "sha256", "run_id", "synthetic"]
         )
+        signed = GaugeMetricFamily(
+            "lungline_model_signed", "Whether the package that serves has a signature of the site."
+        )
         created = GaugeMetricFamily("lungline_model_created_timestamp_seconds", "When the model was trained.")
         if ready:
             diagnoser = self._loader.current()
@@ -169,6 +172,8 @@ class ModelCollector(Collector):
             info.add_metric(
                 [card.name, diagnoser.version, diagnoser.package.sha256, card.mlflow_run_id or "", synthetic], 1
             )
+            signed.add_metric([], self._loader.signed_by is not None)
             created.add_metric([], card.created.timestamp())
         yield info
+        yield signed
         yield created

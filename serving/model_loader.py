@@ -10,9 +10,10 @@ from pathlib import Path
 from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.errors import LunglineError, ModelNotReady, PackageError
 from lungline.imaging.image import Limits
-from lungline.package.card import CARD
-from lungline.package.package import Package
+from lungline.package.card import CARD, MODEL
+from lungline.package.signature import SIGNATURE
 from serving.http import RouteNotFound
+from serving.package_guard import PackageGuard
 
 POLL_SECONDS = 0.25
 # A package that failed is tried again: it may have been copied into place file by file.
@@ -20,7 +21,8 @@ RETRY_SECONDS = 2.0
 
 _log = logging.getLogger(__name__)
 
-Signature = tuple[str, int, int]
+Signature = tuple[str, tuple[tuple[int, int], ...]]
+_WATCHED = (CARD, MODEL, SIGNATURE)
 
 
 class ModelLoader:
@@ -29,10 +31,12 @@ class ModelLoader:
     A request takes `current()` once and keeps it, so one model answers it whatever is swapped in meanwhile.
     """
 
-    def __init__(self, folder: Path, limits: Limits) -> None:
+    def __init__(self, folder: Path, limits: Limits, guard: PackageGuard | None = None) -> None:
         self._folder = folder
+        self._guard = guard or PackageGuard(folder)
         self._limits = limits
         self._current: Diagnoser | None = None
+        self._signed_by: str | None = None
         self._signature: Signature | None = None
         self._refusal: str | None = None
         self._stopping = threading.Event()
@@ -57,6 +61,11 @@ class ModelLoader:
         return self._current is not None
 
     @property
+    def signed_by(self) -> str | None:
+        """The key that signed the loaded package; None for one without a signature."""
+        return self._signed_by
+
+    @property
     def refuses(self) -> bool:
         """Whether the package that is in the folder now was refused."""
         return self._refusal is not None
@@ -75,12 +84,16 @@ class ModelLoader:
         if signature is None or signature == self._signature:
             return True
         try:
-            fresh = _tested(Diagnoser(Package.load(Path(signature[0])), self._limits))
+            package, signed_by = self._guard.load(Path(signature[0]))
+            fresh = _tested(Diagnoser(package, self._limits))
         except LunglineError as exc:
             self._refuse(str(exc))
             return False
-        self._current, self._signature, self._refusal = fresh, signature, None
+        self._current, self._signed_by, self._refusal = fresh, signed_by, None
+        self._signature = self._read_signature() if self._guard.repaired else signature
         _log.info("model loaded", extra={"version": fresh.version, "sha256": fresh.package.sha256})
+        if signed_by is None:
+            _log.warning("the model is not signed; promoting it again signs it", extra={"version": fresh.version})
         return True
 
     def _watch(self) -> None:
@@ -96,11 +109,8 @@ class ModelLoader:
     def _read_signature(self) -> Signature | None:
         """Identifies a package without reading it; None while there is none."""
         target = os.path.realpath(self._folder)
-        try:
-            card = os.stat(os.path.join(target, CARD))  # noqa: PTH116, PTH118 - runs four times a second
-        except OSError:
-            return None
-        return target, card.st_ino, card.st_mtime_ns
+        stats = tuple(_identity(os.path.join(target, name)) for name in _WATCHED)  # noqa: PTH118 - as below
+        return (target, stats) if any(map(any, stats)) or self._guard.expects(Path(target)) else None
 
     def _refuse(self, refusal: str) -> None:
         """Log a refusal once, not at every retry."""
@@ -108,6 +118,15 @@ class ModelLoader:
             serving = self._current.version if self._current else None
             _log.error("model refused: %s", refusal, extra={"serving": serving})
         self._refusal = refusal
+
+
+def _identity(path: str) -> tuple[int, int]:
+    """Inode and time of a file; zeros while there is none."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - runs twelve times a second
+    except OSError:
+        return 0, 0
+    return status.st_ino, status.st_mtime_ns
 
 
 def _tested(diagnoser: Diagnoser) -> Diagnoser:

@@ -144,7 +144,7 @@ def _protocol(endpoints: Endpoints, dataplane: DataPlane) -> FastAPI:
     name, loader = endpoints.name, endpoints.loader
 
     def version_metadata(version: str) -> dict[str, Any]:
-        return metadata(name, loader.serving(version))
+        return metadata(name, loader.serving(version), signed=loader.signed_by is not None)
 
     def version_ready(version: str) -> dict[str, Any]:
         """Instead of KServe's handler, which answers a version with 500."""
@@ -160,7 +160,7 @@ def _protocol(endpoints: Endpoints, dataplane: DataPlane) -> FastAPI:
         "/v2/health/live": v2.live,
         "/v2/health/ready": v2.ready,
         "/v2/models": v2.models,
-        f"/v2/models/{name}": lambda: metadata(name, loader.current()),
+        f"/v2/models/{name}": lambda: metadata(name, loader.current(), signed=loader.signed_by is not None),
         f"/v2/models/{name}/ready": lambda: version_ready(loader.current().version),
         f"/v2/models/{name}/versions/{{version}}": version_metadata,
         f"/v2/models/{name}/versions/{{version}}/ready": version_ready,
@@ -212,7 +212,7 @@ def readiness(name: str, diagnoser: Diagnoser) -> dict[str, Any]:
     return {"name": name, "ready": True, "version": diagnoser.version, "sha256": diagnoser.package.sha256}
 
 
-def metadata(name: str, diagnoser: Diagnoser) -> dict[str, Any]:
+def metadata(name: str, diagnoser: Diagnoser, *, signed: bool) -> dict[str, Any]:
     """V2: the inputs and outputs of the model, and which package serves."""
     return {
         "name": name,
@@ -221,6 +221,7 @@ def metadata(name: str, diagnoser: Diagnoser) -> dict[str, Any]:
         "inputs": openapi.INPUTS,
         "outputs": openapi.OUTPUTS,
         "sha256": diagnoser.package.sha256,
+        "signed": signed,
         "run_id": diagnoser.package.card.mlflow_run_id,
         "synthetic": diagnoser.package.card.synthetic,
     }

@@ -1,5 +1,6 @@
 """Promotions on a cluster from the command line and from the pipeline's step: real registry, Kubernetes made small."""
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,13 @@ from components.promote import promote as promote_step
 from lungline.deployment import kserve
 from lungline.deployment.base import deployment_of
 from lungline.deployment.kubernetes_api import ClusterRefused
+from lungline.errors import PromotionRefused
 from lungline.package.card import CodeFacts, DataFacts
+from lungline.promotion.promotion import accept
 from lungline.registry import tracking
 from lungline.registry.versions import Registry
 from lungline.settings import Settings, load_settings, variable
+from lungline.site_key import generate_key
 from tests.support.kubernetes_api import Cluster, running_cluster, write_kubeconfig
 from tests.support.tiny_package import write_tiny_package
 from tests.test_canary import prometheus
@@ -29,13 +33,20 @@ REAL = DataFacts(name="films", digest="d" * 64, synthetic=False)
 def registered(services: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Settings of a registry with two versions that were trained on real films."""
     folder = tmp_path_factory.mktemp("registered")
-    named = {**services, "model_name": MODEL, "experiment": MODEL, "home": str(folder / "home")}
+    named = {
+        **services,
+        "model_name": MODEL,
+        "experiment": MODEL,
+        "home": str(folder / "home"),
+        "site_key": generate_key().pem,
+    }
     settings = load_settings(named)
     for number in "12":
         write_tiny_package(folder / number, seed=int(number), version=None, data=REAL)
         (folder / f"run-{number}").mkdir()
         tracking.new_record(settings, REAL, CodeFacts(version="0.1.0")).save(folder / f"run-{number}")
         run = tracking.settle(settings, folder / f"run-{number}")
+        tracking.note(settings, run, tags={tracking.GATE: "passed"})
         Registry(settings).register(folder / number, run_id=run, pipeline_run="pipe/7", metrics={"auc": 0.98})
     return named
 
@@ -50,7 +61,16 @@ def cluster(registered: dict[str, str], tmp_path: Path, monkeypatch: pytest.Monk
     with running_cluster() as running:
         running.controllers.starts = 0.1
         write_kubeconfig(tmp_path / "kubeconfig", running.address, monkeypatch)
+        _know_history(registered)
+        running.requests.clear()
         yield running
+
+
+def _know_history(registered: dict[str, str]) -> None:
+    """Accept the history in a cluster that is newer than it, and so has no anchor of it."""
+    settings = load_settings({**registered, "deployment": "cluster", "kube_context": "here"})
+    with contextlib.suppress(PromotionRefused):
+        accept(by="Ada", reason="a new cluster", settings=settings, deployment=deployment_of(settings))
 
 
 class Terminal:

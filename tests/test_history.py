@@ -10,6 +10,8 @@ from pydantic import SecretStr
 
 from lungline.errors import PromotionConflict, RegistryError, StorageUnavailable
 from lungline.registry.history import Facts, History, PromotionEntry, _hash
+from lungline.registry.verification import verify
+from lungline.site_key import generate_key
 from lungline.storage.s3 import Storage
 from tests.support.object_store import running_store
 
@@ -68,11 +70,16 @@ def test_the_history_tells_which_version_served_at_a_time(history: History) -> N
     assert history.at(datetime.now(UTC)) == second
 
 
-def test_time_never_runs_backwards_in_the_chain(history: History) -> None:
-    first = serve(history, "1")
-    ahead = first.model_copy(update={"at": datetime.now(UTC) + timedelta(hours=1)})
-    values = {"kind": "promotion", "version": "2", "by": "Ada", "reason": "later", "facts": FACTS}
-    assert history.append(ahead, act="promoted", champion="2", **values).at == ahead.at
+def test_an_entry_dated_tomorrow_changes_no_order(history: History, storage: Storage) -> None:
+    """Numbers and hashes are the order, not clocks; what follows has its own time."""
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    document = serve(history, "1").model_dump(mode="json") | {"at": tomorrow.isoformat()}
+    storage.put(BUCKET, key(history, 1), json.dumps(document | {"hash": _hash(document)}).encode())
+    second = serve(history, "2")
+    assert second.at < tomorrow
+    assert [entry.version for entry in history.verify()] == ["1", "2"]
+    notices = verify(history.stored(), anchors={}, trusted=()).notices
+    assert any("Entry 1 is dated" in notice and "in the future" in notice for notice in notices)
 
 
 @pytest.mark.parametrize(
@@ -140,11 +147,46 @@ def test_the_anchor_reveals_a_rewritten_end(history: History, storage: Storage) 
         history.verify(entries[1].anchor)
 
 
-def test_a_file_that_is_no_entry_is_found(history: History, storage: Storage) -> None:
+@pytest.mark.parametrize("name", ["00000001.json.bak", "1.json", "00000009.json", "\N{SUPERSCRIPT TWO}.json"])
+def test_a_foreign_file_is_passed_over_and_reported(history: History, storage: Storage, name: str) -> None:
+    first = serve(history, "1")
+    storage.put(BUCKET, f"{history.prefix}{name}", b"{}")
+    assert history.verify() == [first]
+    assert history.champion() == "1"
+    assert serve(history, "2").number == 2
+    examined = verify(history.stored(), anchors={}, trusted=(), foreign=history.foreign())
+    assert f"1 file among the entries of the history are none, and passed over: {name!r}." in examined.notices
+
+
+def test_entries_are_signed_and_a_forged_one_is_named(history: History, storage: Storage) -> None:
+    """A fresh hash is easy to make, a signature is not; unsigned entries stand only before the first signed one."""
+    ours, theirs = generate_key(), generate_key()
     serve(history, "1")
-    storage.put(BUCKET, f"{history.prefix}00000001.json.bak", b"{}")
-    with pytest.raises(RegistryError, match="no entry"):
-        history.verify()
+    values = {"kind": "promotion", "by": "Ada", "reason": "better", "facts": FACTS, "act": "promoted"}
+    signed = history.append(history.head(), key=ours, version="2", champion="2", **values)
+    trusted = (ours.public,)
+    assert verify(history.stored(), anchors={}, trusted=trusted).lost == ()
+    document = signed.model_dump(mode="json") | {"champion": "9", "version": "9"}
+    storage.put(BUCKET, key(history, 2), json.dumps(document | {"hash": _hash(document)}).encode())
+    with pytest.raises(RegistryError, match="entry 2 is not signed with a key of this site"):
+        verify(history.stored(), anchors={}, trusted=trusted)
+    storage.put(BUCKET, key(history, 2), json.dumps(signed.model_dump(mode="json")).encode())
+    serve(history, "3")
+    with pytest.raises(RegistryError, match="entry 3 is not signed, though entry 2 before it is"):
+        verify(history.stored(), anchors={}, trusted=trusted)
+    storage.delete(BUCKET, key(history, 3))
+    history.append(signed, key=theirs, version="3", champion="3", **values)
+    with pytest.raises(RegistryError, match="entry 3 is not signed with a key of this site"):
+        verify(history.stored(), anchors={}, trusted=trusted)
+    (lost,) = verify(history.stored(), anchors={}, trusted=trusted, published=(theirs.public,)).lost
+    assert "which this site does not trust" in lost, "a key that lies in the bucket only needs a person's word"
+
+
+@pytest.mark.parametrize("anchor", ["", "x", "0:0", "1:abc", "-1:" + "a" * 64, "\N{SUPERSCRIPT TWO}:" + "a" * 64])
+def test_an_anchor_that_cannot_be_read_is_named(history: History, anchor: str) -> None:
+    serve(history, "1")
+    with pytest.raises(RegistryError, match="anchor of the promotion history in MLflow cannot be read"):
+        history.verify(anchor)
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b'{"number": 1}', b"\xff"])

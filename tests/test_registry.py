@@ -12,6 +12,7 @@ from threading import Barrier
 import numpy as np
 import pytest
 
+from lungline.deployment.release import Release
 from lungline.errors import (
     ModelNotReady,
     PackageError,
@@ -40,9 +41,13 @@ class Place:
     version: str | None = None
     deployed: list[str] = field(default_factory=list)
     fault: BaseException | None = None
+    remembers: str | None = None
+    release: Release | None = None
+    damaged: bool = False
 
-    def deploy(self, package_uri: str, version: str) -> str:
+    def deploy(self, package_uri: str, version: str, release: Release | None = None) -> str:
         assert package_uri.endswith(f"/{version}/")
+        self.release = release
         if self.fault is not None:
             raise self.fault
         self.deployed.append(version)
@@ -52,6 +57,15 @@ class Place:
     def serving(self) -> str | None:
         return self.version
 
+    def intact(self, version: str, sha256: str) -> bool:
+        return self.version == version and not self.damaged
+
+    def anchor(self) -> str | None:
+        return self.remembers
+
+    def keep_anchor(self, anchor: str) -> None:
+        self.remembers = anchor
+
 
 @pytest.fixture
 def settings(services: dict[str, str], request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
@@ -60,15 +74,18 @@ def settings(services: dict[str, str], request: pytest.FixtureRequest, tmp_path:
     return load_settings({**services, "model_name": name, "experiment": name, "home": str(tmp_path / "home")})
 
 
-def settled_run(settings: Settings, folder: Path) -> str:
+def settled_run(settings: Settings, folder: Path, *, gate: bool = True) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     data = DataFacts(name="phantom", digest="d" * 64, synthetic=True)
     tracking.new_record(settings, data, CodeFacts(version="0.1.0")).save(folder)
-    return tracking.settle(settings, folder)
+    run = tracking.settle(settings, folder)
+    if gate:
+        tracking.note(settings, run, tags={tracking.GATE: "passed", tracking.VERDICT: "All 9 rules passed."})
+    return run
 
 
-def register(settings: Settings, package: Path, tmp_path: Path) -> str:
-    run_id = settled_run(settings, tmp_path / os.urandom(4).hex())
+def register(settings: Settings, package: Path, tmp_path: Path, *, gate: bool = True) -> str:
+    run_id = settled_run(settings, tmp_path / os.urandom(4).hex(), gate=gate)
     return Registry(settings).register(package, run_id=run_id, pipeline_run="pipe/7", metrics=METRICS).version
 
 
@@ -310,9 +327,9 @@ def test_one_of_two_concurrent_promotions_wins(settings: Settings, packages: tup
     place, together = Place(), Barrier(2)
 
     class Slow(Place):
-        def deploy(self, package_uri: str, version: str) -> str:
+        def deploy(self, package_uri: str, version: str, release: Release | None = None) -> str:
             together.wait(30)
-            return place.deploy(package_uri, version)
+            return place.deploy(package_uri, version, release)
 
     def attempt(version: str) -> Promotion | PromotionConflict:
         try:
@@ -341,7 +358,7 @@ def test_an_unfinished_promotion_blocks_until_its_lease_ends(
     head = registry.history.head()
     assert head is not None
     left = {"kind": "promotion", "version": new, "by": "a process that died", "reason": "x", "facts": head.facts}
-    registry.history.append(head, act="began", champion=old, **left)
+    registry.append(head, act="began", champion=old, **left)
     place.version = new  # it died after the switch and before the entry
     with pytest.raises(PromotionConflict, match="a process that died is putting"):
         promoted(settings, place)
@@ -365,15 +382,15 @@ def test_the_old_champion_returns_when_the_store_fails(
     class Overtaken(Place):
         """While it deploys, somebody else closes the promotion as abandoned."""
 
-        def deploy(self, package_uri: str, version: str) -> str:
+        def deploy(self, package_uri: str, version: str, release: Release | None = None) -> str:
             head = registry.history.head()
             if head is not None and head.act == "began":
                 values = head.model_dump(include={"kind", "version", "champion", "by", "reason", "facts"})
-                registry.history.append(head, act="failed", outcome="Nobody finished it.", **values)
-            return place.deploy(package_uri, version)
+                registry.append(head, act="failed", outcome="Nobody finished it.", **values)
+            return place.deploy(package_uri, version, release)
 
     with pytest.raises(PromotionConflict, match="has tried to put"):
-        promote(new, by="Ada", reason="slow", settings=settings, deployment=Overtaken())
+        promote(new, by="Ada", reason="slow", settings=settings, deployment=Overtaken(remembers=place.remembers))
     assert place.version == registry.champion() == old
 
 

@@ -6,8 +6,14 @@ from pathlib import Path
 from typing import cast
 
 from lungline.deployment.kubernetes_api import Json
-from lungline.deployment.status import VERSION, part, version_of
+from lungline.deployment.status import VERSION, part, parts, version_of
 from lungline.errors import PackageError
+from lungline.settings import variable
+
+DIGEST = variable("package_sha256")
+"""The setting of the predictor that holds the digest."""
+HISTORY = "lungline.org/history"
+"""Annotation that anchors the promotion history outside its own store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +24,10 @@ class ModelFields:
     version: str | None = None
     canary: int | None = None
     """Percent of the requests for the newest revision; None sends it all."""
+    sha256: str | None = None
+    """The digest that the predictor must find in the package."""
+    anchor: str | None = None
+    """The entry of the promotion history that was the last one; KServe starts a new revision when it changes."""
 
     @classmethod
     def of(cls, service: Json | None) -> "ModelFields":
@@ -27,6 +37,8 @@ class ModelFields:
             part(predictor, "model").get("storageUri"),
             version_of(service or {}),
             predictor.get("canaryTrafficPercent"),
+            _digest(part(predictor, "model")),
+            part(service or {}, "metadata", "annotations").get(HISTORY),
         )
 
     def document(self, name: str, namespace: str, uid: str) -> Json:
@@ -41,8 +53,10 @@ class ModelFields:
         if self.uri is not None:
             model_format = manifest["spec"]["predictor"]["model"]["modelFormat"]
             predictor["model"] = {"modelFormat": model_format, "storageUri": self.uri}
+            if self.sha256 is not None:
+                predictor["model"]["env"] = [{"name": DIGEST, "value": self.sha256}]
         if self.version is not None:
-            metadata["annotations"] = {VERSION: self.version}
+            metadata["annotations"] = {VERSION: self.version} | ({HISTORY: self.anchor} if self.anchor else {})
         if self.canary is not None:
             predictor["canaryTrafficPercent"] = self.canary
         head = {key: manifest[key] for key in ("apiVersion", "kind")}
@@ -53,6 +67,11 @@ class ModelFields:
             return "no version"
         share = "" if self.canary is None else f" with {self.canary} % of the requests"
         return f"version {self.version}{share}"
+
+
+def _digest(model: Json) -> str | None:
+    """The digest among a model's variables."""
+    return next((each.get("value") for each in parts(model, "env") if each.get("name") == DIGEST), None)
 
 
 def render(model_name: str, namespace: str) -> Json:

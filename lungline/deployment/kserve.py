@@ -1,7 +1,8 @@
 """Deployment on a cluster: a KServe InferenceService, changed by server-side apply.
 
-manifests/base/inference/inference_service.yaml defines it and belongs to the platform team. A promotion owns three
-fields: `spec.predictor.model.storageUri`, `spec.predictor.canaryTrafficPercent`, and the annotation with the version.
+manifests/base/inference/inference_service.yaml defines it and belongs to the platform team. A promotion owns five
+fields: `spec.predictor.model.storageUri`, the package's digest in `spec.predictor.model.env`,
+`spec.predictor.canaryTrafficPercent`, and the annotations with the version and the history's anchor.
 Applying the manifests again, by hand or with Argo CD, leaves these as they are; a promotion leaves everything else.
 
 The version of a revision is read from the revision itself, to which KServe copies the annotation. So the status of the
@@ -16,6 +17,7 @@ from typing import TypeVar
 
 from lungline.deployment.inference_service import ModelFields, render
 from lungline.deployment.kubernetes_api import CALL_SECONDS, ClusterUnavailable, Json, KubernetesApi
+from lungline.deployment.release import Release
 from lungline.deployment.status import (
     Revision,
     RolloutStatus,
@@ -85,23 +87,43 @@ class ClusterDeployment:
         api = KubernetesApi.connect(settings.kube_context)
         return cls(api, settings.model_name, on_progress=on_progress, poll_seconds=POLL_SECONDS)
 
-    def deploy(self, package_uri: str, version: str) -> str:
+    def deploy(self, package_uri: str, version: str, release: Release | None = None) -> str:
         """Route all requests to a package and wait until they are; completes a canary of the same version.
 
         Raises ModelNotReady with the reason, and PromotionConflict when somebody else changes the InferenceService
         meanwhile; the previous version, or the other's, then serves.
         """
-        self._change(ModelFields(package_uri, version), share=100)
+        self._change(self._fields(package_uri, version, None, release), share=100)
         return f"Version {version} serves as {self._namespace}/{self._name}."
 
-    def try_out(self, package_uri: str, version: str, percent: int) -> str:
+    def try_out(self, package_uri: str, version: str, percent: int, release: Release | None = None) -> str:
         """Route a percentage of the requests to a package. Raises like `deploy`."""
         if not 0 < percent < 100:
             raise PackageError(f"A canary takes 1 to 99 percent of the requests, not {percent}.")
         if self.serving() in (None, version):
             raise PackageError(f"No other version is in service, so version {version} cannot be a canary.")
-        self._change(ModelFields(package_uri, version, percent), share=percent)
+        self._change(self._fields(package_uri, version, percent, release), share=percent)
         return f"Version {version} takes {percent} % of the requests of {self._namespace}/{self._name}."
+
+    def _fields(self, package_uri: str, version: str, percent: int | None, release: Release | None) -> ModelFields:
+        if release is None:
+            return ModelFields(package_uri, version, percent)
+        before = ModelFields.of(self._service())
+        # The anchor may be behind; a new one would start the pods of a version that serves already once more.
+        same = before.anchor and (before.uri, before.version, before.sha256) == (package_uri, version, release.sha256)
+        return ModelFields(package_uri, version, percent, release.sha256, before.anchor if same else release.anchor)
+
+    def intact(self, version: str, sha256: str) -> bool:
+        """Whether a version serves; its package is fetched again whenever a pod starts."""
+        fields = ModelFields.of(self._service())
+        return self.serving() == version and (fields.version != version or fields.sha256 in (None, sha256))
+
+    def anchor(self) -> str | None:
+        """The entry of the promotion history that the InferenceService remembers."""
+        return ModelFields.of(self._service()).anchor
+
+    def keep_anchor(self, anchor: str) -> None:
+        """Nothing: a change of the InferenceService would start its pods anew, so `deploy` writes the anchor."""
 
     def withdraw(self) -> str:
         """Route no requests to the canary; immediate, as the previous revision still runs. Raises ModelNotReady."""

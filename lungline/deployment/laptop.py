@@ -1,16 +1,22 @@
 """Deployment on the laptop: the predictor follows a folder, into which a promotion writes the package."""
 
+import contextlib
 import hashlib
 import http.client
 import json
 import os
 import time
+from pathlib import Path
+from typing import Any, cast
 
-from lungline.errors import ModelNotReady, PackageError, StackError
-from lungline.home import Home
+from lungline.deployment.release import Release
+from lungline.errors import LunglineError, ModelNotReady, PackageError, StackError
+from lungline.home import Home, read_json, write_json
 from lungline.network import open_url
 from lungline.package.card import CARD
+from lungline.package.expectation import Expectation, write_expectation
 from lungline.package.package import Package
+from lungline.package.signature import is_signed
 from lungline.settings import Settings
 from lungline.storage.objects import parse_uri
 from lungline.storage.s3 import Storage
@@ -47,13 +53,16 @@ class LaptopDeployment:
         storage = Storage.from_settings(settings)
         return cls(home, storage, settings.predictor_uri, settings.model_name)
 
-    def deploy(self, package_uri: str, version: str) -> str:
+    def deploy(self, package_uri: str, version: str, release: Release | None = None) -> str:
         """Point the predictor to a package and wait until it reports the package's version.
 
         Raises PackageError for a package that does not load, and ModelNotReady when the predictor does not load it.
         """
-        package = self._fetch(package_uri, version)
+        package = self._fetch(package_uri, version, release)
         before = self._target()
+        # The predictor reads what to expect with the package: told first, it refuses nothing that it should serve.
+        expected = Expectation(package_uri, package.sha256, signed=bool(release and release.signed))
+        write_expectation(self._home.champion, version, expected)
         self._point(version)
         if self._uri is None:
             return f"No predictor is running; version {version} serves from the next `lungline up` on."
@@ -70,19 +79,54 @@ class LaptopDeployment:
         loaded = _loaded(self._uri, self._model) if self._uri else None
         return loaded[0] if loaded else self._target()
 
-    def _fetch(self, package_uri: str, version: str) -> Package:
+    def intact(self, version: str, sha256: str) -> bool:
+        """Whether a version serves, from files that are undamaged."""
+        try:
+            package = Package.load(self._home.package(version))
+        except (LunglineError, OSError):
+            return False
+        loaded = _loaded(self._uri, self._model) if self._uri else None
+        return package.sha256 == sha256 and (loaded == (version, sha256) if loaded else self._target() == version)
+
+    def loaded_sha256(self) -> str | None:
+        """The digest of the package that the predictor has loaded; None without an answer."""
+        loaded = _loaded(self._uri, self._model) if self._uri else None
+        return loaded and loaded[1]
+
+    def anchor(self) -> str | None:
+        """The entry of the promotion history that the home remembers."""
+        return self._remembered().get(self._model)
+
+    def keep_anchor(self, anchor: str) -> None:
+        """Remember an entry of the promotion history in the home."""
+        write_json(self._anchors, self._remembered() | {self._model: anchor}, durable=True)
+
+    def _remembered(self) -> dict[str, str]:
+        """Anchors by the model's name; empty where the file was lost, which `lungline history` then says."""
+        value: Any = read_json(self._anchors)
+        anchors = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+        return {name: anchor for name, anchor in anchors.items() if isinstance(anchor, str)}
+
+    @property
+    def _anchors(self) -> Path:
+        return self._home.file("predictor", "history.json")
+
+    def _fetch(self, package_uri: str, version: str, release: Release | None) -> Package:
         """The package in the home folder, downloaded unless it is the same as in the store."""
         folder = self._home.package(version)
         bucket, prefix = parse_uri(package_uri)
         card = self._storage.get(bucket, f"{prefix.rstrip('/')}/{CARD}").data
-        try:
+        signed = bool(release and release.signed)
+        package = None
+        with contextlib.suppress(PackageError, OSError):
             package = Package.load(folder)
-        except PackageError:
-            package = None
         # The version alone is not enough: a registry that was reset counts from 1 again.
-        if package is None or package.sha256 != hashlib.sha256(card).hexdigest():
+        stale = package is None or package.sha256 != hashlib.sha256(card).hexdigest()
+        if package is None or stale or (signed and not is_signed(folder)):
             self._storage.download_folder(bucket, prefix, folder)
             package = Package.load(folder)
+        if release and package.sha256 != release.sha256:
+            raise PackageError(f"The package at {package_uri} is not the one that was promoted.")
         return package
 
     def _target(self) -> str | None:

@@ -19,6 +19,8 @@ from lungline.registry.versions import Registry
 from lungline.settings import GateSettings, Settings
 
 RESAMPLES = 1000
+CEILINGS = {"ece", "unsure_rate", "refused_rate", "border_auc", "margin"}
+"""Settings of the gate that are maxima; the others are minima."""
 
 
 class GateRule(BaseModel):
@@ -68,6 +70,16 @@ def evaluate_gate(
     if synthetic:
         sentence += " The model was trained on drawn phantoms: it may serve on a laptop only."
     return GateVerdict(passed=not failed, synthetic=synthetic, rules=tuple(rules), sentence=sentence)
+
+
+def lowered_limits(settings: GateSettings) -> list[str]:
+    """Limits that are laxer than the defaults of this release, such as `auc 0 instead of 0.95`."""
+    lowered: list[str] = []
+    for name, default in GateSettings().model_dump().items():
+        limit = float(getattr(settings, name))
+        if limit > default if name in CEILINGS else limit < default:
+            lowered.append(f"{name} {limit:g} instead of {default:g}")
+    return lowered
 
 
 def _floor(evaluation: Evaluation, name: str, settings: GateSettings) -> GateRule:

@@ -119,6 +119,16 @@ class CodeFacts(_Part):
     packages: dict[str, str] = Field(default_factory=dict, description="Versions of the main libraries.")
 
 
+class GateFacts(_Part):
+    """How a version came past the gate."""
+
+    passed: bool
+    sentence: str = Field(default="", description="The gate's verdict.")
+    lowered: tuple[str, ...] = Field(
+        default=(), description="Limits that were laxer than the defaults, such as `auc 0 instead of 0.95`."
+    )
+
+
 class Card(_Part):
     """card.json: the description of a model, and everything that a predictor needs besides the weights."""
 
@@ -146,6 +156,9 @@ class Card(_Part):
         default_factory=dict, description="tp, fn, tn, fp on the test split at the operating point."
     )
     site: SiteFacts | None = Field(default=None, description="Set for a version that was fitted to one site.")
+    gate: GateFacts | None = Field(
+        default=None, description="None for packages of earlier releases and for those that went round the gate."
+    )
     mlflow_run_id: str | None = None
     pipeline_run: str | None = None
     files: dict[str, str] = Field(default_factory=dict, description="sha256 of every other file of the package.")

@@ -3,12 +3,14 @@
     model.tflite      the network that is served
     saved_model/      the same network for TensorFlow Serving and others
     card.json         preparation, thresholds, calibration, metrics, origin, and the sha256 of every file
+    model.sig         the signature of all of these, written when the package is registered
+
+The sha256 of card.json is the digest over everything: it names a package in history, results and metrics.
 
 Loading a package needs LiteRT only, no TensorFlow.
 """
 
 import contextlib
-import hashlib
 import os
 import sys
 import threading
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 from lungline.errors import PackageError
 from lungline.imaging.lungs import problem_of
 from lungline.package.card import CARD, MODEL, Calibration, Card, Thresholds, read_card
+from lungline.package.signature import digests_of
 
 # Two threads that swap the descriptors at once could leave the process without a stderr.
 _SWAPPING = threading.Lock()
@@ -168,15 +171,16 @@ def label_of(probability: float, thresholds: Thresholds) -> Label:
     return "Normal" if probability < thresholds.low else "Unsure"
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in (CARD, f".{CARD}"))
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+def listed_digests(folder: Path) -> dict[str, str]:
+    """sha256 of each file that a card lists: all but the card itself and the signature, which covers the card."""
+    unlisted = (CARD, f".{CARD}")
+    return {name: digest for name, digest in digests_of(folder).items() if name not in unlisted}
 
 
 def _verify(folder: Path, card: Card) -> None:
     if MODEL not in card.files:
         raise PackageError(f"The card of package {folder.name} does not list {MODEL}.")
-    digests = _digests(folder)
+    digests = listed_digests(folder)
     for name in sorted(card.files.keys() | digests.keys()):
         if name not in digests:
             raise PackageError(f"The file {name} of package {folder.name} is missing.")

@@ -15,9 +15,19 @@ from typing import Any, cast
 
 from lungline.deployment.kserve import ClusterDeployment
 from lungline.deployment.kubernetes_api import ClusterUnavailable
+from lungline.deployment.release import Release
 from lungline.errors import PromotionConflict, PromotionRefused, Unavailable
 from lungline.network import open_url
-from lungline.promotion.promotion import Promotion, promote, prove, rollback
+from lungline.promotion.promotion import (
+    Promotion,
+    inspection,
+    promote,
+    prove,
+    require_gate,
+    require_package,
+    rollback,
+    verified,
+)
 from lungline.registry.versions import Registry
 from lungline.settings import Settings
 
@@ -65,29 +75,44 @@ class CanaryWatch:
     sentence: str
 
 
-def start(version: str | None, percent: int, *, settings: Settings, deployment: ClusterDeployment) -> str:
+def start(
+    version: str | None,
+    percent: int,
+    *,
+    settings: Settings,
+    deployment: ClusterDeployment,
+    without_gate: str | None = None,
+) -> str:
     """Try a version out, the challenger when none is named; one sentence.
 
     Raises PromotionRefused, PackageError for a package that does not answer, and ModelNotReady, which says why.
     """
     registry = Registry(settings)
     target = registry.resolve(version)
+    history = verified(registry, deployment)
+    wanted = inspection(registry, target, history.entries, without_gate)
     with tempfile.TemporaryDirectory(prefix="lungline-") as temporary:
         package = registry.fetch(target, Path(temporary) / target)
-        if registry.package_sha256(target) not in (None, package.sha256):
-            raise PromotionRefused(f"The package of version {target} is not the one that was registered.")
-        prove(package)
+        signer = require_package(registry, package, wanted, target)
         if package.card.synthetic and not deployment.accepts_synthetic:
             raise PromotionRefused(f"Version {target} was trained on drawn phantoms, so it may serve on a laptop only.")
-    return deployment.try_out(registry.package_uri(target), target, percent)
+        require_gate(registry, package, wanted, target)
+        prove(package)
+        if signer is None:
+            registry.sign(package, target)
+    anchor = history.entries[-1].anchor if history.entries else ""
+    release = Release(package.sha256, signed=True, anchor=anchor)
+    return deployment.try_out(registry.package_uri(target), target, percent, release)
 
 
-def finish(*, by: str, reason: str, settings: Settings, deployment: ClusterDeployment) -> Promotion:
+def finish(
+    *, by: str, reason: str, settings: Settings, deployment: ClusterDeployment, without_gate: str | None = None
+) -> Promotion:
     """Promote the version that is on trial; raises what `lungline.promotion.promotion.promote` raises."""
     canary = deployment.canary()
     if canary is None:
         raise PromotionRefused(f"No canary of {settings.model_name} is out: `lungline promote --canary 10` sends one.")
-    return promote(canary[0], by=by, reason=reason, settings=settings, deployment=deployment)
+    return promote(canary[0], by=by, reason=reason, settings=settings, deployment=deployment, without_gate=without_gate)
 
 
 def withdraw(*, by: str, reason: str, settings: Settings, deployment: ClusterDeployment) -> Promotion:

@@ -6,26 +6,35 @@ and holds the sha256 of the entry before it. A change takes two entries: `began`
 `promoted` or `failed` states the outcome. The version in service is that of the last `promoted` entry, whatever
 other systems say.
 
-An attacker who can rewrite the whole bucket could forge a chain from its first entry. The registry therefore keeps the
-hash of the last entry in MLflow too, and `verify` compares it.
+An attacker who can rewrite the whole bucket could forge a chain from its first entry. Entries are therefore signed with
+the key of the site, and the hash of the last one is kept in two other places: in MLflow, and where the champion serves.
+`lungline.registry.verification` compares all of these, before each change too.
+
+The order is that of the numbers and hashes. Clocks decide nothing: an entry may be dated tomorrow.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from lungline.errors import ObjectGone, PromotionConflict, RegistryError
+from lungline.package.card import GateFacts
 from lungline.settings import Settings
+from lungline.site_key import PublicKey, SiteKey
 from lungline.storage.s3 import Storage
 
 GENESIS = "0" * 64
 
-Act = Literal["began", "promoted", "failed"]
-Kind = Literal["promotion", "rollback"]
+Act = Literal["began", "promoted", "failed", "accepted"]
+Kind = Literal["promotion", "rollback", "acceptance"]
+
+_NAME = re.compile(r"([0-9]{8})\.json")
 
 
 class Facts(BaseModel):
@@ -33,7 +42,7 @@ class Facts(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    package: str = Field(description="sha256 of the package's card, which holds the sha256 of every other file.")
+    package: str = Field(description="Digest over the package: sha256 of its card, which holds those of all files.")
     metrics: dict[str, float] = Field(
         default_factory=dict,
         description="Metrics on the test split.",
@@ -49,6 +58,9 @@ class Facts(BaseModel):
     prior: float | None = Field(default=None, description="Share of pneumonia that its risks are for.")
     site: str | None = Field(default=None, description="The site that it was fitted to.")
     parent: str | None = Field(default=None, description="The version whose network a version of a site has.")
+    signed_by: str | None = Field(default=None, description="Key of the package's signature; None before 0.2.")
+    gate: GateFacts | None = Field(default=None, description="The gate's verdict, and limits that were lowered for it.")
+    without_gate: str | None = Field(default=None, description="Why a version that went round the gate may serve.")
 
 
 class PromotionEntry(BaseModel):
@@ -67,12 +79,31 @@ class PromotionEntry(BaseModel):
     outcome: str = Field(default="", description="Why it failed.")
     facts: Facts
     previous: str = Field(description="sha256 of the entry before, zeros for the first.")
+    key: str = Field(default="", description="sha256 of the public key (PEM) of the signature.")
+    signature: str = Field(default="", description="Signature of this entry without hash and signature, base64.")
     hash: str = Field(default="", description="sha256 of this entry without this field.")
 
     @property
     def anchor(self) -> str:
         """What is stored outside the chain, so that removing its last entries is detected."""
         return f"{self.number}:{self.hash}"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEntry:
+    """An entry as it is stored, with what its content truly hashes to."""
+
+    entry: PromotionEntry
+    true_hash: str
+    signed: bytes = field(repr=False)
+    """What its signature covers."""
+    written: datetime
+    """When the store took it, by the store's clock."""
+
+    def signed_with(self, keys: Sequence[PublicKey]) -> PublicKey | None:
+        """The key among some that signed it."""
+        named = (key for key in keys if key.id == self.entry.key)
+        return next((key for key in named if key.verifies(self.signed, self.entry.signature)), None)
 
 
 class History:
@@ -90,12 +121,25 @@ class History:
 
     def entries(self) -> list[PromotionEntry]:
         """All entries as stored, oldest first; `verify` checks them."""
-        return [_parse(self._read(number))[0] for number in self._numbers()]
+        return [stored.entry for stored in self.stored()]
+
+    def stored(self) -> list[StoredEntry]:
+        """All entries as stored, with what they hash to and what is signed."""
+        numbers, _ = self._listing()
+        return [self._read(number) for number in numbers]
 
     def head(self) -> PromotionEntry | None:
         """The last entry."""
-        numbers = list(self._numbers())
-        return _parse(self._read(numbers[-1]))[0] if numbers else None
+        numbers, _ = self._listing()
+        return self._read(numbers[-1]).entry if numbers else None
+
+    def foreign(self) -> list[str]:
+        """Names of files that lie among the entries and are none; they are passed over."""
+        return self._listing()[1]
+
+    def written(self, entry: PromotionEntry) -> datetime:
+        """When the store took an entry, by the store's clock."""
+        return self._read(entry.number).written
 
     def champion(self) -> str | None:
         """The version in service."""
@@ -104,27 +148,29 @@ class History:
 
     def at(self, moment: datetime) -> PromotionEntry | None:
         """The `promoted` entry whose version was in service at a moment; None before the first."""
-        return _served(self.entries(), moment)
+        return served_at(self.entries(), moment)
 
-    def append(self, after: PromotionEntry | None, **values: Any) -> PromotionEntry:
-        """Write the entry that follows `after`.
+    def append(self, after: PromotionEntry | None, *, key: SiteKey | None = None, **values: Any) -> PromotionEntry:
+        """Write the entry that follows `after`, signed with a key.
 
         Raises PromotionConflict, which names the other, when somebody else has written that entry first.
         """
-        # A clock that was set back must not make the chain run backwards.
-        now = datetime.now(UTC)
         entry = PromotionEntry(
             number=after.number + 1 if after else 1,
-            at=max(now, after.at) if after else now,
+            at=datetime.now(UTC),
             previous=after.hash if after else GENESIS,
+            key=key.public.id if key else "",
             **values,
         )
+        if key:
+            signature = key.sign(_canonical(entry.model_dump(mode="json"), "hash", "signature"))
+            entry = entry.model_copy(update={"signature": signature})
         entry = entry.model_copy(update={"hash": _hash(entry.model_dump(mode="json"))})
         data = json.dumps(entry.model_dump(mode="json"), indent=2, ensure_ascii=False).encode() + b"\n"
         if not self._storage.put_if_absent(self._bucket, self._key(entry.number), data, "application/json"):
-            there = self._read(entry.number)
-            if there != data:  # the same bytes are our own, stored by an attempt whose answer was lost
-                raise PromotionConflict(f"{sentence_of(_parse(there)[0])}; nothing was changed by this call.")
+            there = self._read(entry.number).entry
+            if there.hash != entry.hash:  # the same is our own, stored by an attempt whose answer was lost
+                raise PromotionConflict(f"{sentence_of(there)}; nothing was changed by this call.")
         return entry
 
     def verify(self, anchor: str | None = None) -> list[PromotionEntry]:
@@ -132,41 +178,67 @@ class History:
 
         Raises RegistryError, which names the first entry that was changed, removed, moved or added.
         """
-        entries: list[PromotionEntry] = []
-        for expected, number in enumerate(self._numbers(), start=1):
-            if number != expected:
-                raise RegistryError(f"The promotion history is damaged: entry {expected} is missing.")
-            entry, true = _parse(self._read(number))
-            _check(entry, true, entries[-1] if entries else None, number)
-            entries.append(entry)
-        _check_anchor(entries, anchor)
+        stored = self.stored()
+        check_chain(stored)
+        entries = [each.entry for each in stored]
+        check_anchor(entries, anchor, "MLflow")
         return entries
 
-    def _numbers(self) -> Iterator[int]:
+    def _listing(self) -> tuple[list[int], list[str]]:
+        """Numbers of the entries, without a gap, and names of the files that are none.
+
+        Raises RegistryError when an entry is missing: there is a gap, and a true entry behind it.
+        """
+        numbers: list[int] = []
+        foreign: list[str] = []
         for info in self._storage.list(self._bucket, self.prefix):
             name = info.key.removeprefix(self.prefix)
-            if not (name.endswith(".json") and name[:-5].isdigit()):
-                raise RegistryError("The promotion history is damaged: a file lies in it that is no entry.")
-            yield int(name[:-5])
+            match = _NAME.fullmatch(name)
+            if match and int(match[1]) == len(numbers) + 1:
+                numbers.append(int(match[1]))
+            elif match and self._is_entry(int(match[1])):
+                raise RegistryError(f"The promotion history is damaged: entry {len(numbers) + 1} is missing.")
+            elif name:
+                foreign.append(name)
+        return numbers, foreign
 
-    def _read(self, number: int) -> bytes:
+    def _is_entry(self, number: int) -> bool:
         try:
-            return self._storage.get(self._bucket, self._key(number)).data
+            stored = self._read(number)
+        except RegistryError:
+            return False
+        return stored.entry.number == number and stored.entry.hash == stored.true_hash
+
+    def _read(self, number: int) -> StoredEntry:
+        damaged = f"The promotion history is damaged: entry {number}"
+        try:
+            stored = self._storage.get(self._bucket, self._key(number))
         except ObjectGone as exc:
-            raise RegistryError(f"The promotion history is damaged: entry {number} is missing.") from exc
+            raise RegistryError(f"{damaged} is missing.") from exc
+        try:
+            document = json.loads(stored.data)
+            entry = PromotionEntry.model_validate(document)
+            return StoredEntry(entry, _hash(document), _canonical(document, "hash", "signature"), stored.modified)
+        except (ValueError, AttributeError, RecursionError) as exc:  # pydantic's ValidationError is a ValueError
+            raise RegistryError(f"{damaged} cannot be read.") from exc
 
     def _key(self, number: int) -> str:
         return f"{self.prefix}{number:08d}.json"
 
 
+_VERBS = {"began": "is putting", "promoted": "has put", "failed": "has tried to put"}
+
+
 def sentence_of(entry: PromotionEntry) -> str:
     """An entry in words, without a full stop: who, which version, when and why."""
-    verb = {"began": "is putting", "promoted": "has put", "failed": "has tried to put"}[entry.act]
-    when = f"{entry.at:%Y-%m-%d %H:%M:%S} UTC"
-    return f"{entry.by} {verb} version {entry.version} into service ({entry.kind} of {when}: {entry.reason})"
+    what = f"({entry.kind} of {entry.at:%Y-%m-%d %H:%M:%S} UTC: {entry.reason})"
+    if entry.act == "accepted":
+        return f"{entry.by} has accepted the history as it is {what}"
+    return f"{entry.by} {_VERBS[entry.act]} version {entry.version} into service {what}"
 
 
-def _served(entries: Sequence[PromotionEntry], moment: datetime) -> PromotionEntry | None:
+def served_at(entries: Sequence[PromotionEntry], moment: datetime) -> PromotionEntry | None:
+    """The `promoted` entry whose version was in service at a moment; None before the first."""
     served = None
     for entry in entries:
         if entry.act == "promoted" and entry.at <= moment:
@@ -179,39 +251,38 @@ def _hash(document: dict[str, Any]) -> str:
 
     Computed from the document as stored, not from the model: an entry with fields of a later release still verifies.
     """
-    content = {name: value for name, value in document.items() if name != "hash"}
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hashlib.sha256(_canonical(document, "hash")).hexdigest()
 
 
-def _parse(data: bytes) -> tuple[PromotionEntry, str]:
-    """An entry and the hash that its content truly has."""
-    try:
-        document = json.loads(data)
-        return PromotionEntry.model_validate(document), _hash(document)
-    except (ValueError, AttributeError) as exc:  # pydantic's ValidationError is a ValueError
-        raise RegistryError("The promotion history is damaged: an entry cannot be read.") from exc
+def _canonical(document: dict[str, Any], *without: str) -> bytes:
+    content = {name: value for name, value in document.items() if name not in without}
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _check(entry: PromotionEntry, true: str, before: PromotionEntry | None, number: int) -> None:
-    damaged = f"The promotion history is damaged: entry {number}"
-    if entry.hash != true:
-        raise RegistryError(f"{damaged} was changed after it was written.")
-    if entry.number != number:
-        raise RegistryError(f"{damaged} was written as entry {entry.number}.")
-    if entry.previous != (before.hash if before else GENESIS):
-        raise RegistryError(f"{damaged} does not follow from the entry before it.")
-    if before and entry.at < before.at:
-        raise RegistryError(f"{damaged} is older than the entry before it.")
+def check_chain(stored: Sequence[StoredEntry]) -> None:
+    """Raise RegistryError, which names the first entry that was changed, moved or added."""
+    before: PromotionEntry | None = None
+    for number, each in enumerate(stored, start=1):
+        damaged = f"The promotion history is damaged: entry {number}"
+        if each.entry.hash != each.true_hash:
+            raise RegistryError(f"{damaged} was changed after it was written.")
+        if each.entry.number != number:
+            raise RegistryError(f"{damaged} was written as entry {each.entry.number}.")
+        if each.entry.previous != (before.hash if before else GENESIS):
+            raise RegistryError(f"{damaged} does not follow from the entry before it.")
+        before = each.entry
 
 
-def _check_anchor(entries: Sequence[PromotionEntry], anchor: str | None) -> None:
+def check_anchor(entries: Sequence[PromotionEntry], anchor: str | None, place: str) -> None:
+    """Raise RegistryError when the history is not the one whose entry was anchored; `place` says where."""
     if anchor is None:
         return
-    number = int(anchor.partition(":")[0])
+    number = int(anchor.partition(":")[0]) if re.fullmatch(r"[0-9]{1,8}:[0-9a-f]{64}", anchor) else 0
+    if number < 1:
+        raise RegistryError(f"The anchor of the promotion history in {place} cannot be read.")
     if len(entries) < number:
         raise RegistryError(
-            f"The promotion history is damaged: MLflow remembers entry {number}, but it ends at {len(entries)}."
+            f"The promotion history is damaged: {place} remembers entry {number}, but it ends at {len(entries)}."
         )
     if entries[number - 1].anchor != anchor:
-        raise RegistryError(f"The promotion history is damaged: entry {number} is not the one that MLflow remembers.")
+        raise RegistryError(f"The promotion history is damaged: entry {number} is not the one that {place} remembers.")

@@ -38,6 +38,9 @@ ANSWER_SECONDS = 10
 
 RECORD = "record.json"
 
+GATE, VERDICT, LOWERED = "gate", "verdict", "gate_lowered"
+"""Tags of a run: whether it passed the gate, the verdict, and the limits that were lowered for it."""
+
 
 class RunRecord(BaseModel):
     """What a training run was asked, what it worked on, and what came of each epoch."""

@@ -10,19 +10,22 @@ is in service is the history's to say (`lungline.registry.history`); the alias `
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lungline.errors import LunglineError, ObjectGone, PackageError, RegistryError
-from lungline.package.card import CARD, amend_card
+from lungline.errors import LunglineError, ObjectGone, PackageError, RegistryError, RegistryUnavailable
+from lungline.package.card import CARD, GateFacts, amend_card
 from lungline.package.package import Package
+from lungline.package.signature import SIGNATURE, is_signed, sign_package, verify_package
 from lungline.registry.history import History, PromotionEntry
 from lungline.registry.mlflow_flavor import PACKAGE, write_mlmodel
-from lungline.registry.tracking import connect, translated
+from lungline.registry.tracking import GATE, LOWERED, VERDICT, connect, translated
+from lungline.registry.verification import MLFLOW, Anchor, VerifiedHistory, verify
 from lungline.settings import Settings
+from lungline.site_key import PublicKey, parse_public_keys, site_key, trust_keys, trusted_keys
 from lungline.storage.s3 import Storage
 
 if TYPE_CHECKING:
@@ -102,8 +105,10 @@ class Registry:
                 pipeline_run=pipeline_run,
                 metrics=dict(metrics),
                 confusion=dict(confusion or {}),
+                gate=_gate_facts(client.get_run(run_id).data.tags),
             )
             loaded = Package.load(folder)
+            self._sign(folder)
             self._store(folder, version)
             self._describe(client, version, loaded)
             self._set_challenger(client, version)
@@ -160,33 +165,117 @@ class Registry:
             raise PackageError(f"The package at {self.package_uri(version)} says that it is {package.card.version}.")
         return package
 
-    def package_sha256(self, version: str) -> str | None:
-        """What MLflow noted of a version's package when it was registered; None when it does not know the version."""
+    def noted(self, version: str) -> Mapping[str, str]:
+        """What MLflow noted of a version when it was registered; empty when it does not know the version."""
         from mlflow.exceptions import MlflowException
 
         with translated(self.settings):
             client = connect(self.settings)
             try:
-                return client.get_model_version(self.name, version).tags.get("package_sha256")
+                return dict(client.get_model_version(self.name, version).tags)
+            except MlflowException as exc:
+                if exc.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    return {}
+                raise
+
+    def gate_of(self, package: Package) -> GateFacts | None:
+        """The gate's verdict on a package: in its card, or for those of earlier releases in its MLflow run."""
+        if package.card.gate or not package.card.mlflow_run_id:
+            return package.card.gate
+        from mlflow.exceptions import MlflowException
+
+        with translated(self.settings):
+            try:
+                return _gate_facts(connect(self.settings).get_run(package.card.mlflow_run_id).data.tags)
             except MlflowException as exc:
                 if exc.error_code == "RESOURCE_DOES_NOT_EXIST":
                     return None
                 raise
 
-    def follow(self, entry: PromotionEntry) -> None:
-        """Move the alias `champion` to where the history has it, and note the history's end outside its own store."""
+    def signer_of(self, package: Package) -> PublicKey | None:
+        """The key of this site that signed a package, once it is proven; None for one without a signature.
+
+        Raises PackageError for another signature, or another content than was signed.
+        """
+        return verify_package(package.folder, trusted_keys(self.settings)) if is_signed(package.folder) else None
+
+    def sign(self, package: Package, version: str) -> PublicKey:
+        """Sign a stored package of an earlier release."""
+        key = self._sign(package.folder)
+        data = (package.folder / SIGNATURE).read_bytes()
+        self.storage.put(self.bucket, f"{self.name}/{version}/{SIGNATURE}", data, "application/json")
+        return key
+
+    def follow(self, entry: PromotionEntry, head: PromotionEntry | None = None) -> None:
+        """Move the alias `champion` to an entry's version, and note the history's end outside its own store.
+
+        The end is `head`, where that is another entry.
+        """
+        self.keep_anchor(head or entry)
         with translated(self.settings):
             client = connect(self.settings)
             client.set_registered_model_alias(self.name, CHAMPION, entry.version)
             if self._aliases(client).get(CHALLENGER) == entry.version:
                 client.delete_registered_model_alias(self.name, CHALLENGER)
-            client.set_registered_model_tag(self.name, ANCHOR, entry.anchor)
+
+    def keep_anchor(self, entry: PromotionEntry) -> None:
+        """Note the history's end in MLflow."""
+        with translated(self.settings):
+            connect(self.settings).set_registered_model_tag(self.name, ANCHOR, entry.anchor)
 
     def verified_history(self) -> list[PromotionEntry]:
         """The history's entries, checked against MLflow's note of its end; raises RegistryError when it is damaged."""
-        with translated(self.settings):
-            tags = self._model(connect(self.settings)).tags
-        return self.history.verify(tags.get(ANCHOR))
+        return list(self.verified({}).entries)
+
+    def verified(self, anchors: Mapping[str, Anchor]) -> VerifiedHistory:
+        """The history, its signatures and its anchors: MLflow's and the others, by where they are in a sentence.
+
+        Raises RegistryError when it is damaged. Where MLflow does not answer, the others must do.
+        """
+        return verify(
+            self.history.stored(),
+            anchors={MLFLOW: self._anchor(), **anchors},
+            trusted=trusted_keys(self.settings),
+            published=self._published_keys(),
+            foreign=self.history.foreign(),
+        )
+
+    def append(self, after: PromotionEntry | None, **values: Any) -> PromotionEntry:
+        """Write an entry of the history, signed; raises what `History.append` raises."""
+        key = site_key(self.settings)
+        self._publish(key.public)
+        return self.history.append(after, key=key, **values)
+
+    def trust(self, keys: Sequence[PublicKey]) -> None:
+        """Add keys to those that this site trusts."""
+        trust_keys(self.settings, tuple(keys))
+
+    def _sign(self, folder: Path) -> PublicKey:
+        key = site_key(self.settings)
+        sign_package(folder, key)
+        self._publish(key.public)
+        return key.public
+
+    def _publish(self, key: PublicKey) -> None:
+        """Store a public key beside the history, for others to verify with."""
+        self.storage.put_if_absent(self.bucket, f"{self._keys}{key.id[:16]}.pub", key.pem.encode(), "text/plain")
+
+    def _published_keys(self) -> tuple[PublicKey, ...]:
+        keys: list[PublicKey] = []
+        for info in self.storage.list(self.bucket, self._keys):
+            keys += parse_public_keys(self.storage.get(self.bucket, info.key).data.decode("ascii", "replace"))
+        return tuple(dict.fromkeys(keys))
+
+    def _anchor(self) -> Anchor:
+        try:
+            with translated(self.settings):
+                return Anchor(self._model(connect(self.settings)).tags.get(ANCHOR))
+        except RegistryUnavailable:
+            return Anchor(None, reachable=False)
+
+    @property
+    def _keys(self) -> str:
+        return f"{self.name}/keys/"
 
     def _registered(self, client: "MlflowClient", run_id: str) -> str | None:
         for entry in client.search_model_versions(f"name='{self.name}' and run_id='{run_id}'"):
@@ -237,6 +326,7 @@ class Registry:
         tags = {
             "package": self.package_uri(version),
             "package_sha256": package.sha256,
+            "signed_by": site_key(self.settings).public.id,
             "pipeline_run": card.pipeline_run or "",
             "data": card.data.name,
             "data_digest": card.data.digest,
@@ -277,6 +367,14 @@ class Registry:
 
     def _key(self, version: str) -> str:
         return f"{self.name}/{version}/{CARD}"
+
+
+def _gate_facts(tags: Mapping[str, str]) -> GateFacts | None:
+    """The gate's verdict in the tags of a run; None for a run that the gate has not judged."""
+    if GATE not in tags:
+        return None
+    lowered = tuple(filter(None, tags.get(LOWERED, "").split("; ")))
+    return GateFacts(passed=tags[GATE] == "passed", sentence=tags.get(VERDICT, ""), lowered=lowered)
 
 
 def _version(entry: Any, aliases: Mapping[str, str], package: str) -> Version:

@@ -15,12 +15,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from lungline.errors import PromotionRefused, RegistryError
-from lungline.evaluation.gate import GateRule, GateVerdict, evaluate_gate
+from lungline.evaluation.gate import GateRule, GateVerdict, evaluate_gate, lowered_limits
 from lungline.evaluation.metrics import LOOKS, Scored, summarise
 from lungline.evaluation.scoring import Scores
 from lungline.monitoring.reference import add_reference, reference_of
 from lungline.package.card import Card, SiteFacts, amend_card, shifted
 from lungline.package.package import Package, label_of
+from lungline.package.signature import SIGNATURE
 from lungline.registry import tracking
 from lungline.registry.provenance import code_facts
 from lungline.registry.versions import Registry
@@ -162,7 +163,11 @@ def _rule(name: str, value: float | None, limit: float, holds: Callable[[float, 
 
 def _checked(validation: SiteValidation, package: Package, registry: Registry) -> tuple[SiteProposal, str]:
     champion = registry.champion()
-    if champion is None or package.card.version != champion or registry.package_sha256(champion) != package.sha256:
+    if (
+        champion is None
+        or package.card.version != champion
+        or registry.noted(champion).get("package_sha256") != package.sha256
+    ):
         raise PromotionRefused(
             f"Only the champion gets a version for a site, and version {validation.model} is not the champion: promote "
             "it first."
@@ -175,7 +180,7 @@ def _checked(validation: SiteValidation, package: Package, registry: Registry) -
 def _write_package(folder: Path, package: Package, validated: Validated, proposal: SiteProposal) -> Card:
     """The champion's package with the site's prior, thresholds and reference."""
     validation, card = validated.validation, package.card
-    shutil.copytree(package.folder, folder)
+    shutil.copytree(package.folder, folder, ignore=shutil.ignore_patterns(SIGNATURE))
     facts = SiteFacts(
         name=validation.site,
         parent=validation.model,
@@ -246,6 +251,11 @@ def _record(  # noqa: PLR0917  # one call joins what the run shows
         settings,
         run,
         metrics={f"test_{name}": value for name, value in scores.evaluation.metrics().items()},
-        tags={"gate": "passed" if verdict.passed else "failed", "verdict": verdict.sentence, "site": validation.site},
+        tags={
+            tracking.GATE: "passed" if verdict.passed else "failed",
+            tracking.VERDICT: verdict.sentence,
+            tracking.LOWERED: "; ".join(lowered_limits(settings.gate)),
+            "site": validation.site,
+        },
     )
     return run

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lungline.errors import PackageError
 from lungline.package.card import MODEL, SAVED_MODEL, Card, _write_card
-from lungline.package.package import Package, _digests, quiet
+from lungline.package.package import Package, listed_digests, quiet
 
 if TYPE_CHECKING:
     import keras
@@ -95,7 +95,7 @@ def write_package(folder: Path, *, keras_model: Any, card: Card) -> Card:
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         export(keras_model, draft / MODEL, draft / SAVED_MODEL)
-        card = card.model_copy(update={"files": _digests(draft)})
+        card = card.model_copy(update={"files": listed_digests(draft)})
         _write_card(draft, card)
         draft.chmod(0o755)  # mkdtemp's 0700 would shut other users of a shared volume out
         draft.replace(folder)

@@ -64,6 +64,7 @@ ROOMS = (
     "lungline.package",
     "lungline.imaging",
     "lungline.storage",
+    "lungline.site_key",
     "lungline.program",
     "lungline.tracing",
     "lungline.logs",
