@@ -34,8 +34,8 @@ class ModelSettings(Block):
     geometry: Literal["stretch", "centre-crop"] = Field(
         default="stretch", description="How an image that is not square becomes square."
     )
-    normalisation: Literal["none", "equalise", "stretch-percentiles"] = Field(
-        default="equalise", description="How grey levels are normalised to make up for differences in exposure."
+    normalisation: Literal["none", "equalise", "equalise-limited", "stretch-percentiles"] = Field(
+        default="equalise-limited", description="How grey levels are normalised to make up for differences in exposure."
     )
     width: int = Field(default=64, ge=4, le=256, description="Channels of the last layer before the activation map.")
     weights: Literal["imagenet", "random"] = Field(

@@ -109,6 +109,25 @@ def _equalise(pixels: Pixels) -> Floats:
     return _look_up((levels / 255).astype(np.float32), pixels)
 
 
+# The greatest share of an image that a single grey level counts with in a limited equalisation: four times its share
+# when all levels are equally frequent. No level of the X-ray itself is much above that.
+_MOST_OF_A_LEVEL = 4 / 256
+
+
+def _equalise_limited(pixels: Pixels) -> Floats:
+    """Equalise histograms, but no grey level counts for more than a few.
+
+    A bar, a frame or a collimated border in one grey level would otherwise take the levels away from the lungs, or push
+    them apart, and the same lungs would look different in another frame.
+    """
+    counts = np.minimum(_histograms(pixels), _MOST_OF_A_LEVEL * pixels[0].size)
+    below = np.cumsum(counts, axis=1)
+    levels = (below - counts / 2) / below[:, -1:]
+    # A constant image has nothing to spread.
+    flat = (counts > 0).sum(axis=1, keepdims=True) < 2
+    return _look_up(np.where(flat, np.arange(256) / 255, levels).astype(np.float32), pixels)
+
+
 def _stretch_percentiles(pixels: Pixels) -> Floats:
     """Spread grey levels from the 1st to the 99th percentile over 0..1, and clip the rest."""
     share = np.cumsum(_histograms(pixels), axis=1) / pixels[0].size
@@ -135,6 +154,7 @@ def _look_up(levels: Floats, pixels: Pixels) -> Floats:
 NORMALISATIONS: dict[str, Callable[[Pixels], Floats]] = {
     "none": _as_is,
     "equalise": _equalise,
+    "equalise-limited": _equalise_limited,
     "stretch-percentiles": _stretch_percentiles,
 }
 """Functions that map grey levels to 0..1, by name: uint8 (N, H, W) with N >= 1 to float32 (N, H, W)."""

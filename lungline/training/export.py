@@ -26,15 +26,50 @@ def export(model: "keras.Model", lite: Path, saved: Path) -> None:
     import tensorflow as tf
 
     shape = (None, *model.input_shape[1:])
-    call = tf.function(
-        lambda image: model(image, training=False), input_signature=[tf.TensorSpec(shape, tf.float32, name="image")]
-    )
-    # Keras's own SavedModel export writes each weight twice, and a package should be small.
+    call = tf.function(_in_half(model), input_signature=[tf.TensorSpec(shape, tf.float32, name="image")])
     module: Any = tf.Module()
-    module.held, module.serve = model.weights, call
+    module.serve = call
     with quiet():
         model.export(str(lite), format="litert", verbose=False)
         tf.saved_model.save(module, str(saved), signatures=call)
+
+
+def round_weights(model: "keras.Model") -> None:
+    """Round matrices and kernels to 16-bit floats in place, before calibration, so that a package can store half.
+
+    Scales and means of normalisations stay as they are: small ones would lose their digits.
+    """
+    for weight in model.weights:
+        if len(weight.shape) > 1 and weight.dtype == "float32":
+            weight.assign(np.asarray(weight, np.float16).astype(np.float32))
+
+
+def _in_half(model: "keras.Model") -> Any:
+    """A function from images to outputs that holds rounded weights as 16-bit constants: a package should be small."""
+    groups = [model.trainable_variables, model.non_trainable_variables]
+    values = [[_halved(np.asarray(weight)) for weight in group] for group in groups]
+
+    def call(image: Any) -> Any:
+        weights = [[_in_full(value) for value in group] for group in values]
+        outputs, _ = model.stateless_call(*weights, image, training=False)
+        return outputs
+
+    return call
+
+
+def _halved(weight: NDArray[Any]) -> NDArray[Any]:
+    """A weight in 16 bits when it loses nothing."""
+    if weight.dtype != np.float32 or np.abs(weight).max(initial=0) > np.finfo(np.float16).max:
+        return weight
+    half = weight.astype(np.float16)
+    return half if (half.astype(np.float32) == weight).all() else weight
+
+
+def _in_full(weight: NDArray[Any]) -> Any:
+    import tensorflow as tf
+
+    held = tf.constant(weight)
+    return tf.cast(held, tf.float32) if held.dtype == tf.float16 else held
 
 
 TOLERANCE = 1e-3

@@ -21,6 +21,7 @@ from lungline.settings import ModelSettings, Settings, TrainSettings
 from lungline.training.augment import augment, disturbed, reframe
 from lungline.training.calibration import choose_prior, choose_thresholds, fit_calibration
 from lungline.training.embedding import fit_embedding
+from lungline.training.export import round_weights
 from lungline.training.lung_crop import crop, lung_box
 from lungline.training.lungs import SIDE, fields_of, lung_model
 from lungline.training.network import CLASSIFIER, SEGMENTER, build
@@ -106,9 +107,11 @@ def train(prepared: "Prepared", settings: Settings, on_epoch: Callable[[Epoch], 
         history.append(Epoch(number, settings.train.epochs, loss, val_auc, rate, time.monotonic() - started))
         if on_epoch:
             on_epoch(history[-1])
+    round_weights(loop.averaged)
     chest = fit_chest_check(loop.averaged, pixels, val_pixels, preparation, settings.train.seed)
     fit_embedding(loop.averaged, pixels, preparation, settings.train.seed)
     network = loop.averaged
+    round_weights(network)
     val_logits = logits(network, val_images)
     calibration = fit_calibration(val_logits, val_labels)
     prior = choose_prior(val_labels, settings.train)
