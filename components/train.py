@@ -31,7 +31,8 @@ def train(
     from lungline.registry.tracking import Recorder, new_record
     from lungline.training import export
     from lungline.training.export import write_package
-    from lungline.training.train import Epoch
+    from lungline.training.loop import Epoch
+    from lungline.training.teachers import Lesson
     from lungline.training.train import train as fit
 
     with step_events.step("train") as step:
@@ -43,9 +44,12 @@ def train(
         with Recorder(settings, new_record(settings, facts, code_facts())) as recorder:
 
             def on_epoch(epoch: Epoch) -> None:
-                recorder.epoch(epoch)
+                teacher = f"teacher {epoch.teacher} of {settings.train.teachers}, " if isinstance(epoch, Lesson) else ""
+                if not teacher:
+                    recorder.epoch(epoch)
+                state = f"loss {epoch.loss:.3f}, validation AUC {epoch.val_auc:.4f}"
                 step.progress(
-                    f"epoch {epoch.number}/{epoch.of}: loss {epoch.loss:.3f}, validation AUC {epoch.val_auc:.4f}",
+                    f"{teacher}epoch {epoch.number}/{epoch.of}: {state}",
                     epoch=epoch.number,
                     of=epoch.of,
                     loss=epoch.loss,

@@ -49,6 +49,12 @@ class ModelSettings(Block):
 class TrainSettings(Block):
     """One training run."""
 
+    recipe: Literal["default", "best"] = Field(
+        default="default",
+        description="How the network learns: from labels, or, with `best`, also from larger networks that are trained "
+        "first, which takes about ten times as long.",
+    )
+    teachers: int = Field(default=3, ge=2, le=20, description="Larger networks that teach, with the recipe `best`.")
     epochs: int = Field(default=6, ge=1, le=1000, description="Passes over the training split.")
     batch: int = Field(default=32, ge=2, le=4096, description="Images per step, half of them of each class.")
     learning_rate: float = Field(default=1e-3, gt=0, lt=1, description="Peak of the cosine schedule.")

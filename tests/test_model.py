@@ -10,8 +10,11 @@ from lungline.package.package import Package
 from lungline.settings import ModelSettings, load_settings
 from lungline.training.augment import augment, reframe
 from lungline.training.export import check, write_package
-from lungline.training.network import CLASSIFIER, build_classifier, imagenet_weights
-from lungline.training.train import Epoch, Trained, build, logits, preparation_of, train
+from lungline.training.imagenet import imagenet_weights
+from lungline.training.loop import Epoch, logits
+from lungline.training.network import CLASSIFIER, build_classifier
+from lungline.training.teachers import Lesson, _groups
+from lungline.training.train import Trained, build, preparation_of, train
 
 SETTINGS = load_settings(
     {"data": "phantom:160", "model.size": 32, "model.width": 8, "train.epochs": 2, "train.batch": 16}
@@ -58,6 +61,22 @@ def test_training_reports_every_epoch_in_order(run: tuple[Trained, list[Epoch]])
     assert [(epoch.number, epoch.of) for epoch in epochs] == [(1, 2), (2, 2)]
     assert epochs[0].seconds < epochs[1].seconds <= trained.seconds
     assert all(np.isfinite(epoch.loss) and 0 <= epoch.val_auc <= 1 for epoch in epochs)
+
+
+def test_the_best_recipe_learns_from_networks_that_did_not_see_the_image(prepared: Prepared) -> None:
+    epochs: list[Epoch] = []
+    best = SETTINGS.train.model_copy(update={"recipe": "best", "teachers": 2, "epochs": 1})
+    trained = train(prepared, SETTINGS.model_copy(update={"train": best}), epochs.append)
+    assert [epoch.teacher for epoch in epochs if isinstance(epoch, Lesson)] == [1, 2]
+    assert [type(epoch) for epoch in epochs] == [Lesson, Lesson, Epoch]
+    assert trained.history == (epochs[-1],)
+
+
+def test_a_teacher_sees_no_image_of_a_patient_that_it_judges() -> None:
+    patients = ["a", "a", "b", "c", "c", "d", "e"]
+    groups = _groups(patients, 2, seed=3)
+    assert {len({groups[at] for at, name in enumerate(patients) if name == patient}) for patient in patients} == {1}
+    assert set(groups) == {0, 1}
 
 
 def test_training_learns_phantoms(run: tuple[Trained, list[Epoch]]) -> None:

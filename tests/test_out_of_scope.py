@@ -1,4 +1,4 @@
-"""The chest check on real X-rays: no confident label on what is no upright frontal chest X-ray."""
+"""The checks on real X-rays: no confident label on what is no upright frontal chest X-ray."""
 
 import zipfile
 from pathlib import Path
@@ -9,12 +9,13 @@ import pytest
 from lungline.evaluation.out_of_scope import OutOfScopeLabels, measure
 from lungline.imaging.decoding import decode
 from lungline.package.card import Card, CodeFacts, DataFacts, Thresholds
-from lungline.package.package import NOT_A_CHEST, Package
+from lungline.package.package import Package
 from lungline.settings import ModelSettings
 from lungline.training.export import write_package
 from lungline.training.lungs import lung_model
 from lungline.training.network import build
 from lungline.training.ood_check import fit_chest_check
+from lungline.training.population import fit_population_check
 from lungline.training.train import preparation_of
 
 REAL = Path(__file__).parents[2] / "shared/data/chest_xray.zip"
@@ -33,7 +34,7 @@ def files(split: str, kind: str, count: int) -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
-    """A network with ImageNet's features and a fitted chest check, which has a confident label for every chest."""
+    """A network with ImageNet's features and fitted checks, which has a confident label for every chest."""
     settings = ModelSettings()
     preparation = preparation_of(settings)
 
@@ -42,11 +43,14 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
         return np.stack([preparation.resize(decode(data)) for data in chosen])
 
     network = build(settings)
-    check = fit_chest_check(network, pixels("train", 450), pixels("val", 90), preparation, seed=0)
+    train, val = pixels("train", 450), pixels("val", 90)
+    check = fit_chest_check(network, train, val, preparation, seed=0)
+    population = fit_population_check(network, train, val, preparation)
     card = Card(
         preparation=preparation,
         thresholds=Thresholds(low=0, high=0, operating=0, chosen="Every chest is pneumonia."),
         chest=check,
+        population=population,
         lungs=lung_model(),
         data=DataFacts(name="chest_xray", digest="0", synthetic=False),
         code=CodeFacts(version="0"),
@@ -91,4 +95,4 @@ def test_few_x_rays_of_either_class_are_doubted(package: Package) -> None:
     data = files("test", "NORMAL", 50) + files("test", "PNEUMONIA", 50)
     preparation = package.card.preparation
     predictions = package.predict(np.stack([preparation.apply(decode(file)) for file in data]))
-    assert sum(NOT_A_CHEST in prediction.warnings for prediction in predictions) <= 3
+    assert sum(bool(prediction.doubts) for prediction in predictions) <= 6

@@ -126,6 +126,7 @@ def _facts(card: Card) -> dict[str, dict[str, object]]:
             if card.prior
             else "risks are for the share of the calibration's images",
             "Chest check": card.chest.chosen if card.chest else "none",
+            "Population check": card.population.chosen if card.population else "none: other patients are not noticed",
             "Lung model": card.lungs.source if card.lungs else "none: the evidence may lie outside the lungs",
         },
         "Origin": {

@@ -93,6 +93,13 @@ class ChestCheck(_Part):
     chosen: str = Field(description="How the threshold was chosen, in one sentence.")
 
 
+class PopulationCheck(_Part):
+    """An image that lies farther from the training images than the threshold is Unsure, whatever its probability."""
+
+    threshold: float = Field(gt=0)
+    chosen: str = Field(description="How the threshold was chosen, in one sentence.")
+
+
 class LungModel(_Part):
     """The lung segmenter inside the network; an image whose lung field is implausible is Unsure."""
 
@@ -144,6 +151,9 @@ class Card(_Part):
         default=None, description="None for packages of earlier releases: the risks are for the calibration's images."
     )
     chest: ChestCheck | None = None
+    population: PopulationCheck | None = Field(
+        default=None, description="How far from the training images an image may lie; packages of before have no check."
+    )
     lungs: LungModel | None = Field(
         default=None, description="None for packages of earlier releases, which have no lung model."
     )

