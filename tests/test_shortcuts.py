@@ -45,7 +45,7 @@ def test_a_low_prior_makes_no_pneumonia_less_confident(tmp_path: Path) -> None:
     package = reader_of(CENTRE, tmp_path / "1")
     rare = Package(
         package.folder,
-        package.card.model_copy(update={"prior": Prior(calibrated=0.7, share=0.01, chosen="By hand.")}),
+        package.card.model_copy(update={"prior": Prior(calibrated=0.7, share=1e-6, chosen="By hand.")}),
         package.sha256,
         (package.folder / MODEL).read_bytes(),
     )
