@@ -12,6 +12,7 @@ from eventing.state import State
 from laptop.home.credentials import load_credentials
 from laptop.home.disk import disk_fault, start_fault
 from laptop.home.lock import is_locked
+from laptop.home.state import check_state
 from laptop.services.kafka_login import USER
 from laptop.services.process import birth, tail
 from laptop.services.prometheus import find_prometheus
@@ -56,6 +57,7 @@ def up(
     home = Home.make(settings.home)
     if is_locked(home):
         raise StackError(f"A stack already runs in {home.path}: `lungline status` shows it.")
+    check_state(home)
     supervisor = _spawn(home, settings, attached=attached)
     try:
         return _await(home, wait_for, on_change, START_SECONDS, supervisor)

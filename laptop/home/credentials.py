@@ -66,7 +66,7 @@ def claim_credentials(home: Home) -> Credentials:
     if stored := load_credentials(home):
         return stored
     credentials = Credentials.generate()
-    write_json(home.file("credentials.json"), asdict(credentials))
+    write_json(home.file("credentials.json"), asdict(credentials), durable=True)
     return credentials
 
 

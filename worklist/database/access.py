@@ -6,6 +6,7 @@ without a query.
 
 import hashlib
 import hmac
+import logging
 import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -27,6 +28,10 @@ Role = Literal["reader", "admin"]
 COOKIE = "lungline_worklist"
 TOKEN_HOURS = 24
 LINK_FILE = "login_url"
+SECRET_LENGTH = 32
+"""Characters that the secret of cookies and links has at least."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +145,13 @@ def _secret(settings: Settings) -> str:
     if settings.worklist.secret:
         return settings.worklist.secret.get_secret_value()
     path = settings.home / "worklist" / "secret"
-    if not path.exists():
-        write_private(path, secrets.token_urlsafe(48))
+    kept = path.read_text(errors="replace").strip("\0\n ") if path.exists() else ""
+    if len(kept) >= SECRET_LENGTH:
+        return kept
+    if path.exists():
+        # With an empty secret anybody could forge links and sessions.
+        _log.warning("%s was damaged: it is made again, and everybody signs in once more.", path)
+    write_private(path, secrets.token_urlsafe(48), durable=True)
     return path.read_text()
 
 
