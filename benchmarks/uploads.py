@@ -182,7 +182,8 @@ def _processes(settings: Settings) -> dict[str, psutil.Process]:
 
 
 def _cpu(process: psutil.Process) -> float:
-    return sum(process.cpu_times()[:2])
+    """Of the process and its children: the broker is a child of its gate."""
+    return sum(sum(member.cpu_times()[:2]) for member in (process, *process.children(recursive=True)))
 
 
 def main() -> None:
