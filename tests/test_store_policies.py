@@ -112,6 +112,7 @@ MAY: list[tuple[str, str, str, str]] = [
     ("predictor", "put", RESEARCH, "unsure/aa/1.png"),
     ("predictor", "put", RESULTS, "latest/8-aa-1.png"),
     ("predictor", "put", RESULTS, "owed/aa-1"),
+    ("predictor", "delete", RESULTS, "owed/aa-2"),
     ("predictor", "list", MODELS, ""),
     ("predictor", "get", MODELS, MODEL),
     ("pipeline", "put", MODELS, f"{OURS.model_name}/2/card.json"),
@@ -139,6 +140,9 @@ MAY_NOT: list[tuple[str, str, str, str]] = [
     ("pipeline", "list", RESEARCH, ""),
     ("pipeline", "put", UPLOADS, "c.jpeg"),
     ("pipeline", "put", MODELS, "another-model/1/card.json"),
+    ("pipeline", "delete", MODELS, MODEL),
+    ("pipeline", "delete", MODELS, f"{OURS.model_name}/history/00001.json"),
+    ("predictor", "delete", RESULTS, "results/aa/1.json"),
     ("mlflow", "get", MODELS, MODEL),
     ("mlflow", "get", UPLOADS, "a.jpeg"),
     ("worklist", "delete", RESULTS, "results/aa/1.json"),
@@ -165,6 +169,7 @@ def test_users_may_do_what_they_need(
     attempt(store(user), act, bucket, key)
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(("user", "act", "bucket", "key"), MAY_NOT)
 def test_users_may_do_no_more(store: Callable[[str], Storage], user: str, act: str, bucket: str, key: str) -> None:
     with pytest.raises(LunglineError):

@@ -12,7 +12,7 @@ SIDE = 7990  # 64 million pixels
 
 def rgba_png() -> bytes:
     """700 KB that Pillow holds as 256 MB, several times while it converts them."""
-    return _encoded(_pattern((SIDE, SIDE, 4), np.uint8, 256, share=40), "PNG", compress_level=9)
+    return _encoded(_pattern((SIDE, SIDE, 4), np.uint8, 256, share=40), "PNG", compress_level=6)
 
 
 def progressive_jpeg() -> bytes:
