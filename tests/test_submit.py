@@ -15,7 +15,7 @@ from lungline.errors import DataError, LunglineError, PipelineFailed, SettingsEr
 from lungline.settings import Settings, load_settings, variable
 from pipelines.arguments import STEPS
 from pipelines.compile import compile_pipeline
-from pipelines.resources import ADDRESSES, SECRET, SERVICE_ACCOUNT, SETTINGS_MAP, shares
+from pipelines.resources import ADDRESSES, SECRET, SERVICE_ACCOUNT, SETTINGS_MAP, SITE_SECRET, shares
 from pipelines.server import KfpServer, PipelinesUnavailable
 from pipelines.submit import schedule, submit
 from tests.support.manifests_of import MANIFESTS, generated_secrets
@@ -132,7 +132,9 @@ def test_every_step_gets_its_addresses_and_credentials(
     provided = {line.partition("=")[0] for line in (MANIFESTS / "base/settings.env").read_text().split()}
     assert {variable(name) for name in ADDRESSES} <= provided
     for step in compiled[1].values():
-        (from_map,), (from_secret,) = step["configMapAsEnv"], step["secretAsEnv"]
+        (from_map,), (from_secret, site) = step["configMapAsEnv"], step["secretAsEnv"]
+        assert (site["secretName"], site["optional"]) == (SITE_SECRET, True)
+        assert [key["envVar"] for key in site["keyToEnv"]] == ["LUNGLINE_SITE_KEY"]
         assert from_map["configMapName"] == SETTINGS_MAP
         assert from_secret["secretName"] == SECRET
         assert {entry["secretKey"] for entry in from_secret["keyToEnv"]} <= set(secret)
