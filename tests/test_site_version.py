@@ -23,6 +23,7 @@ from tests.support.site_images import film, folder_of, patients, write_calibrate
 from tests.test_registry import Place
 
 SHARE = 0.1
+PASSED = {tracking.GATE: "passed", tracking.VERDICT: "All rules passed."}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def champion_of(settings: Settings, trained: tuple[Path, Scores], folder: Path, 
     tracking.new_record(settings, data, CodeFacts(version="0.1.0")).save(record)
     run = tracking.settle(settings, record)
     scores.save(evaluation)
-    tracking.note(settings, run, artifacts={"evaluation": evaluation})
+    tracking.note(settings, run, artifacts={"evaluation": evaluation}, tags=PASSED)
     registry = Registry(settings)
     metrics, confusion = scores.evaluation.metrics(), scores.evaluation.confusion
     version = registry.register(package, run_id=run, pipeline_run="p/1", metrics=metrics, confusion=confusion).version
@@ -179,6 +180,7 @@ def test_a_run_without_an_evaluation_says_what_to_do(
     data = DataFacts(name="drawn", digest="d" * 64, synthetic=True)
     tracking.new_record(settings, data, CodeFacts(version="0.1.0")).save(tmp_path / "record")
     run = tracking.settle(settings, tmp_path / "record")
+    tracking.note(settings, run, tags=PASSED)
     registry, place = Registry(settings), Place()
     version = registry.register(trained[0], run_id=run, pipeline_run="p/1", metrics={"auc": 0.9}).version
     promote(version, by="Ada", reason="first", settings=settings, deployment=place)
