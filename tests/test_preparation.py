@@ -202,3 +202,23 @@ class TestHeatmap:
 def chroma_of(image: Image.Image) -> np.ndarray:
     rgb = np.asarray(image).astype(int)
     return rgb.max(axis=2) - rgb.min(axis=2)
+
+
+def test_a_frame_does_not_push_the_grey_levels_of_the_lungs_apart() -> None:
+    """Full equalisation moves the same lungs by a fifth of all levels when a grey frame comes around them."""
+    film = np.asarray(Image.open(io.BytesIO(phantom.jpeg(5, opacities=False))).convert("L").resize((112, 112)))
+    framed = np.full_like(film, 128)
+    framed[17:95, 17:95] = film[17:95, 17:95]
+    inner = np.s_[0, 17:95, 17:95]
+    full, limited = (
+        float(np.abs(normalise(film[None])[inner] - normalise(framed[None])[inner]).mean())
+        for normalise in (NORMALISATIONS["equalise"], NORMALISATIONS["equalise-limited"])
+    )
+    assert limited < 0.06
+    assert full > 0.12
+
+
+def test_a_limited_equalisation_is_the_full_one_where_no_level_stands_out() -> None:
+    pixels = np.random.default_rng(0).normal(120, 30, (1, 64, 64)).clip(0, 255).astype(np.uint8)
+    full, limited = (NORMALISATIONS[name](pixels) for name in ("equalise", "equalise-limited"))
+    assert np.abs(full - limited).max() < 0.02

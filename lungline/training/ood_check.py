@@ -25,7 +25,7 @@ from lungline.training.network import (
     SMALL,
     chest_head,
 )
-from lungline.training.outliers import HARDEST, KINDS, draw_outliers, resharpened
+from lungline.training.outliers import HARDEST, KINDS, draw_hardest, draw_outliers, resharpened
 from lungline.training.screens import annotated
 
 if TYPE_CHECKING:
@@ -55,11 +55,12 @@ def fit_chest_check(
     each = min(OUTLIERS_A_KIND, max(100, len(chosen) // 4))
     outliers = draw_outliers(len(KINDS) * each, train, rng)
     features = [seen(_augmented(half, preparation, seed))]
-    for pixels in (chosen, soft, outliers):
+    harder, places = draw_hardest(len(HARDEST) * each, train, rng)
+    for pixels in (chosen, soft, outliers, harder):
         blocks = (pixels[start : start + _BLOCK] for start in range(0, len(pixels), _BLOCK))
         features += [seen(preparation.normalise(block)) for block in blocks]
     chests = len(chosen) + 2 * len(half)
-    kinds = np.concatenate([np.zeros(chests, int), 1 + np.arange(len(outliers)) % len(KINDS)])
+    kinds = np.concatenate([np.zeros(chests, int), 1 + np.arange(len(outliers)) % len(KINDS), 1 + places])
     maps, small = (np.concatenate(parts) for parts in zip(*features, strict=True))
     _fit_head(model, (maps, small), kinds, chests, seed)
     held = np.concatenate([preparation.normalise(val), _augmented(val, preparation, seed + 1, copies=2)])

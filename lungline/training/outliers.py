@@ -20,10 +20,20 @@ Kind = Callable[[Pixels, Pixels, np.random.Generator], Pixels]
 
 def draw_outliers(count: int, chests: Pixels, rng: np.random.Generator) -> Pixels:
     """uint8 (count, size, size), the kinds of KINDS in turn; `chests` are prepared X-rays (N, size, size)."""
+    return _drawn(KINDS, count, chests, rng)
+
+
+def draw_hardest(count: int, chests: Pixels, rng: np.random.Generator) -> tuple[Pixels, NDArray[np.int_]]:
+    """uint8 (count, size, size), the kinds of HARDEST in turn, and the place of each one's kind in KINDS."""
+    places = np.array([KINDS.index(kind) for kind in HARDEST])
+    return _drawn(HARDEST, count, chests, rng), places[np.arange(count) % len(HARDEST)]
+
+
+def _drawn(kinds: "tuple[Kind, ...]", count: int, chests: Pixels, rng: np.random.Generator) -> Pixels:
     result = np.empty((count, *chests.shape[1:]), np.uint8)
     for index in range(count):
         chest, other = chests[rng.integers(len(chests), size=2)]
-        result[index] = KINDS[index % len(KINDS)](chest, other, rng)
+        result[index] = kinds[index % len(kinds)](chest, other, rng)
     return result
 
 
@@ -155,5 +165,5 @@ KINDS: tuple[Kind, ...] = (
     _destroyed,
     _drawn,
 )
-# These look most like chests, and weigh twice.
+# These look most like chests: they weigh twice, and there are more of them.
 HARDEST = (_mirrored, _end, _viewer, _screen)

@@ -69,14 +69,15 @@ def fit_population_check(
     shares = np.append(1 / main - 1 / others, 1 / others) / len(middle)
     model.get_layer(DISTANCE).set_weights([shares[:, None].astype(np.float32)])
     round_weights(model)
-    # Eight axes hardly remember their images, so training images count too: validation alone has too few.
     outputs: Any = model.output
     distance = keras.Model(model.input, outputs["distance"])
-    distances = np.concatenate([_outputs(distance, pixels, preparation).ravel() for pixels in (train, val)])
+    fitted, held = (_outputs(distance, pixels, preparation).ravel() for pixels in (train, val))
+    # Validation alone has few images; training images lie too near when they are few.
+    cuts = [np.quantile(distances, 1 - DOUBTED) for distances in (np.concatenate([fitted, held]), held)]
     return PopulationCheck(
-        threshold=float(np.quantile(distances, 1 - DOUBTED)),
-        chosen=f"The distance from the training images that {DOUBTED:.1%} of {len(distances)} training and validation "
-        "images exceed.",
+        threshold=float(max(cuts)),
+        chosen=f"The distance from {len(train)} training images that at most {DOUBTED:.1%} of these and of {len(val)} "
+        "validation images exceed.",
     )
 
 
