@@ -39,7 +39,14 @@ def examine(settings: Settings) -> list[Check]:
     status = stack.status(settings)
     machine = [_python(), _memory(), _disk(settings.home), _data(settings)]
     model = [*_champion(settings, status), *_registry(settings, status)]
-    return [*machine, *check_services(status), *_kafka_login(status), *model, *check_metrics(status)]
+    return [
+        *machine,
+        *check_services(status),
+        *_kafka_login(status),
+        *_store_ports(status),
+        *model,
+        *check_metrics(status),
+    ]
 
 
 def _python() -> Check:
@@ -95,6 +102,18 @@ def _kafka_login(status: StackStatus) -> Iterator[Check]:
         text = "clients log in, but this system allows the broker no network of its own: every user of this machine"
         text += f" can reach its port {gate.get('port')}"
     yield Check("kafka login", True, text)
+
+
+def _store_ports(status: StackStatus) -> Iterator[Check]:
+    """Whether other users of this machine can reach the store's master and volume servers, which ask for no login."""
+    report = read_json(status.home / "run/store_gate.json")
+    if not isinstance(report, dict) or status.service("store").state in {"external", "stopped"}:
+        return
+    text = "only S3 and the filer's gRPC port can be reached; they ask for keys and a certificate"
+    if not cast("dict[str, Any]", report).get("private"):
+        text = "this system allows the store no network of its own: every user of this machine can reach its master"
+        text += " and volume servers, which delete buckets without a login"
+    yield Check("store ports", True, text)
 
 
 def _age(service: ServiceStatus) -> float:

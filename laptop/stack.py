@@ -21,6 +21,7 @@ from laptop.supervision.assembly import Assembly, assembled
 from laptop.supervision.status import ServiceStatus, StackStatus, read_status
 from lungline.errors import StackError
 from lungline.home import Home
+from lungline.registry import tracking
 from lungline.settings import Settings
 
 # Not MLflow: it takes longer to start than all others together, and only training needs it.
@@ -119,7 +120,7 @@ def env(settings: Settings, *, scanner: bool = False) -> dict[str, str]:
     connected = assembly.settings
     if not scanner:
         own = {name: value for name, value in settings_environment(connected).items() if name in _ADDRESSES}
-        mlflow = {"MLFLOW_TRACKING_URI": connected.mlflow_uri} if connected.mlflow_uri else {}
+        mlflow = tracking.environment(connected)
         return s3_environment(connected) | mlflow | own | _kafka_files(connected)
     credentials = load_credentials(Home(connected.home))
     if "store" not in {service.name for service in assembly.services} or not credentials:
@@ -143,7 +144,7 @@ _ADDRESSES = {
     for name in (
         *("HOME", "S3_ENDPOINT", "S3_REGION", "S3_ACCESS_KEY", "S3_SECRET_KEY"),
         *("KAFKA_BOOTSTRAP", "KAFKA_USERNAME", "KAFKA_PASSWORD", "KAFKA_CA"),
-        *("MLFLOW_URI", "PREDICTOR_URI", "WORKLIST__URI"),
+        *("MLFLOW_URI", "MLFLOW_USERNAME", "MLFLOW_PASSWORD", "PREDICTOR_URI", "WORKLIST__URI"),
     )
 }
 

@@ -110,6 +110,10 @@ class Settings(BaseSettings):
     )
 
     mlflow_uri: str | None = Field(default=None, description="Address of the MLflow server; empty starts one.")
+    mlflow_username: str | None = Field(
+        default=None, description="User of the MLflow server; empty uses MLflow's own variables, or no login."
+    )
+    mlflow_password: SecretStr | None = Field(default=None, description="Password of the MLflow user.")
     predictor_uri: str | None = Field(
         default=None, description="Address of the predictor that promotions wait for; empty starts one."
     )

@@ -148,11 +148,20 @@ def site_secrets() -> Iterator[dict[str, Any]]:
     yield secret("site-public-key", {"public": public})
 
 
+def mlflow_secrets() -> Iterator[dict[str, Any]]:
+    """MLflow's accounts for its server, and the login of each for those who use it."""
+    accounts = {name: secrets.token_urlsafe(30) for name in ("pipeline", "people")}
+    yield secret("mlflow", {"accounts.json": json.dumps(accounts)})
+    for name, password in accounts.items():
+        values = {"username": name, "password": password}
+        yield secret(f"mlflow-{name}", values, namespace=PIPELINES if name == "pipeline" else NAMESPACE)
+
+
 def all_secrets() -> list[dict[str, Any]]:
     """Every secret that the manifests name, but for those that only a house can know (production)."""
     worklist = {"secret": secrets.token_urlsafe(48), "event-token": secrets.token_urlsafe(30)}
     research = {"secret": secrets.token_urlsafe(48)}
-    made = (*s3_secrets(), *kafka_secrets(), *database_secrets(), *site_secrets())
+    made = (*s3_secrets(), *kafka_secrets(), *database_secrets(), *site_secrets(), *mlflow_secrets())
     return [*made, secret("worklist", worklist), secret("research", research)]
 
 

@@ -36,6 +36,9 @@ SITE_SECRET, SITE_KEY = "site-key", "private"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "s3_access_key", "AWS_SECRET_ACCESS_KEY": "s3_secret_key"}
 """Settings by their keys in the secret."""
 
+MLFLOW_SECRET = "mlflow-pipeline"  # noqa: S105 - a name
+MLFLOW_LOGIN = {"username": "mlflow_username", "password": "mlflow_password"}
+
 USER = 65532
 MINUTE = 60
 
@@ -102,9 +105,9 @@ def equip(task: Any, share: Share) -> None:
     kubernetes.use_config_map_as_env(
         task, config_map_name=SETTINGS_MAP, config_map_key_to_env={variable(name): variable(name) for name in ADDRESSES}
     )
-    kubernetes.use_secret_as_env(
-        task, secret_name=SECRET, secret_key_to_env={key: variable(name) for key, name in CREDENTIALS.items()}
-    )
+    for secret, names in ((SECRET, CREDENTIALS), (MLFLOW_SECRET, MLFLOW_LOGIN)):
+        variables = {key: variable(name) for key, name in names.items()}
+        kubernetes.use_secret_as_env(task, secret_name=secret, secret_key_to_env=variables)
     # Optional: without it the step says what is missing and where it comes from; Kubernetes would only wait.
     kubernetes.use_secret_as_env(
         task, secret_name=SITE_SECRET, secret_key_to_env={SITE_KEY: variable("site_key")}, optional=True

@@ -24,9 +24,15 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def services_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home folder of `services`."""
+    return tmp_path_factory.mktemp("services")
+
+
+@pytest.fixture(scope="session")
+def services(services_home: Path) -> Iterator[dict[str, str]]:
     """A real object store and a real MLflow server with its artifacts there, as settings by name."""
-    home = tmp_path_factory.mktemp("services")
+    home = services_home
     with (
         running_store(home, load_settings({"home": str(home)})) as stored,
         running_mlflow(home, stored) as settings,
@@ -34,11 +40,14 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str
         Storage.from_settings(settings).ensure_buckets(settings.models_bucket, settings.mlflow_bucket)
         assert settings.s3_access_key
         assert settings.s3_secret_key
+        assert settings.mlflow_password
         yield {
             "s3_endpoint": str(settings.s3_endpoint),
             "s3_access_key": settings.s3_access_key.get_secret_value(),
             "s3_secret_key": settings.s3_secret_key.get_secret_value(),
             "mlflow_uri": str(settings.mlflow_uri),
+            "mlflow_username": str(settings.mlflow_username),
+            "mlflow_password": settings.mlflow_password.get_secret_value(),
         }
 
 

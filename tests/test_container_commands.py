@@ -1,5 +1,7 @@
 """The containers' own commands, with the manifests' arguments and variables, on this machine."""
 
+import base64
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +17,8 @@ from lungline.settings import PREFIX
 from tests.support.manifests_of import MANIFESTS, Object, pods
 from tests.support.object_store import free_ports
 from tests.support.postgres import running_postgres
+
+ACCOUNTS = {"people": "a-password-of-some-length"}
 
 
 def container(owner: str) -> Object:
@@ -38,6 +42,7 @@ def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     env = {entry["name"]: entry["value"] for entry in mlflow_container["env"] if "value" in entry}
     env["MLFLOW_SERVER_ALLOWED_HOSTS"] = env["MLFLOW_SERVER_ALLOWED_HOSTS"].replace(":5000", f":{port}")
     env |= {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{folder}/mlflow.db", "MLFLOW_ARTIFACTS_DESTINATION": str(folder)}
+    env["MLFLOW_GATE_ACCOUNTS"] = json.dumps(ACCOUNTS)
     program = [str(Path(sys.executable).with_name(command[0])), *command[1:]]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
@@ -55,8 +60,9 @@ def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         process.wait()
 
 
-def status(port: int, path: str, host: str) -> int | None:
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"host": host})
+def status(port: int, path: str, host: str, login: str = "people:a-password-of-some-length") -> int | None:
+    headers = {"host": host, "authorization": "Basic " + base64.b64encode(login.encode()).decode()}
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=10) as response:
             return response.status
@@ -73,6 +79,7 @@ def test_mlflow_starts_as_deployed_and_checks_the_host_name(mlflow: int) -> None
     for host in (f"mlflow.lungline.svc.cluster.local:{mlflow}", f"localhost:{mlflow}"):
         assert status(mlflow, path, host) == 200
     assert status(mlflow, path, "evil.example.org") == 403
+    assert status(mlflow, path, f"localhost:{mlflow}", "people:wrong") == 401
 
 
 @pytest.mark.parametrize("owner", ["Deployment/worklist", "Deployment/worklist-events"])

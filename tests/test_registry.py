@@ -125,7 +125,7 @@ def test_mlflow_loads_a_version_and_it_answers_as_serving_does(
         "print(json.dumps([row['probability'] for row in rows]))\n"
     )
     command = [sys.executable, "-c", script, f"models:/{settings.model_name}@challenger"]
-    environment = os.environ | {"MLFLOW_TRACKING_URI": str(settings.mlflow_uri), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = os.environ | tracking.environment(settings) | {"MLFLOW_DISABLE_TELEMETRY": "true"}
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120, env=environment)
     package = Registry(settings).fetch(version, tmp_path / "fetched")
     expected = package.predict(np.full((2, 32, 32, 1), 0.5, np.float32))

@@ -15,7 +15,7 @@ from lungline.errors import DataError, LunglineError, PipelineFailed, SettingsEr
 from lungline.settings import Settings, load_settings, variable
 from pipelines.arguments import STEPS
 from pipelines.compile import compile_pipeline
-from pipelines.resources import ADDRESSES, SECRET, SERVICE_ACCOUNT, SETTINGS_MAP, SITE_SECRET, shares
+from pipelines.resources import ADDRESSES, MLFLOW_SECRET, SECRET, SERVICE_ACCOUNT, SETTINGS_MAP, SITE_SECRET, shares
 from pipelines.server import KfpServer, PipelinesUnavailable
 from pipelines.submit import schedule, submit
 from tests.support.manifests_of import MANIFESTS, generated_secrets
@@ -124,22 +124,23 @@ def test_every_step_gets_its_addresses_and_credentials(
     compiled: tuple[dict[str, Any], dict[str, Any]],
 ) -> None:
     """They come from the config map and the secret that the manifests create."""
-    (secret,) = [
-        item["stringData"]
+    secrets = {
+        item["metadata"]["name"]: set(item["stringData"])
         for item in generated_secrets()
-        if (item["metadata"]["namespace"], item["metadata"]["name"]) == ("kubeflow", SECRET)
-    ]
+        if item["metadata"]["namespace"] == "kubeflow"
+    }
     provided = {line.partition("=")[0] for line in (MANIFESTS / "base/settings.env").read_text().split()}
     assert {variable(name) for name in ADDRESSES} <= provided
     for step in compiled[1].values():
-        (from_map,), (from_secret, site) = step["configMapAsEnv"], step["secretAsEnv"]
-        assert (site["secretName"], site["optional"]) == (SITE_SECRET, True)
-        assert [key["envVar"] for key in site["keyToEnv"]] == ["LUNGLINE_SITE_KEY"]
+        (from_map,), from_secrets = step["configMapAsEnv"], step["secretAsEnv"]
         assert from_map["configMapName"] == SETTINGS_MAP
-        assert from_secret["secretName"] == SECRET
-        assert {entry["secretKey"] for entry in from_secret["keyToEnv"]} <= set(secret)
-        names = {entry["envVar"] for source in (from_map, from_secret) for entry in source["keyToEnv"]}
-        assert names == {variable(name) for name in (*ADDRESSES, "s3_access_key", "s3_secret_key")}
+        assert [source["secretName"] for source in from_secrets if source.get("optional")] == [SITE_SECRET]
+        assert {source["secretName"] for source in from_secrets} == {SECRET, MLFLOW_SECRET, SITE_SECRET}
+        for source in from_secrets:
+            assert {entry["secretKey"] for entry in source["keyToEnv"]} <= secrets[source["secretName"]]
+        names = {entry["envVar"] for source in (from_map, *from_secrets) for entry in source["keyToEnv"]}
+        logins = ("s3_access_key", "s3_secret_key", "mlflow_username", "mlflow_password", "site_key")
+        assert names == {variable(name) for name in (*ADDRESSES, *logins)}
 
 
 def test_no_secret_is_in_what_is_uploaded(kubeflow: PipelinesServer) -> None:

@@ -1,8 +1,8 @@
 """Generated credentials of one laptop stack.
 
 `owner` may do anything on the object store. `scanner` may only write to the uploads bucket: it stands for imaging
-equipment, which must not read the uploads of others. `signing` holds the keys that authenticate the store's own servers
-to each other, so that its internal ports answer nobody else.
+equipment, which must not read the uploads of others. `mlflow` may only use MLflow's bucket. `signing` holds the keys
+that authenticate the store's own servers to each other.
 """
 
 import hmac
@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 
 from eventing.seaweedfs_tls import generate_signing_keys
 from lungline.home import Home, read_json, write_json
+
+MLFLOW_USER = "lungline"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,20 @@ class Credentials:
     def kafka(self) -> str:
         """The password of the broker's user; derived from a key that every home has."""
         return hmac.new(self.signing["signing"].encode(), b"kafka login", "sha256").hexdigest()
+
+    @property
+    def mlflow(self) -> Key:
+        """The key of MLflow's own bucket; derived from a key that every home has."""
+        access, secret = (self._derived(f"mlflow s3 {part}") for part in ("access", "secret"))
+        return Key(access[:20].upper(), secret)
+
+    @property
+    def mlflow_password(self) -> str:
+        """The password of MLflow's user; derived from a key that every home has."""
+        return self._derived("mlflow login")
+
+    def _derived(self, use: str) -> str:
+        return hmac.new(self.signing["signing"].encode(), use.encode(), "sha256").hexdigest()
 
     @property
     def research(self) -> str:

@@ -1,23 +1,29 @@
 """The MLflow server: runs and models in SQLite, artifacts on the object store.
 
-It runs in one process. `mlflow server` would import MLflow twice, in a wrapper and in its worker, which doubles memory
-and the time to start.
+It runs in one process, behind the gate of `lungline.registry.mlflow_server`. `mlflow server` would import MLflow twice,
+in a wrapper and in its worker, which doubles memory and the time to start. Its S3 keys open its own bucket only.
 """
 
+import hmac
 import http.client
-import os
+import json
+import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from eventing.state import State
+from laptop.home.credentials import MLFLOW_USER, Credentials, claim_credentials
 from laptop.home.ports import Ports, claim_ports, load_ports
 from laptop.services.process import running
 from laptop.services.service import Command, base_environment, s3_environment
 from lungline.home import Home
 from lungline.network import HOST
+from lungline.registry.mlflow_server import ACCOUNTS, ARTIFACTS, CHALLENGE, DATABASE, PROOF, proof
 from lungline.settings import Settings
 
 
@@ -28,6 +34,7 @@ class Mlflow:
     home: Home
     settings: Settings
     ports: Ports
+    credentials: Credentials = field(repr=False)
 
     name = "mlflow"
     # Uploads do not need it and it takes a whole core while it starts, so the others go first.
@@ -41,16 +48,19 @@ class Mlflow:
         return f"http://{HOST}:{self.ports.mlflow}"
 
     def connected(self) -> Settings:
-        """The settings with this server's address."""
-        return self.settings.model_copy(update={"mlflow_uri": self.address})
+        """The settings with this server's address and login."""
+        login = {"mlflow_username": MLFLOW_USER, "mlflow_password": SecretStr(self.credentials.mlflow_password)}
+        return self.settings.model_copy(update={"mlflow_uri": self.address, **login})
 
     def command(self) -> Command:
         """How to start it."""
-        argv = (sys.executable, "-P", "-m", "laptop.services.mlflow", str(self.ports.mlflow))
-        env = base_environment() | s3_environment(self.settings)
+        argv = (sys.executable, "-P", "-m", "lungline.registry.mlflow_server", "--host", HOST)
+        argv += ("--port", str(self.ports.mlflow))
+        env = base_environment() | s3_environment(self._narrowed())
         env |= {
-            "LUNGLINE_MLFLOW_DATABASE": f"sqlite:///{self.home.file('mlflow', 'mlflow.db')}",
-            "LUNGLINE_MLFLOW_ARTIFACTS": f"s3://{self.settings.mlflow_bucket}/",
+            ACCOUNTS: json.dumps({MLFLOW_USER: self.credentials.mlflow_password}),
+            DATABASE: f"sqlite:///{self.home.file('mlflow', 'mlflow.db')}",
+            ARTIFACTS: f"s3://{self.settings.mlflow_bucket}/",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             # Workers for evaluations with language models, one process each.
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -60,11 +70,35 @@ class Mlflow:
         return Command(argv, env, self.home.file("mlflow"))
 
     def probe(self, pid: int) -> State:  # noqa: ARG002 - its response tells the state
-        """Ready once it answers."""
-        return "ready" if answers_with(self.ports.mlflow, "/health") == 200 else "starting"
+        """Ready once it answers, and proves that it is ours: another program may have taken its port."""
+        challenge = secrets.token_hex(16)
+        shown = _header(self.ports.mlflow, "/health", (CHALLENGE, challenge), PROOF)
+        is_ours = hmac.compare_digest(shown or "", proof(self.credentials.mlflow_password, challenge))
+        return "ready" if is_ours else "starting"
+
+    def _narrowed(self) -> Settings:
+        """The settings with keys for its own bucket, where the object store is the stack's own."""
+        given = self.settings.s3_access_key
+        if given is None or given.get_secret_value() != self.credentials.owner.access_key:
+            return self.settings
+        key = self.credentials.mlflow
+        keys = {"s3_access_key": SecretStr(key.access_key), "s3_secret_key": SecretStr(key.secret_key)}
+        return self.settings.model_copy(update=keys)
 
     def maintain(self) -> None:
         """Nothing to do."""
+
+
+def _header(port: int, path: str, sent: tuple[str, str], wanted: str) -> str | None:
+    """A header of the answer to a request with a header; None when nothing answers."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=2)
+    try:
+        connection.request("GET", path, headers=dict([sent]))
+        return connection.getresponse().getheader(wanted)
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
 
 
 def answers_with(port: int, path: str) -> int | None:
@@ -83,36 +117,6 @@ def answers_with(port: int, path: str) -> int | None:
 def running_mlflow(home: Path, settings: Settings) -> Iterator[Settings]:
     """An MLflow server alone; yields the settings completed with its address."""
     made = Home.make(home)
-    tracking = Mlflow(made, settings, load_ports(made) or claim_ports(made))
+    tracking = Mlflow(made, settings, load_ports(made) or claim_ports(made), claim_credentials(made))
     with running(tracking, made.log(tracking.name), within=180):
         yield tracking.connected()
-
-
-def main() -> None:
-    """Run the server until SIGTERM; its one argument is the port."""
-    import uvicorn
-    from mlflow.server import constants
-    from mlflow.server.handlers import initialize_backend_stores
-
-    database, root = os.environ.pop("LUNGLINE_MLFLOW_DATABASE"), "mlflow-artifacts:/"
-    os.environ |= {
-        constants.BACKEND_STORE_URI_ENV_VAR: database,
-        constants.ARTIFACT_ROOT_ENV_VAR: root,
-        constants.SERVE_ARTIFACTS_ENV_VAR: "true",
-        constants.ARTIFACTS_DESTINATION_ENV_VAR: os.environ.pop("LUNGLINE_MLFLOW_ARTIFACTS"),
-        "_MLFLOW_SGI_NAME": "uvicorn",
-    }
-    initialize_backend_stores(database, database, root)
-    # Its access log would be longer than everything else together.
-    uvicorn.run(
-        "mlflow.server.fastapi_app:app",
-        host=HOST,
-        port=int(sys.argv[1]),
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=2,
-    )
-
-
-if __name__ == "__main__":
-    main()

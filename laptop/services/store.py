@@ -1,7 +1,10 @@
 """The object store: SeaweedFS in one process, with generated credentials that it enforces.
 
-Every listener is on 127.0.0.1. The S3 port requires the identities of `s3.json`. The store's internal ports, which are
-open by default, are protected by `security.toml`: HTTP by tokens signed with its keys, gRPC by its certificate.
+Every listener is on 127.0.0.1. The S3 port requires the identities of `s3.json`. With `security.toml` the filer
+requires tokens, the volume server requires them for writing, and gRPC requires the store's certificate; the HTTP
+ports of the master and of the volume server require nothing for some harmful requests. So the store runs in a network
+of its own (`store_gate`), of which this machine sees the S3 port and the filer's gRPC port. Where the system allows
+no such network, other users of the machine reach the other ports, and `lungline doctor` says so.
 """
 
 import json
@@ -104,7 +107,9 @@ class Store:
             **_port_options(self.ports),
             **_socket_options(self.home),
         }
-        weed = (find_weed(), "-logtostderr", f"-config_dir={config}", "mini")
+        gate = (sys.executable, "-P", "-m", "laptop.services.store_gate", "--port", str(self.ports.s3))
+        gate += ("--port", str(self.ports.filer_grpc), "--report", str(self.home.file("run", "store_gate.json")), "--")
+        weed = (*gate, find_weed(), "-logtostderr", f"-config_dir={config}", "mini")
         env = base_environment() | {"GOMEMLIMIT": MEMORY_LIMIT}
         return Command((*weed, *(f"-{name}={value}" for name, value in options.items())), env, data)
 
@@ -140,8 +145,9 @@ class Store:
             "Action": UPLOAD,
             "Resource": [f"arn:aws:s3:::{self.settings.uploads_bucket}/*"],
         }
-        upload = {"name": "upload", "content": json.dumps({"Version": "2012-10-17", "Statement": [statement]})}
-        return {"identities": [owner, scanner], "policies": [upload]}
+        mlflow = {"name": "mlflow", "credentials": [_pair(self.credentials.mlflow)], "policyNames": ["mlflow"]}
+        policies = [_policy("upload", statement), _policy("mlflow", *_own_bucket(self.settings.mlflow_bucket))]
+        return {"identities": [owner, scanner, mlflow], "policies": policies}
 
 
 @contextmanager
@@ -164,6 +170,19 @@ def find_weed() -> str:
 
 def _pair(key: Key) -> dict[str, str]:
     return {"accessKey": key.access_key, "secretKey": key.secret_key}
+
+
+def _policy(name: str, *statements: dict[str, object]) -> dict[str, str]:
+    return {"name": name, "content": json.dumps({"Version": "2012-10-17", "Statement": statements})}
+
+
+def _own_bucket(bucket: str) -> tuple[dict[str, object], dict[str, object]]:
+    """What MLflow may do, as on a cluster (manifests/base/storage/policies/mlflow.json)."""
+    resource = f"arn:aws:s3:::{bucket}"
+    actions = ("GetObject", "PutObject", "DeleteObject", "AbortMultipartUpload", "ListMultipartUploadParts")
+    objects = {"Effect": "Allow", "Action": [f"s3:{action}" for action in actions], "Resource": [f"{resource}/*"]}
+    listing = ["s3:ListBucket", "s3:GetBucketLocation"]
+    return objects, {"Effect": "Allow", "Action": listing, "Resource": [resource]}
 
 
 def _volume_options(home: Home) -> dict[str, int]:

@@ -62,6 +62,8 @@ def _without_own(settings: Settings, ports: Ports | None) -> Settings:
     }
     if "kafka_bootstrap" in update:  # the login is its own, too
         update |= dict.fromkeys(("kafka_username", "kafka_password", "kafka_ca"))
+    if "mlflow_uri" in update:
+        update |= dict.fromkeys(("mlflow_username", "mlflow_password"))
     if settings.worklist.uri and _is_own_worklist(settings.worklist.uri, ports):
         update["worklist"] = settings.worklist.model_copy(update={"uri": None})
     return settings.model_copy(update=update)
@@ -97,7 +99,7 @@ def _assemble(home: Home, settings: Settings, ports: Ports, credentials: Credent
         note = f"The object store at {settings.s3_endpoint} must send its upload events to Kafka itself."
         external.append(ServiceStatus("bridge", "external", note=note))
     ours = settle(Predictor(home, ours, ports), settings.predictor_uri)
-    ours = settle(Mlflow(home, ours, ports), settings.mlflow_uri)
+    ours = settle(Mlflow(home, ours, ports, credentials), settings.mlflow_uri)
     worklist = WorklistService(home, ours, ports, credentials)
     services.append(TriggerService(home, worklist.guarded(ours), worklist.events, ports.trigger_metrics))
     services.append(worklist)

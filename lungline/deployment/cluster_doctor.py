@@ -25,8 +25,9 @@ SECRETS = (
     *((NAMESPACE, f"s3-{user}") for user in ("scanner", "predictor", "pipeline", "mlflow", "worklist", "reconcile")),
     *((NAMESPACE, f"kafka-{user}") for user in ("object-store", "eventing", "tools")),
     *((NAMESPACE, name) for name in ("object-store-root", "xray-cluster-ca", "xray-cluster-ca-cert")),
-    *((NAMESPACE, name) for name in ("postgres", "worklist", "research")),
+    *((NAMESPACE, name) for name in ("postgres", "worklist", "research", "mlflow", "mlflow-people")),
     (PIPELINES, "s3-pipeline"),
+    (PIPELINES, "mlflow-pipeline"),
 )
 # Objects that must be ready: API group, resource, name.
 READY = (

@@ -178,6 +178,14 @@ def run_url(settings: Settings, run_id: str) -> str:
     return f"{settings.mlflow_uri}/#/experiments/{experiment}/runs/{run_id}"
 
 
+def environment(settings: Settings) -> dict[str, str]:
+    """The variables from which every client of MLflow takes the server's address and login."""
+    values = {"MLFLOW_TRACKING_URI": settings.mlflow_uri, "MLFLOW_TRACKING_USERNAME": settings.mlflow_username}
+    password = settings.mlflow_password
+    values["MLFLOW_TRACKING_PASSWORD"] = password.get_secret_value() if password else None
+    return {name: value for name, value in values.items() if value}
+
+
 def connect(
     settings: Settings, wait: float | None = None, give_up: Callable[[], bool] = lambda: False
 ) -> "MlflowClient":
@@ -190,6 +198,8 @@ def connect(
             "No MLflow server is set: start the laptop stack with `lungline up`, or set LUNGLINE_MLFLOW_URI."
         )
     _await_answer(settings.mlflow_uri, ANSWER_SECONDS if wait is None else wait, give_up)
+    # Its clients read the login from nowhere else.
+    os.environ |= {name: value for name, value in environment(settings).items() if name != "MLFLOW_TRACKING_URI"}
     from mlflow import MlflowClient
     from mlflow.environment_variables import (
         MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR,
