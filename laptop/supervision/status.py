@@ -56,6 +56,7 @@ def write_status(home: Home, status: StackStatus) -> None:
     """Publish the status of a running stack."""
     value = asdict(status)
     del value["home"], value["running"]
+    value["folder"] = _folder(home)
     write_json(home.file("supervisor.json"), value)
 
 
@@ -76,8 +77,18 @@ def read_status(home: Home) -> StackStatus:
 
 def read_leftovers(home: Home) -> list[tuple[int, str]]:
     """Pid and birth of each process in the last supervisor's status: after a crash some may still run."""
-    services = _read(home).get("services", ())
+    record = _read(home)
+    # A copy of a home has the processes of the original in its status; until 0.1 the folder was not noted.
+    if record.get("folder", _folder(home)) != _folder(home):
+        return []
+    services = record.get("services", ())
     return [(service["pid"], service["birth"]) for service in services if service.get("pid") and service.get("birth")]
+
+
+def _folder(home: Home) -> list[int]:
+    """What the home folder is on this machine: the same after it was renamed, another for a copy."""
+    facts = home.path.stat()
+    return [facts.st_dev, facts.st_ino]
 
 
 def _read(home: Home) -> dict[str, Any]:
