@@ -40,6 +40,8 @@ _ROUTES = tuple(
         *((methods, f"{_PREFIX}/mlflow/{path}") for methods, path in _API),
         ("GET", f"{_PREFIX}/mlflow-artifacts/artifacts"),
         ("GET PUT DELETE", f"{_PREFIX}/mlflow-artifacts/artifacts/.+"),
+        # Signed with the server's own keys, which open its own bucket only.
+        ("GET", f"{_PREFIX}/mlflow-artifacts/presigned/.+"),
         ("POST", f"{_PREFIX}/mlflow-artifacts/mpu/(?:create|complete|abort)/.+"),
         ("GET", "/(?:api|ajax-api)/3.0/mlflow/server-info"),
         ("GET", "/(?:|version|get-artifact|model-versions/get-artifact)"),
