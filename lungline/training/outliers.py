@@ -20,16 +20,16 @@ Kind = Callable[[Pixels, Pixels, np.random.Generator], Pixels]
 
 def draw_outliers(count: int, chests: Pixels, rng: np.random.Generator) -> Pixels:
     """uint8 (count, size, size), the kinds of KINDS in turn; `chests` are prepared X-rays (N, size, size)."""
-    return _drawn(KINDS, count, chests, rng)
+    return _in_turn(KINDS, count, chests, rng)
 
 
 def draw_hardest(count: int, chests: Pixels, rng: np.random.Generator) -> tuple[Pixels, NDArray[np.int_]]:
     """uint8 (count, size, size), the kinds of HARDEST in turn, and the place of each one's kind in KINDS."""
     places = np.array([KINDS.index(kind) for kind in HARDEST])
-    return _drawn(HARDEST, count, chests, rng), places[np.arange(count) % len(HARDEST)]
+    return _in_turn(HARDEST, count, chests, rng), places[np.arange(count) % len(HARDEST)]
 
 
-def _drawn(kinds: "tuple[Kind, ...]", count: int, chests: Pixels, rng: np.random.Generator) -> Pixels:
+def _in_turn(kinds: "tuple[Kind, ...]", count: int, chests: Pixels, rng: np.random.Generator) -> Pixels:
     result = np.empty((count, *chests.shape[1:]), np.uint8)
     for index in range(count):
         chest, other = chests[rng.integers(len(chests), size=2)]
