@@ -121,7 +121,7 @@ def test_a_lost_private_key_is_replaced_and_the_old_public_one_stays(
     assert "the one before was lost" in caplog.text
 
 
-@pytest.mark.parametrize("text", ["", "noise", KEY.pem[:99], KEY.public.pem])
+@pytest.mark.parametrize("text", ["", "noise", KEY.pem[:99], KEY.public.pem], ids=["empty", "noise", "half", "public"])
 def test_a_damaged_private_key_is_named_with_its_cure(tmp_path: Path, text: str) -> None:
     (tmp_path / PRIVATE).write_text(text)
     with pytest.raises(RegistryError, match=r"site-key\.pem is no private key .* remove it: a new one is generated"):

@@ -116,15 +116,28 @@ def test_versions_that_were_never_promoted_are_refused_until_they_are(
     with running_store(tmp_path, *BUCKETS) as storage, running_site(home(tmp_path), storage) as site:
         assert site.send(record(1, version="1")).status_code == 204, "without a history every version is taken"
         history = History(storage, "lungline-models", "pneumonia")
-        facts, reason = Facts(package="a" * 64), {"by": "dr.adams", "reason": "first"}
-        began = history.append(None, act="began", kind="promotion", version="1", champion=None, facts=facts, **reason)
+        facts = Facts(package="a" * 64)
+        began = history.append(
+            None, act="began", kind="promotion", version="1", champion=None, facts=facts, by="dr.adams", reason="first"
+        )
         before = refused("version")
         response = site.send(record(2, version="2"))
         assert (response.status_code, refused("version")) == (409, before + 1)
         assert response.json() == {"error": "The result's model version is not in the promotion history."}
         assert site.send(record(3, version="1")).status_code == 204, "a promotion under way serves already"
         assert site.send(record(4, version="a" * 12)).status_code == 204, "so a package without a number is named"
-        done = history.append(began, act="promoted", kind="promotion", version="1", champion="1", facts=facts, **reason)
-        history.append(done, act="began", kind="promotion", version="2", champion="1", facts=facts, **reason)
+        done = history.append(
+            began,
+            act="promoted",
+            kind="promotion",
+            version="1",
+            champion="1",
+            facts=facts,
+            by="dr.adams",
+            reason="first",
+        )
+        history.append(
+            done, act="began", kind="promotion", version="2", champion="1", facts=facts, by="dr.adams", reason="first"
+        )
         assert site.send(record(2, version="2")).status_code == 204
         assert site.send(record(5, version="1")).status_code == 204, "an old version is replayed"
