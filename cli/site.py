@@ -50,7 +50,7 @@ def validate_site(  # noqa: PLR0917  # Typer makes options of them, whatever the
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Validate a model at a site and propose a prior and thresholds.
+    """Validate a model on a site's own images.
 
     Reports AUC, calibration, drift and the share of pneumonia. With --save, a new version of the champion has the
     proposal; `lungline promote` puts it into service.

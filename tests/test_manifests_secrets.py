@@ -27,7 +27,7 @@ def test_secrets_are_random_and_hidden_from_terminals() -> None:
         f"{name} {key}"
         for name, held in values[0].items()
         for key, value in held.items()
-        if values[1][name][key] == value and key not in {"user", "protocol", "sasl.mechanism"}
+        if values[1][name][key] == value and key not in {"user", "username", "protocol", "sasl.mechanism"}
     }
     assert same == set()
     script = (
