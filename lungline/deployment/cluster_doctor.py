@@ -25,9 +25,8 @@ SECRETS = (
     *((NAMESPACE, f"s3-{user}") for user in ("scanner", "predictor", "pipeline", "mlflow", "worklist", "reconcile")),
     *((NAMESPACE, f"kafka-{user}") for user in ("object-store", "eventing", "tools")),
     *((NAMESPACE, name) for name in ("object-store-root", "xray-cluster-ca", "xray-cluster-ca-cert")),
-    *((NAMESPACE, name) for name in ("postgres", "worklist", "research", "mlflow", "mlflow-people")),
-    (PIPELINES, "s3-pipeline"),
-    (PIPELINES, "mlflow-pipeline"),
+    *((NAMESPACE, name) for name in ("postgres", "worklist", "research", "mlflow", "mlflow-people", "site-public-key")),
+    *((PIPELINES, name) for name in ("s3-pipeline", "mlflow-pipeline", "site-key")),
 )
 # Objects that must be ready: API group, resource, name.
 READY = (
