@@ -13,8 +13,10 @@ from laptop import stack
 from lungline.settings import load_settings
 
 # Two epochs on phantoms train a poor model; this tests the flow, not the metrics.
-FLOORS = [f"--set=gate.{name}=0" for name in ("auc", "accuracy", "sensitivity", "specificity")]
-CEILINGS = [f"--set=gate.{name}=1" for name in ("ece", "unsure_rate", "refused")]
+FLOORS = [
+    f"--set=gate.{name}=0" for name in ("auc", "accuracy", "sensitivity", "specificity", "heat_inside", "inside_auc")
+]
+CEILINGS = [f"--set=gate.{name}=1" for name in ("ece", "unsure_rate", "refused", "border_auc")]
 ARGUMENTS = ["--exit", "--json", "--data", "phantom:120", "--set=train.epochs=2", *FLOORS, *CEILINGS]
 
 

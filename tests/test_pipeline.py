@@ -31,7 +31,8 @@ TRAINING = {"data": "phantom:220", "model.size": 32, "model.width": 4, "train.ep
 # Two epochs teach nothing; what a real model must reach is the gate's own test.
 OPEN_GATE = {
     **dict.fromkeys(("gate.auc", "gate.accuracy", "gate.sensitivity", "gate.specificity"), 0),
-    **dict.fromkeys(("gate.ece", "gate.unsure_rate", "gate.refused_rate", "gate.margin"), 1),
+    **dict.fromkeys(("gate.heat_inside", "gate.inside_auc"), 0),
+    **dict.fromkeys(("gate.ece", "gate.unsure_rate", "gate.refused_rate", "gate.margin", "gate.border_auc"), 1),
 }
 
 
