@@ -202,9 +202,11 @@ def test_one_of_many_concurrent_writers_wins(history: History) -> None:
 
     def attempt(number: int) -> PromotionEntry | PromotionConflict:
         together.wait()
-        values = {"kind": "promotion", "version": f"{number}", "by": f"promoter {number}", "reason": "race"}
+        kind, version, by = "promotion", f"{number}", f"promoter {number}"
         try:
-            return history.append(first, act="began", champion="1", facts=FACTS, **values)
+            return history.append(
+                first, act="began", kind=kind, version=version, champion="1", facts=FACTS, by=by, reason="race"
+            )
         except PromotionConflict as exc:
             return exc
 

@@ -96,11 +96,13 @@ def _looks(evaluation: Evaluation, settings: GateSettings) -> list[GateRule]:
     """What the answers rest on; nothing for an evaluation that did not measure it, as those of earlier releases."""
     if evaluation.border_auc is None and evaluation.inside_auc is None:
         return []
-    return [
-        _floor(evaluation, "heat_inside", settings),
-        _ceiling(evaluation, "border_auc", settings),
-        _floor(evaluation, "inside_auc", settings),
+    rules = [
+        (_floor(evaluation, "heat_inside", settings), settings.heat_inside > 0),
+        (_ceiling(evaluation, "border_auc", settings), settings.border_auc < 1),
+        (_floor(evaluation, "inside_auc", settings), settings.inside_auc > 0),
     ]
+    # A limit that everything reaches asks nothing of what cannot be measured, such as heat without confident images.
+    return [rule for rule, asks in rules if asks or rule.value is not None]
 
 
 def _refusals(evaluation: Evaluation, settings: GateSettings) -> GateRule:

@@ -52,9 +52,11 @@ class Cluster:
         self.plane.kubectl("create", "-f", "-", stdin=json.dumps(secrets))
 
     def remove_overlay(self) -> None:
-        """Delete our namespace; returns when everything in it is gone. Of Kubeflow's only the secret."""
+        """Delete our namespace; returns when everything in it is gone. Of Kubeflow's only our secrets."""
         self.plane.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
-        self.plane.api.delete("/api/v1/namespaces/kubeflow/secrets/s3-pipeline")
+        for secret in (item["metadata"] for item in fresh_secrets()):
+            if secret["namespace"] == "kubeflow":
+                self.plane.api.delete(f"/api/v1/namespaces/kubeflow/secrets/{secret['name']}")
         eventually(lambda: self.plane.api.get(f"/api/v1/namespaces/{NAMESPACE}") is None, 180)
 
     def predictor_pods(self) -> list[Object]:
