@@ -55,8 +55,8 @@ def test_two_lungs_are_plausible() -> None:
     ids=["nothing", "unsure", "tiny", "one piece", "unequal", "everything", "closely framed"],
 )
 def test_an_implausible_field_is_named(field: np.ndarray, problem: str | None) -> None:
-    found = problem_of(field.astype(np.float32))
-    assert found is None if problem is None else problem in (found or "")
+    reason = problem_of(field.astype(np.float32))
+    assert reason is None if problem is None else problem in (reason or "")
 
 
 def test_the_shape_of_a_field_is_measured() -> None:

@@ -349,8 +349,8 @@ class _Change:
 
     def _signed_now(self, head: PromotionEntry, promoted: PromotionEntry) -> Promotion:
         """Sign the champion of an earlier release, and say so in the history."""
-        known = promoted.facts
-        facts = self._proven(Inspection(known.package, signed=False, gate=known.gate, served=True))
+        former = promoted.facts
+        facts = self._proven(Inspection(former.package, signed=False, gate=former.gate, served=True))
         began = self._append(head, "began", self.version, facts)
         self.deployment.keep_anchor(began.anchor)
         sentence = self._deploy(began)

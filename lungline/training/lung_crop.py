@@ -24,7 +24,7 @@ def lung_box(field: Any) -> Any:
     ops: Any = keras.ops
     mass = ops.relu(field - HAZE)
     total = ops.sum(mass, axis=(1, 2))
-    found = ops.cast(total > LEAST_AREA * (1 - HAZE) * field.shape[1] * field.shape[2], "float32")
+    are_lungs = ops.cast(total > LEAST_AREA * (1 - HAZE) * field.shape[1] * field.shape[2], "float32")
     edges = []
     for axis in (1, 2):  # sums over rows give columns, hence left and right first
         line = ops.sum(mass, axis=axis)
@@ -37,7 +37,7 @@ def lung_box(field: Any) -> Any:
         )
         high = 1 - below
         reach = (high - low) * MARGIN
-        edges.append((found * ops.maximum(low - reach, 0), 1 - found * (1 - ops.minimum(high + reach, 1))))
+        edges.append((are_lungs * ops.maximum(low - reach, 0), 1 - are_lungs * (1 - ops.minimum(high + reach, 1))))
     (left, right), (top, bottom) = edges
     return ops.stack([left, top, right, bottom], axis=1)
 

@@ -41,13 +41,13 @@ def read_outlined(data: str, outlines: Path, side: int) -> Outlined:
     with np.load(outlines, allow_pickle=False) as stored:
         at = {str(name).rsplit("/", 1)[-1]: place for place, name in enumerate(stored["names"])}
         packed, trust = stored["lungs"], stored["trust"]
-    known = [(example, at[file]) for example in dataset.examples if (file := example.name.rsplit("/", 1)[-1]) in at]
-    if not known:
+    outlined = [(example, at[file]) for example in dataset.examples if (file := example.name.rsplit("/", 1)[-1]) in at]
+    if not outlined:
         raise DataError(f"No image of {dataset.name} is named in {outlines.name}.")
-    images = [preparation.resize(preparation.decode(dataset.read(example))) for example, _ in known]
-    fields = [_shrunk(np.unpackbits(packed[place], axis=-1), side) for _, place in known]
-    patients = np.array([example.patient or example.name for example, _ in known])
-    return Outlined(np.stack(images), np.stack(fields), patients, trust[[place for _, place in known]])
+    images = [preparation.resize(preparation.decode(dataset.read(example))) for example, _ in outlined]
+    fields = [_shrunk(np.unpackbits(packed[place], axis=-1), side) for _, place in outlined]
+    patients = np.array([example.patient or example.name for example, _ in outlined])
+    return Outlined(np.stack(images), np.stack(fields), patients, trust[[place for _, place in outlined]])
 
 
 def _shrunk(field: Pixels, side: int) -> Pixels:
