@@ -87,6 +87,9 @@ class Settings(BaseSettings):
     results_bucket: str = Field(default="lungline-results", description="Bucket of result records and heatmaps.")
     models_bucket: str = Field(default="lungline-models", description="Bucket of model packages and promotion history.")
     mlflow_bucket: str = Field(default="lungline-mlflow", description="Bucket of MLflow artifacts.")
+    patients_bucket: str = Field(
+        default="lungline-patients", description="Bucket that names the patients of DICOM uploads, apart from results."
+    )
     research_bucket: str = Field(default="lungline-research", description="Bucket of de-identified unsure images.")
     research_secret: SecretStr | None = Field(
         default=None,

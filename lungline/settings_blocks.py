@@ -210,6 +210,9 @@ class WorklistSettings(Block):
     oidc_admin_group: str | None = Field(
         default=None, description="Group whose members may also export and see the audit log; empty admits nobody."
     )
+    oidc_patients_group: str | None = Field(
+        default=None, description="Group whose members may also see whom X-rays are of; empty admits nobody."
+    )
     session_hours: float = Field(default=12, gt=0, le=168, description="Hours until a person must sign in again.")
     notice_rules: Path | None = Field(
         default=None, description="TOML file of notice rules; empty writes notices to a file in the home folder."

@@ -13,6 +13,7 @@ from lungline.errors import EventMalformed
 from lungline.events.uploads import Upload, minio_record, parse
 from lungline.monitoring.monitor import record_keys, records
 from lungline.results import records as results
+from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from tests.support.predictor import RESULTS
 from tests.support.worklist_site import home, record
@@ -87,5 +88,5 @@ def test_foreign_objects_stop_neither_monitoring_nor_listing_nor_a_rebuild(tmp_p
     assert list(records(store, RESULTS, keys)) == [genuine, None]
     assert genuine in results.latest(store, RESULTS, 5)
     with closing(Database.open(home(tmp_path))) as database:
-        rebuilt = rebuild(database, store, RESULTS)
+        rebuilt = rebuild(database, store, Settings())
         assert (rebuilt.added, rebuilt.odd) == (1, 3)

@@ -24,7 +24,7 @@ from tests.support.object_store import free_ports
 
 OURS = Settings.model_construct()
 UPLOADS, RESULTS, MODELS, MLFLOW = OURS.uploads_bucket, OURS.results_bucket, OURS.models_bucket, OURS.mlflow_bucket
-RESEARCH = "lungline-research"
+RESEARCH, PATIENTS = OURS.research_bucket, OURS.patients_bucket
 MODEL = f"{OURS.model_name}/1/card.json"
 
 
@@ -94,9 +94,10 @@ def _fill(root: Storage) -> None:
     deadline = time.monotonic() + 60
     while True:
         try:
-            root.ensure_buckets(UPLOADS, RESULTS, MODELS, MLFLOW, RESEARCH)
+            root.ensure_buckets(UPLOADS, RESULTS, MODELS, MLFLOW, RESEARCH, PATIENTS)
             for bucket, key in ((UPLOADS, "a.jpeg"), (RESULTS, "results/aa/1.json"), (MODELS, MODEL), (MLFLOW, "x")):
                 root.put(bucket, key, b"{}")
+            root.put(PATIENTS, "patients/aa/a.json", b"{}")
         except LunglineError:
             if time.monotonic() > deadline:
                 raise
@@ -112,6 +113,8 @@ MAY: list[tuple[str, str, str, str]] = [
     ("predictor", "put", RESEARCH, "unsure/aa/1.png"),
     ("predictor", "put", RESULTS, "latest/8-aa-1.png"),
     ("predictor", "put", RESULTS, "owed/aa-1"),
+    ("predictor", "put", PATIENTS, "patients/aa/b.json"),
+    ("worklist", "get", PATIENTS, "patients/aa/a.json"),
     ("predictor", "delete", RESULTS, "owed/aa-2"),
     ("predictor", "list", MODELS, ""),
     ("predictor", "get", MODELS, MODEL),
@@ -137,6 +140,12 @@ MAY_NOT: list[tuple[str, str, str, str]] = [
     ("predictor", "put", MODELS, MODEL),
     ("predictor", "get", MLFLOW, "x"),
     ("worklist", "get", RESEARCH, "unsure/aa/1.png"),
+    ("worklist", "put", PATIENTS, "patients/aa/a.json"),
+    *(
+        (user, "get", PATIENTS, "patients/aa/a.json")
+        for user in ("scanner", "predictor", "pipeline", "mlflow", "reconcile")
+    ),
+    *((user, "list", PATIENTS, "") for user in ("scanner", "predictor", "pipeline", "mlflow", "reconcile")),
     ("pipeline", "list", RESEARCH, ""),
     ("pipeline", "put", UPLOADS, "c.jpeg"),
     ("pipeline", "put", MODELS, "another-model/1/card.json"),

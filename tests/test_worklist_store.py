@@ -15,6 +15,7 @@ from sqlalchemy import select, text
 from lungline.errors import SettingsError
 from lungline.results import records
 from lungline.results.records import ResultRecord
+from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from tests.support.object_store import running_store
 from tests.support.postgres import running_postgres
@@ -189,7 +190,7 @@ def test_rebuild_restores_results_and_readings_from_the_store(tmp_path: Path, st
     store.put("lungline-results", "readings/xx/foreign.json", b"not a reading")
     pneumonia = next(result for result in wanted if result.label == "Pneumonia")
     with closing(Database.open(home(tmp_path / "first"))) as first:
-        assert rebuild(first, store, "lungline-results").added == 30
+        assert rebuild(first, store, Settings()).added == 30
         with first.writing() as session:
             entry = entries.find(session, pneumonia.upload.identity)
             assert entry
@@ -200,10 +201,10 @@ def test_rebuild_restores_results_and_readings_from_the_store(tmp_path: Path, st
         store.put("lungline-results", saved.key, saved.model_dump_json().encode())
         before = [(entry.identity, entry.priority, entry.verdict, entry.read) for entry in shown(first)]
     with closing(Database.open(home(tmp_path / "second"))) as second:
-        done = rebuild(second, store, "lungline-results")
+        done = rebuild(second, store, Settings())
         assert (done.records, done.added, done.readings, done.odd) == (31, 30, 1, 1)
         assert [(entry.identity, entry.priority, entry.verdict, entry.read) for entry in shown(second)] == before
-        again = rebuild(second, store, "lungline-results")
+        again = rebuild(second, store, Settings())
         assert (again.added, again.readings) == (0, 0)
         with second.reading() as session:
             assert session.scalar(select(ReadingRow.comment)) == "clear"

@@ -25,7 +25,7 @@ OnProgress = Callable[[int], None]
 def rebuild_worklist(settings: Settings, on_progress: OnProgress | None = None) -> Rebuilt:
     """Rebuild the database from the results and readings in S3; safe to repeat, also while the worklist runs."""
     with _connected(settings) as (database, storage):
-        return rebuild(database, storage, settings.results_bucket, on_progress)
+        return rebuild(database, storage, settings, on_progress)
 
 
 def verify_audit(settings: Settings) -> Verification:
@@ -40,7 +40,8 @@ def login_url(settings: Settings, address: str = "http://127.0.0.1:8900") -> str
     The link is also stored in a file that only its owner can read, until it is used.
     """
     with closing(Database.open(settings)) as database:
-        token = Access(database, settings).new_token(_me(), "admin")
+        # Whoever has the home folder has all X-rays in it, with the names in their headers.
+        token = Access(database, settings).new_token(_me(), "admin", patients=True)
     url = f"{(settings.worklist.uri or address).rstrip('/')}/login?token={token}"
     write_private(settings.home / "worklist" / LINK_FILE, url + "\n")
     return url

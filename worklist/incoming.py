@@ -14,6 +14,7 @@ from lungline.errors import EventMalformed, LunglineError, ObjectGone, Unavailab
 from lungline.registry.history import History
 from lungline.results import records as results
 from lungline.results.events import check
+from lungline.results.patients import PatientRecord, patients_of
 from lungline.results.records import ResultRecord
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
@@ -77,6 +78,7 @@ class Incoming:
     def __init__(self, storage: Storage, settings: Settings) -> None:
         self._storage = storage
         self._bucket = settings.results_bucket
+        self._patients = settings.patients_bucket
         self._versions = PromotedVersions(History(storage, settings.models_bucket, settings.model_name))
 
     def recorded(self, hints: Sequence[ResultRecord]) -> list[ResultRecord]:
@@ -94,6 +96,10 @@ class Incoming:
     def of_upload(self, identity: str) -> list[ResultRecord]:
         """Every stored record of an upload, of whichever version, that can be shown."""
         return list(self._showable(results.find(self._storage, self._bucket, identity)))
+
+    def patients(self, records: Sequence[ResultRecord]) -> list[PatientRecord]:
+        """Whom the uploads of these results are of. Raises StorageUnavailable, after which the event may come again."""
+        return patients_of(records, self._storage, self._patients)
 
     def _showable(self, records: Iterable[ResultRecord]) -> Iterable[ResultRecord]:
         for record in records:

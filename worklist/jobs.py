@@ -76,7 +76,7 @@ class Jobs:
     def restore(self) -> None:
         """Restore the list of an empty database from the store."""
         try:
-            done = self._restoration.restore(self._database, self._storage, self._settings.results_bucket)
+            done = self._restoration.restore(self._database, self._storage, self._settings)
         except Unavailable:
             raise
         except LunglineError:  # nobody has made the bucket yet

@@ -72,8 +72,8 @@ class Store:
     def buckets(self) -> tuple[str, ...]:
         """The buckets that it makes at its first start."""
         ours = self.settings
-        lasting = (ours.results_bucket, ours.research_bucket, ours.models_bucket, ours.mlflow_bucket)
-        return (ours.uploads_bucket, *lasting, BROKER_BUCKET)
+        of_uploads = (ours.uploads_bucket, ours.results_bucket, ours.patients_bucket, ours.research_bucket)
+        return (*of_uploads, ours.models_bucket, ours.mlflow_bucket, BROKER_BUCKET)
 
     def connected(self) -> Settings:
         """The settings with this store's address and its owner's credentials."""

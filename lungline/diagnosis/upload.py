@@ -3,18 +3,21 @@
 The predictor, the laptop and a notebook call the same function.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from lungline.diagnosis.diagnoser import Diagnoser, Diagnosis, model_facts, refused, timed
-from lungline.errors import ObjectGone, ObjectTooLarge
+from lungline.errors import LunglineError, ObjectGone, ObjectTooLarge, Unavailable
 from lungline.events.uploads import Upload, require_bucket
-from lungline.results import records
+from lungline.results import patients, records
 from lungline.results.records import OperatingPoint, Outcome, ReadFacts, ResultRecord, Times, UploadFacts
 from lungline.settings import Settings
 from lungline.storage.objects import StoredObject
 from lungline.storage.s3 import Storage
+
+_log = logging.getLogger(__name__)
 
 KeepUnsure = Callable[[ResultRecord, StoredObject], object]
 """Keeps the image of an unsure record for research, now or later; it never raises."""
@@ -37,7 +40,7 @@ def diagnose_upload(
     help.
     """
     require_bucket([upload], settings.uploads_bucket)
-    case = _Case(diagnoser, storage, settings.results_bucket, received or datetime.now(UTC))
+    case = _Case(diagnoser, storage, settings, received or datetime.now(UTC))
 
     def keep_now(record: ResultRecord, stored: StoredObject) -> None:
         from lungline.deidentification import research
@@ -85,7 +88,7 @@ class _Case:
 
     diagnoser: Diagnoser
     storage: Storage
-    bucket: str
+    settings: Settings
     received: datetime
 
     def diagnose(self, upload: Upload, stored: StoredObject, timings: dict[str, float]) -> ResultRecord:
@@ -95,7 +98,7 @@ class _Case:
             return self.close(upload, "refused", diagnosis=diagnosis, stored=stored)
         heatmap = records.heatmap_key(upload.identity, self.diagnoser.version, stored.modified)
         with timed(diagnosis.timings, "save_heatmap"):
-            self.storage.put(self.bucket, heatmap, diagnosis.heatmap or b"", "image/png")
+            self.storage.put(self.settings.results_bucket, heatmap, diagnosis.heatmap or b"", "image/png")
         return self.close(upload, "judged", diagnosis=diagnosis, stored=stored, heatmap=heatmap)
 
     def close(
@@ -127,6 +130,7 @@ class _Case:
             read=stored and _read_facts(stored),
             image=diagnosis and diagnosis.image_facts,
             heatmap=heatmap,
+            patient=stored and self._keep_patient(upload, stored),
             lungs=diagnosis and diagnosis.lung_facts,
             doubts=diagnosis.prediction.doubts if diagnosis and diagnosis.prediction else (),
             times=Times(
@@ -137,7 +141,20 @@ class _Case:
             timings={stage: round(value, 3) for stage, value in diagnosis.timings.items()} if diagnosis else {},
             image_statistics=diagnosis and diagnosis.statistics,
         )
-        return records.save(self.storage, self.bucket, record)
+        return records.save(self.storage, self.settings.results_bucket, record)
+
+    def _keep_patient(self, upload: Upload, stored: StoredObject) -> str | None:
+        """Store whom a DICOM upload is of, before the record that points there; also of a refused one."""
+        patient = patients.read(upload.identity, stored.data)
+        if patient is None:
+            return None
+        try:
+            return patients.save(self.storage, self.settings.patients_bucket, patient)
+        except Unavailable:
+            raise
+        except LunglineError as exc:  # no such bucket, no right to write: the X-ray must be predicted all the same
+            _log.warning("Upload %s: its patient was not saved: %s", upload.identity, exc)
+            return None
 
 
 def _upload_facts(upload: Upload) -> UploadFacts:

@@ -125,7 +125,8 @@ class ResultRecord(_Part):
     and a sentence; `superseded` (the object was overwritten before it was read; `superseded_by` is the identity of what
     is there now) and `gone` (it was deleted) have no label at all. `timings` are milliseconds by stage.
     `image_statistics` are what drift monitoring compares; only judged images have them. `lungs` is None for models
-    without a lung segmenter. `doubts` are the kinds of reasons for which a result is Unsure whatever its probability;
+    without a lung segmenter. `patient` is the key in the patients bucket that says whom a DICOM upload is of, and
+    nothing of it is in here. `doubts` are the kinds of reasons for which a result is Unsure whatever its probability;
     `warnings` say them in words.
     """
 
@@ -145,6 +146,7 @@ class ResultRecord(_Part):
     read: ReadFacts | None = None
     image: ImageFacts | None = None
     heatmap: str | None = None
+    patient: str | None = None
     lungs: LungFacts | None = None
     doubts: tuple[str, ...] = ()
     times: Times

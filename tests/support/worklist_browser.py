@@ -32,19 +32,34 @@ def upload(store: Storage, number: int, probability: float = 0.9, **changes: Any
     return result
 
 
-def sign_in(page: Page, site: Site, who: str = "dr.adams", role: Role = "admin", url: str | None = None) -> None:
+def sign_in(  # who, and with which rights
+    page: Page,
+    site: Site,
+    who: str = "dr.adams",
+    role: Role = "admin",
+    url: str | None = None,
+    *,
+    patients: bool = False,
+) -> None:
     """Give a page the cookie of a new session."""
-    page.context.add_cookies([{"name": COOKIE, "value": site.access.begin(who, role), "url": url or site.url}])
+    cookie = site.access.begin(who, role, patients=patients)
+    page.context.add_cookies([{"name": COOKIE, "value": cookie, "url": url or site.url}])
 
 
 @contextmanager
 def opened(
-    browser: Browser, site: Site, path: str = "/", size: tuple[int, int] = (1280, 800), role: Role = "admin"
+    browser: Browser,
+    site: Site,
+    path: str = "/",
+    size: tuple[int, int] = (1280, 800),
+    role: Role = "admin",
+    *,
+    patients: bool = False,
 ) -> Iterator[Page]:
     """A page of a signed-in user; it must end without errors, dialogs or violations of the security policy."""
     context = browser.new_context(viewport={"width": size[0], "height": size[1]})
     page = context.new_page()
-    sign_in(page, site, role=role)
+    sign_in(page, site, role=role, patients=patients)
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("dialog", lambda dialog: problems.append(dialog.message))

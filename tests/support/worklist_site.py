@@ -43,7 +43,7 @@ START = datetime(2026, 3, 1, 8, 0, tzinfo=UTC)
 def record(number: int = 0, probability: float | None = 0.9, **changes: Any) -> ResultRecord:
     """A result as the predictor writes it.
 
-    `changes` may name key, version, done, outcome, etag, heatmap, arrived, warnings, notes, lungs, doubts.
+    `changes` may name key, version, done, outcome, etag, heatmap, arrived, warnings, notes, lungs, doubts, patient.
     """
     arrived: datetime = changes.get("arrived", START + timedelta(minutes=number))
     key, version = changes.get("key", f"ward/xray-{number}.jpeg"), changes.get("version", "1")
@@ -73,6 +73,7 @@ def record(number: int = 0, probability: float | None = 0.9, **changes: Any) -> 
         read=ReadFacts(etag=etag, version_id=None, size=9, modified=arrived) if is_predicted else None,
         image=ImageFacts(format="jpeg", width=224, height=224) if is_predicted else None,
         heatmap=heatmap,
+        patient=changes.get("patient"),
         lungs=changes.get("lungs"),
         doubts=changes.get("doubts", ()),
         times=Times(uploaded=arrived, received=arrived, done=changes.get("done", arrived + timedelta(seconds=1))),
@@ -122,9 +123,9 @@ class Site:
     def send_event(self, result: ResultRecord) -> httpx.Response:
         return httpx.post(self.url, content=result.model_dump_json(), headers=headers(), timeout=20)
 
-    def client(self, role: Role | None = "admin", who: str = "dr.adams") -> httpx.Client:
+    def client(self, role: Role | None = "admin", who: str = "dr.adams", *, patients: bool = False) -> httpx.Client:
         """An HTTP client, signed in unless the role is None."""
-        cookies = {COOKIE: self.access.begin(who, role)} if role else {}
+        cookies = {COOKIE: self.access.begin(who, role, patients=patients)} if role else {}
         return httpx.Client(base_url=self.url, cookies=cookies, headers={"accept": "text/html"}, timeout=20)
 
     def csrf(self, client: httpx.Client) -> str:

@@ -42,6 +42,8 @@ class Person:
     role: Role
     csrf: str
     digest: str
+    sees_patients: bool = False
+    """Whether the user may see whom X-rays are of: a right of its own, beside the role."""
 
     @property
     def is_admin(self) -> bool:
@@ -60,13 +62,13 @@ class Access:
         host = own_host(settings)
         self._signer = signer(settings, f"session {host}" if host else "session")
 
-    def new_token(self, who: str, role: Role) -> str:
+    def new_token(self, who: str, role: Role, *, patients: bool = False) -> str:
         """A token that signs `who` in once, within a day; earlier tokens stop working."""
         token = secrets.token_urlsafe(32)
         expires = datetime.now(UTC) + timedelta(hours=TOKEN_HOURS)
         with self._database.writing() as session:
             session.execute(delete(Token))
-            session.add(Token(digest=_digest(token), who=who, role=role, expires=expires))
+            session.add(Token(digest=_digest(token), who=who, role=role, expires=expires, patients=int(patients)))
         return token
 
     def redeem(self, token: str) -> str | None:
@@ -80,19 +82,22 @@ class Access:
             # The database decides between two simultaneous attempts.
             if not session.scalar(update(Token).where(*valid).values(used=now).returning(Token.digest)):
                 return None
-            who, role = record.who, record.role
-        return self.begin(who, "admin" if role == "admin" else "reader")
+            who, role, patients = record.who, record.role, bool(record.patients)
+        return self.begin(who, "admin" if role == "admin" else "reader", patients=patients)
 
-    def begin(self, who: str, role: Role, most_hours: float | None = None) -> str:
-        """The cookie of a new session, which ends after `most_hours` at the latest."""
+    def begin(self, who: str, role: Role, most_hours: float | None = None, *, patients: bool = False) -> str:
+        """The cookie of a new session, which ends after `most_hours` at the latest.
+
+        `patients` gives the right to see whom X-rays are of.
+        """
         name, now = secrets.token_urlsafe(32), datetime.now(UTC)
         expires = now + timedelta(hours=min(self._hours, most_hours or self._hours))
         with self._database.writing() as session:
             session.execute(delete(Session).where(Session.expires < now))
-            session.add(
-                Session(digest=_digest(name), who=who, role=role, csrf=secrets.token_urlsafe(32), expires=expires)
-            )
-            audit.record(session, who, role, "signed in")
+            csrf = secrets.token_urlsafe(32)
+            row = Session(digest=_digest(name), who=who, role=role, csrf=csrf, expires=expires, patients=int(patients))
+            session.add(row)
+            audit.record(session, who, role, "signed in", detail="may see patients" if patients else "")
         return self._signer.dumps(name)
 
     def person(self, cookie: str | None) -> Person | None:
@@ -108,7 +113,8 @@ class Access:
             record = session.scalar(select(Session).where(*alive))
         if record is None:
             return None
-        return Person(record.who, "admin" if record.role == "admin" else "reader", record.csrf, record.digest)
+        role: Role = "admin" if record.role == "admin" else "reader"
+        return Person(record.who, role, record.csrf, record.digest, sees_patients=bool(record.patients))
 
     def alive(self, digests: Collection[str]) -> set[str]:
         """Those of these sessions that have neither ended nor expired."""

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, cast, get_args
 from urllib.parse import urlencode
 
-from sqlalchemy import ColumnElement, Select, and_, func, select, tuple_
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from worklist.database import counters
@@ -38,6 +38,8 @@ class Filter:
     age: Age = ""
     q: str = ""
     sort: Sort = "urgent"
+    patients: frozenset[int] = frozenset()
+    """Numbers of entries that a search by patient found; not in a URL."""
 
     @classmethod
     def of(cls, query: Mapping[str, str]) -> "Filter":
@@ -74,7 +76,8 @@ class Filter:
         if self.age:
             conditions.append(WorklistEntry.arrived >= now - _AGES[self.age])
         if self.q:
-            conditions.append(WorklistEntry.sought.contains(self.q.lower(), autoescape=True))
+            named = WorklistEntry.sought.contains(self.q.lower(), autoescape=True)
+            conditions.append(or_(named, WorklistEntry.number.in_(self.patients)) if self.patients else named)
         return conditions
 
     def matches(self, entry: WorklistEntry, now: datetime) -> bool:
@@ -85,7 +88,7 @@ class Filter:
             and (self.label in ("", entry.label) or self.view == "missing")
             and self.version in ("", entry.version)
             and (not self.age or entry.arrived >= now - _AGES[self.age])
-            and self.q.lower() in entry.sought
+            and (self.q.lower() in entry.sought or entry.number in self.patients)
         )
 
 

@@ -7,9 +7,11 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from lungline.results.patients import PatientRecord
 from lungline.results.records import ResultRecord, knows_more
 from worklist.database.models import ReadingRow, ResultRow, WorklistEntry, microseconds
 from worklist.database.notices import note_late, queue
+from worklist.database.patients import remember
 from worklist.database.readings import apply
 from worklist.database.session import Database
 from worklist.rules import NoticeRule
@@ -48,18 +50,19 @@ def notes_of(record: ResultRecord) -> list[str]:
 def ingest(
     database: Database,
     *records: ResultRecord,
+    patients: Sequence[PatientRecord] = (),
     rules: Sequence[NoticeRule] = (),
     notice_max_age: timedelta = timedelta(hours=1),
 ) -> int:
-    """Store results in one transaction and queue their notices; return how many changed the list.
+    """Store results and their patients in one transaction and queue notices; return how many changed the list.
 
     Results older than `notice_max_age` send no notice, and say so. Raises DatabaseUnavailable.
     """
     try:
-        return _ingest(database, records, rules, notice_max_age)
+        return _ingest(database, records, patients, rules, notice_max_age)
     except IntegrityError:
         # Another process stored the same upload at the same moment; this time it is an update.
-        return _ingest(database, records, rules, notice_max_age)
+        return _ingest(database, records, patients, rules, notice_max_age)
 
 
 def touch(entry: WorklistEntry) -> None:
@@ -68,10 +71,15 @@ def touch(entry: WorklistEntry) -> None:
 
 
 def _ingest(
-    database: Database, records: Sequence[ResultRecord], rules: Sequence[NoticeRule], notice_max_age: timedelta
+    database: Database,
+    records: Sequence[ResultRecord],
+    patients: Sequence[PatientRecord],
+    rules: Sequence[NoticeRule],
+    notice_max_age: timedelta,
 ) -> int:
     changed = 0
     with database.writing() as session:
+        remember(session, *patients)
         for record in records:
             if _add(session, record):
                 changed += 1

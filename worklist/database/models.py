@@ -2,6 +2,7 @@
 
     entries    one row per upload with the latest result; the list shows and pages through these
     records    every result record as received, one per upload and model version
+    patients   whom uploads are of, for those who may see it
     readings   the readings of readers; append-only
     notices    the outbox: pending, sent and acknowledged notices
     signals    uploads that were dead-lettered or de-identified elsewhere, for the counters
@@ -125,6 +126,31 @@ class ResultRow(Table):
     capture_error: Mapped[str | None]
 
 
+class PatientRow(Table):
+    """Whom an upload is of (`lungline.results.patients`).
+
+    The columns `sought_...` are what searches compare.
+    """
+
+    __tablename__ = "patients"
+
+    identity: Mapped[str] = mapped_column(String(64), primary_key=True)
+    patient_id: Mapped[str]
+    issuer: Mapped[str]
+    name: Mapped[str]
+    accession: Mapped[str]
+    study_date: Mapped[str]
+    study_uid: Mapped[str]
+    series_uid: Mapped[str]
+    instance_uid: Mapped[str]
+    view: Mapped[str]
+    sought_patient_id: Mapped[str] = mapped_column(index=True)
+    sought_accession: Mapped[str] = mapped_column(index=True)
+    sought_name: Mapped[str]
+
+    __table_args__ = (Index("patients_same", "patient_id", "issuer"),)
+
+
 class ReadingRow(Table):
     """A reading of an upload, with the result that was on the screen.
 
@@ -212,6 +238,7 @@ class Token(Table):
     role: Mapped[str] = mapped_column(String(16))
     expires: Mapped[datetime]
     used: Mapped[datetime | None]
+    patients: Mapped[int] = mapped_column(default=0)
 
 
 class Session(Table):
@@ -224,6 +251,7 @@ class Session(Table):
     role: Mapped[str] = mapped_column(String(16))
     csrf: Mapped[str] = mapped_column(String(64))
     expires: Mapped[datetime]
+    patients: Mapped[int] = mapped_column(default=0)
 
 
 class Checkpoint(Table):

@@ -10,6 +10,8 @@ from sqlalchemy import select
 from lungline.results import readings as stored_readings
 from lungline.results import records as results
 from lungline.results.events import is_consistent
+from lungline.results.patients import patients_of
+from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from worklist.database import counters, readings
 from worklist.database.ingest import ingest
@@ -35,16 +37,17 @@ class Rebuilt:
 
 
 def rebuild(
-    database: Database, storage: Storage, bucket: str, on_progress: Callable[[int], None] | None = None
+    database: Database, storage: Storage, settings: Settings, on_progress: Callable[[int], None] | None = None
 ) -> Rebuilt:
-    """Add everything in the results bucket that the database lacks; no notices are sent.
+    """Add everything in the results bucket that the database lacks, and whom it is of; no notices are sent.
 
     Raises StorageUnavailable and DatabaseUnavailable; batches stored until then are kept.
     """
+    bucket = settings.results_bucket
     count = added = odd = restored = 0
     for batch in _batched(results.scan(storage, bucket)):
         valid = [record for record in batch if record and is_consistent(record)]
-        added += ingest(database, *valid)
+        added += ingest(database, *valid, patients=patients_of(valid, storage, settings.patients_bucket))
         with database.writing() as session:
             for record in valid:
                 if record.outcome == "refused":  # its event was dead-lettered
@@ -73,7 +76,7 @@ class Restoration:
         with database.reading() as session:
             return cls(needed=session.scalar(select(WorklistEntry.number).limit(1)) is None)
 
-    def restore(self, database: Database, storage: Storage, bucket: str) -> Rebuilt | None:
+    def restore(self, database: Database, storage: Storage, settings: Settings) -> Rebuilt | None:
         """Rebuild an empty database beside a bucket that has results, once; None when there is nothing to do.
 
         A lost database would show an empty list, and nobody would miss the X-rays on it. Raises StorageUnavailable and
@@ -81,9 +84,9 @@ class Restoration:
         """
         if not self.needed:
             return None
-        self.running = any(True for _ in storage.list(bucket, results.PREFIX, page_size=1))
+        self.running = any(True for _ in storage.list(settings.results_bucket, results.PREFIX, page_size=1))
         try:
-            done = rebuild(database, storage, bucket, self._count) if self.running else None
+            done = rebuild(database, storage, settings, self._count) if self.running else None
         finally:
             self.running = False
         self.needed = False

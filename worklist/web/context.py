@@ -2,7 +2,7 @@
 
 import secrets
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from fastapi import Depends, Form, Header, Request, Response
@@ -12,7 +12,9 @@ from fastapi.templating import Jinja2Templates
 from lungline.errors import LunglineError
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
+from worklist.database import patients
 from worklist.database.access import COOKIE, Access, Person
+from worklist.database.entries import Filter
 from worklist.database.rebuild import Restoration
 from worklist.database.session import Database
 from worklist.exports.images import ImageRenderer
@@ -78,6 +80,21 @@ def _reader(request: Request) -> Person:
         raise SignInNeeded("Sign in to continue.")
     request.state.person = person
     return person
+
+
+def searched(request: Request, context: Worklist, person: Person) -> Filter:
+    """The filter of a request, with what its search finds by patient for those who may see patients."""
+    wanted = Filter.of(request.query_params)
+    if not (wanted.q and person.sees_patients):
+        return wanted
+    with context.database.reading() as session:
+        return replace(wanted, patients=patients.matches(session, wanted.q))
+
+
+def require_sees_patients(person: Person) -> None:
+    """Raises Forbidden for users without the right to see whom X-rays are of."""
+    if not person.sees_patients:
+        raise Forbidden("Only people with the right to see patients may do this.")
 
 
 def _admin(person: Annotated[Person, Depends(_reader)]) -> Person:

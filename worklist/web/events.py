@@ -103,7 +103,8 @@ def _store(context: Worklist, records: Sequence[ResultRecord], trace: str | None
     for record in records:
         identity = record.upload.identity
         with tracing.span("show", trace or tracing.of_upload(identity), "server") as span:
-            changed = ingest(context.database, record, rules=context.rules, notice_max_age=age)
+            patients = context.incoming.patients([record])
+            changed = ingest(context.database, record, patients=patients, rules=context.rules, notice_max_age=age)
             span.add(changed=bool(changed))
         if changed:
             metrics.count_result(record)

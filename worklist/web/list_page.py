@@ -1,15 +1,16 @@
 """The list, its live updates, and the overview beside it."""
 
 from datetime import UTC, datetime
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import HTMLResponse, StreamingResponse
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from worklist.database import entries, notices
+from worklist.database import entries, notices, patients
 from worklist.database.access import Person
 from worklist.database.entries import Cursor, Filter
-from worklist.web.context import Context, Reader, Worklist
+from worklist.web.context import Context, Reader, Worklist, require_sees_patients, searched
 from worklist.web.looks import detail_of
 from worklist.web.rendering import timeline
 
@@ -17,13 +18,15 @@ router = APIRouter()
 
 LAST_IMAGES = 6
 DOTS = 240
+MOST_PATIENTS = 250
+"""More than the rows of a page, which keeps 200."""
 
 
 @router.get("/", response_class=HTMLResponse)
 def show_list(request: Request, context: Context, person: Reader) -> Response:
     """The page."""
     _look(request, context, person)
-    values = _rows(request, context) | _aside(context) | {"person": person, "counters": context.live.counters}
+    values = _rows(request, context, person) | _aside(context) | {"person": person, "counters": context.live.counters}
     values["restoration"] = context.restoration
     return context.pages.TemplateResponse(request, "list.html", values)
 
@@ -32,7 +35,7 @@ def show_list(request: Request, context: Context, person: Reader) -> Response:
 def show_rows(request: Request, context: Context, person: Reader) -> Response:
     """The table alone, for a page that fell behind or changed its filter."""
     _look(request, context, person)
-    return context.pages.TemplateResponse(request, "_rows.html", _rows(request, context) | {"person": person})
+    return context.pages.TemplateResponse(request, "_rows.html", _rows(request, context, person) | {"person": person})
 
 
 @router.get("/aside", response_class=HTMLResponse)
@@ -46,9 +49,29 @@ def show_aside(request: Request, context: Context, person: Reader) -> Response:
 async def follow(request: Request, context: Context, person: Reader) -> Response:
     """Changes of a filtered list as server-sent events."""
     await run_in_threadpool(_look, request, context, person)
-    stream = context.live.follow(Filter.of(request.query_params), person.digest)
+    wanted = await run_in_threadpool(searched, request, context, person)
+    stream = context.live.follow(wanted, person.digest)
     headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
     return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+
+
+@router.get("/patients")
+def show_patients(context: Context, person: Reader, of: Annotated[list[str] | None, Query()] = None) -> JSONResponse:
+    """Whom these uploads are of, by identity; for those who may see patients, each in the audit log first.
+
+    Apart from the rows, which are the same for everybody who follows the list.
+    """
+    require_sees_patients(person)
+    with context.database.reading() as session:
+        rows = patients.of_uploads(session, (of or [])[:MOST_PATIENTS])
+    context.looks.record_patients(person, [row.identity for row in rows])
+    return JSONResponse(
+        {
+            row.identity: {"patient": " · ".join(filter(None, (row.name, row.patient_id))), "accession": row.accession}
+            for row in rows
+        },
+        headers={"cache-control": "no-store"},
+    )
 
 
 def _look(request: Request, context: Worklist, person: Person) -> None:
@@ -58,8 +81,8 @@ def _look(request: Request, context: Worklist, person: Person) -> None:
     context.looks.record(person, "searched" if wanted.q else "listed", detail=detail_of(wanted, place))
 
 
-def _rows(request: Request, context: Worklist) -> dict[str, object]:
-    wanted = Filter.of(request.query_params)
+def _rows(request: Request, context: Worklist, person: Person) -> dict[str, object]:
+    wanted = searched(request, context, person)
     after = Cursor.read(request.query_params.get("after", ""))
     before = None if after else Cursor.read(request.query_params.get("before", ""))
     mark = context.live.mark

@@ -8,6 +8,7 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from worklist.database import audit
 from worklist.database.access import Person
@@ -16,6 +17,7 @@ from worklist.database.session import Database
 
 AGAIN_SECONDS = 600.0
 REMEMBERED = 20_000
+SAW_PATIENT = "saw patient"
 
 _Look = tuple[str, str, str | None, str]
 
@@ -30,15 +32,25 @@ class Looks:
 
     def record(self, person: Person, act: str, *, identity: str | None = None, detail: str = "") -> None:
         """Add a look unless the same one was added lately. Raises DatabaseUnavailable: then nothing may be shown."""
-        look = (person.digest, act, identity, detail)
+        self._record(person, [(person.digest, act, identity, detail)])
+
+    def record_patients(self, person: Person, identities: Sequence[str]) -> None:
+        """Add that a user was shown whom these uploads are of, an entry for each. Raises DatabaseUnavailable."""
+        self._record(person, [(person.digest, SAW_PATIENT, identity, "") for identity in identities])
+
+    def _record(self, person: Person, looks: Sequence[_Look]) -> None:
         with self._lock:
-            if time.monotonic() - self._recent.get(look, -AGAIN_SECONDS) < AGAIN_SECONDS:
-                return
+            began = time.monotonic()
+            fresh = [look for look in looks if began - self._recent.get(look, -AGAIN_SECONDS) >= AGAIN_SECONDS]
+        if not fresh:
+            return
         with self._database.writing() as session:
-            audit.record(session, person.who, person.role, act, identity=identity, detail=detail)
+            for _, act, identity, detail in fresh:
+                audit.record(session, person.who, person.role, act, identity=identity, detail=detail)
         with self._lock:
-            self._recent[look] = time.monotonic()
-            self._recent.move_to_end(look)
+            for look in fresh:
+                self._recent[look] = time.monotonic()
+                self._recent.move_to_end(look)
             while len(self._recent) > REMEMBERED:
                 self._recent.popitem(last=False)
 

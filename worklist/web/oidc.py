@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -48,7 +49,9 @@ def install(app: FastAPI, settings: Settings) -> None:
         role = role_of(claims, context.settings.worklist)
         if role is None:
             raise Forbidden("Your account has no access to this worklist.")
-        return welcome(context, await run_in_threadpool(context.access.begin, person_of(claims), role, SESSION_HOURS))
+        patients = may_see_patients(claims, context.settings.worklist)
+        begin_session = partial(context.access.begin, person_of(claims), role, SESSION_HOURS, patients=patients)
+        return welcome(context, await run_in_threadpool(begin_session))
 
     app.include_router(router)
     https = (settings.worklist.uri or "").startswith("https://")
@@ -76,13 +79,22 @@ def person_of(claims: Mapping[str, Any]) -> str:
 
 def role_of(claims: Mapping[str, Any], settings: WorklistSettings) -> Role | None:
     """The role of a user's groups; None when they have no access."""
-    claim = claims.get(settings.oidc_role_claim) or []
-    groups = {claim} if isinstance(claim, str) else {str(group) for group in claim}
+    groups = _groups(claims, settings)
     if settings.oidc_admin_group and settings.oidc_admin_group in groups:
         return "admin"
     if settings.oidc_reader_group is None or settings.oidc_reader_group in groups:
         return "reader"
     return None
+
+
+def may_see_patients(claims: Mapping[str, Any], settings: WorklistSettings) -> bool:
+    """Whether a user's groups give the right to see whom X-rays are of."""
+    return settings.oidc_patients_group is not None and settings.oidc_patients_group in _groups(claims, settings)
+
+
+def _groups(claims: Mapping[str, Any], settings: WorklistSettings) -> set[str]:
+    claim = claims.get(settings.oidc_role_claim) or []
+    return {claim} if isinstance(claim, str) else {str(group) for group in claim}
 
 
 def _client(settings: WorklistSettings) -> Any:

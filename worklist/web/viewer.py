@@ -16,14 +16,15 @@ from lungline.errors import ObjectGone
 from lungline.results.readings import Action, Verdict
 from lungline.results.records import ResultRecord
 from worklist import metrics
-from worklist.database import audit, entries, notices, readings
+from worklist.database import audit, entries, notices, patients, readings
 from worklist.database.access import Person
 from worklist.database.entries import Filter
 from worklist.database.ingest import notes_of, touch, warnings_of
 from worklist.database.models import ResultRow, WorklistEntry
 from worklist.database.readings import MAX_COMMENT, VERDICTS, ReadingRefused, ResultChanged
 from worklist.exports.images import RenderedImage
-from worklist.web.context import Context, NotFound, Reader, Worklist, Writer, next_page, wants_page
+from worklist.web.context import Context, NotFound, Reader, Worklist, Writer, next_page, searched, wants_page
+from worklist.web.looks import SAW_PATIENT
 
 router = APIRouter()
 
@@ -81,9 +82,11 @@ def view(request: Request, identity: str, context: Context, person: Reader) -> R
 def _page(  # what a request shows, and what is kept of a reading that was not stored
     request: Request, identity: str, context: Worklist, person: Person, *, conflict: str = "", comment: str = ""
 ) -> Response:
-    wanted = Filter.of(request.query_params)
-    with context.database.writing() as session:  # the audit entry is committed before anything is shown
+    wanted = searched(request, context, person)
+    with context.database.writing() as session:  # the audit entries are committed before anything is shown
         entry = _entry(session, identity)
+        patient = patients.of_upload(session, identity) if person.sees_patients else None
+        other_images = patients.other_images(session, patient) if patient else []
         record = record_of(session, entry)
         previous, following = entries.neighbours(session, wanted, entry)
         values = {
@@ -98,8 +101,13 @@ def _page(  # what a request shows, and what is kept of a reading that was not s
             "earlier": entries.same_key(session, entry),
             "readings": readings.history(session, identity),
             "notices": notices.of_upload(session, identity),
+            "patient": patient,
+            "other_images": other_images,
         }
         audit.record(session, person.who, person.role, "opened", identity=identity)
+        for shown in (patient, *(other for _, other in other_images)):
+            if shown:
+                audit.record(session, person.who, person.role, SAW_PATIENT, identity=shown.identity)
     links = {"previous": previous, "following": following, "wanted": wanted, "mlflow": context.settings.mlflow_uri}
     form = {"conflict": conflict, "comment": comment, "reading_id": readings.new_id(), "person": person}
     status = 409 if conflict else 200
@@ -127,7 +135,7 @@ def heat(request: Request, identity: str, context: Context, person: Reader, reco
 @router.post("/x/{identity}/readings")
 async def read(request: Request, identity: str, context: Context, person: Writer) -> Response:
     """Store a reading, then show the next upload of the list."""
-    wanted = Filter.of(request.query_params)
+    wanted = await run_in_threadpool(searched, request, context, person)
     submitted = SubmittedReading.of(await request.form())
     try:
         following = await run_in_threadpool(_read, context, person, identity, submitted, wanted)

@@ -7,7 +7,7 @@ export MC_HOST_store="${url%%://*}://${ROOT_ACCESS}:${ROOT_SECRET}@${url#*://}"
 mc ready store
 
 for bucket in "$LUNGLINE_UPLOADS_BUCKET" "$LUNGLINE_RESULTS_BUCKET" "$LUNGLINE_MODELS_BUCKET" "$LUNGLINE_MLFLOW_BUCKET" \
-    "$LUNGLINE_RESEARCH_BUCKET"; do
+    "$LUNGLINE_RESEARCH_BUCKET" "$LUNGLINE_PATIENTS_BUCKET"; do
   mc mb --ignore-existing "store/$bucket"
   mc anonymous set none "store/$bucket"
 done

@@ -28,6 +28,41 @@ function compare(a, b) {
 function tidy() {
   box().querySelector(".empty").hidden = body().rows.length > 0;
   page.times();
+  showPatients();
+}
+
+// Whom the rows are of, for those who may see it. Rows are the same for everybody, so this comes apart from them, at most
+// once in a quarter of a second; what was fetched is kept, because rows are drawn anew with each change.
+const patients = new Map();
+let patientsTimer = null;
+
+function drawPatients() {
+  for (const row of rows()) {
+    const whose = patients.get(row.id.slice(2));
+    const line = row.querySelector(".patient");
+    if (!whose || !line.hidden) continue;
+    line.textContent = [whose.patient, whose.accession].filter(Boolean).join(" · ");
+    line.hidden = line.textContent === "";
+  }
+}
+
+function showPatients() {
+  if (!document.body.dataset.patients) return;
+  drawPatients();
+  patientsTimer ||= setTimeout(async () => {
+    const lacking = rows().map((row) => row.id.slice(2)).filter((identity) => !patients.has(identity));
+    if (lacking.length) {
+      const query = lacking.slice(0, 100).map((identity) => `of=${encodeURIComponent(identity)}`).join("&");
+      const response = await outbox.fetch(`/patients?${query}`, { signal: AbortSignal.timeout(5000) }).catch(() => null);
+      if (response?.ok) {
+        const whose = await response.json().catch(() => ({}));
+        for (const identity of lacking.slice(0, 100)) patients.set(identity, whose[identity] || null);
+        drawPatients();
+      }
+    }
+    patientsTimer = null;
+    if (lacking.length > 100) showPatients();
+  }, 250);
 }
 
 function put({ identity, place, html }) {
@@ -77,6 +112,7 @@ async function load(path, id) {
   if (!response.ok) return false;
   document.getElementById(id).replaceWith(fragment(await response.text()).getElementById(id));
   page.times();
+  showPatients();
   return true;
 }
 
@@ -225,3 +261,4 @@ document.addEventListener("resume", watch);
 setInterval(watch, 1000); // also the first thing after a computer has slept
 addEventListener("pagehide", () => source?.close());
 follow();
+showPatients();
