@@ -58,7 +58,7 @@ def up(
     home = Home.make(settings.home)
     if is_locked(home):
         raise StackError(f"A stack already runs in {home.path}: `lungline status` shows it.")
-    check_state(home)
+    check_state(home, settings)
     supervisor = _spawn(home, settings, attached=attached)
     try:
         return _await(home, wait_for, on_change, START_SECONDS, supervisor)

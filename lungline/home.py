@@ -24,6 +24,8 @@ from typing import Any
 
 from lungline.errors import StackError
 
+FOLDERS = ("run", "logs", "broker", "store", "mlflow", "predictor", "worklist")
+
 
 @dataclass(frozen=True, slots=True)
 class Home:
@@ -38,8 +40,10 @@ class Home:
         try:
             home.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             home.path.chmod(0o700)
-            for folder in ("run", "logs", "broker", "store", "mlflow", "predictor", "worklist"):
+            for folder in FOLDERS:
                 (home.path / folder).mkdir(mode=0o700, exist_ok=True)
+        except FileExistsError as exc:
+            raise StackError(f"{exc.filename} is a file where a folder should be: move it away.") from exc
         except OSError as exc:
             raise StackError(f"The home folder {home.path} cannot be made: {exc.strerror}.") from exc
         return home

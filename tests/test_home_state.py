@@ -82,9 +82,9 @@ def test_damage_is_mended_or_named_with_its_cure(
     if damage == "a folder" or (name in REFUSED and damage != "removed"):
         cure = "(restore it from a backup|move it away)"
         with pytest.raises(StackError, match=rf"^{re.escape(str(home.file(name)))} is .*{cure}[^\n]*$"):
-            check_state(home)
+            check_state(home, Settings(home=home.path))
         return
-    check_state(home)
+    check_state(home, Settings(home=home.path))
     assert damage == "removed" or "made again" in caplog.text
     claim_ports(home)
     end_leftovers(home)
@@ -129,24 +129,24 @@ def test_credentials_with_a_part_missing_are_refused_at_once(change: Callable[[A
 def test_a_port_that_is_none_is_chosen_again(port: object, home: Home, caplog: pytest.LogCaptureFixture) -> None:
     path = home.file("ports.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"s3": port}))
-    check_state(home)
+    check_state(home, Settings(home=home.path))
     assert "ports.json was damaged (s3: " in caplog.text
     assert isinstance(claim_ports(home).s3, int)
 
 
 def test_credentials_that_are_gone_from_a_home_with_data_are_told(home: Home, caplog: pytest.LogCaptureFixture) -> None:
     home.file("credentials.json").unlink()
-    check_state(home)
+    check_state(home, Settings(home=home.path))
     assert caplog.text == "", "a new home needs no word"
     home.file("store", "data").mkdir()
     home.file("store", "data", "1.dat").touch()
-    check_state(home)
+    check_state(home, Settings(home=home.path))
     assert "new credentials are generated" in caplog.text
 
 
 def test_a_sound_home_is_left_as_it_is(home: Home, caplog: pytest.LogCaptureFixture) -> None:
     before = {path: path.read_bytes() for path in home.path.rglob("*") if path.is_file()}
-    check_state(home)
+    check_state(home, Settings(home=home.path))
     assert {path: path.read_bytes() for path in home.path.rglob("*") if path.is_file()} == before
     assert caplog.text == ""
     assert load_credentials(home)
@@ -170,5 +170,6 @@ def test_an_empty_secret_of_cookies_is_made_again(text: str, home: Home, caplog:
 
 
 def test_a_new_home_has_nothing_to_check(tmp_path: Path) -> None:
-    check_state(Home.make(tmp_path / "new"))
+    home = Home.make(tmp_path / "new")
+    check_state(home, Settings(home=home.path))
     shutil.rmtree(tmp_path / "new")

@@ -1,143 +1,155 @@
-"""The state files of a home, looked at before a start: what can be made again is, and says so; the rest is refused.
+"""The state of a home, looked at before a start: what can be made again is, and says so; the rest is refused.
 
-| file | when it is damaged |
+| files | when damaged or gone |
 |---|---|
 | credentials.json | refused: its keys open what the home holds, and pseudonyms are derived from them |
-| ports.json, supervisor.json | made again |
-| store/config/*.crt, *.key | made again: they protect the store's own connections |
-| site-key.pem | refused: it says who signed; without the file a new one is generated |
+| site-key.pem, research.key | refused: they say who signed, and which pseudonym is whose |
+| mlflow/mlflow.db | refused: the registry is nowhere else |
+| store/data/ (volumes, the filer's database) | refused: they hold the objects |
+| site-key.pub, worklist/secret | made again |
+| ports.json, supervisor.json, run/*.json | made again |
+| broker/ and store/config/ | made again: they protect the stack's own connections |
+| worklist/worklist.db | made again from the results bucket; the damaged file is kept beside it |
+| predictor/ | packages are fetched again; `lungline promote` writes the rest |
+
+Whatever is gone and cannot be made again is said as well; so are wrong permissions, and folders in the place of files.
 """
 
-import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
-
-from eventing.seaweedfs_tls import SIGNING, Certificates
+from eventing.seaweedfs_tls import Certificates
+from laptop.home import documents
+from laptop.home.access import check_access
+from laptop.home.databases import database_fault
+from laptop.home.documents import Read, certificates_fault, fault_of
+from laptop.home.models import check_models
+from laptop.home.store_files import check_store_files
+from lungline.deidentification.pseudonyms import KEY_FILE
 from lungline.errors import StackError
 from lungline.home import Home
-from lungline.site_key import PRIVATE, SiteKey
+from lungline.settings import Settings
+from lungline.site_key import PRIVATE, PUBLIC
+from worklist.database.cookie_secret import kept_secret
 
 _log = logging.getLogger(__name__)
 
-_Secret = Annotated[str, Field(min_length=16)]
-_Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
+
+def check_state(home: Home, settings: Settings) -> None:
+    """Look at the state of a home that is about to start. Raises StackError, which names file and cure."""
+    check_access(home)
+    _check_keys(home)
+    check_store_files(home)
+    _remade(home.file("ports.json"), documents.ports)
+    _remade(home.file("supervisor.json"), documents.supervisor)
+    _check_positions(home)
+    for folder in (home.file("broker"), home.file("store", "config")):
+        _check_certificates(folder)
+    if not settings.mlflow_uri:
+        _check_registry(home)
+    if not settings.worklist.database:
+        _check_worklist(home)
+    _check_secret(home)
+    check_models(home)
 
 
-class _Key(BaseModel):
-    access_key: _Secret
-    secret_key: _Secret
-
-
-class _Credentials(BaseModel):
-    owner: _Key
-    scanner: _Key
-    signing: dict[str, _Secret]
-
-
-class _Service(BaseModel):
-    name: str
-    state: str
-    pid: Annotated[int, Field(strict=True)] | None = None
-    birth: str | None = None
-
-
-class _Supervisor(BaseModel):
-    pid: Annotated[int, Field(strict=True)] | None = None
-    birth: str | None = None
-    services: list[_Service] = []
-    parts: list[_Service] = []
-
-
-def check_state(home: Home) -> None:
-    """Look at the state files of a home that is about to start. Raises StackError, which names file and cure."""
-    for name in ("credentials.json", "ports.json", "supervisor.json", "lock", PRIVATE):
-        if home.file(name).is_dir():
-            raise StackError(f"{home.file(name)} is a folder where a file should be: move it away, then `lungline up`.")
-    _require_credentials(home.file("credentials.json"), home)
-    _require_site_key(home.file(PRIVATE))
-    _remade(home.file("ports.json"), _fault(TypeAdapter(dict[str, _Port]).validate_json))
-    _remade(home.file("supervisor.json"), _fault(_Supervisor.model_validate_json))
-    _check_certificates(home.file("store", "config"))
-
-
-def _require_credentials(path: Path, home: Home) -> None:
-    if not path.exists():
-        if any(home.file("store").glob("data/*.dat")):
-            _log.warning(
-                "%s was gone: new credentials are generated. Clients need `lungline env` again, and the research "
-                "bucket gets other pseudonyms for the same patients.",
-                path,
-            )
-        return
-    fault = _fault(_credentials)(path)
-    if fault:
-        raise StackError(
-            f"{path} is damaged ({fault}): restore it from a backup; or remove it, and new credentials are generated, "
-            "with other pseudonyms in the research bucket."
+def _check_keys(home: Home) -> None:
+    """The secrets of a home, which nothing else holds."""
+    _require(home.file("credentials.json"), documents.credentials, "new credentials are generated, with other "
+             "pseudonyms in the research bucket")  # fmt: skip
+    _require(home.file(PRIVATE), documents.private_key, "a new key is generated, while the old public key goes on "
+             "verifying")  # fmt: skip
+    _require(home.file(KEY_FILE), documents.pseudonym_key, "the research bucket gets other pseudonyms for the same "
+             "patients")  # fmt: skip
+    if not home.file("credentials.json").exists() and any(home.file("store").glob("data/*.dat")):
+        _log.warning(
+            "%s was gone: new credentials are generated. Clients need `lungline env` again, and the research "
+            "bucket gets other pseudonyms for the same patients.",
+            home.file("credentials.json"),
         )
+    _check_site_key(home.file(PRIVATE), home.file(PUBLIC), is_used=home.file("predictor", "history.json").exists())
 
 
-def _credentials(data: bytes) -> object:
-    credentials = _Credentials.model_validate_json(data)
-    if missing := set(SIGNING) - credentials.signing.keys():
-        raise ValueError(f"signing lacks {min(missing)}")
-    return credentials
+def _check_site_key(private: Path, public: Path, *, is_used: bool) -> None:
+    _remade(public, documents.public_keys, "; what other keys of this site signed, `lungline history --accept` accepts")
+    if is_used and not private.exists():
+        kept = "the old public key goes on verifying" if public.exists() else "`lungline history --accept` accepts it"
+        _log.warning("%s is gone: the next signature is made with a new key; %s.", private, kept)
 
 
-def _require_site_key(path: Path) -> None:
-    if path.exists() and (fault := _fault(lambda data: SiteKey(data.decode()).public)(path)):
-        raise StackError(
-            f"{path} is damaged ({fault}): restore it from a backup; or remove it, and a new key is generated, while "
-            "the old public key goes on verifying."
-        )
+def _require(path: Path, read: Read, otherwise: str) -> None:
+    if path.exists() and (fault := fault_of(path, read)):
+        raise StackError(f"{path} is damaged ({fault}): restore it from a backup; or remove it, and {otherwise}.")
 
 
-def _remade(path: Path, fault: Callable[[Path], str | None]) -> None:
-    """Remove a damaged file that the start writes again."""
-    if path.exists() and (reason := fault(path)):
-        _log.warning("%s was damaged (%s): it is made again.", path, reason)
+def _remade(path: Path, read: Read, consequence: str = "") -> None:
+    """Remove a damaged file that is written again."""
+    if path.exists() and (reason := fault_of(path, read)):
+        _log.warning("%s was damaged (%s): it is made again%s.", path, reason, consequence)
         path.unlink()
 
 
+def _check_positions(home: Home) -> None:
+    """The state files of services; without its position the bridge reads the whole change log, which does no harm."""
+    bridge = home.file("run", "bridge.json")
+    was_there = bridge.exists()
+    _remade(bridge, documents.bridge, "; the store's changes are read from their beginning")
+    if not was_there and any(home.file("store").glob("data/*.dat")):
+        _log.warning("%s was gone: the store's changes are read from their beginning.", bridge)
+    for path in home.file("run").glob("*.json"):
+        _remade(path, documents.any_object)
+
+
 def _check_certificates(folder: Path) -> None:
-    from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
     certificates = Certificates.of(folder)
-    readers: dict[Path, Callable[[bytes], object]] = {
-        certificates.authority: x509.load_pem_x509_certificate,
-        certificates.certificate: x509.load_pem_x509_certificate,
-        certificates.key: lambda data: load_pem_private_key(data, None),
-    }
-    for path, reader in readers.items():
-        if path.is_dir():
-            raise StackError(f"{path} is a folder where a file should be: move it away, then `lungline up`.")
-        if path.exists() and (reason := _fault(reader)(path)):
-            _log.warning("%s was damaged (%s): the store's certificates are made again.", path, reason)
-            for each in readers:
-                each.unlink(missing_ok=True)
-            return
+    paths = (certificates.authority, certificates.certificate, certificates.key)
+    if not any(path.exists() for path in paths):
+        return
+    if fault := certificates_fault(certificates):
+        _log.warning("%s was damaged (%s): the certificates beside it are made again.", *fault)
+        for path in paths:
+            path.unlink(missing_ok=True)
 
 
-def _fault(read: Callable[[bytes], object]) -> Callable[[Path], str | None]:
-    """What is wrong with a file in a few words; None when it can be read. Values stay out: they may be secrets."""
+def _check_registry(home: Home) -> None:
+    path = home.file("mlflow", "mlflow.db")
+    if path.exists() and (fault := database_fault(path, "registered_models")):
+        raise StackError(
+            f"{path} is damaged ({fault}): restore it from a backup; or move it away, and an empty registry is made: "
+            "the champion goes on serving, and versions must be registered again."
+        )
+    if _is_lost(path, home.file("predictor", "history.json")):
+        _log.warning("%s was gone or empty: an empty registry is made. Restore it from a backup if you can.", path)
 
-    def fault(path: Path) -> str | None:
-        try:
-            read(path.read_bytes())
-        except ValidationError as exc:
-            first = exc.errors(include_input=False)[0]
-            return f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['type'].replace('_', ' ')}"
-        except OSError as exc:
-            return exc.strerror or "it cannot be read"
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            return "it is no text of its kind"
-        except (ValueError, TypeError) as exc:
-            return str(exc).splitlines()[0][:80] if str(exc) and "\n" not in str(exc) else "it cannot be read"
-        return None
 
-    return fault
+def _check_worklist(home: Home) -> None:
+    path = home.file("worklist", "worklist.db")
+    if path.exists() and (fault := database_fault(path, "entries")):
+        _set_aside(path, fault)
+    elif _is_lost(path, home.file("worklist", "secret")):
+        _log.warning("%s was gone or empty: %s", path, _RESTORED)
+
+
+_RESTORED = "results and readings come back from the results bucket; audit log, notices and sessions are lost."
+
+
+def _is_lost(database: Path, companion: Path) -> bool:
+    """Whether a database is missing or empty beside a file that was written later than it."""
+    return companion.exists() and not (database.exists() and database.stat().st_size)
+
+
+def _set_aside(database: Path, fault: str) -> None:
+    kept = database.with_suffix(".db.damaged")
+    database.replace(kept)
+    for suffix in (".db-wal", ".db-shm"):
+        database.with_suffix(suffix).unlink(missing_ok=True)
+    _log.warning("%s was damaged (%s) and is kept as %s: %s", database, fault, kept.name, _RESTORED)
+
+
+def _check_secret(home: Home) -> None:
+    path = home.file("worklist", "secret")
+    if kept_secret(home.path) or not (path.exists() or home.file("worklist", "worklist.db").exists()):
+        return
+    state = "damaged" if path.exists() else "gone"
+    path.unlink(missing_ok=True)
+    _log.warning("%s was %s: it is made again, and everybody signs in once more.", path, state)

