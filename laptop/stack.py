@@ -25,7 +25,7 @@ from lungline.registry import tracking
 from lungline.settings import Settings
 
 # Not MLflow: it takes longer to start than all others together, and only training needs it.
-ESSENTIAL = frozenset({"store", "broker", "bridge", "predictor", "trigger"})
+ESSENTIAL = frozenset({"store", "broker", "bridge", "predictor", "trigger", "gateway"})
 SETTLED: frozenset[State] = frozenset({"ready", "waiting for a champion", "external"})
 START_SECONDS = 120.0
 STOP_SECONDS = 30.0

@@ -12,6 +12,7 @@ home/
   store/             objects, and the store's own configuration
   mlflow/            MLflow's database
   predictor/         packages/<version>/, and `current`, a link to the one that serves
+  gateway/           the DICOM gateway: objects in transfer, digests of those it has stored
   worklist/          its database, the secret of its cookies, notices on this machine
 """
 
@@ -24,7 +25,7 @@ from typing import Any
 
 from lungline.errors import StackError
 
-FOLDERS = ("run", "logs", "broker", "store", "mlflow", "predictor", "worklist")
+FOLDERS = ("run", "logs", "broker", "store", "mlflow", "predictor", "gateway", "worklist")
 
 
 @dataclass(frozen=True, slots=True)

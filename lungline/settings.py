@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from lungline.errors import SettingsError
 from lungline.settings_blocks import (
     GateSettings,
+    GatewaySettings,
     ModelSettings,
     MonitorSettings,
     RetrainSettings,
@@ -181,6 +182,7 @@ class Settings(BaseSettings):
     )
     gate: GateSettings = Field(default_factory=GateSettings, description="What a model must reach.")
     worklist: WorklistSettings = Field(default_factory=WorklistSettings, description="The web page for readers.")
+    gateway: GatewaySettings = Field(default_factory=GatewaySettings, description="The DICOM gateway.")
     monitor: MonitorSettings = Field(default_factory=MonitorSettings, description="Drift monitoring.")
     retrain: RetrainSettings = Field(default_factory=RetrainSettings, description="Automatic training runs.")
 

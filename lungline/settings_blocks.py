@@ -250,3 +250,23 @@ class RetrainSettings(Block):
     )
     windows: int = Field(default=2, ge=1, le=20, description="Consecutive windows that must raise an alarm.")
     cooldown_days: float = Field(default=7, gt=0, description="Minimum days between two runs that the rule starts.")
+
+
+class GatewaySettings(Block):
+    """The DICOM gateway."""
+
+    ae_title: str = Field(default="LUNGLINE", description="AE title that senders must call.")
+    senders: str = Field(
+        default="", description="AE titles that may send, separated by commas; empty admits every sender."
+    )
+    associations: int = Field(default=32, ge=1, le=256, description="Associations at the same time.")
+    spool_bytes: int = Field(
+        default=2**30, ge=2**20, description="Room for objects that are received and not stored yet, in bytes."
+    )
+    tls_certificate: Path | None = Field(
+        default=None, description="Certificate file (PEM) of the gateway; empty listens without TLS."
+    )
+    tls_key: Path | None = Field(default=None, description="Key file (PEM) of the certificate.")
+    tls_ca: Path | None = Field(
+        default=None, description="CA certificate file that senders' certificates must be of; empty requires none."
+    )

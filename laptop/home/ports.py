@@ -36,6 +36,9 @@ class Ports:
     worklist_metrics: int
     supervisor_metrics: int
     prometheus: int
+    # Homes of earlier versions have none: 0 until the next start, which chooses them and keeps the others.
+    gateway: int = 0
+    gateway_metrics: int = 0
 
     @classmethod
     def choose(cls, previous: "Ports | None" = None) -> "Ports":
@@ -82,6 +85,7 @@ def targets(ports: Ports) -> dict[str, str]:
         "bridge": ports.bridge_metrics,
         "trigger": ports.trigger_metrics,
         "worklist": ports.worklist_metrics,
+        "gateway": ports.gateway_metrics,
         "supervisor": ports.supervisor_metrics,
     }
     return {service: f"{HOST}:{port}" for service, port in metrics_ports.items()}

@@ -9,6 +9,7 @@ from laptop.home.credentials import Credentials, claim_credentials, load_credent
 from laptop.home.ports import Ports, claim_ports, load_ports
 from laptop.services.bridge import BridgeService
 from laptop.services.broker import Broker
+from laptop.services.gateway import GatewayService
 from laptop.services.mlflow import Mlflow
 from laptop.services.predictor import Predictor
 from laptop.services.prometheus import Prometheus
@@ -103,6 +104,7 @@ def _assemble(home: Home, settings: Settings, ports: Ports, credentials: Credent
     worklist = WorklistService(home, ours, ports, credentials)
     services.append(TriggerService(home, worklist.guarded(ours), worklist.events, ports.trigger_metrics))
     services.append(worklist)
+    services.append(GatewayService(home, ours, ports, credentials))
     ours = worklist.connected(ours)
     if settings.prometheus:
         scraped = ("supervisor", *(service.name for service in services))

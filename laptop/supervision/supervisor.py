@@ -42,7 +42,7 @@ log = logging.getLogger("lungline.supervisor")
 Assemble = Callable[[Home, Settings], Assembly]
 
 # Each group ends before the next, so that work in progress is finished and its results are still written.
-STOPPING = (("trigger", "bridge"), ("predictor", "worklist", "mlflow", "broker"), ("store", "prometheus"))
+STOPPING = (("gateway", "trigger", "bridge"), ("predictor", "worklist", "mlflow", "broker"), ("store", "prometheus"))
 PROBE_SECONDS, POLL_SECONDS = 0.03, 1.0
 MAINTAIN_EVERY = 5  # polls of a service
 SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 30.0

@@ -52,8 +52,8 @@ _NEEDED = (
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _DICOMDIR = "1.2.840.10008.1.3.10"
-_RADIOGRAPHS = {_STORAGE + last for last in ("1", "1.1", "1.1.1")}
-_CAPTURES = {_STORAGE + last for last in ("7", "7.2", "7.3", "7.4")}
+RADIOGRAPHS = {_STORAGE + last for last in ("1", "1.1", "1.1.1")}
+CAPTURES = {_STORAGE + last for last in ("7", "7.2", "7.3", "7.4")}
 # Radiography under its codes, retired and unofficial ones included; other, external camera, film digitiser, hard copy.
 _MODALITIES = {"CR", "DX", "RG", "DR", "XR", "RX", "OT", "SC", "XC", "FD", "HC", ""}
 _NAMES = {
@@ -81,7 +81,8 @@ _NAMES = {
 _GREY_FORMATS = {"MONOCHROME1", "MONOCHROME2"}
 _COLOUR_FORMATS = {"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"}
 _OTHER_FORMATS = {"PALETTE COLOR", "ARGB", "HSV", "CMYK", "YBR_PARTIAL_420", "YBR_PARTIAL_422", "XYB"}
-_PLAIN_SYNTAXES = {IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG, DEFLATED}
+SYNTAXES = {IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG, DEFLATED} | dicom_codecs.COMPRESSED
+"""Every transfer syntax that is decoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +206,7 @@ def _check_kind(file: DicomFile) -> None:
     """Raise for anything but a radiograph, and name it."""
     storage = file.text(_CLASS) or file.text(MEDIA_CLASS)
     modality = file.text(_MODALITY).upper()
-    if storage in _RADIOGRAPHS | _CAPTURES | {""} and modality in _MODALITIES:
+    if storage in RADIOGRAPHS | CAPTURES | {""} and modality in _MODALITIES:
         return
     if storage == _DICOMDIR:
         raise ImageRefused("not-an-xray", "The file is a DICOMDIR, an index of files; expected a radiograph (CR, DX).")
@@ -218,7 +219,7 @@ def _check_format(file: DicomFile, shape: Shape) -> tuple[Stored, str]:
     photometric = file.text(_PHOTOMETRIC).upper()
     bits = file.number(_STORED, shape.bits)
     high = file.number(_HIGH, bits - 1 if bits else 0)
-    if file.syntax not in _PLAIN_SYNTAXES | dicom_codecs.COMPRESSED:
+    if file.syntax not in SYNTAXES:
         raise ImageRefused("unsupported-format", "The DICOM's transfer syntax is not supported.")
     if file.encapsulated != (file.syntax in dicom_codecs.COMPRESSED):
         raise ImageRefused("corrupt", "The DICOM's pixels are not encoded as its header states.")
@@ -294,4 +295,4 @@ def _header_warnings(file: DicomFile) -> list[str]:
 def storage_class(raw: Raw) -> str | None:
     """Return the storage class of an accepted file, if it names one."""
     named = raw.file.text(_CLASS)
-    return named if named in _RADIOGRAPHS | _CAPTURES else None
+    return named if named in RADIOGRAPHS | CAPTURES else None

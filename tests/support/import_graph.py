@@ -44,6 +44,7 @@ ROOMS = (
     "worklist.rules",
     "worklist",
     "serving",
+    "gateway",
     "eventing",
     "pipelines",
     "components",
@@ -87,8 +88,9 @@ ROOMS = (
 )
 # Rooms below that a folder must leave alone all the same: what runs in one pod stays apart from what runs in another.
 APART = {
-    "worklist": {"serving", "eventing", "pipelines", "components", "data"},
-    "serving": {"eventing", "pipelines", "components", "data"},
+    "worklist": {"serving", "gateway", "eventing", "pipelines", "components", "data"},
+    "gateway": {"eventing", "pipelines", "components", "data"},
+    "serving": {"gateway", "eventing", "pipelines", "components", "data"},
     "eventing": {"pipelines", "components", "data"},
 }
 DIVIDED = {"lungline", "laptop", "worklist"}

@@ -45,6 +45,7 @@ TOPICS = {
     "Network": r"model\..*",
     "Training": r"train\..*",
     "Gate": r"gate\..*",
+    "DICOM gateway": r"gateway\..*",
     "Worklist": r"worklist\..*",
     "Monitoring": r"monitor\..*",
     "Retraining": r"retrain\..*",

@@ -1,0 +1,37 @@
+"""Metrics of the gateway; no label holds anything that a sender chose."""
+
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
+
+from lungline.metrics_server import serve_metrics
+
+Way = Literal["dimse", "stow"]
+
+REGISTRY = CollectorRegistry()
+_INSTANCES = Counter(
+    "lungline_gateway_instances_total", "DICOM objects by way and outcome.", ["way", "outcome"], registry=REGISTRY
+)
+_BYTES = Counter("lungline_gateway_bytes_total", "Bytes of the objects stored, by way.", ["way"], registry=REGISTRY)
+_ASSOCIATIONS = Counter(
+    "lungline_gateway_associations_total", "Associations by how they went.", ["outcome"], registry=REGISTRY
+)
+OPEN = Gauge("lungline_gateway_connections", "Open DICOM connections.", registry=REGISTRY)
+SPOOLED = Gauge("lungline_gateway_spooled_bytes", "Bytes received that are not stored yet.", registry=REGISTRY)
+
+
+def count(way: Way, outcome: str, size: int) -> None:
+    """Count an object."""
+    _INSTANCES.labels(way, outcome).inc()
+    _BYTES.labels(way).inc(size)
+
+
+def count_association(outcome: Literal["accepted", "rejected", "aborted", "crowded-out"]) -> None:
+    """Count an association, or a connection that did not become one."""
+    _ASSOCIATIONS.labels(outcome).inc()
+
+
+def expose(host: str, port: int) -> None:
+    """Serve the metrics. Raises OSError when the port is taken."""
+    ProcessCollector(registry=REGISTRY)
+    serve_metrics(REGISTRY, port, host)

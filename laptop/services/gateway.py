@@ -1,0 +1,82 @@
+"""The DICOM gateway as a service of the stack."""
+
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from eventing.state import State
+from laptop.home.credentials import Credentials, claim_credentials
+from laptop.home.ports import Ports, claim_ports, load_ports
+from laptop.services.process import running
+from laptop.services.service import Command, base_environment, settings_environment
+from lungline.home import Home
+from lungline.network import HOST
+from lungline.settings import Settings
+
+_PROBE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class GatewayService:
+    """The gateway; `settings` contain the address of the object store, to which it has only a scanner's rights."""
+
+    home: Home
+    settings: Settings
+    ports: Ports
+    credentials: Credentials = field(repr=False)
+
+    name = "gateway"
+    after = ("store",)
+    stop_timeout = 5.0
+    poll = True
+
+    @property
+    def address(self) -> str:
+        """Its AE title and port, in the usual notation."""
+        return f"{self.settings.gateway.ae_title}@{HOST}:{self.ports.gateway}"
+
+    def command(self) -> Command:
+        """How to start it."""
+        argv = (sys.executable, "-P", "-m", "gateway", "--host", HOST, "--dicom_port", str(self.ports.gateway))
+        argv += ("--metrics_port", str(self.ports.gateway_metrics))
+        env = base_environment() | settings_environment(self._narrowed())
+        return Command(argv, env, self.home.file("gateway"))
+
+    def probe(self, pid: int) -> State:  # noqa: ARG002 - its response tells the state
+        """Ready while it accepts connections: it listens once everything else is ready."""
+        try:
+            with socket.create_connection((HOST, self.ports.gateway_metrics), _PROBE_SECONDS):
+                return "ready"
+        except OSError:
+            return "starting"
+
+    def maintain(self) -> None:
+        """Nothing to do."""
+
+    def _narrowed(self) -> Settings:
+        """The settings without secrets; with keys that only upload, where the object store is the stack's own."""
+        ours = self.settings
+        blank: dict[str, object] = {name: None for name, value in ours if isinstance(value, SecretStr)}
+        given, scanner = ours.s3_access_key, self.credentials.scanner
+        keys = (given, ours.s3_secret_key)
+        if given and given.get_secret_value() == self.credentials.owner.access_key:
+            keys = (SecretStr(scanner.access_key), SecretStr(scanner.secret_key))
+        secrets = ("database", "event_token", "secret", "oidc_client_secret")
+        worklist = ours.worklist.model_copy(update=dict.fromkeys(secrets))
+        return ours.model_copy(
+            update=blank | {"s3_access_key": keys[0], "s3_secret_key": keys[1], "worklist": worklist}
+        )
+
+
+@contextmanager
+def running_gateway(home: Path, settings: Settings) -> Iterator[GatewayService]:
+    """A gateway alone, before a store in the same home; yields the service."""
+    made = Home.make(home)
+    service = GatewayService(made, settings, load_ports(made) or claim_ports(made), claim_credentials(made))
+    with running(service, made.log(service.name)):
+        yield service

@@ -1,0 +1,26 @@
+"""How the DICOM objects that Lungline writes name their origin, so that they are recognised when they come back.
+
+A PACS may route everything of a study to every system that it knows. A result that is judged in its turn would give
+another result, and so on without end.
+"""
+
+from lungline.errors import ImageRefused
+from lungline.imaging.dicom_header import DicomFile, is_dicom, read_file
+
+MANUFACTURER = "Lungline"
+"""Manufacturer and model name of every DICOM object that Lungline writes."""
+_MANUFACTURER, _MODEL_NAME = 0x00080070, 0x00081090
+NEEDED = frozenset((_MANUFACTURER, _MODEL_NAME))
+
+
+def is_own(file: DicomFile) -> bool:
+    """Whether a header with the elements in NEEDED names Lungline as both manufacturer and model."""
+    return file.words(_MANUFACTURER) == file.words(_MODEL_NAME) == MANUFACTURER
+
+
+def is_own_object(data: bytes) -> bool:
+    """Whether a file is a DICOM object that Lungline wrote; False for one that cannot be read."""
+    try:
+        return is_dicom(data) and is_own(read_file(data, NEEDED))
+    except ImageRefused:
+        return False

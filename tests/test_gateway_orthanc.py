@@ -1,0 +1,63 @@
+"""A PACS that nobody here wrote sends to the gateway."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from laptop.services.gateway import GatewayService, running_gateway
+from laptop.services.store import running_store
+from lungline.settings import Settings
+from lungline.storage.s3 import Storage
+from tests.support import dicom_files
+from tests.support.orthanc import Modality, Orthanc, running_orthanc
+from tests.support.waiting import eventually
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Settings, GatewayService]]:
+    """A store with a gateway before it."""
+    home = tmp_path_factory.mktemp("orthanc") / "home"
+    with running_store(home, Settings(home=home)) as settings, running_gateway(home, settings) as gateway:
+        yield settings, gateway
+
+
+@pytest.fixture(scope="module")
+def orthanc(site: tuple[Settings, GatewayService], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    """An Orthanc that routes everything that it gets to the gateway."""
+    modality = Modality("LUNGLINE", site[1].ports.gateway)
+    with running_orthanc(tmp_path_factory.mktemp("pacs"), {"lungline": modality}, route_to="lungline") as server:
+        yield server
+
+
+def test_orthanc_routes_to_the_gateway(site: tuple[Settings, GatewayService], orthanc: Orthanc) -> None:
+    """What a person adds to the PACS is an upload soon after."""
+    settings, _ = site
+    storage = Storage.from_settings(settings)
+    before = {info.key for info in storage.list(settings.uploads_bucket)}
+    orthanc.add(dicom_files.write(dicom_files.film(128, seed=11), PatientName="Doe^Jane", PatientID="P-4711"))
+    eventually(lambda: len({info.key for info in storage.list(settings.uploads_bucket)} - before) == 1)
+
+
+def test_orthanc_sends_the_same_instance_again(site: tuple[Settings, GatewayService], orthanc: Orthanc) -> None:
+    """An instance that is sent again is accepted, and remains one upload."""
+    settings, _ = site
+    storage = Storage.from_settings(settings)
+    before = {info.key for info in storage.list(settings.uploads_bucket)}
+    identifier = orthanc.add(dicom_files.write(dicom_files.film(128, seed=12)))
+    for _ in range(3):
+        assert orthanc.send(identifier, "lungline")["FailedInstancesCount"] == 0
+    assert len({info.key for info in storage.list(settings.uploads_bucket)} - before) == 1
+
+
+def test_gateway_log_names_no_patient(site: tuple[Settings, GatewayService], orthanc: Orthanc, tmp_path: Path) -> None:
+    """Neither log nor keys hold name or ID of the patient."""
+    settings, gateway = site
+    storage = Storage.from_settings(settings)
+    data = dicom_files.write(dicom_files.film(96, seed=13), PatientName="Roe^Richard", PatientID="ID-90210")
+    assert orthanc.send(orthanc.add(data), "lungline")["FailedInstancesCount"] == 0
+    text = gateway.home.log("gateway").read_text() + " ".join(
+        info.key for info in storage.list(settings.uploads_bucket)
+    )
+    assert "Roe" not in text
+    assert "90210" not in text
