@@ -1,0 +1,167 @@
+"""A result as a DICOM Structured Report, read by software that is not ours."""
+
+import io
+import re
+import shutil
+import subprocess
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+from highdicom.sr import srread
+from pydicom import dcmread
+
+from lungline.errors import DataError
+from lungline.results.records import ImageFacts, ResultRecord
+from lungline.storage.s3 import Storage
+from tests.support.worklist_site import home, record, running_site
+from tests.test_worklist_dicom import ODD, predicted, radiograph, replaced
+from worklist.exports.structured_report import structured_report
+
+
+def result(probability: float = 0.9, version: str = "1") -> ResultRecord:
+    made = record(probability=probability, key="clinic/image.dcm", etag="e" * 32, version=version)
+    return made.model_copy(update={"image": ImageFacts(format="dicom", width=80, height=96)})
+
+
+def validated(path: Path) -> list[str]:
+    """The errors that dciodvfy sees in a file."""
+    program = shutil.which("dciodvfy")
+    if program is None:
+        pytest.skip("dciodvfy is not installed (apt-get install dicom3tools)")
+    done = subprocess.run([program, path], capture_output=True, text=True, check=False, timeout=60)
+    lines = (done.stdout + done.stderr).splitlines()
+    assert "ComprehensiveSR" in lines
+    return [line for line in lines if line.startswith("Error")]
+
+
+def as_text(path: Path) -> str:
+    """A report as DCMTK's dsr2html shows it."""
+    program = shutil.which("dsr2html")
+    if program is None:
+        pytest.skip("dsr2html is not installed (apt-get install dcmtk)")
+    done = subprocess.run([program, path], capture_output=True, text=True, check=True, timeout=60)
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", done.stdout)).split())
+
+
+def groups_of(path: Path) -> list[Any]:
+    """The measurement groups of a report, as highdicom reads them."""
+    document: Any = srread(path)
+    return document.content.get_image_measurement_groups()
+
+
+@pytest.mark.parametrize(
+    ("probability", "label", "presence"),
+    [(0.9, "Pneumonia", "Present"), (0.1, "Normal", "Absent"), (0.5, "Unsure", "Indeterminate")],
+)
+def test_report_is_valid_and_says_what_the_result_says(
+    tmp_path: Path, probability: float, label: str, presence: str
+) -> None:
+    path = tmp_path / "report.dcm"
+    path.write_bytes(structured_report(radiograph(), result(probability)))
+    assert validated(path) == []
+    text = as_text(path)
+    for expected in (presence, f"{probability} 1", 'Algorithm Version = "1"', "sha256 " + "a" * 64, "JANE DOE"):
+        assert expected in text
+    (group,) = groups_of(path)
+    assert group.finding_type.meaning == "Pneumonia"
+    meanings = {item.name.meaning: item.value.meaning for item in group.get_qualitative_evaluations()}
+    assert meanings.items() >= {"Pneumonia": presence, "Label of the model": label}.items()
+    values = {item.name.meaning: item.value for item in group.get_measurements()}
+    assert values["Probability"] == probability
+    assert [values[name] for name in values if "label is" in name] == [0.3, 0.7]
+
+
+def test_report_belongs_to_the_patients_study_and_refers_to_the_image() -> None:
+    data = radiograph()
+    source, made = dcmread(io.BytesIO(data)), dcmread(io.BytesIO(structured_report(data, result())))
+    for keyword in ("StudyInstanceUID", "PatientID", "PatientName", "AccessionNumber", "StudyDate"):
+        assert made[keyword].value == source[keyword].value, keyword
+    assert made.SeriesInstanceUID != source.SeriesInstanceUID
+    (study,) = made.CurrentRequestedProcedureEvidenceSequence
+    (series,) = study.ReferencedSeriesSequence
+    (instance,) = series.ReferencedSOPSequence
+    assert (series.SeriesInstanceUID, instance.ReferencedSOPInstanceUID) == (
+        source.SeriesInstanceUID,
+        source.SOPInstanceUID,
+    )
+
+
+def test_report_is_the_same_however_often_it_is_made() -> None:
+    data = radiograph()
+    first, second = structured_report(data, result()), structured_report(data, result())
+    assert first == second
+    later = dcmread(io.BytesIO(structured_report(data, result(version="2"))))
+    assert later.SOPInstanceUID != dcmread(io.BytesIO(first)).SOPInstanceUID
+
+
+def test_finding_keeps_its_tracking_id_from_model_to_model(tmp_path: Path) -> None:
+    data = radiograph()
+    groups: list[Any] = []
+    for version in ("1", "2"):
+        (tmp_path / version).write_bytes(structured_report(data, result(version=version)))
+        groups.extend(groups_of(tmp_path / version))
+    assert groups[0].tracking_uid == groups[1].tracking_uid
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_patient_values_make_a_valid_report(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "report.dcm"
+    path.write_bytes(structured_report(ODD[name](), result()))
+    assert "MUSTER" not in capfd.readouterr().err
+    assert [error for error in validated(path) if "StudyInstanceUID" not in error] == []
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"no DICOM at all",
+        radiograph(StudyInstanceUID=None),
+        radiograph(SeriesInstanceUID=None),
+        replaced("SOPInstanceUID", b"MUSTERMANN"),
+    ],
+    ids=["no-dicom", "no-study", "no-series", "odd-instance"],
+)
+def test_report_that_could_refer_to_nothing_is_not_made(data: bytes) -> None:
+    with pytest.raises(DataError) as caught:
+        structured_report(data, result())
+    assert not {"DOE", "MUSTER"} & set(re.split(r"\W", str(caught.value)))
+
+
+def test_result_without_probability_has_no_report() -> None:
+    with pytest.raises(DataError, match="no probability"):
+        structured_report(radiograph(), record(outcome="refused"))
+
+
+def test_report_and_capture_are_downloaded_from_the_viewer(tmp_path: Path, store: Storage) -> None:
+    data = radiograph()
+    made = predicted(store, data)
+    with running_site(home(tmp_path), store) as site, site.client(patients=True) as client:
+        site.send(made)
+        page = client.get(f"/x/{made.upload.identity}").text
+        classes = {}
+        for name in (f"/results/{made.id}.sr.dcm", f"/results/{made.id}.dcm"):
+            assert f'href="{name}"' in page
+            response = client.get(name)
+            assert response.headers["content-type"] == "application/dicom"
+            classes[name] = dcmread(io.BytesIO(response.content))
+        report, capture = classes.values()
+        assert (report.Modality, capture.Modality) == ("SR", "OT")
+        assert report.StudyInstanceUID == capture.StudyInstanceUID == dcmread(io.BytesIO(data)).StudyInstanceUID
+        assert report.SeriesInstanceUID != capture.SeriesInstanceUID
+        assert "dicom report" in client.get("/audit").text
+        with site.client() as other:  # without the right to see patients
+            assert other.get(f"/results/{made.id}.sr.dcm").status_code == 403
+            assert ".sr.dcm" not in other.get(f"/x/{made.upload.identity}").text
+
+
+def test_upload_that_is_no_dicom_has_no_report_to_download(tmp_path: Path, store: Storage) -> None:
+    etag = store.put("xray-uploads", "plain.jpeg", b"jpeg")
+    made = record(key="plain.jpeg", etag=etag)
+    with running_site(home(tmp_path), store) as site, site.client(patients=True) as client:
+        site.send(made)
+        response = client.get(f"/results/{made.id}.sr.dcm")
+        assert response.status_code == 404
+        assert "not known whose study" in response.text
+        assert ".sr.dcm" not in client.get(f"/x/{made.upload.identity}").text
