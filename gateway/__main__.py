@@ -36,9 +36,9 @@ def main(settings: Settings) -> None:
     stopping = threading.Event()
     program.stop_on_sigterm(stopping.set)
     try:
-        if arguments.metrics_port:
-            metrics.expose(arguments.host, arguments.metrics_port)
         scp.start(arguments.host, arguments.dicom_port)
+        if arguments.metrics_port:  # last: who probes it learns that everything else is ready
+            metrics.expose(arguments.host, arguments.metrics_port)
     except OSError as exc:
         raise StackError(f"The gateway cannot listen: {exc.strerror}.") from exc
     log.info("Listening as %s.", settings.gateway.ae_title)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MAX_PDU = 2**17
 # An A-ASSOCIATE-RQ may be longer than the data PDUs that we ask for.
 _LONGEST_PDU = 2**18
+_CLOSING = "Sta13"  # PS3.8 table 9-5
 _PDU_SECONDS = 30.0
 _HANDSHAKE_SECONDS = 10.0
 
@@ -34,6 +35,18 @@ log = logging.getLogger("lungline.gateway")
 
 class BoundedSocket(AssociationSocket):
     """A socket that reads no more than a PDU may have, and not for longer than one may take."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to read that matters: after an abort or a rejection nothing does."""
+        return self.assoc.dul.state_machine.current_state != _CLOSING and super().ready
+
+    def _shutdown_socket(self) -> None:
+        """Close also a connection that the peer has reset, which the library leaves open."""
+        connection = self.socket
+        super()._shutdown_socket()
+        if connection is not None:
+            connection.close()
 
     def recv(self, nr_bytes: int) -> bytearray:
         """Read bytes of a PDU; fewer when the connection ends. Raises OSError beyond the bounds."""

@@ -5,6 +5,7 @@ recognised by the object store; then nothing is known of a changed content.
 """
 
 import hashlib
+import logging
 import sqlite3
 import threading
 import time
@@ -14,6 +15,8 @@ from gateway.part10 import Instance
 
 _KEPT_SECONDS = 90 * 86_400
 
+log = logging.getLogger("lungline.gateway")
+
 
 class Ledger:
     """A small database of the instances stored in the last 90 days; threads may share it."""
@@ -21,28 +24,31 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = threading.Lock()
-        self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        path.chmod(0o600)
-        with self._lock:
-            # What a power cut takes from it is stored in the bucket all the same.
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=NORMAL")
-            self._database.execute(
-                "CREATE TABLE IF NOT EXISTS stored (instance TEXT, sop_class TEXT, digest TEXT, at REAL, "
-                "PRIMARY KEY (instance, digest)) WITHOUT ROWID"
-            )
-            self._database.execute("DELETE FROM stored WHERE at < ?", (time.time() - _KEPT_SECONDS,))
+        try:
+            self._database = _opened(path)
+        except sqlite3.DatabaseError as exc:
+            log.warning("The ledger %s was damaged (%s): it is made again.", path, exc)
+            for ending in ("", "-wal", "-shm"):
+                path.with_name(path.name + ending).unlink(missing_ok=True)
+            self._database = _opened(path)
 
     def add(self, instance: Instance) -> bool:
-        """Note that an instance is stored; True when another content has the same UID."""
+        """Note that an instance is stored; True when another content has the same UID.
+
+        Never raises: an object that is stored must not be refused because nothing can be noted.
+        """
         name = _name(instance.sop_instance)
-        with self._lock:
-            self._database.execute(
-                "INSERT OR IGNORE INTO stored VALUES (?, ?, ?, ?)",
-                (name, instance.sop_class, instance.digest, time.time()),
-            )
-            rows = self._database.execute("SELECT COUNT(*) FROM stored WHERE instance = ?", (name,))
-            return int(rows.fetchone()[0]) > 1
+        try:
+            with self._lock:
+                self._database.execute(
+                    "INSERT OR IGNORE INTO stored VALUES (?, ?, ?, ?)",
+                    (name, instance.sop_class, instance.digest, time.time()),
+                )
+                rows = self._database.execute("SELECT COUNT(*) FROM stored WHERE instance = ?", (name,))
+                return int(rows.fetchone()[0]) > 1
+        except sqlite3.Error as exc:
+            log.warning("The ledger cannot be written (%s).", type(exc).__name__)
+            return False
 
     def holds(self, sop_class: str, sop_instance: str) -> bool | None:
         """Whether an instance was stored; None when it was stored under another SOP class."""
@@ -57,6 +63,20 @@ class Ledger:
         """Close the database."""
         with self._lock:
             self._database.close()
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    path.chmod(0o600)
+    # What a power cut takes from it is stored in the bucket all the same.
+    database.execute("PRAGMA journal_mode=WAL")
+    database.execute("PRAGMA synchronous=NORMAL")
+    database.execute(
+        "CREATE TABLE IF NOT EXISTS stored (instance TEXT, sop_class TEXT, digest TEXT, at REAL, "
+        "PRIMARY KEY (instance, digest)) WITHOUT ROWID"
+    )
+    database.execute("DELETE FROM stored WHERE at < ?", (time.time() - _KEPT_SECONDS,))
+    return database
 
 
 def _name(uid: str) -> str:

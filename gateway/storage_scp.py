@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pynetdicom import AE, evt
+from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification  # pyright: ignore[reportAttributeAccessIssue] - made at run time
 from pynetdicom.transport import ThreadedAssociationServer
 
@@ -23,6 +24,7 @@ from gateway.reception import BoundedDimse, receive_into
 from gateway.spool import Spool
 from lungline.errors import Busy, ImageRefused, SettingsError
 from lungline.imaging.dicom import CAPTURES, RADIOGRAPHS, SYNTAXES
+from lungline.imaging.dicom_header import EXPLICIT_LITTLE, IMPLICIT_LITTLE
 from lungline.settings_blocks import GatewaySettings
 
 STATUS: dict[Outcome, int] = {
@@ -38,7 +40,9 @@ STATUS: dict[Outcome, int] = {
 }
 _IDLE_SECONDS, _REQUEST_SECONDS = 60.0, 10.0
 _STOP_SECONDS = 3.0
-_UNCOMPRESSED = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]
+# The first that a sender offers too is taken: the values of elements are safest where their types are stated.
+_UNCOMPRESSED = [EXPLICIT_LITTLE, IMPLICIT_LITTLE]
+_ALL = [*_UNCOMPRESSED, *sorted(SYNTAXES - {*_UNCOMPRESSED})]
 _TITLE = re.compile(r"[ -\[\]-~]{1,16}")
 
 log = logging.getLogger("lungline.gateway")
@@ -147,19 +151,26 @@ def titles(settings: GatewaySettings) -> list[str]:
     return listed
 
 
+class _Entity(AE):
+    @property
+    def active_associations(self) -> list[Association]:
+        """Those that count against the limit: silent connections and garbage must not use it up."""
+        return [each for each in super().active_associations if each.is_established]
+
+
 def _entity(settings: GatewaySettings) -> AE:
-    entity = AE(ae_title=settings.ae_title)
+    entity = _Entity(ae_title=settings.ae_title)
     entity.implementation_class_uid = IMPLEMENTATION_UID
     entity.implementation_version_name = IMPLEMENTATION_NAME
     entity.require_called_aet = True
     entity.require_calling_aet = titles(settings)
-    entity.maximum_associations = settings.associations
+    entity.maximum_associations = max(1, settings.associations - 1)  # it counts without the one that asks
     entity.maximum_pdu_size = MAX_PDU
     entity.acse_timeout = _REQUEST_SECONDS
     entity.dimse_timeout = entity.network_timeout = _IDLE_SECONDS
     entity.add_supported_context(Verification)
     for sop_class in sorted(RADIOGRAPHS | CAPTURES):
-        entity.add_supported_context(sop_class, sorted(SYNTAXES))
+        entity.add_supported_context(sop_class, _ALL)
     for sop_class in sorted(REPORTS):
         entity.add_supported_context(sop_class, _UNCOMPRESSED)
     return entity

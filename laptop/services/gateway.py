@@ -30,6 +30,12 @@ class GatewayService:
     ports: Ports
     credentials: Credentials = field(repr=False)
 
+    @classmethod
+    def of(cls, home: Path, settings: Settings) -> "GatewayService":
+        """The gateway of a home, before the store that settings name."""
+        made = Home.make(home)
+        return cls(made, settings, load_ports(made) or claim_ports(made), claim_credentials(made))
+
     name = "gateway"
     after = ("store",)
     stop_timeout = 5.0
@@ -76,7 +82,6 @@ class GatewayService:
 @contextmanager
 def running_gateway(home: Path, settings: Settings) -> Iterator[GatewayService]:
     """A gateway alone, before a store in the same home; yields the service."""
-    made = Home.make(home)
-    service = GatewayService(made, settings, load_ports(made) or claim_ports(made), claim_credentials(made))
-    with running(service, made.log(service.name)):
+    service = GatewayService.of(home, settings)
+    with running(service, service.home.log(service.name)):
         yield service
