@@ -149,6 +149,11 @@ class Settings(BaseSettings):
     image_max_bytes: int = Field(default=64 * 2**20, ge=1, description="Largest accepted image file, in bytes.")
     image_max_pixels: int = Field(default=64_000_000, ge=1, description="Largest accepted image, in pixels.")
     image_min_side: int = Field(default=28, ge=1, description="Smallest accepted side of an image, in pixels.")
+    image_rules: Path | None = Field(
+        default=None,
+        description="TOML file of rules on DICOM headers that say which images are judged; empty sets aside what is no "
+        "frontal chest X-ray.",
+    )
 
     deployment: Literal["laptop", "cluster"] = Field(
         default="laptop", description="Where models serve: in the laptop stack, or as a KServe InferenceService."

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lungline import program, tracing
+from lungline.diagnosis.image_rules import load_image_rules
 from lungline.imaging.image import Limits
 from lungline.memory import budget_of_process
 from lungline.settings import Settings
@@ -25,6 +26,7 @@ MEMORY_SHARE = 0.55
 def main(settings: Settings) -> None:
     """Serve until SIGTERM."""
     arguments = _arguments()
+    load_image_rules(settings.image_rules)  # a wrong file ends the start, not every upload
     _silence_kserve()
     # Loading the package and importing KServe take half a second each: side by side.
     memory = budget_of_process(MEMORY_SHARE)

@@ -171,7 +171,7 @@ class UploadEvents:
         records = [record for record, _ in results]
         for record in records:
             _count(record, request.received)
-        if all(record.outcome == "refused" for record in records):
+        if all(record.outcome == "refused" and not record.is_set_aside for record in records):
             return _refusal(records)
         return self._reply(records, cloudevents.mode_of(request.headers, value), results[0][1])
 

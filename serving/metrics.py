@@ -14,7 +14,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from lungline.package.package import DOUBTS
-from lungline.results.records import ResultRecord
+from lungline.results.records import SET_ASIDE, ResultRecord
 
 if TYPE_CHECKING:
     from serving.model_loader import ModelLoader
@@ -76,6 +76,7 @@ WARNINGS = Counter("lungline_warned_results_total", "Results that carry a warnin
 REASONS = (
     *("bomb", "blank", "corrupt", "empty", "not-an-image", "not-an-xray"),
     *("too-large", "too-many-pixels", "too-small", "truncated", "unsupported-format"),
+    *sorted(SET_ASIDE),
 )
 OUTCOMES = (("judged", "Normal"), ("judged", "Pneumonia"), ("judged", "Unsure"), ("refused", "Refused"))
 
@@ -100,7 +101,9 @@ def count_record(record: ResultRecord, received: datetime) -> bool:
         DUPLICATES.inc()
         return False
     now = datetime.now(UTC)
-    _result(record.outcome, record.label or "", record.model.version).inc()
+    # Images that are set aside become no dead letters, which the alert on these weighs against the refused.
+    outcome, label = ("set-aside", "") if record.is_set_aside else (record.outcome, record.label or "")
+    _result(outcome, label, record.model.version).inc()
     LAST_RESULT.set(now.timestamp())
     if record.reason:
         _refusal(record.reason).inc()

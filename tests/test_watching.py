@@ -78,7 +78,7 @@ def _watched(folder: Path, settings: Settings, spans: list[ReceivedSpan]) -> Ite
         assert ports
         with running_prometheus(folder / "fast", targets(ports), shorten(rules())) as fast:
             # A counter that rises before the first scrape has no rate.
-            until(lambda: fast.query("count(up == 1) == 5"))
+            until(lambda: fast.query("count(up == 1) == 6"))
             _upload(settings)
             yield WatchedStack(connected, Home(home), fast, spans)
     finally:
@@ -160,7 +160,7 @@ def test_the_stacks_prometheus_scrapes_every_service(watched: WatchedStack) -> N
     assert address
     own = Prometheus(address)
     try:
-        services = {"predictor", "bridge", "trigger", "worklist", "supervisor"}
+        services = {"predictor", "bridge", "trigger", "worklist", "gateway", "supervisor"}
         until(lambda: {target["metric"]["job"] for target in own.query("up == 1")} == services)
         held = {rule["name"] for group in own.get("/api/v1/rules")["groups"] for rule in group["rules"]}
         assert {"UploadsWithoutResults", "Drift", "DiskFull"} <= held
@@ -268,7 +268,8 @@ def test_doctor_says_what_is_wrong_and_what_to_do(watched: WatchedStack) -> None
 
 def test_the_status_names_the_scrape_targets(watched: WatchedStack) -> None:
     services = stack.status(watched.settings).services
-    assert {service.name for service in services if service.metrics} == {"predictor", "bridge", "trigger", "worklist"}
+    scraped = {"predictor", "bridge", "trigger", "worklist", "gateway"}
+    assert {service.name for service in services if service.metrics} == scraped
     for service in services:
         if service.metrics:
             assert httpx.get(service.metrics).status_code == 200

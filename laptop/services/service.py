@@ -84,6 +84,8 @@ def settings_environment(settings: Settings) -> dict[str, str]:
         value: object = settings
         for leaf in name.split("."):
             value = getattr(value, leaf)
+        if isinstance(value, Path):
+            value = value.absolute()  # services run in folders of their own
         if value is not None:
             env[variable(name)] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
     return env

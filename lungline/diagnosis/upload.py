@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from lungline.diagnosis.diagnoser import Diagnoser, Diagnosis, model_facts, refused, timed
+from lungline.diagnosis.image_rules import load_image_rules, reason_not_meant
 from lungline.errors import LunglineError, ObjectGone, ObjectTooLarge, Unavailable
 from lungline.events.uploads import Upload, require_bucket
+from lungline.imaging.dicom_facts import read_facts
 from lungline.results import patients, records
 from lungline.results.records import OperatingPoint, Outcome, ReadFacts, ResultRecord, Times, UploadFacts
 from lungline.settings import Settings
@@ -92,7 +94,7 @@ class _Case:
     received: datetime
 
     def diagnose(self, upload: Upload, stored: StoredObject, timings: dict[str, float]) -> ResultRecord:
-        diagnosis = self.diagnoser.diagnose(stored.data)
+        diagnosis = self._set_aside(stored.data) or self.diagnoser.diagnose(stored.data)
         diagnosis = replace(diagnosis, timings=timings | diagnosis.timings)
         if diagnosis.label == "Refused":
             return self.close(upload, "refused", diagnosis=diagnosis, stored=stored)
@@ -100,6 +102,16 @@ class _Case:
         with timed(diagnosis.timings, "save_heatmap"):
             self.storage.put(self.settings.results_bucket, heatmap, diagnosis.heatmap or b"", "image/png")
         return self.close(upload, "judged", diagnosis=diagnosis, stored=stored, heatmap=heatmap)
+
+    def _set_aside(self, data: bytes) -> Diagnosis | None:
+        """The refusal of an image that the model is not meant for, or that is a result of ours; else None."""
+        facts = read_facts(data)
+        if facts is None:
+            return None
+        if facts.is_own:
+            return refused(records.OWN_RESULT, "The image is a result of this system, and is not judged again.")
+        reason = reason_not_meant(facts, load_image_rules(self.settings.image_rules))
+        return refused(records.NOT_MEANT, reason) if reason else None
 
     def close(
         self,

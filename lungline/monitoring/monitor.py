@@ -33,11 +33,11 @@ def record_keys(storage: Storage, bucket: str, since: datetime, most: int = MOST
 
 
 def records(storage: Storage, bucket: str, keys: list[str]) -> Iterator[ResultRecord | None]:
-    """The records at keys, in their order; None for one that is gone, neither predicted nor refused, or impossible."""
+    """The records at keys, in their order; None for one that is gone, set aside, or impossible."""
 
     def read(key: str) -> ResultRecord | None:
         record = results.load_or_none(storage, bucket, key)
-        if record is None or record.outcome not in {"judged", "refused"}:
+        if record is None or record.outcome not in {"judged", "refused"} or record.is_set_aside:
             return None
         written = (record.times.received, record.times.done)
         return record if all(bounds.moment(time) == time for time in written) else None

@@ -36,6 +36,9 @@ _log = logging.getLogger("lungline.results")
 
 Thousandths = Annotated[int, Field(ge=0, le=1000)]
 Outcome = Literal["judged", "refused", "superseded", "gone"]
+NOT_MEANT, OWN_RESULT = "not-meant", "own-result"
+SET_ASIDE = frozenset((NOT_MEANT, OWN_RESULT))
+"""Reasons of images that are kept and set aside: nothing is wrong with them, so nobody needs to replay their events."""
 ResultLabel = Literal["Normal", "Pneumonia", "Unsure", "Refused"]
 
 # A record is replaced only by one that knows more: an upload that was gone, or that an older decoder refused, may
@@ -166,6 +169,11 @@ class ResultRecord(_Part):
     def key(self) -> str:
         """The record's key in the results bucket."""
         return record_key(self.upload.identity, self.model.version)
+
+    @property
+    def is_set_aside(self) -> bool:
+        """Whether nothing is wrong with the image, and it is only not for the model to judge."""
+        return self.reason in SET_ASIDE
 
 
 def knows_more(outcome: Outcome | str, stored: Outcome | str) -> bool:

@@ -50,7 +50,7 @@ def rebuild(
         added += ingest(database, *valid, patients=patients_of(valid, storage, settings.patients_bucket))
         with database.writing() as session:
             for record in valid:
-                if record.outcome == "refused":  # its event was dead-lettered
+                if record.outcome == "refused" and not record.is_set_aside:  # its event was dead-lettered
                     counters.count_dead_letter(session, record.upload.identity, "400")
         count += len(batch)
         odd += len(batch) - len(valid)
