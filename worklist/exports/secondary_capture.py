@@ -13,13 +13,13 @@ from PIL import Image, ImageDraw
 from lungline.deidentification.deidentify import quiet_dicom
 from lungline.errors import DataError, ImageRefused
 from lungline.imaging.dicom import orientation
+from lungline.imaging.dicom_origin import MANUFACTURER
 from lungline.results.records import ResultRecord
 from worklist.exports import source_header
 
 if TYPE_CHECKING:
     from pydicom import Dataset, FileDataset
 
-MANUFACTURER = "Lungline"
 DISCLAIMER = "Research use only. Not a medical device."
 SERIES = 9317  # far above the numbers that scanners use
 _LINE = 15

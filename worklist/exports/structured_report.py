@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from lungline.deidentification.deidentify import quiet_dicom
 from lungline.errors import DataError
+from lungline.imaging.dicom_origin import MANUFACTURER
 from lungline.results.records import ResultRecord
 from worklist.exports import source_header
-from worklist.exports.secondary_capture import DISCLAIMER, MANUFACTURER
+from worklist.exports.secondary_capture import DISCLAIMER
 
 if TYPE_CHECKING:
     from highdicom.sr import AlgorithmIdentification, ComprehensiveSR, MeasurementReport
