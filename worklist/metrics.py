@@ -148,7 +148,7 @@ class ListCollector(Collector):
 
 
 def serve(host: str, port: int, *collectors: Collector) -> None:
-    """Serve the metrics on their own port, in a thread. Raises OSError."""
+    """Serve the metrics on their own port, in a thread. Raises StackError."""
     for collector in collectors:
         REGISTRY.register(collector)
     serve_metrics(REGISTRY, port, host)

@@ -78,6 +78,7 @@ ROOMS = (
     "lungline.memory",
     "lungline.metrics_server",
     "lungline.connections",
+    "lungline.listening",
     "lungline.litter",
     "lungline.bounds",
     "lungline.wording",
