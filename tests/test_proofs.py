@@ -81,7 +81,7 @@ def test_a_hung_broker_is_not_ready(place: Place, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(broker_service, "ANSWER_SECONDS", 0.5)
     assert place.broker.probe(place.broker_pid) == "ready"
     with stopped(place.broker_pid):
-        eventually(is_in(place.broker, place.broker_pid, "not answering"))
+        eventually(is_in(place.broker, place.broker_pid, "not ready"))
     eventually(is_in(place.broker, place.broker_pid, "ready"))
 
 
@@ -93,7 +93,7 @@ def test_a_hung_bridge_and_a_hung_trigger_are_not_ready(place: Place, monkeypatc
             with running(service, place.home.log(service.name)) as process:
                 eventually(is_in(service, process.pid, "ready"))
                 with stopped(process.pid):
-                    eventually(is_in(service, process.pid, "not answering"))
+                    eventually(is_in(service, process.pid, "not ready"))
                 eventually(is_in(service, process.pid, "ready"))
 
 
@@ -116,7 +116,7 @@ def test_an_old_state_proves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert state_of(home, "bridge", os.getpid() + 1) == "starting"
     later = time.monotonic() + state.STALE_SECONDS
     monkeypatch.setattr(time, "monotonic", lambda: later)
-    assert state_of(home, "bridge", os.getpid()) == "not answering"
+    assert state_of(home, "bridge", os.getpid()) == "not ready"
 
 
 @contextmanager

@@ -148,7 +148,7 @@ class ListCollector(Collector):
 
 
 def serve(host: str, port: int, *collectors: Collector) -> None:
-    """Serve the metrics on their own port, in a thread. Raises StackError."""
+    """Serve the metrics on their own port, in a thread. Raises OSError."""
     for collector in collectors:
         REGISTRY.register(collector)
     serve_metrics(REGISTRY, port, host)

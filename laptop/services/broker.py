@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 KEPT_BATCHES = 500
 # A commit that is further beyond the last batch than any batch is long was made by somebody else.
 LONGEST_BATCH = 10_000
-PROOF_SECONDS, ANSWER_SECONDS = 3.0, 3.0
+PROOF_SECONDS, ANSWER_SECONDS = 5.0, 3.0
 
 _CLUSTER = "clusters/tansu_cluster"
 
@@ -141,7 +141,7 @@ class Broker:
 
     name = "broker"
     stop_timeout = 2.0
-    notice_seconds = PROOF_SECONDS + ANSWER_SECONDS
+    poll = True  # it is asked for something again and again: a process that hangs keeps its port
 
     @property
     def after(self) -> tuple[str, ...]:
@@ -161,11 +161,6 @@ class Broker:
             "kafka_ca": self._certificates.authority,
         }
         return self.settings.model_copy(update={"kafka_bootstrap": self.address, **login})
-
-    @property
-    def listens(self) -> tuple[int, ...]:
-        """Of its gate."""
-        return (self.ports.broker,)
 
     def command(self) -> Command:
         """How to start it."""
@@ -199,7 +194,7 @@ class Broker:
     def probe(self, pid: int) -> State:
         """Ready once the topics exist, which it makes at the first start; from then on while it answers clients."""
         if self._proofs.of(pid):
-            return "ready" if self._proofs.is_fresh() else "not answering"
+            return "ready" if self._proofs.is_fresh() else "not ready"
         if not answers(self.ports.broker):
             return "starting"
         try:

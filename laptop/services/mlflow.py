@@ -26,9 +26,6 @@ from lungline.network import HOST
 from lungline.registry.mlflow_server import ACCOUNTS, ARTIFACTS, CHALLENGE, DATABASE, PROOF, proof
 from lungline.settings import Settings
 
-# A server under load may take a while; one that takes longer has given no sign.
-ANSWER_SECONDS = 4.0
-
 
 @dataclass(frozen=True)
 class Mlflow:
@@ -43,7 +40,7 @@ class Mlflow:
     # Uploads do not need it and it takes a whole core while it starts, so the others go first.
     after = ("store", "broker", "bridge", "trigger", "predictor")
     stop_timeout = 4.0
-    notice_seconds = 0.0
+    poll = False
 
     @property
     def address(self) -> str:
@@ -54,11 +51,6 @@ class Mlflow:
         """The settings with this server's address and login."""
         login = {"mlflow_username": MLFLOW_USER, "mlflow_password": SecretStr(self.credentials.mlflow_password)}
         return self.settings.model_copy(update={"mlflow_uri": self.address, **login})
-
-    @property
-    def listens(self) -> tuple[int, ...]:
-        """Its only port."""
-        return (self.ports.mlflow,)
 
     def command(self) -> Command:
         """How to start it."""
@@ -99,7 +91,7 @@ class Mlflow:
 
 def _header(port: int, path: str, sent: tuple[str, str], wanted: str) -> str | None:
     """A header of the answer to a request with a header; None when nothing answers."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=ANSWER_SECONDS)
+    connection = http.client.HTTPConnection(HOST, port, timeout=2)
     try:
         connection.request("GET", path, headers=dict([sent]))
         return connection.getresponse().getheader(wanted)
@@ -111,7 +103,7 @@ def _header(port: int, path: str, sent: tuple[str, str], wanted: str) -> str | N
 
 def answers_with(port: int, path: str) -> int | None:
     """The HTTP status of a path on a local port; None when nothing answers."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=ANSWER_SECONDS)
+    connection = http.client.HTTPConnection(HOST, port, timeout=2)
     try:
         connection.request("GET", path)
         return connection.getresponse().status

@@ -27,7 +27,7 @@ class Predictor:
     name = "predictor"
     after = ()  # it waits for the store and for a champion itself
     stop_timeout = 5.0  # the server gives requests 4 s
-    notice_seconds = 0.0
+    poll = True
 
     @property
     def address(self) -> str:
@@ -37,11 +37,6 @@ class Predictor:
     def connected(self) -> Settings:
         """The settings with this predictor's address."""
         return self.settings.model_copy(update={"predictor_uri": self.address})
-
-    @property
-    def listens(self) -> tuple[int, ...]:
-        """Its only port."""
-        return (self.ports.predictor,)
 
     def command(self) -> Command:
         """How to start it; without a package it reports that it is not ready."""

@@ -31,17 +31,12 @@ class Prometheus:
     name = "prometheus"
     after = ()
     stop_timeout = 5.0
-    notice_seconds = 0.0
+    poll = False
 
     @property
     def address(self) -> str:
         """Its page and its API."""
         return f"http://{HOST}:{self.ports.prometheus}"
-
-    @property
-    def listens(self) -> tuple[int, ...]:
-        """None: its port cannot be handed on, because it opens its socket itself."""
-        return ()
 
     def command(self) -> Command:
         """Write its configuration and say how to start it."""

@@ -9,7 +9,6 @@ from typing import Protocol
 from pydantic import SecretStr
 
 from eventing.state import State
-from lungline.listening import VARIABLE as LISTENING
 from lungline.network import without_proxies
 from lungline.settings import PREFIX, Settings, setting_names, variable
 
@@ -37,11 +36,6 @@ class Service(Protocol):
         ...
 
     @property
-    def listens(self) -> tuple[int, ...]:
-        """The ports at which its process listens, on sockets that it inherits from the supervisor."""
-        ...
-
-    @property
     def after(self) -> tuple[str, ...]:
         """Services that must be ready before this one is started."""
         ...
@@ -52,8 +46,8 @@ class Service(Protocol):
         ...
 
     @property
-    def notice_seconds(self) -> float:
-        """How long it may give no sign before `probe` says so."""
+    def poll(self) -> bool:
+        """Whether its state can change while it runs."""
         ...
 
     def command(self) -> Command:
@@ -61,10 +55,7 @@ class Service(Protocol):
         ...
 
     def probe(self, pid: int) -> State:
-        """Its state now, `starting` when it does not answer; at the first start it also makes buckets and topics.
-
-        Called about once a second for as long as it runs.
-        """
+        """Its state now, `starting` when it does not answer; at the first start it also makes buckets and topics."""
         ...
 
     def maintain(self) -> None:
@@ -73,7 +64,7 @@ class Service(Protocol):
 
 
 # Variables of the caller's shell that would lead services to other stores or servers.
-_FOREIGN = ("AWS_", "MLFLOW_", "OTEL_", "KAFKA_", "TANSU_", LISTENING, PREFIX)
+_FOREIGN = ("AWS_", "MLFLOW_", "OTEL_", "KAFKA_", "TANSU_", PREFIX)
 
 
 def base_environment() -> dict[str, str]:

@@ -62,17 +62,12 @@ class Store:
     name = "store"
     after = ()
     stop_timeout = 5.0
-    notice_seconds = 0.0
+    poll = False
 
     @property
     def address(self) -> str:
         """The S3 endpoint."""
         return f"http://{HOST}:{self.ports.s3}"
-
-    @property
-    def listens(self) -> tuple[int, ...]:
-        """Of its gate; where it has no network of its own, the ports behind them are new at each start."""
-        return self.ports.s3, self.ports.filer_grpc
 
     @property
     def buckets(self) -> tuple[str, ...]:
@@ -114,26 +109,21 @@ class Store:
             **_port_options(self.ports),
             **_socket_options(self.home),
         }
-        gate = (sys.executable, "-P", "-m", "laptop.services.store_gate", "--door", f"s3.port={self.ports.s3}")
-        gate += ("--door", f"filer.port.grpc={self.ports.filer_grpc}")
-        gate += ("--report", str(self.home.file("run", "store_gate.json")), "--")
+        gate = (sys.executable, "-P", "-m", "laptop.services.store_gate", "--port", str(self.ports.s3))
+        gate += ("--port", str(self.ports.filer_grpc), "--report", str(self.home.file("run", "store_gate.json")), "--")
         weed = (*gate, find_weed(), "-logtostderr", f"-config_dir={config}", "mini")
         env = base_environment() | {"GOMEMLIMIT": MEMORY_LIMIT}
         return Command((*weed, *(f"-{name}={value}" for name, value in options.items())), env, data)
 
-    def probe(self, pid: int) -> State:
-        """Ready once the owner can write: the store answers some time before its volumes do; then while it answers."""
+    def probe(self, pid: int) -> State:  # noqa: ARG002 - the S3 response tells the state
+        """Ready once the owner can write: the store answers some time before its volumes do."""
         try:
-            if pid in self._begun:
-                self._storage.exists(self.settings.models_bucket, ".ready")
-                return "ready"
             self._storage.ensure_buckets(*self.buckets)
             with ThreadPoolExecutor(len(self.buckets)) as pool:
                 # Not to the uploads bucket, where the object would be an upload.
                 list(pool.map(self._try_out, self.buckets[1:]))
         except LunglineError:
             return "starting"
-        self._begun.add(pid)
         return "ready"
 
     def _try_out(self, bucket: str) -> None:
@@ -143,11 +133,6 @@ class Store:
 
     def maintain(self) -> None:
         """Nothing to do."""
-
-    @cached_property
-    def _begun(self) -> set[int]:
-        """The processes that have been ready."""
-        return set()
 
     @cached_property
     def _storage(self) -> Storage:
@@ -202,9 +187,7 @@ def _volume_options(home: Home) -> dict[str, int]:
 def _port_options(ports: Ports) -> dict[str, int]:
     names = ("s3", "master", "volume", "filer")
     plain = {f"{name}.port": getattr(ports, name) for name in (*names, "admin")}
-    options = plain | {f"{name}.port.grpc": getattr(ports, f"{name}_grpc") for name in names}
-    # The gate has these, and chooses the ports behind them.
-    return {name: port for name, port in options.items() if name not in {"s3.port", "filer.port.grpc"}}
+    return plain | {f"{name}.port.grpc": getattr(ports, f"{name}_grpc") for name in names}
 
 
 def _socket_options(home: Home) -> dict[str, Path]:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from eventing.state import STALE_SECONDS, State, state_of
+from eventing.state import State, state_of
 from laptop.services.process import running
 from laptop.services.service import Command, base_environment, settings_environment
 from lungline.home import Home
@@ -26,12 +26,7 @@ class TriggerService:
     address = None
     after = ()  # it waits for broker, predictor and worklist itself
     stop_timeout = 5.0
-    notice_seconds = STALE_SECONDS
-
-    @property
-    def listens(self) -> tuple[int, ...]:
-        """The metrics."""
-        return (self.metrics_port,) if self.metrics_port else ()
+    poll = True
 
     def command(self) -> Command:
         """How to start it."""

@@ -28,7 +28,7 @@ class WorklistService:
     # Results wait for it in Kafka, so the services that make them start first.
     after = ("trigger",)
     stop_timeout = 5.0
-    notice_seconds = 0.0
+    poll = True
 
     @property
     def address(self) -> str:
@@ -47,11 +47,6 @@ class WorklistService:
     def connected(self, settings: Settings) -> Settings:
         """Settings with the address for people, unless they contain one."""
         return _with(settings, "uri", self.address)
-
-    @property
-    def listens(self) -> tuple[int, ...]:
-        """The page and the metrics."""
-        return (self.ports.worklist, self.ports.worklist_metrics)
 
     def command(self) -> Command:
         """How to start it."""

@@ -78,7 +78,6 @@ ROOMS = (
     "lungline.memory",
     "lungline.metrics_server",
     "lungline.connections",
-    "lungline.listening",
     "lungline.litter",
     "lungline.bounds",
     "lungline.wording",
