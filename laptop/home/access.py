@@ -15,7 +15,7 @@ _PACKAGES = "predictor/packages"
 # Names that only files have. The store's: volumes, the filer's database, the log of its master.
 _FILES = re.compile(
     r"lock|worklist/(secret|login_url)|predictor/current"
-    r"|.*\.(json|pem|pub|key|crt|toml|properties|conf|db|db-wal|db-shm|log|html|dat|idx|vif|uuid|options|sock)"
+    r"|.*\.(json|pem|pub|key|crt|toml|properties|conf|db|db-wal|db-shm|log|html|dat|idx|vif|uuid|options|sock|ss)"
     r"|store/data/filerldb2/\d+/(CURRENT|LOCK|LOG|MANIFEST-\d+)|store/data/m\d+/(conf|log)"
 )
 

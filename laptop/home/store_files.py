@@ -158,10 +158,10 @@ def _check_elections(data: Path, *, changed: bool) -> None:
 
 
 def _is_snapshot(path: Path) -> bool:
-    checksum, _, body = path.read_bytes().partition(b"\n")
     try:
+        checksum, _, body = path.read_bytes().partition(b"\n")
         return isinstance(json.loads(body), dict) and int(checksum, 16) == zlib.crc32(body)
-    except ValueError:
+    except (OSError, ValueError):
         return False
 
 
