@@ -103,10 +103,13 @@ def up(
     It consists of an object store, a Kafka broker, MLflow, event bridge, trigger, predictor and worklist.
     """
     from laptop import stack
+    from lungline.storage.contents import loss_of
 
     settings = configured(home, prometheus=prometheus or None)
     status = stack.up(settings, console.service_changed, wait_for=stack.ESSENTIAL | {"worklist"})
     show(status.value(), as_json, lambda: console.stack(status.services))
+    if loss := loss_of(status.home):
+        console.notice(f"{loss} `lungline status` says what to do.")
     if not as_json:
         console.notice(SIGN_IN)
 

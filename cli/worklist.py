@@ -37,11 +37,21 @@ def worklist_link(home: Home = None, as_json: Json = False) -> None:
 
 
 @worklist.command("rebuild")
-def worklist_rebuild(home: Home = None, as_json: Json = False) -> None:
+def worklist_rebuild(
+    store: Annotated[
+        bool, typer.Option("--store", help="Instead, store results and readings that the bucket has lost.")
+    ] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
     """Rebuild the worklist's database from the results bucket."""
     from lungline.wording import count
-    from worklist.commands import rebuild_worklist
+    from worklist.commands import rebuild_worklist, store_results
 
+    if store:
+        stored = store_results(connected(home))
+        show({"stored": stored}, as_json, lambda: console.say(f"Stored {count(stored, 'result')}."))
+        return
     done = rebuild_worklist(connected(home), console.counter)
     read = f"Read {count(done.records, 'result')} and {count(done.readings, 'reading')}"
     show(asdict(done), as_json, lambda: console.say(f"{read}; {done.added} new, {done.odd} unreadable."))

@@ -21,6 +21,7 @@ from lungline.health_check import Check
 from lungline.home import Home, read_json
 from lungline.network import open_url
 from lungline.settings import Settings
+from lungline.storage.contents import contents_file, loss_of
 from lungline.wording import ago, count
 
 if TYPE_CHECKING:
@@ -234,12 +235,27 @@ def _text(address: str) -> str:
 
 
 def _checks(status: StackStatus, metrics: StackMetrics) -> Iterator[Check]:
+    yield from _contents(status, metrics)
     yield _model(status, metrics)
     yield _backlog(status, metrics)
     yield _dead_letters(metrics)
     yield from _worklist(metrics)
     yield from _drift(metrics)
     yield from _disk_space(metrics)
+
+
+def _contents(status: StackStatus, metrics: StackMetrics) -> Iterator[Check]:
+    """Whether the store has what this home gave it, and what the list shows."""
+    data, file = status.home / "store" / "data", contents_file(status.home)
+    is_ours = status.service("store").state != "external"
+    if is_ours and (loss := loss_of(status.home)):
+        yield Check("store data", False, loss, f"Restore {data} from a backup; or remove {file} to do without.")
+    results = round(metrics.total("lungline_store_missing_results") or 0)
+    images = round(metrics.total("lungline_store_missing_images") or 0)
+    lacks = [count(number, word) for number, word in ((results, "result"), (images, "newest X-ray")) if number]
+    if lacks:
+        cure = f"Restore {data} from a backup; or `lungline worklist rebuild --store` puts back the results."
+        yield Check("list", False, f"the store lacks {' and '.join(lacks)} of the list", cure)
 
 
 def _model(status: StackStatus, metrics: StackMetrics) -> Check:

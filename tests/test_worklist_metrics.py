@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from tests.support.worklist_site import Site, home, record, running_site
 from worklist import metrics
+from worklist.database.losses import Losses
 from worklist.metrics import REGISTRY, ListCollector
 
 
@@ -53,7 +54,7 @@ def test_results_requests_and_readings_are_counted_without_naming_anybody(site: 
 def test_list_gauges_are_read_at_each_scrape(tmp_path: Path) -> None:
     with running_site(home(tmp_path)) as site:
         registry = CollectorRegistry()
-        registry.register(ListCollector(site.database, lambda: site.app.state.worklist.live.pages))
+        registry.register(ListCollector(site.database, lambda: site.app.state.worklist.live.pages, Losses()))
         site.send(record(1))
         assert registry.get_sample_value("lungline_unread_results") == 1
         assert registry.get_sample_value("lungline_notices_troubled") == 0

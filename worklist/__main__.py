@@ -42,7 +42,7 @@ def _serve_metrics(host: str, port: int, worklist: Worklist) -> None:
     metrics.serve(
         host,
         port,
-        metrics.ListCollector(worklist.database, lambda: worklist.live.pages),
+        metrics.ListCollector(worklist.database, lambda: worklist.live.pages, worklist.losses),
         DriftCollector(worklist.storage, worklist.settings.results_bucket),
     )
 

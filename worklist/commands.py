@@ -13,6 +13,7 @@ from lungline.storage.s3 import Storage
 from worklist.database import audit
 from worklist.database.access import LINK_FILE, Access
 from worklist.database.audit import Verification
+from worklist.database.losses import put_back
 from worklist.database.rebuild import Rebuilt, rebuild
 from worklist.database.session import Database
 from worklist.exports import csv_fhir, feedback
@@ -26,6 +27,12 @@ def rebuild_worklist(settings: Settings, on_progress: OnProgress | None = None) 
     """Rebuild the database from the results and readings in S3; safe to repeat, also while the worklist runs."""
     with _connected(settings) as (database, storage):
         return rebuild(database, storage, settings, on_progress)
+
+
+def store_results(settings: Settings) -> int:
+    """Store the results and readings that the database has and the store has lost; return how many results."""
+    with _connected(settings) as (database, storage):
+        return put_back(database, storage, settings.results_bucket)
 
 
 def verify_audit(settings: Settings) -> Verification:

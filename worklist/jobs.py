@@ -1,4 +1,4 @@
-"""Background jobs: send notices, store readings and DICOM results in S3, restore a lost database from there."""
+"""Background jobs: notices, readings and DICOM results to S3, a lost database from there, and what S3 has lost."""
 
 import asyncio
 import contextlib
@@ -15,6 +15,7 @@ from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from lungline.wording import count
 from worklist.database import audit, counters, entries, readings
+from worklist.database.losses import Losses
 from worklist.database.models import ResultRow
 from worklist.database.rebuild import Restoration
 from worklist.database.session import Database
@@ -27,6 +28,7 @@ STOP_SECONDS = 3.0
 # Images may be added to the research bucket later, without an event.
 RECOUNT_SECONDS = 60.0
 ANCHOR_SECONDS = 60.0
+LOOK_SECONDS, LOOK_AGAIN_SECONDS = 60.0, 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -40,13 +42,16 @@ class Jobs:
         storage: Storage,
         settings: Settings,
         notifier: Notifier,
+        *,
         restoration: Restoration | None = None,
+        losses: Losses | None = None,
     ) -> None:
         self._database = database
         self._storage = storage
         self._settings = settings
         self._notifier = notifier
         self._restoration = restoration or Restoration()
+        self._losses, self._look_due = losses or Losses(), 0.0
         self._images = ImageRenderer(storage, settings)
         self._stopping = asyncio.Event()
         self._unsure, self._recount = -1, 0.0
@@ -54,8 +59,9 @@ class Jobs:
 
     async def run(self) -> None:
         """Run rounds until stopped; notices do not wait for the store."""
+        looked = (self.restore, self.look_for_losses)
         stored = (self.save_readings, self.save_captures, self.count_deidentified, self.anchor_audit)
-        await asyncio.gather(self._repeat(self.send_notices), self._repeat(*stored), self._repeat(self.restore))
+        await asyncio.gather(self._repeat(self.send_notices), self._repeat(*stored), self._repeat(*looked))
         await run_in_threadpool(self._notifier.join, STOP_SECONDS)
 
     async def _repeat(self, *jobs: Callable[[], None]) -> None:
@@ -86,6 +92,17 @@ class Jobs:
             _log.warning("The database was empty; restored from the store: %s.", detail)
             with self._database.writing() as session:
                 audit.record(session, "the worklist", "none", "restored", detail=detail)
+
+    def look_for_losses(self) -> None:
+        """Look once a minute whether the store still has what the list shows."""
+        if time.monotonic() < self._look_due:
+            return
+        self._look_due = time.monotonic() + LOOK_AGAIN_SECONDS
+        before = self._losses.sentence
+        self._losses.look(self._database, self._storage, self._settings.results_bucket, self._settings.home)
+        self._look_due = time.monotonic() + LOOK_SECONDS
+        if self._losses.sentence != before:
+            _log.warning("%s", self._losses.sentence or "The store has what the list shows again.")
 
     def save_readings(self) -> None:
         """Store new readings in S3."""

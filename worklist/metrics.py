@@ -17,6 +17,7 @@ from lungline.errors import LunglineError
 from lungline.metrics_server import serve_metrics
 from lungline.results.records import ResultRecord
 from worklist.database import notices
+from worklist.database.losses import Losses
 from worklist.database.models import ReadingRow, WorklistEntry
 from worklist.database.session import Database
 
@@ -123,13 +124,22 @@ class CountedRequests:
 class ListCollector(Collector):
     """Gauges of the list, read from the database at each scrape."""
 
-    def __init__(self, database: Database, open_pages: Callable[[], int]) -> None:
+    def __init__(self, database: Database, open_pages: Callable[[], int], losses: Losses) -> None:
         self._database = database
         self._open_pages = open_pages
+        self._losses = losses
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The current gauges; only the open pages while the database is unavailable."""
         yield GaugeMetricFamily("lungline_pages_open", "Open pages of the list.", self._open_pages())
+        yield GaugeMetricFamily(
+            "lungline_store_missing_results", "Results of the list that the store lacks.", self._losses.results
+        )
+        yield GaugeMetricFamily(
+            "lungline_store_missing_images",
+            "Newest X-rays of the list, when the store lacks all of them.",
+            self._losses.images,
+        )
         try:
             with self._database.reading() as session:
                 unread = (

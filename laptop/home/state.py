@@ -30,6 +30,7 @@ from lungline.errors import StackError
 from lungline.home import Home
 from lungline.settings import Settings
 from lungline.site_key import PRIVATE, PUBLIC
+from lungline.storage.contents import Remembered, contents_file
 from worklist.database.cookie_secret import kept_secret
 
 _log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ def check_state(home: Home, settings: Settings) -> None:
     check_store_files(home)
     _remade(home.file("ports.json"), documents.ports)
     _remade(home.file("supervisor.json"), documents.supervisor)
+    _remade(contents_file(home.path), Remembered.model_validate_json)
     _check_positions(home)
     for folder in (home.file("broker"), home.file("store", "config")):
         _check_certificates(folder)

@@ -21,7 +21,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from eventing.seaweedfs_tls import secure
-from eventing.state import State
+from eventing.state import State, number_of, read_state
 from laptop.home.credentials import Credentials, Key, claim_credentials
 from laptop.home.disk import SMALL_VOLUME_MB, SMALL_VOLUMES_BELOW
 from laptop.home.ports import Ports, claim_ports
@@ -32,6 +32,7 @@ from lungline.errors import LunglineError
 from lungline.home import Home, write_json
 from lungline.network import HOST
 from lungline.settings import Settings
+from lungline.storage.contents import Contents
 from lungline.storage.s3 import Storage
 
 BROKER_BUCKET = "tansu"
@@ -118,13 +119,19 @@ class Store:
     def probe(self, pid: int) -> State:  # noqa: ARG002 - the S3 response tells the state
         """Ready once the owner can write: the store answers some time before its volumes do."""
         try:
-            self._storage.ensure_buckets(*self.buckets)
+            Contents(self.home, self._storage).settle(self.buckets, used=self._was_used)
             with ThreadPoolExecutor(len(self.buckets)) as pool:
                 # Not to the uploads bucket, where the object would be an upload.
                 list(pool.map(self._try_out, self.buckets[1:]))
         except LunglineError:
             return "starting"
         return "ready"
+
+    @property
+    def _was_used(self) -> bool:
+        """Whether the home has had uploads or a model, so that a store without buckets is not a new one."""
+        delivered = number_of(read_state(self.home, "bridge"), "delivered")
+        return delivered > 0 or self.home.file("predictor", "history.json").exists()
 
     def _try_out(self, bucket: str) -> None:
         """Write to a bucket: the first object waits 0.2 s for a volume, and that should not be a result."""

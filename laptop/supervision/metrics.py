@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from eventing.seaweedfs_tls import Certificates
 from laptop.supervision.status import ServiceStatus
 from lungline.home import Home
+from lungline.storage.contents import remembered
 
 
 class StackCollector(Collector):
@@ -32,6 +33,9 @@ class StackCollector(Collector):
         disk = shutil.disk_usage(self._home.path)
         yield GaugeMetricFamily("lungline_disk_free_bytes", "Free space on the disk of the home folder.", disk.free)
         yield GaugeMetricFamily("lungline_disk_size_bytes", "Size of the disk of the home folder.", disk.total)
+        if stored := remembered(self._home.path):
+            text = "Buckets of the store that were lost or exchanged."
+            yield GaugeMetricFamily("lungline_store_lost_buckets", text, len(stored.lost))
         expiry = GaugeMetricFamily(
             "lungline_certificate_expiry_timestamp_seconds", "When a certificate expires.", labels=["certificate"]
         )

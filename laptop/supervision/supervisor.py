@@ -97,6 +97,8 @@ class Supervisor:
             await self._stopping.wait()
         finally:
             await self._stop_all()
+            # One that comes while the loop closes would be a traceback in the log.
+            loop.remove_signal_handler(signal.SIGCHLD)
 
     def stop(self) -> None:
         """End `run` soon."""

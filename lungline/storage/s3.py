@@ -179,6 +179,24 @@ class Storage:
                         raise
                     self._create_bucket(bucket, location)
 
+    def bucket_tag(self, bucket: str, name: str) -> str | None:
+        """A tag of a bucket; empty where it has no such tag, None where there is no bucket."""
+        from botocore.exceptions import ClientError
+
+        with translated(bucket):
+            try:
+                tags: Any = self._client.get_bucket_tagging(Bucket=bucket)["TagSet"]
+            except ClientError as exc:
+                if code_of(exc) not in {"NoSuchTagSet", "NoSuchBucket"}:
+                    raise
+                return None if code_of(exc) == "NoSuchBucket" else ""
+        return next((str(tag["Value"]) for tag in tags if tag["Key"] == name), "")
+
+    def tag_bucket(self, bucket: str, name: str, value: str) -> None:
+        """Give a bucket this tag, and no other."""
+        with translated(bucket):
+            self._client.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": [{"Key": name, "Value": value}]})
+
     def upload_folder(self, folder: Path, bucket: str, prefix: str, last: str | None = None) -> None:
         """Store the files of a folder under a prefix, the file named `last` after all others.
 

@@ -25,6 +25,7 @@ from lungline.errors import EventMalformed, ImageRefused, LunglineError, Unavail
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from worklist.database.access import Access, own_host
+from worklist.database.losses import Losses
 from worklist.database.models import WorklistEntry
 from worklist.database.readings import ReadingRefused, ResultChanged
 from worklist.database.rebuild import Restoration
@@ -88,12 +89,13 @@ def build_app(
     images = ImageRenderer(storage, settings)
     app = FastAPI(lifespan=_lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     notifier = Notifier(database, settings, rules, (settings.worklist.uri or address).rstrip("/"), notice_timeout)
-    incoming, restoration = Incoming(storage, settings), Restoration.of(database) if restore else Restoration()
+    incoming, losses = Incoming(storage, settings), Losses()
+    restoration = Restoration.of(database) if restore else Restoration()
     app.state.worklist = Worklist(
-        settings, database, storage, access, live, pages, images, rules, incoming, Looks(database), restoration
+        settings, database, storage, access, live, pages, images, rules, incoming, Looks(database), restoration, losses
     )
     app.state.stop = lambda: None
-    app.state.jobs = Jobs(database, storage, settings, notifier, restoration)
+    app.state.jobs = Jobs(database, storage, settings, notifier, restoration=restoration, losses=losses)
     for routes in (events, list_page, viewer, sign_in, exports):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=FOLDER / "static"))

@@ -15,6 +15,7 @@ from lungline.storage.s3 import Storage
 from worklist.database import patients
 from worklist.database.access import COOKIE, Access, Person
 from worklist.database.entries import Filter
+from worklist.database.losses import Losses
 from worklist.database.rebuild import Restoration
 from worklist.database.session import Database
 from worklist.exports.images import ImageRenderer
@@ -51,6 +52,7 @@ class Worklist:
     incoming: Incoming
     looks: Looks
     restoration: Restoration
+    losses: Losses
     ill: threading.Event = field(default_factory=threading.Event)
     """Set when a background loop has died."""
 

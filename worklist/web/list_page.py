@@ -27,7 +27,7 @@ def show_list(request: Request, context: Context, person: Reader) -> Response:
     """The page."""
     _look(request, context, person)
     values = _rows(request, context, person) | _aside(context) | {"person": person, "counters": context.live.counters}
-    values["restoration"] = context.restoration
+    values |= {"restoration": context.restoration, "lost": context.losses.sentence}
     return context.pages.TemplateResponse(request, "list.html", values)
 
 
