@@ -43,7 +43,7 @@ def of(site: Site, number: int, probability: float = 0.9, **whose: str) -> Resul
     result = record(number, probability, key=f"{site.settings.home.name}/{number}.dcm")
     identity = result.upload.identity
     storage: Storage = site.app.state.worklist.storage
-    fields = {"patient_id": NUMBER, "issuer": "WARD7", "name": NAME, "accession": ACCESSION} | whose
+    fields = {"patient_id": NUMBER, "issuer": "WARD7", "name": "Quellenhofer^Wendelin", "accession": ACCESSION} | whose
     key = patients.save(storage, OURS.patients_bucket, PatientRecord.model_validate({"identity": identity} | fields))
     result = result.model_copy(update={"patient": key})
     assert site.send(result).status_code == 204
@@ -86,7 +86,7 @@ def test_list_gets_patients_apart_from_its_rows(named: Site) -> None:
 @pytest.mark.parametrize("query", [ACCESSION, "acc99012", NUMBER, "p-4711 ", "quellen", "wendelin"])
 def test_search_finds_by_accession_patient_and_name(named: Site, query: str) -> None:
     wanted = of(named, 1).upload.identity
-    other = of(named, 2, patient_id="X1", accession="ACC990121", name="Sommer, Ida").upload.identity
+    other = of(named, 2, patient_id="X1", accession="ACC990121", name="Sommer^Ida").upload.identity
     with named.client(patients=True) as reader, named.client("admin") as admin:
         rows = reader.get("/rows", params={"q": query, "view": "all"}).text
         assert wanted in rows
@@ -100,7 +100,7 @@ def test_search_finds_by_accession_patient_and_name(named: Site, query: str) -> 
 def test_other_images_of_the_patient_are_beside_this_one(named: Site) -> None:
     now = of(named, 5).upload.identity
     earlier = of(named, 1, study_date="2025-11-02", view="AP").upload.identity
-    renamed = of(named, 2, name="Quellenhofer-Sommer, Wendelin").upload.identity
+    renamed = of(named, 2, name="Quellenhofer-Sommer^Wendelin").upload.identity
     elsewhere = of(named, 3, issuer="WARD8").upload.identity
     unnumbered = of(named, 4, patient_id="").upload.identity
     with named.client(patients=True) as reader:
@@ -153,7 +153,7 @@ def test_browser_fills_in_patients(named: Site, browser: Browser) -> None:
     of(named, 1)
     with opened(browser, named, "/?view=all", patients=True) as page:
         expect(page.locator("#rows .patient")).to_have_text(f"{NAME} · {NUMBER} · {ACCESSION}")
-        of(named, 2, name="Sommer, Ida", patient_id="S-1", accession="")
+        of(named, 2, name="Sommer^Ida", patient_id="S-1", accession="")
         expect(page.locator("#rows .patient", has_text="Sommer, Ida · S-1")).to_be_visible()
         page.locator("[type=search]").fill("sommer")
         expect(page.locator("#rows tbody tr")).to_have_count(1)

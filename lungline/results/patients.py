@@ -35,13 +35,14 @@ LONGEST = 200
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 
 _PATIENT_ID, _ISSUER, _NAME = 0x00100020, 0x00100021, 0x00100010
+_MODALITY, _CLASS = 0x00080060, 0x00080016
 _ACCESSION, _STUDY_DATE, _VIEW = 0x00080050, 0x00080020, 0x00185101
 _STUDY, _SERIES, _INSTANCE = 0x0020000D, 0x0020000E, 0x00080018
 _CHARACTER_SET = 0x00080005
 _NEEDED = frozenset(
     (
         *(_PATIENT_ID, _ISSUER, _NAME, _ACCESSION, _STUDY_DATE, _VIEW),
-        *(_STUDY, _SERIES, _INSTANCE, _CHARACTER_SET),
+        *(_STUDY, _SERIES, _INSTANCE, _CHARACTER_SET, _MODALITY, _CLASS),
     )
 )
 
@@ -56,7 +57,8 @@ Text = Annotated[str, BeforeValidator(_clean)]
 class PatientRecord(BaseModel):
     """The patient, the study and the image of one upload; a field that the header lacks is an empty text.
 
-    `name` is as people read it, "Doe, Jane"; `issuer` is who assigned the patient ID; `study_date` is YYYY-MM-DD.
+    `name` is as DICOM writes it, "Doe^Jane" (`readable` makes "Doe, Jane" of it), of its representations the first;
+    `issuer` is who assigned the patient ID; `study_date` is YYYY-MM-DD; `sop_class` says of what kind the object is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,6 +73,8 @@ class PatientRecord(BaseModel):
     study_uid: Text = ""
     series_uid: Text = ""
     instance_uid: Text = ""
+    sop_class: Text = ""
+    modality: Text = ""
     view: Text = ""
 
     def __repr__(self) -> str:
@@ -92,12 +96,14 @@ def read(identity: str, data: bytes) -> PatientRecord | None:
         identity=identity,
         patient_id=file.words(_PATIENT_ID),
         issuer=file.words(_ISSUER),
-        name=_readable(file.words(_NAME)),
+        name=file.words(_NAME).partition("=")[0].rstrip("^ "),
         accession=file.words(_ACCESSION),
         study_date=_day(file.text(_STUDY_DATE)),
         study_uid=file.text(_STUDY),
         series_uid=file.text(_SERIES),
         instance_uid=file.text(_INSTANCE),
+        sop_class=file.text(_CLASS),
+        modality=file.text(_MODALITY),
         view=file.text(_VIEW),
     )
     return record if record != PatientRecord(identity=identity) else None
@@ -157,9 +163,9 @@ def patients_of(records: Sequence[ResultRecord], storage: Storage, bucket: str) 
         return [record for record in pool.map(read_one, identities) if record]
 
 
-def _readable(name: str) -> str:
-    """A person's name as people write it: of its representations the first, family name before given names."""
-    family, _, others = name.partition("=")[0].partition("^")
+def readable(name: str) -> str:
+    """A person's name as people write it: family name, given names."""
+    family, _, others = name.partition("^")
     given = " ".join(part for part in others.split("^")[:2] if part.strip())
     return ", ".join(part.strip() for part in (family, given) if part.strip())
 

@@ -140,9 +140,11 @@ class PatientRow(Table):
     name: Mapped[str]
     accession: Mapped[str]
     study_date: Mapped[str]
-    study_uid: Mapped[str]
+    study_uid: Mapped[str] = mapped_column(index=True)
     series_uid: Mapped[str]
     instance_uid: Mapped[str]
+    sop_class: Mapped[str]
+    modality: Mapped[str]
     view: Mapped[str]
     sought_patient_id: Mapped[str] = mapped_column(index=True)
     sought_accession: Mapped[str] = mapped_column(index=True)

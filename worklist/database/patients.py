@@ -9,7 +9,7 @@ from collections.abc import Collection
 from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
-from lungline.results.patients import PatientRecord
+from lungline.results.patients import PatientRecord, readable
 from worklist.database.models import PatientRow, WorklistEntry
 
 MOST_MATCHES = 500
@@ -20,8 +20,8 @@ def remember(session: Session, *records: PatientRecord) -> None:
     """Store whom uploads are of, once however often it is said."""
     for record in records:
         fields = record.model_dump(exclude={"schema_version"})
-        folded = {f"sought_{name}": fold(fields[name]) for name in ("patient_id", "accession", "name")}
-        session.merge(PatientRow(**fields, **folded))
+        folded = {f"sought_{name}": fold(fields[name]) for name in ("patient_id", "accession")}
+        session.merge(PatientRow(**fields, **folded, sought_name=fold(readable(record.name))))
 
 
 def matches(session: Session, query: str) -> frozenset[int]:

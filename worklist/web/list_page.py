@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
+from lungline.results.patients import readable
 from worklist.database import entries, notices, patients
 from worklist.database.access import Person
 from worklist.database.entries import Cursor, Filter
@@ -67,7 +68,10 @@ def show_patients(context: Context, person: Reader, of: Annotated[list[str] | No
     context.looks.record_patients(person, [row.identity for row in rows])
     return JSONResponse(
         {
-            row.identity: {"patient": " · ".join(filter(None, (row.name, row.patient_id))), "accession": row.accession}
+            row.identity: {
+                "patient": " · ".join(filter(None, (readable(row.name), row.patient_id))),
+                "accession": row.accession,
+            }
             for row in rows
         },
         headers={"cache-control": "no-store"},

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from lungline.events.uploads import readable_key
+from lungline.results.patients import readable as readable_name
 from lungline.wording import ago
 from worklist.database.models import WorklistEntry, microseconds
 
@@ -68,6 +69,7 @@ FILTERS = {
     "keyname": name,
     "folder": folder,
     "readable": readable_key,
+    "person_name": readable_name,
     "number": number,
     "iso": iso,
     "clock": clock,

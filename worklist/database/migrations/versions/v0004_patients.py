@@ -8,7 +8,10 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
-_TEXTS = ("patient_id", "issuer", "name", "accession", "study_date", "study_uid", "series_uid", "instance_uid", "view")
+_TEXTS = (
+    *("patient_id", "issuer", "name", "accession", "study_date", "study_uid", "series_uid", "instance_uid"),
+    *("sop_class", "modality", "view"),
+)
 _SOUGHT = ("sought_patient_id", "sought_accession", "sought_name")
 
 
@@ -21,7 +24,7 @@ def upgrade() -> None:
         *(sa.Column(name, sa.Text, nullable=False) for name in _SOUGHT),
     )
     op.create_index("patients_same", "patients", ["patient_id", "issuer"])
-    for name in _SOUGHT[:2]:
+    for name in ("study_uid", *_SOUGHT[:2]):
         op.create_index(f"ix_patients_{name}", "patients", [name])
     for table in ("tokens", "sessions"):
         op.add_column(table, sa.Column("patients", sa.Integer, nullable=False, server_default="0"))
