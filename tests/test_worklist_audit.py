@@ -107,7 +107,8 @@ def test_changes_of_the_log_are_told(site: Site, store: Storage) -> None:
         with site.database.writing() as session:
             session.execute(text(change))
         problems = verified(site, store).problems
-        assert [sentence[: len(problem or "")] for sentence in problems] == ([problem] if problem else [])
+        # The worklist itself may have kept an anchor in the meantime, which then says that something is wrong too.
+        assert any(sentence.startswith(problem) for sentence in problems) if problem else problems == ()
 
 
 def test_a_log_that_was_cut_or_made_anew_is_told(site: Site, store: Storage) -> None:
