@@ -204,7 +204,7 @@ def _comment(record: ResultRecord) -> Any:
     sentences = [f"{warning}." for warning in record.warnings]
     return TextContentItem(
         name=CodedConcept("121106", "DCM", "Comment"),
-        value=" ".join([DISCLAIMER, "Calibrated probability; not confirmed by a reader.", *sentences])[:1024],
+        value=" ".join([DISCLAIMER, "Calibrated probability of a model, not a reader's finding.", *sentences])[:1024],
         relationship_type=RelationshipTypeValues.CONTAINS,
     )
 
