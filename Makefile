@@ -30,8 +30,8 @@ demo: $(INSTALLED) ## show the whole flow on this machine (ARGS="--exit --json" 
 test: $(INSTALLED) ## run all tests (ARGS="-k events" for some)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(if $(ARGS),$(ARGS),--cov --cov-report=)
 
-attack: $(INSTALLED) ## try what an attacker tries, against a stack that the tests start (ARGS="-k predictor" for some)
-	@$(BIN)/python -m pytest -m attack tests $(ARGS)
+attack: $(INSTALLED) ## try what an attacker tries (ARGS="--home .lungline" against a stack that runs)
+	@$(BIN)/python -m tests.support.attacks $(ARGS)
 
 chaos: $(INSTALLED) ## kill every service and every pair of services under 300 uploads
 	@$(BIN)/python -m pytest -q -s -m chaos tests/test_chaos.py $(ARGS)

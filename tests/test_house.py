@@ -179,3 +179,12 @@ def test_the_wheel_installs_and_every_package_imports(tmp_path: Path) -> None:
     run = [python, "-c", script]
     done = subprocess.run(run, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=120)
     assert done.stdout.strip() == "imported", done.stderr
+
+
+def test_attacks_name_tests_that_exist() -> None:
+    """A test that was renamed would leave its line in the table out."""
+    from tests.support.attacks import ATTACKS, TESTS
+
+    for _, _, file, name in ATTACKS:
+        text = (TESTS / file).read_text(encoding="utf-8")
+        assert not name or f"def {name}(" in text or f"class {name}" in text, f"{file}::{name}"

@@ -19,6 +19,9 @@ _FILES = re.compile(
     r"|store/data/filerldb2/\d+/(CURRENT|LOCK|LOG|MANIFEST-\d+)|store/data/m\d+/(conf|log)"
 )
 
+# Home.make makes the others.
+_FOLDERS = ("store/config", "store/data", "store/data/filerldb2", "predictor/packages", "predictor/expected")
+
 _log = logging.getLogger(__name__)
 
 
@@ -28,6 +31,8 @@ def check_access(home: Home) -> None:
         if path.is_symlink():
             continue
         is_folder = path.is_dir()
+        if not is_folder and path.relative_to(home.path).as_posix() in _FOLDERS:
+            raise StackError(f"{path} is a file where a folder should be: move it away, then `lungline up`.")
         if is_folder and _FILES.fullmatch(path.relative_to(home.path).as_posix()):
             raise StackError(f"{path} is a folder where a file should be: move it away, then `lungline up`.")
         _open_up(path, os.R_OK | os.W_OK | (os.X_OK if is_folder else 0))

@@ -73,7 +73,11 @@ def credentials(data: bytes) -> object:
 
 def private_key(data: bytes) -> object:
     """The site's key."""
-    return SiteKey(data.decode()).public
+    text = data.decode()
+    try:
+        return SiteKey(text).public
+    except (ValueError, TypeError) as exc:
+        raise ValueError("it is no private key") from exc
 
 
 def public_keys(data: bytes) -> object:

@@ -2,6 +2,7 @@
 
 import logging
 
+from eventing.state import number_of, read_state
 from laptop.home.documents import anchors, expectation, fault_of
 from lungline.home import Home
 
@@ -32,8 +33,8 @@ def _check_champion(home: Home) -> None:
     if link.exists():  # a file in its place
         link.unlink()
         _log.warning("%s was damaged: %s.", link, _AGAIN)
-    elif any(home.file("predictor", "expected").glob("*.json")):
-        _log.warning("%s is gone: %s.", link, _AGAIN)
+    elif any(home.file("predictor", "expected").glob("*.json")) or number_of(read_state(home, "bridge"), "delivered"):
+        _log.warning("%s is missing, and no model serves: %s.", link, _AGAIN)
 
 
 def _is_expected(home: Home, version: str) -> bool:
