@@ -44,6 +44,8 @@ class Home:
             for folder in FOLDERS:
                 (home.path / folder).mkdir(mode=0o700, exist_ok=True)
         except FileExistsError as exc:
+            if Path(exc.filename) == home.path:
+                raise StackError(f"The home folder {home.path} cannot be made: A file is in its place.") from exc
             sentence = f"{exc.filename} is a file where a folder should be: move it away, then `lungline up`."
             raise StackError(sentence) from exc
         except OSError as exc:

@@ -58,6 +58,9 @@ def test_migration_fills_the_list_from_stored_records(tmp_path: Path) -> None:
         ingest(database, record(warnings=("window applied", LATERAL)), record(1, warnings=("window applied",)))
     with sqlite3.connect(tmp_path / "worklist/worklist.db") as connection:
         for statement in (
+            "DROP TABLE patients",
+            "ALTER TABLE tokens DROP COLUMN patients",
+            "ALTER TABLE sessions DROP COLUMN patients",
             "ALTER TABLE audit DROP COLUMN hash",
             "ALTER TABLE entries DROP COLUMN attention",
             "ALTER TABLE records DROP COLUMN capture_error",
