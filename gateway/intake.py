@@ -29,7 +29,6 @@ Outcome = Literal[
     "out-of-resources",
     "failed",
 ]
-STORED: frozenset[Outcome] = frozenset({"stored", "repeated", "changed", "own"})
 
 log = logging.getLogger("lungline.gateway")
 
@@ -41,11 +40,6 @@ class Receipt:
     outcome: Outcome
     reason: str = ""
     instance: Instance | None = None
-
-    @property
-    def is_stored(self) -> bool:
-        """Whether the sender may forget the object."""
-        return self.outcome in STORED
 
 
 class Intake:

@@ -50,15 +50,6 @@ class Ledger:
             log.warning("The ledger cannot be written (%s).", type(exc).__name__)
             return False
 
-    def holds(self, sop_class: str, sop_instance: str) -> bool | None:
-        """Whether an instance was stored; None when it was stored under another SOP class."""
-        with self._lock:
-            rows = self._database.execute("SELECT sop_class FROM stored WHERE instance = ?", (_name(sop_instance),))
-            classes = {str(row[0]) for row in rows}
-        if not classes:
-            return False
-        return True if sop_class in classes else None
-
     def close(self) -> None:
         """Close the database."""
         with self._lock:

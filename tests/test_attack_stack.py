@@ -1,7 +1,7 @@
 """What another user of the machine, and a page in the owner's browser, try at every port of a running stack.
 
 Nothing here harms the stack: `make attack ARGS="--home FOLDER"` runs it against one of your own (its home in
-LUNGLINE_ATTACK_HOME), else the tests start one.
+ATTACK_HOME), else the tests start one.
 """
 
 import http.server
@@ -45,7 +45,7 @@ INNER = ("s3_grpc", "master", "master_grpc", "volume", "volume_grpc", "filer", "
 @pytest.fixture(scope="module")
 def target(request: pytest.FixtureRequest) -> Settings:
     """The settings of the stack that is attacked, as its owner has them."""
-    if home := os.environ.get("LUNGLINE_ATTACK_HOME"):
+    if home := os.environ.get("ATTACK_HOME"):
         return stack.connect(load_settings({"home": home}))
     connected = stack.connect(request.getfixturevalue("stack_settings"))
     eventually(lambda: all(each.state in {"ready", "external"} for each in stack.status(connected).services), 60)
@@ -149,7 +149,7 @@ def test_mlflow_asks_for_its_login(target: Settings) -> None:
     try:
         httpx.get(f"{target.mlflow_uri}/health", timeout=5)
     except httpx.HTTPError:
-        pytest.skip("this stack runs no MLflow")
+        pytest.skip("no MLflow answers in this stack")
     assert set(statuses([("GET", f"{target.mlflow_uri}{path}", {}) for path in paths])) == {401}
 
 
@@ -217,7 +217,7 @@ def test_a_page_of_another_site_changes_nothing(target: Settings, ports: Ports, 
         page = browser.new_page()
         answered: list[tuple[int, str]] = []
         page.on("response", lambda response: answered.append((response.status, response.url)))
-        page.goto(url)
+        page.goto(url, wait_until="commit")  # its images hang at ports that wait for more
         page.wait_for_function("document.title === 'done'", timeout=60_000)
         page.close()
     held = [(status, address) for status, address in answered if not address.startswith(url)]

@@ -2,7 +2,7 @@
 
 Some damages are drawn, each of another kind and of another kind of file. All of them, which takes hours:
 
-    LUNGLINE_DAMAGES=all pytest tests/test_home_damages.py
+    HOME_DAMAGES=all pytest tests/test_home_damages.py
 """
 
 import itertools
@@ -81,11 +81,11 @@ def kinds(home: Home) -> dict[str, list[Path]]:
 
 
 def drawn(home: Home) -> list[tuple[Path, str]]:
-    """Pairs of a file and a damage; with LUNGLINE_DAMAGES=all every file with every damage."""
+    """Pairs of a file and a damage; with HOME_DAMAGES=all every file with every damage."""
     files = kinds(home)
-    if os.environ.get("LUNGLINE_DAMAGES") == "all":
+    if os.environ.get("HOME_DAMAGES") == "all":
         return list(itertools.product(itertools.chain.from_iterable(files.values()), DAMAGES))
-    chance = random.Random(int(os.environ.get("LUNGLINE_DAMAGES", "20261126")))
+    chance = random.Random(int(os.environ.get("HOME_DAMAGES", "20261126")))
     names = chance.sample(sorted(files), len(files))
     return [(chance.choice(files[name]), damage) for name, damage in zip(names, itertools.cycle(DAMAGES))][:DRAWN]
 

@@ -1,4 +1,4 @@
-"""`make attack`: what an attacker tries and what bad luck does, door by door, with a table of what held.
+"""`make attack`: what an attacker tries and what bad luck does, by area, with a table of what held.
 
 python -m tests.support.attacks                     # against stacks and parts that the tests start
 python -m tests.support.attacks --home .lungline    # against a running stack of your own; nothing there is harmed
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-# The door, what is tried there, the file of its tests, and the test; without one all of them.
+# Area, attack, file of its tests, and the test; without a name all tests of the file.
 ATTACKS: tuple[tuple[str, str, str, str], ...] = (
     ("whole stack", "every port, as another user and as a page in the owner's browser", "test_attack_stack.py", ""),
     ("MLflow", "the API and the assistant without the login",
@@ -90,7 +90,8 @@ class Verdicts:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """A test was set up, run or torn down."""
         if report.when == "call" or report.outcome != "passed":
-            self.outcomes[report.nodeid].append(report.outcome)
+            is_broken = report.failed and report.when != "call"  # a fixture: nothing was tried
+            self.outcomes[report.nodeid].append("broken" if is_broken else report.outcome)
         if report.skipped and isinstance(report.longrepr, tuple):
             self.reasons[report.nodeid] = report.longrepr[2].removeprefix("Skipped: ")
 
@@ -100,6 +101,8 @@ class Verdicts:
         outcomes = {outcome for each in mine for outcome in self.outcomes[each]}
         if "failed" in outcomes:
             return "DID NOT HOLD"
+        if "broken" in outcomes:
+            return "COULD NOT BE TRIED: see the error above"
         if "passed" in outcomes:
             skipped = sorted({self.reasons[each] for each in mine if each in self.reasons})
             return "held" + (f" (not tried: {'; '.join(skipped)})" if skipped else "")
@@ -119,15 +122,15 @@ def main(arguments: list[str]) -> int:
         if at + 1 == len(arguments):
             print("--home needs the home folder of a running stack.", file=sys.stderr)
             return 2
-        os.environ["LUNGLINE_ATTACK_HOME"] = str(Path(arguments[at + 1]).absolute())
+        os.environ["ATTACK_HOME"] = str(Path(arguments[at + 1]).absolute())
         arguments = [*arguments[:at], *arguments[at + 2 :]]
         chosen = ATTACKS[:1]
     verdicts = Verdicts()
     tests = dict.fromkeys(_node(TESTS, file, name) for _, _, file, name in chosen)
     code = pytest.main(["-q", "--no-header", f"--rootdir={TESTS.parent}", *tests, *arguments], plugins=[verdicts])
     print()
-    for door, tried, file, name in chosen:
-        print(f"{door:<13} {tried:<66} {verdicts.of(_node('tests', file, name))}")
+    for area, tried, file, name in chosen:
+        print(f"{area:<13} {tried:<66} {verdicts.of(_node('tests', file, name))}")
     return int(code)
 
 
