@@ -42,6 +42,7 @@ READY = (
     ("apps/v1", "deployments", "mlflow"),
     ("apps/v1", "deployments", "worklist"),
     ("apps/v1", "deployments", "worklist-events"),
+    ("apps/v1", "deployments", "dicom-gateway"),
     ("serving.kserve.io/v1beta1", "inferenceservices", "pneumonia"),
 )
 # Neither is ready before a model was promoted: KServe sets no address for the trigger to resolve.

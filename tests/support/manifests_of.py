@@ -27,6 +27,9 @@ EXTERNAL_SECRETS = {
     ("worklist-notices", "rules.toml"),
     ("worklist-tls", None),
     ("object-store-tls", None),
+    ("dicom-gateway-tls", "tls.crt"),
+    ("dicom-gateway-tls", "tls.key"),
+    ("dicom-gateway-tls", "ca.crt"),
 }
 every_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
 
