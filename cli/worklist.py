@@ -74,6 +74,47 @@ def worklist_audit(home: Home = None, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+@worklist.command("deliveries")
+def worklist_deliveries(home: Home = None, as_json: Json = False) -> None:
+    """Show what was delivered to other systems, and what was not and why."""
+    from worklist.commands import outgoing
+
+    done = outgoing(connected(home))
+
+    def show_text() -> None:
+        if not done.counts:
+            console.say("Nothing was to be delivered yet; LUNGLINE_WORKLIST__DESTINATIONS names the destinations.")
+            return
+        rows = [(each["destination"], each["state"], each["number"]) for each in done.counts]
+        console.table(("destination", "state", "results"), rows)
+        for each in done.troubled:
+            console.say(f"{each['destination']}, upload {each['identity'][:12]}, {each['state']}: {each['error']}")
+
+    show(asdict(done), as_json, show_text)
+
+
+@worklist.command("deliver")
+def worklist_deliver(
+    destination: Annotated[
+        str | None, typer.Argument(metavar="DESTINATION", help="One destination; all by default.")
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Include what counts as failed.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Deliver what waits for other systems now.
+
+    Use it after the cause of a failure was removed.
+    """
+    from lungline.wording import count
+    from worklist.commands import deliver
+
+    number = deliver(connected(home), destination, again=again)
+    verb = "is" if number == 1 else "are"
+    text = f"{count(number, 'delivery', 'deliveries')} {verb} due; the running worklist makes them."
+    show({"due": number}, as_json, lambda: console.say(text))
+
+
 @app.command()
 def export(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", parser=path_of, help="The file to write.")],

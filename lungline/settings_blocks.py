@@ -220,6 +220,9 @@ class WorklistSettings(Block):
     notice_max_age: float = Field(
         default=60, gt=0, description="Minutes after which a late result no longer sends a notice."
     )
+    destinations: Path | None = Field(
+        default=None, description="TOML file of the systems that results are delivered to; empty delivers none."
+    )
     patient_pattern: str | None = Field(
         default=None,
         description="Regular expression whose first group is the patient in a key; empty uses the folder of the key.",

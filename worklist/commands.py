@@ -4,21 +4,25 @@ import getpass
 import os
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO
 
+from lungline.errors import SettingsError
 from lungline.home import write_private
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
-from worklist.database import audit
+from worklist.database import audit, deliveries
 from worklist.database.access import LINK_FILE, Access
 from worklist.database.audit import Verification
 from worklist.database.losses import put_back
 from worklist.database.rebuild import Rebuilt, rebuild
 from worklist.database.session import Database
+from worklist.destinations import load_destinations
 from worklist.exports import csv_fhir, feedback
 from worklist.exports.feedback import Exported, RetrainCheck
 from worklist.exports.images import ImageRenderer
+from worklist.rule_file import suggestion
 
 OnProgress = Callable[[int], None]
 
@@ -39,6 +43,38 @@ def verify_audit(settings: Settings) -> Verification:
     """Check the chain of the audit log, and what the results bucket holds of it."""
     with _connected(settings) as (database, storage):
         return audit.verify(database, storage, settings.results_bucket)
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """The deliveries of a worklist: how many by destination and state, and the latest that have trouble."""
+
+    counts: list[dict[str, Any]]
+    troubled: list[dict[str, Any]]
+
+
+def outgoing(settings: Settings) -> Outgoing:
+    """What was delivered to other systems, and what was not and why."""
+    with closing(Database.open(settings)) as database, database.reading() as session:
+        counts = [asdict(each) for each in deliveries.counts(session, also_done=True)]
+        fields = ("identity", "destination", "state", "attempts", "created", "due", "error")
+        troubled = [{name: getattr(each, name) for name in fields} for each in deliveries.troubled(session)]
+    return Outgoing(counts, troubled)
+
+
+def deliver(settings: Settings, destination: str | None, *, again: bool) -> int:
+    """Make the deliveries due that wait for a destination, or for any; with `again` its dead letters too.
+
+    The worklist makes them, at once or when it runs. Returns how many. Raises SettingsError for an unknown destination.
+    """
+    with closing(Database.open(settings)) as database, database.writing() as session:
+        if destination is not None:
+            named = {each.name for each in load_destinations(settings.worklist.destinations)}
+            if destination not in named | deliveries.names(session):
+                raise SettingsError(
+                    f"There is no destination {destination!r}; {suggestion(destination, sorted(named))}."
+                )
+        return deliveries.hasten(session, destination) + (deliveries.again(session, destination) if again else 0)
 
 
 def login_url(settings: Settings, address: str = "http://127.0.0.1:8900") -> str:

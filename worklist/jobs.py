@@ -1,4 +1,4 @@
-"""Background jobs: notices, readings and DICOM results to S3, a lost database from there, and what S3 has lost."""
+"""Background jobs: notices, deliveries, readings and DICOM results to S3, a lost database from there, lost objects."""
 
 import asyncio
 import contextlib
@@ -19,6 +19,7 @@ from worklist.database.losses import Losses
 from worklist.database.models import ResultRow
 from worklist.database.rebuild import Restoration
 from worklist.database.session import Database
+from worklist.delivery.courier import Courier
 from worklist.exports.images import ImageRenderer
 from worklist.exports.secondary_capture import capture, capture_key
 from worklist.notifier import Notifier
@@ -41,8 +42,9 @@ class Jobs:
         database: Database,
         storage: Storage,
         settings: Settings,
-        notifier: Notifier,
         *,
+        notifier: Notifier,
+        courier: Courier,
         restoration: Restoration | None = None,
         losses: Losses | None = None,
     ) -> None:
@@ -50,6 +52,7 @@ class Jobs:
         self._storage = storage
         self._settings = settings
         self._notifier = notifier
+        self._courier = courier
         self._restoration = restoration or Restoration()
         self._losses, self._look_due = losses or Losses(), 0.0
         self._images = ImageRenderer(storage, settings)
@@ -58,11 +61,13 @@ class Jobs:
         self._anchored, self._anchor = 0, 0.0
 
     async def run(self) -> None:
-        """Run rounds until stopped; notices do not wait for the store."""
+        """Run rounds until stopped; notices and deliveries do not wait for the store."""
         looked = (self.restore, self.look_for_losses)
         stored = (self.save_readings, self.save_captures, self.count_deidentified, self.anchor_audit)
-        await asyncio.gather(self._repeat(self.send_notices), self._repeat(*stored), self._repeat(*looked))
-        await run_in_threadpool(self._notifier.join, STOP_SECONDS)
+        alone = (self.send_notices, self.deliver_results)
+        await asyncio.gather(self._repeat(*stored), self._repeat(*looked), *(self._repeat(job) for job in alone))
+        stopping = (run_in_threadpool(part, STOP_SECONDS) for part in (self._notifier.join, self._courier.stop))
+        await asyncio.gather(*stopping)
 
     async def _repeat(self, *jobs: Callable[[], None]) -> None:
         while not self._stopping.is_set():
@@ -78,6 +83,10 @@ class Jobs:
     def send_notices(self) -> None:
         """Start sending due notices, and escalate those that were not acknowledged in time."""
         self._notifier.send_due()
+
+    def deliver_results(self) -> None:
+        """Start delivering due results to other systems."""
+        self._courier.deliver_due()
 
     def restore(self) -> None:
         """Restore the list of an empty database from the store."""

@@ -16,7 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lungline.errors import LunglineError
 from lungline.metrics_server import serve_metrics
 from lungline.results.records import ResultRecord
-from worklist.database import notices
+from worklist.database import deliveries, notices
+from worklist.database.deliveries import DeliveryCount
 from worklist.database.losses import Losses
 from worklist.database.models import ReadingRow, WorklistEntry
 from worklist.database.session import Database
@@ -44,6 +45,12 @@ SHOWN_SECONDS = Histogram(
     registry=REGISTRY,
 )
 NOTICES = Counter("lungline_notices_total", "Attempts to send a notice, by outcome.", ["outcome"], registry=REGISTRY)
+DELIVERIES = Counter(
+    "lungline_result_delivery_attempts_total",
+    "Attempts to deliver a result to another system, by destination and outcome.",
+    ["destination", "outcome"],
+    registry=REGISTRY,
+)
 READINGS = Counter(
     "lungline_readings_total", "Readings with a verdict.", ["label", "verdict", "model_version"], registry=REGISTRY
 )
@@ -59,6 +66,7 @@ MAX_VERSIONS = 50
 _versions: set[str] = set()
 
 notice_outcome = cache(NOTICES.labels)
+delivery_outcome = cache(DELIVERIES.labels)
 _request = cache(REQUESTS.labels)
 _result = cache(RESULTS.labels)
 # Present as 0 from the first scrape: a series that begins at 1 shows no increase.
@@ -146,6 +154,7 @@ class ListCollector(Collector):
                     session.scalar(select(func.count()).select_from(WorklistEntry).where(WorklistEntry.read == 0)) or 0
                 )
                 pending = notices.count_open(session)
+                outgoing = deliveries.counts(session)
         except LunglineError:
             return
         yield GaugeMetricFamily("lungline_unread_results", "Results that no reader has read.", unread)
@@ -155,6 +164,26 @@ class ListCollector(Collector):
         yield GaugeMetricFamily(
             "lungline_notices_troubled", "Notices that could not be sent and are not acknowledged.", pending.failed
         )
+        yield from _gauges_of(outgoing)
+
+
+def _gauges_of(outgoing: list[DeliveryCount]) -> Iterator[GaugeMetricFamily]:
+    labels = ["destination", "state"]
+    number = GaugeMetricFamily(
+        "lungline_result_deliveries", "Deliveries that wait or have failed, by destination.", labels=labels
+    )
+    age = GaugeMetricFamily(
+        "lungline_result_delivery_wait_seconds", "Age of the oldest delivery that waits.", labels=["destination"]
+    )
+    oldest: dict[str, datetime] = {}
+    for each in outgoing:
+        number.add_metric([each.destination, each.state], each.number)
+        if each.state != "failed":
+            oldest[each.destination] = min(each.oldest, oldest.get(each.destination, each.oldest))
+    for destination, since in oldest.items():
+        age.add_metric([destination], (datetime.now(UTC) - since).total_seconds())
+    yield number
+    yield age
 
 
 def serve(host: str, port: int, *collectors: Collector) -> None:

@@ -23,6 +23,7 @@ from worklist.database.access import signer
 from worklist.database.notices import Due, Target
 from worklist.database.session import Database
 from worklist.rules import LOCAL_FILE, NoticeRule
+from worklist.worker import Worker
 
 TIMEOUT_SECONDS = 20.0
 BATCH = 5
@@ -97,32 +98,21 @@ class Notifier:
                 notices.mark_sent(session, due.number, None if is_last or not rule else rule.escalate_minutes)
 
 
-class _Worker:
-    """Sends the notices of one target, in a thread that lives while there are some."""
+class _Worker(Worker):
+    """Sends the notices of one target."""
 
     def __init__(
         self, notifier: Notifier, url: str, targets: Sequence[Target], sender: "_Sender", timeout: float
     ) -> None:
+        super().__init__("notices", self._send_all)
         self.targets = targets
         self._notifier = notifier
         self._url = url
         self._sender = sender
         self._timeout = timeout
-        self._thread: threading.Thread | None = None
         self._hanging: threading.Thread | None = None
 
-    def start(self) -> None:
-        """Send what is due, unless that is under way."""
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._run, name="notices", daemon=True)
-            self._thread.start()
-
-    def join(self, seconds: float) -> None:
-        """Wait until nothing is being sent, at most this long."""
-        if self._thread:
-            self._thread.join(seconds)
-
-    def _run(self) -> None:
+    def _send_all(self) -> None:
         try:
             while batch := self._notifier.claim(self.targets):
                 for due in batch:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
@@ -9,11 +10,13 @@ from sqlalchemy.orm import Session
 
 from lungline.results.patients import PatientRecord
 from lungline.results.records import ResultRecord, knows_more
+from worklist.database import deliveries
 from worklist.database.models import ReadingRow, ResultRow, WorklistEntry, microseconds
 from worklist.database.notices import note_late, queue
 from worklist.database.patients import remember
 from worklist.database.readings import apply
 from worklist.database.session import Database
+from worklist.destinations import Destination
 from worklist.rules import NoticeRule
 
 RANGES = {"Pneumonia": (1000, 1100), "Unsure": (2000, 2100), "Refused": (3000, 3000), "Normal": (4000, 4100)}
@@ -52,17 +55,21 @@ def ingest(
     *records: ResultRecord,
     patients: Sequence[PatientRecord] = (),
     rules: Sequence[NoticeRule] = (),
+    destinations: Sequence[Destination] = (),
     notice_max_age: timedelta = timedelta(hours=1),
 ) -> int:
-    """Store results and their patients in one transaction and queue notices; return how many changed the list.
+    """Store results and their patients in one transaction, queue notices and deliveries; return the changes.
 
     Results older than `notice_max_age` send no notice, and say so. Raises DatabaseUnavailable.
     """
+    store = partial(
+        _ingest, database, records, patients, rules=rules, destinations=destinations, notice_max_age=notice_max_age
+    )
     try:
-        return _ingest(database, records, patients, rules, notice_max_age)
+        return store()
     except IntegrityError:
         # Another process stored the same upload at the same moment; this time it is an update.
-        return _ingest(database, records, patients, rules, notice_max_age)
+        return store()
 
 
 def touch(entry: WorklistEntry) -> None:
@@ -74,7 +81,9 @@ def _ingest(
     database: Database,
     records: Sequence[ResultRecord],
     patients: Sequence[PatientRecord],
+    *,
     rules: Sequence[NoticeRule],
+    destinations: Sequence[Destination],
     notice_max_age: timedelta,
 ) -> int:
     changed = 0
@@ -83,6 +92,7 @@ def _ingest(
         for record in records:
             if _add(session, record):
                 changed += 1
+                deliveries.queue(session, destinations, record)
                 if datetime.now(UTC) - record.times.done < notice_max_age:
                     queue(session, rules, record)
                 else:

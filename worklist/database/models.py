@@ -4,7 +4,8 @@
     records    every result record as received, one per upload and model version
     patients   whom uploads are of, for those who may see it
     readings   the readings of readers; append-only
-    notices    the outbox: pending, sent and acknowledged notices
+    notices    the outbox of notices: pending, sent and acknowledged
+    deliveries the outbox of results: pending, sent and dead-lettered deliveries to other systems
     signals    uploads that were dead-lettered or de-identified elsewhere, for the counters
     audit      who looked at, searched, read, corrected and exported what; append-only, a chain of hashes
     tokens     digests of single-use sign-in links
@@ -177,23 +178,28 @@ class ReadingRow(Table):
     saved: Mapped[int] = mapped_column(default=0, index=True)
 
 
-class Notice(Table):
-    """A notice about an upload: at most one row per upload, rule, step and target."""
-
-    __tablename__ = "notices"
+class Outgoing:
+    """What every row of an outbox has; see worklist.database.outbox."""
 
     number: Mapped[int] = mapped_column(_NUMBER, primary_key=True)
     identity: Mapped[str] = mapped_column(String(64), index=True)
-    rule: Mapped[str] = mapped_column(String(128))
-    step: Mapped[int] = mapped_column(default=0)
-    target: Mapped[int] = mapped_column(default=0)
-    label: Mapped[str | None] = mapped_column(String(16))
     state: Mapped[str] = mapped_column(String(16))
     attempts: Mapped[int] = mapped_column(default=0)
     due: Mapped[datetime]
     created: Mapped[datetime]
     sent: Mapped[datetime | None]
     error: Mapped[str | None]
+
+
+class Notice(Outgoing, Table):
+    """A notice about an upload: at most one row per upload, rule, step and target."""
+
+    __tablename__ = "notices"
+
+    rule: Mapped[str] = mapped_column(String(128))
+    step: Mapped[int] = mapped_column(default=0)
+    target: Mapped[int] = mapped_column(default=0)
+    label: Mapped[str | None] = mapped_column(String(16))
     escalates: Mapped[datetime | None]
     acknowledged: Mapped[datetime | None]
     acknowledged_by: Mapped[str | None]
@@ -201,6 +207,20 @@ class Notice(Table):
     __table_args__ = (
         UniqueConstraint("identity", "rule", "step", "target", name="notices_once"),
         Index("notices_due", "state", "due"),
+    )
+
+
+class Delivery(Outgoing, Table):
+    """The delivery of a result to a destination: at most one row for both. Nothing in it describes a patient."""
+
+    __tablename__ = "deliveries"
+
+    record: Mapped[str] = mapped_column(String(512))
+    destination: Mapped[str] = mapped_column(String(64))
+
+    __table_args__ = (
+        UniqueConstraint("record", "destination", name="deliveries_once"),
+        Index("deliveries_due", "state", "destination", "due"),
     )
 
 

@@ -13,16 +13,15 @@ from sqlalchemy.orm import Session
 
 from lungline.results.records import ResultRecord
 from lungline.wording import ago
+from worklist.database import outbox
 from worklist.database.models import Notice, WorklistEntry
+from worklist.database.outbox import NOT_SENT, is_due
 from worklist.rules import NoticeRule
 
-SENDING_MINUTES = 5
 ATTEMPTS = 12
 _GIVE_WAY_AFTER = 7
-FIRST_WAIT = timedelta(seconds=10)
-LONGEST_WAIT = timedelta(minutes=30)
 # A notice that is never sent has no place among the groups of its rule: a later result must find theirs free.
-NOT_SENT, LATE_STEP = "not sent", -1
+LATE_STEP = -1
 
 
 # A rule's name, the number of a group in it, and of a target in that group, from 0.
@@ -66,13 +65,13 @@ def anything_due(session: Session) -> bool:
     """Whether there is a notice to send or to escalate."""
     now = datetime.now(UTC)
     overdue = (Notice.escalates <= now) & Notice.acknowledged.is_(None)
-    return session.scalar(select(Notice.number).where(_due() | overdue).limit(1)) is not None
+    return session.scalar(select(Notice.number).where(is_due(Notice) | overdue).limit(1)) is not None
 
 
 def due_targets(session: Session) -> set[Target]:
     """The targets that have due notices."""
     place = (Notice.rule, Notice.step, Notice.target)
-    return {(row[0], row[1], row[2]) for row in session.execute(select(*place).where(_due()).distinct())}
+    return {(row[0], row[1], row[2]) for row in session.execute(select(*place).where(is_due(Notice)).distinct())}
 
 
 def claim(session: Session, targets: Sequence[Target], limit: int) -> list[Due]:
@@ -86,18 +85,8 @@ def claim_orphans(session: Session, targets: Sequence[Target], limit: int = 20) 
 
 
 def _claim(session: Session, condition: ColumnElement[bool], limit: int) -> list[Due]:
-    rows = session.scalars(
-        select(Notice).where(_due(), condition).order_by(Notice.due).limit(limit).with_for_update(skip_locked=True)
-    ).all()
-    for notice in rows:
-        notice.state = "sending"
-        notice.due = datetime.now(UTC) + timedelta(minutes=SENDING_MINUTES)
-        notice.attempts += 1
+    rows = outbox.claim(session, Notice, condition, limit)
     return [Due(row.number, row.identity, row.rule, row.step, row.target, row.attempts) for row in rows]
-
-
-def _due() -> ColumnElement[bool]:
-    return Notice.state.in_(("waiting", "sending")) & (Notice.due <= datetime.now(UTC))
 
 
 def mark_sent(session: Session, number: int, escalate_minutes: float | None) -> None:
@@ -111,9 +100,8 @@ def mark_sent(session: Session, number: int, escalate_minutes: float | None) -> 
 def mark_failed(session: Session, due: Due, error: str) -> None:
     """Record a failed attempt; the notice is retried with growing delays until it counts as failed."""
     now = datetime.now(UTC)
-    wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (due.attempts - 1))
     state = "failed" if due.attempts >= ATTEMPTS else "waiting"
-    values = {"state": state, "error": error, "due": now + wait}
+    values = {"state": state, "error": error, "due": now + outbox.wait_after(due.attempts)}
     # A target that has failed for a quarter of an hour does not hold up the next group.
     if due.attempts == _GIVE_WAY_AFTER:
         values["escalates"] = now

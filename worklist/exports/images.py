@@ -3,7 +3,8 @@
 import io
 import threading
 from collections import OrderedDict
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,6 +74,12 @@ class ImageRenderer:
         if etag and not upload.version_id and stored.etag != etag:
             raise ObjectGone("The image was overwritten after the prediction.")
         return stored.data
+
+    @contextmanager
+    def reading(self, record: ResultRecord) -> Generator[bytes]:
+        """The bytes that were uploaded, in memory that is given back when the context ends; raises Busy as well."""
+        with self._limits.work():
+            yield self._read(record)
 
     def _read(self, record: ResultRecord) -> bytes:
         """The bytes that were uploaded, in the memory of this thread's work."""

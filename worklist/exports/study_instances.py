@@ -3,7 +3,9 @@
 Both are made of the upload itself whenever they are wanted: whom the image is of is read there, and kept nowhere else.
 """
 
-from dataclasses import dataclass
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from lungline.errors import DataError
 from lungline.results.records import ResultRecord
@@ -15,29 +17,37 @@ from worklist.exports.structured_report import structured_report
 
 @dataclass(frozen=True, slots=True)
 class StudyInstances:
-    """Makes the DICOM instances of results.
+    """The DICOM instances of one result; `original` is the DICOM file that was uploaded.
 
-    Every call raises ObjectGone when the upload is gone or was overwritten, StorageUnavailable, and DataError when the
-    upload is no DICOM, or one that nothing can be added to.
+    Making one raises DataError when nothing can be added to the upload's study.
     """
 
-    storage: Storage
-    images: ImageRenderer
-    results_bucket: str
+    record: ResultRecord
+    original: bytes = field(repr=False)
+    _storage: Storage
+    _results_bucket: str
 
-    def report(self, record: ResultRecord) -> bytes:
+    def report(self) -> bytes:
         """The Structured Report."""
-        return structured_report(self.original(record), record)
+        return structured_report(self.original, self.record)
 
-    def capture(self, record: ResultRecord) -> bytes:
-        """The Secondary Capture."""
-        if record.heatmap is None:
+    def capture(self) -> bytes:
+        """The Secondary Capture. Raises ObjectGone and StorageUnavailable as well."""
+        if self.record.heatmap is None:
             raise DataError("The result has no heatmap.")
-        overlaid = self.storage.get(self.results_bucket, record.heatmap).data
-        return capture(self.original(record), overlaid, record)
+        overlaid = self._storage.get(self._results_bucket, self.record.heatmap).data
+        return capture(self.original, overlaid, self.record)
 
-    def original(self, record: ResultRecord) -> bytes:
-        """The DICOM file that was uploaded."""
-        if record.image is None or record.image.format != "dicom":
-            raise DataError("The upload is no DICOM file, so it is not known whose study the result belongs to.")
-        return self.images.original(record)
+
+@contextmanager
+def instances_of(
+    record: ResultRecord, storage: Storage, images: ImageRenderer, results_bucket: str
+) -> Generator[StudyInstances]:
+    """Read an upload that is DICOM, in the memory that images may take until the context ends.
+
+    Raises ObjectGone when it is gone or was overwritten, DataError when it is no DICOM, StorageUnavailable, Busy.
+    """
+    if record.image is None or record.image.format != "dicom":
+        raise DataError("The upload is no DICOM file, so it is not known whose study the result belongs to.")
+    with images.reading(record) as original:
+        yield StudyInstances(record, original, storage, results_bucket)

@@ -30,6 +30,8 @@ from worklist.database.models import WorklistEntry
 from worklist.database.readings import ReadingRefused, ResultChanged
 from worklist.database.rebuild import Restoration
 from worklist.database.session import BUSY_SECONDS, Database
+from worklist.delivery.courier import Courier
+from worklist.destinations import load_destinations
 from worklist.exports.images import ImageRenderer
 from worklist.incoming import Incoming, ResultMissing, VersionUnknown
 from worklist.jobs import Jobs
@@ -73,9 +75,10 @@ def build_app(
 
     `restore` fills an empty database from the results bucket.
 
-    Raises SettingsError for invalid notice rules, DatabaseUnavailable when the database does not answer.
+    Raises SettingsError for invalid notice rules or destinations, DatabaseUnavailable when there is no database.
     """
     rules = load_rules(settings.worklist.notice_rules)
+    destinations = load_destinations(settings.worklist.destinations)
     database = Database.open(settings, busy_seconds)
     storage = storage or Storage.from_settings(settings)
     pages = Jinja2Templates(env=_environment())
@@ -92,10 +95,31 @@ def build_app(
     incoming, losses = Incoming(storage, settings), Losses()
     restoration = Restoration.of(database) if restore else Restoration()
     app.state.worklist = Worklist(
-        settings, database, storage, access, live, pages, images, rules, incoming, Looks(database), restoration, losses
+        settings,
+        database,
+        storage,
+        access,
+        live,
+        pages,
+        images,
+        rules,
+        destinations,
+        incoming,
+        Looks(database),
+        restoration,
+        losses,
     )
     app.state.stop = lambda: None
-    app.state.jobs = Jobs(database, storage, settings, notifier, restoration=restoration, losses=losses)
+    courier = Courier(database, storage, settings, destinations)
+    app.state.jobs = Jobs(
+        database,
+        storage,
+        settings,
+        notifier=notifier,
+        courier=courier,
+        restoration=restoration,
+        losses=losses,
+    )
     for routes in (events, list_page, viewer, sign_in, exports):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=FOLDER / "static"))

@@ -18,6 +18,7 @@ from worklist.database.entries import Filter
 from worklist.database.losses import Losses
 from worklist.database.rebuild import Restoration
 from worklist.database.session import Database
+from worklist.destinations import AnyDestination
 from worklist.exports.images import ImageRenderer
 from worklist.incoming import Incoming
 from worklist.rules import NoticeRule
@@ -49,6 +50,7 @@ class Worklist:
     pages: Jinja2Templates
     images: ImageRenderer
     rules: tuple[NoticeRule, ...]
+    destinations: tuple[AnyDestination, ...]
     incoming: Incoming
     looks: Looks
     restoration: Restoration

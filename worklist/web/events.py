@@ -104,7 +104,14 @@ def _store(context: Worklist, records: Sequence[ResultRecord], trace: str | None
         identity = record.upload.identity
         with tracing.span("show", trace or tracing.of_upload(identity), "server") as span:
             patients = context.incoming.patients([record])
-            changed = ingest(context.database, record, patients=patients, rules=context.rules, notice_max_age=age)
+            changed = ingest(
+                context.database,
+                record,
+                patients=patients,
+                rules=context.rules,
+                destinations=context.destinations,
+                notice_max_age=age,
+            )
             span.add(changed=bool(changed))
         if changed:
             metrics.count_result(record)

@@ -12,7 +12,8 @@ from lungline.results.records import ResultRecord
 from worklist.database import audit
 from worklist.database.access import Person
 from worklist.database.models import ResultRow
-from worklist.exports import csv_fhir, study_instances
+from worklist.exports import csv_fhir
+from worklist.exports.study_instances import instances_of
 from worklist.web.context import Admin, Context, NotFound, Reader, Worklist, require_sees_patients
 
 router = APIRouter()
@@ -66,9 +67,10 @@ def _dicom(context: Worklist, person: Person, name: str, form: Literal["dicom re
     if row is None:
         raise NotFound("Result not found.")
     record = ResultRecord.model_validate_json(row.body)
-    made = study_instances.StudyInstances(context.storage, context.images, context.settings.results_bucket)
+    bucket = context.settings.results_bucket
     try:
-        data = made.report(record) if form == "dicom report" else made.capture(record)
+        with instances_of(record, context.storage, context.images, bucket) as made:
+            data = made.report() if form == "dicom report" else made.capture()
     except (ObjectGone, DataError) as exc:
         raise NotFound(str(exc)) from exc
     with context.database.writing() as session:

@@ -1,6 +1,7 @@
 """The viewer: one X-ray, its result and its readings."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, cast
 
@@ -16,12 +17,13 @@ from lungline.errors import ObjectGone
 from lungline.results.readings import Action, Verdict
 from lungline.results.records import ResultRecord
 from worklist import metrics
-from worklist.database import audit, entries, notices, patients, readings
+from worklist.database import audit, deliveries, entries, notices, patients, readings
 from worklist.database.access import Person
 from worklist.database.entries import Filter
 from worklist.database.ingest import notes_of, touch, warnings_of
 from worklist.database.models import ResultRow, WorklistEntry
 from worklist.database.readings import MAX_COMMENT, VERDICTS, ReadingRefused, ResultChanged
+from worklist.destinations import Destination
 from worklist.exports.images import RenderedImage
 from worklist.web.context import Context, NotFound, Reader, Worklist, Writer, next_page, searched, wants_page
 from worklist.web.looks import SAW_PATIENT
@@ -101,6 +103,7 @@ def _page(  # what a request shows, and what is kept of a reading that was not s
             "earlier": entries.same_key(session, entry),
             "readings": readings.history(session, identity),
             "notices": notices.of_upload(session, identity),
+            "deliveries": deliveries.of_upload(session, identity),
             "patient": patient,
             "other_images": other_images,
         }
@@ -195,11 +198,17 @@ def _read(context: Worklist, person: Person, identity: str, submitted: Submitted
     with context.database.writing() as session:
         entry = _entry(session, identity, lock=True)
         if not submitted.is_stored(session, identity, person):
-            _store(session, entry, submitted, person)
+            _store(session, entry, submitted, person, context.destinations)
         return identity if submitted.action == "reopened" else entries.neighbours(session, wanted, entry)[1]
 
 
-def _store(session: Session, entry: WorklistEntry, submitted: SubmittedReading, person: Person) -> None:
+def _store(
+    session: Session,
+    entry: WorklistEntry,
+    submitted: SubmittedReading,
+    person: Person,
+    destinations: Sequence[Destination],
+) -> None:
     readings.require_shown(entry, submitted.record, submitted.label)
     action, verdict = submitted.action, submitted.verdict
     free = submitted.id if submitted.id and readings.find(session, submitted.id) is None else None
@@ -209,6 +218,7 @@ def _store(session: Session, entry: WorklistEntry, submitted: SubmittedReading, 
     metrics.count_reading(reading)
     if action != "reopened":
         notices.cancel(session, entry.identity, person.who)
+    deliveries.queue_reading(session, destinations, entry.record, action)
     audit.record(session, person.who, person.role, action, identity=entry.identity, detail=verdict or "")
 
 

@@ -1,0 +1,1 @@
+"""Delivery of results to other systems: PACS, archives, FHIR servers, interface engines."""

@@ -1,0 +1,83 @@
+"""Delivery by DICOM C-STORE. UIDs follow from the result, so an archive that has an instance keeps it as it is."""
+
+import io
+import logging
+from typing import Any
+
+from worklist.delivery.parcel import Instances
+from worklist.delivery.refusals import NotTaken, Rejected, require_stored
+from worklist.destinations import DicomDestination
+
+CONNECT_SECONDS = 10
+ANSWER_SECONDS = 30
+_SENT = {"report": "Structured Report", "capture": "Secondary Capture"}
+
+
+def send(destination: DicomDestination, instances: Instances) -> None:
+    """Store a result's instances over one association. Raises NotTaken, Rejected, SettingsError."""
+    from pydicom import dcmread
+
+    association = _associate(destination)
+    try:
+        accepted = {context.abstract_syntax for context in association.accepted_contexts}
+        for kind, data in instances:
+            name, dataset = _SENT[kind], dcmread(io.BytesIO(data))
+            if dataset.SOPClassUID not in accepted:
+                raise Rejected(f"The destination takes no instances of the class of a {name}.")
+            status = association.send_c_store(dataset).get("Status")
+            if status is None:
+                raise NotTaken(f"The destination did not answer after the {name} was sent.")
+            require_stored(status, name)
+    finally:
+        if association.is_established:
+            association.release()
+
+
+def _associate(destination: DicomDestination) -> Any:
+    from pydicom.uid import (
+        ComprehensiveSRStorage,
+        ExplicitVRLittleEndian,
+        ImplicitVRLittleEndian,
+        SecondaryCaptureImageStorage,
+    )
+
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)  # it logs identifiers
+    entity = _entity(destination.calling_title)
+    entity.connection_timeout = entity.acse_timeout = CONNECT_SECONDS
+    entity.dimse_timeout = entity.network_timeout = ANSWER_SECONDS
+    for sop_class in (ComprehensiveSRStorage, SecondaryCaptureImageStorage):
+        # The second is the default of the standard, which everybody takes.
+        entity.add_requested_context(sop_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+    tls = destination.tls
+    host = destination.host
+    secured = None if tls is None else (tls.context(), tls.server_name or host)
+    try:
+        association = entity.associate(host, destination.port, ae_title=destination.called_title, tls_args=secured)
+    except OSError as exc:
+        raise NotTaken(f"The destination cannot be reached ({type(exc).__name__}).") from None
+    if association.is_established:
+        return association
+    if association.is_rejected:
+        raise NotTaken("The destination rejected the association: does it know our AE title, and is its own right?")
+    raise NotTaken("The destination did not answer, or ended the association.")
+
+
+def _entity(title: str) -> Any:
+    """An application entity that closes also those of its sockets that were never connected."""
+    from pynetdicom import AE
+    from pynetdicom.transport import AssociationSocket
+
+    class ClosingSocket(AssociationSocket):
+        def _shutdown_socket(self) -> None:
+            connection = self.socket
+            super()._shutdown_socket()  # leaves it open when nobody is at the other end
+            if connection is not None:
+                connection.close()
+
+    class Entity(AE):
+        def _create_socket(self, assoc: Any, address: Any, tls_args: Any) -> AssociationSocket:
+            made = ClosingSocket(assoc, address=address)
+            made.tls_args = tls_args
+            return made
+
+    return Entity(ae_title=title)

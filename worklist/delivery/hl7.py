@@ -1,0 +1,174 @@
+"""Delivery as an HL7 v2.5.1 ORU^R01 message over MLLP.
+
+The message control id follows from result, verdict and destination, so a message that comes twice is recognised. The
+finding is the reader's once there is a verdict, and final; the model's is preliminary whoever has read the X-ray.
+"""
+
+import hashlib
+import socket
+import ssl
+import time
+from datetime import datetime
+from typing import Any
+
+from lungline.errors import DataError
+from lungline.results.patients import PatientRecord
+from worklist.delivery.parcel import Finding
+from worklist.delivery.refusals import NotTaken, Rejected
+from worklist.destinations import Hl7Destination
+from worklist.exports.secondary_capture import DISCLAIMER
+
+CONNECT_SECONDS = 10.0
+ANSWER_SECONDS = 30.0
+MAX_ANSWER = 64 * 2**10
+_BEGIN, _END = b"\x0b", b"\x1c\r"
+_ESCAPES = str.maketrans({"\\": "\\E\\", "|": "\\F\\", "^": "\\S\\", "~": "\\R\\", "&": "\\T\\", "\r": " ", "\n": " "})
+_PRESENCE = {
+    "Pneumonia": ("52101004", "Present", "A"),
+    "Normal": ("272519000", "Absent", "N"),
+    "Unsure": ("82334004", "Indeterminate", ""),
+}
+_FINDING = "233604007^Pneumonia^SCT"
+
+
+def send(destination: Hl7Destination, finding: Finding) -> None:
+    """Send a result and wait for its acknowledgement. Raises NotTaken, Rejected, SettingsError, DataError."""
+    names = f"{finding.record.id} {finding.name} {destination.name}"
+    control_id = hashlib.sha256(names.encode()).hexdigest()[:20]
+    text = message(destination, finding, control_id)
+    try:
+        answer = _exchange(destination, _BEGIN + text.encode() + _END)
+    except OSError as exc:
+        raise NotTaken(f"The destination did not answer ({type(exc).__name__}).") from None
+    _require_accepted(answer, control_id)
+
+
+def message(destination: Hl7Destination, finding: Finding, control_id: str) -> str:
+    """The message, checked against the tables of the standard. Raises DataError."""
+    from hl7apy.core import Message
+    from hl7apy.exceptions import HL7apyException
+
+    try:
+        made: Any = Message("ORU_R01", version="2.5.1")
+        _head(made, destination, control_id, finding.record.times.done)
+        result = made.add_group("ORU_R01_PATIENT_RESULT")
+        _patient(result.add_group("ORU_R01_PATIENT").add_segment("PID"), finding.patient)
+        order = result.add_group("ORU_R01_ORDER_OBSERVATION")
+        _request(order.add_segment("OBR"), finding)
+        for number, values in enumerate(_observations(finding), 1):
+            observation = order.add_group("ORU_R01_OBSERVATION").add_segment("OBX")
+            for field, value in {"obx_1": str(number), "obx_11": "P", **values}.items():
+                setattr(observation, field, value)
+        return made.to_er7()
+    except HL7apyException as exc:
+        raise DataError(f"The message does not follow the standard ({type(exc).__name__}).") from None
+
+
+def _head(made: Any, destination: Hl7Destination, control_id: str, done: datetime) -> None:
+    values = {
+        "msh_3": "LUNGLINE", "msh_5": _escaped(destination.application), "msh_6": _escaped(destination.facility),
+        "msh_7": _moment(done), "msh_9": "ORU^R01^ORU_R01", "msh_10": control_id, "msh_11": "P",
+        "msh_18": "UNICODE UTF-8",
+    }  # fmt: skip
+    for field, value in values.items():
+        setattr(made.msh, field, value)
+
+
+def _patient(segment: Any, patient: PatientRecord) -> None:
+    parts = [*patient.name.split("^"), "", "", "", "", ""][:5]
+    family, given, middle, prefix, suffix = map(_escaped, parts)  # DICOM has the prefix before the suffix
+    segment.pid_1 = "1"
+    segment.pid_3 = f"{_escaped(patient.patient_id)}^^^{_escaped(patient.issuer)}".rstrip("^")
+    segment.pid_5 = f"{family}^{given}^{middle}^{suffix}^{prefix}".rstrip("^")
+
+
+def _request(segment: Any, finding: Finding) -> None:
+    record, patient, reading = finding.record, finding.patient, finding.reading
+    fields = {
+        "obr_1": "1", "obr_3": f"{record.upload.identity[:32]}^LUNGLINE", "obr_4": "30745-4^XR Chest Views^LN",
+        "obr_7": patient.study_date.replace("-", ""), "obr_18": _escaped(patient.accession),
+        "obr_22": _moment(reading.at if reading else record.times.done), "obr_24": "RAD", "obr_25": _status(finding),
+    }  # fmt: skip
+    for field, value in fields.items():
+        if value:
+            setattr(segment, field, value)
+
+
+def _status(finding: Finding) -> str:
+    """Of the report (HL7 tables 0123 and 0085): preliminary, final, or that there can be none."""
+    if finding.reading is None:
+        return "P"
+    return "X" if finding.reading.verdict == "Not usable" else "F"
+
+
+def _observations(finding: Finding) -> list[dict[str, str]]:
+    record = finding.record
+    model, points = record.model, record.thresholds
+    name = f"{model.name} {model.version}, sha256 {model.sha256}"
+    return [
+        _presence(finding),
+        {
+            "obx_2": "NM", "obx_3": "122157^Probability^DCM", "obx_5": f"{record.probability or 0.0:.4g}",
+            "obx_6": "1^no units^UCUM", "obx_7": f"<{points.low:.4g}",
+        },
+        {"obx_2": "ST", "obx_3": "label^Label of the model^99LUNGLINE", "obx_5": record.label or ""},
+        {"obx_2": "ST", "obx_3": "111001^Algorithm Name^DCM", "obx_5": _escaped(name)},
+        {"obx_2": "ST", "obx_3": "110180^Study Instance UID^DCM", "obx_5": finding.patient.study_uid},
+        {"obx_2": "TX", "obx_3": "121106^Comment^DCM", "obx_5": DISCLAIMER},
+    ]  # fmt: skip
+
+
+def _presence(finding: Finding) -> dict[str, str]:
+    """Pneumonia: the reader's verdict, else the model's label."""
+    head = {"obx_2": "CE", "obx_3": _FINDING, "obx_11": _status(finding)}
+    verdict = finding.reading.verdict if finding.reading else finding.record.label
+    if verdict not in _PRESENCE:
+        return head
+    code, meaning, flag = _PRESENCE[verdict]
+    return head | {"obx_5": f"{code}^{meaning}^SCT"} | ({"obx_8": flag} if flag else {})
+
+
+def _escaped(text: str) -> str:
+    return text.translate(_ESCAPES)
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment.astimezone():%Y%m%d%H%M%S%z}"
+
+
+def _exchange(destination: Hl7Destination, frame: bytes) -> bytes:
+    """Send a frame; the frame that comes back, without its marks."""
+    deadline = time.monotonic() + ANSWER_SECONDS
+    context = destination.tls.context() if destination.tls else None
+    with socket.create_connection((destination.host, destination.port), CONNECT_SECONDS) as plain:
+        connection = _secured(plain, context, destination)
+        with connection:
+            connection.sendall(frame)
+            received = b""
+            while _END not in received:
+                connection.settimeout(max(0.1, deadline - time.monotonic()))
+                chunk = connection.recv(4096)
+                received += chunk
+                if not chunk or len(received) > MAX_ANSWER or time.monotonic() > deadline:
+                    raise NotTaken("The destination did not acknowledge the message.")
+    return received.partition(_END)[0].removeprefix(_BEGIN)
+
+
+def _secured(plain: socket.socket, context: ssl.SSLContext | None, destination: Hl7Destination) -> socket.socket:
+    if context is None or destination.tls is None:
+        return plain
+    return context.wrap_socket(plain, server_hostname=destination.tls.server_name or destination.host)
+
+
+def _require_accepted(answer: bytes, control_id: str) -> None:
+    """Raise unless the acknowledgement accepts this message; its text is not shown."""
+    segments = [line.split("|") for line in answer.decode("utf-8", "replace").split("\r")]
+    acknowledged = next((fields for fields in segments if fields[0] == "MSA"), [])
+    code, identifier = [*acknowledged[1:3], "", ""][:2]
+    if identifier != control_id:
+        raise NotTaken("The destination acknowledged another message.")
+    if code in ("AA", "CA"):
+        return
+    if code in ("AE", "CE"):
+        raise Rejected(f"The destination refused the message ({code}).")
+    raise NotTaken("The destination rejected the message for now.")
