@@ -10,7 +10,8 @@ from gateway import metrics
 from gateway.intake import Intake
 from gateway.ledger import Ledger
 from gateway.spool import Spool
-from gateway.storage_scp import StorageScp, server_context
+from gateway.storage_scp import StorageScp
+from gateway.tls import TlsFiles
 from lungline import program
 from lungline.errors import StackError
 from lungline.home import Home
@@ -32,7 +33,7 @@ def main(settings: Settings) -> None:
     spool = Spool(folder / "spool", settings.gateway.spool_bytes)
     ledger = Ledger(folder / "ledger.db")
     intake = Intake(Storage.from_settings(settings), settings, ledger, budget_of_process(0.5))
-    scp = StorageScp(settings.gateway, intake, spool, server_context(settings.gateway))
+    scp = StorageScp(settings.gateway, intake, spool, TlsFiles(settings.gateway))
     stopping = threading.Event()
     program.stop_on_sigterm(stopping.set)
     try:

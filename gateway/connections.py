@@ -19,6 +19,7 @@ from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAsso
 from gateway import metrics
 from gateway.reception import BoundedDimse
 from gateway.spool import Spool
+from gateway.tls import TlsFiles
 
 if TYPE_CHECKING:
     from pynetdicom.association import Association
@@ -85,8 +86,11 @@ class BoundedServer(ThreadedAssociationServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, *args: Any, spool: Spool, max_bytes: int, max_connections: int, **options: Any) -> None:
+    def __init__(
+        self, *args: Any, spool: Spool, tls: TlsFiles, max_bytes: int, max_connections: int, **options: Any
+    ) -> None:
         self.spool = spool
+        self._tls = tls
         self.max_bytes = max_bytes
         self._max_connections = max_connections
         self._open: dict[socket.socket, Association | None] = {}
@@ -113,10 +117,10 @@ class BoundedServer(ThreadedAssociationServer):
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Do the TLS handshake, then start the association."""
         request.settimeout(_HANDSHAKE_SECONDS)
-        if self.ssl_context:
+        if context := self._tls.context():
             plain = request
             try:
-                request = self.ssl_context.wrap_socket(plain, server_side=True)
+                request = context.wrap_socket(plain, server_side=True)
             except (OSError, ssl.SSLError):
                 metrics.count_association("rejected")
                 log.warning("A TLS handshake failed.")

@@ -5,7 +5,6 @@ Sources: DICOM PS3.4 annexes A and B, PS3.7 9.3 and annex C (statuses), PS3.8 (a
 
 import logging
 import re
-import ssl
 import threading
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ from gateway.intake import REPORTS, Intake, Outcome, Receipt
 from gateway.part10 import IMPLEMENTATION_NAME, IMPLEMENTATION_UID, data_set_start, with_header
 from gateway.reception import BoundedDimse, receive_into
 from gateway.spool import Spool
+from gateway.tls import TlsFiles
 from lungline.errors import Busy, ImageRefused, SettingsError
 from lungline.imaging.dicom import CAPTURES, RADIOGRAPHS, SYNTAXES
 from lungline.imaging.dicom_header import EXPLICIT_LITTLE, IMPLICIT_LITTLE
@@ -51,11 +51,11 @@ log = logging.getLogger("lungline.gateway")
 class StorageScp:
     """Listens from `start` to `stop`."""
 
-    def __init__(self, settings: GatewaySettings, intake: Intake, spool: Spool, context: ssl.SSLContext | None) -> None:
+    def __init__(self, settings: GatewaySettings, intake: Intake, spool: Spool, tls: TlsFiles) -> None:
         self._settings = settings
         self._intake = intake
         self._spool = spool
-        self._context = context
+        self._tls = tls
         self._server: ThreadedAssociationServer | None = None
         receive_into(spool.folder)
 
@@ -64,7 +64,6 @@ class StorageScp:
         entity = _entity(self._settings)
         self._server = server = entity.make_server(
             (host, port),
-            ssl_context=self._context,
             evt_handlers=[
                 (evt.EVT_C_STORE, self._store),
                 (evt.EVT_ACCEPTED, _count("accepted")),
@@ -73,6 +72,7 @@ class StorageScp:
             ],
             server_class=BoundedServer,
             spool=self._spool,
+            tls=self._tls,
             max_bytes=self._intake.max_bytes,
             max_connections=2 * self._settings.associations,
         )
@@ -120,26 +120,6 @@ class StorageScp:
             metrics.count("dimse", "out-of-resources", 0)
             log.warning("An object could not be received.", exc_info=exc)
             return Receipt("out-of-resources", "The object could not be received; send it again later.")
-
-
-def server_context(settings: GatewaySettings) -> ssl.SSLContext | None:
-    """TLS as the settings say: with a CA, clients must have a certificate too. Raises SettingsError."""
-    if not settings.tls_certificate or not settings.tls_key:
-        if settings.tls_certificate or settings.tls_key or settings.tls_ca:
-            raise SettingsError("TLS of the gateway needs both gateway.tls_certificate and gateway.tls_key.")
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
-        if settings.tls_ca:
-            context.load_verify_locations(settings.tls_ca)
-            context.verify_mode = ssl.CERT_REQUIRED
-    except (OSError, ssl.SSLError) as exc:
-        raise SettingsError(
-            f"The TLS files of the gateway cannot be used: {exc.strerror or type(exc).__name__}."
-        ) from exc
-    return context
 
 
 def titles(settings: GatewaySettings) -> list[str]:

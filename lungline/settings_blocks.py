@@ -266,6 +266,11 @@ class GatewaySettings(Block):
     spool_bytes: int = Field(
         default=2**30, ge=2**20, description="Room for objects that are received and not stored yet, in bytes."
     )
+    make_certificates: bool = Field(
+        default=False,
+        description="On a laptop: make an authority and the gateway's certificate, and ask each sender for one "
+        "(`lungline gateway certificate`).",
+    )
     tls_certificate: Path | None = Field(
         default=None, description="Certificate file (PEM) of the gateway; empty listens without TLS."
     )

@@ -1,50 +1,155 @@
-"""With a certificate authority in its settings, the gateway answers only senders that have a certificate of it."""
+"""With certificates on, the gateway answers only senders that have one of its authority."""
 
+import shutil
+import socket
+import ssl
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from typer.testing import CliRunner
 
-from eventing.seaweedfs_tls import Certificates
-from laptop.services.gateway import running_gateway
+from cli.main import app
+from laptop.home.gateway_certificates import authority, issue_to_sender, with_certificates
+from laptop.services.gateway import GatewayService, running_gateway
 from laptop.services.store import running_store
+from lungline.certificates import Authority, Pair
+from lungline.errors import SettingsError
+from lungline.home import Home
 from lungline.settings import Settings
+from lungline.settings_blocks import GatewaySettings
 from tests.support.dicom_files import film, write
 from tests.support.dicom_network import HOST, dcmtk, storescu
+from tests.support.orthanc import Modality, running_orthanc
+from tests.support.waiting import eventually
+
+
+@dataclass(frozen=True)
+class Site:
+    """A gateway with mutual TLS, and what one of its senders has."""
+
+    gateway: GatewayService
+    sender: Pair
+    authority: Path
+
+    @property
+    def port(self) -> int:
+        return self.gateway.ports.gateway
+
+    def seen(self) -> int:
+        """The serial number of the certificate that a sender sees."""
+        context = ssl.create_default_context(cafile=str(self.authority))
+        context.load_cert_chain(self.sender.certificate, self.sender.key)
+        with (
+            socket.create_connection((HOST, self.port), 10) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as connection,
+        ):
+            return x509.load_der_x509_certificate(connection.getpeercert(binary_form=True) or b"").serial_number
 
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """An authority, and a certificate of it that both sides use."""
-    return Certificates.claim(tmp_path_factory.mktemp("certificates"))
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A gateway whose home makes the certificates, and a sender that got one by the command line."""
+    home, folder = (tmp_path_factory.mktemp("tls") / name for name in ("home", "sender"))
+    settings = Settings.model_validate({"home": home, "gateway": {"make_certificates": True}})
+    with running_store(home, settings) as connected, running_gateway(home, connected) as gateway:
+        command = ["gateway", "certificate", "DX1", "--folder", str(folder), "--home", str(home)]
+        assert CliRunner().invoke(app, command).exit_code == 0
+        yield Site(gateway, Pair.of(folder, "DX1"), folder / "authority.crt")
 
 
-@pytest.fixture(scope="module")
-def port(certificates: Certificates, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of a gateway with mutual TLS."""
-    home = tmp_path_factory.mktemp("tls") / "home"
-    tls = {
-        "tls_certificate": certificates.certificate,
-        "tls_key": certificates.key,
-        "tls_ca": certificates.authority,
-    }
-    with (
-        running_store(home, Settings.model_validate({"home": home, "gateway": tls})) as settings,
-        running_gateway(home, settings) as gateway,
-    ):
-        yield gateway.ports.gateway
+def options(pair: Pair, trusted: Path) -> list[str]:
+    return ["+tls", str(pair.key), str(pair.certificate), "+cf", str(trusted)]
 
 
-def test_sender_with_a_certificate_is_answered(port: int, certificates: Certificates, tmp_path: Path) -> None:
+def test_sender_with_a_certificate_is_answered(site: Site, tmp_path: Path) -> None:
     (tmp_path / "x.dcm").write_bytes(write(film(64)))
-    options = ["+tls", str(certificates.key), str(certificates.certificate), "+cf", str(certificates.authority)]
-    assert storescu(port, tmp_path / "x.dcm", options=options) == ""
+    assert storescu(site.port, tmp_path / "x.dcm", options=options(site.sender, site.authority)) == ""
 
 
-def test_sender_without_a_certificate_is_refused(port: int, certificates: Certificates) -> None:
-    done = dcmtk("echoscu", "+tla", "+cf", str(certificates.authority), "-aec", "LUNGLINE", HOST, str(port))
+def test_sender_without_a_certificate_is_refused(site: Site) -> None:
+    done = dcmtk("echoscu", "+tla", "+cf", str(site.authority), "-aec", "LUNGLINE", HOST, str(site.port))
     assert done.returncode != 0
 
 
-def test_sender_without_tls_is_refused(port: int) -> None:
-    assert dcmtk("echoscu", "-aec", "LUNGLINE", HOST, str(port), seconds=30).returncode != 0
+def test_sender_with_a_certificate_of_others_is_refused(site: Site, tmp_path: Path) -> None:
+    stranger = Pair.of(tmp_path, "DX1")
+    Authority.claim(tmp_path, "Lungline DICOM gateway").issue(stranger, "DX1")
+    done = dcmtk("echoscu", *options(stranger, site.authority), "-aec", "LUNGLINE", HOST, str(site.port))
+    assert done.returncode != 0
+
+
+def test_sender_without_tls_is_refused(site: Site) -> None:
+    assert dcmtk("echoscu", "-aec", "LUNGLINE", HOST, str(site.port), seconds=30).returncode != 0
+
+
+def test_orthanc_sends_over_tls(site: Site, tmp_path: Path) -> None:
+    tls = {
+        "DicomTlsEnabled": True,
+        "DicomTlsCertificate": str(site.sender.certificate),
+        "DicomTlsPrivateKey": str(site.sender.key),
+        "DicomTlsTrustedCertificates": str(site.authority),
+        "DicomModalities": {"lungline": {"AET": "LUNGLINE", "Host": HOST, "Port": site.port, "UseDicomTls": True}},
+    }
+    with running_orthanc(tmp_path, {"lungline": Modality("LUNGLINE", site.port)}, options=tls) as orthanc:
+        report = orthanc.send(orthanc.add(write(film(64, seed=3))), "lungline")
+    assert (report["HttpStatus"], report["FailedInstancesCount"]) == (200, 0)
+
+
+def test_renewed_certificate_holds_without_a_restart(site: Site) -> None:
+    """A file that cannot be read changes nothing; the next good one does."""
+    signer = authority(site.gateway.home)
+    server = Pair.of(signer.pair.certificate.parent, "gateway")
+    before, good = site.seen(), server.certificate.read_bytes()
+    server.certificate.write_bytes(good[:100])
+    assert site.seen() == before
+    server.certificate.write_bytes(good)
+    signer.issue(server, "gateway", host=HOST)
+    eventually(lambda: site.seen() != before)
+
+
+def test_each_sender_gets_its_own_certificate_once(tmp_path: Path) -> None:
+    home = Home.make(tmp_path / "home")
+    pair, copy = issue_to_sender(home, "CR-2", tmp_path / "out")
+    certificate = x509.load_pem_x509_certificate(pair.certificate.read_bytes())
+    certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(copy.read_bytes()))
+    usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH], "it cannot pose as the gateway"
+    assert pair.key.stat().st_mode & 0o077 == 0
+    for name in ("CR-2", "../CR-2", "authority", ""):
+        with pytest.raises(SettingsError, match=r"has a certificate of|cannot name"):
+            issue_to_sender(home, name, tmp_path / "out")
+
+
+def test_certificate_is_kept_until_it_is_about_to_expire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datetime import timedelta
+
+    home, asked = Home.make(tmp_path), GatewaySettings(make_certificates=True)
+    first = with_certificates(home, asked)
+    assert first.tls_certificate
+    content = first.tls_certificate.read_bytes()
+    assert with_certificates(home, asked) == first
+    assert first.tls_certificate.read_bytes() == content
+    monkeypatch.setattr("lungline.certificates._RENEWED_BEFORE", timedelta(days=800))
+    assert with_certificates(home, asked) == first
+    assert first.tls_certificate.read_bytes() != content
+
+
+def test_damaged_authority_is_named_with_a_cure(tmp_path: Path) -> None:
+    home, asked = Home.make(tmp_path), GatewaySettings(make_certificates=True)
+    with_certificates(home, asked)
+    folder = home.file("gateway", "tls")
+    (folder / "authority.key").write_text("noise")
+    with pytest.raises(SettingsError, match=r"gateway/tls cannot be used .* remove both"):
+        with_certificates(home, asked)
+    shutil.rmtree(folder)
+    assert with_certificates(home, asked).tls_ca == folder / "authority.crt"
+
+
+def test_own_files_and_made_ones_exclude_each_other(tmp_path: Path) -> None:
+    both = GatewaySettings(make_certificates=True, tls_certificate=tmp_path / "x.crt")
+    with pytest.raises(SettingsError, match="exclude each other"):
+        with_certificates(Home.make(tmp_path), both)

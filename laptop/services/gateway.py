@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from eventing.state import State
 from laptop.home.credentials import Credentials, claim_credentials
+from laptop.home.gateway_certificates import with_certificates
 from laptop.home.ports import Ports, claim_ports, load_ports
 from laptop.services.process import running
 from laptop.services.service import Command, base_environment, settings_environment
@@ -74,8 +75,10 @@ class GatewayService:
             keys = (SecretStr(scanner.access_key), SecretStr(scanner.secret_key))
         secrets = ("database", "event_token", "secret", "oidc_client_secret")
         worklist = ours.worklist.model_copy(update=dict.fromkeys(secrets))
+        gateway = with_certificates(self.home, ours.gateway)
         return ours.model_copy(
-            update=blank | {"s3_access_key": keys[0], "s3_secret_key": keys[1], "worklist": worklist}
+            update=blank
+            | {"s3_access_key": keys[0], "s3_secret_key": keys[1], "worklist": worklist, "gateway": gateway}
         )
 
 

@@ -77,6 +77,7 @@ ROOMS = (
     "lungline.settings_blocks",
     "lungline.settings_blocks",
     "lungline.home",
+    "lungline.certificates",
     "lungline.health_check",
     "lungline.network",
     "lungline.memory",
