@@ -59,7 +59,7 @@ def message(destination: Hl7Destination, finding: Finding, control_id: str) -> s
             observation = order.add_group("ORU_R01_OBSERVATION").add_segment("OBX")
             for field, value in {"obx_1": str(number), "obx_11": "P", **values}.items():
                 setattr(observation, field, value)
-        return made.to_er7()
+        return f"{made.to_er7()}\r"
     except HL7apyException as exc:
         raise DataError(f"The message does not follow the standard ({type(exc).__name__}).") from None
 
