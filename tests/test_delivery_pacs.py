@@ -1,17 +1,22 @@
 """Results reach a PACS that nobody here wrote, by C-STORE and by STOW-RS, once each, whatever happens on the way."""
 
 import io
+import logging
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from prometheus_client import generate_latest
 from pydicom import dcmread
 from sqlalchemy import update
 
+from eventing.seaweedfs_tls import Certificates
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
+from tests.support.dicom_network import dcmtk
 from tests.support.dicom_results import (
     OURS,
     await_state,
@@ -24,6 +29,7 @@ from tests.support.dicom_results import (
 from tests.support.object_store import free_ports
 from tests.support.orthanc import Orthanc, running_orthanc
 from tests.support.worklist_site import home, wait
+from worklist import metrics
 from worklist.database import deliveries
 from worklist.database.models import Delivery
 from worklist.database.session import Database
@@ -70,9 +76,13 @@ def study_of(store: Storage, key: str) -> str:
 
 @pytest.mark.parametrize("kind", ["c-store", "stow"])
 def test_report_and_capture_arrive_in_the_patients_study_once(
-    tmp_path: Path, own_store: Storage, pacs: Orthanc, kind: str
+    tmp_path: Path, own_store: Storage, pacs: Orthanc, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A destination beside it that is down holds up nothing, and a second delivery of the same changes nothing."""
+    """A destination beside it that is down holds up nothing, and a second delivery of the same changes nothing.
+
+    The patient is in the study, and neither in the log, nor in the metrics, nor in the outbox.
+    """
+    caplog.set_level(logging.DEBUG)
     text = c_store(pacs.dicom_port) if kind == "c-store" else stow(pacs, tmp_path)
     result = judged(own_store, len(kind))
     with delivering(tmp_path, own_store, NOWHERE + text) as site:
@@ -87,6 +97,12 @@ def test_report_and_capture_arrive_in_the_patients_study_once(
             sent = Delivery.destination == name
             session.execute(update(Delivery).where(sent).values(state="waiting", due=datetime.now(UTC)))
         wait(lambda: states(site, result).get(name) == "sent", 30)
+        kept = [
+            caplog.text,
+            generate_latest(metrics.REGISTRY).decode(),
+            *(str(vars(each)) for each in deliveries_of(site)),
+        ]
+    assert [text for text in kept if "Quellenhofer" in text or "4711" in text] == []
     assert {each["SOPInstanceUID"] for each in pacs.instances() if each["StudyInstanceUID"] == study} == first
     (report,) = (each for each in pacs.instances() if each["SOPInstanceUID"] in first and each["SOPClassUID"] == SR)
     assert (report["PatientID"], report["AccessionNumber"]) == ("P-4711", "ACC99012")
@@ -164,3 +180,26 @@ def test_wrong_title_is_retried_and_right_one_delivers(tmp_path: Path, own_store
             deliveries.hasten(session, "pacs")
         await_state(site, "sent", result)
     assert classes(pacs, study_of(own_store, result.upload.key)) == {SR: 1, CAPTURE: 1}
+
+
+def test_archive_with_mutual_tls_that_takes_implicit_vr_only(tmp_path: Path, own_store: Storage) -> None:
+    """DCMTK's storescp: another toolkit than ours and Orthanc's."""
+    dcmtk("storescp", "--version")
+    certificates, port = Certificates.claim(tmp_path), free_ports(1)[0]
+    key, certificate, authority = map(str, (certificates.key, certificates.certificate, certificates.authority))
+    folder = tmp_path / "received"
+    folder.mkdir()
+    command = ["storescp", "+tls", key, certificate, "+cf", authority, "+xi", "-od", str(folder), str(port)]
+    ours = f'certificate = "{certificate}", key = "{key}"'
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as archive:
+        try:
+            text = c_store(port, "ANY", f'tls = {{ca = "{authority}", {ours}}}')
+            with delivering(tmp_path, own_store, text) as site:
+                result = judged(own_store, 50)
+                site.send(result)
+                await_state(site, "sent", result)
+        finally:
+            archive.terminate()
+    received = [dcmread(path) for path in folder.iterdir()]
+    assert Counter(str(each.SOPClassUID) for each in received) == {SR: 1, CAPTURE: 1}
+    assert {str(each.file_meta.TransferSyntaxUID) for each in received} == {"1.2.840.10008.1.2"}
