@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -21,7 +22,7 @@ from tests.support.object_store import running_store
 from tests.support.postgres import running_postgres
 from tests.support.worklist_site import START, home, record
 from worklist.database import entries, readings
-from worklist.database.entries import Cursor, Filter
+from worklist.database.entries import Cursor, Filter, Sort
 from worklist.database.ingest import ingest
 from worklist.database.models import ReadingRow, Table, WorklistEntry
 from worklist.database.rebuild import rebuild
@@ -144,9 +145,41 @@ def test_list_begins_with_the_most_urgent(database: Database) -> None:
     ]  # fmt: skip
 
 
+def aside(number: int, reason: str = "not-meant", **changes: Any) -> ResultRecord:
+    """An image that is kept and not judged."""
+    return record(number, outcome="refused", reason=reason, **changes)
+
+
+def test_images_that_are_set_aside_stand_below_all_others(database: Database) -> None:
+    ingest(database, aside(0, key="lateral"), aside(1, "own-result", key="ours"))
+    ingest(database, record(2, 0.0, key="normal"), record(3, key="damaged", outcome="refused"))
+    assert [entry.key for entry in shown(database)] == ["damaged", "normal", "lateral", "ours"]
+    orders: tuple[Sort, ...] = ("urgent", "newest")
+    for sort in orders:
+        chosen = {
+            label: {entry.key for entry in shown(database, Filter(view="all", label=label, sort=sort))}
+            for label in ("Refused", "Set aside")
+        }
+        assert chosen == {"Refused": {"damaged"}, "Set aside": {"lateral", "ours"}}, sort
+    with database.reading() as session:
+        counters = entries.count(session)
+    assert (counters.refused, counters.set_aside, counters.unread) == (1, 2, 4)
+
+
+def test_migration_moves_what_was_set_aside_to_the_end(tmp_path: Path) -> None:
+    with closing(Database.open(home(tmp_path))) as database:
+        ingest(database, aside(0, key="lateral"), record(1, 0.0, key="normal"))
+    with closing(sqlite3.connect(tmp_path / "worklist/worklist.db")) as connection, connection:
+        connection.execute("UPDATE entries SET priority = 3000 WHERE key = 'lateral'")
+        connection.execute("UPDATE alembic_version SET version_num = '0005'")
+    with closing(Database.open(home(tmp_path))) as database:
+        assert [entry.key for entry in shown(database)] == ["normal", "lateral"]
+
+
 def test_filter_selects_the_same_in_sql_and_python(sqlite: Database) -> None:
     for result in many(150):
         ingest(sqlite, result)
+    ingest(sqlite, *(aside(number, key=f"aside/xray-{number}") for number in range(150, 160)))
     now = START + timedelta(minutes=75)
     with sqlite.writing() as session:
         everything = list(session.scalars(select(WorklistEntry)))
@@ -155,7 +188,7 @@ def test_filter_selects_the_same_in_sql_and_python(sqlite: Database) -> None:
     queries = [
         {"view": view, "label": label, "version": version, "age": age, "q": q}
         for view in ("unread", "read", "all", "missing")
-        for label in ("", "Refused", "Normal")
+        for label in ("", "Refused", "Normal", "Set aside")
         for version in ("", "2")
         for age in ("", "1h")
         for q in ("", "xray-1", "%", "_")

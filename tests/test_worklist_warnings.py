@@ -58,6 +58,7 @@ def test_migration_fills_the_list_from_stored_records(tmp_path: Path) -> None:
         ingest(database, record(warnings=("window applied", LATERAL)), record(1, warnings=("window applied",)))
     with sqlite3.connect(tmp_path / "worklist/worklist.db") as connection:
         for statement in (
+            "DROP TABLE deliveries",
             "DROP TABLE patients",
             "ALTER TABLE tokens DROP COLUMN patients",
             "ALTER TABLE sessions DROP COLUMN patients",

@@ -43,7 +43,8 @@ START = datetime(2026, 3, 1, 8, 0, tzinfo=UTC)
 def record(number: int = 0, probability: float | None = 0.9, **changes: Any) -> ResultRecord:
     """A result as the predictor writes it.
 
-    `changes` may name key, version, done, outcome, etag, heatmap, arrived, warnings, notes, lungs, doubts, patient.
+    `changes` may name key, version, done, outcome, etag, heatmap, arrived, warnings, notes, lungs, doubts, patient,
+    reason.
     """
     arrived: datetime = changes.get("arrived", START + timedelta(minutes=number))
     key, version = changes.get("key", f"ward/xray-{number}.jpeg"), changes.get("version", "1")
@@ -62,7 +63,7 @@ def record(number: int = 0, probability: float | None = 0.9, **changes: Any) -> 
         label=label,
         probability=probability if is_predicted else None,
         thresholds=OperatingPoint(low=0.3, high=0.7, operating=0.5),
-        reason="truncated" if outcome == "refused" else None,
+        reason=changes.get("reason", "truncated") if outcome == "refused" else None,
         message=None if is_predicted else "The image file ends too early.",
         warnings=changes.get("warnings", ()),
         notes=changes.get("notes", ()),

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from worklist.database import counters
 from worklist.database.ingest import MISSING, RANGES
-from worklist.database.models import WorklistEntry, microseconds
+from worklist.database.models import SET_ASIDE, SET_ASIDE_PRIORITY, WorklistEntry, microseconds
 
 View = Literal["unread", "read", "all", "missing"]
 Sort = Literal["urgent", "newest"]
@@ -85,7 +85,7 @@ class Filter:
         return (
             (entry.label is None) == (self.view == "missing")
             and self.view in ("all", "missing", "read" if entry.read else "unread")
-            and (self.label in ("", entry.label) or self.view == "missing")
+            and (self.label in ("", entry.kind) or self.view == "missing")
             and self.version in ("", entry.version)
             and (not self.age or entry.arrived >= now - _AGES[self.age])
             and (self.q.lower() in entry.sought or entry.number in self.patients)
@@ -217,6 +217,7 @@ class Counters:
     pneumonia: int = 0
     unsure: int = 0
     refused: int = 0
+    set_aside: int = 0
     unread: int = 0
     urgent: int = 0
     deidentified: int = 0
@@ -238,12 +239,15 @@ def count(session: Session) -> Counters:
             and not (shown and row_label is None)
         )  # fmt: skip
 
+    aside = select(func.count()).select_from(WorklistEntry).where(WorklistEntry.priority == SET_ASIDE_PRIORITY)
+    set_aside = session.scalar(aside) or 0
     return Counters(
         uploaded=total(),
         judged=total(outcome="judged"),
         pneumonia=total(label="Pneumonia"),
         unsure=total(label="Unsure"),
-        refused=total(outcome="refused"),
+        refused=total(outcome="refused") - set_aside,
+        set_aside=set_aside,
         unread=total(unread=True, shown=True),
         urgent=total(label="Pneumonia", unread=True),
         deidentified=counters.deidentified(session),
@@ -256,7 +260,11 @@ def _place(wanted: Filter) -> ColumnElement[bool]:
     if wanted.view == "missing":
         return WorklistEntry.priority == MISSING
     if wanted.sort == "newest" and not wanted.q:
-        return WorklistEntry.label == wanted.label if wanted.label else WorklistEntry.priority != MISSING
+        if not wanted.label:
+            return WorklistEntry.priority != MISSING
+        if wanted.label in ("Refused", SET_ASIDE):  # one label, told apart by their places
+            return and_(WorklistEntry.label == "Refused", WorklistEntry.priority == RANGES[wanted.label][0])
+        return WorklistEntry.label == wanted.label
     first, last = RANGES.get(wanted.label, (0, MISSING - 1))
     return WorklistEntry.priority.between(first, last)
 

@@ -9,9 +9,17 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from lungline.results.patients import PatientRecord
+from lungline.results.records import SET_ASIDE as SET_ASIDE_REASONS
 from lungline.results.records import ResultRecord, knows_more
 from worklist.database import deliveries
-from worklist.database.models import ReadingRow, ResultRow, WorklistEntry, microseconds
+from worklist.database.models import (
+    SET_ASIDE,
+    SET_ASIDE_PRIORITY,
+    ReadingRow,
+    ResultRow,
+    WorklistEntry,
+    microseconds,
+)
 from worklist.database.notices import note_late, queue
 from worklist.database.patients import remember
 from worklist.database.readings import apply
@@ -19,15 +27,21 @@ from worklist.database.session import Database
 from worklist.destinations import Destination
 from worklist.rules import NoticeRule
 
-RANGES = {"Pneumonia": (1000, 1100), "Unsure": (2000, 2100), "Refused": (3000, 3000), "Normal": (4000, 4100)}
+RANGES = {
+    "Pneumonia": (1000, 1100),
+    "Unsure": (2000, 2100),
+    "Refused": (3000, 3000),
+    "Normal": (4000, 4100),
+    SET_ASIDE: (SET_ASIDE_PRIORITY, SET_ASIDE_PRIORITY),
+}
 MISSING = 9000  # deleted or overwritten before it was read: nothing to look at
 
 
-def priority(label: str | None, probability: float | None) -> int:
-    """The sort key of a label and its risk, the most urgent first."""
+def priority(label: str | None, probability: float | None, reason: str | None = None) -> int:
+    """The sort key of a label and its risk, the most urgent first; what was set aside, by its reason, comes last."""
     if label is None:
         return MISSING
-    first, last = RANGES[label]
+    first, last = RANGES[SET_ASIDE if reason in SET_ASIDE_REASONS else label]
     return max(first, last - round((probability or 0.0) * 100))
 
 
@@ -157,7 +171,7 @@ def _show(entry: WorklistEntry, record: ResultRecord) -> None:
     entry.reason = record.reason
     entry.attention = "; ".join(warnings_of(record)) or None
     entry.version = record.model.version
-    entry.priority = priority(record.label, record.probability)
+    entry.priority = priority(record.label, record.probability, record.reason)
 
 
 def _is_later(record: ResultRecord, entry: WorklistEntry) -> bool:

@@ -22,6 +22,9 @@ from sqlalchemy import BigInteger, Dialect, Float, Index, Integer, String, Text,
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
+SET_ASIDE, SET_ASIDE_PRIORITY = "Set aside", 5000
+"""What the list calls images that are kept and not judged, such as lateral views, and where they stand: at the end."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 # Of the years that Python has, without the first and the last day, which other time zones would leave.
@@ -93,6 +96,11 @@ class WorklistEntry(Table):
     reader: Mapped[str | None]
     verdict: Mapped[str | None] = mapped_column(String(16))
     action: Mapped[str | None] = mapped_column(String(16))
+
+    @property
+    def kind(self) -> str | None:
+        """The label, or that the image was set aside."""
+        return SET_ASIDE if self.priority == SET_ASIDE_PRIORITY else self.label
 
     # Each order has its index, alone and behind the most selective filters. A label is a range of priorities.
     __table_args__ = (
