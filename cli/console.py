@@ -122,7 +122,7 @@ def service_changed(name: str, state: str) -> None:
 
 def stack(services: "Iterable[ServiceStatus]", health: "Iterable[Check]" = ()) -> None:
     """Print the services of the stack, one a line, and the checks of their metrics."""
-    rows = [(s.name, s.state, s.pid, s.address, s.restarts or "", s.note or "") for s in services]
+    rows = [(s.name, s.state, s.pid, s.address, s.restarts or "", s.remark) for s in services]
     table(("service", "state", "pid", "address", "restarts", "note"), rows)
     for check in health:
         text = check.finding if check.passed else f"{check.finding}. {check.cure}"

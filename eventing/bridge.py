@@ -28,13 +28,13 @@ from eventing.offsets import OffsetTracker
 from eventing.producer import Delivered, Outbox
 from eventing.seaweedfs_log import Change, Changes
 from eventing.seaweedfs_tls import Certificates
-from eventing.state import HEARTBEAT_SECONDS, State, number_of, read_state, write_state
 from lungline import bounds, program, tracing
 from lungline.errors import ObjectGone, Unavailable
 from lungline.events.cloudevents import Headers
 from lungline.events.uploads import Upload, kafka_key, minio_record
 from lungline.home import Home
 from lungline.litter import is_litter
+from lungline.service_state import HEARTBEAT_SECONDS, State, number_of, read_state, write_state
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 

@@ -5,6 +5,7 @@ import logging
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.registry import Collector
 
+from lungline.errors import StackError
 from lungline.metrics_server import serve_metrics
 
 log = logging.getLogger("lungline.metrics")
@@ -23,5 +24,5 @@ def expose(port: int | None, *collectors: Collector, host: str = "127.0.0.1") ->
         registry.register(collector)
     try:
         serve_metrics(registry, port, host)
-    except OSError as exc:
-        log.warning("Metrics are not served: port %d: %s.", port, exc.strerror)
+    except StackError as exc:
+        log.warning("Metrics are not served. %s", exc)

@@ -16,10 +16,10 @@ from prometheus_client.registry import Collector
 from eventing.metrics import expose
 from eventing.producer import Outbox
 from eventing.routes import RetryPolicy, routes
-from eventing.state import HEARTBEAT_SECONDS, State, write_state
 from eventing.subscription import Subscription
 from lungline import program
 from lungline.home import Home
+from lungline.service_state import HEARTBEAT_SECONDS, State, write_state
 from lungline.settings import Settings
 
 POLL_SECONDS = 0.1

@@ -13,9 +13,9 @@ from gateway.spool import Spool
 from gateway.storage_scp import StorageScp
 from gateway.tls import TlsFiles
 from lungline import program
-from lungline.errors import StackError
 from lungline.home import Home
 from lungline.memory import budget_of_process
+from lungline.service_state import HEARTBEAT_SECONDS, write_state
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 
@@ -29,26 +29,33 @@ def main(settings: Settings) -> None:
     parser.add_argument("--dicom_port", type=int, required=True, help="port for DICOM associations")
     parser.add_argument("--metrics_port", type=int, help="port for Prometheus; none by default")
     arguments = parser.parse_args()
-    folder = Home.make(settings.home).file("gateway")
+    home = Home.make(settings.home)
+    folder = home.file("gateway")
     spool = Spool(folder / "spool", settings.gateway.spool_bytes)
     ledger = Ledger(folder / "ledger.db")
     intake = Intake(Storage.from_settings(settings), settings, ledger, budget_of_process(0.5))
     scp = StorageScp(settings.gateway, intake, spool, TlsFiles(settings.gateway))
     stopping = threading.Event()
     program.stop_on_sigterm(stopping.set)
-    try:
-        scp.start(arguments.host, arguments.dicom_port)
-        if arguments.metrics_port:  # last: who probes it learns that everything else is ready
-            metrics.expose(arguments.host, arguments.metrics_port)
-    except OSError as exc:
-        raise StackError(f"The gateway cannot listen: {exc.strerror}.") from exc
+    scp.start(arguments.host, arguments.dicom_port)
+    if arguments.metrics_port:
+        metrics.expose(arguments.host, arguments.metrics_port)
     log.info("Listening as %s.", settings.gateway.ae_title)
-    stopping.wait()
+    _report(home, scp, stopping)
     scp.stop()
     ledger.close()
     logging.shutdown()
     sys.stderr.flush()
     os._exit(0)  # a thread of a connection that does not end would hold the process
+
+
+def _report(home: Home, scp: StorageScp, stopping: threading.Event) -> None:
+    """Write the state while connections are accepted; one that ages shows that they are not."""
+    while True:
+        if scp.accepts:
+            write_state(home, "gateway", "ready")
+        if stopping.wait(HEARTBEAT_SECONDS):
+            return
 
 
 if __name__ == "__main__":

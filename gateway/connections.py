@@ -20,6 +20,7 @@ from gateway import metrics
 from gateway.reception import BoundedDimse
 from gateway.spool import Spool
 from gateway.tls import TlsFiles
+from lungline.listening import listen
 
 if TYPE_CHECKING:
     from pynetdicom.association import Association
@@ -30,6 +31,8 @@ _LONGEST_PDU = 2**18
 _CLOSING = "Sta13"  # PS3.8 table 9-5
 _PDU_SECONDS = 30.0
 _HANDSHAKE_SECONDS = 10.0
+# The loop goes round ten times a second; a loaded machine may take longer.
+_LOOP_SECONDS = 5.0
 
 log = logging.getLogger("lungline.gateway")
 
@@ -95,8 +98,30 @@ class BoundedServer(ThreadedAssociationServer):
         self._max_connections = max_connections
         self._open: dict[socket.socket, Association | None] = {}
         self._lock = threading.Lock()
+        self._looped = time.monotonic()
         super().__init__(*args, request_handler=_Handler, **options)
         self.bind(evt.EVT_CONN_CLOSE, _clean_up)
+
+    def server_bind(self) -> None:
+        """Take the listening socket that was handed on, else open one. Raises StackError when the port is taken."""
+        cast("socket.socket", self.socket).close()
+        host, port, *_ = cast("tuple[str, int]", self.server_address)
+        self.socket = listen(host, port, self.request_queue_size)
+        self.server_address = self.socket.getsockname()
+
+    def server_close(self) -> None:
+        """Close the listening socket; the library also shuts it down, for every process that shares it."""
+        cast("socket.socket", self.socket).close()
+
+    def service_actions(self) -> None:
+        """Note that the loop that accepts connections goes round."""
+        super().service_actions()
+        self._looped = time.monotonic()
+
+    @property
+    def accepts(self) -> bool:
+        """Whether the loop that accepts connections went round a moment ago."""
+        return time.monotonic() - self._looped < _LOOP_SECONDS
 
     def get_request(self) -> tuple[socket.socket, Any]:
         """Accept a connection; its TLS handshake follows on a thread of its own."""

@@ -32,6 +32,6 @@ def count_association(outcome: Literal["accepted", "rejected", "aborted", "crowd
 
 
 def expose(host: str, port: int) -> None:
-    """Serve the metrics. Raises OSError when the port is taken."""
+    """Serve the metrics. Raises StackError when the port is taken."""
     ProcessCollector(registry=REGISTRY)
     serve_metrics(REGISTRY, port, host)

@@ -8,12 +8,11 @@ import re
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification  # pyright: ignore[reportAttributeAccessIssue] - made at run time
-from pynetdicom.transport import ThreadedAssociationServer
 
 from gateway import metrics
 from gateway.connections import MAX_PDU, BoundedServer
@@ -56,13 +55,13 @@ class StorageScp:
         self._intake = intake
         self._spool = spool
         self._tls = tls
-        self._server: ThreadedAssociationServer | None = None
+        self._server: BoundedServer | None = None
         receive_into(spool.folder)
 
     def start(self, host: str, port: int) -> None:
-        """Listen on a thread. Raises OSError when the port is taken."""
+        """Listen on a thread. Raises StackError when the port is taken."""
         entity = _entity(self._settings)
-        self._server = server = entity.make_server(
+        server = entity.make_server(
             (host, port),
             evt_handlers=[
                 (evt.EVT_C_STORE, self._store),
@@ -76,8 +75,14 @@ class StorageScp:
             max_bytes=self._intake.max_bytes,
             max_connections=2 * self._settings.associations,
         )
+        self._server = cast("BoundedServer", server)
         entity._servers.append(server)  # noqa: SLF001 - as start_server does for its own class
         threading.Thread(target=server.serve_forever, args=(0.1,), name="dicom", daemon=True).start()
+
+    @property
+    def accepts(self) -> bool:
+        """Whether it accepts connections now."""
+        return self._server is not None and self._server.accepts
 
     def stop(self) -> None:
         """Listen no more; objects in transfer have a few seconds to be stored."""

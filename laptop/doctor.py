@@ -236,6 +236,9 @@ def _text(address: str) -> str:
 
 def _checks(status: StackStatus, metrics: StackMetrics) -> Iterator[Check]:
     yield from _contents(status, metrics)
+    if status.silence:
+        finding = f"The supervisor has written nothing for {status.silence:.0f} s: the states above are as old"
+        yield Check("supervisor", False, finding, "`lungline down` ends it, `lungline up` starts the stack again.")
     yield _model(status, metrics)
     yield _backlog(status, metrics)
     yield _dead_letters(metrics)

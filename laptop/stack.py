@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Collection
 
-from eventing.state import State
 from laptop.home.credentials import load_credentials
 from laptop.home.disk import disk_fault, start_fault
 from laptop.home.lock import is_locked
@@ -22,6 +21,7 @@ from laptop.supervision.status import ServiceStatus, StackStatus, read_status
 from lungline.errors import StackError
 from lungline.home import Home
 from lungline.registry import tracking
+from lungline.service_state import State
 from lungline.settings import Settings
 
 # Not MLflow: it takes longer to start than all others together, and only training needs it.

@@ -6,7 +6,7 @@ home/
   ports.json         addresses, the same after every start
   supervisor.json    what runs now: state, pid and address of each service (0600)
   lock               held by the supervisor for as long as it lives
-  run/               state files of the bridge and the trigger
+  run/               state files of the bridge, the trigger and the gateway
   logs/              one file a service
   broker/            certificates of the Kafka broker; the login as files for Kafka clients (0600)
   store/             objects, and the store's own configuration

@@ -10,14 +10,16 @@ from wsgiref.simple_server import WSGIRequestHandler
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
+from lungline.listening import listen
+
 # A scrape takes milliseconds, and few scrape at once. Beyond that, the oldest connection makes way.
 _MOST_CONNECTIONS = 16
 _SECONDS = 5.0
 
 
 def serve_metrics(registry: CollectorRegistry, port: int, host: str) -> None:
-    """Serve the metrics of a registry from a thread. Raises OSError when the port is taken."""
-    server = _Server((host, port), _Handler)
+    """Serve the metrics of a registry from a thread. Raises StackError when the port is taken."""
+    server = _Server(listen(host, port, _Server.request_queue_size))
     server.set_app(make_wsgi_app(registry))
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
 
@@ -36,10 +38,14 @@ class _Server(ThreadingWSGIServer):
 
     daemon_threads = True
 
-    def __init__(self, *args: Any) -> None:
+    def __init__(self, listener: socket.socket) -> None:
         self._open: dict[socket.socket, None] = {}
         self._lock = threading.Lock()
-        super().__init__(*args)
+        super().__init__(listener.getsockname()[:2], _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
+        self.server_name, self.server_port = listener.getsockname()[:2]
+        self.setup_environ()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Handle a connection on a thread, after the oldest has made way."""

@@ -146,6 +146,12 @@ class Settings(BaseSettings):
     prometheus: bool = Field(
         default=False, description="Start Prometheus with the laptop stack, if the program is installed."
     )
+    hang_seconds: float = Field(
+        default=30.0,
+        ge=0,
+        description="Seconds without any sign after which a service of the laptop stack is killed and started again: "
+        "longer than a load peak, shorter than people wait; 0 never.",
+    )
     image_max_bytes: int = Field(default=64 * 2**20, ge=1, description="Largest accepted image file, in bytes.")
     image_max_pixels: int = Field(default=64_000_000, ge=1, description="Largest accepted image, in pixels.")
     image_min_side: int = Field(default=28, ge=1, description="Smallest accepted side of an image, in pixels.")

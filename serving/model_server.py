@@ -16,6 +16,7 @@ import lungline.errors
 from lungline.connections import BACKLOG, guarded, most_connections
 from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.errors import LunglineError
+from lungline.listening import listen
 from lungline.memory import MemoryBudget
 from serving import openapi
 from serving.app import InferenceApp, Pools, error_reply
@@ -133,7 +134,7 @@ class PredictorServer(ModelServer):
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stopped)
-        rest.run()
+        rest.run([listen(self._host, self.http_port, BACKLOG)])
 
 
 def _protocol(endpoints: Endpoints, dataplane: DataPlane) -> FastAPI:

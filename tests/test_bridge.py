@@ -16,7 +16,6 @@ from confluent_kafka import Message
 from eventing.offsets import OffsetTracker
 from eventing.seaweedfs_log import Changes
 from eventing.seaweedfs_tls import Certificates
-from eventing.state import read_state
 from laptop.home.credentials import claim_credentials
 from laptop.home.ports import load_ports
 from laptop.services.bridge import BridgeService, running_bridge
@@ -25,6 +24,7 @@ from laptop.services.process import running
 from laptop.services.store import running_store
 from lungline.events.uploads import Upload
 from lungline.home import Home
+from lungline.service_state import read_state
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from tests.support.kafka_tail import Tail, tail, uploads_of

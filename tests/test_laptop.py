@@ -322,7 +322,9 @@ def test_ctrl_c_while_the_stack_starts_leaves_nothing(tmp_path: Path) -> None:
 def test_a_failed_start_names_the_reason_and_leaves_nothing(tmp_path: Path) -> None:
     home = Home.make(tmp_path)
     home.file("store", "data").write_text("in the way")
-    with pytest.raises(StackError, match=r"store/data is a file where a folder should be: move it away, then `lungline up`\.$"):
+    with pytest.raises(
+        StackError, match=r"store/data is a file where a folder should be: move it away, then `lungline up`\.$"
+    ):
         stack.up(Settings(home=tmp_path, mlflow_uri=NO_MLFLOW))
     assert not is_locked(home)
 

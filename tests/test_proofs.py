@@ -15,11 +15,9 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from eventing import state
 from eventing.bridge import Bridge
 from eventing.kafka import TRIGGER_GROUP, client_options, ensure_topics
 from eventing.replay import GROUP, replay
-from eventing.state import read_state, state_of, write_state
 from eventing.trigger import Trigger
 from laptop.home.credentials import claim_credentials
 from laptop.home.ports import Ports, load_ports
@@ -30,8 +28,10 @@ from laptop.services.process import running
 from laptop.services.service import Service
 from laptop.services.store import running_store
 from laptop.services.trigger import TriggerService
+from lungline import service_state as state
 from lungline.errors import KafkaUnavailable
 from lungline.home import Home
+from lungline.service_state import read_state, state_of, write_state
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from tests.support.fake_predictor import fake_predictor
@@ -81,7 +81,7 @@ def test_a_hung_broker_is_not_ready(place: Place, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(broker_service, "ANSWER_SECONDS", 0.5)
     assert place.broker.probe(place.broker_pid) == "ready"
     with stopped(place.broker_pid):
-        eventually(is_in(place.broker, place.broker_pid, "not ready"))
+        eventually(is_in(place.broker, place.broker_pid, "not answering"))
     eventually(is_in(place.broker, place.broker_pid, "ready"))
 
 
@@ -93,7 +93,7 @@ def test_a_hung_bridge_and_a_hung_trigger_are_not_ready(place: Place, monkeypatc
             with running(service, place.home.log(service.name)) as process:
                 eventually(is_in(service, process.pid, "ready"))
                 with stopped(process.pid):
-                    eventually(is_in(service, process.pid, "not ready"))
+                    eventually(is_in(service, process.pid, "not answering"))
                 eventually(is_in(service, process.pid, "ready"))
 
 
@@ -116,7 +116,7 @@ def test_an_old_state_proves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert state_of(home, "bridge", os.getpid() + 1) == "starting"
     later = time.monotonic() + state.STALE_SECONDS
     monkeypatch.setattr(time, "monotonic", lambda: later)
-    assert state_of(home, "bridge", os.getpid()) == "not ready"
+    assert state_of(home, "bridge", os.getpid()) == "not answering"
 
 
 @contextmanager

@@ -19,12 +19,12 @@ from pydantic import SecretStr
 from eventing.kafka import DEAD_LETTERS_GROUP, RESULTS_GROUP, TRIGGER_GROUP, client_options
 from eventing.routes import RetryPolicy
 from eventing.sink import CircuitBreaker, Sink
-from eventing.state import read_state
 from eventing.trigger import Trigger
 from laptop.services.broker import running_broker
 from laptop.services.process import running
 from laptop.services.trigger import TriggerService
 from lungline.home import Home
+from lungline.service_state import read_state
 from lungline.settings import Settings, WorklistSettings
 from tests.support.fake_predictor import FakePredictor, fake_predictor
 from tests.support.kafka_tail import tail

@@ -5,7 +5,9 @@ import logging
 import sys
 
 from lungline import logs, tracing
+from lungline.connections import BACKLOG
 from lungline.errors import LunglineError
+from lungline.listening import listen
 from lungline.monitoring.gauges import DriftCollector
 from lungline.settings import load_settings
 from worklist import metrics
@@ -25,16 +27,14 @@ def main() -> int:
         settings = load_settings()
         logs.configure(settings.log_format)
         tracing.configure(settings, "worklist")
+        listeners = [listen(arguments.host, arguments.http_port, BACKLOG)]
         app = build_app(settings, address=f"http://{arguments.host}:{arguments.http_port}")
         if arguments.metrics_port:
             _serve_metrics(arguments.host, arguments.metrics_port, app.state.worklist)
     except LunglineError as exc:
         print(f"Error: {exc}", file=sys.stderr)
         return 1
-    except OSError as exc:
-        print(f"Error: Port {arguments.metrics_port} cannot be listened on: {exc.strerror}.", file=sys.stderr)
-        return 1
-    WorklistServer(app, arguments.host, arguments.http_port).run()
+    WorklistServer(app, arguments.host, arguments.http_port).run(listeners)
     return 0
 
 

@@ -187,7 +187,7 @@ def _gauges_of(outgoing: list[DeliveryCount]) -> Iterator[GaugeMetricFamily]:
 
 
 def serve(host: str, port: int, *collectors: Collector) -> None:
-    """Serve the metrics on their own port, in a thread. Raises OSError."""
+    """Serve the metrics on their own port, in a thread. Raises StackError."""
     for collector in collectors:
         REGISTRY.register(collector)
     serve_metrics(REGISTRY, port, host)

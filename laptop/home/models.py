@@ -2,9 +2,9 @@
 
 import logging
 
-from eventing.state import number_of, read_state
 from laptop.home.documents import anchors, expectation, fault_of
 from lungline.home import Home
+from lungline.service_state import number_of, read_state
 
 _log = logging.getLogger(__name__)
 

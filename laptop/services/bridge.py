@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from eventing.state import State, state_of
 from laptop.home.ports import Ports, claim_ports, load_ports
 from laptop.services.process import running
 from laptop.services.service import Command, base_environment, settings_environment
 from lungline.home import Home
+from lungline.service_state import STALE_SECONDS, State, state_of
 from lungline.settings import Settings
 
 
@@ -26,7 +26,12 @@ class BridgeService:
     address = None
     after = ()  # it waits for store and broker itself
     stop_timeout = 5.0
-    poll = True
+    notice_seconds = STALE_SECONDS
+
+    @property
+    def listens(self) -> tuple[int, ...]:
+        """The metrics."""
+        return (self.ports.bridge_metrics,)
 
     def command(self) -> Command:
         """How to start it."""

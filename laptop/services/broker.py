@@ -26,7 +26,6 @@ from eventing.kafka import (
     ensure_topics,
 )
 from eventing.seaweedfs_tls import Certificates
-from eventing.state import State
 from laptop.home.credentials import Credentials, claim_credentials
 from laptop.home.ports import Ports, claim_ports, load_ports
 from laptop.services.kafka_login import PASSWORD, USER
@@ -36,6 +35,7 @@ from laptop.services.store import BROKER_BUCKET
 from lungline.errors import KafkaUnavailable, ObjectGone
 from lungline.home import Home, write_private
 from lungline.network import HOST, answers
+from lungline.service_state import State
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 KEPT_BATCHES = 500
 # A commit that is further beyond the last batch than any batch is long was made by somebody else.
 LONGEST_BATCH = 10_000
-PROOF_SECONDS, ANSWER_SECONDS = 5.0, 3.0
+PROOF_SECONDS, ANSWER_SECONDS = 3.0, 3.0
 
 _CLUSTER = "clusters/tansu_cluster"
 
@@ -141,7 +141,7 @@ class Broker:
 
     name = "broker"
     stop_timeout = 2.0
-    poll = True  # it is asked for something again and again: a process that hangs keeps its port
+    notice_seconds = PROOF_SECONDS + ANSWER_SECONDS
 
     @property
     def after(self) -> tuple[str, ...]:
@@ -161,6 +161,11 @@ class Broker:
             "kafka_ca": self._certificates.authority,
         }
         return self.settings.model_copy(update={"kafka_bootstrap": self.address, **login})
+
+    @property
+    def listens(self) -> tuple[int, ...]:
+        """Of its gate."""
+        return (self.ports.broker,)
 
     def command(self) -> Command:
         """How to start it."""
@@ -194,7 +199,7 @@ class Broker:
     def probe(self, pid: int) -> State:
         """Ready once the topics exist, which it makes at the first start; from then on while it answers clients."""
         if self._proofs.of(pid):
-            return "ready" if self._proofs.is_fresh() else "not ready"
+            return "ready" if self._proofs.is_fresh() else "not answering"
         if not answers(self.ports.broker):
             return "starting"
         try:

@@ -1,6 +1,5 @@
 """The DICOM gateway as a service of the stack."""
 
-import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +8,6 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from eventing.state import State
 from laptop.home.credentials import Credentials, claim_credentials
 from laptop.home.gateway_certificates import with_certificates
 from laptop.home.ports import Ports, claim_ports, load_ports
@@ -17,9 +15,8 @@ from laptop.services.process import running
 from laptop.services.service import Command, base_environment, settings_environment
 from lungline.home import Home
 from lungline.network import HOST
+from lungline.service_state import STALE_SECONDS, State, state_of
 from lungline.settings import Settings
-
-_PROBE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -35,17 +32,23 @@ class GatewayService:
     def of(cls, home: Path, settings: Settings) -> "GatewayService":
         """The gateway of a home, before the store that settings name."""
         made = Home.make(home)
-        return cls(made, settings, load_ports(made) or claim_ports(made), claim_credentials(made))
+        ours = settings.model_copy(update={"home": made.path})
+        return cls(made, ours, load_ports(made) or claim_ports(made), claim_credentials(made))
 
     name = "gateway"
     after = ("store",)
     stop_timeout = 5.0
-    poll = True
+    notice_seconds = STALE_SECONDS
 
     @property
     def address(self) -> str:
         """Its AE title and port, in the usual notation."""
         return f"{self.settings.gateway.ae_title}@{HOST}:{self.ports.gateway}"
+
+    @property
+    def listens(self) -> tuple[int, ...]:
+        """DICOM and the metrics."""
+        return (self.ports.gateway, self.ports.gateway_metrics)
 
     def command(self) -> Command:
         """How to start it."""
@@ -54,13 +57,9 @@ class GatewayService:
         env = base_environment() | settings_environment(self._narrowed())
         return Command(argv, env, self.home.file("gateway"))
 
-    def probe(self, pid: int) -> State:  # noqa: ARG002 - its response tells the state
-        """Ready while it accepts connections: it listens once everything else is ready."""
-        try:
-            with socket.create_connection((HOST, self.ports.gateway_metrics), _PROBE_SECONDS):
-                return "ready"
-        except OSError:
-            return "starting"
+    def probe(self, pid: int) -> State:
+        """The state in its state file: its socket takes connections also while no process accepts them."""
+        return state_of(self.home, self.name, pid)
 
     def maintain(self) -> None:
         """Nothing to do."""

@@ -36,7 +36,8 @@ from laptop.services.kafka_login import (
     handshake_reply,
     token_of,
 )
-from laptop.services.private_network import BACKLOG, PrivateNetwork, Program
+from laptop.services.private_network import BACKLOG, PrivateNetwork, Program, free_port
+from lungline.listening import listen
 from lungline.network import HOST
 
 LOGIN_SECONDS = 10.0
@@ -149,7 +150,8 @@ async def _run(arguments: argparse.Namespace, network: PrivateNetwork, port: int
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(arguments.certificate, arguments.key)
     gate = Gate(network, port, Verifier.of(USER, os.environ.pop(PASSWORD)))
-    await asyncio.start_server(gate.serve, sock=listener, ssl=context, limit=CHUNK, ssl_handshake_timeout=LOGIN_SECONDS)
+    options = {"limit": CHUNK, "backlog": BACKLOG, "ssl": context, "ssl_handshake_timeout": LOGIN_SECONDS}
+    await asyncio.start_server(gate.serve, sock=listener, **options)
     _, status = await ended
     return os.waitstatus_to_exitcode(status)
 
@@ -165,8 +167,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--storage_engine", required=True)
     parser.add_argument("broker", help="the broker's program")
     arguments = parser.parse_args(argv)
-    listener = socket.create_server((HOST, arguments.port), backlog=BACKLOG)
-    port = _free_port()
+    listener = listen(HOST, arguments.port, BACKLOG)
+    port = free_port()
     address = f"tcp://{HOST}:{arguments.port}"
     command = (arguments.broker, "broker", "--listener-url", f"tcp://{HOST}:{port}")
     command += ("--advertised-listener-url", address, "--storage-engine", arguments.storage_engine)
@@ -174,11 +176,6 @@ def main(argv: Sequence[str]) -> int:
     network = PrivateNetwork.start(Program(command, env, port, arguments.store_port))
     arguments.report.write_text(json.dumps({"pid": os.getpid(), "private": network.is_private, "port": port}))
     return asyncio.run(_run(arguments, network, port, listener))
-
-
-def _free_port() -> int:
-    with socket.create_server((HOST, 0)) as probe:
-        return probe.getsockname()[1]
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from eventing.state import State
 from laptop.home.credentials import MLFLOW_USER, Credentials, claim_credentials
 from laptop.home.ports import Ports, claim_ports, load_ports
 from laptop.services.process import running
@@ -24,7 +23,11 @@ from laptop.services.service import Command, base_environment, s3_environment
 from lungline.home import Home
 from lungline.network import HOST
 from lungline.registry.mlflow_server import ACCOUNTS, ARTIFACTS, CHALLENGE, DATABASE, PROOF, proof
+from lungline.service_state import State
 from lungline.settings import Settings
+
+# A server under load may take a while; one that takes longer has given no sign.
+ANSWER_SECONDS = 4.0
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Mlflow:
     # Uploads do not need it and it takes a whole core while it starts, so the others go first.
     after = ("store", "broker", "bridge", "trigger", "predictor")
     stop_timeout = 4.0
-    poll = False
+    notice_seconds = 0.0
 
     @property
     def address(self) -> str:
@@ -51,6 +54,11 @@ class Mlflow:
         """The settings with this server's address and login."""
         login = {"mlflow_username": MLFLOW_USER, "mlflow_password": SecretStr(self.credentials.mlflow_password)}
         return self.settings.model_copy(update={"mlflow_uri": self.address, **login})
+
+    @property
+    def listens(self) -> tuple[int, ...]:
+        """Its only port."""
+        return (self.ports.mlflow,)
 
     def command(self) -> Command:
         """How to start it."""
@@ -91,7 +99,7 @@ class Mlflow:
 
 def _header(port: int, path: str, sent: tuple[str, str], wanted: str) -> str | None:
     """A header of the answer to a request with a header; None when nothing answers."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=2)
+    connection = http.client.HTTPConnection(HOST, port, timeout=ANSWER_SECONDS)
     try:
         connection.request("GET", path, headers=dict([sent]))
         return connection.getresponse().getheader(wanted)
@@ -103,7 +111,7 @@ def _header(port: int, path: str, sent: tuple[str, str], wanted: str) -> str | N
 
 def answers_with(port: int, path: str) -> int | None:
     """The HTTP status of a path on a local port; None when nothing answers."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=2)
+    connection = http.client.HTTPConnection(HOST, port, timeout=ANSWER_SECONDS)
     try:
         connection.request("GET", path)
         return connection.getresponse().status

@@ -6,13 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from eventing.state import State
 from laptop.home.ports import Ports, claim_ports, load_ports
 from laptop.services.mlflow import answers_with
 from laptop.services.process import running
 from laptop.services.service import Command, base_environment, settings_environment
 from lungline.home import Home
 from lungline.network import HOST
+from lungline.service_state import State
 from lungline.settings import Settings
 
 
@@ -27,7 +27,7 @@ class Predictor:
     name = "predictor"
     after = ()  # it waits for the store and for a champion itself
     stop_timeout = 5.0  # the server gives requests 4 s
-    poll = True
+    notice_seconds = 0.0
 
     @property
     def address(self) -> str:
@@ -37,6 +37,11 @@ class Predictor:
     def connected(self) -> Settings:
         """The settings with this predictor's address."""
         return self.settings.model_copy(update={"predictor_uri": self.address})
+
+    @property
+    def listens(self) -> tuple[int, ...]:
+        """Its only port."""
+        return (self.ports.predictor,)
 
     def command(self) -> Command:
         """How to start it; without a package it reports that it is not ready."""

@@ -40,6 +40,12 @@ class Program:
     lent: int | None = None
 
 
+def free_port() -> int:
+    """A port that is free on this machine, and so in every network of its own."""
+    with socket.create_server((HOST, 0)) as probe:
+        return probe.getsockname()[1]
+
+
 class PrivateNetwork:
     """The network that a server runs in; open it in a process that has one thread."""
 

@@ -8,31 +8,37 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from laptop.services.service import Command, Service
 from lungline.errors import StackError
+from lungline.listening import handed_on
 
 _PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.02
 
 
 class Process:
-    """A running process; start it in the main thread, because the kernel ends it with the thread that started it."""
+    """A running process; start it in the main thread, because the kernel ends it with the thread that started it.
 
-    def __init__(self, command: Command, output: int) -> None:
+    It inherits the listening `sockets`, which stay open when it ends.
+    """
+
+    def __init__(self, command: Command, output: int, sockets: Sequence[socket.socket] = ()) -> None:
         try:
             self._popen = subprocess.Popen(
                 command.argv,
-                env=dict(command.env),
+                env=dict(command.env) | handed_on(sockets),
                 cwd=command.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                pass_fds=[each.fileno() for each in sockets],
                 process_group=0,
                 preexec_fn=_end_with_parent(),  # noqa: PLW1509 - two system calls, no lock, no memory
             )

@@ -6,13 +6,13 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-from eventing.state import State
 from laptop.home.ports import Ports, targets
 from laptop.services.mlflow import answers_with
 from laptop.services.service import Command, base_environment
 from lungline.errors import StackError
 from lungline.home import Home
 from lungline.network import HOST
+from lungline.service_state import State
 from lungline.settings import Settings
 
 SCRAPE_SECONDS = 5
@@ -31,12 +31,17 @@ class Prometheus:
     name = "prometheus"
     after = ()
     stop_timeout = 5.0
-    poll = False
+    notice_seconds = 0.0
 
     @property
     def address(self) -> str:
         """Its page and its API."""
         return f"http://{HOST}:{self.ports.prometheus}"
+
+    @property
+    def listens(self) -> tuple[int, ...]:
+        """None: its port cannot be handed on, because it opens its socket itself."""
+        return ()
 
     def command(self) -> Command:
         """Write its configuration and say how to start it."""

@@ -8,8 +8,9 @@ from typing import Protocol
 
 from pydantic import SecretStr
 
-from eventing.state import State
+from lungline.listening import VARIABLE as LISTENING
 from lungline.network import without_proxies
+from lungline.service_state import State
 from lungline.settings import PREFIX, Settings, setting_names, variable
 
 
@@ -36,6 +37,11 @@ class Service(Protocol):
         ...
 
     @property
+    def listens(self) -> tuple[int, ...]:
+        """The ports at which its process listens, on sockets that it inherits from the supervisor."""
+        ...
+
+    @property
     def after(self) -> tuple[str, ...]:
         """Services that must be ready before this one is started."""
         ...
@@ -46,8 +52,8 @@ class Service(Protocol):
         ...
 
     @property
-    def poll(self) -> bool:
-        """Whether its state can change while it runs."""
+    def notice_seconds(self) -> float:
+        """How long it may give no sign before `probe` says so."""
         ...
 
     def command(self) -> Command:
@@ -55,7 +61,10 @@ class Service(Protocol):
         ...
 
     def probe(self, pid: int) -> State:
-        """Its state now, `starting` when it does not answer; at the first start it also makes buckets and topics."""
+        """Its state now, `starting` when it does not answer; at the first start it also makes buckets and topics.
+
+        Called about once a second for as long as it runs.
+        """
         ...
 
     def maintain(self) -> None:
@@ -64,7 +73,7 @@ class Service(Protocol):
 
 
 # Variables of the caller's shell that would lead services to other stores or servers.
-_FOREIGN = ("AWS_", "MLFLOW_", "OTEL_", "KAFKA_", "TANSU_", PREFIX)
+_FOREIGN = ("AWS_", "MLFLOW_", "OTEL_", "KAFKA_", "TANSU_", LISTENING, PREFIX)
 
 
 def base_environment() -> dict[str, str]:

@@ -21,7 +21,6 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from eventing.seaweedfs_tls import secure
-from eventing.state import State, number_of, read_state
 from laptop.home.credentials import Credentials, Key, claim_credentials
 from laptop.home.disk import SMALL_VOLUME_MB, SMALL_VOLUMES_BELOW
 from laptop.home.ports import Ports, claim_ports
@@ -31,6 +30,7 @@ from laptop.services.service import Command, base_environment
 from lungline.errors import LunglineError
 from lungline.home import Home, write_json
 from lungline.network import HOST
+from lungline.service_state import State, number_of, read_state
 from lungline.settings import Settings
 from lungline.storage.contents import Contents
 from lungline.storage.s3 import Storage
@@ -63,12 +63,17 @@ class Store:
     name = "store"
     after = ()
     stop_timeout = 5.0
-    poll = False
+    notice_seconds = 0.0
 
     @property
     def address(self) -> str:
         """The S3 endpoint."""
         return f"http://{HOST}:{self.ports.s3}"
+
+    @property
+    def listens(self) -> tuple[int, ...]:
+        """Of its gate; where it has no network of its own, the ports behind them are new at each start."""
+        return self.ports.s3, self.ports.filer_grpc
 
     @property
     def buckets(self) -> tuple[str, ...]:
@@ -110,21 +115,26 @@ class Store:
             **_port_options(self.ports),
             **_socket_options(self.home),
         }
-        gate = (sys.executable, "-P", "-m", "laptop.services.store_gate", "--port", str(self.ports.s3))
-        gate += ("--port", str(self.ports.filer_grpc), "--report", str(self.home.file("run", "store_gate.json")), "--")
+        gate = (sys.executable, "-P", "-m", "laptop.services.store_gate", "--door", f"s3.port={self.ports.s3}")
+        gate += ("--door", f"filer.port.grpc={self.ports.filer_grpc}")
+        gate += ("--report", str(self.home.file("run", "store_gate.json")), "--")
         weed = (*gate, find_weed(), "-logtostderr", f"-config_dir={config}", "mini")
         env = base_environment() | {"GOMEMLIMIT": MEMORY_LIMIT}
         return Command((*weed, *(f"-{name}={value}" for name, value in options.items())), env, data)
 
-    def probe(self, pid: int) -> State:  # noqa: ARG002 - the S3 response tells the state
-        """Ready once the owner can write: the store answers some time before its volumes do."""
+    def probe(self, pid: int) -> State:
+        """Ready once the owner can write: the store answers some time before its volumes do; then while it answers."""
         try:
+            if pid in self._begun:
+                self._storage.exists(self.settings.models_bucket, ".ready")
+                return "ready"
             Contents(self.home, self._storage).settle(self.buckets, used=self._was_used)
             with ThreadPoolExecutor(len(self.buckets)) as pool:
                 # Not to the uploads bucket, where the object would be an upload.
                 list(pool.map(self._try_out, self.buckets[1:]))
         except LunglineError:
             return "starting"
+        self._begun.add(pid)
         return "ready"
 
     @property
@@ -140,6 +150,11 @@ class Store:
 
     def maintain(self) -> None:
         """Nothing to do."""
+
+    @cached_property
+    def _begun(self) -> set[int]:
+        """The processes that have been ready."""
+        return set()
 
     @cached_property
     def _storage(self) -> Storage:
@@ -194,7 +209,9 @@ def _volume_options(home: Home) -> dict[str, int]:
 def _port_options(ports: Ports) -> dict[str, int]:
     names = ("s3", "master", "volume", "filer")
     plain = {f"{name}.port": getattr(ports, name) for name in (*names, "admin")}
-    return plain | {f"{name}.port.grpc": getattr(ports, f"{name}_grpc") for name in names}
+    options = plain | {f"{name}.port.grpc": getattr(ports, f"{name}_grpc") for name in names}
+    # The gate has these, and chooses the ports behind them.
+    return {name: port for name, port in options.items() if name not in {"s3.port", "filer.port.grpc"}}
 
 
 def _socket_options(home: Home) -> dict[str, Path]:

@@ -18,30 +18,44 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from laptop.services.private_network import BACKLOG, PrivateNetwork, Program
+from laptop.services.private_network import BACKLOG, PrivateNetwork, Program, free_port
+from lungline.listening import listen
 from lungline.network import HOST
 
 CHUNK = 2**18
 
 
-async def _serve(
-    network: PrivateNetwork, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> None:
-    """One connection, from its begin to its end."""
-    try:
-        made = await asyncio.to_thread(network.socket)
-        made.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(made, (HOST, port))
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        inner = await asyncio.open_connection(sock=made, limit=CHUNK)
-    except OSError:  # the store is starting, or has ended
-        writer.close()
-        return
-    with contextlib.suppress(OSError):
-        await asyncio.gather(_pump(reader, inner[1]), _pump(inner[0], writer))
+@dataclass(frozen=True, slots=True)
+class Door:
+    """One port of the gate: which option of the store names the port behind it, and where that is."""
+
+    option: str
+    port: int
+    inner: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Door":
+        """From `OPTION=PORT`; the port behind is new at each start."""
+        option, _, port = text.partition("=")
+        return cls(option, int(port), free_port())
+
+    async def serve(self, network: PrivateNetwork, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, from its begin to its end."""
+        try:
+            made = await asyncio.to_thread(network.socket)
+            made.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(made, (HOST, self.inner))
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            inner = await asyncio.open_connection(sock=made, limit=CHUNK)
+        except OSError:  # the store is starting, or has ended
+            writer.close()
+            return
+        with contextlib.suppress(OSError):
+            await asyncio.gather(_pump(reader, inner[1]), _pump(inner[0], writer))
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -54,14 +68,13 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.close()
 
 
-async def _run(network: PrivateNetwork, listeners: Sequence[socket.socket]) -> int:
+async def _run(network: PrivateNetwork, doors: Sequence[tuple[Door, socket.socket]]) -> int:
     loop = asyncio.get_running_loop()
     ended = loop.create_task(asyncio.to_thread(os.waitpid, network.pid, 0))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: None)  # the store gets the same signal, and this process ends with it
-    for listener in listeners:
-        port = int(listener.getsockname()[1])
-        await asyncio.start_server(partial(_serve, network, port), sock=listener, limit=CHUNK)
+    for door, listener in doors:
+        await asyncio.start_server(partial(door.serve, network), sock=listener, limit=CHUNK, backlog=BACKLOG)
     _, status = await ended
     return os.waitstatus_to_exitcode(status)
 
@@ -69,7 +82,8 @@ async def _run(network: PrivateNetwork, listeners: Sequence[socket.socket]) -> i
 def main(argv: Sequence[str]) -> int:
     """Start the store and let clients through to its ports until it ends; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m laptop.services.store_gate", description=__doc__)
-    parser.add_argument("--port", type=int, action="append", required=True, help="a port that this machine sees")
+    text = "an option of the store that names a port, and the port of this machine in front of it: OPTION=PORT"
+    parser.add_argument("--door", type=Door.parse, action="append", required=True, help=text)
     parser.add_argument("--report", type=Path, required=True, help="where to write whether the others are out of reach")
     parser.add_argument("program", nargs="+", help="the store's command")
     arguments = parser.parse_args(argv)
@@ -77,11 +91,12 @@ def main(argv: Sequence[str]) -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536) if hard > 0 else 65_536, hard))
-    network = PrivateNetwork.start(Program(arguments.program, dict(os.environ), arguments.port[0]))
+    doors: list[Door] = arguments.door
+    listeners = [listen(HOST, door.port, BACKLOG) for door in doors]
+    program = [*arguments.program, *(f"-{door.option}={door.inner}" for door in doors)]
+    network = PrivateNetwork.start(Program(program, dict(os.environ), doors[0].inner))
     arguments.report.write_text(json.dumps({"pid": os.getpid(), "private": network.is_private}))
-    # Where there is no network of its own, the store listens on these ports itself.
-    listeners = [socket.create_server((HOST, port), backlog=BACKLOG) for port in arguments.port if network.is_private]
-    return asyncio.run(_run(network, listeners))
+    return asyncio.run(_run(network, list(zip(doors, listeners, strict=True))))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from eventing.state import State, state_of
 from laptop.services.process import running
 from laptop.services.service import Command, base_environment, settings_environment
 from lungline.home import Home
+from lungline.service_state import STALE_SECONDS, State, state_of
 from lungline.settings import Settings
 
 
@@ -26,7 +26,12 @@ class TriggerService:
     address = None
     after = ()  # it waits for broker, predictor and worklist itself
     stop_timeout = 5.0
-    poll = True
+    notice_seconds = STALE_SECONDS
+
+    @property
+    def listens(self) -> tuple[int, ...]:
+        """The metrics."""
+        return (self.metrics_port,) if self.metrics_port else ()
 
     def command(self) -> Command:
         """How to start it."""

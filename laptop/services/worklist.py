@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 
-from eventing.state import State
 from laptop.home.credentials import Credentials
 from laptop.home.ports import Ports
 from laptop.services.mlflow import answers_with
 from laptop.services.service import Command, base_environment, settings_environment
 from lungline.home import Home
 from lungline.network import HOST
+from lungline.service_state import State
 from lungline.settings import Settings
 
 
@@ -28,7 +28,7 @@ class WorklistService:
     # Results wait for it in Kafka, so the services that make them start first.
     after = ("trigger",)
     stop_timeout = 5.0
-    poll = True
+    notice_seconds = 0.0
 
     @property
     def address(self) -> str:
@@ -47,6 +47,11 @@ class WorklistService:
     def connected(self, settings: Settings) -> Settings:
         """Settings with the address for people, unless they contain one."""
         return _with(settings, "uri", self.address)
+
+    @property
+    def listens(self) -> tuple[int, ...]:
+        """The page and the metrics."""
+        return (self.ports.worklist, self.ports.worklist_metrics)
 
     def command(self) -> Command:
         """How to start it."""

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Collection, Iterator
 from datetime import UTC
 from pathlib import Path
@@ -47,15 +48,23 @@ class StackCollector(Collector):
 def _states(services: Collection[ServiceStatus]) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
     up = GaugeMetricFamily("lungline_part_ready", "Whether a service runs and is ready.", labels=["part"])
     restarts = CounterMetricFamily("lungline_part_restarts", "Starts after a service ended by itself.", labels=["part"])
+    hangs = CounterMetricFamily(
+        "lungline_part_hangs", "Times that a service gave no sign for too long and was killed.", labels=["part"]
+    )
+    silence = GaugeMetricFamily(
+        "lungline_part_silent_seconds", "For how long a service has given no sign; 0 while it does.", labels=["part"]
+    )
     start = GaugeMetricFamily(
         "lungline_part_start_seconds", "From a service's start until it was ready.", labels=["part"]
     )
     for service in services:
         up.add_metric([service.name], service.state == "ready")
         restarts.add_metric([service.name], service.restarts)
+        hangs.add_metric([service.name], service.hangs)
+        silence.add_metric([service.name], time.time() - service.silent_since if service.silent_since else 0.0)
         if service.ready_seconds is not None:
             start.add_metric([service.name], service.ready_seconds)
-    yield from (up, restarts, start)
+    yield from (up, restarts, hangs, silence, start)
 
 
 def _consumption(processes: Collection[tuple[str, int]]) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:

@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 
 from eventing.kafka import TRIGGER_GROUP, make_consumer
 from eventing.offsets import assign_uncommitted
-from eventing.state import State
 from lungline.errors import LunglineError, Unavailable
+from lungline.service_state import State
 from lungline.settings import Settings
 
 # The services that can lose an event.

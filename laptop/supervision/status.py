@@ -1,13 +1,17 @@
 """The status of a stack: the supervisor writes it into the home folder, and everything else reads it there."""
 
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eventing.state import State
 from laptop.home.lock import is_locked
 from laptop.services.process import birth as process_birth
 from lungline.home import Home, read_json, write_json
+from lungline.service_state import State
+
+REPORT_SECONDS = 5.0
+"""How often the supervisor writes its status at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,17 @@ class ServiceStatus:
     """When the process was started, in the system's own words: with it the pid names this process and no other."""
     metrics: str | None = None
     """The address that Prometheus scrapes."""
+    silent_since: float | None = None
+    """Since when it has given no sign, in seconds since 1970; None while it answers."""
+    hangs: int = 0
+    """How often it was killed because it gave no sign for too long; each is also one of its restarts."""
+
+    @property
+    def remark(self) -> str:
+        """For how long it has given no sign, and its note."""
+        if self.silent_since is None:
+            return self.note or ""
+        return f"No sign for {time.time() - self.silent_since:.0f} s. {self.note or ''}".strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +56,14 @@ class StackStatus:
     """Of the supervisor."""
     services: tuple[ServiceStatus, ...]
     birth: str | None = None
+    reported: float | None = None
+    """When the supervisor last wrote its status, in seconds since 1970."""
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the supervisor should have reported; 0 while it does."""
+        late = time.time() - (self.reported or time.time()) - REPORT_SECONDS
+        return late + REPORT_SECONDS if self.running and late > REPORT_SECONDS else 0.0
 
     def service(self, name: str) -> ServiceStatus:
         """The status of a service; `stopped` if the stack has never had it."""
@@ -56,7 +79,7 @@ def write_status(home: Home, status: StackStatus) -> None:
     """Publish the status of a running stack."""
     value = asdict(status)
     del value["home"], value["running"]
-    value["folder"] = _folder(home)
+    value |= {"folder": _folder(home), "reported": time.time()}
     write_json(home.file("supervisor.json"), value)
 
 
@@ -65,12 +88,12 @@ def read_status(home: Home) -> StackStatus:
     record = _read(home)
     try:
         services = tuple(ServiceStatus(**service) for service in record.get("services", ()))
-        pid, birth = record.get("pid"), record.get("birth")
+        pid, birth, reported = record.get("pid"), record.get("birth"), record.get("reported")
     except TypeError:  # of another version
-        services, pid, birth = (), None, None
+        services, pid, birth, reported = (), None, None, None
     running = is_locked(home)
     if running and pid and process_birth(pid) == birth:
-        return StackStatus(home.path, True, pid, services, birth)
+        return StackStatus(home.path, True, pid, services, birth, reported)
     # A supervisor that has just started has not written its status yet: this one is the last supervisor's.
     return StackStatus(home.path, running, None, tuple(_stopped(service) for service in services))
 
@@ -102,4 +125,4 @@ def _read(home: Home) -> dict[str, Any]:
 def _stopped(service: ServiceStatus) -> ServiceStatus:
     if service.state == "external":
         return service
-    return replace(service, state="stopped", pid=None, birth=None)
+    return replace(service, state="stopped", pid=None, birth=None, silent_since=None)

@@ -1,7 +1,8 @@
 """The background process that keeps the services of a stack running.
 
-It starts them side by side, each as soon as the services it needs are ready, restarts those that end by themselves,
-and stops them in the order of their dependencies. One thread starts all processes: the kernel's protection against
+It starts them side by side, each as soon as the services it needs are ready, restarts those that end by themselves or
+give no sign for too long, and stops them in the order of their dependencies. Their sockets are its own, so that no port
+changes hands while a service restarts. One thread starts all processes: the kernel's protection against
 orphans follows the thread that started a child, not the process.
 """
 
@@ -11,15 +12,16 @@ import itertools
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 from eventing.metrics import expose
-from eventing.state import State
 from laptop.home.lock import take_lock
 from laptop.home.ports import load_ports, targets
 from laptop.home.store_files import note_store_files
@@ -27,14 +29,17 @@ from laptop.services.process import Process, birth, tail
 from laptop.services.service import Service
 from laptop.supervision import reaper
 from laptop.supervision.assembly import Assembly, assemble
+from laptop.supervision.listeners import claim
 from laptop.supervision.logs import LogFile
 from laptop.supervision.metrics import StackCollector
 from laptop.supervision.monitoring import Monitoring
 from laptop.supervision.reconciler import Reconciler
-from laptop.supervision.status import ServiceStatus, StackStatus, read_leftovers, write_status
+from laptop.supervision.silence import Silence
+from laptop.supervision.status import REPORT_SECONDS, ServiceStatus, StackStatus, read_leftovers, write_status
 from lungline import program
 from lungline.errors import LunglineError
 from lungline.home import Home
+from lungline.service_state import State
 from lungline.settings import Settings
 
 log = logging.getLogger("lungline.supervisor")
@@ -44,6 +49,12 @@ Assemble = Callable[[Home, Settings], Assembly]
 # Each group ends before the next, so that work in progress is finished and its results are still written.
 STOPPING = (("gateway", "trigger", "bridge"), ("predictor", "worklist", "mlflow", "broker"), ("store", "prometheus"))
 PROBE_SECONDS, POLL_SECONDS = 0.03, 1.0
+# A probe that takes longer shows that its service gives no sign.
+PATIENCE_SECONDS = 5.0
+# One for each service's probe and one for its housekeeping: those of hung services must not keep the others waiting.
+THREADS = 24
+UNPROVEN: frozenset[State] = frozenset({"starting", "not answering", "not ready: another program answers"})
+STRANGER: State = "not ready: another program answers"
 MAINTAIN_EVERY = 5  # polls of a service
 SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 30.0
 # A service that has run this long has recovered: the pause before its next restart is the shortest again.
@@ -54,9 +65,18 @@ class Supervisor:
     """Runs the services from `run` until `stop`."""
 
     def __init__(
-        self, home: Home, services: Sequence[Service], external: Sequence[ServiceStatus], private: str
+        self,
+        home: Home,
+        services: Sequence[Service],
+        external: Sequence[ServiceStatus],
+        private: str,
+        *,
+        listeners: Mapping[int, socket.socket] | None = None,
+        hang_seconds: float = 0.0,
     ) -> None:
         self._home = home
+        self._listeners = listeners or {}
+        self._hang_seconds = hang_seconds
         self.on_state: Callable[[str, State], None] = lambda *_: None
         self._services = {service.name: service for service in services}
         ports = load_ports(home)
@@ -73,6 +93,9 @@ class Supervisor:
         for status in external:
             self._ready[status.name].set()
         self._processes: dict[str, Process] = {}
+        self._hung: dict[str, float] = {}
+        """Services that were killed because they hang, and how long they gave no sign."""
+        self._background: dict[tuple[str, str], asyncio.Future[Any]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ended = asyncio.Condition()
         self._stopping = asyncio.Event()
@@ -89,10 +112,12 @@ class Supervisor:
     async def run(self) -> None:
         """Start everything, keep it running, and stop it when asked."""
         loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(THREADS, "probe"))
         loop.add_signal_handler(signal.SIGCHLD, lambda: loop.create_task(self._notice_ends()))
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self.stop)
         self._tasks = {name: loop.create_task(self._keep(service)) for name, service in self._services.items()}
+        self._tasks["supervisor"] = loop.create_task(self._report())
         try:
             await self._stopping.wait()
         finally:
@@ -118,7 +143,11 @@ class Supervisor:
             if time.monotonic() - started > STEADY_SECONDS:
                 pause = SHORTEST_PAUSE_SECONDS
             restarts = self._status[service.name].restarts + 1
-            self._publish(service.name, "restarting", pid=None, birth=None, restarts=restarts, note=note)
+            changes = {"restarts": restarts, "note": note, "silent_since": None}
+            if seconds := self._hung.pop(service.name, None):
+                hangs = self._status[service.name].hangs + 1
+                changes |= {"hangs": hangs, "note": f"It gave no sign for {seconds:.0f} s, so it was killed."}
+            self._publish(service.name, "restarting", pid=None, birth=None, **changes)
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
@@ -142,7 +171,8 @@ class Supervisor:
     def _start(self, service: Service) -> Process:
         read, write = os.pipe()
         try:
-            process = Process(service.command(), write)
+            sockets = [self._listeners[port] for port in service.listens if port in self._listeners]
+            process = Process(service.command(), write, sockets)
         except BaseException:
             os.close(read)
             raise
@@ -164,18 +194,53 @@ class Supervisor:
             os.close(read)
 
     async def _poll(self, service: Service, process: Process, started: float) -> None:
-        """Probe a service until it has started, and then further if its state can change."""
-        while (state := await self._probe(service, process)) == "starting":
+        """Probe a service until it has started, and then for as long as it runs."""
+        while (state := await self._probe(service, process)) in UNPROVEN:
+            if state == STRANGER != self._status[service.name].state:
+                self._publish(service.name, state)
             await asyncio.sleep(PROBE_SECONDS)
         self._ready[service.name].set()
         self._publish(service.name, state, ready_seconds=round(time.monotonic() - started, 2))
+        silence = Silence(service.notice_seconds)
         for second in itertools.count(1):
             await asyncio.sleep(POLL_SECONDS)
-            if service.poll and (now := await self._probe(service, process)) != state:
+            now = await self._probe(service, process)
+            now = "not answering" if now == "starting" else now
+            silence.note(answers=now != "not answering")
+            if now != state:
                 state = now
-                self._publish(service.name, state)
-            if second % MAINTAIN_EVERY == 0:
-                await self._maintain(service)
+                since = time.time() - silence.seconds if silence.seconds else None
+                self._publish(service.name, state, silent_since=since)
+            if self._has_hung(service, silence.seconds):
+                self._end_hung(service, process, silence.seconds)
+                return
+            if second % MAINTAIN_EVERY == 0 and state != "not answering":
+                self._in_background(service.name, "maintain", self._maintain(service))
+
+    def _has_hung(self, service: Service, seconds: float) -> bool:
+        """Whether a service is to be killed; one that waits for another that hangs has no fault of its own."""
+        waits = any(self._status[name].state == "not answering" for name in service.after if name in self._status)
+        return 0 < self._hang_seconds <= seconds and not waits
+
+    def _end_hung(self, service: Service, process: Process, seconds: float) -> None:
+        log.error("%s has given no sign for %.0f s: it is killed and started again.", service.name, seconds)
+        self._hung[service.name] = seconds
+        process.signal(signal.SIGKILL)
+
+    async def _report(self) -> None:
+        """Write the status again and again: so others see that the supervisor lives."""
+        while True:
+            await asyncio.sleep(REPORT_SECONDS)
+            self._write()
+
+    def _in_background(self, name: str, what: str, work: Coroutine[Any, Any, Any]) -> "asyncio.Future[Any]":
+        """Begin work for a service, unless the last of its kind still goes on; returns that which goes on."""
+        current = self._background.get((name, what))
+        if current is not None and not current.done():
+            work.close()
+            return current
+        current = self._background[(name, what)] = asyncio.ensure_future(work)
+        return current
 
     async def _maintain(self, service: Service) -> None:
         try:
@@ -186,8 +251,14 @@ class Supervisor:
             log.exception("%s: its housekeeping failed; it is tried again.", service.name)
 
     async def _probe(self, service: Service, process: Process) -> State:
+        """The service's state, or `not answering` when the probe takes too long; then it goes on by itself."""
+        probing = self._in_background(service.name, f"probe {process.pid}", self._ask(service, process.pid))
+        done, _ = await asyncio.wait({probing}, timeout=PATIENCE_SECONDS)
+        return probing.result() if done else "not answering"
+
+    async def _ask(self, service: Service, pid: int) -> State:
         try:
-            return await asyncio.to_thread(service.probe, process.pid)
+            return await asyncio.to_thread(service.probe, pid)
         except Exception:
             log.exception("The %s could not be probed.", service.name)
             await asyncio.sleep(POLL_SECONDS)
@@ -211,11 +282,15 @@ class Supervisor:
         process = self._processes[name]
         await asyncio.to_thread(process.stop, self._services[name].stop_timeout)
         self._forget(name, process)
-        self._publish(name, "stopped", pid=None, birth=None)
+        for port in self._services[name].listens:
+            if port in self._listeners:
+                self._listeners[port].close()  # who still waits there is told so
+        self._publish(name, "stopped", pid=None, birth=None, silent_since=None)
 
     def _forget(self, name: str, process: Process) -> None:
         process.sweep()
         self._processes.pop(name, None)
+        self._background.pop((name, f"probe {process.pid}"), None)
         self._notify_reaper("-", process.pid)
 
     def _notify_reaper(self, prefix: str, pid: int | None = None) -> None:
@@ -225,11 +300,14 @@ class Supervisor:
     def _publish(self, name: str, state: State, **changes: Any) -> None:
         """Publish a service's new state in the home folder and to `on_state`."""
         self._status[name] = replace(self._status[name], state=state, **changes)
-        pid = os.getpid()
-        write_status(self._home, StackStatus(self._home.path, True, pid, self.services(), birth(pid)))
+        self._write()
         self.on_state(name, state)
         note = self._status[name].note
         log.info("%s is %s%s", name, state, f": {note}" if note and state == "restarting" else "")
+
+    def _write(self) -> None:
+        pid = os.getpid()
+        write_status(self._home, StackStatus(self._home.path, True, pid, self.services(), birth(pid)))
 
 
 def end_leftovers(home: Home) -> None:
@@ -259,8 +337,12 @@ def main(settings: Settings, assemble: Assemble = assemble) -> None:
 
 
 async def _supervise(home: Home, settings: Settings, assemble: Assemble, *, attached: bool) -> None:
-    assembly = assemble(home, settings)
-    supervisor = Supervisor(home, assembly.services, assembly.external, private=settings.uploads_bucket)
+    assembly, listeners = claim(lambda: assemble(home, settings))
+    supervisor = Supervisor(
+        *(home, assembly.services, assembly.external, settings.uploads_bucket),
+        listeners=listeners,
+        hang_seconds=settings.hang_seconds,
+    )
     ports = load_ports(home)
     expose(ports and ports.supervisor_metrics, StackCollector(home, supervisor.services))
     reconciler = Reconciler(assembly.settings)

@@ -22,6 +22,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from lungline.listening import listen
 from lungline.registry.mlflow_routes import is_served
 
 ACCOUNTS = "MLFLOW_GATE_ACCOUNTS"
@@ -200,14 +201,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     # Its access log would be longer than everything else together.
-    uvicorn.run(
-        application(),
-        host=arguments.host,
-        port=arguments.port,
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=2,
-    )
+    config = uvicorn.Config(application(), log_level="warning", access_log=False, timeout_graceful_shutdown=2)
+    uvicorn.Server(config).run(sockets=[listen(arguments.host, arguments.port)])
 
 
 if __name__ == "__main__":

@@ -12,16 +12,18 @@ State = Literal[
     "ready",
     "waiting",  # its process runs; the store or the broker that it needs does not answer
     "waiting for a champion",  # a predictor without a model
-    "not ready",  # a predictor that has not loaded its model, or a service that hangs; its log says why
+    "not ready",  # a predictor that has not loaded its model; its log says why
+    "not ready: another program answers",  # whoever listens at its port does not prove that it is this stack's
+    "not answering",  # its process runs, and gives no sign: it hangs
     "restarting",  # its process ended by itself; the next one starts after a pause
     "stopped",
     "external",  # not ours: the settings name another one
 ]
 
 
-HEARTBEAT_SECONDS = 5.0
+HEARTBEAT_SECONDS = 2.0
 """How often a service that does nothing writes its state all the same."""
-STALE_SECONDS = 15.0
+STALE_SECONDS = 8.0
 """A state that is older proves nothing: its service hangs, or cannot write."""
 
 
@@ -42,11 +44,11 @@ def read_state(home: Home, service: str) -> dict[str, Any]:
 
 
 def state_of(home: Home, service: str, pid: int) -> State:
-    """The state that the process with this id has written; `starting` when it has not, `not ready` when it is old."""
+    """The state that a process has written; `starting` when it has written none, `not answering` when it is old."""
     document = read_state(home, service)
     if document.get("pid") != pid:
         return "starting"
-    return document["state"] if age_of(document) < STALE_SECONDS else "not ready"
+    return document["state"] if age_of(document) < STALE_SECONDS else "not answering"
 
 
 def age_of(document: dict[str, Any]) -> float:
