@@ -1,4 +1,4 @@
-"""Files of destinations: what cannot work is refused with its line and the nearest right word; secrets are not shown."""
+"""Files of destinations: what cannot work is refused with its line and the nearest right word, without secrets."""
 
 from pathlib import Path
 
