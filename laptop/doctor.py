@@ -303,6 +303,11 @@ def _worklist(metrics: StackMetrics) -> Iterator[Check]:
     waiting = metrics.total("lungline_notices_unacknowledged") or 0.0
     text = f"{waiting:.0f} unacknowledged, {failed:.0f} could not be sent"
     yield Check("notices", failed == 0, text, "The worklist's notices page shows the rule and the error.")
+    outgoing = metrics.total("lungline_result_deliveries")
+    if outgoing is not None:
+        failed = metrics.total("lungline_result_deliveries", state="failed") or 0.0
+        text = f"{outgoing - failed:.0f} waiting, {failed:.0f} failed"
+        yield Check("deliveries", failed == 0, text, "lungline worklist deliveries names destination and reason.")
 
 
 def _drift(metrics: StackMetrics) -> Iterator[Check]:

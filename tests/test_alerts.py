@@ -60,6 +60,18 @@ CASES: list[tuple[str, list[tuple[str, str]], int, bool]] = [
         9,
         False,
     ),
+    ("DeliveriesFail", [('lungline_result_deliveries{destination="pacs",state="failed"}', "0x10 1x30")], 20, True),
+    ("DeliveriesFail", [('lungline_result_delivery_wait_seconds{destination="pacs"}', "0+60x40")], 30, True),
+    (
+        "DeliveriesFail",
+        [
+            ('lungline_result_deliveries{destination="pacs",state="failed"}', "0x60"),
+            ('lungline_result_deliveries{destination="pacs",state="waiting"}', "9x60"),
+            ('lungline_result_delivery_wait_seconds{destination="pacs"}', "5x60"),
+        ],
+        40,
+        False,
+    ),
     ("PredictorNotReady", [("lungline_model_ready", "0x60")], 6, True),
     (
         "PredictorNotReady",

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import generate_latest
 from pydicom import dcmread
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from eventing.seaweedfs_tls import Certificates
 from lungline.settings import Settings
@@ -31,7 +31,7 @@ from tests.support.orthanc import Orthanc, running_orthanc
 from tests.support.worklist_site import home, wait
 from worklist import metrics
 from worklist.database import deliveries
-from worklist.database.models import Delivery
+from worklist.database.models import Audit, Delivery
 from worklist.database.session import Database
 from worklist.delivery.courier import Courier
 from worklist.destinations import DicomDestination, load_destinations
@@ -93,6 +93,9 @@ def test_report_and_capture_arrive_in_the_patients_study_once(
         first = {each["SOPInstanceUID"] for each in pacs.instances() if each["StudyInstanceUID"] == study}
         assert classes(pacs, study) == {SR: 1, CAPTURE: 1}
         assert states(site, result)["nowhere"] != "sent"
+        with site.database.reading() as session:
+            logged = session.execute(select(Audit.act, Audit.identity, Audit.detail)).all()
+        assert ("delivered", result.upload.identity, name) in [tuple(row) for row in logged]
         with site.database.writing() as session:
             sent = Delivery.destination == name
             session.execute(update(Delivery).where(sent).values(state="waiting", due=datetime.now(UTC)))

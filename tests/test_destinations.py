@@ -1,5 +1,6 @@
 """Files of destinations: what cannot work is refused with its line and the nearest right word, without secrets."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,13 @@ def test_all_kinds_of_a_right_file_are_read(tmp_path: Path) -> None:
     assert isinstance(engine, Hl7Destination)
     assert (engine.port, engine.after) == (2575, "result")
     assert load_destinations(None) == ()
+
+
+def test_example_of_the_document_is_right(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs/dicom.md").read_text()
+    (example,) = [block for block in re.findall(r"```toml\n(.*?)```", text, re.DOTALL) if "[[destination]]" in block]
+    kinds = [type(each) for each in load_destinations(written(tmp_path, example))]
+    assert kinds == [DicomDestination, StowDestination, FhirDestination, Hl7Destination]
 
 
 def test_secret_is_read_when_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
