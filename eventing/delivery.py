@@ -2,7 +2,8 @@
 
 Knative retries a sink that answers 404, 408, 409, 429 or from 500 on, or does not answer: here 10 times, after 0.2 s,
 0.4 s, ... 30 s (111 s in all). Any other status is a dead letter at once. While the sink is unavailable or says that
-it is not ready, records wait and use up no retries; nor while it is busy (503 with Retry-After), for ten minutes.
+it is not ready, records wait and use up no retries; nor while it is busy (503 with Retry-After), for ten minutes. Where
+sender and sink prove themselves, only answers with a proof count: for the rest records are delivered again.
 """
 
 import heapq
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 BROKER_REFUSED_SECONDS = 1.0
 BUSY_PATIENCE_SECONDS = 600.0
+# The pause after an answer without proof is that before this retry: there is nothing to hurry for.
+UNPROVED_BACKOFF = 3
 POLL_SECONDS = 0.1
 
 log = logging.getLogger("lungline.trigger")
@@ -57,7 +60,7 @@ class Dispatcher:
 
     def __init__(self, route: Route, outbox: Outbox) -> None:
         self._route = route
-        self._sink = Sink(route.url)
+        self._sink = Sink(route.url, route.sender)
         self.breaker = CircuitBreaker(self._sink)
         self._outbox = outbox
         self._pool = ThreadPoolExecutor(route.concurrency, "delivery")
@@ -65,13 +68,13 @@ class Dispatcher:
         self._scheduled: list[Delivery] = []
         self._scheduled_changed = threading.Condition()
         self._numbers = itertools.count()
-        self._counts = {"delivered": 0, "retried": 0, "dead_letters": 0}
+        self._counts = {"delivered": 0, "retried": 0, "unproved": 0, "dead_letters": 0}
         self._counts_lock = threading.Lock()
         self._stopping = threading.Event()
 
     @property
     def counts(self) -> dict[str, int]:
-        """Deliveries, retries and dead letters so far."""
+        """Deliveries, retries, unproved answers and dead letters so far."""
         with self._counts_lock:
             return dict(self._counts)
 
@@ -140,7 +143,9 @@ class Dispatcher:
             return
         if response.unavailable:
             self.breaker.trip()
-        if response.retryable:
+        if not (response.sent and response.believed):
+            self._wait_for_sink(delivery, response)
+        elif response.retryable:
             self._retry(delivery, response)
         else:
             self._dead_letter(delivery, response)
@@ -154,13 +159,23 @@ class Dispatcher:
             delivery.finish()
 
     def _retry(self, delivery: Delivery, response: SinkResponse) -> None:
-        policy = self._route.retry
-        now = time.monotonic()
-        if response.busy_seconds is not None and now < (delivery.patience or now + 1):
+        if response.busy_seconds is not None:
             # Busy is no fault of the record: it costs no attempt, for as long as a sink may be busy.
-            delivery.patience = delivery.patience or now + BUSY_PATIENCE_SECONDS
-            self._schedule(delivery, max(response.busy_seconds, policy.backoff(0)))
-            return
+            self._spare(delivery, response, max(response.busy_seconds, self._route.retry.backoff(0)))
+        else:
+            self._count_attempt(delivery, response)
+
+    def _spare(self, delivery: Delivery, response: SinkResponse, seconds: float) -> None:
+        """Deliver it again without counting the attempt, unless that has gone on for too long."""
+        now = time.monotonic()
+        delivery.patience = delivery.patience or now + BUSY_PATIENCE_SECONDS
+        if now < delivery.patience:
+            self._schedule(delivery, seconds)
+        else:
+            self._count_attempt(delivery, response)
+
+    def _count_attempt(self, delivery: Delivery, response: SinkResponse) -> None:
+        policy = self._route.retry
         if delivery.retries >= policy.retries:
             self._dead_letter(delivery, response)
             return
@@ -168,6 +183,16 @@ class Dispatcher:
         backoff = policy.backoff(delivery.retries)
         delivery.retries += 1
         self._schedule(delivery, backoff)
+
+    def _wait_for_sink(self, delivery: Delivery, response: SinkResponse) -> None:
+        """Deliver it again without counting the attempt: it was not sent, or anybody may have given the answer."""
+        if not response.believed:
+            self._count("unproved")
+        if not response.sent:
+            self._schedule(delivery, self._route.retry.backoff(0))
+            return
+        log.warning("The answer to %s has no proof that the %s gave it.", delivery.record, self._route.name)
+        self._spare(delivery, response, self._route.retry.backoff(UNPROVED_BACKOFF))
 
     def _schedule(self, delivery: Delivery, seconds: float) -> None:
         delivery.due = time.monotonic() + seconds

@@ -6,6 +6,7 @@ from pydantic import SecretStr
 
 from eventing.kafka import DEAD_LETTERS_GROUP, RESULTS_GROUP, TRIGGER_GROUP
 from lungline.errors import StackError
+from lungline.events.proof import Receiving, Sender
 from lungline.settings import Settings
 
 
@@ -33,6 +34,8 @@ class Route:
     url: str
     token: SecretStr | None = field(default=None, repr=False)
     """Bearer token that the sink expects."""
+    sender: Sender | None = field(default=None, repr=False)
+    """Proves the requests instead, and requires answers to be proved."""
     replies: str | None = None
     """Topic of the sink's reply events; None drops them."""
     dead_letters: str | None = None
@@ -50,13 +53,21 @@ class Route:
     @property
     def headers(self) -> dict[str, str]:
         """Headers of every request, besides the event's own."""
-        return {"authorization": f"Bearer {self.token.get_secret_value()}"} if self.token else {}
+        if self.token is None or self.sender is not None:
+            return {}
+        return {"authorization": f"Bearer {self.token.get_secret_value()}"}
 
 
-def routes(settings: Settings, worklist: str | None, retry: RetryPolicy = RetryPolicy()) -> tuple[Route, ...]:
+def routes(
+    settings: Settings,
+    worklist: str | None,
+    retry: RetryPolicy = RetryPolicy(),
+    *,
+    plain_predictor: bool = False,
+) -> tuple[Route, ...]:
     """Uploads to the predictor; results and dead letters to the worklist at this address, if there is one.
 
-    Raises StackError when the settings name no predictor.
+    A plain predictor has not the key of events. Raises StackError when the settings name no predictor.
     """
     if not settings.predictor_uri:
         raise StackError("No predictor is set: start the stack with `lungline up`, or set LUNGLINE_PREDICTOR_URI.")
@@ -65,6 +76,7 @@ def routes(settings: Settings, worklist: str | None, retry: RetryPolicy = RetryP
         settings.uploads_topic,
         TRIGGER_GROUP,
         f"{settings.predictor_uri}/v1/models/{settings.model_name}:predict",
+        sender=None if plain_predictor else _sender(settings, "predictor"),
         replies=settings.results_topic,
         dead_letters=settings.dead_letters_topic,
         retry=retry,
@@ -73,13 +85,14 @@ def routes(settings: Settings, worklist: str | None, retry: RetryPolicy = RetryP
 
 
 def _to_worklist(settings: Settings, address: str, retry: RetryPolicy) -> tuple[Route, Route]:
-    token = settings.worklist.event_token
+    token, sender = settings.worklist.event_token, _sender(settings, "worklist")
     results = Route(
         "worklist",
         settings.results_topic,
         RESULTS_GROUP,
         f"{address}/",
         token,
+        sender,
         dead_letters=settings.dead_letters_topic,
         concurrency=4,  # its database has one writer
         wait_milliseconds=100,
@@ -92,8 +105,14 @@ def _to_worklist(settings: Settings, address: str, retry: RetryPolicy) -> tuple[
         DEAD_LETTERS_GROUP,
         f"{address}/dead-letters",
         token,
+        sender,
         concurrency=2,
         wait_milliseconds=250,
         retry=retry,
     )
     return results, dead_letters
+
+
+def _sender(settings: Settings, receiver: Receiving) -> Sender | None:
+    key = settings.event_key
+    return Sender(key.get_secret_value(), receiver) if key else None

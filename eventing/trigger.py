@@ -34,14 +34,15 @@ class Trigger:
         settings: Settings,
         worklist: str | None = None,
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
+        *,
+        plain_predictor: bool = False,
     ) -> None:
         self._home = home
         self._stopping = threading.Event()
         self._ended = threading.Event()
         self._outbox = Outbox(settings)
-        self._subscriptions = [
-            Subscription(settings, route, self._outbox, self._stopping) for route in routes(settings, worklist, retry)
-        ]
+        planned = routes(settings, worklist, retry, plain_predictor=plain_predictor)
+        self._subscriptions = [Subscription(settings, route, self._outbox, self._stopping) for route in planned]
         self._fault: Exception | None = None
 
     @property
@@ -105,6 +106,7 @@ class Trigger:
 _COUNTERS = {
     "delivered": ("lungline_deliveries", "Records that their receiver has accepted."),
     "retried": ("lungline_retries", "Failed delivery attempts that are made again."),
+    "unproved": ("lungline_unproved_answers", "Answers that another program may have given; none was believed."),
     "dead_letters": ("lungline_dead_letters", "Records that could not be delivered, refused images among them."),
 }
 
@@ -144,8 +146,11 @@ def main(settings: Settings) -> None:
     parser = argparse.ArgumentParser(prog="python -m eventing.trigger", description="Kafka records to HTTP sinks.")
     parser.add_argument("--worklist", help="address of the worklist; without one, results go nowhere")
     parser.add_argument("--metrics_port", type=int, help="port for Prometheus; none by default")
+    plain = "the predictor is another's: it has not the key of events, and its answers are believed"
+    parser.add_argument("--plain_predictor", action="store_true", help=plain)
     arguments = parser.parse_args()
-    trigger = Trigger(Home.make(settings.home), settings, arguments.worklist)
+    home = Home.make(settings.home)
+    trigger = Trigger(home, settings, arguments.worklist, plain_predictor=arguments.plain_predictor)
     expose(arguments.metrics_port, TriggerCollector(trigger.subscriptions))
     program.stop_on_sigterm(trigger.stop)
     trigger.run()

@@ -107,6 +107,12 @@ class Settings(BaseSettings):
     kafka_ca: Path | None = Field(
         default=None, description="CA certificate file of the Kafka brokers; empty trusts the system's CAs."
     )
+    event_key: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="Key with which sender and receivers of events prove themselves; empty requires no proofs, "
+        "which Knative cannot give. The laptop stack generates one.",
+    )
     uploads_topic: str = Field(default="xray-uploads", description="Topic of upload events.")
     results_topic: str = Field(default="xray-results", description="Topic of result events.")
     dead_letters_topic: str = Field(

@@ -190,7 +190,7 @@ class WorklistSettings(Block):
         default="127.0.0.1,localhost,[::1]", description="Host names accepted in requests, separated by commas."
     )
     event_token: SecretStr | None = Field(
-        default=None, description="Bearer token required of senders of events; empty requires none."
+        default=None, description="Bearer token required of senders of events that need no proofs; empty requires none."
     )
     secret: SecretStr | None = Field(
         default=None, description="Key that signs cookies; empty generates one in the home folder."

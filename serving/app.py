@@ -19,6 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lungline.errors import EventMalformed, ImageRefused, LunglineError, Unavailable
 from lungline.events.cloudevents import MAX_EVENT_BYTES
+from lungline.events.proof import ProofRefused
+from lungline.events.proof_layer import PROVED
 from lungline.memory import MemoryBudget
 from serving import metrics
 from serving.admission import Admission, AppLimits, Body
@@ -110,7 +112,8 @@ class InferenceApp:
         try:
             data = await self._body(receive, held)
             query, version = QueryParams(scope["query_string"]), route.version_in(scope["path"])
-            request = Request(headers, query, data, datetime.now(UTC), version)
+            proved = bool(scope.get(PROVED))
+            request = Request(headers, query, data, datetime.now(UTC), version, proved)
             is_event = route.takes_events and not held.is_large and b'"instances"' not in data[:_START]
             with self._admission.slot(is_event=is_event):
                 return await self._work(route, request, self._pools.events if is_event else self._pools.images)
@@ -201,6 +204,7 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (RequestMalformed, 400),
     (ImageRefused, 400),
     (OriginRefused, 403),
+    (ProofRefused, 403),
     (RouteNotFound, 404),
     (MethodNotAllowed, 405),
     (BodyTooSlow, 408),

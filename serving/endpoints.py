@@ -12,6 +12,8 @@ from lungline import tracing
 from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.diagnosis.upload import KeepUnsure, diagnose_upload
 from lungline.events import cloudevents
+from lungline.events.proof import ProofRefused
+from lungline.events.proof_layer import NEEDED
 from lungline.events.uploads import Upload, parse, require_bucket
 from lungline.results.events import result_event
 from lungline.results.records import ResultRecord, load_or_none, record_key
@@ -157,9 +159,11 @@ class UploadEvents:
     def predict(self, value: Any, request: Request, diagnoser: Diagnoser) -> Reply:
         """Predict and save the uploads of an event, given as its JSON `value`.
 
-        Raises EventMalformed, and StorageUnavailable, after which the whole event may be delivered again: an upload
-        that already has a result is predicted again, but its stored record is kept and returned.
+        Raises EventMalformed, ProofRefused, and StorageUnavailable, after which the whole event may be delivered again:
+        an upload that already has a result is predicted again, but its stored record is kept and returned.
         """
+        if self.settings.event_key and not request.proved:
+            raise ProofRefused(NEEDED)
         cloudevents.require_size(request.body)
         uploads = parse(value)
         require_bucket(uploads, self.settings.uploads_bucket)

@@ -48,6 +48,8 @@ class Request:
     received: datetime
     version: str | None = None
     """The model version that the path names."""
+    proved: bool = False
+    """Whether its sender has proved to be the stack's own trigger."""
 
 
 @dataclass(frozen=True, slots=True)

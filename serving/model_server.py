@@ -9,13 +9,17 @@ from fastapi import FastAPI
 from fastapi import Request as FastAPIRequest
 from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Scope
 
 import lungline.errors
 from lungline.connections import BACKLOG, guarded, most_connections
 from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.errors import LunglineError
+from lungline.events.proof import Receiver
+from lungline.events.proof_layer import ProvedEvents
 from lungline.listening import listen
 from lungline.memory import MemoryBudget
 from serving import openapi
@@ -35,6 +39,7 @@ with lean_kserve():
     from kserve.protocol.rest.v1_endpoints import V1Endpoints
     from kserve.protocol.rest.v2_endpoints import V2Endpoints
 
+_EVENTS = "application/cloudevents"
 STOP_SECONDS = 4
 """How long requests may last after SIGTERM; the laptop's supervisor kills after 5 s.
 
@@ -80,7 +85,7 @@ def _http_protocol() -> type[Any]:
 class _RESTServer(RESTServer):
     """KServe's HTTP server with our app: its own inference endpoints have neither body limits nor threads."""
 
-    def __init__(self, app: InferenceApp, host: str, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, app: ASGIApp, host: str, *args: Any, **kwargs: Any) -> None:
         super().__init__("", *args, **kwargs)
         self.config.app = app
         self.config.host = host
@@ -104,7 +109,7 @@ class PredictorServer(ModelServer):
         super().__init__(http_port=port, enable_grpc=False, workers=1, grace_period=STOP_SECONDS)
         self.dataplane = _DataPlane(self.registered_models, endpoints.loader)
         self.register_model(PneumoniaModel(endpoints.name, endpoints.loader))
-        self._app = InferenceApp(
+        app = InferenceApp(
             endpoints.routes(),
             _protocol(endpoints, self.dataplane),
             pools,
@@ -113,6 +118,7 @@ class PredictorServer(ModelServer):
             memory=memory,
             loopback=is_loopback(host),
         )
+        self._app = _proved(app, endpoints)
         self._host = host
 
     def run(self) -> None:
@@ -135,6 +141,21 @@ class PredictorServer(ModelServer):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stopped)
         rest.run([listen(self._host, self.http_port, BACKLOG)])
+
+
+def _proved(app: InferenceApp, endpoints: Endpoints) -> ASGIApp:
+    """The app behind proofs of events, where there is a key for them. Images need none."""
+    key, paths = endpoints.upload_events.settings.event_key, endpoints.event_paths
+    if key is None:
+        return app
+
+    def is_event(scope: Scope) -> bool:
+        """What the head does not tell, such as a plain S3 record, the endpoint refuses."""
+        headers = Headers(scope=scope)
+        marked = any(name.startswith("ce-") for name in headers) or headers.get("content-type", "").startswith(_EVENTS)
+        return scope["method"] == "POST" and scope["path"] in paths and marked
+
+    return ProvedEvents(app, Receiver(key.get_secret_value(), "predictor"), is_event)
 
 
 def _protocol(endpoints: Endpoints, dataplane: DataPlane) -> FastAPI:

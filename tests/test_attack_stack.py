@@ -24,6 +24,7 @@ import pytest
 from laptop import stack
 from laptop.home.credentials import load_credentials
 from laptop.home.ports import Ports, load_ports
+from lungline.events.proof import HEADER
 from lungline.home import Home, read_json
 from lungline.network import HOST
 from lungline.settings import Settings, load_settings
@@ -161,13 +162,19 @@ def test_predictor_refuses_pages_of_other_sites(target: Settings) -> None:
     assert statuses(tried) == [403, 403, 403]
 
 
-def test_worklist_takes_events_with_the_token_only(ports: Ports) -> None:
-    """A result that another user forges, and a dead letter."""
-    address = f"http://{HOST}:{ports.worklist}"
+def test_receivers_take_proved_events_only(target: Settings, ports: Ports) -> None:
+    """Not a result or a dead letter that another user forges, nor an upload; nor with the key itself as a token."""
+    credentials = load_credentials(Home(target.home))
+    assert credentials
     kind = {"ce-type": "org.lungline.result.v1", "ce-id": "1", "ce-source": "/x", "ce-specversion": "1.0"}
     forged = kind | {"content-type": "application/json"}
-    guessed = forged | {"authorization": "Bearer x"}
-    tried = [("POST", f"{address}{path}", headers) for path in ("/", "/dead-letters") for headers in (forged, guessed)]
+    bare = forged | {"authorization": f"Bearer {credentials.events}"}
+    guessed = forged | {HEADER: f"v1 {'0' * 32} 1 {'0' * 32} {'0' * 64} {'0' * 64}"}
+    worklist = f"http://{HOST}:{ports.worklist}"
+    addresses = [f"{worklist}/", f"{worklist}/dead-letters"]
+    if target.predictor_uri == f"http://{HOST}:{ports.predictor}":
+        addresses.append(f"{target.predictor_uri}/v1/models/{target.model_name}:predict")
+    tried = [("POST", address, headers) for address in addresses for headers in (forged, bare, guessed)]
     assert set(statuses(tried)) == {403}
 
 

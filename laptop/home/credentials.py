@@ -38,7 +38,7 @@ class Credentials:
 
     @property
     def events(self) -> str:
-        """The token of events that the trigger sends to the worklist; derived from a key that every home has."""
+        """The key of events, for the trigger and its receivers; derived from a key that every home has."""
         return hmac.new(self.signing["signing"].encode(), b"worklist events", "sha256").hexdigest()
 
     @property

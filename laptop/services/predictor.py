@@ -3,11 +3,13 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import SecretStr
+
+from eventing.sink import greeting
 from laptop.home.ports import Ports, claim_ports, load_ports
-from laptop.services.mlflow import answers_with
 from laptop.services.process import running
 from laptop.services.service import Command, base_environment, settings_environment
 from lungline.home import Home
@@ -23,6 +25,8 @@ class Predictor:
     home: Home
     settings: Settings
     ports: Ports
+    event_key: SecretStr | None = field(default=None, repr=False)
+    """With which it and the trigger prove themselves to each other; without one it takes events from anybody."""
 
     name = "predictor"
     after = ()  # it waits for the store and for a champion itself
@@ -47,14 +51,17 @@ class Predictor:
         """How to start it; without a package it reports that it is not ready."""
         argv = (sys.executable, "-P", "-m", "serving", "--model_dir", str(self.home.champion))
         argv += ("--http_host", HOST, "--http_port", str(self.ports.predictor))
-        return Command(argv, base_environment() | settings_environment(self.settings), self.home.file("predictor"))
+        settings = self.settings.model_copy(update={"event_key": self.event_key or self.settings.event_key})
+        return Command(argv, base_environment() | settings_environment(settings), self.home.file("predictor"))
 
     def probe(self, pid: int) -> State:  # noqa: ARG002 - its response tells the state
-        """Ready once it has predicted a test image."""
-        status = answers_with(self.ports.predictor, "/v2/health/ready")
-        if status == 200:
+        """Ready once it has predicted a test image; not when another program answers at its port."""
+        answer = greeting(self.address, "predictor", self.event_key or self.settings.event_key)
+        if not answer.believed:
+            return "not ready: another program answers"
+        if answer.delivered:
             return "ready"
-        if status is None:
+        if answer.status is None:
             return "starting"
         return "not ready" if self.home.champion.exists() else "waiting for a champion"
 

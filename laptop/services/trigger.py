@@ -21,6 +21,8 @@ class TriggerService:
     settings: Settings
     worklist: str | None = None
     metrics_port: int | None = None
+    plain_predictor: bool = False
+    """Whether the predictor is another's, which has not the key of events."""
 
     name = "trigger"
     address = None
@@ -39,6 +41,8 @@ class TriggerService:
         argv = [sys.executable, "-P", "-m", "eventing.trigger"]
         if self.metrics_port:
             argv += ["--metrics_port", str(self.metrics_port)]
+        if self.plain_predictor:
+            argv += ["--plain_predictor"]
         if self.worklist:
             argv += ["--worklist", self.worklist]
         return Command(tuple(argv), env, self.home.path)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 
+from eventing.sink import greeting
 from laptop.home.credentials import Credentials
 from laptop.home.ports import Ports
-from laptop.services.mlflow import answers_with
 from laptop.services.service import Command, base_environment, settings_environment
 from lungline.home import Home
 from lungline.network import HOST
@@ -41,8 +41,8 @@ class WorklistService:
         return f"http://{HOST}:{self.ports.worklist}"
 
     def guarded(self, settings: Settings) -> Settings:
-        """Settings with the token that the trigger sends: no other process on this machine may send results."""
-        return _with(settings, "event_token", SecretStr(self.credentials.events))
+        """Settings with the key of events: no other process on this machine may send results."""
+        return settings.model_copy(update={"event_key": settings.event_key or SecretStr(self.credentials.events)})
 
     def connected(self, settings: Settings) -> Settings:
         """Settings with the address for people, unless they contain one."""
@@ -63,9 +63,11 @@ class WorklistService:
         return Command(argv, env, self.home.file("worklist"))
 
     def probe(self, pid: int) -> State:  # noqa: ARG002 - its response tells the state
-        """Ready while its database answers."""
-        status = answers_with(self.ports.worklist, "/healthz")
-        return "starting" if status is None else "ready" if status == 200 else "waiting"
+        """Ready while its database answers; not when another program answers at its port."""
+        answer = greeting(self.events, "worklist", self.guarded(self.settings).event_key)
+        if not answer.believed:
+            return "not ready: another program answers"
+        return "starting" if answer.status is None else "ready" if answer.delivered else "waiting"
 
     def maintain(self) -> None:
         """Nothing to do."""

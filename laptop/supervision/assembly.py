@@ -99,10 +99,13 @@ def _assemble(home: Home, settings: Settings, ports: Ports, credentials: Credent
     else:
         note = f"The object store at {settings.s3_endpoint} must send its upload events to Kafka itself."
         external.append(ServiceStatus("bridge", "external", note=note))
-    ours = settle(Predictor(home, ours, ports), settings.predictor_uri)
+    event_key = settings.event_key or SecretStr(credentials.events)
+    ours = settle(Predictor(home, ours, ports, event_key), settings.predictor_uri)
     ours = settle(Mlflow(home, ours, ports, credentials), settings.mlflow_uri)
     worklist = WorklistService(home, ours, ports, credentials)
-    services.append(TriggerService(home, worklist.guarded(ours), worklist.events, ports.trigger_metrics))
+    # Another's predictor has the key only when somebody has given it to both.
+    is_plain = bool(settings.predictor_uri) and settings.event_key is None
+    services.append(TriggerService(home, worklist.guarded(ours), worklist.events, ports.trigger_metrics, is_plain))
     services.append(worklist)
     services.append(GatewayService(home, ours, ports, credentials))
     ours = worklist.connected(ours)

@@ -15,7 +15,7 @@ Behaviour = Callable[[str, int], int | tuple[int, dict[str, str]]]
 class FakePredictor:
     """A sink on a real port that records its deliveries."""
 
-    def __init__(self, behave: Behaviour) -> None:
+    def __init__(self, behave: Behaviour, port: int = 0) -> None:
         self.ready = True
         self.readiness_status = 200
         self.connections: list[socket.socket] = []
@@ -67,7 +67,7 @@ class FakePredictor:
             def handle_error(self, request: object, client_address: object) -> None:
                 """Say nothing: clients that are killed are part of the tests."""
 
-        self.server = Server(("127.0.0.1", 0), Handler)
+        self.server = Server(("127.0.0.1", port), Handler)
         self.uri = f"http://127.0.0.1:{self.server.server_port}"
 
     def hang_up(self) -> None:
@@ -80,8 +80,8 @@ class FakePredictor:
 
 
 @contextmanager
-def fake_predictor(behave: Behaviour = lambda *_: 200) -> Iterator[FakePredictor]:
-    fake = FakePredictor(behave)
+def fake_predictor(behave: Behaviour = lambda *_: 200, port: int = 0) -> Iterator[FakePredictor]:
+    fake = FakePredictor(behave, port)
     thread = threading.Thread(target=fake.server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

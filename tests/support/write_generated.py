@@ -35,7 +35,7 @@ VERSION = re.compile(r"(lungline/[a-z-]+:|lungline/[a-z-]+\n +newTag: |ARG VERSI
 TOPICS = {
     "Home and data": r"home|data|feedback|offline|hang_seconds",
     "Object store": r"s3_.*|.*_bucket|research_secret",
-    "Kafka": r"kafka_.*|.*_topic",
+    "Kafka and events": r"kafka_.*|.*_topic|event_key",
     "Registry and deployment": (
         r"mlflow_.*|site_key|site_public_key|package_sha256|predictor_uri|experiment|model_name|deployment|kube_context|prometheus_uri|policy"
     ),

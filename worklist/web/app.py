@@ -22,6 +22,8 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from lungline.connections import BACKLOG, guarded, most_connections
 from lungline.errors import EventMalformed, ImageRefused, LunglineError, Unavailable
+from lungline.events.proof import Receiver
+from lungline.events.proof_layer import ProvedEvents
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from worklist.database.access import Access, own_host
@@ -43,7 +45,7 @@ from worklist.web.context import Forbidden, NotFound, SignInNeeded, Worklist, wa
 from worklist.web.live import Live
 from worklist.web.looks import Looks
 from worklist.web.rendering import FILTERS
-from worklist.web.security import Forms, KnownHosts, SecurityHeaders
+from worklist.web.security import Forms, KnownHosts, SecurityHeaders, is_event
 
 FOLDER = Path(__file__).parent
 _log = logging.getLogger(__name__)
@@ -129,6 +131,8 @@ def build_app(
     hosts = [host.strip() for host in settings.worklist.hosts.split(",") if host.strip()]
     app.add_middleware(Forms, is_signed_in=lambda cookie: access.person(cookie) is not None)
     app.add_middleware(KnownHosts, allowed_hosts=hosts, own=own_host(settings))
+    if key := settings.event_key:
+        app.add_middleware(ProvedEvents, receiver=Receiver(key.get_secret_value(), "worklist"), is_event=is_event)
     app.add_middleware(SecurityHeaders, https=app.state.worklist.https)
     app.add_middleware(CountedRequests)
     return app

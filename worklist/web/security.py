@@ -14,8 +14,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from worklist.database.access import COOKIE
 
 HEALTH = frozenset(("/healthz", "/v2/health/ready"))
-# Routes for events, whose senders present a token.
+# Routes for events, whose senders prove themselves or present a token.
 EVENTS = frozenset(("/", "/dead-letters"))
+
+
+def is_event(scope: Scope) -> bool:
+    """Whether a request is for these routes."""
+    return scope["method"] == "POST" and scope["path"] in EVENTS
+
+
 # A reading with its longest comment is far smaller.
 MAX_FORM_BYTES = 64 * 1024
 
@@ -44,7 +51,7 @@ class KnownHosts(TrustedHostMiddleware):
 
     A cluster's probes address the pod by IP; their responses reveal nothing. With a host name of its own, pages and
     sign-in are there only: browsers send the cookies of 127.0.0.1 to every server on this machine. Events are not:
-    their sender is no browser, and has a token.
+    their sender is no browser, and has a key or a token.
     """
 
     def __init__(self, app: ASGIApp, allowed_hosts: Sequence[str], own: str | None = None) -> None:
@@ -61,7 +68,7 @@ class KnownHosts(TrustedHostMiddleware):
             await super().__call__(scope, receive, send)
 
     def _is_elsewhere(self, scope: Scope) -> bool:
-        if self._own is None or scope["type"] != "http" or (scope["method"] == "POST" and scope["path"] in EVENTS):
+        if self._own is None or scope["type"] != "http" or is_event(scope):
             return False
         return HTTPConnection(scope).headers.get("host", "").partition(":")[0].lower() != self._own
 
