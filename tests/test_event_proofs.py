@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import httpx
 import pytest
@@ -38,6 +37,7 @@ from tests.support.fake_predictor import fake_predictor
 from tests.support.kafka_tail import tail
 from tests.support.laptop_stack import with_champion
 from tests.support.relay import Change, Passing, Relay, changed, relaying
+from tests.support.tiny_package import write_tiny_package
 from tests.support.waiting import eventually
 from tests.support.worklist_site import Site, headers, home, record, running_site
 
@@ -319,10 +319,11 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, packages: tuple[Path, Path]) -> Iterator[Place]:
-    folder = tmp_path_factory.mktemp("place")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder, package = tmp_path_factory.mktemp("place"), tmp_path_factory.mktemp("package") / "1"
+    write_tiny_package(package, seed=1, version=None)
     made = Home.make(folder)
-    settings = with_champion(folder, packages[0])
+    settings = with_champion(folder, package)
     with running_store(folder, settings) as stored, running_broker(folder, stored) as connected:
         storage = Storage.from_settings(connected)
         storage.ensure_buckets(connected.uploads_bucket, connected.results_bucket, connected.research_bucket)
