@@ -98,8 +98,8 @@ def export_results(settings: Settings, form: Literal["csv", "fhir"], path: Path)
         count = 0
         draft = path.with_name(f".{path.name}.draft")
         draft.unlink(missing_ok=True)  # one that a crash left might be readable for others
-        with database.reading() as session, _private(draft) as file:
-            for line in csv_fhir.csv_lines(session) if form == "csv" else csv_fhir.fhir_lines(session):
+        with _private(draft) as file:
+            for line in (csv_fhir.csv_lines if form == "csv" else csv_fhir.fhir_lines)(database.reading):
                 file.write(line)
                 count += 1
         draft.replace(path)

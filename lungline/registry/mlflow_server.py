@@ -22,6 +22,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from lungline.connections import BACKLOG, guarded, most_connections
 from lungline.listening import listen
 from lungline.registry.mlflow_routes import is_served
 
@@ -194,6 +195,7 @@ def application() -> App:
 def main() -> None:
     """Run the server until SIGTERM."""
     import uvicorn
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
     parser = argparse.ArgumentParser(prog="python -m lungline.registry.mlflow_server")
     parser.add_argument("--host", required=True)
@@ -201,7 +203,14 @@ def main() -> None:
     arguments = parser.parse_args()
 
     # Its access log would be longer than everything else together.
-    config = uvicorn.Config(application(), log_level="warning", access_log=False, timeout_graceful_shutdown=2)
+    config = uvicorn.Config(
+        application(),
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=2,
+        http=guarded(AutoHTTPProtocol, most_connections()),
+        backlog=BACKLOG,
+    )
     uvicorn.Server(config).run(sockets=[listen(arguments.host, arguments.port)])
 
 

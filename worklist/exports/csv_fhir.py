@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -20,27 +21,19 @@ COLUMNS = (
 )  # fmt: skip
 BATCH = 500
 
+Reading = Callable[[], AbstractContextManager[Session]]
+"""Opens a session that reads."""
 
-def csv_lines(session: Session) -> Iterator[str]:
+
+def csv_lines(reading: Reading) -> Iterator[str]:
     """All uploads as CSV lines, a header first, then the oldest first."""
     yield _line(COLUMNS)
-    for entry in _entries(session):
-        yield _line(
-            (
-                *(entry.identity, entry.bucket, entry.key, entry.arrived.isoformat(), entry.done.isoformat()),
-                *(entry.outcome, entry.label, entry.probability, entry.low, entry.high, entry.reason, entry.version),
-                *(entry.read, entry.action, entry.verdict, entry.reader),
-                entry.read_at.isoformat() if entry.read_at else None,
-            )
-        )
+    yield from _lines(reading, _csv_line)
 
 
-def fhir_lines(session: Session) -> Iterator[str]:
+def fhir_lines(reading: Reading) -> Iterator[str]:
     """All uploads with a label as FHIR DiagnosticReports, one per line, as in FHIR bulk data."""
-    for entry in _entries(session):
-        record = session.get(ResultRow, entry.record)
-        if record and entry.label is not None:
-            yield json.dumps(fhir_report(session, ResultRecord.model_validate_json(record.body))) + "\n"
+    yield from _lines(reading, _fhir_line)
 
 
 def fhir_report(session: Session, record: ResultRecord) -> dict[str, object]:
@@ -55,14 +48,35 @@ def last_verdict(session: Session, identity: str) -> ReadingRecord | None:
     return record_of(reading) if reading else None
 
 
-def _entries(session: Session) -> Iterator[WorklistEntry]:
-    last = 0
-    while entries := session.scalars(
-        select(WorklistEntry).where(WorklistEntry.number > last).order_by(WorklistEntry.number).limit(BATCH)
-    ).all():
-        yield from entries
-        last = entries[-1].number
-        session.expunge_all()
+def _lines(reading: Reading, line_of: Callable[[Session, WorklistEntry], str]) -> Iterator[str]:
+    """The lines of all uploads; each batch has a session of its own, so that a client that reads slowly holds none."""
+    last, lines = 0, [""]
+    while lines:
+        with reading() as session:
+            entries = session.scalars(
+                select(WorklistEntry).where(WorklistEntry.number > last).order_by(WorklistEntry.number).limit(BATCH)
+            ).all()
+            lines = [line_of(session, entry) for entry in entries]
+        last = entries[-1].number if entries else last
+        yield from filter(None, lines)
+
+
+def _csv_line(_session: Session, entry: WorklistEntry) -> str:
+    return _line(
+        (
+            *(entry.identity, entry.bucket, entry.key, entry.arrived.isoformat(), entry.done.isoformat()),
+            *(entry.outcome, entry.label, entry.probability, entry.low, entry.high, entry.reason, entry.version),
+            *(entry.read, entry.action, entry.verdict, entry.reader),
+            entry.read_at.isoformat() if entry.read_at else None,
+        )
+    )
+
+
+def _fhir_line(session: Session, entry: WorklistEntry) -> str:
+    record = session.get(ResultRow, entry.record)
+    if record is None or entry.label is None:
+        return ""
+    return json.dumps(fhir_report(session, ResultRecord.model_validate_json(record.body))) + "\n"
 
 
 def _line(values: tuple[object, ...]) -> str:

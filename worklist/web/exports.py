@@ -1,6 +1,5 @@
 """Exports for other systems; each is recorded in the audit log."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -51,13 +50,11 @@ def csv(context: Context, person: Admin) -> Response:
     with context.database.writing() as session:
         audit.record(session, person.who, person.role, "exported", detail="csv")
 
-    def lines() -> Iterator[str]:
-        with context.database.reading() as session:
-            yield from csv_fhir.csv_lines(session)
-
     name = f"lungline-{datetime.now(UTC):%Y%m%d-%H%M}.csv"
     headers = {"content-disposition": f'attachment; filename="{name}"'}
-    return StreamingResponse(lines(), media_type="text/csv; charset=utf-8", headers=headers)
+    return StreamingResponse(
+        csv_fhir.csv_lines(context.database.reading), media_type="text/csv; charset=utf-8", headers=headers
+    )
 
 
 def _dicom(context: Worklist, person: Person, name: str, form: Literal["dicom report", "dicom capture"]) -> Response:

@@ -51,6 +51,10 @@ async def follow(request: Request, context: Context, person: Reader) -> Response
     """Changes of a filtered list as server-sent events."""
     await run_in_threadpool(_look, request, context, person)
     wanted = await run_in_threadpool(searched, request, context, person)
+    if not context.live.has_room(person.digest):
+        # Browsers do not try again by themselves; the page does, and shows until then that it is not live.
+        sentence = "Too many pages of this sign-in are open; close some."
+        return JSONResponse({"error": sentence}, status_code=429, headers={"retry-after": "5"})
     stream = context.live.follow(wanted, person.digest)
     headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
     return StreamingResponse(stream, media_type="text/event-stream", headers=headers)

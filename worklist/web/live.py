@@ -29,6 +29,8 @@ from worklist.database.session import Database, DatabaseUnavailable
 POLL_SECONDS = 0.5
 HEARTBEAT_SECONDS = 4.0
 BACKLOG = 64
+# Tabs of one browser, and of one that was left open; more than these only take connections from others.
+PAGES_OF_A_SESSION = 64
 BURST = 200
 # Processes may commit in another order than their clocks say, so each poll looks back this many microseconds.
 _OVERLAP = 5_000_000
@@ -94,6 +96,10 @@ class Live:
         """The number of open pages."""
         return len(self._pages)
 
+    def has_room(self, session: str) -> bool:
+        """Whether a session may open one more page."""
+        return sum(page.session == session for page in self._pages) < PAGES_OF_A_SESSION
+
     def nudge(self) -> None:
         """Poll the database now rather than in half a second."""
         self._nudge.set()
@@ -120,6 +126,8 @@ class Live:
 
     async def follow(self, wanted: Filter, session: str) -> AsyncIterator[str]:
         """The event stream of a page, from now on until its session ends."""
+        if not self.has_room(session):  # many of its pages were opened at once
+            return
         page = LivePage(wanted, session)
         self._pages.add(page)
         try:
