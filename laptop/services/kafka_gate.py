@@ -37,6 +37,7 @@ from laptop.services.kafka_login import (
     token_of,
 )
 from laptop.services.private_network import BACKLOG, PrivateNetwork, Program, free_port
+from laptop.services.relay import CHUNK, Crowd, Stream, end, hand_on, most_relayed
 from lungline.listening import listen
 from lungline.network import HOST
 
@@ -44,10 +45,6 @@ LOGIN_SECONDS = 10.0
 # Who has not logged in sends small requests, and may not take every connection.
 MAX_FRAME, MAX_STRANGERS = 4096, 64
 REFUSAL_SECONDS = 0.5
-CHUNK = 2**18
-
-Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
 log = logging.getLogger("lungline.broker")
 
 
@@ -58,21 +55,25 @@ class Gate:
         self._network = network
         self._port = port
         self._verifier = verifier
-        self._strangers = asyncio.Semaphore(MAX_STRANGERS)
+        self._strangers = Crowd(MAX_STRANGERS)
+        self._clients = Crowd(most_relayed())
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One client, from its login to its end."""
         broker: Stream | None = None
         try:
-            async with asyncio.timeout(LOGIN_SECONDS), self._strangers:
-                broker = await self._connect()
-                await self._admit((reader, writer), broker)
-            await asyncio.gather(_pump(reader, broker[1]), _pump(broker[0], writer))
+            with self._strangers.member(writer):
+                async with asyncio.timeout(LOGIN_SECONDS):
+                    broker = await self._connect()
+                    await self._admit((reader, writer), broker)
+            with self._clients.member(writer) as move:
+                await hand_on((reader, writer), broker, move)
         except (OSError, EOFError, LoginRefused, TimeoutError, ssl.SSLError):
             pass  # clients come and go; they are told what they need to know
         finally:
-            for stream in (writer, *((broker[1],) if broker else ())):
-                stream.close()
+            end((reader, writer))
+            if broker:
+                end(broker)
 
     async def _connect(self) -> Stream:
         made = await asyncio.to_thread(self._network.socket)
@@ -117,16 +118,6 @@ async def _frame(reader: asyncio.StreamReader, limit: int = MAX_FRAME) -> bytes:
     return await reader.readexactly(length)
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Hand on bytes until there are no more; then the other end gets no more either."""
-    try:
-        while data := await reader.read(CHUNK):
-            writer.write(data)
-            await writer.drain()
-    finally:
-        writer.close()
-
-
 async def _lend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int) -> None:
     """One connection of the broker to a port of this machine."""
     try:
@@ -134,8 +125,7 @@ async def _lend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port
     except OSError:
         writer.close()
         return
-    with contextlib.suppress(OSError):
-        await asyncio.gather(_pump(reader, there[1]), _pump(there[0], writer))
+    await hand_on((reader, writer), there, lambda: None)
 
 
 async def _run(arguments: argparse.Namespace, network: PrivateNetwork, port: int, listener: socket.socket) -> int:

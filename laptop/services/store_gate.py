@@ -10,10 +10,8 @@ filer's gRPC port for a certificate; their bytes are handed on. This process sta
 
 import argparse
 import asyncio
-import contextlib
 import json
 import os
-import resource
 import signal
 import socket
 import sys
@@ -23,10 +21,9 @@ from functools import partial
 from pathlib import Path
 
 from laptop.services.private_network import BACKLOG, PrivateNetwork, Program, free_port
+from laptop.services.relay import CHUNK, Crowd, hand_on, most_relayed
 from lungline.listening import listen
 from lungline.network import HOST
-
-CHUNK = 2**18
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,29 +40,21 @@ class Door:
         option, _, port = text.partition("=")
         return cls(option, int(port), free_port())
 
-    async def serve(self, network: PrivateNetwork, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(
+        self, network: PrivateNetwork, crowd: Crowd, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         """One connection, from its begin to its end."""
-        try:
-            made = await asyncio.to_thread(network.socket)
-            made.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(made, (HOST, self.inner))
-            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            inner = await asyncio.open_connection(sock=made, limit=CHUNK)
-        except OSError:  # the store is starting, or has ended
-            writer.close()
-            return
-        with contextlib.suppress(OSError):
-            await asyncio.gather(_pump(reader, inner[1]), _pump(inner[0], writer))
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Hand on bytes until there are no more; then the other end gets no more either."""
-    try:
-        while data := await reader.read(CHUNK):
-            writer.write(data)
-            await writer.drain()
-    finally:
-        writer.close()
+        with crowd.member(writer) as move:
+            try:
+                made = await asyncio.to_thread(network.socket)
+                made.setblocking(False)
+                await asyncio.get_running_loop().sock_connect(made, (HOST, self.inner))
+                made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                inner = await asyncio.open_connection(sock=made, limit=CHUNK)
+            except OSError:  # the store is starting, or has ended
+                writer.close()
+                return
+            await hand_on((reader, writer), inner, move)
 
 
 async def _run(network: PrivateNetwork, doors: Sequence[tuple[Door, socket.socket]]) -> int:
@@ -74,7 +63,8 @@ async def _run(network: PrivateNetwork, doors: Sequence[tuple[Door, socket.socke
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: None)  # the store gets the same signal, and this process ends with it
     for door, listener in doors:
-        await asyncio.start_server(partial(door.serve, network), sock=listener, limit=CHUNK, backlog=BACKLOG)
+        serve = partial(door.serve, network, Crowd(most_relayed()))
+        await asyncio.start_server(serve, sock=listener, limit=CHUNK, backlog=BACKLOG)
     _, status = await ended
     return os.waitstatus_to_exitcode(status)
 
@@ -87,10 +77,6 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--report", type=Path, required=True, help="where to write whether the others are out of reach")
     parser.add_argument("program", nargs="+", help="the store's command")
     arguments = parser.parse_args(argv)
-    # Two descriptors a connection; the usual 1,024 would be fewer connections than the store itself takes.
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536) if hard > 0 else 65_536, hard))
     doors: list[Door] = arguments.door
     listeners = [listen(HOST, door.port, BACKLOG) for door in doors]
     program = [*arguments.program, *(f"-{door.option}={door.inner}" for door in doors)]
