@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -271,15 +272,24 @@ def test_one_stack_s_whole_life(tmp_path: Path) -> None:
         second = stack.up(settings)
         assert second.service("broker").address == first.service("broker").address  # as it was
         assert second.service("store").address != first.service("store").address  # another program listens there
+        moved = load_ports(Home(settings.home))
+        assert moved
+        note = f"Port {ports.s3} is used by another program: it has port {moved.s3} now."
+        assert note in second.service("store").remark
+        assert second.service("broker").remark == ""
         assert second.pid
         pids = processes(second)
         os.kill(second.pid, signal.SIGKILL)
         eventually(lambda: not alive(pids), seconds=10)
 
     assert not stack.status(settings).running
-    third = stack.up(settings)  # the lock of a killed supervisor is free
-    assert third.running
-    stack.down(settings)
+    eventually(lambda: all(map(is_free, astuple(moved))), seconds=5)  # nobody holds them: so anybody can
+    with socket.create_server(("127.0.0.1", moved.gateway)):
+        third = stack.up(settings)  # the lock of a killed supervisor is free
+        assert third.running
+        assert f"Port {moved.gateway} is used by another program" in third.service("gateway").remark
+        assert third.service("store").remark == ""
+        stack.down(settings)
     assert not is_locked(Home(settings.home))
 
 

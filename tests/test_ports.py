@@ -24,6 +24,7 @@ from lungline.home import Home
 from lungline.listening import handed_on, listen
 from lungline.network import HOST
 from lungline.settings import Settings
+from tests.support.dicom_network import echo
 from tests.support.object_store import free_ports
 from tests.support.waiting import eventually
 
@@ -74,7 +75,11 @@ def squatter(seconds: float, *ports: int) -> "subprocess.Popen[str]":
 
 def ended(process: "subprocess.Popen[str]") -> str:
     """What the squatter says of the ports that it took."""
-    return process.communicate(timeout=60)[0]
+    assert process.stdout
+    with process.stdout as output:
+        text = output.read()  # it ends by itself; `communicate` would lose what was read together with the first line
+    assert process.wait(60) == (1 if text else 0)
+    return text
 
 
 def greeting(port: int) -> bytes:
@@ -167,8 +172,8 @@ def test_no_port_of_a_stack_can_be_taken_while_its_services_are_killed(stack_set
     assert isinstance(ports, Ports)
     services = assembled(home, stack_settings).services
     held = sorted({port for service in services for port in service.listens} | {ports.supervisor_metrics})
-    assert {ports.s3, ports.filer_grpc, ports.broker, ports.predictor, ports.worklist} < set(held)
-    names = ["predictor", "worklist", "broker", "store", "bridge", "trigger"]
+    assert {ports.s3, ports.filer_grpc, ports.broker, ports.predictor, ports.worklist, ports.gateway} < set(held)
+    names = ["predictor", "gateway", "worklist", "broker", "store", "bridge", "trigger"]
     before = stack.status(stack_settings)
     thief = squatter(12, *held)
     for name in names:
@@ -180,6 +185,8 @@ def test_no_port_of_a_stack_can_be_taken_while_its_services_are_killed(stack_set
             url = f"http://{HOST}:{ports.predictor}/v2/health/live"
             assert httpx.get(url, timeout=30).status_code == 200
             assert time.monotonic() - begun < 20
+        if name == "gateway":
+            assert echo(ports.gateway) == 0
     eventually(lambda: all(_is_back(stack_settings, before.service(name).restarts, name) for name in names), 60)
     assert ended(thief) == ""
 

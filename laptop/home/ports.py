@@ -12,6 +12,10 @@ from lungline.network import HOST, is_free
 LOWEST, HIGHEST = 20_000, 32_000
 # The store's admin server takes its gRPC port from an option, but its worker expects this distance.
 ADMIN_GRPC_ABOVE = 10_000
+# The ports that people and their programs know, and whose they are.
+_CLIENTS = {"s3": "store"} | {
+    name: name for name in ("broker", "mlflow", "predictor", "worklist", "gateway", "prometheus")
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,18 @@ def claim_ports(home: Home) -> Ports:
     ports = Ports.choose(load_ports(home))
     write_json(home.file("ports.json"), asdict(ports))
     return ports
+
+
+def exchanged(before: Ports | None, after: Ports | None) -> dict[str, str]:
+    """A sentence for each service whose port another program has taken since the last start."""
+    if before is None or after is None:
+        return {}
+    ports = {service: (getattr(before, name), getattr(after, name)) for name, service in _CLIENTS.items()}
+    return {
+        service: f"Port {old} is used by another program: it has port {new} now. Who still uses {old} meets a stranger."
+        for service, (old, new) in ports.items()
+        if old and old != new
+    }
 
 
 def _free(taken: set[int], above: int) -> int:

@@ -86,6 +86,26 @@ def birth(pid: int) -> str | None:
         return None
 
 
+def family(pid: int) -> list[int]:
+    """A process and its descendants: store and broker are children of their gates."""
+    members = [pid]
+    for member in members:
+        with contextlib.suppress(OSError):  # it has just ended, or the system keeps no such list
+            members += map(int, Path(f"/proc/{member}/task/{member}/children").read_text().split())
+    return members
+
+
+def is_working(pid: int) -> bool:
+    """Whether a thread of a process or of its children runs, or waits for a processor or a disk; False if unknown."""
+    return any(_works(stat) for member in family(pid) for stat in Path(f"/proc/{member}/task").glob("*/stat"))
+
+
+def _works(stat: Path) -> bool:
+    with contextlib.suppress(OSError):  # the thread has just ended
+        return stat.read_text().rpartition(")")[2].split()[0] in {"R", "D"}
+    return False
+
+
 @contextlib.contextmanager
 def running(service: Service, log: Path, within: float = 60) -> Iterator[Process]:
     """One service alone, ready, until the context ends. Raises StackError with the last lines of its log."""

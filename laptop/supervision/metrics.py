@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from eventing.seaweedfs_tls import Certificates
+from laptop.services.process import family
 from laptop.supervision.status import ServiceStatus
 from lungline.home import Home
 from lungline.storage.contents import remembered
@@ -73,7 +74,7 @@ def _consumption(processes: Collection[tuple[str, int]]) -> Iterator[GaugeMetric
     page, tick = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
     for name, pid in processes:
         with contextlib.suppress(OSError):  # it has just ended
-            stats = [_stat(member) for member in _family(pid)]
+            stats = [_stat(member) for member in family(pid)]
             memory.add_metric([name], sum(int(fields[21]) for fields in stats) * page)
             processor.add_metric([name], sum(int(fields[11]) + int(fields[12]) for fields in stats) / tick)
     yield from (memory, processor)
@@ -81,15 +82,6 @@ def _consumption(processes: Collection[tuple[str, int]]) -> Iterator[GaugeMetric
 
 def _stat(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-
-
-def _family(pid: int) -> list[int]:
-    """A process and its descendants: the broker is a child of its gate."""
-    family = [pid]
-    for member in family:
-        with contextlib.suppress(OSError):  # it has just ended, or the system keeps no such list
-            family += map(int, Path(f"/proc/{member}/task/{member}/children").read_text().split())
-    return family
 
 
 def _expiry(certificate: Path) -> float | None:

@@ -18,14 +18,14 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any
 
 from eventing.metrics import expose
 from laptop.home.lock import take_lock
-from laptop.home.ports import load_ports, targets
+from laptop.home.ports import exchanged, load_ports, targets
 from laptop.home.store_files import note_store_files
-from laptop.services.process import Process, birth, tail
+from laptop.services.process import Process, birth, is_working, tail
 from laptop.services.service import Service
 from laptop.supervision import reaper
 from laptop.supervision.assembly import Assembly, assemble
@@ -39,6 +39,7 @@ from laptop.supervision.status import REPORT_SECONDS, ServiceStatus, StackStatus
 from lungline import program
 from lungline.errors import LunglineError
 from lungline.home import Home
+from lungline.network import is_free
 from lungline.service_state import State
 from lungline.settings import Settings
 
@@ -51,9 +52,13 @@ STOPPING = (("gateway", "trigger", "bridge"), ("predictor", "worklist", "mlflow"
 PROBE_SECONDS, POLL_SECONDS = 0.03, 1.0
 # A probe that takes longer shows that its service gives no sign.
 PATIENCE_SECONDS = 5.0
+# A start is silent; one that does nothing for this long is a matter for the status.
+IDLE_START_SECONDS = 10.0
 # One for each service's probe and one for its housekeeping: those of hung services must not keep the others waiting.
 THREADS = 24
 UNPROVEN: frozenset[State] = frozenset({"starting", "not answering", "not ready: another program answers"})
+# A service whose `after` is in one of these may be silent because it waits.
+UNSETTLED: frozenset[State] = frozenset({*UNPROVEN, "restarting", "stopped"})
 STRANGER: State = "not ready: another program answers"
 MAINTAIN_EVERY = 5  # polls of a service
 SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 30.0
@@ -73,6 +78,7 @@ class Supervisor:
         *,
         listeners: Mapping[int, socket.socket] | None = None,
         hang_seconds: float = 0.0,
+        notes: Mapping[str, str] | None = None,
     ) -> None:
         self._home = home
         self._listeners = listeners or {}
@@ -83,7 +89,10 @@ class Supervisor:
         metrics = {name: f"http://{at}/metrics" for name, at in targets(ports).items()} if ports else {}
         self._status = {
             service.name: ServiceStatus(
-                service.name, "stopped", address=service.address, metrics=metrics.get(service.name)
+                *(service.name, "stopped"),
+                address=service.address,
+                note=(notes or {}).get(service.name),
+                metrics=metrics.get(service.name),
             )
             for service in services
         }
@@ -195,10 +204,9 @@ class Supervisor:
 
     async def _poll(self, service: Service, process: Process, started: float) -> None:
         """Probe a service until it has started, and then for as long as it runs."""
-        while (state := await self._probe(service, process)) in UNPROVEN:
-            if state == STRANGER != self._status[service.name].state:
-                self._publish(service.name, state)
-            await asyncio.sleep(PROBE_SECONDS)
+        state = await self._await_sign(service, process)
+        if state is None:
+            return
         self._ready[service.name].set()
         self._publish(service.name, state, ready_seconds=round(time.monotonic() - started, 2))
         silence = Silence(service.notice_seconds)
@@ -206,21 +214,43 @@ class Supervisor:
             await asyncio.sleep(POLL_SECONDS)
             now = await self._probe(service, process)
             now = "not answering" if now == "starting" else now
-            silence.note(answers=now != "not answering")
+            if now == "not answering":
+                self._lasts(service, process, silence)
+            else:
+                silence.answered()
             if now != state:
                 state = now
-                since = time.time() - silence.seconds if silence.seconds else None
+                since = time.time() - silence.seconds if state == "not answering" else None
                 self._publish(service.name, state, silent_since=since)
-            if self._has_hung(service, silence.seconds):
+            if silence.has_lasted(self._hang_seconds):
                 self._end_hung(service, process, silence.seconds)
                 return
             if second % MAINTAIN_EVERY == 0 and state != "not answering":
                 self._in_background(service.name, "maintain", self._maintain(service))
 
-    def _has_hung(self, service: Service, seconds: float) -> bool:
-        """Whether a service is to be killed; one that waits for another that hangs has no fault of its own."""
-        waits = any(self._status[name].state == "not answering" for name in service.after if name in self._status)
-        return 0 < self._hang_seconds <= seconds and not waits
+    async def _await_sign(self, service: Service, process: Process) -> State | None:
+        """The state of a service that has started; None when it hangs in its start and was killed."""
+        silence, looked = Silence(), time.monotonic()
+        while (state := await self._probe(service, process)) in UNPROVEN:
+            status = self._status[service.name]
+            if state == STRANGER != status.state:
+                self._publish(service.name, state)
+            if time.monotonic() - looked >= POLL_SECONDS:  # at each probe it would cost more than the probe
+                looked = time.monotonic()
+                self._lasts(service, process, silence)
+            if silence.has_lasted(self._hang_seconds):
+                self._end_hung(service, process, silence.seconds)
+                return None
+            if silence.idle > IDLE_START_SECONDS and not status.silent_since:
+                self._publish(service.name, "starting", silent_since=time.time() - silence.seconds)
+            await asyncio.sleep(PROBE_SECONDS)
+        self._status[service.name] = replace(self._status[service.name], silent_since=None)
+        return state
+
+    def _lasts(self, service: Service, process: Process, silence: Silence) -> None:
+        """Count a service's silence; it is no fault of one that waits for another."""
+        waits = any(self._status[name].state in UNSETTLED for name in service.after if name in self._status)
+        silence.lasted(works=is_working(process.pid), waits=waits)
 
     def _end_hung(self, service: Service, process: Process, seconds: float) -> None:
         log.error("%s has given no sign for %.0f s: it is killed and started again.", service.name, seconds)
@@ -319,6 +349,10 @@ def end_leftovers(home: Home) -> None:
     deadline = time.monotonic() + 5
     while any(birth(pid) == born for pid, born in leftovers) and time.monotonic() < deadline:
         time.sleep(0.02)
+    ports = load_ports(home)
+    deadline = time.monotonic() + 2  # their children let go of the ports a moment later
+    while leftovers and ports and not all(map(is_free, astuple(ports))) and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 def _ending(code: int | None) -> str:
@@ -337,13 +371,18 @@ def main(settings: Settings, assemble: Assemble = assemble) -> None:
 
 
 async def _supervise(home: Home, settings: Settings, assemble: Assemble, *, attached: bool) -> None:
+    before = load_ports(home)
     assembly, listeners = claim(lambda: assemble(home, settings))
+    ports = load_ports(home)
+    notes = exchanged(before, ports)
+    for service, note in notes.items():
+        log.warning("%s: %s", service, note)
     supervisor = Supervisor(
         *(home, assembly.services, assembly.external, settings.uploads_bucket),
         listeners=listeners,
         hang_seconds=settings.hang_seconds,
+        notes=notes,
     )
-    ports = load_ports(home)
     expose(ports and ports.supervisor_metrics, StackCollector(home, supervisor.services))
     reconciler = Reconciler(assembly.settings)
     supervisor.on_state = reconciler.on_state

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import boto3
 from botocore.config import Config
@@ -39,17 +40,17 @@ def install(home: Path, package: Path, version: str) -> Path:
     return folder
 
 
-def champion(home: Path, package: Path) -> Settings:
+def champion(home: Path, package: Path, **others: Any) -> Settings:
     """The settings of a new home with a champion and without MLflow."""
     install(home, package, "1")
     (home / "predictor" / "current").symlink_to("packages/1")
-    return Settings(home=home, mlflow_uri=NO_MLFLOW)
+    return Settings(home=home, mlflow_uri=NO_MLFLOW, **others)
 
 
 @contextmanager
-def running(home: Path, package: Path) -> Iterator[Chaos]:
+def running(home: Path, package: Path, **others: Any) -> Iterator[Chaos]:
     """A stack with a champion; afterwards none of its processes and ports is left."""
-    settings = champion(home, package)
+    settings = champion(home, package, **others)
     with flaky_proxy(lambda: ports_of(home).s3) as proxy, _supervised(home, settings, proxy.port) as pids:
         environment = stack.env(settings, scanner=True)
         scanner = boto3.client(

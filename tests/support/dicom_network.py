@@ -29,6 +29,18 @@ def storescu(port: int, *paths: Path, title: str = "LUNGLINE", options: Sequence
     return "" if done.returncode == 0 else done.stderr + done.stdout
 
 
+def echo(port: int, called: str = "LUNGLINE") -> int:
+    """The status of a C-ECHO. Fails when the association is refused."""
+    entity = AE(ae_title="PYNETDICOM")
+    entity.add_requested_context("1.2.840.10008.1.1")
+    association = entity.associate(HOST, port, ae_title=called)
+    assert association.is_established
+    try:
+        return int(association.send_c_echo().Status)
+    finally:
+        association.release()
+
+
 def send(port: int, *files: bytes, called: str = "LUNGLINE", calling: str = "PYNETDICOM") -> list[int]:
     """Send DICOM files over one association; returns the status of each. Fails when the association is refused."""
     entity = AE(ae_title=calling)
