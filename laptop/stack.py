@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from laptop.home.credentials import load_credentials
 from laptop.home.disk import disk_fault, start_fault
 from laptop.home.lock import is_locked
+from laptop.home.models import champion_fault
 from laptop.home.state import check_state
 from laptop.services.kafka_login import USER
 from laptop.services.process import birth, tail
@@ -196,10 +197,12 @@ def _await(
     supervisor: "subprocess.Popen[bytes] | None",
 ) -> StackStatus:
     started = time.monotonic()
+    # A model that the predictor refuses, as was said, does not get ready.
+    model_seconds = 0.0 if champion_fault(home) else MODEL_SECONDS
     deadline = started + seconds
     states: dict[str, State] = {}
     while True:
-        settled = SETTLED | ({"not ready"} if time.monotonic() > started + MODEL_SECONDS else set())
+        settled = SETTLED | ({"not ready"} if time.monotonic() > started + model_seconds else set())
         status = read_status(home)
         for service in status.services:
             if states.get(service.name) != service.state:

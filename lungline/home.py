@@ -87,13 +87,13 @@ def write_private(path: Path, text: str, *, durable: bool = False) -> None:
                 os.fsync(file.fileno())
         Path(draft).replace(path)
         if durable:
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     except BaseException:
         Path(draft).unlink(missing_ok=True)
         raise
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename last: the name is in the folder, not in the file."""
     handle = os.open(folder, os.O_RDONLY)
     try:

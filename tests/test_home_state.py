@@ -16,6 +16,7 @@ from laptop import stack
 from laptop.home.credentials import Credentials, load_credentials
 from laptop.home.ports import claim_ports, load_ports
 from laptop.home.state import check_state
+from laptop.home.store_growth import LIST, note_growth
 from laptop.supervision.status import read_status
 from laptop.supervision.supervisor import end_leftovers
 from lungline.errors import StackError
@@ -44,6 +45,10 @@ def home(tmp_path: Path) -> Home:
 
 def half(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def overwritten(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:8] + bytes(path.stat().st_size - 8))
 
 
 def a_folder(path: Path) -> None:
@@ -167,6 +172,57 @@ def test_an_empty_secret_of_cookies_is_made_again(text: str, home: Home, caplog:
     kept = path.read_text()
     signer(settings, "link")
     assert path.read_text() == kept
+
+
+@pytest.fixture
+def killed(home: Home) -> Home:
+    """A home whose store was killed: a volume and a log of the filer's database, and how far they had grown."""
+    filer = home.file("store", "data", "filerldb2", "00")
+    filer.mkdir(parents=True)
+    (filer / "000001.log").write_bytes(b"records " * 900)
+    (filer.parents[1] / "7.dat").write_bytes(b"\3" + bytes(7) + b"objects " * 900)
+    note_growth(home)
+    return home
+
+
+@pytest.mark.parametrize("name", ["filerldb2/00/000001.log", "7.dat"])
+@pytest.mark.parametrize(
+    ("damage", "what"), [(half, "was cut"), (Path.unlink, "was removed"), (overwritten, "has changed")]
+)
+def test_what_is_done_to_the_files_of_a_killed_store_is_noticed(
+    name: str, damage: Callable[[Path], Any], what: str, killed: Home
+) -> None:
+    """The store itself starts with half of its filer's log, and merely has fewer objects."""
+    path = killed.file("store", "data", name)
+    damage(path)
+    with pytest.raises(StackError, match=rf"^{re.escape(str(path))} {what} since the store ran: restore "):
+        check_state(killed, Settings(home=killed.path))
+    killed.file("store", "data", LIST).unlink()  # the cure that the sentence names
+    check_state(killed, Settings(home=killed.path))
+
+
+def test_what_a_running_store_does_to_its_files_is_no_damage(killed: Home, caplog: pytest.LogCaptureFixture) -> None:
+    """They grow; a compacted volume is another one; the filer's database removes what newer files hold."""
+    volume, journal = (
+        killed.file("store", "data", "7.dat"),
+        killed.file("store", "data", "filerldb2", "00", "000001.log"),
+    )
+    volume.write_bytes(volume.read_bytes() + b"more")
+    check_state(killed, Settings(home=killed.path))
+    volume.write_bytes(b"\3\0\0\0\0\1\0\0" + b"few")
+    journal.rename(journal.with_name("000002.ldb"))
+    check_state(killed, Settings(home=killed.path))
+    assert "may be lost" not in caplog.text
+
+
+def test_a_copy_of_a_running_home_starts_with_what_it_has(
+    killed: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after a power cut: what was written last may be missing."""
+    copy = Home(shutil.copytree(killed.path, tmp_path / "copy"))
+    half(copy.file("store", "data", "7.dat"))
+    check_state(copy, Settings(home=copy.path))
+    assert "7.dat was cut: objects of the last seconds may be lost" in caplog.text
 
 
 def test_a_new_home_has_nothing_to_check(tmp_path: Path) -> None:

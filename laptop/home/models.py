@@ -1,6 +1,8 @@
 """What a home keeps of models: which one serves, what it must be, and what it remembers of the promotion history."""
 
 import logging
+from collections.abc import Iterator
+from pathlib import Path
 
 from laptop.home.documents import anchors, expectation, fault_of
 from lungline.home import Home
@@ -15,12 +17,18 @@ def check_models(home: Home) -> None:
     """Say what is lost, and what to do; uploads wait for a model, so that the stack starts all the same."""
     _check_champion(home)
     _check_anchors(home)
-    for path in sorted(home.file("predictor", "expected").glob("*.json")):
+    for path in sorted(_expectations(home)):
         if reason := fault_of(path, expectation):
             _log.warning(
                 "%s is damaged (%s): version %s serves again after `lungline promote %s --by NAME --reason TEXT`.",
                 *(path, reason, path.stem, path.stem),
             )
+
+
+def champion_fault(home: Home) -> str | None:
+    """Why the champion will not serve, whatever one waits for; None when nothing is known against it."""
+    expected = home.file("predictor", "expected", f"{home.champion.resolve().name}.json")
+    return fault_of(expected, expectation) if expected.exists() else None
 
 
 def _check_champion(home: Home) -> None:
@@ -33,7 +41,7 @@ def _check_champion(home: Home) -> None:
     if link.exists():  # a file in its place
         link.unlink()
         _log.warning("%s was damaged: %s.", link, _AGAIN)
-    elif any(home.file("predictor", "expected").glob("*.json")) or number_of(read_state(home, "bridge"), "delivered"):
+    elif any(_expectations(home)) or number_of(read_state(home, "bridge"), "delivered"):
         _log.warning("%s is missing, and no model serves: %s.", link, _AGAIN)
 
 
@@ -41,11 +49,15 @@ def _is_expected(home: Home, version: str) -> bool:
     return home.file("predictor", "expected", f"{version}.json").exists()
 
 
+def _expectations(home: Home) -> Iterator[Path]:
+    return home.file("predictor", "expected").glob("*.json")
+
+
 def _check_anchors(home: Home) -> None:
     """The home's memory of the history; homes of 0.1 have none, nor expectations."""
     path = home.file("predictor", "history.json")
     fault = fault_of(path, anchors) if path.exists() else None
-    if fault or (not path.exists() and any(home.file("predictor", "expected").glob("*.json"))):
+    if fault or (not path.exists() and any(_expectations(home))):
         state = f"is damaged ({fault})" if fault else "is gone"
         _log.warning(
             "%s %s: look at `lungline history`, then `lungline history --accept` writes it again.", path, state

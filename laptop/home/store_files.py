@@ -1,8 +1,9 @@
 """The store's own files: a list of them is kept while the store is stopped, so that a start notices what was damaged.
 
 The store itself starts with half of its filer's database, or with a volume that is gone, and merely has fewer objects.
-The list lies beside the data, so that a backup holds both; a store that was killed leaves none, and then only the form
-of its files is looked at. Indexes of volumes and the log of the master's elections are made again.
+The list lies beside the data, so that a backup holds both; a store that was killed leaves none, and then its files are
+compared with those of its last seconds (`store_growth`). Indexes of volumes are made again, as is the log of the
+master's elections.
 """
 
 import json
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from laptop.home.store_growth import check_growth, forget_growth
 from lungline.errors import StackError
 from lungline.home import Home, write_json
 
@@ -41,12 +43,14 @@ def note_store_files(home: Home) -> None:
     """Keep the list of a store that has just stopped."""
     data = _data(home)
     if data.is_dir():
+        forget_growth(home)
         write_json(data / LIST, {path.relative_to(data).as_posix(): _facts(path) for path in _files(data)})
 
 
 def forget_store_files(home: Home) -> None:
     """Remove the list of a store that is about to start, and to change its files."""
     (_data(home) / LIST).unlink(missing_ok=True)
+    forget_growth(home)
 
 
 def check_store_files(home: Home) -> None:
@@ -54,6 +58,8 @@ def check_store_files(home: Home) -> None:
     data = _data(home)
     if not data.is_dir():
         return
+    if not (data / LIST).exists():
+        check_growth(home)
     changed = _changes(data)
     for name, what in changed.items():
         if not (name.endswith(".idx") or _is_election(name)):

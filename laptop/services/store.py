@@ -25,6 +25,7 @@ from laptop.home.credentials import Credentials, Key, claim_credentials
 from laptop.home.disk import SMALL_VOLUME_MB, SMALL_VOLUMES_BELOW
 from laptop.home.ports import Ports, claim_ports
 from laptop.home.store_files import find_weed, forget_store_files
+from laptop.home.store_growth import note_growth
 from laptop.services.process import running
 from laptop.services.service import Command, base_environment
 from lungline.errors import LunglineError
@@ -107,6 +108,9 @@ class Store:
             "webdav": "false",
             "admin.ui": "false",
             "master.telemetry": "false",
+            # A master that resumes its elections and wins the first at once hands out no space for 15 seconds, in which
+            # other servers might report their volumes. Here there are none; the volumes say what the log would.
+            "master.resumeState": "false",
             "volume.preStopSeconds": 0,  # no other server waits for the announcement of its end
             # The store ends when these ports are taken, and neither Iceberg nor Lance is used.
             "s3.port.iceberg": 0,
@@ -149,7 +153,8 @@ class Store:
         self._storage.delete(bucket, ".ready")
 
     def maintain(self) -> None:
-        """Nothing to do."""
+        """List what its files have grown to, for the next start after a kill."""
+        note_growth(self.home)
 
     @cached_property
     def _begun(self) -> set[int]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lungline.errors import LunglineError
+from lungline.home import sync_folder, write_private
 from lungline.settings import Settings
 
 KEY_FILE = "research.key"
@@ -49,14 +50,14 @@ def _home_secret(home: Path) -> bytes:
         if not path.exists():
             home.mkdir(parents=True, exist_ok=True)
             fresh = home / f".{KEY_FILE}.{secrets.token_hex(8)}"
-            fresh.touch(mode=0o600)
-            fresh.write_text(secrets.token_hex(32))
+            write_private(fresh, secrets.token_hex(32), durable=True)
             try:
                 os.link(fresh, path)
             except FileExistsError:
                 pass
             finally:
                 fresh.unlink()
+            sync_folder(home)
         return bytes.fromhex(path.read_text().strip())
     except (OSError, ValueError) as exc:
         raise LunglineError(f"The secret of the research bucket, {KEY_FILE} in the home, cannot be used.") from exc

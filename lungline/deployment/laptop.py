@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from lungline.deployment.release import Release
 from lungline.errors import LunglineError, ModelNotReady, PackageError, StackError
-from lungline.home import Home, read_json, write_json
+from lungline.home import Home, read_json, sync_folder, write_json
 from lungline.network import open_url
 from lungline.package.card import CARD
 from lungline.package.expectation import Expectation, write_expectation
@@ -142,6 +142,7 @@ class LaptopDeployment:
         draft.unlink(missing_ok=True)
         draft.symlink_to(self._home.package(version).relative_to(link.parent))
         draft.replace(link)
+        sync_folder(link.parent)
 
     def _await(self, uri: str, version: str, sha256: str) -> None:
         deadline = time.monotonic() + self._switch_seconds
