@@ -121,7 +121,8 @@ def test_an_image_whose_header_names_no_frontal_chest_is_unsure(
     other = shutil.copytree(folder, tmp_path / "other")
     amend_card(other, thresholds=Thresholds(low=low, high=high, operating=high, chosen="By hand."))
 
-    def decode(preparation: Preparation, data: bytes, limits: Limits) -> DecodedImage:
+    def decode(preparation: Preparation, data: bytes, limits: Limits, header: object) -> DecodedImage:
+        assert header is None, "a JPEG has no DICOM header"
         return replace(decoding.decode(data, limits), not_frontal="the DICOM names a lateral view")
 
     monkeypatch.setattr(Preparation, "decode", decode)

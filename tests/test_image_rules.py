@@ -11,7 +11,8 @@ from lungline.diagnosis.image_rules import load_image_rules, reason_not_meant
 from lungline.diagnosis.upload import diagnose_upload
 from lungline.errors import SettingsError
 from lungline.events.uploads import Upload
-from lungline.imaging.dicom_facts import read_facts
+from lungline.imaging import dicom_facts
+from lungline.imaging.dicom_header import read_file
 from lungline.package.package import Package
 from lungline.results.records import ResultRecord
 from lungline.settings import Settings
@@ -127,7 +128,7 @@ def test_first_rule_that_fits_decides(
 
 def test_changed_file_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "images.toml"
-    facts = read_facts(write(ViewPosition="PA"))
+    facts = dicom_facts.facts_of(read_file(write(ViewPosition="PA"), dicom_facts.NEEDED))
     assert facts is not None
     path.write_text('[[rule]]\nname = "all"\nfrontal = true\njudge = false\n')
     reason = reason_not_meant(facts, load_image_rules(path))

@@ -13,6 +13,9 @@ from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.diagnosis.upload import diagnose_upload
 from lungline.errors import LunglineError
 from lungline.events.uploads import Upload
+from lungline.imaging import dicom as dicom_decoder
+from lungline.imaging import dicom_header
+from lungline.imaging.dicom_header import find_header
 from lungline.package.package import Package
 from lungline.results import patients
 from lungline.results.events import result_event
@@ -54,13 +57,19 @@ def dicom(**elements: Any) -> bytes:
     return dicom_files.write(dicom_files.film(bits=12), bits=12, **(WHOSE | elements))
 
 
+def read(data: bytes) -> PatientRecord | None:
+    """Whom a file is of."""
+    header = find_header(data, patients.NEEDED)
+    return header and patients.read("i", header)
+
+
 def put(store: Storage, key: str, data: bytes) -> Upload:
     etag = store.put(SETTINGS.uploads_bucket, key, data)
     return Upload(SETTINGS.uploads_bucket, key, etag=etag, sequencer="1", uploaded_at=datetime.now(UTC))
 
 
 def test_header_says_whom_an_image_is_of() -> None:
-    record = patients.read("i", dicom())
+    record = read(dicom())
     assert record
     assert (record.patient_id, record.issuer, record.accession) == ("P-4711", "WARD7", "ACC99012")
     assert (record.name, record.study_date, record.view) == ("Quellenhofer^Wendelin^Maria", "2026-01-31", "PA")
@@ -68,7 +77,7 @@ def test_header_says_whom_an_image_is_of() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "read"),
+    ("written", "shown"),
     [
         ({"PatientName": "Müller^Jürgen", "SpecificCharacterSet": "ISO_IR 100"}, "Müller, Jürgen"),
         ({"PatientName": "Yamada^Tarou=山田^太郎", "SpecificCharacterSet": "ISO_IR 192"}, "Yamada, Tarou"),
@@ -77,16 +86,16 @@ def test_header_says_whom_an_image_is_of() -> None:
         ({"PatientName": "A\u202eB^C"}, "A B, C"),
     ],
 )
-def test_names_are_as_people_write_them(written: dict[str, str], read: str) -> None:
-    record = patients.read("i", dicom(**({"SpecificCharacterSet": "ISO_IR 192"} | written)))
+def test_names_are_as_people_write_them(written: dict[str, str], shown: str) -> None:
+    record = read(dicom(**({"SpecificCharacterSet": "ISO_IR 192"} | written)))
     assert record
-    assert patients.readable(record.name) == read
+    assert patients.readable(record.name) == shown
 
 
 @pytest.mark.parametrize("day", ["", "2026", "20261399", "yesterday"])
 def test_impossible_study_date_is_left_out(day: str) -> None:
     data = dicom().replace(b"20260131", day.encode().ljust(8)[:8])
-    record = patients.read("i", data)
+    record = read(data)
     assert record
     assert not record.study_date
 
@@ -95,11 +104,11 @@ def test_impossible_study_date_is_left_out(day: str) -> None:
     "data", [b"", b"\x89PNG", dicom()[:150], dicom()[:40]], ids=["empty", "png", "cut", "preamble"]
 )
 def test_other_and_unreadable_files_name_nobody(data: bytes) -> None:
-    assert patients.read("i", data) is None
+    assert read(data) is None
 
 
 def test_printed_record_names_nobody() -> None:
-    record = patients.read("i", dicom())
+    record = read(dicom())
     assert not any(secret in f"{record} {record!r} {[record]}" for secret in SECRETS)
 
 
@@ -118,6 +127,27 @@ def test_result_names_the_key_and_nothing_of_the_patient(
     names = " ".join(info.key for bucket in (SETTINGS.results_bucket, PATIENTS) for info in store.list(bucket))
     for secret in SECRETS:
         assert all(secret not in text for text in (event, stored, names, caplog.text))
+
+
+def test_header_is_read_once_and_the_decoder_sees_no_patient(
+    store: Storage, diagnoser: Diagnoser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walks: list[int] = []
+    collect = dicom_header._Walk.collect  # noqa: SLF001 - the walk itself is what must happen once
+
+    def counted(walk: Any, start: int, needed: Any) -> Any:
+        walks.append(start)
+        return collect(walk, start, needed)
+
+    upload = put(store, "once.dcm", dicom())
+    monkeypatch.setattr(dicom_header._Walk, "collect", counted)  # noqa: SLF001
+    assert diagnose_upload(upload, diagnoser, store, SETTINGS, keep_unsure=lambda *_: None).patient
+    assert len(walks) == 1
+    whole = find_header(dicom(), frozenset({*dicom_decoder.NEEDED, *patients.NEEDED}))
+    assert whole
+    assert any(secret.encode() in value for value in whole.values.values() for secret in SECRETS)
+    seen = whole.only(dicom_decoder.NEEDED)
+    assert not any(secret.encode() in value for value in seen.values.values() for secret in SECRETS)
 
 
 def test_refused_dicom_is_somebodys_as_well(store: Storage, diagnoser: Diagnoser) -> None:

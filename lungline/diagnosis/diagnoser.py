@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from lungline.errors import ImageRefused
+from lungline.imaging.dicom_header import DicomFile
 from lungline.imaging.image import DecodedImage, Limits
 from lungline.imaging.lungs import heat_within
 from lungline.imaging.outline import Outline, outlines_of
@@ -83,20 +84,23 @@ class Diagnoser:
         self.limits = limits
         self.version = records.version_of(package.card, package.sha256)
 
-    def diagnose(self, data: bytes, *, heatmap: bool = True, statistics: bool = True) -> Diagnosis:
+    def diagnose(
+        self, data: bytes, *, header: DicomFile | None = None, heatmap: bool = True, statistics: bool = True
+    ) -> Diagnosis:
         """Diagnose the bytes of an image file; an image that must be refused gives the label Refused, not an error.
 
         `statistics` are the image statistics that monitoring compares; they cost a tenth of the time, so only results
-        that are stored need them. Raises Busy when other large images have the memory that this one needs.
+        that are stored need them. `header` is that of a DICOM file, if it has been read. Raises Busy when other large
+        images have the memory that this one needs.
         """
         with self.limits.work():
-            return self._diagnose(data, heatmap=heatmap, statistics=statistics)
+            return self._diagnose(data, header, heatmap=heatmap, statistics=statistics)
 
-    def _diagnose(self, data: bytes, *, heatmap: bool, statistics: bool) -> Diagnosis:
+    def _diagnose(self, data: bytes, header: DicomFile | None, *, heatmap: bool, statistics: bool) -> Diagnosis:
         timings: dict[str, float] = {}
         try:
             with timed(timings, "decode"):
-                image = self.package.card.preparation.decode(data, self.limits)
+                image = self.package.card.preparation.decode(data, self.limits, header)
         except ImageRefused as refusal:
             return refused(refusal.reason, str(refusal), timings)
         if image.is_blank:

@@ -12,7 +12,9 @@ from lungline.diagnosis.diagnoser import Diagnoser, Diagnosis, model_facts, refu
 from lungline.diagnosis.image_rules import load_image_rules, reason_not_meant
 from lungline.errors import LunglineError, ObjectGone, ObjectTooLarge, Unavailable
 from lungline.events.uploads import Upload, require_bucket
-from lungline.imaging.dicom_facts import read_facts
+from lungline.imaging import dicom, dicom_facts
+from lungline.imaging.dicom_facts import facts_of
+from lungline.imaging.dicom_header import DicomFile, find_header
 from lungline.results import patients, records
 from lungline.results.records import OperatingPoint, Outcome, ReadFacts, ResultRecord, Times, UploadFacts
 from lungline.settings import Settings
@@ -20,6 +22,8 @@ from lungline.storage.objects import StoredObject
 from lungline.storage.s3 import Storage
 
 _log = logging.getLogger(__name__)
+
+_NEEDED = dicom.NEEDED | dicom_facts.NEEDED | patients.NEEDED
 
 KeepUnsure = Callable[[ResultRecord, StoredObject], object]
 """Keeps the image of an unsure record for research, now or later; it never raises."""
@@ -94,18 +98,19 @@ class _Case:
     received: datetime
 
     def diagnose(self, upload: Upload, stored: StoredObject, timings: dict[str, float]) -> ResultRecord:
-        diagnosis = self._set_aside(stored.data) or self.diagnoser.diagnose(stored.data)
+        header = find_header(stored.data, _NEEDED)  # once, for rules, decoder and patient
+        diagnosis = self._set_aside(header) or self.diagnoser.diagnose(stored.data, header=header)
         diagnosis = replace(diagnosis, timings=timings | diagnosis.timings)
         if diagnosis.label == "Refused":
-            return self.close(upload, "refused", diagnosis=diagnosis, stored=stored)
+            return self.close(upload, "refused", diagnosis=diagnosis, stored=stored, header=header)
         heatmap = records.heatmap_key(upload.identity, self.diagnoser.version, stored.modified)
         with timed(diagnosis.timings, "save_heatmap"):
             self.storage.put(self.settings.results_bucket, heatmap, diagnosis.heatmap or b"", "image/png")
-        return self.close(upload, "judged", diagnosis=diagnosis, stored=stored, heatmap=heatmap)
+        return self.close(upload, "judged", diagnosis=diagnosis, stored=stored, header=header, heatmap=heatmap)
 
-    def _set_aside(self, data: bytes) -> Diagnosis | None:
+    def _set_aside(self, header: DicomFile | None) -> Diagnosis | None:
         """The refusal of an image that the model is not meant for, or that is a result of ours; else None."""
-        facts = read_facts(data)
+        facts = header and facts_of(header)
         if facts is None:
             return None
         if facts.is_own:
@@ -120,6 +125,7 @@ class _Case:
         *,
         diagnosis: Diagnosis | None = None,
         stored: StoredObject | None = None,
+        header: DicomFile | None = None,
         message: str | None = None,
         superseded_by: str | None = None,
         heatmap: str | None = None,
@@ -142,7 +148,7 @@ class _Case:
             read=stored and _read_facts(stored),
             image=diagnosis and diagnosis.image_facts,
             heatmap=heatmap,
-            patient=stored and self._keep_patient(upload, stored),
+            patient=header and self._keep_patient(upload, header),
             lungs=diagnosis and diagnosis.lung_facts,
             doubts=diagnosis.prediction.doubts if diagnosis and diagnosis.prediction else (),
             times=Times(
@@ -155,9 +161,9 @@ class _Case:
         )
         return records.save(self.storage, self.settings.results_bucket, record)
 
-    def _keep_patient(self, upload: Upload, stored: StoredObject) -> str | None:
+    def _keep_patient(self, upload: Upload, header: DicomFile) -> str | None:
         """Store whom a DICOM upload is of, before the record that points there; also of a refused one."""
-        patient = patients.read(upload.identity, stored.data)
+        patient = patients.read(upload.identity, header)
         if patient is None:
             return None
         try:

@@ -17,6 +17,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from lungline.errors import ImageRefused
 from lungline.imaging import dicom, jpeg
 from lungline.imaging.bmp_webp import BMP_MAGIC, is_webp, read_bmp, read_webp
+from lungline.imaging.dicom_header import DicomFile
 from lungline.imaging.grey import WHOLE_PIXELS, Grey, colour_warning, grey_of, mean_chroma
 from lungline.imaging.image import CheckSize, DecodedImage, Limits, Pixels
 from lungline.imaging.jpeg_png import JPEG_MAGIC, PNG_MAGIC, Container, read_jpeg, read_png
@@ -26,8 +27,14 @@ _STRIP_MEMORY = 40_000_000
 _SUPPORTED = "expected JPEG, PNG, TIFF, BMP, WebP or DICOM"
 
 
-def decode(data: bytes, limits: Limits = Limits(), *, at_least: int | None = None) -> DecodedImage:  # noqa: B008 - frozen
-    """Decode an image file.
+def decode(
+    data: bytes,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    *,
+    at_least: int | None = None,
+    header: DicomFile | None = None,
+) -> DecodedImage:
+    """Decode an image file; `header` is that of a DICOM file, if it has been read with the decoder's elements.
 
     `at_least` is the shortest side in pixels that the caller needs: a larger JPEG is decoded at 1/2, 1/4 or 1/8 of its
     size while that leaves enough, which is several times faster. The pixels differ a little from a full decode, so
@@ -41,7 +48,8 @@ def decode(data: bytes, limits: Limits = Limits(), *, at_least: int | None = Non
         raise ImageRefused("too-large", f"The file has {len(data):,} bytes; at most {limits.max_bytes:,} are read.")
     with limits.work():
         if dicom.is_dicom(data):
-            return _decode_dicom(dicom.read(data, limits.for_file(len(data), dicom_memory), limits.max_pixels))
+            check = limits.for_file(len(data), dicom_memory)
+            return _decode_dicom(dicom.read(data, check, limits.max_pixels, header))
         for image_format in _FORMATS:
             if image_format.matches(data):
                 container = image_format.read(data, limits.for_file(len(data), partial(image_format.memory, data)))

@@ -40,7 +40,7 @@ _ROWS, _COLUMNS, _ALLOCATED, _STORED, _HIGH, _SIGNED = (
     *(0x00280010, 0x00280011, 0x00280100),
     *(0x00280101, 0x00280102, 0x00280103),
 )
-_NEEDED = (
+NEEDED = (
     dicom_windowing.NEEDED
     | dicom_geometry.NEEDED
     | dicom_view.NEEDED
@@ -114,12 +114,12 @@ class Raw:
     notes: tuple[str, ...]
 
 
-def read(data: bytes, check_size: CheckSize, max_pixels: float = np.inf) -> Frame:
-    """Decode the first frame of a DICOM file.
+def read(data: bytes, check_size: CheckSize, max_pixels: float = np.inf, header: DicomFile | None = None) -> Frame:
+    """Decode the first frame of a DICOM file; `header` has at least the elements in NEEDED, if somebody has read them.
 
     Raises ImageRefused: not-an-xray, unsupported-format, truncated, corrupt, and what `check_size` raises.
     """
-    raw = read_raw(data, check_size)
+    raw = read_raw(data, check_size, header)
     view = dicom_view.read_view(raw.file)
     levels = Levels(raw.patterns.astype(np.uint8), (), ()) if raw.patterns.ndim == 3 else grey_of(raw)
     ratio = dicom_geometry.aspect(raw.file)
@@ -158,25 +158,25 @@ def has_wide_padding(raw: Raw) -> bool:
     return dicom_windowing.is_wide_padding(raw.stored, raw.file)
 
 
-def read_raw(data: bytes, check_size: CheckSize) -> Raw:
+def read_raw(data: bytes, check_size: CheckSize, header: DicomFile | None = None) -> Raw:
     """Read the first frame without converting its values; raises as `read` does."""
-    file = read_file(data, _NEEDED)
+    file = header.only(NEEDED) if header else read_file(data, NEEDED)
     _check_kind(file)
-    if file.pixels is None:
+    if (pixels := file.pixels) is None:
         raise ImageRefused("corrupt", "The DICOM contains no image.")
     shape = Shape(file.number(_COLUMNS), file.number(_ROWS), file.number(_SAMPLES, 1), file.number(_ALLOCATED))
     check_size(shape.width, shape.height)
     stored, photometric = _check_format(file, shape)
     if file.syntax in dicom_codecs.COMPRESSED:
         check_size(shape.width, shape.height * shape.samples)
-        frame = first_frame(file.pixels, file.order, _frames(file))
+        frame = first_frame(pixels, file.order, _frames(file))
         patterns = dicom_codecs.values(file.syntax, frame, shape, is_luma=photometric in ("YBR_FULL", "YBR_FULL_422"))
         stored = Stored(stored.allocated, stored.bits, stored.bits - 1, stored.signed)
         patterns = patterns.view(f"u{patterns.dtype.itemsize}")
         if file.syntax in dicom_codecs.JPEG_2000 and stored.signed and patterns.dtype.itemsize * 8 < shape.bits:
             patterns = patterns.view(np.int8).astype(np.int16).view(np.uint16)
     else:
-        patterns = _plain(file, file.pixels, data, shape, photometric)
+        patterns = _plain(file, pixels, data, shape, photometric)
     return _upright(file, patterns.astype(f"u{shape.bits // 8}", copy=False), stored, photometric)
 
 
@@ -194,7 +194,7 @@ def _upright(file: DicomFile, patterns: npt.NDArray[np.unsignedinteger], stored:
 
 def orientation(data: bytes) -> tuple[str, str] | None:
     """Return the patient orientation of a DICOM file's image as it is decoded, None if the file does not state it."""
-    turn = dicom_geometry.read_turn(read_file(data, _NEEDED))
+    turn = dicom_geometry.read_turn(read_file(data, NEEDED))
     return turn.orientation or None
 
 

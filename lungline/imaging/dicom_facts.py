@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from lungline.errors import ImageRefused
 from lungline.imaging import dicom_geometry, dicom_origin, dicom_view
-from lungline.imaging.dicom_header import CHARACTER_SET, MEDIA_CLASS, DicomFile, is_dicom, read_file
+from lungline.imaging.dicom_header import CHARACTER_SET, MEDIA_CLASS, DicomFile
 
 _TAGS = {
     "sop_class": 0x00080016,
@@ -17,7 +17,7 @@ _TAGS = {
 }
 NAMES = tuple(_TAGS)
 """The elements that rules may ask for."""
-_NEEDED = frozenset((*_TAGS.values(), CHARACTER_SET, *dicom_view.NEEDED, *dicom_geometry.NEEDED, *dicom_origin.NEEDED))
+NEEDED = frozenset((*_TAGS.values(), CHARACTER_SET, *dicom_view.NEEDED, *dicom_geometry.NEEDED, *dicom_origin.NEEDED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +33,10 @@ class DicomFacts:
     is_own: bool
 
 
-def read_facts(data: bytes) -> DicomFacts | None:
-    """What a DICOM file says of its image; None for other files, and for a header that cannot be read."""
-    if not is_dicom(data):
-        return None
+def facts_of(header: DicomFile) -> DicomFacts | None:
+    """What a header with the elements in NEEDED says of its image; None where it cannot be read."""
+    file = header.only(NEEDED)
     try:
-        file = read_file(data, _NEEDED)
         not_frontal = dicom_view.read_view(file).not_frontal or dicom_geometry.read_turn(file).not_frontal
     except ImageRefused:
         return None

@@ -10,7 +10,7 @@ Sources: DICOM PS3.5 sections 7 and 10 (encoding), annex A (transfer syntaxes).
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lungline.errors import ImageRefused
 
@@ -39,6 +39,7 @@ _CODECS = {
 _OTHER_PIXELS = (0x7FE00008, 0x7FE00009)
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
+_META_GROUP = 0x0002
 _LAST_GROUPS = {b"\xe0\x7f", b"\xfc\xff", b"\xfa\xff"}  # pixels, padding, digital signatures
 _LONG_VRS = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 _SHORT_VRS = {
@@ -55,7 +56,7 @@ _DEFLATED_HEADER = 2 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class DicomFile:
-    """The values of elements by tag, as bytes in `order` ("<" or ">"), and the pixel data, None if there is none.
+    """The values of elements by tag, as bytes in `order` ("<" or ">"), and where the pixel data is.
 
     `vrs` are the explicit VRs by tag, where the file states them.
     If `encapsulated`, the pixels are in items, as compressed ones are. The value of a sequence is its items' bytes.
@@ -64,11 +65,23 @@ class DicomFile:
     syntax: str
     order: str
     explicit: bool
-    values: Mapping[int, bytes]
-    pixels: bytes | None
+    values: Mapping[int, bytes] = field(repr=False)
+    data: bytes = field(repr=False)
+    span: tuple[int, int] | None
+    """First byte and end of the pixels in `data`; None if there are none."""
     encapsulated: bool
     has_preamble: bool
-    vrs: Mapping[int, bytes] = field(default_factory=dict[int, bytes])
+    vrs: Mapping[int, bytes] = field(default_factory=dict[int, bytes], repr=False)
+
+    @property
+    def pixels(self) -> bytes | None:
+        """A copy of the pixel data, None if there is none."""
+        return None if self.span is None else self.data[slice(*self.span)]
+
+    def only(self, tags: frozenset[int]) -> "DicomFile":
+        """The same file with these elements and its meta group alone: its reader can quote no other."""
+        kept = {tag: value for tag, value in self.values.items() if tag in tags or tag >> 16 == _META_GROUP}
+        return replace(self, values=kept, vrs={tag: vr for tag, vr in self.vrs.items() if tag in {PIXEL_DATA, *tags}})
 
     def text(self, tag: int) -> str:
         """Return the first value of a text element, or an empty string."""
@@ -125,7 +138,7 @@ class DicomFile:
         elements = _Walk(content[:end], self.order, self.explicit).collect(8, None)
         inherited = {CHARACTER_SET: self.values[CHARACTER_SET]} if CHARACTER_SET in self.values else {}
         values = inherited | elements.values
-        return DicomFile(self.syntax, self.order, self.explicit, values, None, False, True, elements.vrs)
+        return DicomFile(self.syntax, self.order, self.explicit, values, b"", None, False, True, elements.vrs)
 
 
 def is_dicom(data: bytes) -> bool:
@@ -157,11 +170,20 @@ def read_file(data: bytes, needed: frozenset[int]) -> DicomFile:
         order=order,
         explicit=explicit,
         values=meta | elements.values,
-        pixels=None if elements.pixels is None else data[slice(*elements.pixels)],
+        data=data,
+        span=elements.pixels,
         encapsulated=elements.encapsulated,
         has_preamble=preamble,
         vrs=elements.vrs,
     )
+
+
+def find_header(data: bytes, needed: frozenset[int]) -> DicomFile | None:
+    """What `read_file` reads; None for other files, and for DICOM that cannot be read."""
+    try:
+        return read_file(data, needed) if is_dicom(data) else None
+    except ImageRefused:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from lungline.imaging.decoding import decode
+from lungline.imaging.dicom_header import DicomFile
 from lungline.imaging.image import DecodedImage, Limits, Pixels
 from lungline.imaging.margins import Box, without_margins
 from lungline.imaging.png import write_png
@@ -42,13 +43,18 @@ class Preparation:
         if self.normalisation not in NORMALISATIONS:
             raise ValueError(f"normalisation is {self.normalisation!r}; expected one of {sorted(NORMALISATIONS)}")
 
-    def decode(self, data: bytes, limits: Limits = Limits()) -> DecodedImage:  # noqa: B008 - frozen
+    def decode(
+        self,
+        data: bytes,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
+        header: DicomFile | None = None,
+    ) -> DecodedImage:
         """Decode an image file at the scale that this preparation is defined for.
 
         Large JPEGs are decoded at a reduced scale, which changes pixels a little; setting the scale here keeps training
         and serving identical. Twice the input size leaves enough pixels for the final resize to average.
         """
-        return decode(data, limits, at_least=2 * self.size)
+        return decode(data, limits, at_least=2 * self.size, header=header)
 
     def resize(self, image: DecodedImage) -> Pixels:
         """Resize an image to the network's geometry: uint8 (size, size)."""

@@ -19,8 +19,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from lungline.errors import ImageRefused, LunglineError, ObjectGone, Unavailable
-from lungline.imaging.dicom_header import is_dicom, read_file
+from lungline.errors import LunglineError, ObjectGone, Unavailable
+from lungline.imaging.dicom_header import DicomFile
 from lungline.results.records import ResultRecord
 from lungline.storage.s3 import Storage
 
@@ -39,7 +39,7 @@ _MODALITY, _CLASS = 0x00080060, 0x00080016
 _ACCESSION, _STUDY_DATE, _VIEW = 0x00080050, 0x00080020, 0x00185101
 _STUDY, _SERIES, _INSTANCE = 0x0020000D, 0x0020000E, 0x00080018
 _CHARACTER_SET = 0x00080005
-_NEEDED = frozenset(
+NEEDED = frozenset(
     (
         *(_PATIENT_ID, _ISSUER, _NAME, _ACCESSION, _STUDY_DATE, _VIEW),
         *(_STUDY, _SERIES, _INSTANCE, _CHARACTER_SET, _MODALITY, _CLASS),
@@ -84,14 +84,9 @@ class PatientRecord(BaseModel):
     __str__ = __repr__
 
 
-def read(identity: str, data: bytes) -> PatientRecord | None:
-    """Whom a DICOM file is of; None for other files, unreadable headers, and headers that name nobody."""
-    if not is_dicom(data):
-        return None
-    try:
-        file = read_file(data, _NEEDED)
-    except ImageRefused:
-        return None
+def read(identity: str, header: DicomFile) -> PatientRecord | None:
+    """Whom a DICOM file is of, by a header with the elements in NEEDED; None for one that names nobody."""
+    file = header.only(NEEDED)
     record = PatientRecord(
         identity=identity,
         patient_id=file.words(_PATIENT_ID),

@@ -10,6 +10,7 @@ import numpy as np
 from sqlalchemy import select
 
 from lungline.imaging.decoding import decode
+from lungline.imaging.dicom_header import read_file
 from lungline.imaging.preparation import Preparation, heatmap_png
 from lungline.results import patients
 from lungline.results.records import ImageFacts, ResultRecord
@@ -44,7 +45,8 @@ def judged(store: Storage, number: int, probability: float = 0.9, data: bytes | 
     image = decode(data)
     heatmap = heatmap_png(image, np.full((4, 4), 0.8, np.float32), Preparation())
     store.put(OURS.results_bucket, made.heatmap or "", heatmap)
-    patient = patients.read(made.upload.identity, data)
+    header = read_file(data, patients.NEEDED)
+    patient = patients.read(made.upload.identity, header)
     place = patients.save(store, OURS.patients_bucket, patient) if patient else None
     facts = ImageFacts(format="dicom", width=64, height=64)
     return made.model_copy(update={"image": facts, "patient": place})
