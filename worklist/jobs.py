@@ -25,6 +25,7 @@ from worklist.exports.secondary_capture import capture, capture_key
 from worklist.notifier import Notifier
 
 EVERY_SECONDS = 1.0
+DELIVER_SECONDS = 0.25
 STOP_SECONDS = 3.0
 # Images may be added to the research bucket later, without an event.
 RECOUNT_SECONDS = 60.0
@@ -64,17 +65,17 @@ class Jobs:
         """Run rounds until stopped; notices and deliveries do not wait for the store."""
         looked = (self.restore, self.look_for_losses)
         stored = (self.save_readings, self.save_captures, self.count_deidentified, self.anchor_audit)
-        alone = (self.send_notices, self.deliver_results)
-        await asyncio.gather(self._repeat(*stored), self._repeat(*looked), *(self._repeat(job) for job in alone))
+        delivered = self._repeat(self.deliver_results, every=DELIVER_SECONDS)
+        await asyncio.gather(self._repeat(self.send_notices), delivered, self._repeat(*stored), self._repeat(*looked))
         stopping = (run_in_threadpool(part, STOP_SECONDS) for part in (self._notifier.join, self._courier.stop))
         await asyncio.gather(*stopping)
 
-    async def _repeat(self, *jobs: Callable[[], None]) -> None:
+    async def _repeat(self, *jobs: Callable[[], None], every: float = EVERY_SECONDS) -> None:
         while not self._stopping.is_set():
             for job in jobs:
                 await run_in_threadpool(_attempt, job)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), EVERY_SECONDS)
+                await asyncio.wait_for(self._stopping.wait(), every)
 
     def stop(self) -> None:
         """Stop after the current round, so that no notice is left half sent."""

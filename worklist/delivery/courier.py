@@ -56,12 +56,15 @@ class Courier:
     ) -> None:
         self._database = database
         self._packer = Packer(storage, settings)
-        self._abandoned = 0.0
+        self._abandoned = self._looked = -ABANDON_SECONDS
         self._workers = {each.name: _Worker(self, each) for each in destinations}
         self._stopping = threading.Event()
 
     def deliver_due(self) -> None:
         """Start the workers of destinations with due deliveries; returns without waiting."""
+        if not self._workers and time.monotonic() - self._looked < ABANDON_SECONDS:
+            return
+        self._looked = time.monotonic()
         with self._database.reading() as session:
             due = deliveries.due_destinations(session)
         if due - self._workers.keys() and time.monotonic() - self._abandoned > ABANDON_SECONDS:
