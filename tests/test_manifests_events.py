@@ -135,6 +135,18 @@ def test_every_delivery_is_stated_in_full(overlay: str) -> None:
 
 
 @every_overlay
+def test_a_busy_predictor_loses_nothing_for_as_long_as_on_a_laptop(overlay: str) -> None:
+    """Knative's dispatcher waits delay * 2^n before attempt n; it counts a busy predictor's 503, whatever its headers."""
+    from eventing.delivery import BUSY_PATIENCE_SECONDS
+
+    delivery = named(overlay, "Trigger")["judge"]["spec"]["delivery"]
+    assert (delivery["backoffPolicy"], delivery["backoffDelay"]) == ("exponential", "PT1S")
+    assert sum(2**attempt for attempt in range(1, delivery["retry"] + 1)) >= BUSY_PATIENCE_SECONDS
+    # Admission refuses it where the feature delivery-retryafter is off, as it is by default.
+    assert "retryAfterMax" not in delivery
+
+
+@every_overlay
 def test_timeouts_grow_from_the_predictor_outwards(overlay: str) -> None:
     from serving.admission import AppLimits
 
