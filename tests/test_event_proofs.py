@@ -361,6 +361,12 @@ def test_who_takes_the_port_gets_nothing_and_is_not_believed(place: Place, caplo
             results.until(lambda come: len(come) == 3)
         assert counts(trigger)["unproved"] > 0
         assert (counts(trigger)["dead_letters"], counts(trigger)["retried"]) == (0, 0)
+        with fake_predictor(lambda *_: (200, FORGED), place.ports.predictor) as fake:
+            place.upload("later")
+            eventually(lambda: not trigger.subscriptions[0].is_ready)
+            time.sleep(0.3)
+            assert fake.deliveries == [], "nor on new connections of threads that have met the true one"
+        assert counts(trigger)["dead_letters"] == 0
     assert caplog.text.count("Another program answers") < 10
 
 
