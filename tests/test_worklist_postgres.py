@@ -10,6 +10,10 @@ import pytest
 from tests.support.postgres import running_postgres
 
 FILES = ("events", "notices", "exports")
+DELIVERIES = (
+    "test_refused_message_is_a_dead_letter_until_sent_again",
+    "test_verdict_that_was_taken_back_is_not_sent",
+)
 # Store tests run on both databases already; these need SQLite's file or no database.
 NOT = "locked_database or removed_database or filter_survives or invalid_result or rules or fhir or patient_comes"
 
@@ -21,6 +25,7 @@ def test_events_notices_and_exports_are_the_same_on_postgresql(tmp_path: Path) -
             pytest.skip("PostgreSQL is not installed")
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", f"not ({NOT})"]
         command += [f"tests/test_worklist_{name}.py" for name in FILES]
+        command += [f"tests/test_delivery_messages.py::{name}" for name in DELIVERIES]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
         environment["LUNGLINE_TEST_POSTGRES"] = address
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
