@@ -16,6 +16,7 @@ def platform() -> Dashboard:
     board = dashboard("lungline-platform", "Lungline: Platform", "Requests, events, services and their resources.")
     for title, panels in (
         ("Requests", _requests()),
+        ("DICOM gateway", _gateway()),
         ("Events", _events()),
         ("Services", _services()),
         ("Resources", _resources()),
@@ -62,6 +63,28 @@ def _requests():
             " or sum by (model_version) (rate(lungline_results_total[5m]))",
             "{{serving_knative_dev_revision}}{{model_version}}",
         ),
+    )
+
+
+def _gateway():
+    yield lines(
+        "Objects per minute",
+        "DICOM objects by way and outcome.",
+        "none",
+        Query("sum by (way, outcome) (rate(lungline_gateway_instances_total[5m])) * 60", "{{way}} {{outcome}}"),
+    )
+    yield lines(
+        "Associations per minute",
+        "By how they went; rejected senders keep their X-rays.",
+        "none",
+        Query("sum by (outcome) (rate(lungline_gateway_associations_total[5m])) * 60", "{{outcome}}"),
+    )
+    yield lines(
+        "Spool",
+        "Bytes received and not stored yet, and the room for them.",
+        "bytes",
+        Query("sum(lungline_gateway_spooled_bytes)", "received"),
+        Query("sum(lungline_gateway_spool_limit_bytes)", "room"),
     )
 
 

@@ -17,6 +17,7 @@ _ASSOCIATIONS = Counter(
     "lungline_gateway_associations_total", "Associations by how they went.", ["outcome"], registry=REGISTRY
 )
 OPEN = Gauge("lungline_gateway_connections", "Open DICOM connections.", registry=REGISTRY)
+SPOOL_LIMIT = Gauge("lungline_gateway_spool_limit_bytes", "Room for what is not stored yet.", registry=REGISTRY)
 SPOOLED = Gauge("lungline_gateway_spooled_bytes", "Bytes received that are not stored yet.", registry=REGISTRY)
 
 

@@ -17,6 +17,7 @@ class Spool:
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self.folder = folder
         self._max_bytes = max_bytes
+        metrics.SPOOL_LIMIT.set(max_bytes)
         self._sizes: dict[Path, int] = {}
         self._lock = threading.Lock()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

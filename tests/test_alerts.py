@@ -15,6 +15,7 @@ from tests.support.prometheus_server import program
 ROOT = Path(__file__).parent.parent
 PREDICT = 'route="/v1/models/pneumonia:predict"'
 DAY = 86400
+GATEWAY = "lungline_gateway_"
 
 
 def alerts() -> dict[str, dict[str, Any]]:
@@ -72,6 +73,24 @@ CASES: list[tuple[str, list[tuple[str, str]], int, bool]] = [
         40,
         False,
     ),
+    ("SendersRejected", [(f'{GATEWAY}associations_total{{outcome="rejected"}}', "0+1x60")], 15, True),
+    ("SendersRejected", [(f'{GATEWAY}associations_total{{outcome="rejected"}}', "0x10 1x30")], 15, False),
+    ("SendersRejected", [(f'{GATEWAY}associations_total{{outcome="accepted"}}', "0+9x60")], 15, False),
+    (
+        "ObjectsRefused",
+        [(f'{GATEWAY}instances_total{{outcome="out-of-resources", way="dimse"}}', "0x10 1x30")],
+        13,
+        True,
+    ),
+    ("ObjectsRefused", [(f'{GATEWAY}instances_total{{outcome="repeated", way="dimse"}}', "0+9x60")], 13, False),
+    (
+        "ObjectsRefused",
+        [(f'{GATEWAY}instances_total{{outcome="class-not-supported", way="dimse"}}', "0+9x60")],
+        13,
+        False,
+    ),
+    ("SpoolFills", [(f"{GATEWAY}spooled_bytes", "90x60"), (f"{GATEWAY}spool_limit_bytes", "100x60")], 5, True),
+    ("SpoolFills", [(f"{GATEWAY}spooled_bytes", "20x60"), (f"{GATEWAY}spool_limit_bytes", "100x60")], 5, False),
     ("PredictorNotReady", [("lungline_model_ready", "0x60")], 6, True),
     (
         "PredictorNotReady",

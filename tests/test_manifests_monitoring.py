@@ -33,7 +33,7 @@ def test_monitors_scrape_existing_ports_every_15_seconds(overlay: str) -> None:
 def test_alerts_and_dashboards_use_metrics_of_the_code(overlay: str) -> None:
     source = "\n".join(
         path.read_text()
-        for folder in ("serving", "worklist", "lungline", "eventing", "laptop")
+        for folder in ("serving", "gateway", "worklist", "lungline", "eventing", "laptop")
         for path in (ROOT / folder).rglob("*.py")
     )
     rendered = text_of(f"overlays/{overlay}")
