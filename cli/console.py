@@ -7,6 +7,7 @@ import io
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ COLOURS = {
 
 if TYPE_CHECKING:
     from components.step_events import Event
+    from laptop.batches.importing import Row
     from laptop.supervision.status import ServiceStatus
     from lungline.evaluation.gate import GateVerdict
     from lungline.evaluation.metrics import Evaluation
@@ -166,10 +168,36 @@ def results(records: "Sequence[ResultRecord]") -> None:
     say(DISCLAIMER, "dim")
 
 
-def counter(done: int) -> None:
+def counter(done: int, total: int | None = None) -> None:
     """Show how far a long command has come; at a terminal only."""
     if progress.is_terminal:
-        progress.print(Text(f"{done:>14}", style="dim"), end="\r")
+        progress.print(Text(f"{done:>14}" + (f" of {total}" if total else ""), style="dim"), end="\r")
+
+
+def batch(rows: "Sequence[Row]", records: "Mapping[str, ResultRecord]") -> None:
+    """Print what became of the files of a batch: those with a label or without an upload, then how many of each."""
+    shown = [
+        (
+            row.outcome,
+            label_of(record),
+            f"{record.probability:.1%}" if record and record.probability is not None else "",
+            row.name,
+            row.reason or (record.message if record and not record.label else ""),
+        )
+        for row in rows
+        if (record := records.get(row.key)) or row.reason
+    ]
+    if shown:
+        table(("outcome", "label", "risk", "file", "remark"), shown)
+    for outcome, number in Counter(row.outcome for row in rows).items():
+        say(f"{number:>6}  {outcome}", COLOURS.get(outcome, ""))
+    if records:
+        say(DISCLAIMER, "dim")
+
+
+def label_of(record: "ResultRecord | None") -> str | None:
+    """The label of a result, or its outcome where there is none."""
+    return record and (record.label or record.outcome)
 
 
 def pipeline_event(event: "Event") -> None:

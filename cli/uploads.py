@@ -57,6 +57,37 @@ def upload(
         raise typer.Exit(1)
 
 
+@app.command("import")
+def import_(  # noqa: PLR0917 - Typer passes them by name
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A folder, a zip, a DICOMDIR, or s3://bucket/prefix.")
+    ],
+    rate: Annotated[float, typer.Option(metavar="NUMBER", help="Uploads a second at most.", min=0.01, max=1000)] = 5.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Look at every file, and upload nothing.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the results, and show their labels.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Look at files anew that were uploaded before.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Upload a folder, zip, DICOMDIR or S3 prefix of X-rays at a set rate.
+
+    Each image becomes one upload, however often the command is called; after an interruption it goes on where it
+    stopped. Credentials of an S3 source are those of boto3's environment. Exit code 1 when a file failed.
+    """
+    from laptop.batches.batch import Batch, import_batch, labels
+
+    batch = Batch(source, rate, dry_run, again)
+    settings = configured(home)
+    rows = import_batch(settings, batch, console.counter)
+    records = labels(settings, rows, console.counter) if wait and not dry_run else {}
+    if as_json:
+        console.dump([asdict(row) | {"label": console.label_of(records.get(row.key))} for row in rows])
+    else:
+        console.batch(rows, records)
+    if any(row.outcome == "failed" for row in rows):
+        raise typer.Exit(1)
+
+
 @app.command()
 def results(
     last: Annotated[int, typer.Option(metavar="COUNT", help="How many, the latest first.", min=1)] = 20,

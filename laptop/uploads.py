@@ -58,30 +58,30 @@ def upload_and_watch(
     A refused image has a result too, with the outcome `refused`. Raises StackError, which says how many results are
     missing and why, when some do not come.
     """
-    scanner = _scanner(settings)
+    sender = scanner(settings)
     try:
         watch = _Watch(stack.connect(settings), on_arrival)
     except LunglineError as exc:
-        _require_disk(settings, exc)
+        require_disk(settings, exc)
         raise
     try:
         for key, read in images:
             data = read()
             watch.sent[key] = time.monotonic()
-            scanner.put(settings.uploads_bucket, key, data)
+            sender.put(settings.uploads_bucket, key, data)
             watch.poll(PACE_SECONDS)
         deadline = time.monotonic() + patience_seconds
         while watch.sent and time.monotonic() < deadline:
             watch.poll(STATUS_SECONDS)
             if watch.sent:
-                _require_disk(settings)
-                _require_model(settings, len(watch.sent))
+                require_disk(settings)
+                require_model(settings, len(watch.sent))
     except LunglineError as exc:
-        _require_disk(settings, exc)
+        require_disk(settings, exc)
         raise
     finally:
         watch.close()
-        scanner.close()
+        sender.close()
     if watch.sent:
         missing = count(len(watch.sent), "upload")
         raise StackError(f"{missing} had no result after {patience_seconds:.0f} s; `lungline status` may say why.")
@@ -91,13 +91,13 @@ def upload_and_watch(
     return watch.arrivals
 
 
-def _require_disk(settings: Settings, cause: LunglineError | None = None) -> None:
+def require_disk(settings: Settings, cause: LunglineError | None = None) -> None:
     """Raise StackError when the stack's disk is full, which its services report in many ways."""
     if fault := disk_fault(settings.home):
         raise StackError(fault) from cause
 
 
-def _require_model(settings: Settings, waiting: int) -> None:
+def require_model(settings: Settings, waiting: int) -> None:
     """Stop waiting when no model serves: events wait in Kafka until one does."""
     if stack.status(settings).service("predictor").state == "waiting for a champion":
         verb = "waits" if waiting == 1 else "wait"
@@ -194,8 +194,11 @@ def _consumer(settings: Settings) -> "Consumer":
     return consumer
 
 
-def _scanner(settings: Settings) -> Storage:
-    """The store with credentials that may only upload; an external store has its own credentials."""
+def scanner(settings: Settings) -> Storage:
+    """The store with credentials that may only upload; an external store has its own credentials.
+
+    Raises StackError when no stack runs.
+    """
     connected = stack.connect(settings)
     if settings.s3_endpoint is not None:
         return Storage.from_settings(connected)

@@ -13,6 +13,7 @@ home/
   mlflow/            MLflow's database
   predictor/         packages/<version>/, and `current`, a link to the one that serves
   gateway/           the DICOM gateway: objects in transfer, digests of those it has stored
+  imports/           what `lungline import` has uploaded, as digests
   worklist/          its database, the secret of its cookies, notices on this machine
 """
 
