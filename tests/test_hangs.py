@@ -1,11 +1,12 @@
 """What hangs is named with its age, killed and started again, and loses nothing; what is only slow is left alone."""
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -13,16 +14,19 @@ import pytest
 
 from laptop import stack
 from laptop.services.process import is_working
+from laptop.services.service import Command
 from laptop.supervision import silence
 from laptop.supervision.silence import Silence
+from laptop.supervision.supervisor import Supervisor
 from lungline.home import Home
+from lungline.service_state import State
 from tests.support.chaos_run import Chaos, eventually, image, key_of
 from tests.support.chaos_stack import ports_of, running
 from tests.support.open_ports import family
 
 LIMIT = 10.0
 # No two of which the first is in the other's `after`: who waits for a service that hangs is not blamed.
-TOGETHER = (("predictor", "bridge", "gateway"), ("trigger",), ("broker", "worklist"), ("store",))
+TOGETHER = (("predictor", "trigger", "bridge", "gateway"), ("broker", "worklist"), ("store",))
 
 
 class Clock:
@@ -106,6 +110,63 @@ def test_a_busy_child_is_work_and_a_stopped_or_sleeping_one_is_not() -> None:
     with subprocess.Popen((sys.executable, "-c", "input()"), stdin=subprocess.PIPE) as sleeping:
         eventually(lambda: not is_working(sleeping.pid), 10, "it waits")
         sleeping.kill()
+
+
+class Script:
+    """A service that gives a sign while a file says so, and works while another one is there."""
+
+    name = "script"
+    address = None
+    listens = ()
+    after = ()
+    stop_timeout = 1.0
+    notice_seconds = 0.0
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.answers, self.works = folder / "answers", folder / "works"
+
+    def command(self) -> Command:
+        work = "import pathlib, time\nwhile True: pathlib.Path('works').exists() or time.sleep(0.05)"
+        return Command((sys.executable, "-c", work), os.environ, self.folder)
+
+    def probe(self, pid: int) -> State:
+        return "ready" if self.answers.exists() else "starting"
+
+    def maintain(self) -> None:
+        pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a thread does")
+@pytest.mark.parametrize("starts", [True, False], ids=["starting", "running"])
+def test_what_works_is_spared_until_it_stands_still(tmp_path: Path, starts: bool) -> None:
+    """A long request, a loaded machine or a large model: silent, and busy for longer than the limit."""
+    home, limit = Home.make(tmp_path / "home"), 2.0
+    script = Script(tmp_path)
+    script.works.touch()
+    if not starts:
+        script.answers.touch()
+
+    async def until(condition: Callable[[], bool], seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while not condition() and time.monotonic() < end:
+            await asyncio.sleep(0.05)
+        return condition()
+
+    async def watch() -> None:
+        supervisor = Supervisor(home, [script], [], "none", hang_seconds=limit)
+        running = asyncio.create_task(supervisor.run())
+        if not starts:
+            assert await until(lambda: supervisor.services()[0].state == "ready", 20)
+            script.answers.unlink()
+            assert await until(lambda: supervisor.services()[0].state == "not answering", 10)
+        assert not await until(lambda: supervisor.services()[0].restarts > 0, 3 * limit)
+        script.works.unlink()
+        assert await until(lambda: supervisor.services()[0].hangs == 1, 3 * limit)
+        supervisor.stop()
+        await asyncio.wait_for(running, 20)
+
+    asyncio.run(watch())
 
 
 @pytest.fixture(scope="module")

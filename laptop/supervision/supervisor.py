@@ -62,6 +62,7 @@ UNSETTLED: frozenset[State] = frozenset({*UNPROVEN, "restarting", "stopped"})
 STRANGER: State = "not ready: another program answers"
 MAINTAIN_EVERY = 5  # polls of a service
 SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 30.0
+REAPER_SECONDS = 2.0
 # A service that has run this long has recovered: the pause before its next restart is the shortest again.
 STEADY_SECONDS = 60.0
 
@@ -237,7 +238,10 @@ class Supervisor:
                 self._publish(service.name, state)
             if time.monotonic() - looked >= POLL_SECONDS:  # at each probe it would cost more than the probe
                 looked = time.monotonic()
-                self._lasts(service, process, silence)
+                if state == STRANGER:  # a new process would not drive it away
+                    silence.answered()
+                else:
+                    self._lasts(service, process, silence)
             if silence.has_lasted(self._hang_seconds):
                 self._end_hung(service, process, silence.seconds)
                 return None
@@ -307,6 +311,9 @@ class Supervisor:
         for log in self._logs.values():
             log.close()
         self._notify_reaper(".")
+        os.close(self._reaper_pipe)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(self._reaper.wait, REAPER_SECONDS)
 
     async def _stop(self, name: str) -> None:
         process = self._processes[name]
