@@ -1,5 +1,6 @@
 """The DICOM gateway of a cluster: its rights, its way in, and the room that it may use."""
 
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from lungline.home import Home
+from lungline.service_state import write_state
 from lungline.settings import Settings
 from tests.support.manifests_of import (
     MANIFESTS,
@@ -57,6 +60,23 @@ def test_its_command_is_one_that_the_program_takes(overlay: str) -> None:
     image = re.search(r"lungline/(\w+)", container["image"])
     assert image
     assert "\npynetdicom==" in (ROOT / f"requirements/{image.group(1)}.txt").read_text()
+
+
+@every_overlay
+def test_its_liveness_is_the_age_of_its_state_file(overlay: str, tmp_path: Path) -> None:
+    """The very command of the probe: a fresh state passes, an old one does not."""
+    (container,) = gateway(overlay).containers
+    (home,) = [entry["value"] for entry in env_of(container) if entry["name"] == "LUNGLINE_HOME"]
+    python, *options, program = container["livenessProbe"]["exec"]["command"]
+    assert python == "python"
+    assert home in program
+    made = Home.make(tmp_path)
+    write_state(made, "gateway", "ready")
+    command = [sys.executable, *options, program.replace(home, str(tmp_path))]
+    assert subprocess.run(command, check=False, timeout=60).returncode == 0
+    (file,) = (tmp_path / "run").iterdir()
+    os.utime(file, (1, 1))
+    assert subprocess.run(command, check=False, timeout=60, capture_output=True).returncode != 0
 
 
 @every_overlay

@@ -41,8 +41,13 @@ class StackCollector(Collector):
         expiry = GaugeMetricFamily(
             "lungline_certificate_expiry_timestamp_seconds", "When a certificate expires.", labels=["certificate"]
         )
-        if moment := _expiry(Certificates.of(self._home.file("store", "config")).certificate):
-            expiry.add_metric(["store"], moment)
+        certificates = {
+            "store": Certificates.of(self._home.file("store", "config")).certificate,
+            "gateway": self._home.file("gateway", "tls", "gateway.crt"),
+        }
+        for name, path in certificates.items():
+            if moment := _expiry(path):
+                expiry.add_metric([name], moment)
         yield expiry
 
 
