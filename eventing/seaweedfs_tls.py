@@ -7,7 +7,7 @@ import ipaddress
 import os
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +15,8 @@ from pathlib import Path
 from lungline.network import HOST
 
 SIGNING = ("signing", "signing.read", "filer_signing", "filer_signing.read")
+# The servers talk to each other by it: closing one of them alone keeps the others from it.
+_HTTP = ("master", "volume", "filer")
 _VALIDITY = timedelta(days=365 * 50)
 
 
@@ -77,20 +79,26 @@ def generate_signing_keys() -> dict[str, str]:
     return {name: secrets.token_urlsafe(32) for name in SIGNING}
 
 
-def secure(config: Path, signing_keys: Mapping[str, str]) -> None:
+def secure(config: Path, signing_keys: Mapping[str, str], *, closes_http: bool = True) -> None:
     """Write certificates and signing keys into the store's `-config_dir`.
 
     `signing_keys` has a key for each name of SIGNING; the servers sign the tokens of their HTTP requests with them.
+    With `closes_http` the HTTP ports of master, volume server and filer answer nobody without a certificate; S3 stays
+    as it is.
     """
     config.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _write_security(config / "security.toml", signing_keys, Certificates.claim(config))
+    certificates = Certificates.claim(config)
+    _write_security(config / "security.toml", signing_keys, certificates, _HTTP if closes_http else ())
 
 
-def _write_security(path: Path, keys: Mapping[str, str], certificates: Certificates) -> None:
+def _write_security(path: Path, keys: Mapping[str, str], certificates: Certificates, closed: Sequence[str]) -> None:
     lines = [f'[jwt.{name}]\nkey = "{key}"' for name, key in keys.items()]
     lines.append(f'[grpc]\nca = "{certificates.authority}"')
     servers = ("master", "volume", "filer", "s3", "admin", "worker", "client")
     lines += [f'[grpc.{name}]\ncert = "{certificates.certificate}"\nkey = "{certificates.key}"' for name in servers]
+    pair = f'cert = "{certificates.certificate}"\nkey = "{certificates.key}"\nca = "{certificates.authority}"'
+    lines += [f"[https.{name}]\n{pair}" for name in closed]
+    lines += [f"[https.client]\nenabled = true\n{pair}"] if closed else []
     path.touch(mode=0o600)
     path.write_text("\n".join(lines))
 
@@ -99,7 +107,8 @@ def main() -> None:
     """Secure the store of a pod; keys and certificates are generated once and kept in its volume."""
     config = Path(sys.argv[1])
     if not (config / "security.toml").exists():
-        secure(config, generate_signing_keys())
+        # The kubelet probes these ports and has no certificate; network policies close them.
+        secure(config, generate_signing_keys(), closes_http=False)
 
 
 if __name__ == "__main__":

@@ -106,14 +106,14 @@ def _kafka_login(status: StackStatus) -> Iterator[Check]:
 
 
 def _store_ports(status: StackStatus) -> Iterator[Check]:
-    """Whether other users of this machine can reach the store's master and volume servers, which ask for no login."""
+    """Whether other users of this machine can reach the ports of the store's master and volume servers."""
     report = read_json(status.home / "run/store_gate.json")
     if not isinstance(report, dict) or status.service("store").state in {"external", "stopped"}:
         return
     text = "only S3 and the filer's gRPC port can be reached; they ask for keys and a certificate"
     if not cast("dict[str, Any]", report).get("private"):
-        text = "this system allows the store no network of its own: every user of this machine can reach its master"
-        text += " and volume servers, which delete buckets without a login"
+        text = "this system allows the store no network of its own: every user of this machine can reach its ports,"
+        text += " which ask for keys or a certificate"
     yield Check("store ports", True, text)
 
 

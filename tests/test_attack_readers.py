@@ -61,7 +61,8 @@ class Server(uvicorn.Server):
 
     def unsent(self) -> int:
         """Bytes of all responses that this process holds."""
-        return sum(each.transport.get_write_buffer_size() for each in list(self.server_state.connections))
+        held = [each.transport for each in list(self.server_state.connections) if not each.transport.is_closing()]
+        return sum(transport.get_write_buffer_size() for transport in held)
 
 
 @contextmanager

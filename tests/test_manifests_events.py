@@ -136,7 +136,7 @@ def test_every_delivery_is_stated_in_full(overlay: str) -> None:
 
 @every_overlay
 def test_a_busy_predictor_loses_nothing_for_as_long_as_on_a_laptop(overlay: str) -> None:
-    """Knative's dispatcher waits delay * 2^n before attempt n; it counts a busy predictor's 503, whatever its headers."""
+    """Knative's dispatcher waits delay * 2^n before attempt n, and counts a busy predictor's 503."""
     from eventing.delivery import BUSY_PATIENCE_SECONDS
 
     delivery = named(overlay, "Trigger")["judge"]["spec"]["delivery"]

@@ -31,6 +31,7 @@ from lungline.home import Home, read_json
 from lungline.network import answers
 from lungline.settings import Settings
 from tests.support.open_ports import command_line, listening
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.stack
 
@@ -128,9 +129,9 @@ def test_a_scanner_may_upload_in_one_part_and_in_several(scanner: Any, client: A
 
 @pytest.mark.usefixtures("client")
 def test_inner_ports_require_a_token_or_a_certificate(store: Store, tmp_path: Path) -> None:
-    """The filer's gRPC port asks for a certificate; its HTTP port asks for a token, where it can be reached at all."""
-    assert answers_with(store.ports.filer, f"/buckets/{BUCKET}/of/others.jpg") in (401, None)
-    assert answers_with(store.ports.filer, f"/buckets/{BUCKET}/?pretty=y") in (401, None)
+    """The filer's ports ask for a certificate, where they can be reached at all; 400 says that TLS is due."""
+    assert answers_with(store.ports.filer, f"/buckets/{BUCKET}/of/others.jpg") in (400, None)
+    assert answers_with(store.ports.filer, f"/buckets/{BUCKET}/?pretty=y") in (400, None)
     with pytest.raises(StorageUnavailable):
         next(iter(Changes(store.ports.filer_grpc, Certificates.claim(tmp_path), BUCKET, 0)))
 
@@ -147,6 +148,44 @@ def test_nobody_reaches_the_ports_that_ask_for_nothing(home: Home, store: Store,
         assert done.returncode == 7, f"connection refused was expected at {url}"
     for port in (store.ports.master_grpc, store.ports.volume_grpc, store.ports.s3_grpc):
         assert not answers(port)
+    assert client.get_object(Bucket="lungline-results", Key="kept")["Body"].read() == b"x"
+
+
+@pytest.fixture
+def bare_store(tmp_path: Path) -> Iterator[Store]:
+    """A store in the machine's network, as where the system allows it none of its own."""
+    home, settings = Home.make(tmp_path), Settings(home=tmp_path)
+    made = Store(home, settings, claim_ports(home), claim_credentials(home))
+    command = made.command()
+    program = [*command.argv[command.argv.index("--") + 1 :], f"-s3.port={made.ports.s3}"]
+    program.append(f"-filer.port.grpc={made.ports.filer_grpc}")
+    with (tmp_path / "log").open("wb") as log, subprocess.Popen(program, stdout=log, stderr=log) as process:
+        try:
+            eventually(lambda: made.probe(process.pid) == "ready", 60)
+            yield made
+        finally:
+            process.kill()
+
+
+def answer_of(url: str) -> bytes:
+    """What a stranger gets, who accepts any certificate and has none."""
+    return subprocess.run(["curl", "-ski", "-m", "5", url], capture_output=True, check=False, timeout=20).stdout
+
+
+def test_without_a_network_of_its_own_the_store_asks_for_a_certificate(bare_store: Store) -> None:
+    owner = bare_store.credentials.owner
+    client = s3(bare_store, owner.access_key, owner.secret_key)
+    client.put_object(Bucket="lungline-results", Key="kept", Body=b"x")
+    for port in (bare_store.ports.master, bare_store.ports.volume, bare_store.ports.filer):
+        for path in ("/col/delete?collection=lungline-results", "/dir/assign", "/status", "/"):
+            plain = subprocess.run(
+                ["curl", "-si", "-m", "5", f"http://127.0.0.1:{port}{path}"], capture_output=True, check=False
+            )
+            assert plain.stdout.startswith(b"HTTP/1.0 400"), path
+            url = f"https://127.0.0.1:{port}{path}"
+            strange = subprocess.run(["curl", "-ski", "-m", "5", url], capture_output=True, check=False, timeout=20)
+            assert (strange.returncode, strange.stdout) != (0, b""), path
+            assert not strange.stdout, path
     assert client.get_object(Bucket="lungline-results", Key="kept")["Body"].read() == b"x"
 
 

@@ -1,10 +1,9 @@
 """The object store: SeaweedFS in one process, with generated credentials that it enforces.
 
-Every listener is on 127.0.0.1. The S3 port requires the identities of `s3.json`. With `security.toml` the filer
-requires tokens, the volume server requires them for writing, and gRPC requires the store's certificate; the HTTP
-ports of the master and of the volume server require nothing for some harmful requests. So the store runs in a network
-of its own (`store_gate`), of which this machine sees the S3 port and the filer's gRPC port. Where the system allows
-no such network, other users of the machine reach the other ports, and `lungline doctor` says so.
+Every listener is on 127.0.0.1. The S3 port requires the identities of `s3.json`; gRPC and the HTTP ports of master,
+volume server and filer require the store's certificate, because some of them require nothing else for harmful requests.
+Besides, the store runs in a network of its own (`store_gate`), of which this machine sees the S3 port and the filer's
+gRPC port. Where the system allows no such network, the certificates alone keep other users of the machine out.
 """
 
 import json

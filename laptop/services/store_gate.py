@@ -3,9 +3,10 @@
     client -- S3, signed ----------> gate -- as it is --> store
     bridge -- gRPC, certificates --> gate -- as it is --> filer
 
-The store's master and volume servers answer whoever reaches them, also with `security.toml`: `GET /col/delete` deletes
-a bucket, `GET /dir/assign` hands out tokens to write with. So nobody reaches them. S3 asks for a signature and the
-filer's gRPC port for a certificate; their bytes are handed on. This process starts the store and ends with it.
+The store's master and volume servers ask for no login: `GET /col/delete` deletes a bucket, `GET /dir/assign` hands out
+tokens to write with. They require a certificate (`eventing.seaweedfs_tls`), and besides nobody reaches them. S3 asks
+for a signature and the filer's gRPC port for a certificate; their bytes are handed on. This process starts the store
+and ends with it.
 """
 
 import argparse
