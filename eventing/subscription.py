@@ -25,6 +25,8 @@ PARTITIONS_SECONDS, LOOK_SECONDS = 30.0, 2.0
 PROOF_SECONDS, PROVEN_SECONDS = 5.0, 12.0
 # A position beyond the end is given up after so many looks, one a commit: an answer may be older than a record.
 LOOKS_BEYOND = 3
+# How long a stop waits for brokers that may be gone: what they do not learn is delivered again after the next start.
+LAST_COMMIT_SECONDS, CLOSE_SECONDS = 5.0, 5.0
 
 log = logging.getLogger("lungline.trigger")
 
@@ -44,6 +46,8 @@ class Subscription:
         self._trackers: dict[int, OffsetTracker] = {}
         self._requested: dict[int, int] = {}
         """Offsets by partition, as the last commit requested them."""
+        self._open_commits = 0
+        """Commits that the broker has not answered yet."""
         self._commit_fault = ""
         """Why the last commit failed; logged once."""
         self._watermarks: dict[int, tuple[int, int]] = {}
@@ -78,8 +82,8 @@ class Subscription:
             self._deliver()
         finally:
             self.dispatcher.end()
-            self._commit(last=True)
-            self._consumer.close()
+            self._commit_last()
+            self._close()
 
     def _deliver(self) -> None:
         committed = looked = proved = time.monotonic()
@@ -206,7 +210,22 @@ class Subscription:
             self._trackers[record.partition] = OffsetTracker(record.offset - 1)
         self.dispatcher.dispatch(record, self._trackers[record.partition])
 
-    def _commit(self, *, last: bool = False) -> None:
+    def _commit_last(self) -> None:
+        """Commit what is done, and wait a while for the answer; records that come meanwhile are read again."""
+        deadline = time.monotonic() + LAST_COMMIT_SECONDS
+        while time.monotonic() < deadline:
+            self._commit()  # again after one that failed
+            if not self._open_commits:
+                return
+            self._consumer.poll(POLL_SECONDS)
+
+    def _close(self) -> None:
+        """Close the consumer; in a thread, because it waits for its group's broker as long as that is away."""
+        closing = threading.Thread(target=self._consumer.close, daemon=True)
+        closing.start()
+        closing.join(CLOSE_SECONDS)
+
+    def _commit(self) -> None:
         from confluent_kafka import KafkaException, TopicPartition
 
         done = {number: tracker.done + 1 for number, tracker in self._trackers.items() if tracker.done >= 0}
@@ -215,11 +234,14 @@ class Subscription:
             self._requested |= changed
             offsets = [TopicPartition(self.route.topic, number, offset) for number, offset in changed.items()]
             try:
-                self._consumer.commit(offsets=offsets, asynchronous=not last)
+                self._consumer.commit(offsets=offsets, asynchronous=True)
             except KafkaException as exc:
                 log.warning("Offsets could not be committed: %s.", exc)
+            else:
+                self._open_commits += 1
 
     def _committed(self, error: "KafkaError | None", _: "list[TopicPartition]") -> None:
+        self._open_commits = max(0, self._open_commits - 1)
         fault = str(unavailable(self._settings, error, topic=self.route.topic, group=self.route.group)) if error else ""
         if fault and fault != self._commit_fault:
             log.warning("Offsets of %s could not be committed; trying again. %s", self.route.topic, fault)

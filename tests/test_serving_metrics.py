@@ -56,13 +56,14 @@ def test_the_number_of_series_does_not_grow_with_uploads() -> None:
     kinds: list[tuple[Outcome, ResultLabel | None]] = [("refused", "Refused"), ("gone", None), ("superseded", None)]
     labels: list[ResultLabel] = ["Normal", "Pneumonia", "Unsure"]
     kinds.extend(("judged", label) for label in labels)
+    others = set(series())  # of models of tests that ran before in this process
     for number, (outcome, label) in enumerate(kinds):
         assert metrics.count_record(record(number, outcome, label), NOW)
     first = set(series())
     for number in range(1000):
         metrics.count_record(record(number, *kinds[number % len(kinds)]), NOW)
     assert set(series()) == first
-    assert len(first) < 350
+    assert len(first - others) < 350
 
 
 def test_no_patient_data_is_in_the_metrics() -> None:

@@ -16,6 +16,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # pyright: ignore[reportPrivateImportUsage] - as its docs do
 from pydantic import SecretStr
 
+from eventing import subscription
 from eventing.kafka import DEAD_LETTERS_GROUP, RESULTS_GROUP, TRIGGER_GROUP, client_options
 from eventing.routes import RetryPolicy
 from eventing.sink import CircuitBreaker, Sink
@@ -37,9 +38,14 @@ QUICK = RetryPolicy(first_backoff_seconds=0.01, max_backoff_seconds=0.05)
 
 
 @pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def broker_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("broker")
+
+
+@pytest.fixture(scope="module")
+def broker(broker_home: Path) -> Iterator[Settings]:
     """A broker that keeps its log in memory."""
-    with running_broker(tmp_path_factory.mktemp("broker"), Settings()) as settings:
+    with running_broker(broker_home, Settings()) as settings:
         yield settings
 
 
@@ -224,6 +230,25 @@ def predict(value: str, _: int) -> tuple[int, dict[str, str]]:
     if value == "poison":
         return 400, {}
     return 200, {"ce-specversion": "1.0", "ce-id": value, "ce-type": "org.lungline.result.v1", "ce-source": "s"}
+
+
+def test_a_stop_does_not_wait_for_a_broker_that_is_away(
+    topics: Settings, broker: Settings, broker_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waited for the answer to its last commit as long as the broker was away."""
+    for name in ("LAST_COMMIT_SECONDS", "CLOSE_SECONDS"):
+        monkeypatch.setattr(subscription, name, 1.0)
+    gate = os.getpgid(json.loads((broker_home / "run" / "kafka_gate.json").read_bytes())["pid"])
+    answering = threading.Event()
+    with fake_predictor(lambda *_: 200 if answering.wait(30) else 500) as fake:
+        try:
+            with running_trigger(topics, fake):
+                produce(topics, "x")
+                eventually(lambda: fake.counts["x"] == 1)
+                os.killpg(gate, signal.SIGSTOP)
+                answering.set()
+        finally:
+            os.killpg(gate, signal.SIGCONT)
 
 
 def test_results_and_dead_letters_reach_the_worklist(topics: Settings) -> None:

@@ -71,7 +71,7 @@ def test_view_keys_work_with_caps_lock_and_cyrillic(page: Page) -> None:
 @pytest.mark.parametrize("name", ["caps-lock", "russian-c", "greek", "azerty-2", "input-method"])
 def test_reading_keys_work_on_other_layouts(page: Page, name: str) -> None:
     page.evaluate(PRESS, list(KEYS[name][:3]))
-    expect(page.locator(".empty")).to_contain_text("Everything is read")
+    expect(page.locator(".empty")).to_contain_text("Everything is read", timeout=15000)
 
 
 def test_typing_a_comment_is_no_shortcut(page: Page) -> None:
