@@ -14,6 +14,7 @@ from itsdangerous import BadSignature, URLSafeTimedSerializer
 from eventing.seaweedfs_tls import Certificates, secure
 from laptop import stack
 from laptop.home.credentials import Credentials, load_credentials
+from laptop.home.models import champion_fault
 from laptop.home.ports import claim_ports, load_ports
 from laptop.home.state import check_state
 from laptop.home.store_growth import LIST, note_growth
@@ -223,6 +224,18 @@ def test_a_copy_of_a_running_home_starts_with_what_it_has(
     half(copy.file("store", "data", "7.dat"))
     check_state(copy, Settings(home=copy.path))
     assert "7.dat was cut: objects of the last seconds may be lost" in caplog.text
+
+
+def test_nobody_waits_for_a_champion_whose_expectation_is_damaged(home: Home) -> None:
+    """The predictor refuses it; `up` waited 15 seconds for it all the same."""
+    home.package("2").mkdir(parents=True)
+    home.champion.symlink_to("packages/2")
+    assert champion_fault(home) is None
+    home.file("predictor", "expected").mkdir()
+    home.file("predictor", "expected", "1.json").write_text("[1]")
+    assert champion_fault(home) is None, "another version's"
+    home.file("predictor", "expected", "2.json").write_text("[1]")
+    assert champion_fault(home)
 
 
 def test_a_new_home_has_nothing_to_check(tmp_path: Path) -> None:
