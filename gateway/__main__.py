@@ -6,13 +6,15 @@ import os
 import sys
 import threading
 
-from gateway import metrics
+from gateway import metrics, web
 from gateway.intake import Intake
 from gateway.ledger import Ledger
 from gateway.spool import Spool
 from gateway.storage_scp import StorageScp
+from gateway.stow import Stow
 from gateway.tls import TlsFiles
 from lungline import program
+from lungline.errors import SettingsError
 from lungline.home import Home
 from lungline.memory import budget_of_process
 from lungline.service_state import HEARTBEAT_SECONDS, write_state
@@ -27,6 +29,7 @@ def main(settings: Settings) -> None:
     parser = argparse.ArgumentParser(prog="python -m gateway", description="Receives X-rays over DICOM.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--dicom_port", type=int, required=True, help="port for DICOM associations")
+    parser.add_argument("--web_port", type=int, help="port for STOW-RS; none by default")
     parser.add_argument("--metrics_port", type=int, help="port for Prometheus; none by default")
     arguments = parser.parse_args()
     home = Home.make(settings.home)
@@ -34,10 +37,16 @@ def main(settings: Settings) -> None:
     spool = Spool(folder / "spool", settings.gateway.spool_bytes)
     ledger = Ledger(folder / "ledger.db")
     intake = Intake(Storage.from_settings(settings), settings, ledger, budget_of_process(0.5))
-    scp = StorageScp(settings.gateway, intake, spool, TlsFiles(settings.gateway))
+    tls = TlsFiles(settings.gateway)
+    scp = StorageScp(settings.gateway, intake, spool, tls)
     stopping = threading.Event()
     program.stop_on_sigterm(stopping.set)
     scp.start(arguments.host, arguments.dicom_port)
+    if arguments.web_port:
+        if not settings.gateway.token:
+            raise SettingsError("STOW-RS needs a bearer token: set LUNGLINE_GATEWAY__TOKEN.")
+        stow = Stow(intake, spool, settings.gateway.token.get_secret_value())
+        web.serve(stow, arguments.host, arguments.web_port, tls, 2 * settings.gateway.associations)
     if arguments.metrics_port:
         metrics.expose(arguments.host, arguments.metrics_port)
     log.info("Listening as %s.", settings.gateway.ae_title)

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollecto
 
 from lungline.metrics_server import serve_metrics
 
-Way = Literal["dimse"]
+Way = Literal["dimse", "stow"]
 
 REGISTRY = CollectorRegistry()
 _INSTANCES = Counter(

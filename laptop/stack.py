@@ -13,6 +13,7 @@ from laptop.home.disk import disk_fault, start_fault
 from laptop.home.lock import is_locked
 from laptop.home.models import champion_fault
 from laptop.home.state import check_state
+from laptop.services.gateway import GatewayService
 from laptop.services.kafka_login import USER
 from laptop.services.process import birth, tail
 from laptop.services.prometheus import find_prometheus
@@ -122,7 +123,7 @@ def env(settings: Settings, *, scanner: bool = False) -> dict[str, str]:
     if not scanner:
         own = {name: value for name, value in settings_environment(connected).items() if name in _ADDRESSES}
         mlflow = tracking.environment(connected)
-        return s3_environment(connected) | mlflow | own | _kafka_files(connected)
+        return s3_environment(connected) | mlflow | own | _kafka_files(connected) | _dicomweb(assembly)
     credentials = load_credentials(Home(connected.home))
     if "store" not in {service.name for service in assembly.services} or not credentials:
         raise StackError("The object store is external: ask its operator for a scanner's credentials.")
@@ -138,6 +139,12 @@ def _kafka_files(connected: Settings) -> dict[str, str]:
         return {}
     folder = Home(connected.home).file("broker")
     return {"KAFKA_CONFIG": str(folder / "librdkafka.conf"), "KAFKA_PROPERTIES": str(folder / "client.properties")}
+
+
+def _dicomweb(assembly: Assembly) -> dict[str, str]:
+    """Where DICOMweb clients send X-rays, and with which bearer token."""
+    gateway = next(service for service in assembly.services if isinstance(service, GatewayService))
+    return {"DICOMWEB_URL": gateway.dicomweb, "DICOMWEB_TOKEN": gateway.token}
 
 
 _ADDRESSES = {

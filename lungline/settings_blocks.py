@@ -266,6 +266,7 @@ class GatewaySettings(Block):
     spool_bytes: int = Field(
         default=2**30, ge=2**20, description="Room for objects that are received and not stored yet, in bytes."
     )
+    token: SecretStr | None = Field(default=None, description="Bearer token of those who send by STOW-RS.")
     make_certificates: bool = Field(
         default=False,
         description="On a laptop: make an authority and the gateway's certificate, and ask each sender for one "

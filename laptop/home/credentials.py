@@ -63,6 +63,11 @@ class Credentials:
         """The password of MLflow's user; derived from a key that every home has."""
         return self._derived("mlflow login")
 
+    @property
+    def stow(self) -> str:
+        """The bearer token of STOW-RS; derived from a key that every home has."""
+        return self._derived("stow token")
+
     def _derived(self, use: str) -> str:
         return hmac.new(self.signing["signing"].encode(), use.encode(), "sha256").hexdigest()
 

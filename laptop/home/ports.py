@@ -13,7 +13,7 @@ LOWEST, HIGHEST = 20_000, 32_000
 # The store's admin server takes its gRPC port from an option, but its worker expects this distance.
 ADMIN_GRPC_ABOVE = 10_000
 # The ports that people and their programs know, and whose they are.
-_CLIENTS = {"s3": "store"} | {
+_CLIENTS = {"s3": "store", "gateway_web": "gateway"} | {
     name: name for name in ("broker", "mlflow", "predictor", "worklist", "gateway", "prometheus")
 }
 
@@ -43,6 +43,7 @@ class Ports:
     # Homes of earlier versions have none: 0 until the next start, which chooses them and keeps the others.
     gateway: int = 0
     gateway_metrics: int = 0
+    gateway_web: int = 0
 
     @classmethod
     def choose(cls, previous: "Ports | None" = None) -> "Ports":

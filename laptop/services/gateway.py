@@ -42,18 +42,30 @@ class GatewayService:
 
     @property
     def address(self) -> str:
-        """Its AE title and port, in the usual notation."""
-        return f"{self.settings.gateway.ae_title}@{HOST}:{self.ports.gateway}"
+        """Its AE title and port, in the usual notation, and the address of its STOW-RS service."""
+        return f"{self.settings.gateway.ae_title}@{HOST}:{self.ports.gateway}, {self.dicomweb}"
+
+    @property
+    def dicomweb(self) -> str:
+        """The address that STOW-RS clients are given."""
+        ours = self.settings.gateway
+        return f"{'https' if ours.tls_certificate or ours.make_certificates else 'http'}://{HOST}:{self.ports.gateway_web}/dicom-web"
+
+    @property
+    def token(self) -> str:
+        """The bearer token of STOW-RS clients."""
+        given = self.settings.gateway.token
+        return given.get_secret_value() if given else self.credentials.stow
 
     @property
     def listens(self) -> tuple[int, ...]:
-        """DICOM and the metrics."""
-        return (self.ports.gateway, self.ports.gateway_metrics)
+        """DICOM, STOW-RS and the metrics."""
+        return (self.ports.gateway, self.ports.gateway_web, self.ports.gateway_metrics)
 
     def command(self) -> Command:
         """How to start it."""
         argv = (sys.executable, "-P", "-m", "gateway", "--host", HOST, "--dicom_port", str(self.ports.gateway))
-        argv += ("--metrics_port", str(self.ports.gateway_metrics))
+        argv += ("--web_port", str(self.ports.gateway_web), "--metrics_port", str(self.ports.gateway_metrics))
         env = base_environment() | settings_environment(self._narrowed())
         return Command(argv, env, self.home.file("gateway"))
 
@@ -74,7 +86,7 @@ class GatewayService:
             keys = (SecretStr(scanner.access_key), SecretStr(scanner.secret_key))
         secrets = ("database", "event_token", "secret", "oidc_client_secret")
         worklist = ours.worklist.model_copy(update=dict.fromkeys(secrets))
-        gateway = with_certificates(self.home, ours.gateway)
+        gateway = with_certificates(self.home, ours.gateway).model_copy(update={"token": SecretStr(self.token)})
         return ours.model_copy(
             update=blank
             | {"s3_access_key": keys[0], "s3_secret_key": keys[1], "worklist": worklist, "gateway": gateway}
