@@ -170,7 +170,8 @@ def test_upgrade_chains_the_log_and_mends_odd_times(tmp_path: Path, store: Stora
             for number in range(3):
                 audit.record(session, f"dr.{number}", "reader", "opened")
     with closing(sqlite3.connect(tmp_path / "worklist/worklist.db", isolation_level=None)) as connection:
-        connection.execute("DROP TABLE patients")
+        for table in ("patients", "deliveries"):
+            connection.execute(f"DROP TABLE {table}")
         for table, column in (("audit", "hash"), ("tokens", "patients"), ("sessions", "patients")):
             connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
         connection.execute("UPDATE entries SET arrived = ? WHERE number = 1", [ABSURD["the year 0"]])
