@@ -108,6 +108,7 @@ def test_study_of_the_address_is_accepted(site: Site) -> None:
     assert site.post(body([write(film(64, seed=6), StudyInstanceUID="1.2.3")]), "/1.2.3").status_code == 200
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
@@ -132,6 +133,7 @@ def test_other_methods_and_addresses_are_not_served(site: Site) -> None:
     assert httpx.post(f"{site.studies}/1.2/series", headers=token).status_code == 404
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(
     "hostile",
     [

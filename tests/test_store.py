@@ -172,6 +172,7 @@ def answer_of(url: str) -> bytes:
     return subprocess.run(["curl", "-ski", "-m", "5", url], capture_output=True, check=False, timeout=20).stdout
 
 
+@pytest.mark.attack
 def test_without_a_network_of_its_own_the_store_asks_for_a_certificate(bare_store: Store) -> None:
     owner = bare_store.credentials.owner
     client = s3(bare_store, owner.access_key, owner.secret_key)
