@@ -58,10 +58,10 @@ def measure(
 
 
 @contextmanager
-def running(package: Path) -> Iterator[Settings]:
-    """A stack that serves a package; it ends with the context, or with this process."""
+def running(package: Path, values: Mapping[str, Any] | None = None) -> Iterator[Settings]:
+    """A stack that serves a package, with more settings; it ends with the context, or with this process."""
     with tempfile.TemporaryDirectory(prefix="lungline-bench-") as folder:
-        settings = load_settings({"home": Path(folder), "mlflow_uri": NOWHERE})
+        settings = load_settings({"home": Path(folder), "mlflow_uri": NOWHERE, **(values or {})})
         current = Home.make(settings.home).file("predictor", "current")
         current.parent.mkdir(parents=True, exist_ok=True)
         current.symlink_to(package.absolute())

@@ -3,7 +3,7 @@ import random
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -265,6 +265,16 @@ def test_locked_database_is_unavailable_and_works_afterwards(tmp_path: Path) -> 
         other.execute("ROLLBACK")
         other.close()
         assert ingest(database, record())
+
+
+def test_database_without_a_free_connection_is_unavailable_and_works_afterwards(tmp_path: Path) -> None:
+    with closing(Database.open(home(tmp_path), busy_seconds=0.1)) as database:
+        with ExitStack() as taken:
+            for _ in range(15):  # the pool has five, and ten more for peaks
+                taken.enter_context(database.engine.connect())
+            with pytest.raises(DatabaseUnavailable, match="busy"), database.reading() as session:
+                session.execute(text("SELECT 1"))
+        assert shown(database) == []
 
 
 def test_removed_database_file_is_unavailable(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from lungline.errors import SettingsError, Unavailable
@@ -131,7 +132,8 @@ def _engine(settings: Settings, busy_seconds: float) -> tuple[Path | None, Engin
 
 
 def _sqlite(url: str, busy_seconds: float) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": busy_seconds, "check_same_thread": False})
+    options = {"timeout": busy_seconds, "check_same_thread": False}
+    engine = create_engine(url, connect_args=options, pool_timeout=busy_seconds)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -182,6 +184,8 @@ def _turn(lock: "threading.Lock | None", busy_seconds: float) -> Generator[None]
 def _translated() -> Generator[None]:
     try:
         yield
+    except PoolTimeoutError as exc:
+        raise DatabaseUnavailable("The worklist's database is busy; try again later.") from exc
     except (OperationalError, InterfaceError) as exc:
         raise DatabaseUnavailable(f"The worklist's database does not answer ({type(exc.orig).__name__}).") from exc
     except DatabaseError as exc:

@@ -201,7 +201,7 @@ def _evaluations(record: ResultRecord) -> list[Any]:
 def _comment(record: ResultRecord) -> Any:
     from highdicom.sr import CodedConcept, RelationshipTypeValues, TextContentItem
 
-    sentences = [f"{warning}." for warning in record.warnings]
+    sentences = [f"{warning[:1].upper()}{warning[1:]}." for warning in record.warnings]
     return TextContentItem(
         name=CodedConcept("121106", "DCM", "Comment"),
         value=" ".join([DISCLAIMER, "Calibrated probability of a model, not a reader's finding.", *sentences])[:1024],
