@@ -69,7 +69,7 @@ def import_(  # noqa: PLR0917 - Typer passes them by name
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Upload a folder, zip, DICOMDIR or S3 prefix of X-rays at a set rate.
+    """Upload a folder, zip, DICOMDIR or S3 prefix.
 
     Each image becomes one upload, however often the command is called; after an interruption it goes on where it
     stopped. Credentials of an S3 source are those of boto3's environment. Exit code 1 when a file failed.

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from gateway import metrics
 from gateway.ledger import Ledger
@@ -50,6 +50,7 @@ class Intake:
         self._bucket = settings.uploads_bucket
         self.max_bytes = settings.image_max_bytes
         self._ledger = ledger
+        metrics.begin_at_zero(get_args(Outcome))
         self.budget = budget
         """Whoever reads an object takes its size from this first."""
 

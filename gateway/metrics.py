@@ -1,12 +1,14 @@
 """Metrics of the gateway; no label holds anything that a sender chose."""
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 
 from lungline.metrics_server import serve_metrics
 
 Way = Literal["dimse", "stow"]
+Ending = Literal["accepted", "rejected", "aborted", "crowded-out"]
 
 REGISTRY = CollectorRegistry()
 _INSTANCES = Counter(
@@ -21,13 +23,27 @@ SPOOL_LIMIT = Gauge("lungline_gateway_spool_limit_bytes", "Room for what is not 
 SPOOLED = Gauge("lungline_gateway_spooled_bytes", "Bytes received that are not stored yet.", registry=REGISTRY)
 
 
+# A counter that begins with its first event hides that event: Prometheus sees no increase.
+for _way in get_args(Way):
+    _BYTES.labels(_way)
+for _ending in get_args(Ending):
+    _ASSOCIATIONS.labels(_ending)
+
+
+def begin_at_zero(outcomes: Iterable[str]) -> None:
+    """Begin to count objects of these outcomes, so that the first of them is an increase."""
+    for way in get_args(Way):
+        for outcome in outcomes:
+            _INSTANCES.labels(way, outcome)
+
+
 def count(way: Way, outcome: str, size: int) -> None:
     """Count an object."""
     _INSTANCES.labels(way, outcome).inc()
     _BYTES.labels(way).inc(size)
 
 
-def count_association(outcome: Literal["accepted", "rejected", "aborted", "crowded-out"]) -> None:
+def count_association(outcome: Ending) -> None:
     """Count an association, or a connection that did not become one."""
     _ASSOCIATIONS.labels(outcome).inc()
 

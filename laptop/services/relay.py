@@ -66,8 +66,9 @@ async def hand_on(client: Stream, server: Stream, move: Callable[[], None], stal
 def end(stream: Stream, stall: float = STALL_SECONDS) -> None:
     """Close a connection; what is unsent has a while, where otherwise it would have for ever."""
     stream[1].close()
-    if stream[1].transport.get_write_buffer_size():
-        asyncio.get_running_loop().call_later(stall, stream[1].transport.abort)
+    with contextlib.suppress(AttributeError):  # asyncio's TLS transport has no buffer any more once it is closed
+        if stream[1].transport.get_write_buffer_size():
+            asyncio.get_running_loop().call_later(stall, stream[1].transport.abort)
 
 
 async def _pump(

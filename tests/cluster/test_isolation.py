@@ -24,6 +24,7 @@ import pathlib, signal, subprocess, time
 from tests.cluster.network import Bridge
 Bridge().attach("inner")
 subprocess.run(["mount", "-t", "tmpfs", "inner", "/mnt"], check=True)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs that ignore it
 held = subprocess.Popen(["sh", "-c", "trap '' TERM INT; sleep 600 & wait; sleep 600"], start_new_session=True)
 pathlib.Path({sign!r}).write_text("up")
 try:
