@@ -66,7 +66,7 @@ def test_a_kill_in_between_loses_nothing_and_doubles_nothing(settings: Settings,
 
 def test_a_table_ends_it(settings: Settings, tmp_path: Path) -> None:
     """Labels by file, what was no image and why, and how many of each; a failed file makes the exit code 1."""
-    (tmp_path / "film").write_bytes(jpeg(7, opacities=True))
+    (tmp_path / "film").write_bytes(jpeg(FILES + 7, opacities=True))
     (tmp_path / "letter.txt").write_text("Dear colleague")
     (tmp_path / "out").symlink_to("/etc/hostname")
     command = [sys.executable, "-m", "cli", "import", str(tmp_path), "--wait", "--home", str(settings.home)]
