@@ -74,13 +74,13 @@ def shipped(folder: Path) -> Iterator[Object]:
 @pytest.mark.parametrize("part", FOLDERS)
 def test_a_part_of_others_asks_for_what_the_table_says(part: str) -> None:
     if not UPSTREAM.exists():
-        pytest.skip(f"upstream's manifests are not at {UPSTREAM}: set LUNGLINE_SHARED to the folder that has them")
+        pytest.skip(f"upstream's manifests are not at {UPSTREAM}: set SHARED_FOLDER to the folder that has them")
     assert together(request for folder in FOLDERS[part] for request in shipped(UPSTREAM / folder)) == table()[part]
 
 
 def test_every_workload_that_is_lowered_exists() -> None:
     if not UPSTREAM.exists():
-        pytest.skip(f"upstream's manifests are not at {UPSTREAM}: set LUNGLINE_SHARED to the folder that has them")
+        pytest.skip(f"upstream's manifests are not at {UPSTREAM}: set SHARED_FOLDER to the folder that has them")
     text = "".join(path.read_text() for path in UPSTREAM.rglob("500-*.yaml"))
     names = set(re.findall(r"^  name: (\S+)", text, flags=re.MULTILINE))
     assert len(lowered()) == 4

@@ -194,7 +194,7 @@ def test_the_issuer_answers_challenges_through_our_gateway() -> None:
 def test_the_issuer_is_one_that_cert_manager_takes() -> None:
     validator = SHARED / "k8s/validate.py"
     if not validator.exists():
-        pytest.skip(f"the validator is not at {validator}: set LUNGLINE_SHARED to the folder that has it")
+        pytest.skip(f"the validator is not at {validator}: set SHARED_FOLDER to the folder that has it")
     issuer = list(yaml.safe_load_all(given_to("kubectl apply -f -")))[1]
     command = [sys.executable, validator, "--crds", SHARED / "k8s/crds", "--k8s", "1.34"]
     done = subprocess.run(

@@ -49,7 +49,7 @@ def test_only_worklists_may_reach_destinations(changed: list[Object]) -> None:
 def test_the_component_is_valid(changed: list[Object]) -> None:
     validator = SHARED / "k8s/validate.py"
     if not validator.exists():
-        pytest.skip(f"the validator is not at {validator}: set LUNGLINE_SHARED to the folder that has it")
+        pytest.skip(f"the validator is not at {validator}: set SHARED_FOLDER to the folder that has it")
     command: list[Any] = [sys.executable, validator, "--crds", SHARED / "k8s/crds", "--k8s", "1.34"]
     body = yaml.safe_dump_all(changed)
     done = subprocess.run(command, input=body, capture_output=True, text=True, check=False, timeout=120)

@@ -141,7 +141,7 @@ def test_the_certificates_of_the_document_are_ones_that_cert_manager_takes() -> 
     assert secret["secretName"] in {certificate["spec"]["secretName"] for certificate in certificates}
     validator = SHARED / "k8s/validate.py"
     if not validator.exists():
-        pytest.skip(f"the validator is not at {validator}: set LUNGLINE_SHARED to the folder that has it")
+        pytest.skip(f"the validator is not at {validator}: set SHARED_FOLDER to the folder that has it")
     command = [sys.executable, validator, "--crds", SHARED / "k8s/crds", "--k8s", "1.34"]
     done = subprocess.run(command, input=body, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -42,9 +42,7 @@ VALID = {variable(name) for name in setting_names()}
 def test_every_overlay_passes_the_strict_validator(folder: str) -> None:
     validator = SHARED / "k8s/validate.py"
     if not validator.exists():
-        pytest.skip(
-            f"the validator and the CRDs are not at {validator}: set LUNGLINE_SHARED to the folder that has them"
-        )
+        pytest.skip(f"the validator and the CRDs are not at {validator}: set SHARED_FOLDER to the folder that has them")
     command = [sys.executable, validator, "--crds", SHARED / "k8s/crds", "--k8s", "1.34"]
     done = subprocess.run(command, input=text_of(folder), capture_output=True, text=True, check=False, timeout=120)
     failures = [line for line in done.stdout.splitlines() if not line.startswith("ok ")]

@@ -78,7 +78,7 @@ def test_commands_end_with_the_code_of_what_they_run() -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "sentence"),
     [
-        ("LUNGLINE_SHARED", "/nowhere", "The install manifests of Knative and KServe are not in /nowhere/k8s"),
+        ("SHARED_FOLDER", "/nowhere", "The install manifests of Knative and KServe are not in /nowhere/k8s"),
         ("PATH", "/nowhere", "A real control plane needs unshare, setpriv, ip, mount"),
     ],
 )

@@ -52,9 +52,7 @@ def missing() -> str | None:
     """Why the manifests cannot be read, in one sentence."""
     if UPSTREAM.is_dir() and CRDS.is_dir():
         return None
-    return (
-        f"The install manifests of Knative and KServe are not in {SHARED / 'k8s'} (LUNGLINE_SHARED names the folder)."
-    )
+    return f"The install manifests of Knative and KServe are not in {SHARED / 'k8s'} (SHARED_FOLDER names the folder)."
 
 
 def crds() -> list[Object]:

@@ -21,7 +21,7 @@ from lungline.deployment.kubernetes_api import KubernetesApi
 from tests.support.kserve_controllers import Controllers
 
 ROOT = Path(__file__).parents[2]
-SHARED = Path(os.environ.get("LUNGLINE_SHARED", ROOT.parent / "shared")) / "k8s"
+SHARED = Path(os.environ.get("SHARED_FOLDER", ROOT.parent / "shared")) / "k8s"
 Object = dict[str, Any]
 Path_ = tuple[str, ...]
 

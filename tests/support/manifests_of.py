@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "manifests"
 OVERLAYS = ("minikube", "minikube-seaweedfs", "production")
 NAMESPACE = "lungline"
-SHARED = Path(os.environ.get("LUNGLINE_SHARED", ROOT.parent / "shared"))
+SHARED = Path(os.environ.get("SHARED_FOLDER", ROOT.parent / "shared"))
 DEFAULTS = Settings.model_construct()
 # Secrets that a site makes itself, or that cert-manager makes; docs/cluster.md lists them.
 EXTERNAL_SECRETS = {
