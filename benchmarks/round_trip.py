@@ -49,7 +49,7 @@ def measure(package: Path, *, rate: float, seconds: float, side: int, say: Calla
             '[[destination]]\nname = "pacs"\nkind = "c-store"\nhost = "127.0.0.1"\n'
             f'port = {pacs.dicom_port}\ncalled_title = "{TITLE}"\n'
         )
-        with running(package, {"worklist": {"destinations": destinations}}) as settings:
+        with running(package, {"worklist.destinations": destinations}) as settings:
             say("stack and PACS run")
             _burst(settings, pacs, rate=1, count=WARM, side=side)
             return _burst(settings, pacs, rate=rate, count=round(rate * seconds), side=side)
