@@ -105,7 +105,7 @@ def test_report_and_capture_arrive_in_the_patients_study_once(
             generate_latest(metrics.REGISTRY).decode(),
             *(str(vars(each)) for each in deliveries_of(site)),
         ]
-    assert [text for text in kept if "Quellenhofer" in text or "4711" in text] == []
+    assert [text for text in kept if "Quellenhofer" in text or "P-4711" in text] == []
     assert {each["SOPInstanceUID"] for each in pacs.instances() if each["StudyInstanceUID"] == study} == first
     (report,) = (each for each in pacs.instances() if each["SOPInstanceUID"] in first and each["SOPClassUID"] == SR)
     assert (report["PatientID"], report["AccessionNumber"]) == ("P-4711", "ACC99012")
