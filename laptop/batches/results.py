@@ -56,7 +56,7 @@ def await_results(
 
 
 def _uploads(storage: Storage, bucket: str, keys: set[str]) -> list[Upload]:
-    """The uploads as the bucket has them: whoever was first may have written another file header."""
+    """The uploads with the ETags that the bucket has: an earlier sender may have written another file header."""
     uploads: list[Upload] = []
     for key in sorted(keys):
         try:
