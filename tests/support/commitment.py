@@ -69,8 +69,8 @@ def listening(title: str, port: int, tls: ssl.SSLContext | None = None) -> Itera
     reports: Reports = []
     entity = AE(ae_title=title)
     entity.add_supported_context(SOP_CLASS, scu_role=False, scp_role=True)
-    handlers = [(evt.EVT_N_EVENT_REPORT, taking(reports))]
-    server = entity.start_server((HOST, port), block=False, ssl_context=tls, evt_handlers=handlers)
+    handlers: Any = [(evt.EVT_N_EVENT_REPORT, taking(reports))]
+    server: Any = entity.start_server((HOST, port), block=False, ssl_context=tls, evt_handlers=handlers)
     try:
         yield reports
     finally:
