@@ -14,7 +14,7 @@ from typing import Any
 from pynetdicom import AE, build_role
 
 from gateway import metrics
-from gateway.connections import BoundedSocket
+from gateway.connections import BoundedSocket, without_delay
 from gateway.part10 import IMPLEMENTATION_NAME, IMPLEMENTATION_UID
 from gateway.tls import TlsFiles
 from lungline.errors import SettingsError
@@ -127,6 +127,8 @@ class _Entity(AE):
     def _create_socket(self, assoc: Any, address: Any, tls_args: Any) -> BoundedSocket:
         made = BoundedSocket(assoc, address=address)
         made.tls_args = tls_args
+        if made.socket is not None:
+            without_delay(made.socket)
         return made
 
 

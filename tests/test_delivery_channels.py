@@ -1,5 +1,6 @@
 """A connection to a destination serves one delivery after the other, also when the other side closes it in between."""
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -96,6 +97,15 @@ def test_association_serves_several_results(archive: Archive) -> None:
         for number in range(3):
             channel.send(instances(number))
     assert (archive.associations, len(set(archive.stored))) == (1, 6)
+
+
+def test_small_writes_are_not_held_back(archive: Archive) -> None:
+    """A data set after its command would wait some 40 ms for an acknowledgement, in each delivery but the first."""
+    with DicomChannel(archive.destination) as channel:
+        channel.send(instances(1))
+        association = channel._connection  # noqa: SLF001 - nothing outside tells but the clock
+        connection = association.dul.socket.socket
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_result_is_sent_over_a_new_association_after_an_abort(archive: Archive) -> None:

@@ -2,8 +2,9 @@
 
 import io
 import logging
+import socket
 import time
-from typing import Any
+from typing import Any, cast
 
 from worklist.delivery.channel import Channel, Lost
 from worklist.delivery.parcel import Instances
@@ -66,8 +67,9 @@ def _associate(destination: DicomDestination) -> Any:
     entity.connection_timeout = entity.acse_timeout = CONNECT_SECONDS
     entity.dimse_timeout = entity.network_timeout = ANSWER_SECONDS
     for sop_class in (ComprehensiveSRStorage, SecondaryCaptureImageStorage):
-        # The second is the default of the standard, which everybody takes.
-        entity.add_requested_context(sop_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+        # As it is made, which costs no conversion where both are taken; the other is what everybody takes.
+        for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
+            entity.add_requested_context(sop_class, syntax)
     tls = destination.tls
     host = destination.host
     secured = None if tls is None else (tls.context(), tls.server_name or host)
@@ -97,6 +99,9 @@ def _entity(title: str) -> Any:
     class Entity(AE):
         def _create_socket(self, assoc: Any, address: Any, tls_args: Any) -> AssociationSocket:
             made = ClosingSocket(assoc, address=address)
+            # A command and its data set are two small writes: the second must not wait until the first is acknowledged.
+            connection = cast("socket.socket", made.socket)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             made.tls_args = tls_args
             return made
 
