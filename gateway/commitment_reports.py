@@ -87,17 +87,8 @@ class Reports:
         return not self._stopping.wait(wait) and self._send(title, report)
 
     def _send(self, title: str, report: Report) -> bool:
-        host, port = self._addresses[title]
-        context = self._tls.client_context()
         try:
-            association = _entity(self._title).associate(
-                host,
-                port,
-                ae_title=title,
-                # We are the provider of the service, though we ask for the association.
-                ext_neg=[build_role(SOP_CLASS, scp_role=True)],
-                tls_args=None if context is None else (context, host),
-            )
+            association = self._associate(title)
             if not association.is_established:
                 log.warning("A report of storage commitment could not be sent: there is no association.")
                 return False
@@ -106,10 +97,22 @@ class Reports:
             finally:
                 if association.is_established:
                     association.release()
-        except (OSError, ValueError, RuntimeError) as exc:
+        except Exception as exc:  # noqa: BLE001 - whatever a peer or a file holds must not end the thread of its reports
             log.warning("A report of storage commitment could not be sent (%s).", type(exc).__name__)
             return False
         return status.get("Status") == 0
+
+    def _associate(self, title: str) -> Any:
+        host, port = self._addresses[title]
+        context = self._tls.client_context()
+        return _entity(self._title).associate(
+            host,
+            port,
+            ae_title=title,
+            # We are the provider of the service, though we ask for the association.
+            ext_neg=[build_role(SOP_CLASS, scp_role=True)],
+            tls_args=None if context is None else (context, host),
+        )
 
 
 def addresses(settings: GatewaySettings) -> dict[str, tuple[str, int]]:

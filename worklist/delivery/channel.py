@@ -8,7 +8,7 @@ has the same UIDs, identifiers or message control id.
 from abc import ABC, abstractmethod
 from typing import Any, Generic, Self, TypeVar
 
-from worklist.delivery.refusals import NotTaken
+from worklist.delivery.refusals import NotTaken, Rejected
 
 Content = TypeVar("Content")
 Connection = TypeVar("Connection")
@@ -52,8 +52,10 @@ class Channel(ABC, Generic[Content, Connection]):
             connection = self._connection = self._open()
         try:
             self._exchange(connection, content)
-        except NotTaken:
-            self.close()
+        except Rejected:
+            raise
+        except BaseException:
+            self.close()  # whatever it was, an answer may still come
             raise
 
     @abstractmethod
