@@ -108,6 +108,16 @@ def test_verdict_that_was_taken_back_is_not_sent(tmp_path: Path, own_store: Stor
             await_state(site, "sent", result)
 
 
+def test_results_that_follow_each_other_share_a_connection(tmp_path: Path, own_store: Storage) -> None:
+    with running_receiver(messages=100) as receiver, delivering(tmp_path, own_store, hl7(receiver.port)) as site:
+        for number in range(30, 34):
+            result = judged(own_store, number)
+            site.send(result)
+            await_state(site, "sent", result)
+        assert len(receiver.messages) == 4
+        assert receiver.connections < 4
+
+
 def test_unanswered_message_is_the_same_when_sent_again(tmp_path: Path, own_store: Storage) -> None:
     with running_receiver(None) as receiver, delivering(tmp_path, own_store, hl7(receiver.port)) as site:
         result = judged(own_store, 4)
