@@ -85,20 +85,26 @@ def _associate(destination: DicomDestination) -> Any:
 
 
 def _entity(title: str) -> Any:
-    """An application entity that closes also those of its sockets that were never connected."""
+    """An application entity that closes also sockets that were never connected, and waits for no acknowledgements."""
     from pynetdicom import AE
     from pynetdicom.transport import AssociationSocket
 
-    class ClosingSocket(AssociationSocket):
+    class PromptSocket(AssociationSocket):
         def _shutdown_socket(self) -> None:
             connection = self.socket
             super()._shutdown_socket()  # leaves it open when nobody is at the other end
             if connection is not None:
                 connection.close()
 
+        def recv(self, nr_bytes: int) -> bytearray:
+            # An archive may write an answer in two pieces too, and hold the second back until we acknowledge the first.
+            if self.socket is not None and hasattr(socket, "TCP_QUICKACK"):  # Linux has it, and forgets it
+                self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            return super().recv(nr_bytes)
+
     class Entity(AE):
         def _create_socket(self, assoc: Any, address: Any, tls_args: Any) -> AssociationSocket:
-            made = ClosingSocket(assoc, address=address)
+            made = PromptSocket(assoc, address=address)
             # A command and its data set are two small writes: the second must not wait until the first is acknowledged.
             connection = cast("socket.socket", made.socket)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
