@@ -7,6 +7,8 @@ import sys
 import threading
 
 from gateway import metrics, web
+from gateway.commitment import Commitment
+from gateway.commitment_reports import Reports
 from gateway.intake import Intake
 from gateway.ledger import Ledger
 from gateway.spool import Spool
@@ -38,7 +40,8 @@ def main(settings: Settings) -> None:
     ledger = Ledger(folder / "ledger.db")
     intake = Intake(Storage.from_settings(settings), settings, ledger, budget_of_process(0.5))
     tls = TlsFiles(settings.gateway)
-    scp = StorageScp(settings.gateway, intake, spool, tls)
+    reports = Reports(settings.gateway, tls)
+    scp = StorageScp(settings.gateway, intake, spool, tls, Commitment(ledger, reports))
     stopping = threading.Event()
     program.stop_on_sigterm(stopping.set)
     scp.start(arguments.host, arguments.dicom_port)
@@ -52,6 +55,7 @@ def main(settings: Settings) -> None:
     log.info("Listening as %s.", settings.gateway.ae_title)
     _report(home, scp, stopping)
     scp.stop()
+    reports.stop()
     ledger.close()
     logging.shutdown()
     sys.stderr.flush()

@@ -125,7 +125,9 @@ class BoundedServer(ThreadedAssociationServer):
 
     def get_request(self) -> tuple[socket.socket, Any]:
         """Accept a connection; its TLS handshake follows on a thread of its own."""
-        return cast("socket.socket", self.socket).accept()
+        connection, address = cast("socket.socket", self.socket).accept()
+        without_delay(connection)
+        return connection, address
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Handle a connection on a thread, if there is room."""
@@ -178,6 +180,11 @@ class BoundedServer(ThreadedAssociationServer):
                 connection.close()
                 return True
         return False
+
+
+def without_delay(connection: socket.socket) -> None:
+    """Send each write at once: a command and its data set are two, and the second would wait for an acknowledgement."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _clean_up(event: evt.Event) -> None:

@@ -5,10 +5,12 @@ recognised by the object store; then nothing is known of a changed content.
 """
 
 import hashlib
+import json
 import logging
 import sqlite3
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from gateway.part10 import Instance
@@ -49,6 +51,17 @@ class Ledger:
         except sqlite3.Error as exc:
             log.warning("The ledger cannot be written (%s).", type(exc).__name__)
             return False
+
+    def classes(self, instances: Sequence[str]) -> dict[str, set[str]]:
+        """The SOP classes under which instances are stored, of those that are. Raises sqlite3.Error."""
+        names = {_name(uid): uid for uid in instances}
+        stored: dict[str, set[str]] = {}
+        query = "SELECT instance, sop_class FROM stored WHERE instance IN (SELECT value FROM json_each(?))"
+        with self._lock:
+            rows = self._database.execute(query, (json.dumps(list(names)),)).fetchall()
+        for name, sop_class in rows:
+            stored.setdefault(names[name], set()).add(sop_class)
+        return stored
 
     def close(self) -> None:
         """Close the database."""

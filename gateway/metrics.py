@@ -18,6 +18,9 @@ _BYTES = Counter("lungline_gateway_bytes_total", "Bytes of the objects stored, b
 _ASSOCIATIONS = Counter(
     "lungline_gateway_associations_total", "Associations by how they went.", ["outcome"], registry=REGISTRY
 )
+_COMMITMENTS = Counter(
+    "lungline_gateway_commitments_total", "Requests for storage commitment by outcome.", ["outcome"], registry=REGISTRY
+)
 OPEN = Gauge("lungline_gateway_connections", "Open DICOM connections.", registry=REGISTRY)
 SPOOL_LIMIT = Gauge("lungline_gateway_spool_limit_bytes", "Room for what is not stored yet.", registry=REGISTRY)
 SPOOLED = Gauge("lungline_gateway_spooled_bytes", "Bytes received that are not stored yet.", registry=REGISTRY)
@@ -46,6 +49,11 @@ def count(way: Way, outcome: str, size: int) -> None:
 def count_association(outcome: Ending) -> None:
     """Count an association, or a connection that did not become one."""
     _ASSOCIATIONS.labels(outcome).inc()
+
+
+def count_commitment(outcome: Literal["stored", "missing", "refused", "unreported"]) -> None:
+    """Count a request for storage commitment, or a report that nobody took."""
+    _COMMITMENTS.labels(outcome).inc()
 
 
 def expose(host: str, port: int) -> None:

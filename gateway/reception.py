@@ -7,6 +7,7 @@ gets a status for this object and goes on with the next one. A sender that is fa
 import logging
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ class BoundedDimse(DIMSEServiceProvider):
         self._refusal: Receipt | None = None
         self._refusals: dict[Path, Receipt] = {}
         self._paths: set[Path] = set()
+        self._next: Callable[[], None] | None = None
 
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Take the fragments of a message one by one; what breaks the bounds or cannot be read ends the association."""
@@ -67,6 +69,17 @@ class BoundedDimse(DIMSEServiceProvider):
             self._received = self._command = 0
             self._refusal = None
             self._wait_for_room()
+
+    def follow(self, action: Callable[[], None]) -> None:
+        """Do something once the next message, the response to the present request, has been sent."""
+        self._next = action
+
+    def send_msg(self, primitive: Any, context_id: int) -> None:
+        """Send a message, and then what is to follow it."""
+        super().send_msg(primitive, context_id)
+        action, self._next = self._next, None
+        if action:
+            action()
 
     def refusal(self, path: Path) -> Receipt | None:
         """Why an object was not received whole; None when it was."""

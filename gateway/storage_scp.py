@@ -1,6 +1,6 @@
-"""The DICOM server: verification and storage of radiographs, as SCP.
+"""The DICOM server: verification, storage of radiographs and storage commitment, as SCP.
 
-Sources: DICOM PS3.4 annexes A and B, PS3.7 9.3 and annex C (statuses), PS3.8 (associations).
+Sources: DICOM PS3.4 annexes A, B and J, PS3.7 9.3 and annex C (statuses), PS3.8 (associations).
 """
 
 import logging
@@ -15,6 +15,8 @@ from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification  # pyright: ignore[reportAttributeAccessIssue] - made at run time
 
 from gateway import metrics
+from gateway.commitment import Commitment
+from gateway.commitment_reports import SOP_CLASS as COMMITMENT
 from gateway.connections import MAX_PDU, BoundedServer
 from gateway.intake import REPORTS, Intake, Outcome, Receipt
 from gateway.part10 import IMPLEMENTATION_NAME, IMPLEMENTATION_UID, data_set_start, with_header
@@ -50,8 +52,11 @@ log = logging.getLogger("lungline.gateway")
 class StorageScp:
     """Listens from `start` to `stop`."""
 
-    def __init__(self, settings: GatewaySettings, intake: Intake, spool: Spool, tls: TlsFiles) -> None:
+    def __init__(
+        self, settings: GatewaySettings, intake: Intake, spool: Spool, tls: TlsFiles, commitment: Commitment
+    ) -> None:
         self._settings = settings
+        self._commitment = commitment
         self._intake = intake
         self._spool = spool
         self._tls = tls
@@ -65,6 +70,7 @@ class StorageScp:
             (host, port),
             evt_handlers=[
                 (evt.EVT_C_STORE, self._store),
+                (evt.EVT_N_ACTION, self._commitment.request),
                 (evt.EVT_ACCEPTED, _count("accepted")),
                 (evt.EVT_REJECTED, _count("rejected")),
                 (evt.EVT_ABORTED, _count("aborted")),
@@ -154,6 +160,7 @@ def _entity(settings: GatewaySettings) -> AE:
     entity.acse_timeout = _REQUEST_SECONDS
     entity.dimse_timeout = entity.network_timeout = _IDLE_SECONDS
     entity.add_supported_context(Verification)
+    entity.add_supported_context(COMMITMENT, _UNCOMPRESSED)
     for sop_class in sorted(RADIOGRAPHS | CAPTURES):
         entity.add_supported_context(sop_class, _ALL)
     for sop_class in sorted(REPORTS):

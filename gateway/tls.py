@@ -29,6 +29,13 @@ class TlsFiles:
                 self._renew()
             return self._context
 
+    def client_context(self) -> ssl.SSLContext | None:
+        """For associations that the gateway asks for: with the same certificate and authority, if it listens with TLS.
+
+        Raises SettingsError.
+        """
+        return client_context(self._settings) if self.context() else None
+
     def _renew(self) -> None:
         try:
             self._context = server_context(self._settings)
@@ -58,6 +65,27 @@ def server_context(settings: GatewaySettings) -> ssl.SSLContext | None:
         raise SettingsError(
             f"The TLS files of the gateway cannot be used: {exc.strerror or type(exc).__name__}."
         ) from exc
+    return context
+
+
+def client_context(settings: GatewaySettings) -> ssl.SSLContext:
+    """TLS to a sender: its certificate must be of the authority, or else of any that this machine trusts.
+
+    Names are not compared: the authority signs none but senders, and their certificates carry AE titles, not hosts.
+    Raises SettingsError.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.check_hostname = settings.tls_ca is None
+    try:
+        if settings.tls_certificate:
+            context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+        if settings.tls_ca:
+            context.load_verify_locations(settings.tls_ca)
+        else:
+            context.load_default_certs()
+    except (OSError, ssl.SSLError) as exc:
+        raise SettingsError(f"The TLS files of the gateway cannot be used ({type(exc).__name__}).") from exc
     return context
 
 

@@ -79,8 +79,9 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         builder = _builder(name, self.certificate.subject, key, _VALIDITY)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        purpose = ExtendedKeyUsageOID.SERVER_AUTH if host else ExtendedKeyUsageOID.CLIENT_AUTH
-        builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+        # A server also connects, with reports of storage commitment; a client cannot pose as the server.
+        purposes = [ExtendedKeyUsageOID.SERVER_AUTH] * (host is not None) + [ExtendedKeyUsageOID.CLIENT_AUTH]
+        builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
         if host:
             here = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address(host))]
             builder = builder.add_extension(x509.SubjectAlternativeName(here), critical=False)

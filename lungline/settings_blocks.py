@@ -266,6 +266,11 @@ class GatewaySettings(Block):
     spool_bytes: int = Field(
         default=2**30, ge=2**20, description="Room for objects that are received and not stored yet, in bytes."
     )
+    commitment: str = Field(
+        default="",
+        description="Where storage commitment is reported to, as `AE title=host:port`, separated by commas; who is not "
+        "listed gets the report along the association that the request came on.",
+    )
     token: SecretStr | None = Field(default=None, description="Bearer token of those who send by STOW-RS.")
     make_certificates: bool = Field(
         default=False,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from eventing.seaweedfs_tls import Certificates
 from lungline.storage.s3 import Storage
@@ -21,8 +21,9 @@ from tests.support.fhir_server import running_fhir_server
 from tests.support.hl7_receiver import running_receiver
 from tests.support.worklist_site import record, wait
 from worklist.commands import deliver, outgoing
-from worklist.database import deliveries
+from worklist.database import deliveries, readings
 from worklist.database.models import Delivery
+from worklist.destinations import AnyDestination, load_destinations
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,11 @@ def hl7(port: int, more: str = "", name: str = "engine") -> str:
 def fhir(url: str, more: str = "", name: str = "fhir") -> str:
     head = f'[[destination]]\nname = "{name}"\nkind = "fhir"\nurl = "{url}"\ntoken = {{env = "FHIR_TOKEN"}}\n'
     return f'{head}patient_system = "urn:oid:1.2.3"\n{more}\n'
+
+
+def load(path: Path, text: str) -> tuple[AnyDestination, ...]:
+    path.write_text(text)
+    return load_destinations(path)
 
 
 def observed(message: object) -> dict[str, tuple[str, str]]:
@@ -102,6 +108,16 @@ def test_verdict_that_was_taken_back_is_not_sent(tmp_path: Path, own_store: Stor
             await_state(site, "sent", result)
 
 
+def test_results_that_follow_each_other_share_a_connection(tmp_path: Path, own_store: Storage) -> None:
+    with running_receiver(messages=100) as receiver, delivering(tmp_path, own_store, hl7(receiver.port)) as site:
+        for number in range(30, 34):
+            result = judged(own_store, number)
+            site.send(result)
+            await_state(site, "sent", result)
+        assert len(receiver.messages) == 4
+        assert receiver.connections < 4
+
+
 def test_unanswered_message_is_the_same_when_sent_again(tmp_path: Path, own_store: Storage) -> None:
     with running_receiver(None) as receiver, delivering(tmp_path, own_store, hl7(receiver.port)) as site:
         result = judged(own_store, 4)
@@ -163,7 +179,7 @@ def test_resources_are_created_once(tmp_path: Path, own_store: Storage, monkeypa
                 "ImagingStudy": 1, "Observation": 1, "DiagnosticReport": 1,
             }  # fmt: skip
             with site.database.writing() as session:  # as if the answer had been lost
-                session.execute(update(Delivery).values(state="failed"))
+                session.execute(update(Delivery).values(state="failed", sent=None))
             assert deliver(site.settings, "fhir", again=True) == 1
             wait(lambda: server.requests == 3)
             await_state(site, "sent", result)
@@ -176,6 +192,97 @@ def test_resources_are_created_once(tmp_path: Path, own_store: Storage, monkeypa
     (study,) = server.resources["ImagingStudy"]
     assert preliminary["imagingStudy"] == [{"reference": f"ImagingStudy/{study['id']}"}]
     assert len(server.resources["Observation"]) == 2
+
+
+def test_later_verdicts_follow_as_final_and_corrected(tmp_path: Path, own_store: Storage) -> None:
+    """Each once; a verdict that changes nothing is not sent, and none to who wants no updates."""
+    with running_receiver() as receiver, running_receiver() as silent:
+        text = hl7(receiver.port) + hl7(silent.port, "updates = false", "silent")
+        with delivering(tmp_path, own_store, text) as site, site.client() as client:
+            result = judged(own_store, 20)
+            site.send(result)
+            await_state(site, "sent", result)
+            for number, verdict in enumerate(("Normal", "reopened", "Normal", "Pneumonia", "Not usable"), 1):
+                site.submit_reading(client, result.upload.identity, verdict)
+                expected = 1 + number - 2 * (number > 2) - (number == 2)
+                wait(lambda expected=expected: len(receiver.messages) == expected)
+                await_state(site, "sent", result)
+        rows = [observed(message)["Pneumonia"] for message in receiver.messages]
+        assert rows == [
+            ("52101004^Present^SCT", "P"), ("272519000^Absent^SCT", "F"), ("52101004^Present^SCT", "C"), ("", "X"),
+        ]  # fmt: skip
+        assert len(set(receiver.control_ids)) == 4
+        assert len(silent.messages) == 1
+
+
+def test_corrected_report_names_the_one_before(
+    tmp_path: Path, own_store: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FHIR_TOKEN", "secret-of-the-tests")
+    with (
+        running_fhir_server("secret-of-the-tests") as server,
+        delivering(tmp_path, own_store, fhir(server.url)) as site,
+        site.client() as client,
+    ):
+        result = judged(own_store, 21)
+        site.send(result)
+        for number, verdict in enumerate(("", "Normal", "Pneumonia"), 1):
+            if verdict:
+                site.submit_reading(client, result.upload.identity, verdict)
+            wait(lambda number=number: len(server.resources.get("DiagnosticReport", ())) == number)
+            await_state(site, "sent", result)
+    reports = server.resources["DiagnosticReport"]
+    assert [report["status"] for report in reports] == ["preliminary", "final", "corrected"]
+    identifiers = [report["identifier"][0] for report in reports]
+    replaced = [each["valueReference"]["identifier"] for report in reports for each in report.get("extension", ())]
+    assert replaced == identifiers[:2]
+    verdicts = [each for each in server.resources["Observation"] if "valueBoolean" in each]
+    assert [(each["status"], each["valueBoolean"]) for each in verdicts] == [("final", False), ("corrected", True)]
+
+
+def test_verdict_that_comes_during_a_transfer_is_sent_after_it(tmp_path: Path, own_store: Storage) -> None:
+    (destination,) = load(tmp_path / "list.toml", hl7(9))
+    with delivering(tmp_path, own_store, hl7(9)) as site, site.client() as client:
+        result = judged(own_store, 22)
+        site.send(result)
+        site.submit_reading(client, result.upload.identity, "Normal")
+        with site.database.writing() as session:
+            (row,) = session.scalars(select(Delivery))
+            verdict = readings.latest_verdict(session, result.upload.identity)
+            assert verdict
+            deliveries.mark_sent(session, destination, row.number, None)
+            assert (row.state, row.reading) == ("waiting", None)
+            deliveries.mark_sent(session, destination, row.number, verdict.id)
+            assert (row.state, row.reading) == ("sent", verdict.id)
+
+
+def test_priority_is_stated_until_the_image_is_read(
+    tmp_path: Path, own_store: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In HL7 where version 2.5.1 has it and where older ones had it; in FHIR as a tag; and only where it is wanted."""
+    monkeypatch.setenv("FHIR_TOKEN", "secret-of-the-tests")
+    with running_receiver() as receiver, running_fhir_server("secret-of-the-tests") as server:
+        text = hl7(receiver.port, "priority = true") + fhir(server.url, "priority = true")
+        with delivering(tmp_path, own_store, text) as site, site.client() as client:
+            results = [judged(own_store, number, risk) for number, risk in ((23, 0.1), (24, 0.9))]
+            for result in results:
+                site.send(result)
+            await_state(site, "sent", *results)
+            site.submit_reading(client, results[1].upload.identity, "Normal")
+            wait(lambda: len(receiver.messages) == 3)
+            wait(lambda: len(server.resources["DiagnosticReport"]) == 3)
+    stated = [_priorities(message.to_er7()) for message in receiver.messages]
+    assert sorted(stated[:2]) == [("R", "R^routine^HL70485"), ("S", "S^stat^HL70485")]
+    assert stated[2] == ("", "")
+    tags = [report.get("meta", {}).get("tag", [{}])[0].get("code") for report in server.resources["DiagnosticReport"]]
+    assert sorted(tags[:2]) == ["R", "S"]
+    assert tags[2] is None
+
+
+def _priorities(text: str) -> tuple[str, str]:
+    """OBR-27.6 and TQ1-9 of a message."""
+    rows = {line.split("|")[0]: line.split("|") + [""] * 40 for line in text.split("\r")}
+    return (rows["OBR"][27].split("^") + [""] * 6)[5], rows.get("TQ1", [""] * 10)[9]
 
 
 def test_result_that_names_no_patient_is_not_sent(tmp_path: Path, own_store: Storage) -> None:

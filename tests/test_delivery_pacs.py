@@ -33,7 +33,7 @@ from worklist import metrics
 from worklist.database import deliveries
 from worklist.database.models import Audit, Delivery
 from worklist.database.session import Database
-from worklist.delivery.courier import Courier
+from worklist.delivery.courier import Courier, channel_to
 from worklist.destinations import DicomDestination, load_destinations
 
 SR, CAPTURE = "1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.7"
@@ -125,7 +125,8 @@ def test_killed_between_sending_and_noting_delivers_once(tmp_path: Path, own_sto
     courier = Courier(database, own_store, settings, [destination])
     due = courier.next(destination)
     assert due
-    assert courier.attempt(destination, due).outcome == "sent"
+    with channel_to(destination) as channel:
+        assert courier.attempt(destination, due, channel).outcome == "sent"
     study = study_of(own_store, result.upload.key)
     assert classes(pacs, study) == {SR: 1, CAPTURE: 1}
     # Here it dies; the next process has to wait until the claim is over.

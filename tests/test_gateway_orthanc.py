@@ -18,7 +18,7 @@ from tests.support import dicom_files
 from tests.support.orthanc import Modality, Orthanc, running_orthanc
 from tests.support.waiting import eventually
 from tests.support.worklist_site import record
-from worklist.delivery import dicom
+from worklist.delivery.dicom import DicomChannel
 from worklist.delivery.parcel import Instances
 from worklist.destinations import DicomDestination
 from worklist.exports.secondary_capture import capture
@@ -99,7 +99,8 @@ def test_own_results_are_recognised_when_the_pacs_sends_them_back(
     pacs = DicomDestination(name="pacs", host="127.0.0.1", port=orthanc.dicom_port, called_title="ORTHANC")
     before = own_results(gateway)
     eventually(lambda: len(list(storage.list(settings.uploads_bucket))) > 0)
-    dicom.send(pacs.model_copy(update={"calling_title": "ANOTHER"}), instances)
+    with DicomChannel(pacs.model_copy(update={"calling_title": "ANOTHER"})) as channel:
+        channel.send(instances)
     eventually(lambda: own_results(gateway) == before + 2)
     keys = [info.key for info in storage.list(settings.uploads_bucket)]
     assert not any(is_own_object(storage.get(settings.uploads_bucket, key).data) for key in keys)

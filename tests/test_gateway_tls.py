@@ -21,10 +21,14 @@ from lungline.errors import SettingsError
 from lungline.home import Home
 from lungline.settings import Settings
 from lungline.settings_blocks import GatewaySettings
-from tests.support.dicom_files import film, write
+from tests.support.commitment import Sender, client_side, listening, server_side
+from tests.support.dicom_files import DX, film, write
 from tests.support.dicom_network import HOST, dcmtk, storescu
+from tests.support.object_store import free_ports
 from tests.support.orthanc import Modality, running_orthanc
 from tests.support.waiting import eventually
+
+LISTENER = "DX2"
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Site:
     gateway: GatewayService
     sender: Pair
     authority: Path
+    listener: int
+    """Where a sender takes reports of storage commitment."""
 
     @property
     def port(self) -> int:
@@ -54,11 +60,13 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A gateway whose home makes the certificates, and a sender that got one by the command line."""
     home, folder = (tmp_path_factory.mktemp("tls") / name for name in ("home", "sender"))
-    settings = Settings.model_validate({"home": home, "gateway": {"make_certificates": True}})
+    (port,) = free_ports(1)
+    ours = {"make_certificates": True, "commitment": f"{LISTENER}={HOST}:{port}"}
+    settings = Settings.model_validate({"home": home, "gateway": ours})
     with running_store(home, settings) as connected, running_gateway(home, connected) as gateway:
         command = ["gateway", "certificate", "DX1", "--folder", str(folder), "--home", str(home)]
         assert CliRunner().invoke(app, command).exit_code == 0
-        yield Site(gateway, Pair.of(folder, "DX1"), folder / "authority.crt")
+        yield Site(gateway, Pair.of(folder, "DX1"), folder / "authority.crt", port)
 
 
 def options(pair: Pair, trusted: Path) -> list[str]:
@@ -97,6 +105,23 @@ def test_orthanc_sends_over_tls(site: Site, tmp_path: Path) -> None:
     with running_orthanc(tmp_path, {"lungline": Modality("LUNGLINE", site.port)}, options=tls) as orthanc:
         report = orthanc.send(orthanc.add(write(film(64, seed=3))), "lungline")
     assert (report["HttpStatus"], report["FailedInstancesCount"]) == (200, 0)
+
+
+def test_report_of_commitment_goes_over_tls(site: Site, tmp_path: Path) -> None:
+    """The gateway shows its certificate, and wants to see one of the authority."""
+    signer = authority(site.gateway.home)
+    good, stranger = Pair.of(tmp_path, "listener"), Pair.of(tmp_path / "others", "listener")
+    signer.issue(good, LISTENER, host=HOST)
+    (tmp_path / "others").mkdir()
+    Authority.claim(tmp_path / "others", "Lungline DICOM gateway").issue(stranger, LISTENER, host=HOST)
+    with listening(LISTENER, site.listener, server_side(stranger, site.authority)) as received:
+        sender = Sender(site.port, LISTENER, client_side(site.sender, site.authority))
+        assert sender.ask((DX, "1.2.3")) == 0
+        sender.association.release()
+        eventually(lambda: "commitment could not be sent" in site.gateway.home.log("gateway").read_text())
+        assert received == []
+    with listening(LISTENER, site.listener, server_side(good, site.authority)) as received:
+        eventually(lambda: len(received) == 1, 30)
 
 
 def test_renewed_certificate_holds_without_a_restart(site: Site) -> None:

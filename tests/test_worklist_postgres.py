@@ -13,6 +13,8 @@ FILES = ("events", "notices", "exports")
 DELIVERIES = (
     "test_refused_message_is_a_dead_letter_until_sent_again",
     "test_verdict_that_was_taken_back_is_not_sent",
+    "test_later_verdicts_follow_as_final_and_corrected",
+    "test_verdict_that_comes_during_a_transfer_is_sent_after_it",
 )
 # Store tests run on both databases already; these need SQLite's file or no database.
 NOT = "locked_database or removed_database or filter_survives or invalid_result or rules or fhir or patient_comes"

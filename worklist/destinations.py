@@ -13,6 +13,8 @@
     prefix = "emergency/"             # of the object's key
     after = "reading"                 # result: at once, the default; reading: when a reader has given a verdict;
                                       # confirmation: when a reader has confirmed the model's label
+    updates = true                    # fhir, hl7: each later verdict follows, as a final or corrected report
+    priority = true                   # fhir, hl7: say how soon the X-ray should be read; by default false
 
     [[destination]]
     name = "archive"
@@ -128,6 +130,11 @@ class Destination(ResultRule):
     after: After = "result"
     tls: Tls | None = None
 
+    @property
+    def follows_readings(self) -> bool:
+        """Whether it gets each later verdict of a reader about a result that it has had."""
+        return False
+
     @field_validator("after", mode="before")
     @classmethod
     def _check_after(cls, value: object) -> object:
@@ -197,14 +204,27 @@ class StowDestination(_Web, _Instances):
     kind: Literal["stow"] = "stow"
 
 
-class FhirDestination(_Web):
+class _Findings(Destination):
+    """What says of a result what its reader says."""
+
+    updates: bool = True
+    """Whether a later verdict is sent too."""
+    priority: bool = False
+    """Whether a result that nobody has read states how soon it should be."""
+
+    @property
+    def follows_readings(self) -> bool:
+        return self.updates
+
+
+class FhirDestination(_Web, _Findings):
     """A FHIR R4 server; `url` is its base. `patient_system` is the namespace of the patient IDs."""
 
     kind: Literal["fhir"] = "fhir"
     patient_system: str | None = None
 
 
-class Hl7Destination(Destination):
+class Hl7Destination(_Findings):
     """An interface engine that takes HL7 v2 messages over MLLP."""
 
     kind: Literal["hl7"] = "hl7"

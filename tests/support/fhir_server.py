@@ -26,7 +26,10 @@ class FhirServer:
     answers: list[int] = field(default_factory=list)
     resources: dict[str, list[Resource]] = field(default_factory=dict)
     requests: int = 0
+    connections: int = 0
     url: str = ""
+    closes: bool = False
+    """Whether it closes each connection after an answer, without a word before."""
 
     def transact(self, body: bytes) -> tuple[int, Resource]:
         """Take a transaction as a whole or not at all."""
@@ -70,6 +73,12 @@ def running_fhir_server(token: str, *answers: int) -> Iterator[FhirServer]:
     held = FhirServer(token, list(answers))
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # connections are kept
+
+        def setup(self) -> None:
+            super().setup()
+            held.connections += 1
+
         def do_POST(self) -> None:
             held.requests += 1
             body = self.rfile.read(int(self.headers["content-length"]))
@@ -86,11 +95,13 @@ def running_fhir_server(token: str, *answers: int) -> Iterator[FhirServer]:
             self.send_header("content-length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
+            self.close_connection = held.closes
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
         held.url = f"http://127.0.0.1:{server.server_address[1]}/fhir"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()

@@ -1,5 +1,6 @@
 """An interface engine for tests: hl7apy's MLLP server, which parses each message strictly and answers as wanted."""
 
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hl7apy.consts import VALIDATION_LEVEL
-from hl7apy.mllp import AbstractHandler, MLLPServer
+from hl7apy.mllp import AbstractHandler, MLLPRequestHandler, MLLPServer
 from hl7apy.parser import parse_message
 
 
@@ -20,6 +21,7 @@ class Receiver:
     messages: list[Any] = field(default_factory=list)
     """Parsed and validated."""
     port: int = 0
+    connections: int = 0
 
     def accept(self, text: str) -> str:
         """Keep a message and acknowledge it. Raises for one that does not follow the standard."""
@@ -43,16 +45,42 @@ def _control_id(message: Any) -> str:
     return str(message.msh.msh_10.to_er7())
 
 
+class _Unclosed:
+    """A connection that is not closed after a message."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def close(self) -> None:
+        pass
+
+
 @contextmanager
-def running_receiver(*answers: str | None, tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
-    """A receiver on a free port, until the context ends."""
+def running_receiver(*answers: str | None, tls: ssl.SSLContext | None = None, messages: int = 1) -> Iterator[Receiver]:
+    """A receiver on a free port, until the context ends; it closes a connection after so many messages."""
     receiver = Receiver(list(answers))
 
     class Handler(AbstractHandler):
         def reply(self) -> str:
             return receiver.accept(self.incoming_message)
 
-    with MLLPServer("127.0.0.1", 0, {"ORU^R01^ORU_R01": (Handler,)}) as server:
+    class Connection(MLLPRequestHandler):
+        """Takes one message after the other, where the library's takes one; `messages` of them."""
+
+        def handle(self) -> None:
+            receiver.connections += 1
+            connection, self.request = self.request, _Unclosed(self.request)
+            for _ in range(messages):
+                if not connection.recv(1, socket.MSG_PEEK):
+                    break
+                super().handle()
+
+    kind = MLLPRequestHandler if messages == 1 else Connection
+    handlers = {"ORU^R01^ORU_R01": (Handler,)}
+    with MLLPServer("127.0.0.1", 0, handlers, request_handler_class=kind) as server:
         if tls:
             server.socket = tls.wrap_socket(server.socket, server_side=True)
         receiver.port = server.server_address[1]

@@ -13,8 +13,9 @@ from sqlalchemy.orm import Session
 from lungline.results.readings import Action
 from lungline.results.records import ResultRecord
 from worklist.database import outbox
-from worklist.database.models import Delivery, ResultRow, WorklistEntry
+from worklist.database.models import Delivery, ReadingRow, ResultRow, WorklistEntry
 from worklist.database.outbox import NOT_SENT, is_due
+from worklist.database.readings import latest_verdict
 from worklist.destinations import After, Destination
 
 # Three days, with the longest wait between two attempts: a weekend.
@@ -22,7 +23,16 @@ ATTEMPTS = 900
 LONGEST_WAIT = timedelta(minutes=5)
 # A pod that still runs with an older file must not fail what a newer one has queued for a new destination.
 ABANDON_AFTER = timedelta(hours=1)
+_VERDICTS = ("confirmed", "corrected")
 NO_PATIENT = "The upload is no DICOM file: it is not known whom it is of, so no other system could file the result."
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What a destination has had of a result: the verdict of `reading`, or no verdict unless it `is_final`."""
+
+    reading: str | None
+    is_final: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +45,7 @@ class DueDelivery:
     destination: str
     attempts: int
     body: str
+    earlier: Earlier | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +67,8 @@ def queue(
     moments = _moments(action)
     wanted = [each for each in destinations if each.after in moments and each.is_about(record)]
     queued = set(session.scalars(select(Delivery.destination).where(Delivery.record == record.id)))
+    if action in _VERDICTS:
+        _follow_up(session, record.id, [each.name for each in destinations if each.follows_readings])
     _take_up(session, record.id, [each.name for each in wanted if each.after != "result" and each.name in queued])
     now, has_patient = datetime.now(UTC), record.image is not None and record.image.format == "dicom"
     state = {"state": "waiting"} if has_patient else {"state": NOT_SENT, "error": NO_PATIENT}
@@ -73,8 +86,32 @@ def queue_reading(session: Session, destinations: Sequence[Destination], record_
     return queue(session, destinations, ResultRecord.model_validate_json(row.body), action) if row else 0
 
 
-def is_wanted(destination: Destination, entry: WorklistEntry) -> bool:
-    """Whether the reader still says what a delivery waited for."""
+def _follow_up(session: Session, record_id: str, names: Sequence[str]) -> None:
+    """Make deliveries due once more that were sent before the last verdict; those in transfer follow when they end."""
+    ours = (Delivery.record == record_id) & Delivery.destination.in_(names)
+    # Waits for who notes at this moment that a delivery was sent.
+    for row in session.scalars(select(Delivery).where(ours).with_for_update()):
+        if row.state == "sent" and _has_news(session, row):
+            _send_again(row)
+
+
+def _has_news(session: Session, row: Delivery) -> bool:
+    """Whether the last verdict is another than the destination has had."""
+    latest = latest_verdict(session, row.identity)
+    if latest is None or latest.id == row.reading:
+        return False
+    before = session.scalar(select(ReadingRow.verdict).where(ReadingRow.id == row.reading)) if row.reading else None
+    return latest.verdict != before
+
+
+def _send_again(row: Delivery) -> None:
+    row.state, row.attempts, row.due, row.error = "waiting", 0, datetime.now(UTC), None
+
+
+def is_wanted(destination: Destination, entry: WorklistEntry, due: DueDelivery) -> bool:
+    """Whether the reader still says what a delivery waited for; who has had a result gets each verdict after it."""
+    if due.earlier and destination.follows_readings:
+        return bool(entry.read)
     if destination.after == "result":
         return True
     return bool(entry.read) and (destination.after == "reading" or entry.action != "corrected")
@@ -108,7 +145,9 @@ def claim(session: Session, destination: str, limit: int = 1) -> list[DueDeliver
 def _due(session: Session, row: Delivery) -> DueDelivery:
     result = session.get(ResultRow, row.record)
     body = result.body if result else ""
-    return DueDelivery(row.number, row.identity, row.record, row.destination, row.attempts, body)
+    # Rows of before version 0007 do not say which verdict was sent.
+    earlier = Earlier(row.reading, is_final=row.reading is not None) if row.sent else None
+    return DueDelivery(row.number, row.identity, row.record, row.destination, row.attempts, body, earlier)
 
 
 def abandon(session: Session, names: Sequence[str]) -> None:
@@ -120,15 +159,21 @@ def abandon(session: Session, names: Sequence[str]) -> None:
     session.execute(update(Delivery).where(gone).values(**values))
 
 
-def mark_sent(session: Session, number: int) -> None:
-    """Record that a destination has taken a delivery."""
-    values = {"state": "sent", "sent": datetime.now(UTC), "error": None}
-    session.execute(update(Delivery).where(Delivery.number == number).values(**values))
+def mark_sent(session: Session, destination: Destination, number: int, reading: str | None) -> None:
+    """Record that a destination has taken a delivery, which had a verdict; what a reader has said since is due."""
+    row = session.get(Delivery, number, with_for_update=True)
+    if row is None:
+        return
+    row.state, row.sent, row.error, row.reading = "sent", datetime.now(UTC), None, reading
+    session.flush()
+    if destination.follows_readings and _has_news(session, row):
+        _send_again(row)
 
 
-def mark_not_sent(session: Session, number: int, reason: str) -> None:
-    """Record that a delivery is not needed any longer."""
-    session.execute(update(Delivery).where(Delivery.number == number).values(state=NOT_SENT, error=reason))
+def mark_not_sent(session: Session, due: DueDelivery, reason: str) -> None:
+    """Record that a delivery is not needed any longer; what was sent before remains so."""
+    values = {"state": "sent", "error": None} if due.earlier else {"state": NOT_SENT, "error": reason}
+    session.execute(update(Delivery).where(Delivery.number == due.number).values(**values))
 
 
 def mark_failed(session: Session, due: DueDelivery, error: str, *, is_final: bool) -> None:

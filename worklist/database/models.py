@@ -225,6 +225,8 @@ class Delivery(Outgoing, Table):
 
     record: Mapped[str] = mapped_column(String(512))
     destination: Mapped[str] = mapped_column(String(64))
+    # Whose verdict the destination has had.
+    reading: Mapped[str | None] = mapped_column(String(64))
 
     __table_args__ = (
         UniqueConstraint("record", "destination", name="deliveries_once"),

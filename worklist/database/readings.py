@@ -91,6 +91,12 @@ def apply(entry: WorklistEntry, reading: ReadingRow) -> None:
     entry.touched = microseconds(datetime.now(UTC))
 
 
+def latest_verdict(session: Session, identity: str) -> ReadingRow | None:
+    """The last reading of an upload that has a verdict."""
+    statement = select(ReadingRow).where(ReadingRow.identity == identity, ReadingRow.verdict.is_not(None))
+    return session.scalar(statement.order_by(ReadingRow.at.desc(), ReadingRow.number.desc()).limit(1))
+
+
 def history(session: Session, identity: str) -> list[ReadingRow]:
     """All readings of an upload, the latest first."""
     statement = (

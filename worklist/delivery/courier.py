@@ -1,8 +1,8 @@
 """The courier: each destination has its own worker, so one that is down or slow holds up no other.
 
-A worker delivers what is due at its destination, one result after the other. When the destination does not take a
-result for now, the worker pauses, for longer each time and at most a minute; when it takes one again, everything that
-waits is due.
+A worker delivers what is due at its destination, one result after the other and over one connection. When the
+destination does not take a result for now, the worker pauses, for longer each time and at most a minute; when it takes
+one again, everything that waits is due.
 
 A process that is killed between sending and noting it sends again: UIDs, identifiers and message control ids are the
 same, so the destination has the result once.
@@ -12,8 +12,8 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, assert_never
+from dataclasses import dataclass, replace
+from typing import Any, Literal, assert_never
 
 from lungline import tracing
 from lungline.errors import LunglineError, SettingsError, Unavailable
@@ -25,8 +25,12 @@ from worklist import metrics
 from worklist.database import audit, deliveries, entries
 from worklist.database.deliveries import DueDelivery
 from worklist.database.session import Database
-from worklist.delivery import dicom, fhir, hl7, stow
+from worklist.delivery.channel import AnyChannel
+from worklist.delivery.dicom import DicomChannel
+from worklist.delivery.fhir import FhirChannel
+from worklist.delivery.hl7 import Hl7Channel
 from worklist.delivery.parcel import Packer
+from worklist.delivery.stow import StowChannel
 from worklist.destinations import AnyDestination, DicomDestination, FhirDestination, Hl7Destination, StowDestination
 from worklist.exports.csv_fhir import last_verdict
 from worklist.worker import Worker
@@ -34,6 +38,8 @@ from worklist.worker import Worker
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 REPLACED = "A later result of this upload has replaced it."
 TAKEN_BACK = "The reader has taken back what it was to follow."
+# A connection is kept as long as results follow each other in less than this.
+LINGER_SECONDS = 1.0
 # How often deliveries to destinations that the file does not name are looked for.
 ABANDON_SECONDS = 60.0
 
@@ -46,6 +52,8 @@ class Attempt:
 
     outcome: Literal["sent", "put off", "failed", "not needed"]
     error: str = ""
+    reading: str | None = None
+    """Whose verdict was sent."""
 
 
 class Courier:
@@ -77,6 +85,8 @@ class Courier:
     def stop(self, seconds: float) -> None:
         """End after the deliveries that are under way, at most after this long."""
         self._stopping.set()
+        for worker in self._workers.values():
+            worker.wake()
         deadline = time.monotonic() + seconds
         for worker in self._workers.values():
             worker.join(max(0.0, deadline - time.monotonic()))
@@ -91,37 +101,34 @@ class Courier:
         with self._database.writing() as session:
             return next(iter(deliveries.claim(session, destination.name)), None)
 
-    def attempt(self, destination: AnyDestination, due: DueDelivery) -> Attempt:
-        """Deliver, and say how it went."""
+    def attempt(self, destination: AnyDestination, due: DueDelivery, channel: AnyChannel) -> Attempt:
+        """Deliver over a channel to the destination, and say how it went."""
         try:
             with self._database.reading() as session:
                 entry = entries.find(session, due.identity)
                 reading = last_verdict(session, due.identity) if entry and entry.read else None
             if entry is None or entry.record != due.record:
                 return Attempt("not needed", REPLACED)
-            if not deliveries.is_wanted(destination, entry):
+            if not deliveries.is_wanted(destination, entry, due):
                 return Attempt("not needed", TAKEN_BACK)
-            self._send(destination, ResultRecord.model_validate_json(due.body), reading)
+            channel.send(self._content(destination, due, reading))
         except (Unavailable, SettingsError) as exc:
             return Attempt("put off", str(exc))
         except LunglineError as exc:
             return Attempt("failed", str(exc))
         except Exception as exc:  # noqa: BLE001 - headers of scanners hold anything; one must not stop all others
             return Attempt("failed", f"The delivery could not be made ({type(exc).__name__}).")
-        return Attempt("sent")
+        return Attempt("sent", reading=reading.id if reading else None)
 
-    def _send(self, destination: AnyDestination, record: ResultRecord, reading: ReadingRecord | None) -> None:
-        match destination:
-            case DicomDestination():
-                dicom.send(destination, self._packer.instances(record, destination.send))
-            case StowDestination():
-                stow.send(destination, self._packer.instances(record, destination.send))
-            case FhirDestination():
-                fhir.send(destination, self._packer.finding(record, reading))
-            case Hl7Destination():
-                hl7.send(destination, self._packer.finding(record, reading))
-            case _:
-                assert_never(destination)
+    def _content(self, destination: AnyDestination, due: DueDelivery, reading: ReadingRecord | None) -> Any:
+        record = ResultRecord.model_validate_json(due.body)
+        if isinstance(destination, DicomDestination | StowDestination):
+            return self._packer.instances(record, destination.send)
+        earlier = due.earlier
+        if earlier and destination.after != "result":
+            # A row of before version 0007 does not say whose verdict this destination has had, but it has had one.
+            earlier = replace(earlier, is_final=True)
+        return self._packer.finding(record, reading, earlier)
 
     def settle(self, destination: AnyDestination, due: DueDelivery, attempt: Attempt) -> None:
         """Record how an attempt ended, and in the audit log that a patient's data has left."""
@@ -129,12 +136,12 @@ class Courier:
         _log.info("delivery %s", attempt.outcome, extra={"identity": due.identity})
         with self._database.writing() as session:
             if attempt.outcome == "sent":
-                deliveries.mark_sent(session, due.number)
+                deliveries.mark_sent(session, destination, due.number, attempt.reading)
                 audit.record(
                     session, "the worklist", "none", "delivered", identity=due.identity, detail=destination.name
                 )
             elif attempt.outcome == "not needed":
-                deliveries.mark_not_sent(session, due.number, attempt.error)
+                deliveries.mark_not_sent(session, due, attempt.error)
             else:
                 deliveries.mark_failed(session, due, attempt.error, is_final=attempt.outcome == "failed")
 
@@ -142,6 +149,21 @@ class Courier:
         """Make everything due that waits for a destination."""
         with self._database.writing() as session:
             deliveries.hasten(session, destination.name)
+
+
+def channel_to(destination: AnyDestination) -> AnyChannel:
+    """A channel to a destination, which connects when something is sent."""
+    match destination:
+        case DicomDestination():
+            return DicomChannel(destination)
+        case StowDestination():
+            return StowChannel(destination)
+        case FhirDestination():
+            return FhirChannel(destination)
+        case Hl7Destination():
+            return Hl7Channel(destination)
+        case _:
+            assert_never(destination)
 
 
 class _Worker(Worker):
@@ -153,23 +175,40 @@ class _Worker(Worker):
         self._destination = destination
         self._failures = 0
         self._paused_until = 0.0
+        self._more = threading.Event()
 
     def start(self) -> None:
         """Deliver what is due, unless that is under way or the destination is given a pause."""
         if time.monotonic() >= self._paused_until:
+            self._more.set()
             super().start()
+
+    def wake(self) -> None:
+        """Wait for nothing more."""
+        self._more.set()
 
     def _deliver_all(self) -> None:
         try:
-            while not self._courier.is_stopping and (due := self._courier.next(self._destination)):
-                with tracing.span("deliver", tracing.of_upload(due.identity), "client") as span:
-                    attempt = self._courier.attempt(self._destination, due)
-                    span.add(sent=attempt.outcome == "sent")
-                self._courier.settle(self._destination, due, attempt)
-                if not self._goes_on_after(attempt):
-                    return
+            with channel_to(self._destination) as channel:
+                while due := self._next():
+                    with tracing.span("deliver", tracing.of_upload(due.identity), "client") as span:
+                        attempt = self._courier.attempt(self._destination, due, channel)
+                        span.add(sent=attempt.outcome == "sent")
+                    self._courier.settle(self._destination, due, attempt)
+                    if not self._goes_on_after(attempt):
+                        return
         except LunglineError as exc:  # the database is away; the deliveries are due again later
             _log.warning("Deliveries are retried: %s", exc)
+
+    def _next(self) -> DueDelivery | None:
+        """The next due delivery; None when there has been none for a moment."""
+        while not self._courier.is_stopping:
+            self._more.clear()
+            if due := self._courier.next(self._destination):
+                return due
+            if not self._more.wait(LINGER_SECONDS):
+                return None
+        return None
 
     def _goes_on_after(self, attempt: Attempt) -> bool:
         if attempt.outcome == "put off":

@@ -1,7 +1,8 @@
 """Delivery as an HL7 v2.5.1 ORU^R01 message over MLLP.
 
 The message control id follows from result, verdict and destination, so a message that comes twice is recognised. The
-finding is the reader's once there is a verdict, and final; the model's is preliminary whoever has read the X-ray.
+finding is the reader's once there is a verdict, and final, or corrected where the destination has had a final one; the
+model's is preliminary whoever has read the X-ray.
 """
 
 import hashlib
@@ -13,7 +14,8 @@ from typing import Any
 
 from lungline.errors import DataError
 from lungline.results.patients import PatientRecord
-from worklist.delivery.parcel import Finding
+from worklist.delivery.channel import Channel, Lost
+from worklist.delivery.parcel import Finding, Priority
 from worklist.delivery.refusals import NotTaken, Rejected
 from worklist.destinations import Hl7Destination
 from worklist.exports.secondary_capture import DISCLAIMER
@@ -31,16 +33,35 @@ _PRESENCE = {
 _FINDING = "233604007^Pneumonia^SCT"
 
 
-def send(destination: Hl7Destination, finding: Finding) -> None:
-    """Send a result and wait for its acknowledgement. Raises NotTaken, Rejected, SettingsError, DataError."""
-    names = f"{finding.record.id} {finding.name} {destination.name}"
-    control_id = hashlib.sha256(names.encode()).hexdigest()[:20]
-    text = message(destination, finding, control_id)
-    try:
-        answer = _exchange(destination, _BEGIN + text.encode() + _END)
-    except OSError as exc:
-        raise NotTaken(f"The destination did not answer ({type(exc).__name__}).") from None
-    _require_accepted(answer, control_id)
+class Hl7Channel(Channel[Finding, socket.socket]):
+    """Sends results over one connection, each once the one before is acknowledged."""
+
+    def __init__(self, destination: Hl7Destination) -> None:
+        super().__init__()
+        self._destination = destination
+
+    def _open(self) -> socket.socket:
+        ours = self._destination
+        context = ours.tls.context() if ours.tls else None
+        try:
+            plain = socket.create_connection((ours.host, ours.port), CONNECT_SECONDS)
+            return _secured(plain, context, ours)
+        except OSError as exc:
+            raise NotTaken(f"The destination did not answer ({type(exc).__name__}).") from None
+
+    def _exchange(self, connection: socket.socket, content: Finding) -> None:
+        names = f"{content.record.id} {content.name} {self._destination.name}"
+        control_id = hashlib.sha256(names.encode()).hexdigest()[:20]
+        text = message(self._destination, content, control_id)
+        try:
+            answer = _answer(connection, _BEGIN + text.encode() + _END)
+        except OSError as exc:
+            kind = NotTaken if isinstance(exc, TimeoutError) else Lost
+            raise kind(f"The destination did not answer ({type(exc).__name__}).") from None
+        _require_accepted(answer, control_id)
+
+    def _close(self, connection: socket.socket) -> None:
+        connection.close()
 
 
 def message(destination: Hl7Destination, finding: Finding, control_id: str) -> str:
@@ -55,6 +76,8 @@ def message(destination: Hl7Destination, finding: Finding, control_id: str) -> s
         _patient(result.add_group("ORU_R01_PATIENT").add_segment("PID"), finding.patient)
         order = result.add_group("ORU_R01_ORDER_OBSERVATION")
         _request(order.add_segment("OBR"), finding)
+        if destination.priority and finding.priority:
+            _prioritise(order, finding.priority)
         for number, values in enumerate(_observations(finding), 1):
             observation = order.add_group("ORU_R01_OBSERVATION").add_segment("OBX")
             for field, value in {"obx_1": str(number), "obx_11": "P", **values}.items():
@@ -94,11 +117,20 @@ def _request(segment: Any, finding: Finding) -> None:
             setattr(segment, field, value)
 
 
+def _prioritise(order: Any, priority: Priority) -> None:
+    """State the priority where version 2.5.1 has it, and where the versions before it had it, which many still read."""
+    order.obr.obr_27 = f"^^^^^{priority.code}"
+    timing = order.add_group("ORU_R01_TIMING_QTY").add_segment("TQ1")
+    timing.tq1_1, timing.tq1_9 = "1", f"{priority.code}^{priority.meaning}^HL70485"
+
+
 def _status(finding: Finding) -> str:
-    """Of the report (HL7 tables 0123 and 0085): preliminary, final, or that there can be none."""
+    """Of the report (HL7 tables 0123 and 0085): preliminary, final, corrected, or that there can be none."""
     if finding.reading is None:
         return "P"
-    return "X" if finding.reading.verdict == "Not usable" else "F"
+    if finding.reading.verdict == "Not usable":
+        return "X"
+    return "C" if finding.corrects else "F"
 
 
 def _observations(finding: Finding) -> list[dict[str, str]]:
@@ -136,28 +168,29 @@ def _moment(moment: datetime) -> str:
     return f"{moment.astimezone():%Y%m%d%H%M%S%z}"
 
 
-def _exchange(destination: Hl7Destination, frame: bytes) -> bytes:
-    """Send a frame; the frame that comes back, without its marks."""
+def _answer(connection: socket.socket, frame: bytes) -> bytes:
+    """Send a frame; the frame that comes back, without its marks. Raises OSError, Lost, NotTaken."""
     deadline = time.monotonic() + ANSWER_SECONDS
-    context = destination.tls.context() if destination.tls else None
-    with socket.create_connection((destination.host, destination.port), CONNECT_SECONDS) as plain:
-        connection = _secured(plain, context, destination)
-        with connection:
-            connection.sendall(frame)
-            received = b""
-            while _END not in received:
-                connection.settimeout(max(0.1, deadline - time.monotonic()))
-                chunk = connection.recv(4096)
-                received += chunk
-                if not chunk or len(received) > MAX_ANSWER or time.monotonic() > deadline:
-                    raise NotTaken("The destination did not acknowledge the message.")
+    connection.settimeout(ANSWER_SECONDS)
+    connection.sendall(frame)
+    received = b""
+    while _END not in received:
+        connection.settimeout(max(0.1, deadline - time.monotonic()))
+        chunk = connection.recv(4096)
+        received += chunk
+        if not chunk or len(received) > MAX_ANSWER or time.monotonic() > deadline:
+            raise (NotTaken if chunk else Lost)("The destination did not acknowledge the message.")
     return received.partition(_END)[0].removeprefix(_BEGIN)
 
 
 def _secured(plain: socket.socket, context: ssl.SSLContext | None, destination: Hl7Destination) -> socket.socket:
     if context is None or destination.tls is None:
         return plain
-    return context.wrap_socket(plain, server_hostname=destination.tls.server_name or destination.host)
+    try:
+        return context.wrap_socket(plain, server_hostname=destination.tls.server_name or destination.host)
+    except OSError:
+        plain.close()
+        raise
 
 
 def _require_accepted(answer: bytes, control_id: str) -> None:

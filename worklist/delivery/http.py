@@ -5,15 +5,17 @@ import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from lungline.network import proxy_for
+from worklist.delivery.channel import Channel, Content, Lost
 from worklist.delivery.refusals import NotTaken, Rejected
 from worklist.destinations import FhirDestination, StowDestination, Tls
 
 if TYPE_CHECKING:
     import httpx2
 
+WebDestination = TypeVar("WebDestination", StowDestination, FhirDestination)
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 60.0
 MAX_ANSWER = 2**20
@@ -29,18 +31,33 @@ class Answer:
     body: bytes
 
 
-def post(destination: StowDestination | FhirDestination, body: bytes, headers: Mapping[str, str]) -> Answer:
-    """Post to a destination's address. Raises NotTaken when nobody answers, SettingsError for its secrets."""
-    import httpx2
+class HttpChannel(Channel[Content, "httpx2.Client"], Generic[Content, WebDestination]):
+    """Posts results to a destination's address over one client, which keeps its connection."""
 
-    timeout = httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
-    with httpx2.Client(
-        verify=_context(destination.tls), timeout=timeout, trust_env=False, proxy=proxy_for(destination.url)
-    ) as client:
+    def __init__(self, destination: WebDestination) -> None:
+        super().__init__()
+        self._destination = destination
+
+    def _open(self) -> "httpx2.Client":
+        import httpx2
+
+        ours = self._destination
+        timeout = httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
+        return httpx2.Client(verify=_context(ours.tls), timeout=timeout, trust_env=False, proxy=proxy_for(ours.url))
+
+    def _close(self, connection: "httpx2.Client") -> None:
+        connection.close()
+
+    def _post(self, client: "httpx2.Client", body: bytes, headers: Mapping[str, str]) -> Answer:
+        """Post. Raises NotTaken when nobody answers, SettingsError for the destination's secrets."""
+        import httpx2
+
+        ended = (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError)
         try:
-            return _post(client, destination.url, body, {**headers, **_credentials(destination)})
+            return _post(client, self._destination.url, body, {**headers, **_credentials(self._destination)})
         except httpx2.HTTPError as exc:
-            raise NotTaken(f"The destination did not answer ({type(exc).__name__}).") from None
+            kind = Lost if isinstance(exc, ended) else NotTaken
+            raise kind(f"The destination did not answer ({type(exc).__name__}).") from None
 
 
 def require_taken(answer: Answer) -> None:

@@ -15,6 +15,7 @@ from lungline.results.readings import ReadingRecord
 from lungline.results.records import ResultRecord
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
+from worklist.database.deliveries import Earlier
 from worklist.destinations import Instance
 from worklist.exports.images import ImageRenderer
 from worklist.exports.study_instances import instances_of
@@ -25,17 +26,52 @@ Instances = Sequence[tuple[Instance, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
+class Priority:
+    """An urgency by HL7's tables 0485 and ActPriority, whose codes are the same."""
+
+    code: str
+    meaning: str
+
+
+_PRIORITIES = {
+    "Pneumonia": Priority("S", "stat"), "Unsure": Priority("A", "ASAP"), "Normal": Priority("R", "routine"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
-    """One result, the last verdict of a reader, and whom it is of; patient ID and study UID are there and valid."""
+    """One result, the last verdict of a reader, and whom it is of; patient ID and study UID are there and valid.
+
+    `earlier` is what the destination has had of the same result.
+    """
 
     record: ResultRecord
     reading: ReadingRecord | None
     patient: PatientRecord = field(repr=False)
+    earlier: Earlier | None = None
 
     @property
     def name(self) -> str:
         """What tells the reports of one result apart: its reader's verdict, or none yet."""
-        return f"reading-{self.reading.id}" if self.reading else "preliminary"
+        return _name(self.reading.id if self.reading else None)
+
+    @property
+    def corrects(self) -> bool:
+        """Whether the destination has had a final report, which this one corrects."""
+        return self.earlier is not None and self.earlier.is_final
+
+    @property
+    def replaces(self) -> str | None:
+        """The name of the report that this one takes the place of."""
+        if self.earlier is None or (self.earlier.is_final and self.earlier.reading is None):
+            return None
+        name = _name(self.earlier.reading)
+        return None if name == self.name else name
+
+    @property
+    def priority(self) -> Priority | None:
+        """How soon the X-ray should be read; None once it was."""
+        return None if self.reading else _PRIORITIES.get(self.record.label or "")
 
 
 class Packer:
@@ -62,13 +98,17 @@ class Packer:
         except ObjectGone:
             raise DataError("The upload or its heatmap is not in the store any longer.") from None
 
-    def finding(self, record: ResultRecord, reading: ReadingRecord | None) -> Finding:
+    def finding(self, record: ResultRecord, reading: ReadingRecord | None, earlier: Earlier | None = None) -> Finding:
         """Raises DataError when it is not known whom the result is of, StorageUnavailable."""
         identity = record.upload.identity
         patient = patients.load(self._storage, self._patients, identity) if record.patient else None
         if patient is None or not patient.patient_id or not is_uid(patient.study_uid):
             raise DataError("The upload names no patient or no study, so no other system could file the result.")
-        return Finding(record, reading, patient)
+        return Finding(record, reading, patient, earlier)
+
+
+def _name(reading: str | None) -> str:
+    return f"reading-{reading}" if reading else "preliminary"
 
 
 def is_uid(text: str) -> bool:

@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 
 from lungline.results.readings import ReadingRecord
 from lungline.results.records import ResultRecord
-from worklist.database.models import ReadingRow, ResultRow, WorklistEntry
-from worklist.database.readings import record_of
+from worklist.database.models import ResultRow, WorklistEntry
+from worklist.database.readings import latest_verdict, record_of
 from worklist.exports import fhir
 
 COLUMNS = (
@@ -43,8 +43,7 @@ def fhir_report(session: Session, record: ResultRecord) -> dict[str, object]:
 
 def last_verdict(session: Session, identity: str) -> ReadingRecord | None:
     """The last reading of an upload that has a verdict."""
-    statement = select(ReadingRow).where(ReadingRow.identity == identity, ReadingRow.verdict.is_not(None))
-    reading = session.scalar(statement.order_by(ReadingRow.at.desc(), ReadingRow.number.desc()).limit(1))
+    reading = latest_verdict(session, identity)
     return record_of(reading) if reading else None
 
 

@@ -23,17 +23,20 @@ _INTERPRETATIONS = {"Pneumonia": ("POS", "Positive"), "Normal": ("NEG", "Negativ
 _VERDICTS = {"Pneumonia": ("POS", "Positive"), "Normal": ("NEG", "Negative")}
 
 
-def report(record: ResultRecord, reading: ReadingRecord | None = None) -> dict[str, Any]:
-    """The validated DiagnosticReport of a result and its last reading, as JSON values."""
+def report(record: ResultRecord, reading: ReadingRecord | None = None, *, corrects: bool = False) -> dict[str, Any]:
+    """The validated DiagnosticReport of a result and its last reading, as JSON values.
+
+    It `corrects` a final report that the receiver has had.
+    """
     from fhir.resources.R4B.diagnosticreport import DiagnosticReport
 
-    observations = [_risk(record)] + ([_verdict(reading)] if reading and reading.verdict else [])
+    observations = [_risk(record)] + ([_verdict(reading, corrects)] if reading and reading.verdict else [])
     value = {
         "resourceType": "DiagnosticReport",
         "id": record.upload.identity,
         "contained": [_device(record), *observations],
         "identifier": [{"system": IDENTITIES, "value": record.id}],
-        "status": _status(record, reading),
+        "status": _status(record, reading, corrects),
         "category": [_concept(SERVICE, "RAD", "Radiology")],
         "code": _concept(LOINC, "30745-4", "XR Chest Views"),
         "effectiveDateTime": (record.times.uploaded or record.times.received).isoformat(),
@@ -45,10 +48,12 @@ def report(record: ResultRecord, reading: ReadingRecord | None = None) -> dict[s
     return DiagnosticReport.model_validate(value).model_dump(mode="json", exclude_none=True)
 
 
-def _status(record: ResultRecord, reading: ReadingRecord | None) -> str:
+def _status(record: ResultRecord, reading: ReadingRecord | None, corrects: bool) -> str:
     if record.outcome in ("gone", "superseded") or (reading and reading.verdict == "Not usable"):
         return "cancelled"
-    return "final" if reading and reading.verdict else "preliminary"
+    if reading is None or not reading.verdict:
+        return "preliminary"
+    return "corrected" if corrects else "final"
 
 
 def _device(record: ResultRecord) -> dict[str, Any]:
@@ -87,12 +92,12 @@ def _risk(record: ResultRecord) -> dict[str, Any]:
     }
 
 
-def _verdict(reading: ReadingRecord) -> dict[str, Any]:
+def _verdict(reading: ReadingRecord, corrects: bool) -> dict[str, Any]:
     """The verdict as an Observation; the reader's name stays in the audit log."""
     observation: dict[str, Any] = {
         "resourceType": "Observation",
         "id": "reading",
-        "status": "final",
+        "status": "corrected" if corrects else "final",
         "category": [_concept(CATEGORY, "imaging", "Imaging")],
         "code": _concept(SNOMED, "233604007", "Pneumonia"),
         "issued": reading.at.isoformat(),
