@@ -61,9 +61,9 @@ class Archive:
             return [(each.who, each.act, each.identity, each.detail) for each in rows]
 
 
-def value(found: dict[str, Any], tag: str) -> Any:
+def value(item: dict[str, Any], tag: str) -> Any:
     """The first value of an attribute."""
-    return found[tag].get("Value", [None])[0]
+    return item[tag].get("Value", [None])[0]
 
 
 def parts(answer: httpx.Response) -> list[bytes]:
@@ -337,8 +337,8 @@ def test_orthanc_searches_and_retrieves_by_its_plugin(archive: Archive, tmp_path
     archive.site.send(judged(archive.store, 8, data=data))
     with running_orthanc(tmp_path / "orthanc", options=options) as orthanc, orthanc.http as http:
         query = {"Uri": "/studies", "Arguments": {"PatientID": "ORT"}}
-        found = http.post("/dicom-web/servers/lungline/qido", json=query).json()
-        assert [each[STUDY]["Value"] for each in found] == [own["StudyInstanceUID"]]
+        answers = http.post("/dicom-web/servers/lungline/qido", json=query).json()
+        assert [each[STUDY]["Value"] for each in answers] == [own["StudyInstanceUID"]]
         got = http.post("/dicom-web/servers/lungline/get", json={"Uri": f"/studies/{own['StudyInstanceUID']}/metadata"})
         assert len(got.json()) == 3
         wanted = {"Resources": [{"Study": own["StudyInstanceUID"]}], "Synchronous": True}

@@ -21,45 +21,45 @@ UTF_8 = "ISO_IR 192"
 _BULK_BYTES = 1024
 
 
-def study(found: Study, address: str) -> Json:
+def study(held: Study, address: str) -> Json:
     """What a search says of a study; `address` is that of all studies."""
     values = {
-        **_study_values(found.patient),
-        "ModalitiesInStudy": found.modalities,
-        "NumberOfStudyRelatedSeries": found.series,
-        "NumberOfStudyRelatedInstances": found.instances,
-        "RetrieveURL": f"{address}/{found.patient.study_uid}",
+        **_study_values(held.patient),
+        "ModalitiesInStudy": held.modalities,
+        "NumberOfStudyRelatedSeries": held.series,
+        "NumberOfStudyRelatedInstances": held.instances,
+        "RetrieveURL": f"{address}/{held.patient.study_uid}",
         # Not in the database; the metadata of an instance has them where its header has.
         **dict.fromkeys(("StudyTime", "ReferringPhysicianName", "PatientBirthDate", "PatientSex", "StudyID"), ""),
     }
     return attributes(values)
 
 
-def series(found: list[Instance], address: str) -> Json:
+def series(instances: list[Instance], address: str) -> Json:
     """What a search says of a series, by its matching instances."""
-    first = found[0]
+    first = instances[0]
     values = {
         **_study_values(first.patient),
         "Modality": first.modality,
         "SeriesInstanceUID": first.series_uid,
         "SeriesNumber": first.series_number,
-        "NumberOfSeriesRelatedInstances": len(found),
+        "NumberOfSeriesRelatedInstances": len(instances),
         "RetrieveURL": f"{address}/{first.study_uid}/series/{first.series_uid}",
     }
     return attributes(values)
 
 
-def instance(found: Instance, address: str) -> Json:
+def instance(held: Instance, address: str) -> Json:
     """What a search says of an instance."""
     values = {
-        **_study_values(found.patient),
-        "Modality": found.modality,
-        "SeriesInstanceUID": found.series_uid,
-        "SeriesNumber": found.series_number,
-        "SOPClassUID": found.sop_class,
-        "SOPInstanceUID": found.uid,
-        "InstanceNumber": "" if found.form == "upload" else 1,
-        "RetrieveURL": f"{address}/{found.study_uid}/series/{found.series_uid}/instances/{found.uid}",
+        **_study_values(held.patient),
+        "Modality": held.modality,
+        "SeriesInstanceUID": held.series_uid,
+        "SeriesNumber": held.series_number,
+        "SOPClassUID": held.sop_class,
+        "SOPInstanceUID": held.uid,
+        "InstanceNumber": "" if held.form == "upload" else 1,
+        "RetrieveURL": f"{address}/{held.study_uid}/series/{held.series_uid}/instances/{held.uid}",
     }
     return attributes(values)
 

@@ -85,17 +85,20 @@ class Instance:
 
 def find_studies(session: Session, sought: Sought, limit: int, offset: int) -> tuple[list[Study], int]:
     """Matching studies, the newest first, and how many there are in all."""
-    newest = func.max(WorklistEntry.number)
-    matching = (
-        _uploads(select(PatientRow.study_uid, newest.label("newest")))
-        .where(*_of_study(sought), *_inside_study(sought))
-        .group_by(PatientRow.study_uid)
-    )
+    conditions = (*_of_study(sought), *_inside_study(sought))
+    newest = func.max(WorklistEntry.arrived)
+    dated = _uploads(select(PatientRow.study_uid, newest.label("newest")))
+    matching = dated.where(*conditions).group_by(PatientRow.study_uid)
     total = session.scalar(select(func.count()).select_from(matching.subquery())) or 0
-    page = session.execute(matching.order_by(newest.desc()).limit(limit).offset(offset)).all()
-    shown = _patients(session, [number for _, number in page])
-    held = _contents(session, [study for study, _ in page])
-    return [Study(shown[number], *held[study]) for study, number in page if number in shown], total
+    order = (newest.desc(), PatientRow.study_uid)
+    page = session.execute(matching.order_by(*order).limit(limit).offset(offset)).all()
+    studies, moments = [study for study, _ in page], [moment for _, moment in page]
+    rows = _uploads(select(PatientRow, WorklistEntry.arrived)).where(
+        *conditions, PatientRow.study_uid.in_(studies), WorklistEntry.arrived.in_(moments)
+    )
+    shown = {(patient.study_uid, moment): patient for patient, moment in session.execute(rows)}
+    held = _contents(session, studies)
+    return [Study(shown[each], *held[each[0]]) for each in zip(studies, moments, strict=True) if each in shown], total
 
 
 def find_instances(session: Session, sought: Sought) -> list[Instance]:
@@ -103,7 +106,7 @@ def find_instances(session: Session, sought: Sought) -> list[Instance]:
     conditions = _of_study(sought)
     if not sought.studies:  # results are then not sought by their UIDs, which the database does not know
         conditions += _inside_study(replace(sought, modalities_in_study=()))
-    statement = _uploads(select(PatientRow, ResultRow.body)).where(*conditions).order_by(WorklistEntry.number.desc())
+    statement = _uploads(select(PatientRow, ResultRow.body)).where(*conditions).order_by(*_NEWEST)
     rows = session.execute(statement.limit(MOST_UPLOADS + 1)).all()
     if len(rows) > MOST_UPLOADS:
         raise SearchTooWide(f"This is about more than {MOST_UPLOADS:,} images; name a study, a patient or a date.")
@@ -116,7 +119,7 @@ def find_upload(session: Session, study: str, series: str, instance: str) -> Ins
     statement = _uploads(select(PatientRow, ResultRow.body)).where(
         PatientRow.study_uid == study, PatientRow.series_uid == series, PatientRow.instance_uid == instance
     )
-    row = session.execute(statement.order_by(WorklistEntry.number.desc()).limit(1)).first()
+    row = session.execute(statement.order_by(*_NEWEST).limit(1)).first()
     return _instances_of(row[0], _RECORD.validate_json(row[1]))[0] if row else None
 
 
@@ -130,6 +133,7 @@ def _uploads(statement: Select[*Columns]) -> Select[*Columns]:
     )
 
 
+_NEWEST = (WorklistEntry.arrived.desc(), WorklistEntry.number.desc())
 _HAS_REPORT = and_(WorklistEntry.label.in_(_REPORTED), WorklistEntry.probability.is_not(None))
 _HAS_CAPTURE = ResultRow.body.not_like('%"heatmap":null%')
 
@@ -175,12 +179,6 @@ def _is_pattern(text: str) -> bool:
 def _like(column: InstrumentedAttribute[str], text: str) -> ColumnElement[bool]:
     escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     return column.like(escaped.replace("*", "%").replace("?", "_"), escape="\\")
-
-
-def _patients(session: Session, numbers: Sequence[int]) -> dict[int, PatientRow]:
-    statement = select(WorklistEntry.number, PatientRow).join(PatientRow, PatientRow.identity == WorklistEntry.identity)
-    rows = session.execute(statement.where(WorklistEntry.number.in_(numbers)))
-    return {each[0]: each[1] for each in rows}
 
 
 def _contents(session: Session, studies: Sequence[str]) -> dict[str, tuple[tuple[str, ...], int, int]]:

@@ -63,19 +63,19 @@ def search_studies(request: Request, context: Context, viewer: Viewer) -> Respon
     accepted(request, JSON, "application/json")
     query = read_query(request.query_params.multi_items(), {})
     with context.database.reading() as session:
-        found, total = find_studies(session, query.sought, query.limit, query.offset)
-    _note(context, viewer, "studies", query, [each.patient.identity for each in found])
+        studies, total = find_studies(session, query.sought, query.limit, query.offset)
+    _note(context, viewer, "studies", query, [each.patient.identity for each in studies])
     address = address_of(request, context)
-    return _answer(request, query, [dicom_json.study(each, address) for each in found], total)
+    return _answer(request, query, [dicom_json.study(each, address) for each in studies], total)
 
 
 @router.get("/series")
 @router.get("/studies/{study}/series")
 def search_series(request: Request, place: Place, context: Context, viewer: Viewer) -> Response:
     """Search for series, of all studies or one."""
-    query, found = _found(request, place, context)
+    query, instances = _search(request, place, context)
     by_series: dict[tuple[str, str], list[Instance]] = {}
-    for each in found:
+    for each in instances:
         by_series.setdefault((each.study_uid, each.series_uid), []).append(each)
     page = list(by_series.values())[query.offset : query.offset + query.limit]
     _note(context, viewer, "series", query, [each.patient.identity for held in page for each in held])
@@ -88,14 +88,14 @@ def search_series(request: Request, place: Place, context: Context, viewer: View
 @router.get("/studies/{study}/series/{series}/instances")
 def search_instances(request: Request, place: Place, context: Context, viewer: Viewer) -> Response:
     """Search for instances, of all studies, a study or a series."""
-    query, found = _found(request, place, context)
-    page = found[query.offset : query.offset + query.limit]
+    query, instances = _search(request, place, context)
+    page = instances[query.offset : query.offset + query.limit]
     _note(context, viewer, "instances", query, [each.patient.identity for each in page])
     address = address_of(request, context)
-    return _answer(request, query, [dicom_json.instance(each, address) for each in page], len(found))
+    return _answer(request, query, [dicom_json.instance(each, address) for each in page], len(instances))
 
 
-def _found(request: Request, place: dict[str, str], context: Worklist) -> tuple[Query, list[Instance]]:
+def _search(request: Request, place: dict[str, str], context: Worklist) -> tuple[Query, list[Instance]]:
     accepted(request, JSON, "application/json")
     query = read_query(request.query_params.multi_items(), place)
     with context.database.reading() as session:
@@ -112,12 +112,12 @@ def _note(context: Worklist, viewer: Person, what: str, query: Query, identities
     context.looks.record_patients(viewer, list(dict.fromkeys(identities)))
 
 
-def _answer(request: Request, query: Query, found: list[dict[str, Any]], total: int) -> Response:
-    remaining = total - query.offset - len(found)
+def _answer(request: Request, query: Query, page: list[dict[str, Any]], total: int) -> Response:
+    remaining = total - query.offset - len(page)
     warnings = query.warnings[:MOST_WARNINGS]
     if remaining > 0:
         warnings.append(f"There are {remaining} additional results that can be requested")
-    response = JSONResponse(found, media_type=JSON)
+    response = JSONResponse(page, media_type=JSON)
     for sentence in warnings:
         response.headers.append("warning", f'299 {request.url.netloc} "{sentence}"')
     return response

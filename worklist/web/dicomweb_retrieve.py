@@ -120,10 +120,10 @@ def _instances(context: Worklist, place: dict[str, str]) -> list[Instance]:
     sought = Sought.at(place)
     with context.database.reading() as session:
         upload = find_upload(session, **place) if "instance" in place else None
-        found = [upload] if upload else find_instances(session, sought)
-    if not found:
+        instances = [upload] if upload else find_instances(session, sought)
+    if not instances:
         raise NotFound("There is no such study, series or instance.")
-    return found
+    return instances
 
 
 def _identities(instances: list[Instance]) -> list[str]:
