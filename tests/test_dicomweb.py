@@ -1,6 +1,7 @@
 """Viewers: QIDO-RS and WADO-RS over what was uploaded and judged, as PS3.18 has them, by a token and nothing else."""
 
 import io
+import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email.message import Message
@@ -18,7 +19,7 @@ from sqlalchemy import select
 from gateway.multipart import Parts
 from lungline.results.records import ResultRecord
 from lungline.storage.s3 import Storage
-from tests.support.dicom_files import EXPLICIT, JPEG_LS, film, write
+from tests.support.dicom_files import DEFLATED, EXPLICIT, JPEG_LS, deflated_bomb, film, write
 from tests.support.dicom_results import OURS, PATIENT, judged, store_of_results
 from tests.support.orthanc import running_orthanc
 from tests.support.worklist_site import Site, home, running_site
@@ -313,6 +314,37 @@ def test_hostile_queries_find_nothing(archive: Archive, query: str, status: int)
 def test_addresses_of_nothing_give_nothing(archive: Archive, place: str) -> None:
     answer = archive.get(place)
     assert answer.status_code in {400, 404} or answer.json() == []
+
+
+@pytest.mark.attack
+def test_deflated_bomb_is_not_inflated(archive: Archive) -> None:
+    """A document of 400 MB of nothing before the pixels is 400 KB here."""
+    ours: dict[str, Any] = {name: uid.replace("1.2.3", "1.2.5") for name, uid in UIDS.items()}
+    data = write(film(64), DEFLATED, PatientID="BOMB", **ours)
+    honest = judged(archive.store, 10, data=data)
+    etag = archive.store.put(OURS.uploads_bucket, honest.upload.key, deflated_bomb(data, 400))
+    assert honest.read
+    read = honest.read.model_copy(update={"etag": etag})
+    sent = archive.site.send(honest.model_copy(update={"read": read}))
+    assert sent.status_code == 204, sent.text
+    place = "/studies/1.2.5.1/series/1.2.5.1.1/instances/1.2.5.1.1.1"
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for kind in ("/metadata", "/frames/1"):
+        answer = archive.get(place + kind)
+        assert answer.status_code in {404, 422}, kind
+        assert "no such" not in answer.text
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
+
+
+def test_names_are_decoded_with_their_character_set(archive: Archive) -> None:
+    ours: dict[str, Any] = {name: uid.replace("1.2.3", "1.2.4") for name, uid in UIDS.items()}
+    data = write(film(64), SpecificCharacterSet="ISO_IR 100", PatientName="Müßig^Zoë", PatientID="L1", **ours)
+    archive.site.send(judged(archive.store, 11, data=data))
+    (study,) = archive.search("/studies?PatientName=m%C3%BC*&PatientID=L1")
+    (header, *_) = archive.search("/studies/1.2.4.1/series/1.2.4.1.1/metadata")
+    for answer in (study, header):
+        assert value(answer, "00100010") == {"Alphabetic": "Müßig^Zoë"}
+        assert value(answer, "00080005") == "ISO_IR 192"
 
 
 def test_other_media_types_are_406(archive: Archive) -> None:

@@ -1,26 +1,24 @@
 """The DICOM files of instances: uploads in pieces as the store gives them, and what results add, made when wanted."""
 
-import io
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 
-from pydicom import dcmread
 from pydicom.encaps import get_frame
-from pydicom.errors import InvalidDicomError
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 
-from lungline.deidentification.deidentify import quiet_dicom
 from lungline.errors import DataError, ObjectGone
-from lungline.imaging.dicom_header import transfer_syntax
+from lungline.imaging.dicom_header import DEFLATED, EXPLICIT_BIG, read_file, transfer_syntax
 from lungline.storage.s3 import Storage
 from worklist.exports.dicom_studies import Instance
 from worklist.exports.images import ImageRenderer
+from worklist.exports.source_header import UNREADABLE
 from worklist.exports.study_instances import instances_of
 
 _PREAMBLE = b"\0" * 128 + b"DICM"
 _META_GROUP = b"\x02\0"
+_ROWS, _COLUMNS, _SAMPLES, _BITS, _FRAMES = 0x00280010, 0x00280011, 0x00280002, 0x00280100, 0x00280008
+_PIXEL_TAGS = frozenset((_ROWS, _COLUMNS, _SAMPLES, _BITS, _FRAMES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +64,23 @@ class DicomFiles:
 def frame(data: bytes, number: int) -> tuple[str, bytes]:
     """Transfer syntax and pixels of a frame as they are stored; the first is 1.
 
-    Raises ObjectGone when there is no such frame, DataError when it cannot be given as it is.
+    Raises ObjectGone when there is no such frame, DataError when it cannot be given as it is, ImageRefused for a header
+    that is damaged or hostile.
     """
-    quiet_dicom(__name__)
-    try:
-        dicom = dcmread(io.BytesIO(data), force=True)
-        syntax, pixels = UID(dicom.file_meta.TransferSyntaxUID), bytes(dicom.PixelData)
-        frames = int(dicom.get("NumberOfFrames") or 1)
-        if not 1 <= number <= frames:
-            raise ObjectGone("There is no such frame.")
-        if syntax.is_encapsulated and syntax != DeflatedExplicitVRLittleEndian:
-            return syntax, get_frame(pixels, number - 1, number_of_frames=frames)
-        if syntax in (DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian):
-            raise DataError("Frames of this transfer syntax are not served; retrieve the instance.")
-        size = -(-int(dicom.Rows) * int(dicom.Columns) * int(dicom.SamplesPerPixel) * int(dicom.BitsAllocated) // 8)
-    except (InvalidDicomError, AttributeError, TypeError, ValueError, OSError, NotImplementedError, KeyError) as exc:
-        raise DataError(f"The pixels cannot be read ({type(exc).__name__}).") from None
+    file = read_file(data, _PIXEL_TAGS)
+    pixels = file.pixels
+    if pixels is None or file.syntax in (DEFLATED, EXPLICIT_BIG):
+        raise DataError("Frames of this file are not served; retrieve the instance.")
+    frames = round(file.decimal(_FRAMES) or 1)
+    if not 1 <= number <= frames:
+        raise ObjectGone("There is no such frame.")
+    if file.encapsulated:
+        try:
+            return file.syntax, get_frame(pixels, number - 1, number_of_frames=frames)
+        except UNREADABLE as exc:
+            raise DataError(f"The frame cannot be read ({type(exc).__name__}).") from None
+    bits = file.number(_ROWS) * file.number(_COLUMNS) * file.number(_SAMPLES, 1) * file.number(_BITS)
+    size = -(-bits // 8)
     if len(pixels) < number * size:
         raise DataError("The pixels end too early.")
-    return syntax, pixels[(number - 1) * size : number * size]
+    return file.syntax, pixels[(number - 1) * size : number * size]

@@ -1,19 +1,18 @@
 """DICOM in JSON (PS3.18 annex F): what searches answer, and the metadata of a file."""
 
-import io
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
-from pydicom.errors import InvalidDicomError
 
 from lungline.deidentification.deidentify import quiet_dicom
 from lungline.errors import DataError
 from worklist.database.models import PatientRow
 from worklist.exports.dicom_studies import Instance, Study
+from worklist.exports.source_header import UNREADABLE, read_source
 
 Json = dict[str, Any]
 
@@ -91,13 +90,13 @@ def attributes(values: Mapping[str, object]) -> Json:
 def metadata(data: bytes) -> Json:
     """The header of a DICOM file; pixels and other long binary values are left out. Raises DataError."""
     quiet_dicom(__name__)
+    header = read_source(data)
     try:
-        header = dcmread(io.BytesIO(data), stop_before_pixels=True, force=True)
         header.walk(_drop_bulk)
         header.SpecificCharacterSet = UTF_8
         document: Json = header.to_json_dict(suppress_invalid_tags=True)
         return _finite(document)
-    except (InvalidDicomError, AttributeError, TypeError, ValueError, OSError, NotImplementedError) as exc:
+    except UNREADABLE as exc:
         # Without the library's message, which may quote the patient's data.
         raise DataError(f"The header of the upload cannot be read ({type(exc).__name__}).") from None
 

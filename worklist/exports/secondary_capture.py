@@ -37,16 +37,9 @@ def capture(original: bytes, overlaid: bytes, record: ResultRecord) -> bytes:
 
     Malformed values of the upload are left out. Raises DataError when it is no DICOM or belongs to no study.
     """
-    from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
-
     quiet_dicom(__name__)
-    try:
-        source = dcmread(io.BytesIO(original), stop_before_pixels=True, force=True)
-        study = source_header.study_uid(source)
-    except (InvalidDicomError, AttributeError, TypeError, ValueError, OSError, EOFError, NotImplementedError) as exc:
-        # Without the library's message, which may quote the patient's data.
-        raise DataError(f"The header of the upload cannot be read ({type(exc).__name__}).") from None
+    source = source_header.read_source(original)
+    study = source_header.study_uid(source)
     if study is None:
         raise DataError("The upload does not say which study it belongs to (StudyInstanceUID).")
     image = _image(source, study, record)

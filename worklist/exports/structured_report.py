@@ -38,19 +38,13 @@ def structured_report(original: bytes, record: ResultRecord) -> bytes:
     is no DICOM, belongs to no study or cannot be referred to.
     """
     from highdicom.sr import ComprehensiveSR
-    from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
 
     quiet_dicom(__name__)
     quiet_dicom("highdicom")
     if record.label not in PRESENCE or record.probability is None:
         raise DataError("The result has no probability, so there is nothing to report.")
-    try:
-        source = dcmread(io.BytesIO(original), stop_before_pixels=True, force=True)
-        evidence = _evidence(source)
-    except (InvalidDicomError, AttributeError, TypeError, ValueError, OSError, EOFError, NotImplementedError) as exc:
-        # Without the library's message, which may quote the patient's data.
-        raise DataError(f"The header of the upload cannot be read ({type(exc).__name__}).") from None
+    source = source_header.read_source(original)
+    evidence = _evidence(source)
     document = ComprehensiveSR(
         evidence=[evidence],
         content=_content(evidence, record)[0],

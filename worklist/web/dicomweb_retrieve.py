@@ -168,7 +168,7 @@ def _parts(files: DicomFiles, instances: list[Instance], wanted: Accepted, bound
 def _headers(files: DicomFiles, instances: list[Instance]) -> Iterator[str]:
     for each in instances:
         try:
-            with files.reading(each) as data:
+            with files.reading(each, copies=2) as data:
                 header = dicom_json.metadata(data)
         except _MISSING as exc:
             _log.warning("Upload %s: the header of its %s is not sent: %s", each.patient.identity, each.form, exc)
