@@ -27,6 +27,8 @@ from tests.support.dicom_network import HOST, dcmtk, storescu
 from tests.support.orthanc import Modality, running_orthanc
 from tests.support.waiting import eventually
 
+REFUSED = (httpx.ReadError, httpx.ConnectError, httpx.RemoteProtocolError)
+
 
 @dataclass(frozen=True)
 class Site:
@@ -109,7 +111,7 @@ def test_stow_needs_a_certificate_of_the_authority(site: Site, tmp_path: Path) -
     stranger = Pair.of(tmp_path, "DX1")
     Authority.claim(tmp_path, "Lungline DICOM gateway").issue(stranger, "DX1")
     for context in (ssl.create_default_context(cafile=str(site.authority)), site.context(stranger)):
-        with pytest.raises((httpx.ReadError, httpx.ConnectError, httpx.RemoteProtocolError)):
+        with pytest.raises(REFUSED):
             stow(site, context)
 
 
@@ -139,6 +141,20 @@ def test_renewed_certificate_holds_without_a_restart(site: Site) -> None:
     signer.issue(server, "gateway", host=HOST)
     eventually(lambda: site.seen() != before)
     assert site.seen(web) == site.seen()
+
+
+def test_replaced_authority_shuts_out_former_senders_at_once(site: Site, tmp_path: Path) -> None:
+    trusted = authority(site.gateway.home).pair.certificate
+    good = trusted.read_bytes()
+    trusted.write_bytes(Authority.claim(tmp_path, "Another authority").pair.certificate.read_bytes())
+    try:
+        with pytest.raises(REFUSED):
+            stow(site, site.context())
+        done = dcmtk("echoscu", *options(site.sender, site.authority), "-aec", "LUNGLINE", HOST, str(site.port))
+        assert done.returncode != 0
+    finally:
+        trusted.write_bytes(good)
+    assert stow(site, site.context()) == 200
 
 
 def test_each_sender_gets_its_own_certificate_once(tmp_path: Path) -> None:
