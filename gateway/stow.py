@@ -12,6 +12,7 @@ import re
 import tempfile
 from collections.abc import Awaitable, Callable, MutableMapping
 from email.message import Message
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ ROOT = "/dicom-web"
 _PATH = re.compile(rf"{ROOT}/studies(?:/([0-9.]{{1,64}}))?/?")
 _JSON = "application/dicom+json"
 _ACCEPTED = {_JSON, "application/json", "application/*", "*/*"}
-# Between two pieces of a body.
-_SILENCE_SECONDS = 30.0
+SILENCE_SECONDS = 30.0
+"""Between two pieces of a body."""
 _MOST_PARTS = 2000
 _MOST_BYTES = 8 * 2**30
 _NO_ROOM = Receipt("out-of-resources", "There is no room to receive the object; send it again later.")
@@ -50,12 +51,13 @@ class Refusal(Exception):
 
 
 class Stow:
-    """The ASGI application."""
+    """The ASGI application; a body may be silent for `silence_seconds`."""
 
-    def __init__(self, intake: Intake, spool: Spool, token: str) -> None:
+    def __init__(self, intake: Intake, spool: Spool, token: str, silence_seconds: float = SILENCE_SECONDS) -> None:
         self._intake = intake
         self._spool = spool
         self._token = token.encode()
+        self._silence_seconds = silence_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -63,7 +65,8 @@ class Stow:
             return
         try:
             study, boundary = self._admit(scope)
-            receipts = await _Request(self._intake, self._spool, study, boundary).read(receive)
+            request = _Request(self._intake, self._spool, study, boundary)
+            receipts = await request.read(partial(_next, receive, self._silence_seconds))
         except Refusal as exc:
             log.warning("A store request was refused: %s", exc)
             await _answer(send, exc.status, {"error": str(exc)}, "application/json", exc.headers)
@@ -115,12 +118,12 @@ class _Request:
         self._size = 0
         self._refusal: Receipt | None = None
 
-    async def read(self, receive: Receive) -> list[Receipt]:
-        """What became of each part. Raises Refusal."""
+    async def read(self, following: Receive) -> list[Receipt]:
+        """What became of each part, of the messages that `following` gives. Raises Refusal."""
         total = 0
         try:
             while True:
-                message = await _next(receive)
+                message = await following()
                 total += len(message.get("body", b""))
                 if total > _MOST_BYTES:
                     raise Refusal(413, f"A request may have {_MOST_BYTES:,} bytes.")
@@ -204,9 +207,9 @@ class _Request:
             self._path = None
 
 
-async def _next(receive: Receive) -> MutableMapping[str, Any]:
+async def _next(receive: Receive, seconds: float) -> MutableMapping[str, Any]:
     try:
-        message = await asyncio.wait_for(receive(), _SILENCE_SECONDS)
+        message = await asyncio.wait_for(receive(), seconds)
     except TimeoutError as exc:
         raise Refusal(408, "The body does not arrive.", connection="close") from exc
     if message["type"] == "http.disconnect":

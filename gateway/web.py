@@ -1,5 +1,6 @@
 """The HTTP server of the gateway."""
 
+import ssl
 import threading
 
 import uvicorn
@@ -27,7 +28,24 @@ def serve(app: Stow, host: str, port: int, tls: TlsFiles, connections: int) -> u
         http=guarded(AutoHTTPProtocol, connections),
     )
     config.load()
-    config.ssl = tls.context()
+    config.ssl = _renewing(tls)
     server = uvicorn.Server(config)
     threading.Thread(target=server.run, args=([listener],), name="stow", daemon=True).start()
     return server
+
+
+def _renewing(tls: TlsFiles) -> ssl.SSLContext | None:
+    """A context that takes, for each connection, the certificate and the authority that the files have then.
+
+    The server keeps the context of its start; OpenSSL asks this callback at each hello, with a name or without.
+    """
+    context = tls.context()
+    if context is None:
+        return None
+
+    def exchange(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        if newest := tls.context():
+            connection.context = newest
+
+    context.sni_callback = exchange  # pyright: ignore[reportAttributeAccessIssue] - asyncio's connections are SSLObjects
+    return context

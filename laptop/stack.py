@@ -18,6 +18,7 @@ from laptop.services.kafka_login import USER
 from laptop.services.process import birth, tail
 from laptop.services.prometheus import find_prometheus
 from laptop.services.service import base_environment, s3_environment, settings_environment
+from laptop.services.worklist import WorklistService
 from laptop.supervision.assembly import Assembly, assembled
 from laptop.supervision.status import ServiceStatus, StackStatus, read_status
 from lungline.errors import StackError
@@ -142,9 +143,15 @@ def _kafka_files(connected: Settings) -> dict[str, str]:
 
 
 def _dicomweb(assembly: Assembly) -> dict[str, str]:
-    """Where DICOMweb clients send X-rays, and with which bearer token."""
+    """Where DICOMweb clients send X-rays, and where viewers search and retrieve them, each with its bearer token."""
     gateway = next(service for service in assembly.services if isinstance(service, GatewayService))
-    return {"DICOMWEB_URL": gateway.dicomweb, "DICOMWEB_TOKEN": gateway.token}
+    worklist = next(service for service in assembly.services if isinstance(service, WorklistService))
+    return {
+        "DICOMWEB_URL": gateway.dicomweb,
+        "DICOMWEB_TOKEN": gateway.token,
+        "DICOMWEB_VIEWER_URL": worklist.dicomweb,
+        "DICOMWEB_VIEWER_TOKEN": worklist.viewer_token,
+    }
 
 
 _ADDRESSES = {

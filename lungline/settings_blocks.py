@@ -192,6 +192,11 @@ class WorklistSettings(Block):
     event_token: SecretStr | None = Field(
         default=None, description="Bearer token required of senders of events that need no proofs; empty requires none."
     )
+    viewer_token: SecretStr | None = Field(
+        default=None,
+        description="Bearer token of DICOM viewers, which may see all X-rays and whom they are of; empty serves none. "
+        "The laptop stack generates one.",
+    )
     secret: SecretStr | None = Field(
         default=None, description="Key that signs cookies; empty generates one in the home folder."
     )

@@ -161,8 +161,10 @@ def all_secrets() -> list[dict[str, Any]]:
     """Every secret that the manifests name, but for those that only a house can know (production)."""
     worklist = {"secret": secrets.token_urlsafe(48), "event-token": secrets.token_urlsafe(30)}
     research = {"secret": secrets.token_urlsafe(48)}
+    gateway, viewers = ({"token": secrets.token_urlsafe(30)} for _ in range(2))
     made = (*s3_secrets(), *kafka_secrets(), *database_secrets(), *site_secrets(), *mlflow_secrets())
-    return [*made, secret("worklist", worklist), secret("research", research)]
+    named = {"worklist": worklist, "research": research, "dicom-gateway": gateway, "worklist-viewers": viewers}
+    return [*made, *(secret(name, values) for name, values in named.items())]
 
 
 def main() -> int:

@@ -72,7 +72,7 @@ def test_paths_in_the_text_exist(document: str) -> None:
     here = (ROOT / document).parent
     missing = [path for path in named if not (ROOT / path).exists() and not (here / path).exists()]
     # What runs make, what others' addresses end with, and names within buckets.
-    theirs = re.compile(r"manifests/kustomize/|components/(seaweedfs|pod-seccomp|destinations|commitment)")
+    theirs = re.compile(r"manifests/kustomize/|components/(seaweedfs|pod-seccomp|destinations|commitment|viewers)")
     assert [path for path in missing if not theirs.match(path) and not (ROOT / path.rstrip("./")).exists()] == []
 
 

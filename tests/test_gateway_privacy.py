@@ -132,8 +132,27 @@ def look(settings: Settings, connected: Settings) -> str:
         pages = [client.get(f"{worklist}/x/{identity}").text for identity in rows]
         client.get(f"{worklist}/x/{NAME}")
         client.get(f"{worklist}/{NAME}", params={NUMBER: ACCESSION})
+    pages += view(settings)
     assert connected.patients_bucket
     return "".join((*found, *pages))
+
+
+def view(settings: Settings) -> list[str]:
+    """What a DICOM viewer searches for and gets, with what `lungline env` says."""
+    env, answers = stack.env(settings), list[str]()
+    with httpx.Client(headers={"authorization": f"Bearer {env['DICOMWEB_VIEWER_TOKEN']}"}, timeout=60) as client:
+        queries = (
+            f"PatientName={NAME}*",
+            f"PatientID={NUMBER}",
+            f"AccessionNumber={ACCESSION}",
+            f"StudyInstanceUID={STUDY}",
+        )
+        places = (*(f"?{query}" for query in queries), f"/{STUDY}/series", f"/{STUDY}/metadata", f"/{STUDY}/{NAME}")
+        for place in (*places, f"?{NAME}={NUMBER}", f"?StudyDate={NAME}"):
+            answers.append(client.get(f"{env['DICOMWEB_VIEWER_URL']}/studies{place}").text)
+        assert len(client.get(f"{env['DICOMWEB_VIEWER_URL']}/studies/{STUDY}").content) > 1000
+    assert all(NAME in answer for answer in answers[:6])
+    return answers
 
 
 def test_search_would_notice_the_patient(site: Site) -> None:

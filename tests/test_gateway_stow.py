@@ -1,19 +1,26 @@
 """STOW-RS: what DICOMweb clients send becomes uploads as what modalities send does, with the answers of PS3.18."""
 
+import asyncio
 import io
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pydicom
 import pytest
 
+from gateway.intake import Intake
+from gateway.ledger import Ledger
 from gateway.multipart import MultipartMalformed, Parts
+from gateway.spool import Spool
+from gateway.stow import Stow
 from laptop.services.gateway import GatewayService, running_gateway
 from laptop.services.process import running
 from laptop.services.store import running_store
+from lungline.memory import MemoryBudget
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from tests.support.dicom_files import CT, film, write
@@ -161,6 +168,33 @@ def test_sender_that_goes_leaves_nothing(site: Site) -> None:
         connection.sendall(head.encode() + b"x" * 100_000)
         _until(lambda: bool(list(spool.iterdir())))
     _until(lambda: not list(spool.iterdir()))
+
+
+def test_body_that_stops_is_408(tmp_path: Path) -> None:
+    """The very application, with a silence of a moment: what has arrived is given back."""
+    spool = Spool(tmp_path / "spool", 2**20)
+    settings = Settings(home=tmp_path)
+    ledger = Ledger(tmp_path / "ledger.db")
+    intake = Intake(Storage(), settings, ledger, MemoryBudget(2**20))
+    sent: list[dict[str, Any]] = []
+    came = iter([{"type": "http.request", "body": b"--here\r\n\r\nsome", "more_body": True}])
+
+    async def receive() -> dict[str, Any]:
+        if message := next(came, None):
+            return message
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    async def answer(message: MutableMapping[str, Any]) -> None:
+        sent.append(dict(message))
+
+    headers = [(b"authorization", b"Bearer t"), (b"content-type", TYPE.encode())]
+    scope = {"type": "http", "method": "POST", "path": "/dicom-web/studies", "headers": headers}
+    asyncio.run(Stow(intake, spool, "t", silence_seconds=0.05)(scope, receive, answer))
+    ledger.close()
+    assert sent[0]["status"] == 408
+    assert (b"connection", b"close") in sent[0]["headers"]
+    assert not list(spool.folder.iterdir())
 
 
 def _until(condition: object, seconds: float = 10) -> None:

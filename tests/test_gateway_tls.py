@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -29,6 +30,7 @@ from tests.support.orthanc import Modality, running_orthanc
 from tests.support.waiting import eventually
 
 LISTENER = "DX2"
+REFUSED = (httpx.ReadError, httpx.ConnectError, httpx.RemoteProtocolError)
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,18 @@ class Site:
     def port(self) -> int:
         return self.gateway.ports.gateway
 
-    def seen(self) -> int:
-        """The serial number of the certificate that a sender sees."""
+    def context(self, sender: Pair | None = None) -> ssl.SSLContext:
+        """What a sender trusts and shows."""
+        pair = sender or self.sender
         context = ssl.create_default_context(cafile=str(self.authority))
-        context.load_cert_chain(self.sender.certificate, self.sender.key)
+        context.load_cert_chain(pair.certificate, pair.key)
+        return context
+
+    def seen(self, port: int | None = None) -> int:
+        """The serial number of the certificate that a sender sees, by default over DICOM."""
+        context = self.context()
         with (
-            socket.create_connection((HOST, self.port), 10) as plain,
+            socket.create_connection((HOST, port or self.port), 10) as plain,
             context.wrap_socket(plain, server_hostname="localhost") as connection,
         ):
             return x509.load_der_x509_certificate(connection.getpeercert(binary_form=True) or b"").serial_number
@@ -94,6 +102,26 @@ def test_sender_without_tls_is_refused(site: Site) -> None:
     assert dcmtk("echoscu", "-aec", "LUNGLINE", HOST, str(site.port), seconds=30).returncode != 0
 
 
+def stow(site: Site, context: ssl.SSLContext) -> int:
+    """The status of a store request over TLS."""
+    kind = 'multipart/related; type="application/dicom"; boundary=here'
+    headers = {"authorization": f"Bearer {site.gateway.token}", "content-type": kind}
+    body = b"--here\r\n\r\n" + write(film(64, seed=9)) + b"\r\n--here--\r\n"
+    with httpx.Client(verify=context, timeout=30) as client:
+        return client.post(f"{site.gateway.dicomweb}/studies", content=body, headers=headers).status_code
+
+
+def test_stow_needs_a_certificate_of_the_authority(site: Site, tmp_path: Path) -> None:
+    """The token alone opens nothing."""
+    assert site.gateway.dicomweb.startswith("https://")
+    assert stow(site, site.context()) == 200
+    stranger = Pair.of(tmp_path, "DX1")
+    Authority.claim(tmp_path, "Lungline DICOM gateway").issue(stranger, "DX1")
+    for context in (ssl.create_default_context(cafile=str(site.authority)), site.context(stranger)):
+        with pytest.raises(REFUSED):
+            stow(site, context)
+
+
 def test_orthanc_sends_over_tls(site: Site, tmp_path: Path) -> None:
     tls = {
         "DicomTlsEnabled": True,
@@ -128,12 +156,29 @@ def test_renewed_certificate_holds_without_a_restart(site: Site) -> None:
     """A file that cannot be read changes nothing; the next good one does."""
     signer = authority(site.gateway.home)
     server = Pair.of(signer.pair.certificate.parent, "gateway")
+    web = site.gateway.ports.gateway_web
     before, good = site.seen(), server.certificate.read_bytes()
+    assert site.seen(web) == before
     server.certificate.write_bytes(good[:100])
-    assert site.seen() == before
+    assert site.seen() == site.seen(web) == before
     server.certificate.write_bytes(good)
     signer.issue(server, "gateway", host=HOST)
     eventually(lambda: site.seen() != before)
+    assert site.seen(web) == site.seen()
+
+
+def test_replaced_authority_shuts_out_former_senders_at_once(site: Site, tmp_path: Path) -> None:
+    trusted = authority(site.gateway.home).pair.certificate
+    good = trusted.read_bytes()
+    trusted.write_bytes(Authority.claim(tmp_path, "Another authority").pair.certificate.read_bytes())
+    try:
+        with pytest.raises(REFUSED):
+            stow(site, site.context())
+        done = dcmtk("echoscu", *options(site.sender, site.authority), "-aec", "LUNGLINE", HOST, str(site.port))
+        assert done.returncode != 0
+    finally:
+        trusted.write_bytes(good)
+    assert stow(site, site.context()) == 200
 
 
 def test_each_sender_gets_its_own_certificate_once(tmp_path: Path) -> None:

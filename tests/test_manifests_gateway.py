@@ -12,7 +12,7 @@ import yaml
 
 from lungline.home import Home
 from lungline.service_state import write_state
-from lungline.settings import Settings
+from lungline.settings import Settings, variable
 from tests.support.manifests_of import (
     MANIFESTS,
     ROOT,
@@ -29,7 +29,7 @@ from tests.support.manifests_of import (
     text_of,
 )
 
-NAME, DICOM = "dicom-gateway", 11112
+NAME, DICOM, STOW = "dicom-gateway", 11112, 8104
 UNITS = {"Mi": 2**20, "Gi": 2**30}
 
 
@@ -56,10 +56,23 @@ def test_its_command_is_one_that_the_program_takes(overlay: str) -> None:
     command = [sys.executable, *container["command"][1:], "--help"]
     text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     assert all(argument.split("=")[0] in text for argument in container["args"])
-    assert f"--dicom_port={DICOM}" in container["args"]
+    assert {f"--dicom_port={DICOM}", f"--web_port={STOW}"} <= set(container["args"])
     image = re.search(r"lungline/(\w+)", container["image"])
     assert image
     assert "\npynetdicom==" in (ROOT / f"requirements/{image.group(1)}.txt").read_text()
+
+
+@every_overlay
+def test_both_ways_in_have_their_port_and_stow_its_token(overlay: str) -> None:
+    """A proxy that ends TLS would also end the check of the senders' certificates: no route leads here."""
+    (container,) = gateway(overlay).containers
+    listens = {port["name"]: port["containerPort"] for port in container["ports"]}
+    service = named(overlay, "Service")[NAME]["spec"]
+    assert [listens[port["targetPort"]] for port in service["ports"]] == [DICOM, STOW]
+    (token,) = [entry for entry in env_of(container) if entry["name"] == variable("gateway.token")]
+    assert token["valueFrom"] == {"secretKeyRef": {"name": NAME, "key": "token"}}
+    routed = [rule for route in of_kind(overlay, "HTTPRoute") for rule in route["spec"]["rules"]]
+    assert NAME not in str([rule.get("backendRefs") for rule in routed])
 
 
 @every_overlay
@@ -82,7 +95,7 @@ def test_its_liveness_is_the_age_of_its_state_file(overlay: str, tmp_path: Path)
 @every_overlay
 def test_it_has_the_rights_of_a_scanner_and_reaches_only_the_store(overlay: str) -> None:
     pod = gateway(overlay)
-    assert {name for _, name, _ in secret_references_of(pod)} <= {"s3-scanner", "dicom-gateway-tls"}
+    assert {name for _, name, _ in secret_references_of(pod)} <= {"s3-scanner", NAME, "dicom-gateway-tls"}
     reached = {
         name
         for name, policy in named(overlay, "NetworkPolicy").items()
@@ -110,14 +123,14 @@ def test_a_changed_list_of_senders_starts_new_pods(overlay: str) -> None:
 
 def test_modalities_come_in_from_their_network_only() -> None:
     network = yaml.safe_load((MANIFESTS / "overlays/production/names.yaml").read_text())["data"]["modality-network"]
-    assert sources("production", DICOM) == [{"ipBlock": {"cidr": network}}]
+    assert sources("production", DICOM) == sources("production", STOW) == [{"ipBlock": {"cidr": network}}]
     service = named("production", "Service")[NAME]["spec"]
     assert service["type"] == "LoadBalancer"
     assert service["loadBalancerSourceRanges"] == [network]
     assert service["externalTrafficPolicy"] == "Local", "policies must see the sender's own address"
-    assert [port["port"] for port in service["ports"]] == [2762], "DICOM over TLS"
+    assert [port["port"] for port in service["ports"]] == [2762, 443], "DICOM over TLS, and HTTPS"
     assert "MODALITY-" not in text_of("overlays/production")
-    assert sources("minikube", DICOM) == []
+    assert sources("minikube", DICOM) == sources("minikube", STOW) == []
 
 
 def test_both_sides_have_certificates_in_production() -> None:

@@ -2,21 +2,27 @@
 
 import io
 import re
+import resource
 import shutil
 import subprocess
 from html import unescape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from highdicom.sr import srread
 from pydicom import dcmread
 
 from lungline.errors import DataError
+from lungline.imaging.decoding import decode
+from lungline.imaging.preparation import Preparation, heatmap_png
 from lungline.results.records import ImageFacts, ResultRecord
 from lungline.storage.s3 import Storage
+from tests.support.dicom_files import DEFLATED, deflated_bomb, film, write
 from tests.support.worklist_site import home, record, running_site
 from tests.test_worklist_dicom import ODD, predicted, radiograph, replaced
+from worklist.exports.secondary_capture import capture
 from worklist.exports.structured_report import structured_report
 
 
@@ -165,3 +171,16 @@ def test_upload_that_is_no_dicom_has_no_report_to_download(tmp_path: Path, store
         assert response.status_code == 404
         assert "not known whose study" in response.text
         assert ".sr.dcm" not in client.get(f"/x/{made.upload.identity}").text
+
+
+@pytest.mark.attack
+def test_bomb_behind_honest_pixels_is_not_inflated() -> None:
+    """Predictors judge such a file, so its report and capture are made: of its header, in the memory of a header."""
+    data = deflated_bomb(write(film(64), DEFLATED, StudyInstanceUID="1.2.3"), 400, behind=True)
+    assert len(data) < 2**20
+    image = decode(data)
+    overlaid = heatmap_png(image, np.full((4, 4), 0.8, np.float32), Preparation())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert dcmread(io.BytesIO(structured_report(data, result()))).StudyInstanceUID == "1.2.3"
+    assert dcmread(io.BytesIO(capture(data, overlaid, result()))).StudyInstanceUID == "1.2.3"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024

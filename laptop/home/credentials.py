@@ -68,6 +68,11 @@ class Credentials:
         """The bearer token of STOW-RS; derived from a key that every home has."""
         return self._derived("stow token")
 
+    @property
+    def viewer(self) -> str:
+        """The bearer token of DICOM viewers; derived from a key that every home has."""
+        return self._derived("viewer token")
+
     def _derived(self, use: str) -> str:
         return hmac.new(self.signing["signing"].encode(), use.encode(), "sha256").hexdigest()
 

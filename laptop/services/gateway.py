@@ -84,7 +84,7 @@ class GatewayService:
         keys = (given, ours.s3_secret_key)
         if given and given.get_secret_value() == self.credentials.owner.access_key:
             keys = (SecretStr(scanner.access_key), SecretStr(scanner.secret_key))
-        secrets = ("database", "event_token", "secret", "oidc_client_secret")
+        secrets = ("database", "event_token", "viewer_token", "secret", "oidc_client_secret")
         worklist = ours.worklist.model_copy(update=dict.fromkeys(secrets))
         gateway = with_certificates(self.home, ours.gateway).model_copy(update={"token": SecretStr(self.token)})
         return ours.model_copy(

@@ -49,6 +49,17 @@ class WorklistService:
         return _with(settings, "uri", self.address)
 
     @property
+    def dicomweb(self) -> str:
+        """The address that viewers are given, which is not that of pages: they know no names under localhost."""
+        return f"{self.events}/dicom-web"
+
+    @property
+    def viewer_token(self) -> str:
+        """The bearer token of viewers."""
+        given = self.settings.worklist.viewer_token
+        return given.get_secret_value() if given else self.credentials.viewer
+
+    @property
     def listens(self) -> tuple[int, ...]:
         """The page and the metrics."""
         return (self.ports.worklist, self.ports.worklist_metrics)
@@ -59,7 +70,8 @@ class WorklistService:
         argv = ("nice", "-n", "5", sys.executable, "-P", "-m", "worklist")
         argv += ("--host", HOST, "--http_port", str(self.ports.worklist))
         argv += ("--metrics_port", str(self.ports.worklist_metrics))
-        env = base_environment() | settings_environment(self.connected(self.guarded(self.settings)))
+        ours = _with(self.connected(self.guarded(self.settings)), "viewer_token", SecretStr(self.viewer_token))
+        env = base_environment() | settings_environment(ours)
         return Command(argv, env, self.home.file("worklist"))
 
     def probe(self, pid: int) -> State:  # noqa: ARG002 - its response tells the state

@@ -26,6 +26,7 @@ SECRETS = (
     *((NAMESPACE, f"kafka-{user}") for user in ("object-store", "eventing", "tools")),
     *((NAMESPACE, name) for name in ("object-store-root", "xray-cluster-ca", "xray-cluster-ca-cert")),
     *((NAMESPACE, name) for name in ("postgres", "worklist", "research", "mlflow", "mlflow-people", "site-public-key")),
+    (NAMESPACE, "dicom-gateway"),
     *((PIPELINES, name) for name in ("s3-pipeline", "mlflow-pipeline", "site-key")),
 )
 # Objects that must be ready: API group, resource, name.

@@ -160,7 +160,7 @@ def read_file(data: bytes, needed: frozenset[int]) -> DicomFile:
     """Read the needed elements of a DICOM file. Raises ImageRefused (truncated, corrupt, unsupported-format)."""
     preamble = data[128:132] == b"DICM"
     meta, start = _meta(data, 132 if preamble else 0)
-    syntax = meta.get(SYNTAX, b"").decode("ascii", "replace").strip(" \0")
+    syntax = _syntax(meta)
     if syntax == DEFLATED:
         data, start = _inflated(data, start, _DEFLATED_HEADER), 0
     order, explicit = _encoding(data, start, syntax)
@@ -176,6 +176,16 @@ def read_file(data: bytes, needed: frozenset[int]) -> DicomFile:
         has_preamble=preamble,
         vrs=elements.vrs,
     )
+
+
+def transfer_syntax(data: bytes) -> str:
+    """The transfer syntax that the beginning of a file names; empty where it names none. Raises ImageRefused."""
+    meta, _ = _meta(data, 132 if data[128:132] == b"DICM" else 0)
+    return _syntax(meta)
+
+
+def _syntax(meta: Mapping[int, bytes]) -> str:
+    return meta.get(SYNTAX, b"").decode("ascii", "replace").strip(" \0")
 
 
 def find_header(data: bytes, needed: frozenset[int]) -> DicomFile | None:
@@ -198,7 +208,7 @@ class DicomHeader:
 def read_header(data: bytes) -> DicomHeader:
     """Read the header of a file that `read_file` accepted; only the header of a deflated file is inflated."""
     meta, start = _meta(data, 132 if data[128:132] == b"DICM" else 0)
-    syntax = meta.get(SYNTAX, b"").decode("ascii", "replace").strip(" \0")
+    syntax = _syntax(meta)
     if syntax == DEFLATED:
         data, start = _inflated(data, start, _DEFLATED_HEADER), 0
     order, explicit = _encoding(data, start, syntax)

@@ -25,6 +25,7 @@ from lungline.storage.objects import ObjectInfo, StoredObject, from_head, from_l
 from lungline.storage.signing import SignedRequests
 
 CONFLICT_ATTEMPTS = 5
+PIECE_BYTES = 128 * 1024
 
 
 class Storage:
@@ -74,6 +75,12 @@ class Storage:
                 if max_bytes is not None and info.size > max_bytes:
                     raise ObjectTooLarge(f"The object has {info.size} bytes; the limit is {max_bytes}.")
                 return StoredObject(body.read(), info.etag, info.size, info.modified, info.version_id)
+
+    def open(self, bucket: str, key: str, version_id: str | None = None) -> tuple[ObjectInfo, Iterator[bytes]]:
+        """Metadata of an object, and its content piece by piece. Raises ObjectGone."""
+        with translated(bucket, reading=True):
+            response = self._client.get_object(**_address(bucket, key, version_id))
+        return from_head(key, response), _pieces(bucket, response["Body"])
 
     def head(self, bucket: str, key: str, version_id: str | None = None) -> ObjectInfo:
         """Read the metadata of an object. Raises ObjectGone."""
@@ -267,6 +274,11 @@ class Storage:
     def _get_file(self, bucket: str, key: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._client.download_file(bucket, key, str(path))
+
+
+def _pieces(bucket: str, body: Any) -> Iterator[bytes]:
+    with closing(body), translated(bucket, reading=True):
+        yield from body.iter_chunks(PIECE_BYTES)
 
 
 def _address(bucket: str, key: str, version_id: str | None) -> dict[str, str]:

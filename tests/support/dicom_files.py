@@ -1,6 +1,8 @@
 """DICOM files for tests: radiographs in any transfer syntax with any header, written by pydicom."""
 
 import io
+import struct
+import zlib
 from typing import Any
 
 import imagecodecs
@@ -83,6 +85,18 @@ def write(
     )
     data = buffer.getvalue()
     return data if preamble else data[132:]
+
+
+def deflated_bomb(data: bytes, megabytes: int, *, behind: bool = False) -> bytes:
+    """A deflated file with an element of so many megabytes of nothing before its pixels, or behind them."""
+    start = pydicom.dcmread(io.BytesIO(data)).file_meta.FileMetaInformationGroupLength + 144
+    body = zlib.decompress(data[start:], -zlib.MAX_WBITS)
+    at = len(body) if behind else body.index(b"\xe0\x7f\x10\x00")
+    packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    element = (b"\xfc\xff\xfc\xff" if behind else b"\x42\0\x11\0") + b"OB\0\0" + struct.pack("<I", megabytes * 2**20)
+    pieces = [data[:start], packer.compress(body[:at] + element)]
+    pieces += [packer.compress(bytes(2**20)) for _ in range(megabytes)]
+    return b"".join((*pieces, packer.compress(body[at:]), packer.flush()))
 
 
 def compressed(pixels: np.ndarray, syntax: str, bits: int) -> bytes:

@@ -66,20 +66,39 @@ class ImageRenderer:
             self._limits.take(2 * pixels.size)  # while it is compressed
             return RenderedImage(write_png(pixels), "image/png")
 
+    def rendered(self, record: ResultRecord, longest: int, quality: int) -> RenderedImage:
+        """The X-ray as a JPEG of at most `longest` pixels on its longest side; raises what `xray` does, and Busy."""
+        with self._limits.work():
+            pixels = decode(self._read(record), self._limits, at_least=longest).pixels
+            self._limits.take(2 * pixels.size)
+            image = Image.fromarray(pixels)
+            image.thumbnail((longest, longest))
+            return RenderedImage(_jpeg(image, quality), "image/jpeg")
+
     def original(self, record: ResultRecord) -> bytes:
         """The bytes that were uploaded."""
         upload = record.upload
         stored = self._storage.get(upload.bucket, upload.key, upload.version_id, self._limits.max_bytes)
-        etag = record.read.etag if record.read else upload.etag
-        if etag and not upload.version_id and stored.etag != etag:
-            raise ObjectGone("The image was overwritten after the prediction.")
+        _require_same(record, stored.etag)
         return stored.data
 
+    def pieces(self, record: ResultRecord) -> Generator[bytes]:
+        """The bytes that were uploaded, piece by piece; holds one of them. Raises what `original` does."""
+        upload = record.upload
+        stored, pieces = self._storage.open(upload.bucket, upload.key, upload.version_id)
+        _require_same(record, stored.etag)
+        yield from pieces
+
     @contextmanager
-    def reading(self, record: ResultRecord) -> Generator[bytes]:
-        """The bytes that were uploaded, in memory that is given back when the context ends; raises Busy as well."""
+    def reading(self, record: ResultRecord, copies: int = 1) -> Generator[bytes]:
+        """The bytes that were uploaded, in memory that is given back when the context ends; raises Busy as well.
+
+        The memory is that of `copies` of them.
+        """
         with self._limits.work():
-            yield self._read(record)
+            data = self._read(record)
+            self._limits.take((copies - 1) * len(data))
+            yield data
 
     def _read(self, record: ResultRecord) -> bytes:
         """The bytes that were uploaded, in the memory of this thread's work."""
@@ -147,7 +166,13 @@ def lift(overlaid: bytes) -> bytes:
     return out.getvalue()
 
 
-def _jpeg(image: Image.Image) -> bytes:
+def _require_same(record: ResultRecord, etag: str) -> None:
+    expected = record.read.etag if record.read else record.upload.etag
+    if expected and not record.upload.version_id and etag != expected:
+        raise ObjectGone("The image was overwritten after the prediction.")
+
+
+def _jpeg(image: Image.Image, quality: int = 80) -> bytes:
     out = io.BytesIO()
-    image.save(out, "JPEG", quality=80)
+    image.save(out, "JPEG", quality=quality)
     return out.getvalue()

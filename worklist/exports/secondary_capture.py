@@ -19,9 +19,11 @@ from worklist.exports import source_header
 
 if TYPE_CHECKING:
     from pydicom import Dataset, FileDataset
+    from pydicom.uid import UID
 
 DISCLAIMER = "Research use only. Not a medical device."
 SERIES = 9317  # far above the numbers that scanners use
+SOP_CLASS = "1.2.840.10008.5.1.4.1.1.7"
 _LINE = 15
 
 
@@ -35,16 +37,9 @@ def capture(original: bytes, overlaid: bytes, record: ResultRecord) -> bytes:
 
     Malformed values of the upload are left out. Raises DataError when it is no DICOM or belongs to no study.
     """
-    from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
-
     quiet_dicom(__name__)
-    try:
-        source = dcmread(io.BytesIO(original), stop_before_pixels=True, force=True)
-        study = source_header.study_uid(source)
-    except (InvalidDicomError, AttributeError, TypeError, ValueError, OSError, EOFError, NotImplementedError) as exc:
-        # Without the library's message, which may quote the patient's data.
-        raise DataError(f"The header of the upload cannot be read ({type(exc).__name__}).") from None
+    source = source_header.read_source(original)
+    study = source_header.study_uid(source)
     if study is None:
         raise DataError("The upload does not say which study it belongs to (StudyInstanceUID).")
     image = _image(source, study, record)
@@ -55,13 +50,20 @@ def capture(original: bytes, overlaid: bytes, record: ResultRecord) -> bytes:
     return out.getvalue()
 
 
+def uids(record: ResultRecord) -> tuple["UID", "UID"]:
+    """The UIDs of the capture's series and of the capture."""
+    from pydicom.uid import generate_uid
+
+    return generate_uid(entropy_srcs=[record.id, "series"]), generate_uid(entropy_srcs=[record.id, "image"])
+
+
 def _image(source: "Dataset", study: str, record: ResultRecord) -> "FileDataset":
     """A Secondary Capture of the upload's study, without pixels."""
     from pydicom import Dataset, FileDataset
     from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
-    uid = generate_uid(entropy_srcs=[record.id, "image"])
+    series, uid = uids(record)
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
     meta.MediaStorageSOPInstanceUID = uid
@@ -73,7 +75,7 @@ def _image(source: "Dataset", study: str, record: ResultRecord) -> "FileDataset"
     done = record.times.done.astimezone()  # local, as the times of the study are
     values: dict[str, object] = {
         "SOPClassUID": SecondaryCaptureImageStorage, "SOPInstanceUID": uid, "StudyInstanceUID": study,
-        "SeriesInstanceUID": generate_uid(entropy_srcs=[record.id, "series"]), "SeriesNumber": SERIES,
+        "SeriesInstanceUID": series, "SeriesNumber": SERIES,
         "InstanceNumber": 1, "Modality": "OT", "ConversionType": "WSD", "Manufacturer": MANUFACTURER,
         "ManufacturerModelName": MANUFACTURER, "SoftwareVersions": record.model.version[:64],
         "SeriesDescription": "Lungline pneumonia risk (research)",

@@ -5,7 +5,9 @@ of that keeps a result from being made, and none of it is copied: values are dec
 and checked against their VR.
 """
 
+import io
 import re
+import struct
 from collections.abc import Callable
 from datetime import date
 from typing import Any
@@ -14,7 +16,18 @@ from pydicom import Dataset
 from pydicom.charset import convert_encodings, decode_bytes, python_encoding
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
+from pydicom.filereader import read_dataset
 from pydicom.uid import UID, generate_uid
+
+from lungline.deidentification.deidentify import quiet_dicom
+from lungline.errors import DataError, ImageRefused
+from lungline.imaging.dicom_header import read_file, read_header
+
+UNREADABLE = (
+    *(AttributeError, TypeError, ValueError, LookupError, ArithmeticError, NotImplementedError),
+    *(OSError, EOFError, struct.error),
+)
+"""What pydicom raises for files that no scanner should have written."""
 
 # Empty where the upload has no valid value (type 2 of the standard), except for these, which may be missing (type 3).
 COPIED = (
@@ -24,6 +37,24 @@ COPIED = (
 _OPTIONAL = {"IssuerOfPatientID", "PatientAge", "StudyDescription"}
 _UID = re.compile(r"[0-9.]{1,64}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ufffd]")
+
+
+def read_source(original: bytes) -> Dataset:
+    """The elements of a DICOM file before its pixels, without the file meta group. Raises DataError.
+
+    Elements, nesting and deflated bytes are bounded before pydicom sees them: it inflates a whole file, and a bomb may
+    lie behind honest pixels.
+    """
+    quiet_dicom(__name__)
+    try:
+        read_file(original, frozenset())
+        header = read_header(original)
+        return read_dataset(
+            io.BytesIO(header.data), is_implicit_VR=not header.explicit, is_little_endian=header.order == "<"
+        )
+    except (ImageRefused, *UNREADABLE) as exc:
+        # Without the library's message, which may quote the patient's data.
+        raise DataError(f"The header of the upload cannot be read ({type(exc).__name__}).") from None
 
 
 def valid_values(source: Dataset) -> dict[str, str]:

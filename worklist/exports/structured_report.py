@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 SERIES = 9318  # beside the Secondary Capture's
+SOP_CLASS = "1.2.840.10008.5.1.4.1.1.88.33"
 SCHEME = "99LUNGLINE"
 _TEXT = 64  # characters of a coded meaning, and of a manufacturer's model
-_PRESENCE = {"Pneumonia": "Present", "Normal": "Absent", "Unsure": "Indeterminate"}
+PRESENCE = {"Pneumonia": "Present", "Normal": "Absent", "Unsure": "Indeterminate"}
 _FIGURES = 4
 PNEUMONIA = ("233604007", "SCT", "Pneumonia")
 
@@ -37,25 +38,19 @@ def structured_report(original: bytes, record: ResultRecord) -> bytes:
     is no DICOM, belongs to no study or cannot be referred to.
     """
     from highdicom.sr import ComprehensiveSR
-    from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
 
     quiet_dicom(__name__)
     quiet_dicom("highdicom")
-    if record.label not in _PRESENCE or record.probability is None:
+    if record.label not in PRESENCE or record.probability is None:
         raise DataError("The result has no probability, so there is nothing to report.")
-    try:
-        source = dcmread(io.BytesIO(original), stop_before_pixels=True, force=True)
-        evidence = _evidence(source)
-    except (InvalidDicomError, AttributeError, TypeError, ValueError, OSError, EOFError, NotImplementedError) as exc:
-        # Without the library's message, which may quote the patient's data.
-        raise DataError(f"The header of the upload cannot be read ({type(exc).__name__}).") from None
+    source = source_header.read_source(original)
+    evidence = _evidence(source)
     document = ComprehensiveSR(
         evidence=[evidence],
         content=_content(evidence, record)[0],
-        series_instance_uid=_uid(record.id, "report series"),
+        series_instance_uid=uids(record)[0],
         series_number=SERIES,
-        sop_instance_uid=_uid(record.id, "report"),
+        sop_instance_uid=uids(record)[1],
         instance_number=1,
         manufacturer=MANUFACTURER,
         manufacturer_model_name=MANUFACTURER,
@@ -68,6 +63,11 @@ def structured_report(original: bytes, record: ResultRecord) -> bytes:
     out = io.BytesIO()
     document.save_as(out, enforce_file_format=True)
     return out.getvalue()
+
+
+def uids(record: ResultRecord) -> tuple[str, str]:
+    """The UIDs of the report's series and of the report."""
+    return _uid(record.id, "report series"), _uid(record.id, "report")
 
 
 def _evidence(source: "Dataset") -> "Dataset":
@@ -193,7 +193,7 @@ def _evaluations(record: ResultRecord) -> list[Any]:
     label = record.label or ""
     label_name = CodedConcept("label", SCHEME, "Label of the model")
     return [
-        QualitativeEvaluation(CodedConcept(*PNEUMONIA), getattr(codes.SCT, _PRESENCE[label])),
+        QualitativeEvaluation(CodedConcept(*PNEUMONIA), getattr(codes.SCT, PRESENCE[label])),
         QualitativeEvaluation(label_name, CodedConcept(label.lower(), SCHEME, label)),
     ]
 

@@ -34,14 +34,18 @@ from worklist.database.rebuild import Restoration
 from worklist.database.session import BUSY_SECONDS, Database
 from worklist.delivery.courier import Courier
 from worklist.destinations import load_destinations
+from worklist.exports.dicom_studies import SearchTooWide
 from worklist.exports.images import ImageRenderer
 from worklist.incoming import Incoming, ResultMissing, VersionUnknown
 from worklist.jobs import Jobs
 from worklist.metrics import CountedRequests
 from worklist.notifier import TIMEOUT_SECONDS, Notifier
 from worklist.rules import load_rules
-from worklist.web import events, exports, list_page, oidc, sign_in, viewer
+from worklist.web import dicomweb_retrieve, events, exports, list_page, oidc, sign_in, viewer
+from worklist.web.accepted import NotAcceptable
 from worklist.web.context import Forbidden, NotFound, SignInNeeded, Worklist, wants_page
+from worklist.web.dicomweb import TokenNeeded
+from worklist.web.dicomweb_query import QueryRefused
 from worklist.web.live import Live
 from worklist.web.looks import Looks
 from worklist.web.rendering import FILTERS
@@ -52,11 +56,15 @@ _log = logging.getLogger(__name__)
 # HTTP statuses of errors; the first match counts.
 STATUS: tuple[tuple[type[LunglineError], int], ...] = (
     (SignInNeeded, 401),
+    (TokenNeeded, 401),
     (Forbidden, 403),
     (NotFound, 404),
     (ResultMissing, 404),
     (VersionUnknown, 409),
     (ReadingRefused, 400),
+    (QueryRefused, 400),
+    (NotAcceptable, 406),
+    (SearchTooWide, 413),
     (ResultChanged, 409),
     (EventMalformed, 400),
     (ImageRefused, 422),
@@ -122,7 +130,7 @@ def build_app(
         restoration=restoration,
         losses=losses,
     )
-    for routes in (events, list_page, viewer, sign_in, exports):
+    for routes in (events, list_page, viewer, sign_in, exports, dicomweb_retrieve):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=FOLDER / "static"))
     _add_handlers(app)
@@ -189,7 +197,10 @@ def _add_handlers(app: FastAPI) -> None:
         status = next((code for kind, code in STATUS if isinstance(exc, kind)), 500)
         if isinstance(exc, SignInNeeded) and wants_page(request):
             return RedirectResponse("/login", status_code=303)
-        return _answer(request, status, str(exc))
+        response = _answer(request, status, str(exc))
+        if isinstance(exc, TokenNeeded):
+            response.headers["www-authenticate"] = "Bearer"
+        return response
 
     async def malformed(request: Request, _exc: Exception) -> Response:
         return _answer(request, 400, "Invalid form data.")

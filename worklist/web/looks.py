@@ -36,7 +36,11 @@ class Looks:
 
     def record_patients(self, person: Person, identities: Sequence[str]) -> None:
         """Add that a user was shown whom these uploads are of, an entry for each. Raises DatabaseUnavailable."""
-        self._record(person, [(person.digest, SAW_PATIENT, identity, "") for identity in identities])
+        self.record_all(person, SAW_PATIENT, identities)
+
+    def record_all(self, person: Person, act: str, identities: Sequence[str], detail: str = "") -> None:
+        """Add a look at each of these uploads. Raises DatabaseUnavailable."""
+        self._record(person, [(person.digest, act, identity, detail) for identity in identities])
 
     def _record(self, person: Person, looks: Sequence[_Look]) -> None:
         with self._lock:

@@ -16,6 +16,8 @@ from worklist.database.access import COOKIE
 HEALTH = frozenset(("/healthz", "/v2/health/ready"))
 # Routes for events, whose senders prove themselves or present a token.
 EVENTS = frozenset(("/", "/dead-letters"))
+DICOMWEB = "/dicom-web"
+"""Under which viewers search and retrieve, with a token."""
 
 
 def is_event(scope: Scope) -> bool:
@@ -50,8 +52,8 @@ class KnownHosts(TrustedHostMiddleware):
     """Refuses requests for other host names, which another site may have pointed at this machine (DNS rebinding).
 
     A cluster's probes address the pod by IP; their responses reveal nothing. With a host name of its own, pages and
-    sign-in are there only: browsers send the cookies of 127.0.0.1 to every server on this machine. Events are not:
-    their sender is no browser, and has a key or a token.
+    sign-in are there only: browsers send the cookies of 127.0.0.1 to every server on this machine. Events and DICOMweb
+    are not: their client is no browser with a cookie, and has a key or a token.
     """
 
     def __init__(self, app: ASGIApp, allowed_hosts: Sequence[str], own: str | None = None) -> None:
@@ -68,7 +70,7 @@ class KnownHosts(TrustedHostMiddleware):
             await super().__call__(scope, receive, send)
 
     def _is_elsewhere(self, scope: Scope) -> bool:
-        if self._own is None or scope["type"] != "http" or is_event(scope):
+        if self._own is None or scope["type"] != "http" or is_event(scope) or scope["path"].startswith(f"{DICOMWEB}/"):
             return False
         return HTTPConnection(scope).headers.get("host", "").partition(":")[0].lower() != self._own
 
