@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -103,7 +104,7 @@ def test_small_writes_are_not_held_back(archive: Archive) -> None:
     """A data set after its command would wait some 40 ms for an acknowledgement, in each delivery but the first."""
     with DicomChannel(archive.destination) as channel:
         channel.send(instances(1))
-        association = channel._connection  # noqa: SLF001 - nothing outside tells but the clock
+        association = cast("Any", channel._connection)  # noqa: SLF001 - nothing outside tells but the clock
         connection = association.dul.socket.socket
         assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
