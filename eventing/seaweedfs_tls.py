@@ -72,6 +72,8 @@ def _generate(certificates: Certificates) -> None:
 def _write(path: Path, data: bytes) -> None:
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def generate_signing_keys() -> dict[str, str]:

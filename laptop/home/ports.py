@@ -71,7 +71,7 @@ def load_ports(home: Home) -> Ports | None:
 def claim_ports(home: Home) -> Ports:
     """The home's ports, with new ones in place of those that another program uses now."""
     ports = Ports.choose(load_ports(home))
-    write_json(home.file("ports.json"), asdict(ports))
+    write_json(home.file("ports.json"), asdict(ports), durable=True)  # clients are set up with them
     return ports
 
 

@@ -7,7 +7,7 @@ connections, the one on which nothing has moved for longest makes way.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 
 from lungline.connections import most_connections
 
@@ -49,12 +49,25 @@ class Crowd:
             self._moved.pop(writer, None)
 
 
-async def hand_on(client: Stream, server: Stream, move: Callable[[], None], stall: float = STALL_SECONDS) -> None:
-    """Hand on the bytes of both, until one of them ends or the other does not take them."""
+Pass = Callable[[bytes], Awaitable[None] | None]
+"""Called with bytes before they are handed on, which waits for what it returns."""
+
+
+async def hand_on(
+    client: Stream,
+    server: Stream,
+    move: Callable[[], None],
+    stall: float = STALL_SECONDS,
+    passes: tuple[Pass | None, Pass | None] = (None, None),
+) -> None:
+    """Hand on the bytes of both, until one of them ends or the other does not take them.
+
+    `passes` are called with the client's and with the server's bytes.
+    """
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(_pump(client[0], server[1], move, stall))
-            group.create_task(_pump(server[0], client[1], move, stall))
+            group.create_task(_pump(client[0], server[1], move, stall, passes[0]))
+            group.create_task(_pump(server[0], client[1], move, stall, passes[1]))
     except* (OSError, TimeoutError):
         for _, writer in (client, server):
             writer.transport.abort()
@@ -72,12 +85,18 @@ def end(stream: Stream, stall: float = STALL_SECONDS) -> None:
 
 
 async def _pump(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, move: Callable[[], None], stall: float
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    move: Callable[[], None],
+    stall: float,
+    passing: Pass | None,
 ) -> None:
     """Hand on bytes until there are no more; then the other end gets no more either."""
     try:
         while data := await reader.read(CHUNK):
             move()
+            if passing and (wait := passing(data)):
+                await wait
             writer.write(data)
             async with asyncio.timeout(stall):
                 await writer.drain()

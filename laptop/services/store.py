@@ -120,6 +120,7 @@ class Store:
         }
         gate = (sys.executable, "-P", "-m", "laptop.services.store_gate", "--door", f"s3.port={self.ports.s3}")
         gate += ("--door", f"filer.port.grpc={self.ports.filer_grpc}")
+        gate += ("--data", str(data))
         gate += ("--report", str(self.home.file("run", "store_gate.json")), "--")
         weed = (*gate, find_weed(), "-logtostderr", f"-config_dir={config}", "mini")
         env = base_environment() | {"GOMEMLIMIT": MEMORY_LIMIT}

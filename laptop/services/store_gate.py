@@ -5,8 +5,8 @@
 
 The store's master and volume servers ask for no login: `GET /col/delete` deletes a bucket, `GET /dir/assign` hands out
 tokens to write with. They require a certificate (`eventing.seaweedfs_tls`), and besides nobody reaches them. S3 asks
-for a signature and the filer's gRPC port for a certificate; their bytes are handed on. This process starts the store
-and ends with it.
+for a signature and the filer's gRPC port for a certificate; their bytes are handed on, answers to S3 writes once the
+disk has what was written (`durable_answers`). This process starts the store and ends with it.
 """
 
 import argparse
@@ -17,14 +17,17 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from laptop.services.durable_answers import Disk, Exchange
 from laptop.services.private_network import BACKLOG, PrivateNetwork, Program, free_port
-from laptop.services.relay import CHUNK, Crowd, hand_on, most_relayed
+from laptop.services.relay import CHUNK, Crowd, Pass, hand_on, most_relayed
 from lungline.listening import listen
 from lungline.network import HOST
+
+S3 = "s3.port"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,8 @@ class Door:
     option: str
     port: int
     inner: int
+    disk: Disk | None = None
+    """Where an answer to a write must be before the client gets it; None where nobody writes."""
 
     @classmethod
     def parse(cls, text: str) -> "Door":
@@ -55,16 +60,24 @@ class Door:
             except OSError:  # the store is starting, or has ended
                 writer.close()
                 return
-            await hand_on((reader, writer), inner, move)
+            await hand_on((reader, writer), inner, move, passes=self._passes())
+
+    def _passes(self) -> tuple[Pass | None, Pass | None]:
+        disk, exchange = self.disk, Exchange()
+        if disk is None:
+            return None, None
+        return exchange.asked, lambda data: None if exchange.may_pass(data) else disk.settle()
 
 
-async def _run(network: PrivateNetwork, doors: Sequence[tuple[Door, socket.socket]]) -> int:
+async def _run(network: PrivateNetwork, doors: Sequence[tuple[Door, socket.socket]], data: Path) -> int:
+    disk = Disk(data)
     loop = asyncio.get_running_loop()
     ended = loop.create_task(asyncio.to_thread(os.waitpid, network.pid, 0))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: None)  # the store gets the same signal, and this process ends with it
     for door, listener in doors:
-        serve = partial(door.serve, network, Crowd(most_relayed()))
+        settled = replace(door, disk=disk if door.option == S3 else None)
+        serve = partial(settled.serve, network, Crowd(most_relayed()))
         await asyncio.start_server(serve, sock=listener, limit=CHUNK, backlog=BACKLOG)
     _, status = await ended
     return os.waitstatus_to_exitcode(status)
@@ -75,6 +88,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m laptop.services.store_gate", description=__doc__)
     text = "an option of the store that names a port, and the port of this machine in front of it: OPTION=PORT"
     parser.add_argument("--door", type=Door.parse, action="append", required=True, help=text)
+    parser.add_argument("--data", type=Path, required=True, help="the folder that answers to writes wait for")
     parser.add_argument("--report", type=Path, required=True, help="where to write whether the others are out of reach")
     parser.add_argument("program", nargs="+", help="the store's command")
     arguments = parser.parse_args(argv)
@@ -83,7 +97,7 @@ def main(argv: Sequence[str]) -> int:
     program = [*arguments.program, *(f"-{door.option}={door.inner}" for door in doors)]
     network = PrivateNetwork.start(Program(program, dict(os.environ), doors[0].inner))
     arguments.report.write_text(json.dumps({"pid": os.getpid(), "private": network.is_private}))
-    return asyncio.run(_run(network, list(zip(doors, listeners, strict=True))))
+    return asyncio.run(_run(network, list(zip(doors, listeners, strict=True)), arguments.data))
 
 
 if __name__ == "__main__":

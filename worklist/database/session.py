@@ -143,7 +143,7 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # the driver's own BEGIN comes too late; ours is below
     for pragma in (
         "journal_mode = WAL",
-        "synchronous = NORMAL",
+        "synchronous = FULL",  # a reading that was taken is there after a power cut
         "foreign_keys = ON",
         "cache_size = -8000",
         "mmap_size = 268435456",
