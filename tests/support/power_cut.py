@@ -35,6 +35,7 @@ from lungline.home import Home, read_json, write_json
 from lungline.package.card import amend_card
 from lungline.package.package import Package
 from lungline.registry.history import Facts, History, PromotionEntry
+from lungline.results import records as results
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from tests.support.chaos_run import image
@@ -48,7 +49,8 @@ from tests.support.worklist_site import wait
 
 SCANNERS = 3
 EARLIEST, LATEST = 0.2, 5.0
-SETTLE_SECONDS = 60.0
+SETTLE_SECONDS = 120.0
+_SAID = re.compile("WARN|ERROR|lost uploads|sent again")
 STARTED = stack.ESSENTIAL | {"worklist"}
 
 
@@ -242,9 +244,13 @@ class PowerCut:
         return {"uploads": sum(there[key] != etag for key, etag in self.acknowledged.uploads.items())}
 
     def _results(self) -> dict[str, int]:
+        connected = stack.connect(self.settings)
+        every = results.every(Storage.from_settings(connected), connected.results_bucket)
+        judged = {record.upload.key for record in every if record.outcome == "judged"}
         with self._database() as database:
             listed = {key for (key,) in database.execute("SELECT key FROM entries WHERE outcome = 'judged'")}
-        return {"results": len(self.acknowledged.uploads.keys() - listed)}
+        uploads = self.acknowledged.uploads.keys()
+        return {"results": len(uploads - judged), "listed": len(uploads & judged - listed)}
 
     def _notices(self) -> dict[str, int]:
         with self._database() as database:
@@ -317,7 +323,7 @@ def _etag(storage: Storage, bucket: str, key: str) -> str | None:
 
 
 def _warnings(log: str) -> list[str]:
-    return [line[:200] for line in log.splitlines() if "WARN" in line.upper() or "ERROR" in line.upper()]
+    return [line[:200] for line in log.splitlines() if _SAID.search(line)]
 
 
 def main() -> int:
