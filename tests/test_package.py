@@ -12,6 +12,7 @@ import pytest
 
 from lungline.errors import PackageError
 from lungline.imaging.preparation import Preparation
+from lungline.package.bill_of_materials import BILL, write_bill
 from lungline.package.card import (
     CARD,
     MODEL,
@@ -25,10 +26,11 @@ from lungline.package.card import (
     amend_card,
     read_card,
 )
-from lungline.package.package import NOT_A_CHEST, Package
+from lungline.package.package import NOT_A_CHEST, Package, listed_digests
 from lungline.settings import ModelSettings
 from lungline.training.export import write_package
 from lungline.training.train import build
+from tests.support.cyclonedx import fault_of
 
 SIZE = 32
 
@@ -128,11 +130,28 @@ def flip_a_byte(path: Path) -> None:
     path.write_bytes(bytes(data))
 
 
+def describe(folder: Path, other: str | None) -> None:
+    """Replace the bill by that of another file, or by none, and let the card list it."""
+    listed = read_card(folder)[0]
+    if other is None:
+        (folder / BILL).write_text('{"components": 7}')
+    else:
+        write_bill(folder, listed, listed.files | {other: "0" * 64})
+    amend_card(folder, files=listed_digests(folder))
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a changed network": (lambda f: flip_a_byte(f / MODEL), "model.tflite .* is damaged"),
     "a truncated network": (lambda f: (f / MODEL).write_bytes((f / MODEL).read_bytes()[:999]), "is damaged"),
     "a missing network": (lambda f: (f / MODEL).unlink(), "model.tflite .* is missing"),
     "a changed saved model": (lambda f: flip_a_byte(f / "saved_model/saved_model.pb"), "saved_model.pb .* is damaged"),
+    "a changed bill": (lambda f: flip_a_byte(f / BILL), "sbom.cdx.json .* is damaged"),
+    "a bill of another network": (lambda f: describe(f, MODEL), "bill of materials .* does not fit: .* model.tflite"),
+    "a bill of another file": (
+        lambda f: describe(f, "saved_model/saved_model.pb"),
+        "bill of materials .* does not fit: it has another saved_model/saved_model.pb",
+    ),
+    "a bill that is none": (lambda f: describe(f, None), "bill of materials .* cannot be read"),
     "a foreign file": (lambda f: (f / "extra.txt").write_text("x"), "extra.txt .* not listed"),
     "no card": (lambda f: (f / CARD).unlink(), "no readable card.json"),
     "an empty card": (lambda f: (f / CARD).write_text(""), "card.json .* is damaged"),
@@ -151,13 +170,29 @@ def test_a_damaged_package_is_refused_in_one_sentence(damage: str, folder: Path)
     assert "\n" not in str(caught.value)
 
 
+def test_the_bill_of_materials_is_valid_cyclonedx(written: Path) -> None:
+    """By CycloneDX's own validator; it names the network by its digest, the data, the code and its libraries."""
+    text = (written / BILL).read_text()
+    assert fault_of(text) is None
+    bill = json.loads(text)
+    assert bill["metadata"]["component"]["hashes"][0]["content"] == read_card(written)[0].files[MODEL]
+    assert {part["name"] for part in bill["components"]} >= {"lungline", "phantom", "saved_model/saved_model.pb"}
+
+
+def test_a_package_without_a_bill_is_of_an_earlier_release(folder: Path) -> None:
+    (folder / BILL).unlink()
+    amend_card(folder, files=listed_digests(folder))
+    assert Package.load(folder).card.name == "pneumonia"
+
+
 def test_an_unreadable_network_is_refused(folder: Path) -> None:
     """LiteRT cannot load it, though its digest is the card's."""
     import hashlib
 
     (folder / MODEL).write_bytes(b"not a network")
-    files = read_card(folder)[0].files | {MODEL: hashlib.sha256(b"not a network").hexdigest()}
-    amend_card(folder, files=files)
+    described = read_card(folder)[0]
+    write_bill(folder, described, described.files | {MODEL: hashlib.sha256(b"not a network").hexdigest()})
+    amend_card(folder, files=listed_digests(folder))
     with pytest.raises(PackageError, match="LiteRT cannot load"):
         Package.load(folder)
 

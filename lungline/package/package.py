@@ -2,6 +2,7 @@
 
     model.tflite      the network that is served
     saved_model/      the same network for TensorFlow Serving and others
+    sbom.cdx.json     the bill of materials: files, data, code and libraries, in CycloneDX's form
     card.json         preparation, thresholds, calibration, metrics, origin, and the sha256 of every file
     model.sig         the signature of all of these, written when the package is registered
 
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from lungline.errors import PackageError
 from lungline.imaging.lungs import problem_of
+from lungline.package.bill_of_materials import require_fit
 from lungline.package.card import CARD, MODEL, Calibration, Card, Thresholds, read_card
 from lungline.package.signature import digests_of
 
@@ -110,6 +112,7 @@ class Package:
         """
         card, sha256 = read_card(folder)
         _verify(folder, card)
+        require_fit(folder, card)
         package = cls(folder, card, sha256, (folder / MODEL).read_bytes(), threads)
         size = card.preparation.size
         package.predict(np.zeros((1, size, size, 1), np.float32))  # raises if LiteRT cannot run it

@@ -1,4 +1,4 @@
-"""Write a Keras model as a package: LiteRT file, SavedModel and card."""
+"""Write a Keras model as a package: LiteRT file, SavedModel, bill of materials and card."""
 
 # pyright: basic
 # TensorFlow and Keras ship no usable types: strictness here would only collect casts.
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lungline.errors import PackageError
+from lungline.package.bill_of_materials import write_bill
 from lungline.package.card import MODEL, SAVED_MODEL, Card, _write_card
 from lungline.package.package import Package, listed_digests, quiet
 
@@ -129,6 +130,7 @@ def write_package(folder: Path, *, keras_model: Any, card: Card) -> Card:
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         export(keras_model, draft / MODEL, draft / SAVED_MODEL)
+        write_bill(draft, card, listed_digests(draft))
         card = card.model_copy(update={"files": listed_digests(draft)})
         _write_card(draft, card)
         draft.chmod(0o755)  # mkdtemp's 0700 would shut other users of a shared volume out
