@@ -11,7 +11,8 @@
 # Dependencies come from requirements/, with hashes and as wheels only, so nothing is compiled and no image contains a
 # compiler. All run as user 65532 and write only to /tmp and volumes.
 
-ARG PYTHON=docker.io/library/python:3.11.14-slim-bookworm
+# The digest is that of the index of all platforms; the tag beside it is for people and for Dependabot.
+ARG PYTHON=docker.io/library/python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 
 # ----------------------------------------------------------------------------------------------------------- build
 FROM ${PYTHON} AS build
@@ -75,7 +76,8 @@ LABEL org.opencontainers.image.title="Lungline" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.created="${CREATED}" \
-      org.opencontainers.image.base.name="docker.io/library/python:3.11.14-slim-bookworm"
+      org.opencontainers.image.base.name="docker.io/library/python:3.11.14-slim-bookworm" \
+      org.opencontainers.image.base.digest="sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d"
 # HOME and LOGNAME: the user has no entry in /etc/passwd, and some libraries need a cache folder or a user name.
 # PYTHONDONTWRITEBYTECODE: the byte code exists already, and the root file system may be read-only.
 ENV PATH=/opt/lungline/bin:$PATH \

@@ -1,6 +1,6 @@
 # The commands for people, hooks and CI. A fresh machine needs Python 3.11 and make; the rest is installed.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test attack chaos kafka-test cluster-test check format graph lock docs dashboards screenshots bench clean
+.PHONY: help setup demo test attack chaos power-cut kafka-test cluster-test check format graph lock sbom audit docs dashboards screenshots bench clean
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -36,6 +36,9 @@ attack: $(INSTALLED) ## try what an attacker tries (ARGS="--home .lungline" agai
 chaos: $(INSTALLED) ## kill every service and every pair of services under 300 uploads
 	@$(BIN)/python -m pytest -q -s -m chaos tests/test_chaos.py $(ARGS)
 
+power-cut: $(INSTALLED) ## cut the power under a stack at work, once for each of ten seeds (Linux and root needed)
+	@$(BIN)/python -m tests.support.power_cut $(ARGS)
+
 kafka-test: $(INSTALLED) ## run the laptop's tools on Apache Kafka itself (Java 17 and Maven needed)
 	@$(BIN)/python -m pytest -q -m kafka tests/test_apache_kafka.py tests/test_apache_kafka_trigger.py tests/test_apache_kafka_stack.py $(ARGS)
 
@@ -58,6 +61,13 @@ graph: $(INSTALLED) ## print which room imports which
 
 lock: $(INSTALLED) ## lock the dependencies of pyproject.toml in requirements/ (ARGS="--upgrade" for the newest)
 	@$(BIN)/python requirements/lock.py $(ARGS)
+
+sbom: $(INSTALLED) ## write and validate the bills of materials of wheel and images into dist/sbom/
+	@$(BIN)/python requirements/sbom.py $(ARGS)
+
+# Every lock by its name: pip-audit does not follow the `-r` in them.
+audit: $(INSTALLED) ## look for known vulnerabilities in what is locked (internet needed)
+	@$(BIN)/pip-audit --disable-pip --require-hashes $(patsubst %,-r %,$(wildcard requirements/*.txt)) $(ARGS)
 
 docs: $(INSTALLED) ## write the generated tables of the documents and the version in image tags
 	@$(BIN)/python -m tests.support.write_generated

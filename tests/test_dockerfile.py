@@ -76,8 +76,11 @@ def test_everything_that_is_installed_is_held_to_its_hash() -> None:
 
 def test_the_base_image_is_pinned_and_has_the_locks_python() -> None:
     (image,) = re.findall(r"^ARG PYTHON=(\S+)$", TEXT, flags=re.MULTILINE)
-    assert re.fullmatch(r"docker\.io/library/python:3\.11\.\d+-slim-[a-z]+", image)
-    assert f'org.opencontainers.image.base.name="{image}"' in TEXT
+    name, _, digest = image.partition("@")
+    assert re.fullmatch(r"docker\.io/library/python:3\.11\.\d+-slim-[a-z]+", name)
+    assert re.fullmatch(r"sha256:[0-9a-f]{64}", digest)
+    assert f'org.opencontainers.image.base.name="{name}"' in TEXT
+    assert f'org.opencontainers.image.base.digest="{digest}"' in TEXT
 
 
 def test_the_images_say_what_they_are() -> None:
