@@ -39,14 +39,14 @@ def test_another_program_is_not_started(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_program_that_is_changed_by_one_byte_is_refused(tmp_path: Path) -> None:
     program = tmp_path / "weed"
     program.write_bytes(b"as it was")
-    known = {(STORE, installed(STORE)): {place(): digest_of(program)}}
-    require_known(STORE, program, known)
+    digests = {(STORE, installed(STORE)): {place(): digest_of(program)}}
+    require_known(STORE, program, digests)
     program.write_bytes(b"as it is.")
     with pytest.raises(StackError, match="expected sha256"):
-        require_known(STORE, program, known)
+        require_known(STORE, program, digests)
     program.unlink()
     with pytest.raises(StackError, match="cannot be read: No such file"):
-        require_known(STORE, program, known)
+        require_known(STORE, program, digests)
 
 
 def test_a_version_without_a_digest_is_started_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

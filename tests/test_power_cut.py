@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import func, select
 
 from laptop.home.credentials import claim_credentials
 from laptop.home.ports import claim_ports
@@ -16,6 +17,9 @@ from lungline.home import Home
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from tests.support.forgetful_disk import ForgetfulDisk, fault, forgetful_disk
+from worklist.database import audit
+from worklist.database.models import Audit
+from worklist.database.session import Database
 
 DONE = b"HTTP/1.1 200 OK\r\n\r\n"
 
@@ -63,6 +67,20 @@ def test_the_store_has_what_it_acknowledged_before_a_power_cut(disk: ForgetfulDi
         assert {key: storage.get(bucket, key).data for key in objects} == objects
 
 
+def test_the_worklist_has_what_it_committed_before_a_power_cut(disk: ForgetfulDisk) -> None:
+    """A reading that was taken, and a notice that was acknowledged."""
+    settings = Settings(home=disk.path / "home")
+    with closing(Database.open(settings)) as database:
+        for number in range(5):
+            with database.writing() as session:
+                audit.record(session, "dr.adams", "reader", "corrected", identity=f"{number:032x}")
+        disk.cut()
+    disk.unmount()
+    disk.mount()
+    with closing(Database.open(settings)) as database, database.reading() as session:
+        assert session.scalar(select(func.count()).select_from(Audit)) == 5
+
+
 def test_uploads_at_once_share_a_sync(tmp_path: Path) -> None:
     async def attempt() -> int:
         with closing(Disk(tmp_path)) as disk:
@@ -88,8 +106,8 @@ def test_a_sync_that_has_begun_is_too_early_for_what_comes_later(tmp_path: Path)
 @pytest.mark.parametrize("begin", [b"PUT /a HTTP/1.1\r\n", b"DELETE /a HTTP/1.1\r\n", b"POST /a?delete HTTP/1.1\r\n"])
 def test_answers_to_writes_wait_for_the_disk(begin: bytes) -> None:
     exchange = Exchange()
-    exchange.asked(begin)
-    exchange.asked(b"GET is how this body begins")
+    exchange.on_request(begin)
+    exchange.on_request(b"GET is how this body begins")
     assert exchange.may_pass(b"HTTP/1.1 100 Continue\r\n\r\n")
     assert not exchange.may_pass(DONE)
     assert not exchange.may_pass(b"<the rest of the answer>")
@@ -102,14 +120,14 @@ def test_answers_to_reads_pass() -> None:
         (b"PUT /a HTTP/1.1\r\n", False),
         (b"HEAD /a HTTP/1.1\r\n", True),
     ):
-        exchange.asked(request)
+        exchange.on_request(request)
         assert exchange.may_pass(DONE) is passes
 
 
 def test_a_body_that_follows_an_early_answer_is_no_read() -> None:
     exchange = Exchange()
-    exchange.asked(b"PUT /a HTTP/1.1\r\n")
+    exchange.on_request(b"PUT /a HTTP/1.1\r\n")
     assert not exchange.may_pass(b"HTTP/1.1 403 Forbidden\r\n\r\n")
-    exchange.asked(b"the rest of the body")
-    exchange.asked(b"PUT /b HTTP/1.1\r\n")
+    exchange.on_request(b"the rest of the body")
+    exchange.on_request(b"PUT /b HTTP/1.1\r\n")
     assert not exchange.may_pass(DONE)

@@ -37,10 +37,10 @@ KNOWN: Digests = {
 _log = logging.getLogger(__name__)
 
 
-def require_known(distribution: str, program: Path, known: Digests = KNOWN) -> None:
+def require_known(distribution: str, program: Path, digests: Digests = KNOWN) -> None:
     """Compare a program with the digest of the installed version. Raises StackError for another file."""
     number = installed(distribution)
-    expected = known.get((distribution, number), {}).get(place())
+    expected = digests.get((distribution, number), {}).get(place())
     if expected is None:
         _log.warning("%s is of %s %s, whose digest is not known here: not compared.", program, distribution, number)
         return

@@ -53,7 +53,7 @@ class Exchange:
         self._writes = True
         self._is_answered = True
 
-    def asked(self, data: bytes) -> None:
+    def on_request(self, data: bytes) -> None:
         """Take note of bytes from the client: the begin of a request, or more of its body."""
         self._writes = not data.startswith(_READING) or (self._writes and not self._is_answered)
         self._is_answered = False

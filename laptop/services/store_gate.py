@@ -66,7 +66,7 @@ class Door:
         disk, exchange = self.disk, Exchange()
         if disk is None:
             return None, None
-        return exchange.asked, lambda data: None if exchange.may_pass(data) else disk.settle()
+        return exchange.on_request, lambda data: None if exchange.may_pass(data) else disk.settle()
 
 
 async def _run(network: PrivateNetwork, doors: Sequence[tuple[Door, socket.socket]], data: Path) -> int:

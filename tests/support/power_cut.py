@@ -3,6 +3,9 @@
 Scanners upload, a reader reads and acknowledges, and versions are promoted in turn. At a moment that the seed chooses
 everything stops and the disk forgets what was not synced. Then the stack starts again, and whatever was acknowledged
 before must be there: uploads with their results, notices, readings, acknowledgements and promotions.
+
+The seed chooses the moment, and which files the system writes by itself before it; it does not choose how threads take
+turns, so a run is like another with its seed, and not the same.
 """
 
 import argparse
