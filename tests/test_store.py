@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
@@ -188,8 +189,10 @@ def test_a_store_leaves_no_socket_in_the_temporary_folder(tmp_path: Path) -> Non
         process.sweep()
     assert killed
     assert left() == killed
-    with running(store, home.log("store")):
+    with running(store, home.log("store")) as process:
         assert left()
+        process.signal(signal.SIGTERM)
+        eventually(lambda: process.exit_code is not None, 60)
     assert left() == []
     assert not any(path.exists() for path in killed)
 
