@@ -25,6 +25,7 @@ ROOMS = (
     "laptop.demo",
     "laptop.retraining",
     "laptop.doctor",
+    "laptop.checks",
     "laptop.batches",
     "laptop.uploads",
     "laptop.upload_files",
