@@ -22,7 +22,8 @@ from worklist.database.rebuild import Restoration
 from worklist.database.session import Database
 from worklist.delivery.courier import Courier
 from worklist.exports.images import ImageRenderer
-from worklist.exports.secondary_capture import capture, capture_key
+from worklist.exports.secondary_capture import capture_key
+from worklist.exports.study_instances import instances_of
 from worklist.notifier import Notifier
 
 EVERY_SECONDS = 1.0
@@ -186,9 +187,8 @@ class Jobs:
         """Store the DICOM file of a result; return why there cannot be one, which retrying would not change."""
         bucket = self._settings.results_bucket
         try:
-            original = self._images.original(record)
-            overlaid = self._storage.get(bucket, record.heatmap or "").data
-            data = capture(original, overlaid, record)
+            with instances_of(record, self._images) as made:
+                data = made.capture()
         except (ObjectGone, DataError) as exc:
             _log.warning("Upload %s gets no DICOM result: %s", record.upload.identity, exc)
             return str(exc)

@@ -1,4 +1,4 @@
-"""Prepare images for the network, and draw heatmaps. Training and serving share this code."""
+"""Prepare images for the network, and locate its evidence in them. Training and serving share this code."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,15 +10,14 @@ from PIL import Image
 
 from lungline.imaging.decoding import decode
 from lungline.imaging.dicom_header import DicomFile
+from lungline.imaging.heatmap import EvidenceMap, draw
 from lungline.imaging.image import DecodedImage, Limits, Pixels
 from lungline.imaging.margins import Box, without_margins
-from lungline.imaging.png import write_png
 
 Floats = npt.NDArray[np.float32]
 
 # Images are normalised in blocks of this many pixels, so that a whole data set needs no second copy of itself.
 _BLOCK = 4_000_000
-_HEATMAP_SIDE = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,39 +165,16 @@ NORMALISATIONS: dict[str, Callable[[Pixels], Floats]] = {
 """Functions that map grey levels to 0..1, by name: uint8 (N, H, W) with N >= 1 to float32 (N, H, W)."""
 
 
-def heatmap_png(image: DecodedImage, cam: Floats, preparation: Preparation) -> bytes:
-    """Return a PNG of the image in its own geometry, overlaid with the class activation map `cam`.
-
-    `cam` is float (h, w) in 0..1 over the network's input. The longest side of the result is at most 512 pixels.
-    """
+def evidence_map(image: DecodedImage, cam: Floats, preparation: Preparation) -> EvidenceMap:
+    """The map of a class activation map `cam`, float (h, w) in 0..1 over the network's input."""
     height, width = image.pixels.shape
-    scale = min(1.0, _HEATMAP_SIDE / max(width, height))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    grey = Image.fromarray(image.pixels).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
-    left, top, right, bottom = (round(edge * scale) for edge in preparation.region(image))
-    heat = _heat(cam, size, (left, top, max(right, left + 1), max(bottom, top + 1)))
-    opacity = heat.point(_OPACITY)
-    heat.putpalette(_COLOURS)
-    return write_png(np.asarray(Image.composite(heat.convert("RGB"), grey.convert("RGB"), opacity)))
+    left, top, right, bottom = preparation.region(image)
+    return EvidenceMap.of(cam, (left / width, top / height, right / width, bottom / height))
 
 
-def _heat(cam: Floats, size: tuple[int, int], box: Box) -> Image.Image:
-    """Draw `cam` as grey levels into `box` of an image of this size; parts outside the network's input stay 0."""
-    levels = np.rint(np.clip(np.nan_to_num(cam), 0, 1) * 255).astype(np.uint8)
-    left, top, right, bottom = box
-    seen = Image.fromarray(levels).resize((right - left, bottom - top), Image.Resampling.BICUBIC)
-    heat = Image.new("L", size)
-    heat.paste(seen, (left, top))
-    return heat
+def heatmap_png(image: DecodedImage, cam: Floats, preparation: Preparation) -> bytes:
+    """A PNG of the image in its own geometry, overlaid with the class activation map `cam`, as `evidence_map` takes it.
 
-
-def _ramp(*stops: tuple[int, int, int, int]) -> bytes:
-    """Interpolate a palette of 256 colours between stops of grey level, red, green and blue."""
-    at, *channels = zip(*stops, strict=True)
-    return np.stack([np.interp(np.arange(256), at, channel) for channel in channels], axis=1).astype(np.uint8).tobytes()
-
-
-# From blue through yellow to red: most people with a colour vision deficiency can read the order.
-_COLOURS = _ramp((0, 0, 0, 140), (110, 40, 130, 230), (170, 250, 220, 60), (255, 220, 20, 20))
-# Parts with little evidence are not coloured; the anatomy stays visible even under the strongest spot.
-_OPACITY = [min(130, max(0, round((level - 60) * 0.75))) for level in range(256)]
+    The longest side is at most 512 pixels.
+    """
+    return draw(image, evidence_map(image, cam, preparation))

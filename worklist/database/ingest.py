@@ -123,7 +123,7 @@ def _add(session: Session, record: ResultRecord) -> bool:
         row = ResultRow(id=record.id, identity=identity)
         session.add(row)
     row.capture_error = None
-    row.capture = int(record.heatmap is not None and record.image is not None and record.image.format == "dicom")
+    row.capture = int(record.has_heatmap and record.image is not None and record.image.format == "dicom")
     row.outcome, row.done, row.body = record.outcome, record.times.done, record.model_dump_json()
     session.flush()
     entry = session.scalar(select(WorklistEntry).where(WorklistEntry.identity == identity).with_for_update())

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 from lungline.errors import DataError
 from lungline.results.records import ResultRecord
-from lungline.storage.s3 import Storage
 from worklist.exports.images import ImageRenderer
 from worklist.exports.secondary_capture import capture
 from worklist.exports.structured_report import structured_report
@@ -24,8 +23,7 @@ class StudyInstances:
 
     record: ResultRecord
     original: bytes = field(repr=False)
-    _storage: Storage
-    _results_bucket: str
+    _images: ImageRenderer
 
     def report(self) -> bytes:
         """The Structured Report."""
@@ -33,16 +31,13 @@ class StudyInstances:
 
     def capture(self) -> bytes:
         """The Secondary Capture. Raises ObjectGone and StorageUnavailable as well."""
-        if self.record.heatmap is None:
+        if not self.record.has_heatmap:
             raise DataError("The result has no heatmap.")
-        overlaid = self._storage.get(self._results_bucket, self.record.heatmap).data
-        return capture(self.original, overlaid, self.record)
+        return capture(self.original, self._images.overlaid(self.record, self.original), self.record)
 
 
 @contextmanager
-def instances_of(
-    record: ResultRecord, storage: Storage, images: ImageRenderer, results_bucket: str
-) -> Generator[StudyInstances]:
+def instances_of(record: ResultRecord, images: ImageRenderer) -> Generator[StudyInstances]:
     """Read an upload that is DICOM, in the memory that images may take until the context ends.
 
     Raises ObjectGone when it is gone or was overwritten, DataError when it is no DICOM, StorageUnavailable, Busy.
@@ -50,4 +45,4 @@ def instances_of(
     if record.image is None or record.image.format != "dicom":
         raise DataError("The upload is no DICOM file, so it is not known whose study the result belongs to.")
     with images.reading(record) as original:
-        yield StudyInstances(record, original, storage, results_bucket)
+        yield StudyInstances(record, original, images)
