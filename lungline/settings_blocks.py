@@ -267,6 +267,11 @@ class GatewaySettings(Block):
     senders: str = Field(
         default="", description="AE titles that may send, separated by commas; empty admits every sender."
     )
+    sender_certificates: str = Field(
+        default="",
+        description="Client certificates that AE titles need, as `AE title=name in the certificate`, separated by "
+        "commas; `*` asks of every other title that its own name is there. Empty binds no title.",
+    )
     associations: int = Field(default=32, ge=1, le=256, description="Associations at the same time.")
     spool_bytes: int = Field(
         default=2**30, ge=2**20, description="Room for objects that are received and not stored yet, in bytes."
