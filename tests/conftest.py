@@ -14,6 +14,7 @@ from lungline.settings import Settings, load_settings
 from lungline.storage.s3 import Storage
 from tests.support import object_store, once
 from tests.support.laptop_stack import running_stack
+from tests.support.order import long_files_first
 from tests.support.predictor import RESULTS, UPLOADS, Predictor, running_predictor
 from tests.support.tiny_package import write_tiny_package
 
@@ -32,6 +33,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     once.end(config.stash[BUILT])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    long_files_first(items)
 
 
 @pytest.fixture(scope="session")
