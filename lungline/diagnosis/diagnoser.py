@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lungline.errors import ImageRefused
 from lungline.imaging.dicom_header import DicomFile
 from lungline.imaging.heatmap import EvidenceMap, draw
 from lungline.imaging.image import DecodedImage, Limits
 from lungline.imaging.lungs import heat_within
+from lungline.imaging.margins import Box
 from lungline.imaging.outline import Outline, outlines_of
 from lungline.imaging.preparation import evidence_map
 from lungline.imaging.statistics import ImageStatistics, compute_statistics
@@ -117,15 +119,15 @@ class Diagnoser:
             return refused(refusal.reason, str(refusal), timings)
         if image.is_blank:
             return refused("blank", "All pixels of the image have the same value.", timings)
-        diagnosis = self._predict(image, timings, size=len(data) if statistics else None)
-        if not heatmap or diagnosis.prediction is None:
-            return diagnosis
-        return self._explained(diagnosis, image, diagnosis.prediction, drawn=drawn)
-
-    def _predict(self, image: DecodedImage, timings: dict[str, float], *, size: int | None) -> Diagnosis:
-        preparation = self.package.card.preparation
         with timed(timings, "prepare"):
-            prepared = preparation.apply(image)
+            inside = self.package.card.preparation.inside_margins(image)
+            prepared = self.package.card.preparation.apply(image, inside)
+        diagnosis = self._predict(image, prepared, timings, size=len(data) if statistics else None)
+        return self._explained(diagnosis, image, inside, drawn=drawn) if heatmap else diagnosis
+
+    def _predict(
+        self, image: DecodedImage, prepared: NDArray[np.float32], timings: dict[str, float], *, size: int | None
+    ) -> Diagnosis:
         with timed(timings, "predict"):
             (prediction,) = self.package.predict(prepared[np.newaxis])
         if image.not_frontal:
@@ -139,26 +141,26 @@ class Diagnoser:
         if size is not None:
             with timed(timings, "observe"):
                 statistics = compute_statistics(image, size, prediction.embedding)
-        inside = None if prediction.lungs is None else heat_within(prediction.cam, prediction.lungs)[0]
+        heat = None if prediction.lungs is None else heat_within(prediction.cam, prediction.lungs)[0]
         return Diagnosis(
             label=prediction.label,
-            warnings=self._warnings(image, prediction, inside),
-            heat_inside=inside,
+            warnings=self._warnings(image, prediction, heat),
+            heat_inside=heat,
             image=image,
             prediction=prediction,
             timings=timings,
             statistics=statistics,
         )
 
-    def _explained(
-        self, diagnosis: Diagnosis, image: DecodedImage, prediction: Prediction, *, drawn: bool
-    ) -> Diagnosis:
-        preparation, outlines = self.package.card.preparation, ()
+    def _explained(self, diagnosis: Diagnosis, image: DecodedImage, inside: Box, *, drawn: bool) -> Diagnosis:
+        preparation, prediction, outlines = self.package.card.preparation, diagnosis.prediction, ()
+        if prediction is None:
+            return diagnosis
         with timed(diagnosis.timings, "explain"):
-            evidence = evidence_map(image, prediction.cam, preparation)
+            evidence = evidence_map(image, prediction.cam, preparation, inside)
             png = draw(image, evidence) if drawn else None
             if prediction.lungs is not None:
-                outlines = outlines_of(prediction.lungs, image, preparation)
+                outlines = outlines_of(prediction.lungs, image, preparation, inside)
         return replace(diagnosis, evidence=evidence, heatmap=png, outlines=outlines)
 
     def _warnings(self, image: DecodedImage, prediction: Prediction, inside: float | None) -> tuple[str, ...]:

@@ -55,9 +55,12 @@ class Preparation:
         """
         return decode(data, limits, at_least=2 * self.size, header=header)
 
-    def resize(self, image: DecodedImage) -> Pixels:
-        """Resize an image to the network's geometry: uint8 (size, size)."""
-        left, top, right, bottom = self._inside_margins(image)
+    def resize(self, image: DecodedImage, inside: Box | None = None) -> Pixels:
+        """Resize an image to the network's geometry: uint8 (size, size).
+
+        `inside` is what `inside_margins` returned for the image, if that is known.
+        """
+        left, top, right, bottom = inside or self.inside_margins(image)
         box = _centre(right - left, bottom - top) if self.geometry == "centre-crop" else None
         # With the gap Pillow averages whole pixels first: several times faster, and equal to within a grey level.
         small = Image.fromarray(image.pixels[top:bottom, left:right]).resize(
@@ -65,15 +68,16 @@ class Preparation:
         )
         return np.asarray(small)
 
-    def region(self, image: DecodedImage) -> tuple[float, float, float, float]:
+    def region(self, image: DecodedImage, inside: Box | None = None) -> tuple[float, float, float, float]:
         """Return the part of the image that the network gets, as left, top, right, bottom in its pixels."""
-        left, top, right, bottom = self._inside_margins(image)
+        left, top, right, bottom = inside or self.inside_margins(image)
         if self.geometry == "stretch":
             return left, top, right, bottom
         inner = _centre(right - left, bottom - top)
         return left + inner[0], top + inner[1], left + inner[2], top + inner[3]
 
-    def _inside_margins(self, image: DecodedImage) -> Box:
+    def inside_margins(self, image: DecodedImage) -> Box:
+        """The image without the margins that are cut; looking for them costs as much as the resize."""
         height, width = image.pixels.shape
         return without_margins(image.pixels) if self.trim else (0, 0, width, height)
 
@@ -86,9 +90,9 @@ class Preparation:
             result[start : start + step] = NORMALISATIONS[self.normalisation](flat[start : start + step])
         return result.reshape(*pixels.shape, 1)
 
-    def apply(self, image: DecodedImage) -> Floats:
+    def apply(self, image: DecodedImage, inside: Box | None = None) -> Floats:
         """Resize and normalise an image to network input: float32 (size, size, 1) in 0..1."""
-        return self.normalise(self.resize(image))
+        return self.normalise(self.resize(image, inside))
 
 
 def _centre(width: int, height: int) -> tuple[float, float, float, float]:
@@ -165,10 +169,10 @@ NORMALISATIONS: dict[str, Callable[[Pixels], Floats]] = {
 """Functions that map grey levels to 0..1, by name: uint8 (N, H, W) with N >= 1 to float32 (N, H, W)."""
 
 
-def evidence_map(image: DecodedImage, cam: Floats, preparation: Preparation) -> EvidenceMap:
+def evidence_map(image: DecodedImage, cam: Floats, preparation: Preparation, inside: Box | None = None) -> EvidenceMap:
     """The map of a class activation map `cam`, float (h, w) in 0..1 over the network's input."""
     height, width = image.pixels.shape
-    left, top, right, bottom = preparation.region(image)
+    left, top, right, bottom = preparation.region(image, inside)
     return EvidenceMap.of(cam, (left / width, top / height, right / width, bottom / height))
 
 
