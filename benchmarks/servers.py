@@ -70,6 +70,11 @@ def status(port: int, path: str) -> int | None:
         connection.close()
 
 
+def free_port() -> int:
+    """A port that is free now."""
+    return free_ports(1)[0]
+
+
 def free_ports(count: int) -> list[int]:
     """Ports that are free now, each another one."""
     with contextlib.ExitStack() as opened:
