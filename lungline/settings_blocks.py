@@ -197,6 +197,11 @@ class WorklistSettings(Block):
         description="Bearer token of DICOM viewers, which may see all X-rays and whom they are of; empty serves none. "
         "The laptop stack generates one.",
     )
+    viewer_origins: str = Field(
+        default="",
+        description="Origins of DICOM viewers in a browser whose pages may search and retrieve with the token, such as "
+        "`https://viewer.example.org`, separated by commas; empty admits none but the worklist's own.",
+    )
     secret: SecretStr | None = Field(
         default=None, description="Key that signs cookies; empty generates one in the home folder."
     )

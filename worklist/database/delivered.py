@@ -99,6 +99,8 @@ class Keeper:
         with self.database.reading() as session:
             grouped = select(Delivery.destination, func.min(Delivery.created)).group_by(Delivery.destination)
             first = {row[0]: row[1] for row in session.execute(grouped)}
+        if not self.destinations and not first:
+            return  # nothing has ever been delivered, nor is to be
         before = _rules(self.storage, self.bucket)
         named = {each.name: _digest(each) for each in self.destinations}
         now = datetime.now(UTC)

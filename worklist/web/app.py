@@ -50,6 +50,7 @@ from worklist.web.live import Live
 from worklist.web.looks import Looks
 from worklist.web.rendering import FILTERS
 from worklist.web.security import Forms, KnownHosts, SecurityHeaders, is_event
+from worklist.web.viewer_origins import ViewerOrigins, origins
 
 FOLDER = Path(__file__).parent
 _log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ def build_app(
 
     `restore` fills an empty database from the results bucket.
 
-    Raises SettingsError for invalid notice rules or destinations, DatabaseUnavailable when there is no database.
+    Raises SettingsError for invalid notice rules, destinations or origins, DatabaseUnavailable without a database.
     """
     rules = load_rules(settings.worklist.notice_rules)
     destinations = load_destinations(settings.worklist.destinations)
@@ -138,6 +139,8 @@ def build_app(
         oidc.install(app, settings)
     hosts = [host.strip() for host in settings.worklist.hosts.split(",") if host.strip()]
     app.add_middleware(Forms, is_signed_in=lambda cookie: access.person(cookie) is not None)
+    if allowed := origins(settings.worklist.viewer_origins):
+        app.add_middleware(ViewerOrigins, allowed=allowed)
     app.add_middleware(KnownHosts, allowed_hosts=hosts, own=own_host(settings))
     if key := settings.event_key:
         app.add_middleware(ProvedEvents, receiver=Receiver(key.get_secret_value(), "worklist"), is_event=is_event)
