@@ -37,6 +37,7 @@ ROOMS = (
     "worklist.__main__",
     "worklist.web",
     "worklist.incoming",
+    "worklist.intake",
     "worklist.commands",
     "worklist.jobs",
     "worklist.notifier",

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import socket
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from lungline.events.proof_layer import ProvedEvents
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from worklist.database.access import Access, own_host
+from worklist.database.ingest import ingested
 from worklist.database.losses import Losses
 from worklist.database.models import WorklistEntry
 from worklist.database.readings import ReadingRefused, ResultChanged
@@ -37,6 +39,7 @@ from worklist.destinations import load_destinations
 from worklist.exports.dicom_studies import SearchTooWide
 from worklist.exports.images import ImageRenderer
 from worklist.incoming import Incoming, ResultMissing, VersionUnknown
+from worklist.intake import Intake
 from worklist.jobs import Jobs
 from worklist.metrics import CountedRequests
 from worklist.notifier import TIMEOUT_SECONDS, Notifier
@@ -98,6 +101,13 @@ def build_app(
     def render(entry: WorklistEntry) -> str:
         return row.render(entry=entry, query="")
 
+    store = partial(
+        ingested,
+        database,
+        rules=rules,
+        destinations=destinations,
+        notice_max_age=timedelta(minutes=settings.worklist.notice_max_age),
+    )
     access = Access(database, settings)
     live = Live(database, render, access.alive)
     images = ImageRenderer(storage, settings)
@@ -116,6 +126,7 @@ def build_app(
         rules,
         destinations,
         incoming,
+        Intake(store),
         Looks(database),
         restoration,
         losses,
