@@ -59,7 +59,7 @@ class _Fields:
         if self.unsigned():
             raise NotUnderstood
 
-    def one(self) -> None:
+    def single(self) -> None:
         """The length of an array that must have one element."""
         if self.unsigned() != 2:
             raise NotUnderstood
@@ -100,9 +100,9 @@ def fetch_of(version: int, body: bytes) -> Fetch:
     if fields.number(">i"):  # a session, whose fetches name only what has changed
         raise NotUnderstood
     fields.skip(4)
-    fields.one()
+    fields.single()
     topic = fields.name()
-    fields.one()
+    fields.single()
     partition = fields.number(">i")
     fields.skip(4)
     return Fetch(topic, partition, fields.number(">q"), max(0, wait) / 1000, place)
@@ -115,9 +115,9 @@ def write_of(version: int, body: bytes) -> Write:
     fields = _after_client(body)
     fields.name()  # the transaction
     fields.skip(2 + 4)
-    fields.one()
+    fields.single()
     topic = fields.name()
-    fields.one()
+    fields.single()
     partition = fields.number(">i")
     fields.unsigned()  # how many bytes of records
     fields.skip(_LAST_OFFSET_DELTA)
@@ -146,9 +146,9 @@ def end_of(body: bytes) -> int | None:
 
 def _partition_of(fields: _Fields) -> int:
     """Go to the one partition of the one topic in a response; its error code."""
-    fields.one()
+    fields.single()
     fields.name()
-    fields.one()
+    fields.single()
     fields.number(">i")
     return fields.number(">h")
 
