@@ -1,7 +1,7 @@
 """Whom an X-ray is of stays in the X-ray, the patients bucket and the worklist's table of patients.
 
 A whole stack gets X-rays of one patient over DICOM: a good one, a lateral view, one whose pixels are damaged, some that
-the gateway refuses; and two with damaged headers. People search for the patient. An interface engine refuses the results
+the gateway refuses; and two with damaged headers. People search for the patient. An interface engine refuses results
 until they are delivered again. Then everything else is searched.
 """
 
