@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.support.worklist_site import Site
 
 
-BUILT = pytest.StashKey[Path | None]()
+BUILT = pytest.StashKey[once.Run | None]()
 
 
 def pytest_configure(config: pytest.Config) -> None:

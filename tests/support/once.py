@@ -5,26 +5,52 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 FOLDER = "TESTS_BUILT_ONCE"
 """The environment variable that names the folder of the run; workers inherit it."""
 
+PREFIX, OWNER = "built-once-", "owner"
 
-def begin() -> Path | None:
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The folder of a run, and a lock that ends with its process, however that ends."""
+
+    folder: Path
+    lock: IO[str]
+
+
+def begin() -> Run | None:
     """Make the folder of a run; None in a worker, whose run has one already."""
     if FOLDER in os.environ:
         return None
-    folder = Path(tempfile.mkdtemp(prefix="built-once-"))
+    _remove_abandoned()
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    lock = (folder / "draft").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    (folder / "draft").replace(folder / OWNER)
     os.environ[FOLDER] = str(folder)
-    return folder
+    return Run(folder, lock)
 
 
-def end(folder: Path | None) -> None:
+def end(run: Run | None) -> None:
     """Remove the folder that `begin` made."""
-    if folder:
+    if run:
         os.environ.pop(FOLDER, None)
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(run.folder, ignore_errors=True)
+        run.lock.close()
+
+
+def _remove_abandoned() -> None:
+    """Remove the folders of runs that were killed."""
+    for owner in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{OWNER}"):
+        with suppress(OSError), owner.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(owner.parent, ignore_errors=True)
 
 
 def built_once(name: str, build: Callable[[Path], object]) -> Path:
