@@ -7,7 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from lungline.errors import DataError
+from lungline.errors import DataError, ImageRefused
 from lungline.results.records import ResultRecord
 from worklist.exports.images import ImageRenderer
 from worklist.exports.secondary_capture import capture
@@ -33,7 +33,11 @@ class StudyInstances:
         """The Secondary Capture. Raises ObjectGone and StorageUnavailable as well."""
         if not self.record.has_heatmap:
             raise DataError("The result has no heatmap.")
-        return capture(self.original, self._images.overlaid(self.record, self.original), self.record)
+        try:
+            overlaid = self._images.overlaid(self.record, self.original)
+        except ImageRefused as exc:  # a predictor with more memory took it
+            raise DataError(f"The heatmap cannot be drawn here: {exc}") from exc
+        return capture(self.original, overlaid, self.record)
 
 
 @contextmanager
