@@ -32,7 +32,7 @@ from worklist.database.session import Database
 from worklist.destinations import load_destinations
 
 SR, CAPTURE = "1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.7"
-RESULTS, KILLS = 16, 4
+RESULTS, KILLS = 12, 3
 TOKEN = "secret-of-the-tests"
 
 
