@@ -108,8 +108,8 @@ def _store(context: Worklist, records: Sequence[ResultRecord], trace: str | None
             for record in records
         }
         changed = context.intake.add(records, context.incoming.patients(records)) if records else []
-        for record in changed:
-            by_record[record.id].add(changed=True)
+        for name, span in by_record.items():
+            span.add(changed=any(record.id == name for record in changed))
     for record in changed:
         metrics.count_result(record)
         _log.info("on the list", extra={"identity": record.upload.identity})
