@@ -1,6 +1,6 @@
 """How costs grow with the number of results: `python -m benchmarks.history`.
 
-A store is filled up to each size with uploads, records and heatmaps; then one result is saved and found, the latest are
+A store is filled up to each size with uploads and records; then one result is saved and found, the latest are
 listed, and all uploads are reconciled with all results. Medians in milliseconds.
 """
 
@@ -58,7 +58,7 @@ def _fill(filler: Filler, settings: Settings, number: int) -> None:
     filler.put(upload.bucket, upload.key, _content(number), moment)
     if number % 1000 >= MISSING:  # the others have lost their event
         record = _record(upload, moment)
-        filler.put(settings.results_bucket, record.heatmap or "", b"", moment)
+        filler.put(settings.results_bucket, _listed(record), b"", moment)
         filler.put(settings.results_bucket, record.key, record.model_dump_json().encode(), moment)
 
 
@@ -71,7 +71,6 @@ def _costs(storage: Storage, settings: Settings, size: int) -> dict[str, float]:
     def save() -> None:
         upload = _upload(settings, next(fresh))
         record = _record(upload, int(time.time()))
-        storage.put(bucket, record.heatmap or "", b"")
         records.save(storage, bucket, record)
 
     def find() -> None:
@@ -135,9 +134,12 @@ def _record(upload: Upload, moment: int) -> ResultRecord:
             etag=upload.etag,
             sequencer=None,
         ),
-        heatmap=records.heatmap_key(upload.identity, VERSION, at),
         times=Times(uploaded=at, received=at, done=at),
     )
+
+
+def _listed(record: ResultRecord) -> str:
+    return records.latest_key(record.upload.identity, VERSION, record.times.received)
 
 
 def main() -> None:

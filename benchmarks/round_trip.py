@@ -92,7 +92,7 @@ def _send(settings: Settings, *, rate: float, count: int, side: int) -> tuple[di
     begun = time.monotonic()
     try:
         for number in range(count):
-            instance = _xray(number, side)
+            instance = xray(number, side)
             time.sleep(max(0.0, begun + number / rate - time.monotonic()))
             before = time.monotonic()
             status = association.send_c_store(instance)
@@ -105,7 +105,7 @@ def _send(settings: Settings, *, rate: float, count: int, side: int) -> tuple[di
     return answers, took
 
 
-def _xray(number: int, side: int) -> Dataset:
+def xray(number: int, side: int) -> Dataset:
     """A phantom as a modality sends it: 12 bits in 16, uncompressed, of a patient of its own."""
     grey = phantom.draw(np.random.default_rng(number % 16), opacities=bool(number % 2), size=256).astype(np.uint16)
     pixels = np.kron(grey, np.ones((side // 256,) * 2, np.uint16)) * 16 + number % 16

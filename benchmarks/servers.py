@@ -1,5 +1,6 @@
 """Servers to measure, each in a process of its own."""
 
+import contextlib
 import http.client
 import socket
 import subprocess
@@ -71,5 +72,11 @@ def status(port: int, path: str) -> int | None:
 
 def free_port() -> int:
     """A port that is free now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that are free now, each another one."""
+    with contextlib.ExitStack() as opened:
+        probes = [opened.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [int(probe.getsockname()[1]) for probe in probes]

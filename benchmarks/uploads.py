@@ -73,14 +73,16 @@ def running(package: Path, values: Mapping[str, Any] | None = None) -> Iterator[
             stack.down(settings)
 
 
-def burst(settings: Settings, images: Path, name: str, *, rate: float, count: int) -> dict[str, Any]:
+def burst(
+    settings: Settings, images: Path, name: str, *, rate: float, count: int, patience: float = PATIENCE_SECONDS
+) -> dict[str, Any]:
     """Send `count` uploads at a rate, wait for their results, and return the metrics."""
     processes = _processes(settings)
     with _saved(settings, time.time_ns()) as saved:
         before = {service: _cpu(process) for service, process in processes.items()}
         sent, sender_cpu = scanner.send(settings, images, name, rate=rate, count=count)
         uploads = {_identity(settings, upload): upload for upload in sent}
-        complete = _wait(uploads.keys(), saved)
+        complete = _wait(uploads.keys(), saved, patience)
         saved_at = dict(saved)
     used = {service: _cpu(process) - before[service] for service, process in processes.items()}
     latencies = [(saved_at[name] - upload.began) / 1e6 for name, upload in uploads.items() if name in saved_at]
@@ -101,15 +103,15 @@ def burst(settings: Settings, images: Path, name: str, *, rate: float, count: in
         "store_put_p50_ms": round(statistics.median((upload.ended - upload.began) / 1e6 for upload in sent), 1),
         "cpu_ms_an_upload": {service: round(value / count * 1000, 2) for service, value in used.items()}
         | {"load generator": round(sender_cpu / count * 1000, 2)},
-        "resident_mb": {service: round(process.memory_info().rss / 2**20) for service, process in processes.items()},
+        "resident_mb": {service: round(_resident(process) / 2**20) for service, process in processes.items()},
         "stages_ms": _stages(settings, list(uploads)[-200:]),
     }
 
 
-def _wait(identities: Collection[str], saved: Mapping[str, int]) -> bool:
+def _wait(identities: Collection[str], saved: Mapping[str, int], patience: float) -> bool:
     """Wait for the results; False when more were still arriving at the end of the patience."""
     count, grown = 0, time.monotonic()
-    end = grown + PATIENCE_SECONDS
+    end = grown + patience
     while len(saved) < len(identities) or any(identity not in saved for identity in identities):
         now = time.monotonic()
         if now > end:
@@ -162,8 +164,9 @@ def _saved(settings: Settings, since: int) -> Iterator[dict[str, int]]:
     def follow() -> None:
         try:
             for change in changes:
-                if change.upload and change.upload.key.endswith(".json"):
-                    saved.setdefault(change.upload.key.split("/")[2], change.moment)
+                place = change.upload.key.split("/") if change.upload else []
+                if len(place) > 2 and place[-1].endswith(".json"):  # no feedback, no list of sites
+                    saved.setdefault(place[2], change.moment)
         except StorageUnavailable:
             return  # closed
 
@@ -184,6 +187,11 @@ def _processes(settings: Settings) -> dict[str, psutil.Process]:
 def _cpu(process: psutil.Process) -> float:
     """Of the process and its children: the broker is a child of its gate."""
     return sum(sum(member.cpu_times()[:2]) for member in (process, *process.children(recursive=True)))
+
+
+def _resident(process: psutil.Process) -> int:
+    """Of the process and its children, in bytes: store and broker are children of their gates."""
+    return sum(member.memory_info().rss for member in (process, *process.children(recursive=True)))
 
 
 def main() -> None:

@@ -132,10 +132,10 @@ def status(home: Home = None, as_json: Json = False) -> None:
     Each fault comes with its remedy. Exit code 1 when no stack runs.
     """
     from laptop import stack
-    from laptop.doctor import check_metrics
+    from laptop.checks.flow import check_flow
 
     status = stack.status(configured(home))
-    health = check_metrics(status)
+    health = check_flow(status)
     value = status.value() | {"health": [asdict(check) for check in health]}
     show(value, as_json, lambda: console.stack(status.services, health))
     if status.service("worklist").state == "ready" and not as_json:

@@ -54,7 +54,9 @@ def worklist_rebuild(
         return
     done = rebuild_worklist(connected(home), console.counter)
     read = f"Read {count(done.records, 'result')} and {count(done.readings, 'reading')}"
-    show(asdict(done), as_json, lambda: console.say(f"{read}; {done.added} new, {done.odd} unreadable."))
+    sent = f" {count(done.delivered, 'delivery', 'deliveries')} made before, {done.due} due."
+    text = f"{read}; {done.added} new, {done.odd} unreadable.{sent if done.delivered or done.due else ''}"
+    show(asdict(done), as_json, lambda: console.say(text))
 
 
 @worklist.command("audit")

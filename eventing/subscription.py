@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 HELD = 10_000  # records read and not done: in flight, or waiting for a retry
-COMMIT_SECONDS = 0.5
-POLL_SECONDS = 0.1
+# What is not committed is delivered again after a kill, which does no harm; the embedded broker writes two objects for
+# each commit.
+COMMIT_SECONDS = 2.0
+POLL_SECONDS, FETCH_MILLISECONDS = 0.1, 500
+WATERMARK_SECONDS = 0.5
 PARTITIONS_SECONDS, LOOK_SECONDS = 30.0, 2.0
 # The broker must prove itself this often, and has failed when its last proof is older than the second.
 PROOF_SECONDS, PROVEN_SECONDS = 5.0, 12.0
-# A position beyond the end is given up after so many looks, one a commit: an answer may be older than a record.
+# A position beyond the end is given up after so many looks: an answer may be older than a record.
 LOOKS_BEYOND = 3
 # How long a stop waits for brokers that may be gone: what they do not learn is delivered again after the next start.
 LAST_COMMIT_SECONDS, CLOSE_SECONDS = 5.0, 5.0
@@ -86,7 +89,7 @@ class Subscription:
             self._close()
 
     def _deliver(self) -> None:
-        committed = looked = proved = time.monotonic()
+        committed = looked = proved = compared = time.monotonic()
         while not self._stopping.is_set():
             if self._has_room() and (message := self._consumer.poll(POLL_SECONDS)):
                 self._dispatch(message)
@@ -98,9 +101,11 @@ class Subscription:
                 proved = time.monotonic()
             if time.monotonic() - committed > COMMIT_SECONDS:
                 self._commit()
+                committed = time.monotonic()
+            if time.monotonic() - compared > WATERMARK_SECONDS:
                 self._read_watermarks()
                 self._mend_positions()
-                committed = time.monotonic()
+                compared = time.monotonic()
 
     def _assign(self) -> None:
         """Assign all partitions, once the broker answers."""
@@ -251,7 +256,8 @@ class Subscription:
 
     def _make_consumer(self) -> "Consumer":
         options = {
-            "fetch.wait.max.ms": self.route.wait_milliseconds,
+            # A record ends the wait: brokers see to that, and the embedded one's gate.
+            "fetch.wait.max.ms": FETCH_MILLISECONDS,
             "queued.min.messages": 100,
             "queued.max.messages.kbytes": 4096,
             # Records are read when there is room for them, however long that takes.

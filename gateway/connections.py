@@ -17,6 +17,7 @@ from pynetdicom import evt
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 from gateway import metrics
+from gateway.bound_titles import BoundAcse, BoundTitles
 from gateway.reception import BoundedDimse
 from gateway.spool import Spool
 from gateway.tls import TlsFiles
@@ -78,6 +79,7 @@ class _Handler(RequestHandler):
         association = super()._create_association()
         # The library makes the socket itself, and a second one would announce the connection twice.
         cast("Any", association.dul.socket).__class__ = BoundedSocket
+        association.acse = BoundAcse(association, self.server.titles)
         association.dimse = BoundedDimse(association, self.server.spool, self.server.max_bytes)
         self.server.track(association)
         return association
@@ -90,10 +92,18 @@ class BoundedServer(ThreadedAssociationServer):
     request_queue_size = 128
 
     def __init__(
-        self, *args: Any, spool: Spool, tls: TlsFiles, max_bytes: int, max_connections: int, **options: Any
+        self,
+        *args: Any,
+        spool: Spool,
+        tls: TlsFiles,
+        titles: BoundTitles,
+        max_bytes: int,
+        max_connections: int,
+        **options: Any,
     ) -> None:
         self.spool = spool
         self._tls = tls
+        self.titles = titles
         self.max_bytes = max_bytes
         self._max_connections = max_connections
         self._open: dict[socket.socket, Association | None] = {}

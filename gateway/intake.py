@@ -54,25 +54,28 @@ class Intake:
         self.budget = budget
         """Whoever reads an object takes its size from this first."""
 
-    def take(self, data: bytes, way: metrics.Way, announced: tuple[str, str] | None = None) -> Receipt:
-        """Store a DICOM file. `announced` are the SOP class and instance that its sender named; never raises.
+    def take(
+        self, data: bytes, way: metrics.Way, announced: tuple[str, str] | None = None, study: str | None = None
+    ) -> Receipt:
+        """Store a DICOM file; never raises.
 
+        `announced` are the SOP class and instance that its sender named, `study` the only study that it stores to.
         Returns once the object store has the object, or has refused it.
         """
-        receipt = self._take(data, announced)
+        receipt = self._take(data, announced, study)
         metrics.count(way, receipt.outcome, len(data) if receipt.outcome in {"stored", "changed"} else 0)
         if receipt.outcome not in {"stored", "repeated", "own"}:
             log.warning("%s: %s", receipt.outcome, receipt.reason, extra={"way": way})
         return receipt
 
-    def _take(self, data: bytes, announced: tuple[str, str] | None) -> Receipt:
+    def _take(self, data: bytes, announced: tuple[str, str] | None, study: str | None) -> Receipt:
         if len(data) > self.max_bytes:
             return too_large(self.max_bytes)
         try:
             instance = read_instance(data)
         except ImageRefused as exc:
             return Receipt("not-understood", str(exc))
-        return _refusal(instance, announced) or self._keep(data, instance)
+        return _refusal(instance, announced, study) or self._keep(data, instance)
 
     def _keep(self, data: bytes, instance: Instance) -> Receipt:
         if instance.is_own:
@@ -100,12 +103,14 @@ def too_large(limit: int) -> Receipt:
     return Receipt("out-of-resources", f"The object is larger than the limit of {limit:,} bytes.")
 
 
-def _refusal(instance: Instance, announced: tuple[str, str] | None) -> Receipt | None:
+def _refusal(instance: Instance, announced: tuple[str, str] | None, study: str | None) -> Receipt | None:
     missing = [name for name in ("sop_class", "sop_instance", "study", "series") if not getattr(instance, name)]
     if missing:
         return Receipt("not-understood", f"The object has no {', '.join(missing).replace('_', ' ')} UID.", instance)
     if announced and announced != (instance.sop_class, instance.sop_instance):
         return Receipt("mismatch", "The object has another SOP class or instance than its sender announced.", instance)
+    if study not in (None, instance.study):
+        return Receipt("mismatch", "The object is of another study than the address.", instance)
     is_image = instance.sop_class in RADIOGRAPHS | CAPTURES
     if not is_image and not (instance.is_own and instance.sop_class in REPORTS):
         return Receipt("class-not-supported", "The object is neither a radiograph nor a secondary capture.", instance)

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollecto
 from lungline.metrics_server import serve_metrics
 
 Way = Literal["dimse", "stow"]
-Ending = Literal["accepted", "rejected", "aborted", "crowded-out"]
+Ending = Literal["accepted", "rejected", "unproved", "aborted", "crowded-out"]
 
 REGISTRY = CollectorRegistry()
 _INSTANCES = Counter(

@@ -15,6 +15,7 @@ from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification  # pyright: ignore[reportAttributeAccessIssue] - made at run time
 
 from gateway import metrics
+from gateway.bound_titles import BoundTitles
 from gateway.commitment import Commitment
 from gateway.commitment_reports import SOP_CLASS as COMMITMENT
 from gateway.connections import MAX_PDU, BoundedServer
@@ -60,6 +61,7 @@ class StorageScp:
         self._intake = intake
         self._spool = spool
         self._tls = tls
+        self._titles = BoundTitles.of(settings)
         self._server: BoundedServer | None = None
         receive_into(spool.folder)
 
@@ -78,6 +80,7 @@ class StorageScp:
             server_class=BoundedServer,
             spool=self._spool,
             tls=self._tls,
+            titles=self._titles,
             max_bytes=self._intake.max_bytes,
             max_connections=2 * self._settings.associations,
         )

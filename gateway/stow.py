@@ -19,10 +19,9 @@ from typing import Any
 from gateway import metrics
 from gateway.intake import Intake, Receipt, too_large
 from gateway.multipart import MultipartMalformed, Parts
-from gateway.part10 import read_instance
 from gateway.spool import Spool
 from gateway.stow_answer import document, status_of
-from lungline.errors import Busy, ImageRefused
+from lungline.errors import Busy
 
 ROOT = "/dicom-web"
 _PATH = re.compile(rf"{ROOT}/studies(?:/([0-9.]{{1,64}}))?/?")
@@ -183,23 +182,11 @@ class _Request:
             with self._intake.budget.work():
                 self._intake.budget.take(2 * self._size)
                 data = path.read_bytes()
-                return self._of_other_study(data) or self._intake.take(data, "stow")
+                return self._intake.take(data, "stow", study=self._study)
         except (Busy, OSError) as exc:
             metrics.count("stow", "out-of-resources", 0)
             log.warning("An object could not be received.", exc_info=exc)
             return Receipt("out-of-resources", "The object could not be received; send it again later.")
-
-    def _of_other_study(self, data: bytes) -> Receipt | None:
-        if self._study is None:
-            return None
-        try:
-            instance = read_instance(data)
-        except ImageRefused:
-            return None  # the intake says why
-        if instance.study == self._study:
-            return None
-        metrics.count("stow", "mismatch", 0)
-        return Receipt("mismatch", "The object is of another study than the address.", instance)
 
     def _forget(self) -> None:
         if self._path is not None:

@@ -197,6 +197,11 @@ class WorklistSettings(Block):
         description="Bearer token of DICOM viewers, which may see all X-rays and whom they are of; empty serves none. "
         "The laptop stack generates one.",
     )
+    viewer_origins: str = Field(
+        default="",
+        description="Origins of DICOM viewers in a browser whose pages may search and retrieve with the token, such as "
+        "`https://viewer.example.org`, separated by commas; empty admits none but the worklist's own.",
+    )
     secret: SecretStr | None = Field(
         default=None, description="Key that signs cookies; empty generates one in the home folder."
     )
@@ -266,6 +271,11 @@ class GatewaySettings(Block):
     ae_title: str = Field(default="LUNGLINE", description="AE title that senders must call.")
     senders: str = Field(
         default="", description="AE titles that may send, separated by commas; empty admits every sender."
+    )
+    sender_certificates: str = Field(
+        default="",
+        description="Client certificates that AE titles need, as `AE title=name in the certificate`, separated by "
+        "commas; `*` asks of every other title that its own name is there. Empty binds no title.",
     )
     associations: int = Field(default=32, ge=1, le=256, description="Associations at the same time.")
     spool_bytes: int = Field(

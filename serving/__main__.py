@@ -19,6 +19,9 @@ from serving.package_guard import PackageGuard
 
 # Most of an upload is waiting for the store; more threads than this only wait for each other.
 THREADS = 8
+# An image that came with its request waits for nothing: with one thread more than cores, a core is free for the next
+# while a thread hands over, and more threads only take turns with Python's lock.
+IMAGE_THREADS = (os.cpu_count() or 1) + 1
 # The rest of a pod's 1 GiB: 0.2 GiB without any work, and as much for what a budget cannot count.
 MEMORY_SHARE = 0.55
 
@@ -45,10 +48,12 @@ def main(settings: Settings) -> None:
     copies = BackgroundCopies(storage, settings, limits)
     copies.start()
     kind, source = os.environ.get("CE_TYPE", ""), os.environ.get("CE_SOURCE", "")
-    upload_events = UploadEvents(storage, settings, kind, source, copies.later)
+    beside = ThreadPoolExecutor(arguments.threads, "beside")
+    upload_events = UploadEvents(storage, settings, kind, source, copies.later, beside)
     ModelCollector(loader)
     endpoints = Endpoints(arguments.model_name or settings.model_name, loader, upload_events)
-    pools = Pools(ThreadPoolExecutor(arguments.threads, "predict"), ThreadPoolExecutor(arguments.threads, "image"))
+    image_threads = min(arguments.threads, IMAGE_THREADS)
+    pools = Pools(ThreadPoolExecutor(arguments.threads, "predict"), ThreadPoolExecutor(image_threads, "image"))
     # An image as base64 text, and some room for what surrounds it.
     max_body = settings.image_max_bytes * 4 // 3 + 2**20
     server = PredictorServer(endpoints, pools, (arguments.http_host, arguments.http_port), max_body, memory)
@@ -69,7 +74,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--http_host", default="127.0.0.1", help="address to listen on; 0.0.0.0 in a container (%(default)s)"
     )
-    parser.add_argument("--threads", type=int, default=THREADS, help="images predicted at once (%(default)s)")
+    parser.add_argument("--threads", type=int, default=THREADS, help="uploads in work at once (%(default)s)")
     return parser.parse_args()
 
 

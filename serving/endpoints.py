@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -155,6 +156,8 @@ class UploadEvents:
     type: str = ""
     source: str = ""
     keep_unsure: KeepUnsure | None = None
+    beside: Executor | None = None
+    """Threads for what is written while an upload is predicted."""
 
     def predict(self, value: Any, request: Request, diagnoser: Diagnoser) -> Reply:
         """Predict and save the uploads of an event, given as its JSON `value`.
@@ -191,7 +194,13 @@ class UploadEvents:
         with tracing.span("predict", parent, "server") as span:
             record = self._stored(upload, diagnoser) if again else None
             record = record or diagnose_upload(
-                upload, diagnoser, self.storage, self.settings, received, keep_unsure=self.keep_unsure
+                upload,
+                diagnoser,
+                self.storage,
+                self.settings,
+                received,
+                keep_unsure=self.keep_unsure,
+                beside=self.beside,
             )
             span.add(outcome=record.outcome, label=record.label, version=record.model.version, **record.timings)
         return record, span.traceparent or parent

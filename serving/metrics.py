@@ -128,8 +128,7 @@ def _observe_times(record: ResultRecord, now: datetime) -> None:
     for stage, milliseconds in timings.items():
         if stage in _stages:
             _stages[stage].observe(milliseconds / 1000)
-    heatmap = timings.get("save_heatmap", 0.0) / 1000
-    _stages["save"].observe(heatmap + max(0.0, (now - times.done).total_seconds()))
+    _stages["save"].observe(max(0.0, (now - times.done).total_seconds()))
 
 
 def _observe_image(record: ResultRecord) -> None:

@@ -12,8 +12,9 @@ from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.package.package import Package
 from lungline.settings import Settings, load_settings
 from lungline.storage.s3 import Storage
-from tests.support import object_store
+from tests.support import object_store, once
 from tests.support.laptop_stack import running_stack
+from tests.support.order import long_files_first
 from tests.support.predictor import RESULTS, UPLOADS, Predictor, running_predictor
 from tests.support.tiny_package import write_tiny_package
 
@@ -21,6 +22,21 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
     from tests.support.worklist_site import Site
+
+
+BUILT = pytest.StashKey[once.Run | None]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[BUILT] = once.begin()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    once.end(config.stash[BUILT])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    long_files_first(items)
 
 
 @pytest.fixture(scope="session")

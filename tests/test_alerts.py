@@ -74,6 +74,7 @@ CASES: list[tuple[str, list[tuple[str, str]], int, bool]] = [
         False,
     ),
     ("SendersRejected", [(f'{GATEWAY}associations_total{{outcome="rejected"}}', "0+1x60")], 15, True),
+    ("SendersRejected", [(f'{GATEWAY}associations_total{{outcome="unproved"}}', "0+1x60")], 15, True),
     ("SendersRejected", [(f'{GATEWAY}associations_total{{outcome="rejected"}}', "0x10 1x30")], 15, False),
     ("SendersRejected", [(f'{GATEWAY}associations_total{{outcome="accepted"}}', "0+9x60")], 15, False),
     (

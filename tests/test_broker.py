@@ -72,12 +72,12 @@ def test_committed_batches_are_pruned(
             for topic in ("pruned", "kept"):
                 producer.produce(topic, b"%d" % number)
                 assert producer.flush(10) == 0
-        assert prune(storage, settings, 2) == 0  # nothing is committed
+        assert prune(storage, settings, 2, 2) == 0  # nothing is committed
         for group, topic, offset, gone in ((TRIGGER_GROUP, "pruned", 7, 7), (RESULTS_GROUP, "kept", 4, 4)):
             consumer = Consumer(client_options(settings) | {"group.id": group})
             consumer.commit(offsets=[TopicPartition(topic, 0, offset)], asynchronous=False)
             consumer.close()
-            assert prune(storage, settings, 2) == gone
+            assert prune(storage, settings, 2, 2) == gone
         with tail(settings, "pruned") as records:
             records.until(lambda records: len(records) == 3)
             assert [record.value() for record in records.settled(0.3)] == [b"7", b"8", b"9"]

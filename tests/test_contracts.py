@@ -14,7 +14,7 @@ from lungline.registry import history
 from lungline.registry.history import PromotionEntry
 from lungline.results.events import check, result_event
 from lungline.results.readings import ReadingRecord
-from lungline.results.records import ResultRecord, heatmap_key
+from lungline.results.records import ResultRecord
 from lungline.settings import setting_descriptions, variable
 
 TEXT = (Path(__file__).parent.parent / "docs/contracts.md").read_text()
@@ -55,8 +55,8 @@ def test_the_upload_event_has_the_identity_stated() -> None:
 def test_the_result_record_contradicts_itself_nowhere() -> None:
     record = ResultRecord.model_validate(example("result record"))
     check(record)
-    assert record.times.uploaded
-    assert record.heatmap == heatmap_key(record.upload.identity, record.model.version, record.times.uploaded)
+    assert record.evidence
+    assert record.evidence.cells.shape == (record.evidence.height, record.evidence.width)
 
 
 def test_the_result_event_is_that_of_the_record() -> None:

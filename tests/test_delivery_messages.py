@@ -9,6 +9,7 @@ from sqlalchemy import select, update
 
 from eventing.seaweedfs_tls import Certificates
 from lungline.storage.s3 import Storage
+from tests.support.dicom_files import film, write
 from tests.support.dicom_results import (
     await_state,
     deliveries_of,
@@ -71,6 +72,14 @@ def test_message_is_valid_and_says_whom_and_what(tmp_path: Path, own_store: Stor
     assert rows["Pneumonia"] == ("52101004^Present^SCT", "P")
     assert rows["Probability"] == ("0.91", "P")
     assert rows["Label of the model"] == ("Pneumonia", "P")
+
+
+def test_message_on_a_patient_without_a_name_is_valid(tmp_path: Path, own_store: Storage) -> None:
+    with running_receiver() as receiver, delivering(tmp_path, own_store, hl7(receiver.port)) as site:
+        result = judged(own_store, 25, data=write(film(64, seed=25), PatientName="", PatientID="P-4711"))
+        site.send(result)
+        await_state(site, "sent", result)
+        assert "|P-4711||^^^^^^U\r" in receiver.messages[0].to_er7()
 
 
 def test_readers_verdict_is_final_and_the_models_label_stays(tmp_path: Path, own_store: Storage) -> None:

@@ -1,10 +1,11 @@
 import io
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -13,19 +14,22 @@ from pydantic import SecretStr
 from lungline.datasets.phantom import jpeg
 from lungline.diagnosis.diagnoser import PHANTOM_WARNING, Diagnoser
 from lungline.diagnosis.upload import diagnose_upload
-from lungline.errors import EventMalformed, LunglineError, StorageUnavailable
+from lungline.errors import EventMalformed, LunglineError, ObjectGone, StorageUnavailable
 from lungline.events.uploads import Upload
 from lungline.imaging import decoding
+from lungline.imaging.heatmap import draw
 from lungline.imaging.image import DecodedImage, Limits
 from lungline.imaging.preparation import Preparation
 from lungline.package.card import Thresholds, amend_card
 from lungline.package.package import Package
+from lungline.results import heatmaps
 from lungline.results import records as results
 from lungline.results.records import ResultRecord
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from tests.support.object_store import running_store
 from tests.support.tiny_package import write_tiny_package
+from worklist.exports.images import ImageRenderer, lift
 
 SETTINGS = Settings()
 UPLOADS, RESULTS = SETTINGS.uploads_bucket, SETTINGS.results_bucket
@@ -143,11 +147,9 @@ def test_an_upload_is_diagnosed_and_saved(store: Storage, diagnoser: Diagnoser, 
     assert record.model.sha256 == diagnoser.package.sha256
     assert upload.uploaded_at == record.times.uploaded
     assert received == record.times.received <= record.times.done
-    assert record.heatmap is not None
-    assert record.heatmap == results.heatmap_key(upload.identity, "1", record.read.modified)
-    assert store.get(RESULTS, record.heatmap).data == direct.heatmap
+    assert record.evidence == direct.evidence
     assert results.load(store, RESULTS, record.key) == record
-    assert set(record.timings) == {"fetch", "decode", "prepare", "predict", "observe", "explain", "save_heatmap"}
+    assert set(record.timings) == {"fetch", "decode", "prepare", "predict", "observe", "explain"}
 
 
 def test_a_duplicate_gets_the_stored_record(store: Storage, diagnoser: Diagnoser, upload: Upload) -> None:
@@ -178,7 +180,7 @@ def test_a_refused_image_gets_a_record_with_the_reason(store: Storage, diagnoser
     upload = put(store, "Doe-Jane.jpeg", b"not an image")
     record = diagnose_upload(upload, diagnoser, store, SETTINGS)
     assert (record.outcome, record.label, record.reason) == ("refused", "Refused", "not-an-image")
-    assert (record.probability, record.heatmap) == (None, None)
+    assert (record.probability, record.has_heatmap) == (None, False)
     assert records(store, upload) == [record]
     assert record.message is not None
     assert "Doe" not in record.message
@@ -301,3 +303,65 @@ def test_an_upload_is_known_by_its_record_alone(store: Storage, diagnoser: Diagn
     identities = list(results.identities(store, RESULTS, upload.identity[:2]))
     assert upload.identity in identities
     assert identities == sorted(identities)
+
+
+def test_a_result_is_drawn_over_the_upload_of_its_record(store: Storage, diagnoser: Diagnoser) -> None:
+    data = jpeg(1, opacities=True, size=800)
+    upload = put(store, "heat/drawn.jpeg", data)
+    record = diagnose_upload(upload, diagnoser, store, SETTINGS)
+    assert record.evidence is not None
+    png = heatmaps.overlaid(record, data, store, RESULTS)
+    assert png == draw(decoding.decode(data, at_least=512), record.evidence)
+    assert max(Image.open(io.BytesIO(png)).size) == 512
+    images = ImageRenderer(store, SETTINGS)
+    assert images.overlaid(record, data) == png
+    assert Image.open(io.BytesIO(images.heat(record).data)).mode == "RGBA"
+    listed = [info for info in store.list(RESULTS, results.LATEST) if record.upload.identity in info.key]
+    assert [(info.size, info.key.endswith(".png")) for info in listed] == [(0, False)]
+
+
+def test_the_heatmap_of_an_earlier_version_is_still_shown(store: Storage, diagnoser: Diagnoser) -> None:
+    data = jpeg(2, opacities=True)
+    record = diagnose_upload(put(store, "heat/earlier.jpeg", data), diagnoser, store, SETTINGS)
+    assert record.read is not None
+    key = results.heatmap_key(record.upload.identity, record.model.version, record.read.modified)
+    earlier = record.model_copy(update={"evidence": None, "heatmap": key})
+    images = ImageRenderer(store, SETTINGS)
+    with pytest.raises(ObjectGone):
+        images.heat(earlier)
+    png = diagnoser.diagnose(data).heatmap
+    assert png is not None
+    store.put(RESULTS, key, png)
+    assert images.overlaid(earlier, data) == png
+    assert images.heat(earlier).data == lift(png)
+    # It lists the same record as the empty object does, once.
+    listed = list(results.keys_since(store, RESULTS, datetime(2020, 1, 1, tzinfo=UTC)))
+    assert listed.count((record.key, record.model.version)) == 1
+
+
+def test_a_record_without_a_heatmap_has_none_to_draw(store: Storage, diagnoser: Diagnoser) -> None:
+    record = diagnose_upload(put(store, "heat/no image.jpeg", b"no image"), diagnoser, store, SETTINGS)
+    assert not record.has_heatmap
+    with pytest.raises(ObjectGone):
+        heatmaps.overlaid(record, b"no image", store, RESULTS)
+
+
+class Unlisting(Executor):
+    """Threads whose writes all fail."""
+
+    def submit(self, fn: Callable[..., Any], /, *_: Any, **__: Any) -> "Future[Any]":
+        assert fn is results.list_latest
+        failed: Future[Any] = Future()
+        failed.set_exception(StorageUnavailable("The store does not answer."))
+        return failed
+
+
+def test_a_record_is_listed_before_it_is_saved(store: Storage, diagnoser: Diagnoser) -> None:
+    """Otherwise it would be missing among the latest, and from monitoring, for ever."""
+    upload = put(store, "heat/listed.jpeg", jpeg(3, opacities=True))
+    with pytest.raises(StorageUnavailable):
+        diagnose_upload(upload, diagnoser, store, SETTINGS, beside=Unlisting())
+    assert not results.is_known(store, RESULTS, upload.identity)
+    with ThreadPoolExecutor(1) as beside:
+        record = diagnose_upload(upload, diagnoser, store, SETTINGS, beside=beside)
+    assert record in results.latest(store, RESULTS, 1000)

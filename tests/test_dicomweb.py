@@ -17,6 +17,7 @@ from pydicom.uid import generate_uid
 from sqlalchemy import select
 
 from gateway.multipart import Parts
+from lungline.errors import SettingsError
 from lungline.results.records import ResultRecord
 from lungline.storage.s3 import Storage
 from tests.support.dicom_files import DEFLATED, EXPLICIT, JPEG_LS, deflated_bomb, film, write
@@ -25,6 +26,7 @@ from tests.support.orthanc import running_orthanc
 from tests.support.worklist_site import Site, home, running_site
 from worklist.database.models import Audit
 from worklist.exports import secondary_capture, structured_report
+from worklist.web.viewer_origins import origins
 
 TOKEN = "viewer-token-of-tests"
 BEARER = {"authorization": f"Bearer {TOKEN}"}
@@ -379,3 +381,44 @@ def test_orthanc_searches_and_retrieves_by_its_plugin(archive: Archive, tmp_path
         kept = {each["SOPInstanceUID"]: each["ID"] for each in orthanc.instances()}
         assert len(kept) == 3
         assert pydicom.dcmread(io.BytesIO(orthanc.file(kept[own["SOPInstanceUID"]]))).PatientID == "ORT"
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A worklist whose viewer is served elsewhere."""
+    folder = tmp_path_factory.mktemp("shared")
+    with running_site(home(folder, viewer_token=TOKEN, viewer_origins="https://viewer.example.org")) as site:
+        yield site
+
+
+@pytest.mark.parametrize(
+    ("origin", "path", "is_shared"),
+    [
+        ("https://viewer.example.org", "/dicom-web/studies", True),
+        ("https://viewer.example.org.evil.example", "/dicom-web/studies", False),
+        ("null", "/dicom-web/studies", False),
+        ("https://viewer.example.org", "/", False),
+        ("https://viewer.example.org", "/live", False),
+    ],
+)
+def test_pages_of_named_origins_may_read_dicomweb_alone(shared: Site, origin: str, path: str, is_shared: bool) -> None:
+    asked = {"access-control-request-method": "GET", "access-control-request-headers": "authorization"}
+    before = httpx.options(shared.url + path, headers={"origin": origin} | asked)
+    answer = httpx.get(shared.url + path, headers=BEARER | {"origin": origin})
+    for each in (before, answer):
+        assert each.headers.get("access-control-allow-origin") == (origin if is_shared else None)
+        assert "access-control-allow-credentials" not in each.headers
+    assert (before.status_code == 200) is is_shared
+
+
+def test_no_other_page_may_read_dicomweb_by_default(archive: Archive) -> None:
+    answer = archive.get("/studies", origin="https://viewer.example.org")
+    assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "text", ["*", "viewer.example.org", "https://viewer.example.org/ohif", "https://*.example.org"]
+)
+def test_origin_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="viewer_origins"):
+        origins(text)

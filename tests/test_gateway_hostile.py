@@ -3,10 +3,12 @@
 import socket
 import ssl
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 import pytest
@@ -34,6 +36,11 @@ class Target:
         """Whether it takes an X-ray within a few seconds."""
         start = time.monotonic()
         return send(self.port, write(film(64))) == [0] and time.monotonic() - start < 5
+
+    def peak(self) -> int:
+        """The most memory that it has ever held."""
+        (line,) = [line for line in Path(f"/proc/{self.process.pid}/status").read_text().split("\n") if "VmHWM" in line]
+        return int(line.split()[1]) * 1024
 
     def spooled(self) -> int:
         """Files in the spool."""
@@ -125,6 +132,29 @@ def test_huge_object_is_refused_by_its_status(target: Target) -> None:
     association.fragment(2, b"\0")
     assert association.status() == 0xA700
     association.close()
+
+
+@pytest.mark.parametrize("parts", [1, 40])
+def test_huge_store_request_is_refused_by_its_status(target: Target, parts: int) -> None:
+    """200 MB that curl streams, as one object or as many, every one over the limit; memory stays as it was."""
+    before = target.peak()
+    assert stream(target, 200 * MEGABYTE, parts) == "413"
+    assert target.peak() - before < 30 * MEGABYTE
+
+
+def stream(target: Target, size: int, parts: int) -> str:
+    """The status of a store request of zeros in these parts, whose length nobody says before."""
+    kind = 'content-type: multipart/related; type="application/dicom"; boundary=here'
+    command = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "-X", "POST", "-T", "-", "-m", "300", "-H", kind]
+    command += ["-H", f"authorization: Bearer {target.service.token}", f"{target.service.dicomweb}/studies"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as curl:
+        assert curl.stdin
+        for _ in range(parts):
+            curl.stdin.write(b"--here\r\n\r\n")
+            for _ in range(size // parts // MEGABYTE):
+                curl.stdin.write(bytes(MEGABYTE))
+            curl.stdin.write(b"\r\n")
+        return curl.communicate(b"--here--\r\n", 300)[0].decode()
 
 
 def test_full_spool_refuses_by_status(target: Target) -> None:

@@ -1,15 +1,18 @@
 """Whom an X-ray is of stays in the X-ray, the patients bucket and the worklist's table of patients.
 
 A whole stack gets X-rays of one patient over DICOM: a good one, a lateral view, one whose pixels are damaged, some that
-the gateway refuses; and two with damaged headers. People search for the patient. Then everything else is searched.
+the gateway refuses; and two with damaged headers. People search for the patient. An interface engine refuses results
+until they are delivered again. Then everything else is searched.
 """
 
 import contextlib
+import json
 import os
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -27,6 +30,7 @@ from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from tests.support.dicom_files import CT, JPEG_2000, film, write
 from tests.support.dicom_network import send
+from tests.support.hl7_receiver import Receiver, running_receiver
 from tests.support.kafka_tail import tail, uploads_of
 from tests.support.laptop_stack import running_stack, s3_client
 from tests.support.own_host import LoopbackTransport
@@ -66,6 +70,8 @@ class Site:
     page: str
     records: list[Message]
     """Those of all topics; the broker keeps them only until they are processed."""
+    engine: Receiver
+    """Where results are delivered to; it refuses all."""
 
     @property
     def storage(self) -> Storage:
@@ -74,7 +80,13 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, packages: tuple[Path, Path]) -> Iterator[Site]:
-    with running_stack(tmp_path_factory.mktemp("privacy"), packages[0]) as settings:
+    folder = tmp_path_factory.mktemp("privacy")
+    ours = {"destinations": folder / "destinations.toml"}
+    with running_receiver(*["AE"] * 99, messages=99) as engine, contextlib.ExitStack() as opened:
+        ours["destinations"].write_text(
+            f'[[destination]]\nname = "engine"\nkind = "hl7"\nhost = "127.0.0.1"\nport = {engine.port}\n'
+        )
+        settings = opened.enter_context(running_stack(folder, packages[0], worklist=ours))
         stack.wait(settings, "worklist")
         stack.wait(settings, "gateway")
         connected, home = stack.connect(settings), Home(settings.home)
@@ -89,7 +101,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, packages: tuple[Path, Path]) 
                 each.until(bool, 120)
             eventually(lambda: len(list(storage.list(connected.results_bucket, "results/"))) >= RESULTS, 120)
             records = [record for each in (uploads, *others) for record in each.settled(0.5)]
-        yield Site(connected, home, look(settings, connected), records)
+        yield Site(connected, home, look(settings, connected), records, engine)
 
 
 def topics(settings: Settings) -> tuple[str, ...]:
@@ -162,6 +174,27 @@ def test_search_would_notice_the_patient(site: Site) -> None:
     kept = [info.key for info in site.storage.list(site.settings.patients_bucket)]
     assert any(traces(site.storage.get(site.settings.patients_bucket, key).data) for key in kept)
     assert {NAME, NUMBER, ACCESSION} <= set(traces(site.page))
+
+
+def test_command_delivers_dead_letters_again(site: Site) -> None:
+    """The running worklist makes them; neither command names the patient."""
+    runner, outputs = CliRunner(), list[str]()
+
+    def lungline(*command: str) -> Any:
+        outputs.append(runner.invoke(app, [*command, "--json", "--home", str(site.home.path)]).output)
+        return json.loads(outputs[-1])
+
+    def states() -> dict[str, int]:
+        return {each["state"]: each["number"] for each in lungline("worklist", "deliveries")["counts"]}
+
+    eventually(lambda: set(states()) <= {"failed", "not sent"} and states().get("failed", 0) >= 1, 60)
+    refused, dead = len(site.engine.messages), states()["failed"]
+    site.engine.answers.clear()
+    assert lungline("worklist", "deliver", "engine", "--again")["due"] == dead
+    eventually(lambda: states().get("sent") == dead, 60)
+    assert len(site.engine.messages) == refused + dead
+    assert len(set(site.engine.control_ids)) == dead
+    assert [words for output in outputs if (words := traces(output))] == []
 
 
 def test_files_of_the_home_name_no_patient(site: Site) -> None:

@@ -2,9 +2,13 @@
 
 import asyncio
 import io
+import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +48,7 @@ class Site:
         """How many uploads there are."""
         return sum(1 for _ in self.storage.list(self.bucket))
 
-    def post(self, body: bytes, study: str = "", **headers: str) -> httpx.Response:
+    def post(self, body: bytes | Iterator[bytes], study: str = "", **headers: str) -> httpx.Response:
         """A request with the token, unless `headers` have another."""
         named = {"authorization": f"Bearer {self.gateway.token}", "content-type": TYPE}
         named |= {name.replace("_", "-"): value for name, value in headers.items()}
@@ -212,6 +216,36 @@ def test_store_that_is_down_is_503(tmp_path: Path) -> None:
     with running(service, service.home.log("gateway")):
         answer = Site(settings, service).post(body([write(film(64))]))
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
+
+
+def test_killed_gateway_loses_nothing_and_keeps_nothing_twice(tmp_path: Path) -> None:
+    """Killed in the middle of a request, twice: whoever got no answer sends it again."""
+    home, files = tmp_path / "home", [write(film(64, seed=seed)) for seed in range(24)]
+    with running_store(home, Settings(home=home)) as settings:
+        service, storage = GatewayService.of(home, settings), Storage.from_settings(settings)
+        for number in (3, 20, len(files)):
+            is_killed = threading.Event()
+            with running(service, service.home.log("gateway")) as process, ThreadPoolExecutor(1) as sender:
+                assert not list(service.home.file("gateway", "spool").iterdir())
+                if number == len(files):
+                    assert Site(settings, service).post(body(files)).status_code == 200
+                    break
+                answer = sender.submit(Site(settings, service).post, _until_killed(files[: number + 1], is_killed))
+                _until(lambda number=number: len(list(storage.list(settings.uploads_bucket))) == number)
+                os.kill(process.pid, signal.SIGKILL)
+                is_killed.set()
+                with pytest.raises(httpx.TransportError):
+                    answer.result(60)
+        keys = [info.key for info in storage.list(settings.uploads_bucket)]
+        assert len(keys) == len(files)
+        assert {storage.get(settings.uploads_bucket, key).data for key in keys} == set(files)
+
+
+def _until_killed(files: Sequence[bytes], is_killed: threading.Event) -> Iterator[bytes]:
+    """A body whose last part does not end before the kill."""
+    yield body(files).removesuffix(b"\r\n--here--\r\n")
+    is_killed.wait(60)
+    yield b"--here--"
 
 
 def test_orthanc_sends_by_its_dicomweb_plugin(site: Site, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from typer.testing import CliRunner
 
 from cli.main import app
+from gateway.bound_titles import BoundTitles
 from laptop.home.gateway_certificates import authority, issue_to_sender, with_certificates
 from laptop.services.gateway import GatewayService, running_gateway
 from laptop.services.store import running_store
@@ -30,6 +31,7 @@ from tests.support.orthanc import Modality, running_orthanc
 from tests.support.waiting import eventually
 
 LISTENER = "DX2"
+COUNTED = "lungline_gateway_associations_total"
 REFUSED = (httpx.ReadError, httpx.ConnectError, httpx.RemoteProtocolError)
 
 
@@ -223,3 +225,74 @@ def test_own_files_and_made_ones_exclude_each_other(tmp_path: Path) -> None:
     both = GatewaySettings(make_certificates=True, tls_certificate=tmp_path / "x.crt")
     with pytest.raises(SettingsError, match="exclude each other"):
         with_certificates(Home.make(tmp_path), both)
+
+
+@dataclass(frozen=True)
+class BoundSite:
+    """A gateway that takes each AE title from its own certificate only, and two senders."""
+
+    gateway: GatewayService
+    senders: dict[str, Pair]
+    authority: Path
+
+    def echo(self, title: str, sender: str) -> str:
+        """What echoscu says of an association under a title with the certificate of a sender; empty for success."""
+        shown = options(self.senders[sender], self.authority)
+        done = dcmtk("echoscu", *shown, "-aet", title, "-aec", "LUNGLINE", HOST, str(self.gateway.ports.gateway))
+        return "" if done.returncode == 0 else done.stderr + done.stdout
+
+
+@pytest.fixture(scope="module")
+def bound(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BoundSite]:
+    home, folder = (tmp_path_factory.mktemp("bound") / name for name in ("home", "senders"))
+    ours = {"make_certificates": True, "sender_certificates": "CT9=CR2, *"}
+    settings = Settings.model_validate({"home": home, "gateway": ours})
+    with running_store(home, settings) as connected, running_gateway(home, connected) as gateway:
+        pairs = {name: issue_to_sender(gateway.home, name, folder)[0] for name in ("DX1", "CR2")}
+        yield BoundSite(gateway, pairs, folder / "authority.crt")
+
+
+@pytest.mark.parametrize(
+    ("title", "sender", "is_taken"),
+    [
+        *(("DX1", "DX1", True), ("CR2", "CR2", True), ("CT9", "CR2", True)),
+        *(("DX1", "CR2", False), ("CT9", "DX1", False), ("CT9X", "CR2", False), ("dx1", "DX1", False)),
+    ],
+)
+def test_title_is_taken_from_its_own_certificate_only(
+    bound: BoundSite, title: str, sender: str, is_taken: bool
+) -> None:
+    answer = bound.echo(title, sender)
+    assert (answer == "") is is_taken
+    if not is_taken:
+        assert "Calling AE Title Not Recognized" in answer
+        assert "Permanent" in answer
+
+
+def test_unproved_title_is_counted_and_not_written_down(bound: BoundSite, tmp_path: Path) -> None:
+    """A sender may call itself like a patient. What it sends is not stored."""
+    before = _associations(bound.gateway, "unproved")
+    (tmp_path / "x.dcm").write_bytes(write(film(64, seed=31)))
+    shown = ["-aet", "ZSCHOKKENHOFER", *options(bound.senders["DX1"], bound.authority)]
+    assert "Rejected" in storescu(bound.gateway.ports.gateway, tmp_path / "x.dcm", options=shown)
+    assert _associations(bound.gateway, "unproved") == before + 1
+    log = bound.gateway.home.log("gateway").read_text()
+    assert "bound to another certificate" in log
+    assert "ZSCHOKKENHOFER" not in log
+
+
+def _associations(gateway: GatewayService, outcome: str) -> float:
+    text = httpx.get(f"http://{HOST}:{gateway.ports.gateway_metrics}/metrics").text
+    (line,) = [line for line in text.splitlines() if line.startswith(f'{COUNTED}{{outcome="{outcome}"}}')]
+    return float(line.split()[1])
+
+
+@pytest.mark.parametrize("text", ["DX1", "=DX1", "DX1=", "ELEVENTEEN_AE_TITLE=x"])
+def test_binding_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(SettingsError, match="expected AE title=name"):
+        BoundTitles.of(GatewaySettings(tls_ca=tmp_path, sender_certificates=text))
+
+
+def test_binding_without_certificates_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"needs gateway\.tls_ca"):
+        BoundTitles.of(GatewaySettings(sender_certificates="*"))

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from laptop.services.process import birth
+from laptop.supervision.leftovers import end_leftovers
 from laptop.supervision.status import ServiceStatus, StackStatus, write_status
-from laptop.supervision.supervisor import end_leftovers
 from lungline.home import Home
 
 

@@ -18,8 +18,8 @@ from laptop.home.models import champion_fault
 from laptop.home.ports import claim_ports, load_ports
 from laptop.home.state import check_state
 from laptop.home.store_growth import LIST, note_growth
+from laptop.supervision.leftovers import end_leftovers
 from laptop.supervision.status import read_status
-from laptop.supervision.supervisor import end_leftovers
 from lungline.errors import StackError
 from lungline.home import Home, write_json
 from lungline.settings import Settings

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support import import_graph
+from tests.support import import_graph, order
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {"tensorflow", "keras", "kserve", "mlflow", "kfp", "pandas", "sklearn", "matplotlib", "great_expectations"}
@@ -51,6 +51,11 @@ def test_every_room_has_its_place_in_the_house() -> None:
     assert import_graph.unnamed() == []
     rooms = {import_graph.room_of(module) for module in import_graph.files()}
     assert set(import_graph.ROOMS) - rooms == set(), "rooms that are no more"
+
+
+def test_the_tests_that_begin_first_are_there() -> None:
+    assert [name for name in order.LONGEST if not (ROOT / f"tests/{name}.py").exists()] == []
+    assert len(set(order.LONGEST)) == len(order.LONGEST)
 
 
 def test_imports_run_downward_only() -> None:

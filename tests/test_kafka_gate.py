@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient  # pyright: ignore[reportPrivateImportUsage] - as its docs do
 from pydantic import SecretStr
 
@@ -188,3 +188,36 @@ def tls(settings: Settings) -> ssl.SSLSocket:
 
 def framed(body: bytes) -> bytes:
     return struct.pack(">i", len(body)) + body
+
+
+@pytest.mark.parametrize("topics", [["xray-uploads"], ["xray-uploads", "xray-results"]])
+def test_a_record_ends_the_wait_of_its_reader(broker: Settings, topics: list[str]) -> None:
+    """The broker alone would look again after half of the time; where several are read at once, it does."""
+    ensure_topics(broker, topics)
+    wait = 10_000 if len(topics) == 1 else 500
+    options = client_options(broker) | {"group.id": "waiting", "fetch.wait.max.ms": wait}
+    consumer, producer = Consumer(options), Producer(client_options(broker))
+    consumer.assign([TopicPartition(topic, 0, OFFSET_END) for topic in topics])
+    assert consumer.poll(2) is None  # its second fetch waits
+    for value in (b"first", b"second", b"third"):
+        producer.produce(topics[-1], value)
+        assert producer.flush(10) == 0
+        message = consumer.poll(3)
+        assert message
+        assert message.value() == value
+    consumer.close()
+
+
+def test_a_reader_who_goes_back_waits_for_nothing(broker: Settings) -> None:
+    ensure_topics(broker)
+    producer = Producer(client_options(broker))
+    for number in range(5):
+        producer.produce(broker.dead_letters_topic, bytes([number]))
+    assert producer.flush(10) == 0
+    consumer = Consumer(client_options(broker) | {"group.id": "back"})
+    for start in (3, 0, 4):
+        consumer.assign([TopicPartition(broker.dead_letters_topic, 0, start)])
+        message = consumer.poll(4)
+        assert message
+        assert message.offset() == start
+    consumer.close()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from laptop.doctor import check_services
+from laptop.checks.services import check_services
 from laptop.supervision.status import ServiceStatus, StackStatus
 
 

@@ -12,8 +12,8 @@ from laptop.home.lock import is_locked, take_lock
 from laptop.services.process import Process, birth
 from laptop.services.service import Command
 from laptop.supervision import reaper
+from laptop.supervision.leftovers import end_leftovers
 from laptop.supervision.status import ServiceStatus, StackStatus, read_leftovers, read_status, write_status
-from laptop.supervision.supervisor import end_leftovers
 from lungline.errors import StackError
 from lungline.home import Home, write_json
 from tests.support.waiting import eventually

@@ -14,7 +14,7 @@ from lungline.diagnosis.upload import diagnose_upload
 from lungline.errors import LunglineError
 from lungline.events.uploads import Upload
 from lungline.imaging import dicom as dicom_decoder
-from lungline.imaging import dicom_header
+from lungline.imaging.dicom_elements import Walk
 from lungline.imaging.dicom_header import find_header
 from lungline.package.package import Package
 from lungline.results import patients
@@ -133,14 +133,14 @@ def test_header_is_read_once_and_the_decoder_sees_no_patient(
     store: Storage, diagnoser: Diagnoser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     walks: list[int] = []
-    collect = dicom_header._Walk.collect  # noqa: SLF001 - the walk itself is what must happen once
+    collect = Walk.collect
 
     def counted(walk: Any, start: int, needed: Any) -> Any:
         walks.append(start)
         return collect(walk, start, needed)
 
     upload = put(store, "once.dcm", dicom())
-    monkeypatch.setattr(dicom_header._Walk, "collect", counted)  # noqa: SLF001
+    monkeypatch.setattr(Walk, "collect", counted)
     assert diagnose_upload(upload, diagnoser, store, SETTINGS, keep_unsure=lambda *_: None).patient
     assert len(walks) == 1
     whole = find_header(dicom(), frozenset({*dicom_decoder.NEEDED, *patients.NEEDED}))

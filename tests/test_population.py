@@ -1,5 +1,6 @@
 """The population check: images unlike those of training are Unsure, and the reason is theirs."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from lungline.datasets import phantom
 from lungline.imaging.preparation import Preparation
-from lungline.package.card import Card, CodeFacts, DataFacts, Thresholds
+from lungline.package.card import Card, CodeFacts, DataFacts, Thresholds, amend_card
 from lungline.package.package import UNLIKE_TRAINING, Package
 from lungline.settings import ModelSettings
 from lungline.training.export import write_package
@@ -60,8 +61,8 @@ def test_images_of_another_kind_of_detector_are_unsure_and_say_why(package: Pack
 
 
 def test_a_package_of_before_has_no_such_check(package: Package, tmp_path: Path) -> None:
-    card = package.card.model_copy(update={"population": None, "files": {}})
-    write_package(tmp_path / "1", keras_model=build(ModelSettings(size=SIZE, width=4)), card=card)
+    shutil.copytree(package.folder, tmp_path / "1")
+    amend_card(tmp_path / "1", population=None)
     (prediction,) = Package.load(tmp_path / "1").predict(PREPARATION.normalise(grainy(chests(1, 3))))
     assert (prediction.distance, prediction.doubts) == (None, ())
 

@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 
 from laptop.home.credentials import claim_credentials
 from laptop.home.ports import claim_ports
-from laptop.services.durable_answers import Disk, Exchange
+from laptop.services.durable_answers import Disk, Turns
 from laptop.services.process import running
 from laptop.services.store import Store
 from lungline.home import Home
@@ -105,29 +105,29 @@ def test_a_sync_that_has_begun_is_too_early_for_what_comes_later(tmp_path: Path)
 
 @pytest.mark.parametrize("begin", [b"PUT /a HTTP/1.1\r\n", b"DELETE /a HTTP/1.1\r\n", b"POST /a?delete HTTP/1.1\r\n"])
 def test_answers_to_writes_wait_for_the_disk(begin: bytes) -> None:
-    exchange = Exchange()
-    exchange.on_request(begin)
-    exchange.on_request(b"GET is how this body begins")
-    assert exchange.may_pass(b"HTTP/1.1 100 Continue\r\n\r\n")
-    assert not exchange.may_pass(DONE)
-    assert not exchange.may_pass(b"<the rest of the answer>")
+    turns = Turns()
+    turns.on_request(begin)
+    turns.on_request(b"GET is how this body begins")
+    assert turns.may_pass(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert not turns.may_pass(DONE)
+    assert not turns.may_pass(b"<the rest of the answer>")
 
 
 def test_answers_to_reads_pass() -> None:
-    exchange = Exchange()
+    turns = Turns()
     for request, passes in (
         (b"GET /a HTTP/1.1\r\n", True),
         (b"PUT /a HTTP/1.1\r\n", False),
         (b"HEAD /a HTTP/1.1\r\n", True),
     ):
-        exchange.on_request(request)
-        assert exchange.may_pass(DONE) is passes
+        turns.on_request(request)
+        assert turns.may_pass(DONE) is passes
 
 
 def test_a_body_that_follows_an_early_answer_is_no_read() -> None:
-    exchange = Exchange()
-    exchange.on_request(b"PUT /a HTTP/1.1\r\n")
-    assert not exchange.may_pass(b"HTTP/1.1 403 Forbidden\r\n\r\n")
-    exchange.on_request(b"the rest of the body")
-    exchange.on_request(b"PUT /b HTTP/1.1\r\n")
-    assert not exchange.may_pass(DONE)
+    turns = Turns()
+    turns.on_request(b"PUT /a HTTP/1.1\r\n")
+    assert not turns.may_pass(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+    turns.on_request(b"the rest of the body")
+    turns.on_request(b"PUT /b HTTP/1.1\r\n")
+    assert not turns.may_pass(DONE)

@@ -41,7 +41,7 @@ def record(number: int, outcome: Outcome, label: ResultLabel | None) -> ResultRe
         read=ReadFacts(etag=secret, version_id=None, size=1000 + number, modified=NOW),
         image=ImageFacts(format="png", width=100 + number, height=2000),
         times=Times(uploaded=NOW - timedelta(seconds=1), received=NOW, done=NOW),
-        timings={"fetch": 3.0, "decode": 2.0, "predict": 0.2, "save_heatmap": 1.0, secret: 1.0},
+        timings={"fetch": 3.0, "decode": 2.0, "predict": 0.2, "explain": 1.0, secret: 1.0},
     )
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from laptop.home.ports import Ports, claim_ports, load_ports
 from laptop.services.mlflow import answers_with
 from laptop.services.process import Process, running
 from laptop.services.store import Store, running_store
+from laptop.services.store_sockets import FOLDER, ports_of, remove_sockets
 from laptop.supervision.assembly import assembled
 from lungline.deidentification.pseudonyms import KEY_FILE
 from lungline.errors import StorageUnavailable
@@ -165,11 +167,34 @@ def bare_store(tmp_path: Path) -> Iterator[Store]:
             yield made
         finally:
             process.kill()
+            process.wait(10)
+            remove_sockets(ports_of(program))
 
 
 def answer_of(url: str) -> bytes:
     """What a stranger gets, who accepts any certificate and has none."""
     return subprocess.run(["curl", "-ski", "-m", "5", url], capture_output=True, check=False, timeout=20).stdout
+
+
+def test_a_store_leaves_no_socket_in_the_temporary_folder(tmp_path: Path) -> None:
+    home, settings = Home.make(tmp_path), Settings(home=tmp_path)
+
+    def left() -> list[Path]:
+        ports = (read_json(home.file("run", "store_gate.json")) or {})["ports"]
+        return [path for port in ports for path in FOLDER.glob(f"seaweedfs-*-{port}.sock")]
+
+    store = Store(home, settings, claim_ports(home), claim_credentials(home))
+    with running(store, home.log("store")) as process:
+        killed = left()
+        process.sweep()
+    assert killed
+    assert left() == killed
+    with running(store, home.log("store")) as process:
+        assert left()
+        process.signal(signal.SIGTERM)
+        eventually(lambda: process.exit_code is not None, 60)
+    assert left() == []
+    assert not any(path.exists() for path in killed)
 
 
 @pytest.mark.attack

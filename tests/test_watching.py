@@ -17,7 +17,8 @@ from confluent_kafka import Producer
 
 from dashboards.rendering import queries, rendered
 from eventing.kafka import client_options
-from laptop import doctor, stack
+from laptop import stack
+from laptop.checks import flow
 from laptop.home.ports import load_ports, targets
 from laptop.services.prometheus import rules
 from lungline.datasets.phantom import jpeg
@@ -251,12 +252,12 @@ def _damage(home: Home) -> None:
 def disk_is_full(settings: Settings) -> bool:
     """Whether this machine's own disk is so full that the stack must say so."""
     usage = shutil.disk_usage(settings.home)
-    return usage.free / usage.total < doctor.FREE_DISK
+    return usage.free / usage.total < flow.FREE_DISK
 
 
 def test_doctor_says_what_is_wrong_and_what_to_do(watched: WatchedStack) -> None:
     def run_checks() -> dict[str, Check]:
-        return {check.name: check for check in doctor.check_metrics(stack.status(watched.settings))}
+        return {check.name: check for check in flow.check_flow(stack.status(watched.settings))}
 
     wrong = {"model", "dead letters", "notices", "drift"} | ({"room"} if disk_is_full(watched.settings) else set())
     until(lambda: {name for name, check in run_checks().items() if not check.passed} == wrong)

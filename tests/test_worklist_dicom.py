@@ -14,11 +14,15 @@ from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian,
 
 from lungline.errors import DataError
 from lungline.imaging.decoding import decode
+from lungline.imaging.heatmap import EvidenceMap, draw
 from lungline.imaging.preparation import Preparation, heatmap_png
 from lungline.results.records import ImageFacts, ResultRecord
+from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from tests.support.worklist_site import home, record, running_site, wait
+from worklist.exports.images import ImageRenderer
 from worklist.exports.secondary_capture import capture, capture_key
+from worklist.exports.study_instances import instances_of
 
 
 def radiograph(**changes: object) -> bytes:
@@ -102,6 +106,19 @@ def test_dicom_result_is_reproducible(store: Storage) -> None:
     png = store.get("lungline-results", result.heatmap or "").data
     first, second = (dcmread(io.BytesIO(capture(data, png, result))) for _ in range(2))
     assert first.SOPInstanceUID == second.SOPInstanceUID
+
+
+def test_heatmap_is_drawn_into_the_dicom_result(store: Storage) -> None:
+    """An image that the worklist cannot decode, such as one too large for its memory, gets none, with the reason."""
+    data = radiograph()
+    evidence = EvidenceMap.of(np.full((4, 4), 0.8, np.float32), (0.0, 0.0, 1.0, 1.0))
+    result = predicted(store, data).model_copy(update={"heatmap": None, "evidence": evidence})
+    with instances_of(result, ImageRenderer(store, Settings())) as made:
+        drawn = dcmread(io.BytesIO(made.capture())).pixel_array[:96, :80]
+    assert np.array_equal(drawn, np.asarray(Image.open(io.BytesIO(draw(decode(data), evidence)))))
+    too_large = ImageRenderer(store, Settings(image_max_pixels=96 * 80 - 1))
+    with instances_of(result, too_large) as made, pytest.raises(DataError, match="cannot be drawn here"):
+        made.capture()
 
 
 def test_upload_without_study_gets_no_dicom_result(store: Storage) -> None:

@@ -248,7 +248,9 @@ def test_hanging_server_is_reported_and_the_reading_kept(browser: Browser, site:
         write_comment(page, result)
         page.evaluate("outbox.timeout = 500")
         held: list[Route] = []
-        page.route("**/readings*", lambda route: held.append(route), times=1)  # noqa: PLW0108 - Playwright marks functions
+        page.route("**/readings*", lambda route: held.append(route))  # noqa: PLW0108 - Playwright marks functions
         page.keyboard.press("c")
         expect(page.locator("#outbox")).to_contain_text("The worklist is not responding")
+        assert held
+        page.unroute("**/readings*")  # what is held ends by its own timeout, and is sent again
         stored_once(page, site, "confirmed", "Pneumonia")

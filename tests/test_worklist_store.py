@@ -172,6 +172,8 @@ def test_migration_moves_what_was_set_aside_to_the_end(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "worklist/worklist.db")) as connection, connection:
         connection.execute("UPDATE entries SET priority = 3000 WHERE key = 'lateral'")
         connection.execute("ALTER TABLE deliveries DROP COLUMN reading")  # which version 0007 adds
+        connection.execute("DROP INDEX ix_deliveries_kept")  # version 0008
+        connection.execute("ALTER TABLE deliveries DROP COLUMN kept")
         connection.execute("UPDATE alembic_version SET version_num = '0005'")
     with closing(Database.open(home(tmp_path))) as database:
         assert [entry.key for entry in shown(database)] == ["normal", "lateral"]

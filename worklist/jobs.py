@@ -1,4 +1,4 @@
-"""Background jobs: notices, deliveries, readings and DICOM results to S3, a lost database from there, lost objects."""
+"""Background jobs: notices, deliveries, what S3 keeps of both, a lost database from there, lost objects."""
 
 import asyncio
 import contextlib
@@ -15,13 +15,15 @@ from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from lungline.wording import count
 from worklist.database import audit, counters, entries, readings
+from worklist.database.delivered import Keeper
 from worklist.database.losses import Losses
 from worklist.database.models import ResultRow
 from worklist.database.rebuild import Restoration
 from worklist.database.session import Database
 from worklist.delivery.courier import Courier
 from worklist.exports.images import ImageRenderer
-from worklist.exports.secondary_capture import capture, capture_key
+from worklist.exports.secondary_capture import capture_key
+from worklist.exports.study_instances import instances_of
 from worklist.notifier import Notifier
 
 EVERY_SECONDS = 1.0
@@ -54,6 +56,7 @@ class Jobs:
         self._settings = settings
         self._notifier = notifier
         self._courier = courier
+        self._keeper = Keeper(database, storage, settings.results_bucket, courier.destinations)
         self._restoration = restoration or Restoration()
         self._losses, self._look_due = losses or Losses(), 0.0
         self._images = ImageRenderer(storage, settings)
@@ -64,7 +67,13 @@ class Jobs:
     async def run(self) -> None:
         """Run rounds until stopped; notices and deliveries do not wait for the store."""
         looked = (self.restore, self.look_for_losses)
-        stored = (self.save_readings, self.save_captures, self.count_deidentified, self.anchor_audit)
+        stored = (
+            self.save_readings,
+            self.save_captures,
+            self.keep_deliveries,
+            self.count_deidentified,
+            self.anchor_audit,
+        )
         delivered = self._repeat(self.deliver_results, every=DELIVER_SECONDS)
         await asyncio.gather(self._repeat(self.send_notices), delivered, self._repeat(*stored), self._repeat(*looked))
         stopping = (run_in_threadpool(part, STOP_SECONDS) for part in (self._notifier.join, self._courier.stop))
@@ -86,8 +95,20 @@ class Jobs:
         self._notifier.send_due()
 
     def deliver_results(self) -> None:
-        """Start delivering due results to other systems."""
-        self._courier.deliver_due()
+        """Start delivering due results to other systems, once it is known what they have had."""
+        if not self._restoration.needed:
+            self._courier.deliver_due()
+
+    def keep_deliveries(self) -> None:
+        """Keep in S3 what was delivered."""
+        if self._restoration.needed:
+            return
+        try:
+            self._keeper.keep()
+        except Unavailable:
+            raise
+        except LunglineError:  # nobody has made the bucket yet
+            return
 
     def restore(self) -> None:
         """Restore the list of an empty database from the store."""
@@ -99,6 +120,8 @@ class Jobs:
             return
         if done:
             detail = f"{count(done.added, 'result')}, {count(done.readings, 'reading')}"
+            if done.delivered or done.due:
+                detail += f", {count(done.delivered, 'delivery', 'deliveries')} made before, {done.due} due"
             _log.warning("The database was empty; restored from the store: %s.", detail)
             with self._database.writing() as session:
                 audit.record(session, "the worklist", "none", "restored", detail=detail)
@@ -164,9 +187,8 @@ class Jobs:
         """Store the DICOM file of a result; return why there cannot be one, which retrying would not change."""
         bucket = self._settings.results_bucket
         try:
-            original = self._images.original(record)
-            overlaid = self._storage.get(bucket, record.heatmap or "").data
-            data = capture(original, overlaid, record)
+            with instances_of(record, self._images) as made:
+                data = made.capture()
         except (ObjectGone, DataError) as exc:
             _log.warning("Upload %s gets no DICOM result: %s", record.upload.identity, exc)
             return str(exc)

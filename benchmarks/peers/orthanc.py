@@ -3,7 +3,6 @@
 import json
 import secrets
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
+from benchmarks.servers import free_ports
 
 PROGRAM = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin")
 _DICOMWEB = "/usr/share/orthanc/plugins/libOrthancDicomWeb.so"
@@ -97,7 +98,7 @@ def running_orthanc(
     if PROGRAM is None:
         raise FileNotFoundError("Orthanc is not installed (apt-get install orthanc orthanc-dicomweb)")
     folder.mkdir(parents=True, exist_ok=True)
-    dicom_port, http_port = _free_ports(2)
+    dicom_port, http_port = free_ports(2)
     server = Orthanc(title, dicom_port, http_port, secrets.token_urlsafe(16), folder / "orthanc.log")
     (folder / "orthanc.json").write_text(
         json.dumps(_configuration(folder, server, modalities or {}, route_to) | dict(options or {}))
@@ -156,13 +157,3 @@ def _wait_until_ready(server: Orthanc, process: "subprocess.Popen[bytes]") -> No
             pass
         assert time.monotonic() < deadline, server.log.read_text(errors="replace")[-2000:]
         time.sleep(0.05)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports

@@ -43,7 +43,9 @@ from lungline.storage.s3 import Storage
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient  # pyright: ignore[reportPrivateImportUsage] - as its docs do
 
-KEPT_BATCHES = 500
+# Dead letters can be replayed again. Of results whoever waits for them live needs the last; the broker lists all of a
+# partition for each fetch, which costs the store 11 ms of processor time for 500, 2 ms for 50.
+KEPT_BATCHES, KEPT_RESULTS = 500, 50
 # A commit that is further beyond the last batch than any batch is long was made by somebody else.
 LONGEST_BATCH = 10_000
 PROOF_SECONDS, ANSWER_SECONDS = 3.0, 3.0
@@ -51,11 +53,13 @@ PROOF_SECONDS, ANSWER_SECONDS = 3.0, 3.0
 _CLUSTER = "clusters/tansu_cluster"
 
 
-def prune(storage: Storage, settings: Settings, kept_batches: int = KEPT_BATCHES) -> int:
+def prune(
+    storage: Storage, settings: Settings, kept_batches: int = KEPT_BATCHES, kept_results: int = KEPT_RESULTS
+) -> int:
     """Delete the batches that no consumer needs any longer; returns how many. Raises StorageUnavailable."""
     topics = (
         (settings.uploads_topic, TRIGGER_GROUP, 1),
-        (settings.results_topic, RESULTS_GROUP, kept_batches),
+        (settings.results_topic, RESULTS_GROUP, kept_results),
         (settings.dead_letters_topic, DEAD_LETTERS_GROUP, kept_batches),
     )
     return sum(_prune(storage, *topic, number) for topic in topics for number in range(PARTITIONS))

@@ -9,7 +9,10 @@ import asyncio
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+from laptop.services.relay import CHUNK
 
 _READING = (b"GET ", b"HEAD ")
 _INTERIM = b"HTTP/1.1 100"
@@ -44,7 +47,32 @@ class Disk:
 
 
 class Exchange:
-    """The requests and answers of one HTTP connection, and whether an answer may go to the client at once.
+    """The requests and answers of one HTTP connection to the store; its pumps are for `relay.hand_on`."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._turns = Turns()
+
+    async def requests(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, move: Callable[[], None], stall: float
+    ) -> None:
+        """Hand on what the client sends."""
+        while data := await reader.read(CHUNK):
+            self._turns.on_request(data)
+            await _hand_on(data, writer, move, stall)
+
+    async def responses(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, move: Callable[[], None], stall: float
+    ) -> None:
+        """Hand on what the store answers, to a write once the disk has it."""
+        while data := await reader.read(CHUNK):
+            if not self._turns.may_pass(data):
+                await self._disk.settle()
+            await _hand_on(data, writer, move, stall)
+
+
+class Turns:
+    """Whether an answer may go to the client at once.
 
     Where it is unsure it takes a request for a write: such an answer is merely later.
     """
@@ -64,6 +92,14 @@ class Exchange:
             return True
         self._is_answered = True
         return not self._writes
+
+
+async def _hand_on(data: bytes, writer: asyncio.StreamWriter, move: Callable[[], None], stall: float) -> None:
+    move()
+    writer.write(data)
+    async with asyncio.timeout(stall):
+        await writer.drain()
+    move()
 
 
 def _sync_file_system(handle: int) -> None:

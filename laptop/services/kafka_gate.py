@@ -20,8 +20,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from laptop.services.kafka_fetches import Ends, Exchange
+from laptop.services.kafka_frames import API_VERSIONS, with_named_fetches
 from laptop.services.kafka_login import (
-    API_VERSIONS,
     NEWEST_AUTHENTICATE,
     NEWEST_HANDSHAKE,
     PASSWORD,
@@ -57,6 +58,7 @@ class Gate:
         self._verifier = verifier
         self._strangers = Crowd(MAX_STRANGERS)
         self._clients = Crowd(most_relayed())
+        self._ends = Ends()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One client, from its login to its end."""
@@ -67,7 +69,8 @@ class Gate:
                     broker = await self._connect()
                     await self._admit((reader, writer), broker)
             with self._clients.member(writer) as move:
-                await hand_on((reader, writer), broker, move)
+                exchange = Exchange(self._ends)
+                await hand_on((reader, writer), broker, move, pumps=(exchange.requests, exchange.responses))
         except (OSError, EOFError, LoginRefused, TimeoutError, ssl.SSLError):
             pass  # clients come and go; they are told what they need to know
         finally:
@@ -90,7 +93,7 @@ class Gate:
             request = Request.parse(frame)
             if request.key == API_VERSIONS:
                 broker[1].write(struct.pack(">i", len(frame)) + frame)
-                reply = await _frame(broker[0], CHUNK)
+                reply = with_named_fetches(request.version, await _frame(broker[0], CHUNK))
                 client[1].write(struct.pack(">i", len(reply)) + reply)
             elif request.key == SASL_HANDSHAKE and 0 <= request.version <= NEWEST_HANDSHAKE:
                 client[1].write(handshake_reply(request))

@@ -17,7 +17,7 @@ PASSWORD = "LUNGLINE_GATE_PASSWORD"  # noqa: S105 - the variable that hands it t
 ITERATIONS = 4096
 """Kafka's minimum: the password is generated, so that nobody can guess it, and clients log in often."""
 
-API_VERSIONS, SASL_HANDSHAKE, SASL_AUTHENTICATE = 18, 17, 36
+SASL_HANDSHAKE, SASL_AUTHENTICATE = 17, 36
 NEWEST_HANDSHAKE, NEWEST_AUTHENTICATE, FLEXIBLE_AUTHENTICATE = 1, 2, 2
 _UNSUPPORTED_MECHANISM, _FAILED = 33, 58
 

@@ -7,7 +7,7 @@ connections, the one on which nothing has moved for longest makes way.
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 
 from lungline.connections import most_connections
 
@@ -16,6 +16,8 @@ STALL_SECONDS = 30.0
 """A client has this long to take a chunk."""
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Pump = Callable[[asyncio.StreamReader, asyncio.StreamWriter, Callable[[], None], float], Coroutine[None, None, None]]
+"""Hands on what a reader gets to a writer until there is no more: calls when something moves, raises after a stall."""
 
 
 def most_relayed() -> int:
@@ -49,25 +51,22 @@ class Crowd:
             self._moved.pop(writer, None)
 
 
-Pass = Callable[[bytes], Awaitable[None] | None]
-"""Called with bytes before they are handed on, which waits for what it returns."""
-
-
 async def hand_on(
     client: Stream,
     server: Stream,
     move: Callable[[], None],
     stall: float = STALL_SECONDS,
-    passes: tuple[Pass | None, Pass | None] = (None, None),
+    pumps: tuple[Pump, Pump] | None = None,
 ) -> None:
     """Hand on the bytes of both, until one of them ends or the other does not take them.
 
-    `passes` are called with the client's and with the server's bytes.
+    `pumps` are those to the server and to the client, where they do more than that.
     """
+    there, back = pumps or (_pump, _pump)
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(_pump(client[0], server[1], move, stall, passes[0]))
-            group.create_task(_pump(server[0], client[1], move, stall, passes[1]))
+            group.create_task(_close_after(there(client[0], server[1], move, stall), server[1]))
+            group.create_task(_close_after(back(server[0], client[1], move, stall), client[1]))
     except* (OSError, TimeoutError):
         for _, writer in (client, server):
             writer.transport.abort()
@@ -85,21 +84,20 @@ def end(stream: Stream, stall: float = STALL_SECONDS) -> None:
 
 
 async def _pump(
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
-    move: Callable[[], None],
-    stall: float,
-    passing: Pass | None,
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, move: Callable[[], None], stall: float
 ) -> None:
-    """Hand on bytes until there are no more; then the other end gets no more either."""
+    """Hand on bytes until there are no more."""
+    while data := await reader.read(CHUNK):
+        move()
+        writer.write(data)
+        async with asyncio.timeout(stall):
+            await writer.drain()
+        move()
+
+
+async def _close_after(pump: Coroutine[None, None, None], writer: asyncio.StreamWriter) -> None:
+    """Pump; then the other end gets no more either."""
     try:
-        while data := await reader.read(CHUNK):
-            move()
-            if passing and (wait := passing(data)):
-                await wait
-            writer.write(data)
-            async with asyncio.timeout(stall):
-                await writer.drain()
-            move()
+        await pump
     finally:
         writer.close()

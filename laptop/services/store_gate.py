@@ -23,7 +23,8 @@ from pathlib import Path
 
 from laptop.services.durable_answers import Disk, Exchange
 from laptop.services.private_network import BACKLOG, PrivateNetwork, Program, free_port
-from laptop.services.relay import CHUNK, Crowd, Pass, hand_on, most_relayed
+from laptop.services.relay import CHUNK, Crowd, hand_on, most_relayed
+from laptop.services.store_sockets import ports_of, remove_sockets
 from lungline.listening import listen
 from lungline.network import HOST
 
@@ -60,13 +61,9 @@ class Door:
             except OSError:  # the store is starting, or has ended
                 writer.close()
                 return
-            await hand_on((reader, writer), inner, move, passes=self._passes())
-
-    def _passes(self) -> tuple[Pass | None, Pass | None]:
-        disk, exchange = self.disk, Exchange()
-        if disk is None:
-            return None, None
-        return exchange.on_request, lambda data: None if exchange.may_pass(data) else disk.settle()
+            exchange = Exchange(self.disk) if self.disk else None
+            pumps = (exchange.requests, exchange.responses) if exchange else None
+            await hand_on((reader, writer), inner, move, pumps=pumps)
 
 
 async def _run(network: PrivateNetwork, doors: Sequence[tuple[Door, socket.socket]], data: Path) -> int:
@@ -95,9 +92,21 @@ def main(argv: Sequence[str]) -> int:
     doors: list[Door] = arguments.door
     listeners = [listen(HOST, door.port, BACKLOG) for door in doors]
     program = [*arguments.program, *(f"-{door.option}={door.inner}" for door in doors)]
+    ports = ports_of(program)
+    remove_sockets(_ports_of_the_last_start(arguments.report))
     network = PrivateNetwork.start(Program(program, dict(os.environ), doors[0].inner))
-    arguments.report.write_text(json.dumps({"pid": os.getpid(), "private": network.is_private}))
-    return asyncio.run(_run(network, list(zip(doors, listeners, strict=True)), arguments.data))
+    arguments.report.write_text(json.dumps({"pid": os.getpid(), "private": network.is_private, "ports": ports}))
+    try:
+        return asyncio.run(_run(network, list(zip(doors, listeners, strict=True)), arguments.data))
+    finally:
+        remove_sockets(ports)
+
+
+def _ports_of_the_last_start(report: Path) -> list[int]:
+    try:
+        return [int(port) for port in json.loads(report.read_text())["ports"]]
+    except (OSError, ValueError, TypeError, KeyError):  # the first start, or a file that was cut
+        return []
 
 
 if __name__ == "__main__":

@@ -13,12 +13,10 @@ import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from eventing.metrics import expose
@@ -27,19 +25,19 @@ from laptop.home.ports import exchanged, load_ports, targets
 from laptop.home.store_files import note_store_files
 from laptop.services.process import Process, birth, is_working, tail
 from laptop.services.service import Service
-from laptop.supervision import reaper
 from laptop.supervision.assembly import Assembly, assemble
+from laptop.supervision.leftovers import end_leftovers
 from laptop.supervision.listeners import claim
 from laptop.supervision.logs import LogFile
 from laptop.supervision.metrics import StackCollector
 from laptop.supervision.monitoring import Monitoring
+from laptop.supervision.orphans import Reaper
+from laptop.supervision.probes import Probes
 from laptop.supervision.reconciler import Reconciler
 from laptop.supervision.silence import Silence
-from laptop.supervision.status import REPORT_SECONDS, ServiceStatus, StackStatus, read_leftovers, write_status
+from laptop.supervision.status import REPORT_SECONDS, ServiceStatus, StackStatus, write_status
 from lungline import program
-from lungline.errors import LunglineError
 from lungline.home import Home
-from lungline.network import is_free
 from lungline.service_state import State
 from lungline.settings import Settings
 
@@ -50,19 +48,14 @@ Assemble = Callable[[Home, Settings], Assembly]
 # Each group ends before the next, so that work in progress is finished and its results are still written.
 STOPPING = (("gateway", "trigger", "bridge"), ("predictor", "worklist", "mlflow", "broker"), ("store", "prometheus"))
 PROBE_SECONDS, POLL_SECONDS = 0.03, 1.0
-# A probe that takes longer shows that its service gives no sign.
-PATIENCE_SECONDS = 5.0
 # A start is silent; one that does nothing for this long is a matter for the status.
 IDLE_START_SECONDS = 10.0
-# One for each service's probe and one for its housekeeping: those of hung services must not keep the others waiting.
-THREADS = 24
 UNPROVEN: frozenset[State] = frozenset({"starting", "not answering", "not ready: another program answers"})
 # A service whose `after` is in one of these may be silent because it waits.
 UNSETTLED: frozenset[State] = frozenset({*UNPROVEN, "restarting", "stopped"})
 STRANGER: State = "not ready: another program answers"
 MAINTAIN_EVERY = 5  # polls of a service
 SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 30.0
-REAPER_SECONDS = 2.0
 # A service that has run this long has recovered: the pause before its next restart is the shortest again.
 STEADY_SECONDS = 60.0
 
@@ -105,15 +98,11 @@ class Supervisor:
         self._processes: dict[str, Process] = {}
         self._hung: dict[str, float] = {}
         """Services that were killed because they hang, and how long they gave no sign."""
-        self._background: dict[tuple[str, str], asyncio.Future[Any]] = {}
+        self._probes = Probes()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ended = asyncio.Condition()
         self._stopping = asyncio.Event()
-        read, self._reaper_pipe = os.pipe()
-        self._reaper = subprocess.Popen(
-            (sys.executable, "-I", "-S", reaper.__file__), stdin=read, start_new_session=True
-        )
-        os.close(read)
+        self._reaper = Reaper()
 
     def services(self) -> tuple[ServiceStatus, ...]:
         """The status of each service now."""
@@ -122,7 +111,6 @@ class Supervisor:
     async def run(self) -> None:
         """Start everything, keep it running, and stop it when asked."""
         loop = asyncio.get_running_loop()
-        loop.set_default_executor(ThreadPoolExecutor(THREADS, "probe"))
         loop.add_signal_handler(signal.SIGCHLD, lambda: loop.create_task(self._notice_ends()))
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self.stop)
@@ -189,7 +177,7 @@ class Supervisor:
         finally:
             os.close(write)
         self._processes[service.name] = process
-        self._notify_reaper("+", process.pid)
+        self._reaper.add(process.pid)
         os.set_blocking(read, False)
         asyncio.get_running_loop().add_reader(read, self._pump, service.name, read)
         return process
@@ -213,7 +201,7 @@ class Supervisor:
         silence = Silence(service.notice_seconds)
         for second in itertools.count(1):
             await asyncio.sleep(POLL_SECONDS)
-            now = await self._probe(service, process)
+            now = await self._probes.state(service, process.pid)
             now = "not answering" if now == "starting" else now
             if now == "not answering":
                 self._lasts(service, process, silence)
@@ -227,12 +215,12 @@ class Supervisor:
                 self._end_hung(service, process, silence.seconds)
                 return
             if second % MAINTAIN_EVERY == 0 and state != "not answering":
-                self._in_background(service.name, "maintain", self._maintain(service))
+                self._probes.maintain(service)
 
     async def _await_sign(self, service: Service, process: Process) -> State | None:
         """The state of a service that has started; None when it hangs in its start and was killed."""
         silence, looked = Silence(), time.monotonic()
-        while (state := await self._probe(service, process)) in UNPROVEN:
+        while (state := await self._probes.state(service, process.pid)) in UNPROVEN:
             status = self._status[service.name]
             if state == STRANGER != status.state:
                 self._publish(service.name, state)
@@ -267,37 +255,6 @@ class Supervisor:
             await asyncio.sleep(REPORT_SECONDS)
             self._write()
 
-    def _in_background(self, name: str, what: str, work: Coroutine[Any, Any, Any]) -> "asyncio.Future[Any]":
-        """Begin work for a service, unless the last of its kind still goes on; returns that which goes on."""
-        current = self._background.get((name, what))
-        if current is not None and not current.done():
-            work.close()
-            return current
-        current = self._background[(name, what)] = asyncio.ensure_future(work)
-        return current
-
-    async def _maintain(self, service: Service) -> None:
-        try:
-            await asyncio.to_thread(service.maintain)
-        except LunglineError as exc:
-            log.warning("%s: %s", service.name, exc)
-        except Exception:
-            log.exception("%s: its housekeeping failed; it is tried again.", service.name)
-
-    async def _probe(self, service: Service, process: Process) -> State:
-        """The service's state, or `not answering` when the probe takes too long; then it goes on by itself."""
-        probing = self._in_background(service.name, f"probe {process.pid}", self._ask(service, process.pid))
-        done, _ = await asyncio.wait({probing}, timeout=PATIENCE_SECONDS)
-        return probing.result() if done else "not answering"
-
-    async def _ask(self, service: Service, pid: int) -> State:
-        try:
-            return await asyncio.to_thread(service.probe, pid)
-        except Exception:
-            log.exception("The %s could not be probed.", service.name)
-            await asyncio.sleep(POLL_SECONDS)
-            return "starting"
-
     async def _notice_ends(self) -> None:
         async with self._ended:
             self._ended.notify_all()
@@ -310,10 +267,7 @@ class Supervisor:
             await asyncio.gather(*(self._stop(name) for name in group if name in self._processes))
         for log in self._logs.values():
             log.close()
-        self._notify_reaper(".")
-        os.close(self._reaper_pipe)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            await asyncio.to_thread(self._reaper.wait, REAPER_SECONDS)
+        await asyncio.to_thread(self._reaper.close)
 
     async def _stop(self, name: str) -> None:
         process = self._processes[name]
@@ -327,12 +281,8 @@ class Supervisor:
     def _forget(self, name: str, process: Process) -> None:
         process.sweep()
         self._processes.pop(name, None)
-        self._background.pop((name, f"probe {process.pid}"), None)
-        self._notify_reaper("-", process.pid)
-
-    def _notify_reaper(self, prefix: str, pid: int | None = None) -> None:
-        with contextlib.suppress(OSError):  # the reaper was killed; the kernel's protection remains
-            os.write(self._reaper_pipe, f"{prefix}{pid or ''}\n".encode())
+        self._probes.forget(name, process.pid)
+        self._reaper.remove(process.pid)
 
     def _publish(self, name: str, state: State, **changes: Any) -> None:
         """Publish a service's new state in the home folder and to `on_state`."""
@@ -345,21 +295,6 @@ class Supervisor:
     def _write(self) -> None:
         pid = os.getpid()
         write_status(self._home, StackStatus(self._home.path, True, pid, self.services(), birth(pid)))
-
-
-def end_leftovers(home: Home) -> None:
-    """End services that a killed supervisor has left running, because they hold the ports of the new ones."""
-    leftovers = [(pid, born) for pid, born in read_leftovers(home) if birth(pid) == born]
-    for pid, _ in leftovers:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 5
-    while any(birth(pid) == born for pid, born in leftovers) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    ports = load_ports(home)
-    deadline = time.monotonic() + 2  # their children let go of the ports a moment later
-    while leftovers and ports and not all(map(is_free, astuple(ports))) and time.monotonic() < deadline:
-        time.sleep(0.02)
 
 
 def _ending(code: int | None) -> str:

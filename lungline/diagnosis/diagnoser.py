@@ -9,13 +9,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lungline.errors import ImageRefused
 from lungline.imaging.dicom_header import DicomFile
+from lungline.imaging.heatmap import EvidenceMap, draw
 from lungline.imaging.image import DecodedImage, Limits
 from lungline.imaging.lungs import heat_within
+from lungline.imaging.margins import Box
 from lungline.imaging.outline import Outline, outlines_of
-from lungline.imaging.preparation import heatmap_png
+from lungline.imaging.preparation import evidence_map
 from lungline.imaging.statistics import ImageStatistics, compute_statistics
 from lungline.package.package import Package, Prediction
 from lungline.results import records
@@ -32,16 +35,18 @@ HEAT_FLOOR = 0.5
 class Diagnosis:
     """The model's answer for an image, or the reason for refusing it.
 
-    `reason` is a code for counters, `message` a sentence for a person. `heatmap` holds PNG bytes. `timings` are
-    milliseconds by stage. A refused image has no `prediction`; one that cannot be decoded has no `image` either.
-    `outlines` are those of the lungs over the whole image, given with a heatmap; `heat_inside` is the share of the
-    heat inside the lungs, None for models without a lung segmenter.
+    `reason` is a code for counters, `message` a sentence for a person. `evidence` is the map of the heatmap, `heatmap`
+    its drawing as PNG bytes where one was wanted. `timings` are milliseconds by stage. A refused image has no
+    `prediction`; one that cannot be decoded has no `image` either. `outlines` are those of the lungs over the whole
+    image, given with a map; `heat_inside` is the share of the heat inside the lungs, None for models without a lung
+    segmenter.
     """
 
     label: ResultLabel
     reason: str | None = None
     message: str | None = None
     warnings: tuple[str, ...] = ()
+    evidence: EvidenceMap | None = None
     heatmap: bytes | None = field(default=None, repr=False)
     image: DecodedImage | None = field(default=None, repr=False)
     prediction: Prediction | None = field(default=None, repr=False)
@@ -85,18 +90,27 @@ class Diagnoser:
         self.version = records.version_of(package.card, package.sha256)
 
     def diagnose(
-        self, data: bytes, *, header: DicomFile | None = None, heatmap: bool = True, statistics: bool = True
+        self,
+        data: bytes,
+        *,
+        header: DicomFile | None = None,
+        heatmap: bool = True,
+        drawn: bool = True,
+        statistics: bool = True,
     ) -> Diagnosis:
         """Diagnose the bytes of an image file; an image that must be refused gives the label Refused, not an error.
 
         `statistics` are the image statistics that monitoring compares; they cost a tenth of the time, so only results
-        that are stored need them. `header` is that of a DICOM file, if it has been read. Raises Busy when other large
+        that are stored need them. A `heatmap` that is not `drawn` is given as its map alone, which costs a tenth.
+        `header` is that of a DICOM file, if it has been read. Raises Busy when other large
         images have the memory that this one needs.
         """
         with self.limits.work():
-            return self._diagnose(data, header, heatmap=heatmap, statistics=statistics)
+            return self._diagnose(data, header, heatmap=heatmap, drawn=drawn, statistics=statistics)
 
-    def _diagnose(self, data: bytes, header: DicomFile | None, *, heatmap: bool, statistics: bool) -> Diagnosis:
+    def _diagnose(
+        self, data: bytes, header: DicomFile | None, *, heatmap: bool, drawn: bool, statistics: bool
+    ) -> Diagnosis:
         timings: dict[str, float] = {}
         try:
             with timed(timings, "decode"):
@@ -105,12 +119,15 @@ class Diagnoser:
             return refused(refusal.reason, str(refusal), timings)
         if image.is_blank:
             return refused("blank", "All pixels of the image have the same value.", timings)
-        return self._predict(image, timings, size=len(data) if statistics else None, heatmap=heatmap)
-
-    def _predict(self, image: DecodedImage, timings: dict[str, float], *, size: int | None, heatmap: bool) -> Diagnosis:
-        preparation = self.package.card.preparation
         with timed(timings, "prepare"):
-            prepared = preparation.apply(image)
+            inside = self.package.card.preparation.inside_margins(image)
+            prepared = self.package.card.preparation.apply(image, inside)
+        diagnosis = self._predict(image, prepared, timings, size=len(data) if statistics else None)
+        return self._explained(diagnosis, image, inside, drawn=drawn) if heatmap else diagnosis
+
+    def _predict(
+        self, image: DecodedImage, prepared: NDArray[np.float32], timings: dict[str, float], *, size: int | None
+    ) -> Diagnosis:
         with timed(timings, "predict"):
             (prediction,) = self.package.predict(prepared[np.newaxis])
         if image.not_frontal:
@@ -124,24 +141,27 @@ class Diagnoser:
         if size is not None:
             with timed(timings, "observe"):
                 statistics = compute_statistics(image, size, prediction.embedding)
-        png, outlines = None, ()
-        if heatmap:
-            with timed(timings, "explain"):
-                png = heatmap_png(image, prediction.cam, preparation)
-                if prediction.lungs is not None:
-                    outlines = outlines_of(prediction.lungs, image, preparation)
-        inside = None if prediction.lungs is None else heat_within(prediction.cam, prediction.lungs)[0]
+        heat = None if prediction.lungs is None else heat_within(prediction.cam, prediction.lungs)[0]
         return Diagnosis(
             label=prediction.label,
-            warnings=self._warnings(image, prediction, inside),
-            heatmap=png,
-            heat_inside=inside,
-            outlines=outlines,
+            warnings=self._warnings(image, prediction, heat),
+            heat_inside=heat,
             image=image,
             prediction=prediction,
             timings=timings,
             statistics=statistics,
         )
+
+    def _explained(self, diagnosis: Diagnosis, image: DecodedImage, inside: Box, *, drawn: bool) -> Diagnosis:
+        preparation, prediction, outlines = self.package.card.preparation, diagnosis.prediction, ()
+        if prediction is None:
+            return diagnosis
+        with timed(diagnosis.timings, "explain"):
+            evidence = evidence_map(image, prediction.cam, preparation, inside)
+            png = draw(image, evidence) if drawn else None
+            if prediction.lungs is not None:
+                outlines = outlines_of(prediction.lungs, image, preparation, inside)
+        return replace(diagnosis, evidence=evidence, heatmap=png, outlines=outlines)
 
     def _warnings(self, image: DecodedImage, prediction: Prediction, inside: float | None) -> tuple[str, ...]:
         synthetic = (PHANTOM_WARNING,) if self.package.card.synthetic else ()

@@ -5,8 +5,10 @@ The predictor, the laptop and a notebook call the same function.
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 
 from lungline.diagnosis.diagnoser import Diagnoser, Diagnosis, model_facts, refused, timed
 from lungline.diagnosis.image_rules import load_image_rules, reason_not_meant
@@ -23,6 +25,8 @@ from lungline.storage.s3 import Storage
 
 _log = logging.getLogger(__name__)
 
+# Longer than a put that still succeeds.
+_LIST_SECONDS = 60.0
 _NEEDED = dicom.NEEDED | dicom_facts.NEEDED | patients.NEEDED
 
 KeepUnsure = Callable[[ResultRecord, StoredObject], object]
@@ -37,16 +41,18 @@ def diagnose_upload(
     received: datetime | None = None,
     *,
     keep_unsure: KeepUnsure | None = None,
+    beside: Executor | None = None,
 ) -> ResultRecord:
     """Fetch, diagnose and save one upload; `received` is when its event arrived, now by default.
 
-    Without `keep_unsure`, the image of an unsure record is copied to the research bucket before this returns.
+    Without `keep_unsure`, the image of an unsure record is copied to the research bucket before this returns. Threads
+    of `beside`, where given, write what can be written during the diagnosis.
     Idempotent: another call for the same upload and model version, concurrent or later, returns the stored record.
     Raises EventMalformed when the upload is not in the uploads bucket, StorageUnavailable and Busy when a retry may
     help.
     """
     require_bucket([upload], settings.uploads_bucket)
-    case = _Case(diagnoser, storage, settings, received or datetime.now(UTC))
+    case = _Case(diagnoser, storage, settings, received or datetime.now(UTC), beside)
 
     def keep_now(record: ResultRecord, stored: StoredObject) -> None:
         from lungline.deidentification import research
@@ -96,17 +102,23 @@ class _Case:
     storage: Storage
     settings: Settings
     received: datetime
+    beside: Executor | None
 
     def diagnose(self, upload: Upload, stored: StoredObject, timings: dict[str, float]) -> ResultRecord:
+        listed = self._list(upload, stored.modified)
         header = find_header(stored.data, _NEEDED)  # once, for rules, decoder and patient
-        diagnosis = self._set_aside(header) or self.diagnoser.diagnose(stored.data, header=header)
+        diagnosis = self._set_aside(header) or self.diagnoser.diagnose(stored.data, header=header, drawn=False)
         diagnosis = replace(diagnosis, timings=timings | diagnosis.timings)
-        if diagnosis.label == "Refused":
-            return self.close(upload, "refused", diagnosis=diagnosis, stored=stored, header=header)
-        heatmap = records.heatmap_key(upload.identity, self.diagnoser.version, stored.modified)
-        with timed(diagnosis.timings, "save_heatmap"):
-            self.storage.put(self.settings.results_bucket, heatmap, diagnosis.heatmap or b"", "image/png")
-        return self.close(upload, "judged", diagnosis=diagnosis, stored=stored, header=header, heatmap=heatmap)
+        outcome = "refused" if diagnosis.label == "Refused" else "judged"
+        return self.close(upload, outcome, diagnosis=diagnosis, stored=stored, header=header, listed=listed)
+
+    def _list(self, upload: Upload, modified: datetime) -> Callable[[], object]:
+        """List the record to come among the latest; returns the wait until it is, which raises what a put does."""
+        arguments = (self.storage, self.settings.results_bucket, upload.identity, self.diagnoser.version, modified)
+        if self.beside is None:
+            records.list_latest(*arguments)
+            return lambda: None
+        return partial(self.beside.submit(records.list_latest, *arguments).result, _LIST_SECONDS)
 
     def _set_aside(self, header: DicomFile | None) -> Diagnosis | None:
         """The refusal of an image that the model is not meant for, or that is a result of ours; else None."""
@@ -128,7 +140,7 @@ class _Case:
         header: DicomFile | None = None,
         message: str | None = None,
         superseded_by: str | None = None,
-        heatmap: str | None = None,
+        listed: Callable[[], object] | None = None,
     ) -> ResultRecord:
         package, version = self.diagnoser.package, self.diagnoser.version
         thresholds = package.card.thresholds
@@ -147,7 +159,7 @@ class _Case:
             upload=_upload_facts(upload),
             read=stored and _read_facts(stored),
             image=diagnosis and diagnosis.image_facts,
-            heatmap=heatmap,
+            evidence=diagnosis and diagnosis.evidence,
             patient=header and self._keep_patient(upload, header),
             lungs=diagnosis and diagnosis.lung_facts,
             doubts=diagnosis.prediction.doubts if diagnosis and diagnosis.prediction else (),
@@ -159,7 +171,9 @@ class _Case:
             timings={stage: round(value, 3) for stage, value in diagnosis.timings.items()} if diagnosis else {},
             image_statistics=diagnosis and diagnosis.statistics,
         )
-        return records.save(self.storage, self.settings.results_bucket, record)
+        if listed is not None:
+            listed()
+        return records.save(self.storage, self.settings.results_bucket, record, listed=listed is not None)
 
     def _keep_patient(self, upload: Upload, header: DicomFile) -> str | None:
         """Store whom a DICOM upload is of, before the record that points there; also of a refused one."""

@@ -14,6 +14,8 @@ import numpy.typing as npt
 from lungline.errors import ImageRefused
 from lungline.imaging import dicom_codecs, dicom_geometry, dicom_view, dicom_windowing, jpeg
 from lungline.imaging.dicom_codecs import Shape
+from lungline.imaging.dicom_elements import PIXEL_DATA
+from lungline.imaging.dicom_frames import first_frame
 from lungline.imaging.dicom_geometry import Turn
 from lungline.imaging.dicom_header import (
     CHARACTER_SET,
@@ -22,9 +24,7 @@ from lungline.imaging.dicom_header import (
     EXPLICIT_LITTLE,
     IMPLICIT_LITTLE,
     MEDIA_CLASS,
-    PIXEL_DATA,
     DicomFile,
-    first_frame,
     inflate_pixels,
     is_dicom,
     read_file,

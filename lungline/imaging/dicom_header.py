@@ -9,16 +9,16 @@ Sources: DICOM PS3.5 sections 7 and 10 (encoding), annex A (transfer syntaxes).
 
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from lungline.errors import ImageRefused
+from lungline.imaging.dicom_elements import ITEM, LONG_VRS, PIXEL_DATA, SHORT_VRS, UNDEFINED, Walk
 
 IMPLICIT_LITTLE, EXPLICIT_LITTLE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 DEFLATED, EXPLICIT_BIG = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
 
 SYNTAX, MEDIA_CLASS = 0x00020010, 0x00020002
-PIXEL_DATA = 0x7FE00010
 CHARACTER_SET = 0x00080005
 # Descriptions in other character sets are read as UTF-8 or Latin 1.
 _CODECS = {
@@ -36,20 +36,8 @@ _CODECS = {
     "ISO 2022 IR 87": "iso2022_jp",
     "ISO 2022 IR 149": "euc_kr",
 }
-_OTHER_PIXELS = (0x7FE00008, 0x7FE00009)
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_UNDEFINED = 0xFFFFFFFF
 _META_GROUP = 0x0002
 _LAST_GROUPS = {b"\xe0\x7f", b"\xfc\xff", b"\xfa\xff"}  # pixels, padding, digital signatures
-_LONG_VRS = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
-_SHORT_VRS = {
-    *(b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL"),
-    *(b"SS", b"ST", b"TM", b"UI", b"UL", b"US"),
-}
-# An X-ray has about 200 elements; a file of empty elements would only waste time.
-_MOST_ELEMENTS = 10_000
-_MOST_DEPTH = 50
-_LONGEST_VALUE = 300_000  # the largest table of grey levels has 65,536 entries of two bytes
 # The header of a deflated file must fit in this many bytes.
 _DEFLATED_HEADER = 2 * 2**20
 
@@ -113,7 +101,8 @@ class DicomFile:
         value = self.values.get(tag, b"")
         if len(value) < 2:
             if default is None:
-                raise ImageRefused("corrupt", f"The DICOM lacks element {_name(tag)}, which its pixels need.")
+                name = f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
+                raise ImageRefused("corrupt", f"The DICOM lacks element {name}, which its pixels need.")
             return default
         return int(struct.unpack_from(self.order + "H", value)[0])
 
@@ -130,12 +119,12 @@ class DicomFile:
         content = self.values.get(tag, b"")
         if len(content) < 8:
             return None
-        walk = _Walk(content, self.order, self.explicit)
+        walk = Walk(content, self.order, self.explicit)
         tag, length = walk.item(0)
-        if tag != _ITEM:
+        if tag != ITEM:
             return None
-        end = len(content) if length == _UNDEFINED else 8 + length
-        elements = _Walk(content[:end], self.order, self.explicit).collect(8, None)
+        end = len(content) if length == UNDEFINED else 8 + length
+        elements = Walk(content[:end], self.order, self.explicit).collect(8, None)
         inherited = {CHARACTER_SET: self.values[CHARACTER_SET]} if CHARACTER_SET in self.values else {}
         values = inherited | elements.values
         return DicomFile(self.syntax, self.order, self.explicit, values, b"", None, False, True, elements.vrs)
@@ -149,11 +138,11 @@ def is_dicom(data: bytes) -> bool:
         return False
     group, element = struct.unpack_from("<HH", data)
     if data[:4] == b"\0\x08\0\x05" or data[:4] == b"\0\x08\0\0" or data[:4] == b"\0\x08\0\x08":
-        return data[4:6] in _SHORT_VRS  # big endian
+        return data[4:6] in SHORT_VRS  # big endian
     if group not in (0x0002, 0x0008) or element > 0x0070:
         return False
     (length,) = struct.unpack_from("<I", data, 4)
-    return data[4:6] in _SHORT_VRS | _LONG_VRS or length < 1024
+    return data[4:6] in SHORT_VRS | LONG_VRS or length < 1024
 
 
 def read_file(data: bytes, needed: frozenset[int]) -> DicomFile:
@@ -164,7 +153,7 @@ def read_file(data: bytes, needed: frozenset[int]) -> DicomFile:
     if syntax == DEFLATED:
         data, start = _inflated(data, start, _DEFLATED_HEADER), 0
     order, explicit = _encoding(data, start, syntax)
-    elements = _Walk(data, order, explicit).collect(start, needed)
+    elements = Walk(data, order, explicit).collect(start, needed)
     return DicomFile(
         syntax=syntax or (EXPLICIT_LITTLE if explicit else IMPLICIT_LITTLE),
         order=order,
@@ -212,7 +201,7 @@ def read_header(data: bytes) -> DicomHeader:
     if syntax == DEFLATED:
         data, start = _inflated(data, start, _DEFLATED_HEADER), 0
     order, explicit = _encoding(data, start, syntax)
-    elements = _Walk(data, order, explicit).collect(start, frozenset())
+    elements = Walk(data, order, explicit).collect(start, frozenset())
     # The header of the pixel data element precedes its value: 12 bytes with explicit VR, else 8.
     end = elements.pixels[0] - (12 if explicit else 8) if elements.pixels else len(data)
     return DicomHeader(data[start:end], order, explicit)
@@ -222,7 +211,7 @@ def inflate_pixels(data: bytes, needed: int) -> bytes:
     """Inflate the first `needed` bytes of the pixels of a deflated file that `read_file` accepted."""
     _, start = _meta(data, 132 if data[128:132] == b"DICM" else 0)
     header = _inflated(data, start, _DEFLATED_HEADER)
-    elements = _Walk(header, "<", explicit=True).collect(0, frozenset())
+    elements = Walk(header, "<", explicit=True).collect(0, frozenset())
     first = elements.pixels[0] if elements.pixels else 0
     length = elements.pixels[1] - first if elements.pixels else 0
     length = min(max(length, needed), needed + _DEFLATED_HEADER)
@@ -243,7 +232,7 @@ def _inflated(data: bytes, start: int, most: int) -> bytes:
 
 def _meta(data: bytes, start: int) -> tuple[dict[int, bytes], int]:
     """Read the file meta group, which is always explicit little endian; also return where it ends."""
-    walk, values = _Walk(data, "<", explicit=True), dict[int, bytes]()
+    walk, values = Walk(data, "<", explicit=True), dict[int, bytes]()
     for _ in range(100):
         if data[start : start + 2] != b"\x02\0":
             break
@@ -258,143 +247,7 @@ def _meta(data: bytes, start: int) -> tuple[dict[int, bytes], int]:
 def _encoding(data: bytes, start: int, syntax: str) -> tuple[str, bool]:
     """Return the byte order, and whether the VR is explicit; the bytes win over the declared transfer syntax."""
     vr = data[start + 4 : start + 6]
-    has_vr = vr in _SHORT_VRS or vr in _LONG_VRS
+    has_vr = vr in SHORT_VRS or vr in LONG_VRS
     if syntax == EXPLICIT_BIG or (not syntax and data[start : start + 2] == b"\0\x08"):
         return ">", True
     return "<", has_vr if syntax in ("", IMPLICIT_LITTLE, EXPLICIT_LITTLE) else True
-
-
-@dataclass(slots=True)
-class _Elements:
-    values: dict[int, bytes]
-    pixels: tuple[int, int] | None = None
-    encapsulated: bool = False
-    vrs: dict[int, bytes] = field(default_factory=dict[int, bytes])
-
-
-class _Walk:
-    """Walks through elements, and counts its steps."""
-
-    def __init__(self, data: bytes, order: str, explicit: bool) -> None:
-        self.data, self.order, self.explicit = data, order, explicit
-        self.steps = 0
-
-    def collect(self, start: int, needed: frozenset[int] | None) -> _Elements:
-        """Collect the needed elements (all if None) from `start` up to the pixels or the end of the data."""
-        elements = _Elements({})
-        while start + 8 <= len(self.data):
-            tag, value, length = self.header(start)
-            if tag in _OTHER_PIXELS:
-                raise ImageRefused("unsupported-format", "The DICOM's pixels are not whole numbers.")
-            if tag == PIXEL_DATA:
-                elements.vrs[tag] = self.data[start + 4 : start + 6]
-                elements.encapsulated = length == _UNDEFINED
-                elements.pixels = value, len(self.data) if elements.encapsulated else value + length
-                return elements
-            if tag in (_ITEM_END, _SEQUENCE_END):
-                return elements
-            vr = self.data[start + 4 : start + 6]
-            start = self.after(tag, value, length)
-            if start > len(self.data):
-                raise ImageRefused("truncated", "The DICOM ends before its pixels do.")
-            if (needed is None or tag in needed) and start - value <= _LONGEST_VALUE:
-                elements.values.setdefault(tag, self.data[value:start])
-                if self.explicit and vr in _SHORT_VRS:
-                    elements.vrs.setdefault(tag, vr)
-        return elements
-
-    def header(self, start: int) -> tuple[int, int, int]:
-        """Return the tag of the element at `start`, and the start and length of its value."""
-        self.steps += 1
-        if self.steps > _MOST_ELEMENTS:
-            raise ImageRefused("corrupt", f"The DICOM has more than {_MOST_ELEMENTS} elements before its pixels.")
-        tag, length = self.item(start)
-        vr = self.data[start + 4 : start + 6]
-        if tag >> 16 == 0xFFFE or not self.explicit:
-            return tag, start + 8, length
-        if vr in _LONG_VRS:
-            if start + 12 > len(self.data):
-                raise ImageRefused("truncated", "The DICOM ends inside its header.")
-            return tag, start + 12, int(struct.unpack_from(self.order + "I", self.data, start + 8)[0])
-        if vr in _SHORT_VRS:
-            return tag, start + 8, int(struct.unpack_from(self.order + "H", self.data, start + 6)[0])
-        return tag, start + 8, length  # some writers mix explicit and implicit VR
-
-    def item(self, start: int) -> tuple[int, int]:
-        """Return the tag and length of an item, or of an element with implicit VR."""
-        if start + 8 > len(self.data):
-            raise ImageRefused("truncated", "The DICOM ends inside its header.")
-        group, element, length = struct.unpack_from(self.order + "HHI", self.data, start)
-        return group << 16 | element, length
-
-    def after(self, tag: int, value: int, length: int) -> int:
-        """Return where an element ends; a sequence or item of undefined length is walked through."""
-        if length != _UNDEFINED:
-            return value + length
-        # A sequence of VR UN holds implicit elements, whatever the encoding around it (PS3.5 6.2.2).
-        inner = _Walk(self.data, self.order, self.explicit)
-        inner.explicit = self.explicit and self.data[value - 8 : value - 6] != b"UN"
-        inner.steps = self.steps
-        end = inner.skip(value, _SEQUENCE_END if tag != _ITEM else _ITEM_END)
-        self.steps = inner.steps
-        return end
-
-    def skip(self, start: int, closing: int) -> int:
-        """Return the end of a sequence or item of undefined length: after the delimiter that closes it."""
-        open_ends = [closing]
-        while open_ends:
-            tag, value, length = self.header(start)
-            if tag in (_ITEM_END, _SEQUENCE_END):
-                if tag != open_ends.pop():
-                    raise ImageRefused("corrupt", "A sequence in the DICOM is not closed.")
-                start = value
-            elif length == _UNDEFINED:
-                open_ends.append(_ITEM_END if tag == _ITEM else _SEQUENCE_END)
-                start = value
-            else:
-                start = value + length
-            if len(open_ends) > _MOST_DEPTH:
-                raise ImageRefused("corrupt", f"Sequences in the DICOM are more than {_MOST_DEPTH} deep.")
-        return start
-
-
-def first_frame(pixels: bytes, order: str, frames: int) -> bytes:
-    """Return the compressed bytes of the first of `frames` frames. Raises ImageRefused (truncated, corrupt)."""
-    fragments = list(_fragments(pixels, order))
-    if len(fragments) < 2:
-        raise ImageRefused("truncated", "The DICOM's pixels end before their first byte.")
-    table, *fragments = fragments
-    if frames <= 1:
-        return b"".join(fragments)
-    if len(table) >= 8:
-        (end,) = struct.unpack_from(order + "I", table, 4)
-        frame, position = list[bytes](), 0
-        for fragment in fragments:
-            if position >= end:
-                break
-            frame.append(fragment)
-            position += 8 + len(fragment)
-        return b"".join(frame)
-    if len(fragments) == frames:
-        return fragments[0]
-    # Without an offset table, only the end marker of the stream shows where the first frame ends.
-    last = next((at for at, fragment in enumerate(fragments) if b"\xff\xd9" in fragment[-4:]), 0)
-    return b"".join(fragments[: last + 1])
-
-
-def _fragments(pixels: bytes, order: str) -> Iterator[bytes]:
-    walk, start = _Walk(pixels, order, explicit=False), 0
-    while start + 8 <= len(pixels):
-        tag, value, length = walk.header(start)
-        if tag == _SEQUENCE_END:
-            return
-        if tag != _ITEM or length == _UNDEFINED:
-            raise ImageRefused("corrupt", "The DICOM's compressed pixels are not in items.")
-        if value + length > len(pixels):
-            raise ImageRefused("truncated", "The DICOM ends before its pixels do.")
-        yield pixels[value : value + length]
-        start = value + length
-
-
-def _name(tag: int) -> str:
-    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"

@@ -1,11 +1,13 @@
 """Outline a lung field as closed polygons, in shares of the image file rather than of the network's input."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
 from lungline.imaging.image import DecodedImage
+from lungline.imaging.margins import Box
 from lungline.imaging.preparation import Preparation
 
 Floats = npt.NDArray[np.float64]
@@ -32,23 +34,32 @@ _LINES: dict[int, tuple[tuple[Edge, Edge], ...]] = {
 }  # fmt: skip
 
 
-def outlines_of(field: npt.NDArray[np.float32], image: DecodedImage, preparation: Preparation) -> tuple[Outline, ...]:
+def outlines_of(
+    field: npt.NDArray[np.float32], image: DecodedImage, preparation: Preparation, inside: Box | None = None
+) -> tuple[Outline, ...]:
     """The outlines of a field (h, w) in 0..1 over the network's input, the largest first; none for an empty field.
 
     Margins that the preparation cut, and what it cropped, are mapped back: the polygons lie over the whole image.
     """
     height, width = image.pixels.shape
-    left, top, right, bottom = preparation.region(image)
+    left, top, right, bottom = preparation.region(image, inside)
     scale = np.array([(right - left) / width, (bottom - top) / height])
     shift = np.array([left / width, top / height])
     cells = np.array(field.shape[::-1])
-    polygons = sorted(_polygons(field), key=_area, reverse=True)[:MOST_OUTLINES]
+    polygons = [points for _, points in sorted(_polygons(field), key=_first, reverse=True)[:MOST_OUTLINES]]
     shares = [np.clip(_simplified(points) / cells, 0, 1) * scale + shift for points in polygons]
     return tuple(tuple(np.rint(share * 1000).astype(int).ravel().tolist()) for share in shares)
 
 
-def _polygons(field: npt.NDArray[np.float32]) -> Iterator[Floats]:
-    """The lines around what is lung, as x and y in cells; a field that reaches the image's side is closed there."""
+def _first(pair: tuple[float, Floats]) -> float:
+    return pair[0]
+
+
+def _polygons(field: npt.NDArray[np.float32]) -> Iterator[tuple[float, Floats]]:
+    """The area in cells of each piece of lung, and the line around it as x and y in cells.
+
+    A field that reaches the image's side is closed there.
+    """
     padded = np.pad(np.nan_to_num(field).astype(np.float64), 1)
     following = _lines(padded >= _LEVEL)
     while following:
@@ -57,57 +68,61 @@ def _polygons(field: npt.NDArray[np.float32]) -> Iterator[Floats]:
         while edge != start:
             ring.append(edge)
             edge = following.pop(edge)
-        points = np.array([_crossing(padded, edge) for edge in ring])
-        if _area(points) >= _LEAST_AREA * field.size:
-            yield points
+        points = _crossings(padded, ring)
+        if (area := _area(points)) >= _LEAST_AREA * field.size:
+            yield area, points
 
 
 def _lines(inside: npt.NDArray[np.bool_]) -> dict[Edge, Edge]:
     """The line of each cell, from edge to edge; each edge has one line that comes and one that goes."""
-    corners = inside[:-1, :-1] + 2 * inside[:-1, 1:] + 4 * inside[1:, 1:] + 8 * inside[1:, :-1]
+    bits = inside.astype(np.uint8)
+    corners = bits[:-1, :-1] + 2 * bits[:-1, 1:] + 4 * bits[1:, 1:] + 8 * bits[1:, :-1]
+    rows, columns = np.nonzero((corners > 0) & (corners < 15))
     lines: dict[Edge, Edge] = {}
-    for row, column in np.argwhere((corners > 0) & (corners < 15)).tolist():
-        for (y, x, down), (to_y, to_x, to_down) in _LINES[int(corners[row, column])]:
+    for row, column, bit in zip(rows.tolist(), columns.tolist(), corners[rows, columns].tolist(), strict=True):
+        for (y, x, down), (to_y, to_x, to_down) in _LINES[bit]:
             lines[row + y, column + x, down] = row + to_y, column + to_x, to_down
     return lines
 
 
-def _crossing(padded: Floats, edge: Edge) -> tuple[float, float]:
-    """Where the field crosses the level on an edge, as x and y in cells; the middle of the first cell is 0.5."""
-    row, column, down = edge
+def _crossings(padded: Floats, ring: list[Edge]) -> Floats:
+    """Where the field crosses the level on edges, as x and y in cells; the middle of the first cell is 0.5."""
+    row, column, down = np.array(ring).T
     first, second = padded[row, column], padded[row + down, column + 1 - down]
     share = (_LEVEL - first) / (second - first)
-    return column - 0.5 + (0 if down else share), row - 0.5 + (share if down else 0)
+    return np.stack([column - 0.5 + share * (1 - down), row - 0.5 + share * down], axis=1)
 
 
 def _area(points: Floats) -> float:
     x, y = points.T
-    return abs(float(x @ np.roll(y, 1) - y @ np.roll(x, 1))) / 2
+    return abs(float(x[1:] @ y[:-1] + x[0] * y[-1] - y[1:] @ x[:-1] - y[0] * x[-1])) / 2
 
 
 def _simplified(points: Floats) -> Floats:
     """A ring with fewer points, none of which moves (Douglas and Peucker); coarser while it has too many."""
     tolerance = _TOLERANCE
+    far = int(np.argmax(np.linalg.norm(points - points[0], axis=1)))
+    x, y = np.vstack([points, points[:1]]).T.copy()
     while True:
-        far = int(np.argmax(np.linalg.norm(points - points[0], axis=1)))
-        ring = np.vstack([points, points[:1]])
-        kept = {0, far, *_kept(ring, 0, far, tolerance), *_kept(ring, far, len(points), tolerance)}
+        kept = {0, far, *_kept(x, y, (0, far), tolerance), *_kept(x, y, (far, len(points)), tolerance)}
         if 2 * len(kept) <= MOST_NUMBERS:
             return points[sorted(kept)]
         tolerance *= 2
 
 
-def _kept(ring: Floats, begin: int, end: int, tolerance: float) -> Iterator[int]:
+def _kept(x: Floats, y: Floats, ends: tuple[int, int], tolerance: float) -> Iterator[int]:
     """The points between two others that are needed to stay within the tolerance."""
-    if end - begin < 2:
-        return
-    line = ring[end] - ring[begin]
-    offset = ring[begin + 1 : end] - ring[begin]
-    length = float(np.hypot(*line))
-    away = np.abs(offset @ np.array([-line[1], line[0]])) / length if length else np.linalg.norm(offset, axis=1)
-    farthest = int(np.argmax(away))
-    if away[farthest] > tolerance:
-        middle = begin + 1 + farthest
-        yield middle
-        yield from _kept(ring, begin, middle, tolerance)
-        yield from _kept(ring, middle, end, tolerance)
+    open_parts = [ends]
+    while open_parts:
+        begin, end = open_parts.pop()
+        if end - begin < 2:
+            continue
+        right, down = float(x[end] - x[begin]), float(y[end] - y[begin])
+        length = math.hypot(right, down)
+        across, along = x[begin + 1 : end] - x[begin], y[begin + 1 : end] - y[begin]
+        away = np.abs(along * right - across * down) / length if length else np.hypot(across, along)
+        at = int(away.argmax())
+        if away[at] > tolerance:
+            middle = begin + 1 + at
+            yield middle
+            open_parts += (begin, middle), (middle, end)

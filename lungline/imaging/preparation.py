@@ -1,4 +1,4 @@
-"""Prepare images for the network, and draw heatmaps. Training and serving share this code."""
+"""Prepare images for the network, and locate its evidence in them. Training and serving share this code."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,15 +10,14 @@ from PIL import Image
 
 from lungline.imaging.decoding import decode
 from lungline.imaging.dicom_header import DicomFile
+from lungline.imaging.heatmap import EvidenceMap, draw
 from lungline.imaging.image import DecodedImage, Limits, Pixels
 from lungline.imaging.margins import Box, without_margins
-from lungline.imaging.png import write_png
 
 Floats = npt.NDArray[np.float32]
 
 # Images are normalised in blocks of this many pixels, so that a whole data set needs no second copy of itself.
 _BLOCK = 4_000_000
-_HEATMAP_SIDE = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +55,12 @@ class Preparation:
         """
         return decode(data, limits, at_least=2 * self.size, header=header)
 
-    def resize(self, image: DecodedImage) -> Pixels:
-        """Resize an image to the network's geometry: uint8 (size, size)."""
-        left, top, right, bottom = self._inside_margins(image)
+    def resize(self, image: DecodedImage, inside: Box | None = None) -> Pixels:
+        """Resize an image to the network's geometry: uint8 (size, size).
+
+        `inside` is what `inside_margins` returned for the image, if that is known.
+        """
+        left, top, right, bottom = inside or self.inside_margins(image)
         box = _centre(right - left, bottom - top) if self.geometry == "centre-crop" else None
         # With the gap Pillow averages whole pixels first: several times faster, and equal to within a grey level.
         small = Image.fromarray(image.pixels[top:bottom, left:right]).resize(
@@ -66,15 +68,16 @@ class Preparation:
         )
         return np.asarray(small)
 
-    def region(self, image: DecodedImage) -> tuple[float, float, float, float]:
+    def region(self, image: DecodedImage, inside: Box | None = None) -> tuple[float, float, float, float]:
         """Return the part of the image that the network gets, as left, top, right, bottom in its pixels."""
-        left, top, right, bottom = self._inside_margins(image)
+        left, top, right, bottom = inside or self.inside_margins(image)
         if self.geometry == "stretch":
             return left, top, right, bottom
         inner = _centre(right - left, bottom - top)
         return left + inner[0], top + inner[1], left + inner[2], top + inner[3]
 
-    def _inside_margins(self, image: DecodedImage) -> Box:
+    def inside_margins(self, image: DecodedImage) -> Box:
+        """The image without the margins that are cut; looking for them costs as much as the resize."""
         height, width = image.pixels.shape
         return without_margins(image.pixels) if self.trim else (0, 0, width, height)
 
@@ -87,9 +90,9 @@ class Preparation:
             result[start : start + step] = NORMALISATIONS[self.normalisation](flat[start : start + step])
         return result.reshape(*pixels.shape, 1)
 
-    def apply(self, image: DecodedImage) -> Floats:
+    def apply(self, image: DecodedImage, inside: Box | None = None) -> Floats:
         """Resize and normalise an image to network input: float32 (size, size, 1) in 0..1."""
-        return self.normalise(self.resize(image))
+        return self.normalise(self.resize(image, inside))
 
 
 def _centre(width: int, height: int) -> tuple[float, float, float, float]:
@@ -166,39 +169,16 @@ NORMALISATIONS: dict[str, Callable[[Pixels], Floats]] = {
 """Functions that map grey levels to 0..1, by name: uint8 (N, H, W) with N >= 1 to float32 (N, H, W)."""
 
 
-def heatmap_png(image: DecodedImage, cam: Floats, preparation: Preparation) -> bytes:
-    """Return a PNG of the image in its own geometry, overlaid with the class activation map `cam`.
-
-    `cam` is float (h, w) in 0..1 over the network's input. The longest side of the result is at most 512 pixels.
-    """
+def evidence_map(image: DecodedImage, cam: Floats, preparation: Preparation, inside: Box | None = None) -> EvidenceMap:
+    """The map of a class activation map `cam`, float (h, w) in 0..1 over the network's input."""
     height, width = image.pixels.shape
-    scale = min(1.0, _HEATMAP_SIDE / max(width, height))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    grey = Image.fromarray(image.pixels).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
-    left, top, right, bottom = (round(edge * scale) for edge in preparation.region(image))
-    heat = _heat(cam, size, (left, top, max(right, left + 1), max(bottom, top + 1)))
-    opacity = heat.point(_OPACITY)
-    heat.putpalette(_COLOURS)
-    return write_png(np.asarray(Image.composite(heat.convert("RGB"), grey.convert("RGB"), opacity)))
+    left, top, right, bottom = preparation.region(image, inside)
+    return EvidenceMap.of(cam, (left / width, top / height, right / width, bottom / height))
 
 
-def _heat(cam: Floats, size: tuple[int, int], box: Box) -> Image.Image:
-    """Draw `cam` as grey levels into `box` of an image of this size; parts outside the network's input stay 0."""
-    levels = np.rint(np.clip(np.nan_to_num(cam), 0, 1) * 255).astype(np.uint8)
-    left, top, right, bottom = box
-    seen = Image.fromarray(levels).resize((right - left, bottom - top), Image.Resampling.BICUBIC)
-    heat = Image.new("L", size)
-    heat.paste(seen, (left, top))
-    return heat
+def heatmap_png(image: DecodedImage, cam: Floats, preparation: Preparation) -> bytes:
+    """A PNG of the image in its own geometry, overlaid with the class activation map `cam`, as `evidence_map` takes it.
 
-
-def _ramp(*stops: tuple[int, int, int, int]) -> bytes:
-    """Interpolate a palette of 256 colours between stops of grey level, red, green and blue."""
-    at, *channels = zip(*stops, strict=True)
-    return np.stack([np.interp(np.arange(256), at, channel) for channel in channels], axis=1).astype(np.uint8).tobytes()
-
-
-# From blue through yellow to red: most people with a colour vision deficiency can read the order.
-_COLOURS = _ramp((0, 0, 0, 140), (110, 40, 130, 230), (170, 250, 220, 60), (255, 220, 20, 20))
-# Parts with little evidence are not coloured; the anatomy stays visible even under the strongest spot.
-_OPACITY = [min(130, max(0, round((level - 60) * 0.75))) for level in range(256)]
+    The longest side is at most 512 pixels.
+    """
+    return draw(image, evidence_map(image, cam, preparation))

@@ -1,12 +1,12 @@
 """Result records: the outcome of an upload, as JSON in the results bucket.
 
     results/ab/abcdef.../3.json        the record of upload abcdef... by model version 3
-    latest/8236194741-abcdef...-3.png  its heatmap, stored before the record: the record is the commit point
+    latest/8236194741-abcdef...-3      an empty object, stored before the record: the record is the commit point
 
 There is one record per upload and model version. Its name follows from both, so saving and finding take as long with
-many records as with few. The name of a heatmap begins with the seconds from the time of the upload to the year 2286:
-listed from the beginning, heatmaps are those of the latest uploads. A record without a heatmap has an empty object
-there. Records contain the object's key; the bucket is protected, logs are not.
+many records as with few. The second name begins with the seconds from the time of the upload to the year 2286: listed
+from the beginning, these objects are those of the latest uploads. Earlier versions kept the drawn heatmap there, as a
+`.png`; now the record has its map. Records contain the object's key; the bucket is protected, logs are not.
 """
 
 import logging
@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from lungline import bounds
 from lungline.errors import LunglineError, ObjectGone, Unavailable
+from lungline.imaging.heatmap import EvidenceMap
 from lungline.imaging.outline import MOST_NUMBERS, MOST_OUTLINES
 from lungline.imaging.statistics import ImageStatistics
 from lungline.package.card import Card
@@ -127,7 +128,9 @@ class ResultRecord(_Part):
     `outcome` says how it ended: `judged` has a label and a probability; `refused` the label Refused with a reason code
     and a sentence; `superseded` (the object was overwritten before it was read; `superseded_by` is the identity of what
     is there now) and `gone` (it was deleted) have no label at all. `timings` are milliseconds by stage.
-    `image_statistics` are what drift monitoring compares; only judged images have them. `lungs` is None for models
+    `evidence` is the map of the heatmap, which is drawn when somebody looks; records of earlier versions have the key
+    of a drawn one as `heatmap` instead. `image_statistics` are what drift monitoring compares; only judged images have
+    them. `lungs` is None for models
     without a lung segmenter. `patient` is the key in the patients bucket that says whom a DICOM upload is of, and
     nothing of it is in here. `doubts` are the kinds of reasons for which a result is Unsure whatever its probability;
     `warnings` say them in words.
@@ -149,6 +152,7 @@ class ResultRecord(_Part):
     read: ReadFacts | None = None
     image: ImageFacts | None = None
     heatmap: str | None = None
+    evidence: EvidenceMap | None = None
     patient: str | None = None
     lungs: LungFacts | None = None
     doubts: tuple[str, ...] = ()
@@ -169,6 +173,11 @@ class ResultRecord(_Part):
     def key(self) -> str:
         """The record's key in the results bucket."""
         return record_key(self.upload.identity, self.model.version)
+
+    @property
+    def has_heatmap(self) -> bool:
+        """Whether a heatmap is stored, or can be drawn."""
+        return self.heatmap is not None or self.evidence is not None
 
     @property
     def is_set_aside(self) -> bool:
@@ -192,16 +201,35 @@ def record_key(identity: str, version: str) -> str:
 
 
 def heatmap_key(identity: str, version: str, uploaded: datetime) -> str:
-    """The key of an upload's heatmap in the results bucket; later uploads sort first."""
+    """The key where earlier versions kept an upload's heatmap; later uploads sort first."""
+    return f"{latest_key(identity, version, uploaded)}.png"
+
+
+def latest_key(identity: str, version: str, uploaded: datetime) -> str:
+    """The key of the empty object that lists a record among the latest; later uploads sort first."""
     second = min(max(int(uploaded.timestamp()), 0), _LAST_SECOND)
-    return f"{LATEST}{_LAST_SECOND - second:010}-{identity}-{version}.png"
+    return f"{LATEST}{_LAST_SECOND - second:010}-{identity}-{version}"
 
 
-def save(storage: Storage, bucket: str, record: ResultRecord) -> ResultRecord:
-    """Store a record unless one with the same or a better outcome exists; returns the one that is stored now."""
+def list_latest(storage: Storage, bucket: str, identity: str, version: str, uploaded: datetime) -> None:
+    """List a record among the latest, before it is saved: a record that is not listed would never be seen there."""
+    storage.put(bucket, latest_key(identity, version, uploaded), b"")
+
+
+def list_record(storage: Storage, bucket: str, record: ResultRecord) -> None:
+    """List a record among the latest."""
+    at = record.read.modified if record.read else record.times.uploaded or record.times.received
+    list_latest(storage, bucket, record.upload.identity, record.model.version, at)
+
+
+def save(storage: Storage, bucket: str, record: ResultRecord, *, listed: bool = False) -> ResultRecord:
+    """Store a record unless one with the same or a better outcome exists; returns the one that is stored now.
+
+    `listed` says that it has been listed among the latest.
+    """
     data = record.model_dump_json().encode()
-    if record.heatmap is None:
-        storage.put(bucket, _mark(record), b"")
+    if not listed:
+        list_record(storage, bucket, record)
     if storage.put_if_absent(bucket, record.key, data, "application/json"):
         return record
     stored = load(storage, bucket, record.key)
@@ -209,12 +237,6 @@ def save(storage: Storage, bucket: str, record: ResultRecord) -> ResultRecord:
         return stored
     storage.put(bucket, record.key, data, "application/json")
     return record
-
-
-def _mark(record: ResultRecord) -> str:
-    """The key of the empty object that lists a record without a heatmap among the latest."""
-    at = record.read.modified if record.read else record.times.uploaded or record.times.received
-    return heatmap_key(record.upload.identity, record.model.version, at).removesuffix(".png")
 
 
 def load(storage: Storage, bucket: str, key: str) -> ResultRecord:
@@ -251,7 +273,7 @@ def latest(storage: Storage, bucket: str, count: int) -> list[ResultRecord]:
         if len(records) >= count and second != last:
             break  # all of one second, for the store does not say which of them came first
         last, key = second, record_key(identity, version)
-        # None also where a heatmap's record was never written.
+        # None also where the record was never written.
         if record := load_or_none(storage, bucket, key):
             records[key] = (second, record)
     by_time = sorted(records.values(), key=lambda pair: pair[1].times.done, reverse=True)
@@ -260,10 +282,12 @@ def latest(storage: Storage, bucket: str, count: int) -> list[ResultRecord]:
 
 def keys_since(storage: Storage, bucket: str, since: datetime) -> Iterator[tuple[str, str]]:
     """Key and model version of the records of uploads stored since a moment, the latest first; reads no record."""
+    last = None
     for info in storage.list(bucket, LATEST):
-        if (parts := _parts(info.key)) is None:
+        # The heatmap of an earlier version and the empty object of this one have the same parts.
+        if (parts := _parts(info.key)) is None or parts == last:
             continue
-        second, identity, version = parts
+        second, identity, version = last = parts
         if _LAST_SECOND - int(second) < int(since.timestamp()):
             return
         yield record_key(identity, version), version

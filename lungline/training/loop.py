@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from lungline.imaging.preparation import Preparation
 from lungline.settings import TrainSettings
 from lungline.training.augment import augment, reframe
+from lungline.training.fused_norm import fused
 from lungline.training.lung_crop import crop, lung_box
 from lungline.training.lungs import SIDE, fields_of
 from lungline.training.network import CLASSIFIER, SEGMENTER
@@ -70,8 +71,7 @@ class Loop:
 
         self.averaged, self.settings = network, settings
         self.kept: Any = network.get_layer(CLASSIFIER)
-        self.model = keras.models.clone_model(self.kept)
-        self.model.set_weights(self.kept.get_weights())
+        self.model, self.segmenter = fused(self.kept), fused(network.get_layer(SEGMENTER))
         self.preparation, self.pixels, self.labels = preparation, pixels, labels
         self.targets = smoothed(labels, settings.smoothing) if targets is None else targets
         self.random = np.random.default_rng(settings.seed)
@@ -87,7 +87,7 @@ class Loop:
 
         total, rate = 0.0, 0.0
         images = self.preparation.normalise(reframe(self.pixels, self.settings.augment, self.random))
-        fields = fields_of(self.averaged.get_layer(SEGMENTER), images)
+        fields = fields_of(self.segmenter, images)
         for _ in range(self.steps):
             rows = self._balanced()
             rate = self._rate()

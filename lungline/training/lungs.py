@@ -133,10 +133,11 @@ def fields_of(model: "keras.Model", images: NDArray[np.float32]) -> NDArray[np.f
     import keras
     import tensorflow as tf
 
+    predict: Any = model.predict_on_batch
     parts: list[NDArray[np.float32]] = []
     for start in range(0, len(images), 256):
         small = tf.image.resize(images[start : start + 256], (SIDE, SIDE))
-        parts.append(np.asarray(keras.ops.sigmoid(_outline(model(small, training=False))))[..., 0])
+        parts.append(np.asarray(keras.ops.sigmoid(_outline(predict(small))))[..., 0])
     return np.concatenate(parts) if parts else np.zeros((0, SIDE, SIDE), np.float32)
 
 

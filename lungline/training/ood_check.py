@@ -15,6 +15,7 @@ from lungline.imaging.preparation import Preparation
 from lungline.package.card import ChestCheck
 from lungline.training.augment import disturbed
 from lungline.training.export import round_weights
+from lungline.training.fused_norm import fused
 from lungline.training.network import (
     CHEST_HIDDEN,
     CHEST_KINDS,
@@ -48,7 +49,7 @@ def fit_chest_check(
 ) -> ChestCheck:
     """Fit the chest check of a trained network in place, and choose its threshold; images are (N, size, size)."""
     rng = np.random.default_rng(seed)
-    seen, likeness = _predictor(model, CHEST_MAPS, SMALL), _predictor(model, OUTPUT)
+    seen = _predictor(model, CHEST_MAPS, SMALL)
     chosen = train[rng.choice(len(train), min(len(train), CHESTS), replace=False)]
     half = chosen[: (len(chosen) + 1) // 2]
     soft = np.stack([_disguised(chest, rng) for chest in half])
@@ -65,7 +66,16 @@ def fit_chest_check(
     _fit_head(model, (maps, small), kinds, chests, seed)
     held = np.concatenate([preparation.normalise(val), _augmented(val, preparation, seed + 1, copies=2)])
     others = preparation.normalise(draw_outliers(40 * len(KINDS), val, rng))
-    return _check(likeness(held)[0].ravel(), likeness(others)[0].ravel())
+    return _check(*(_likeness(model, *seen(images)) for images in (held, others)))
+
+
+def _likeness(model: "keras.Model", maps: Floats, small: Floats) -> Floats:
+    """Logits (N,) of the fitted check, from its inputs."""
+    import keras
+
+    inputs = [model.get_layer(name).output for name in (CHEST_MAPS, SMALL)]
+    check: Any = keras.Model(inputs, model.get_layer(OUTPUT).output)
+    return check.predict([maps, small], batch_size=256, verbose="0").ravel()
 
 
 def _disguised(chest: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -80,7 +90,7 @@ def _predictor(model: "keras.Model", *names: str) -> Callable[[Floats], list[Flo
     """A function from prepared images to the outputs of layers."""
     import keras
 
-    part: Any = keras.Model(model.input, [model.get_layer(name).output for name in names])
+    part: Any = fused(keras.Model(model.input, [model.get_layer(name).output for name in names]))
 
     def outputs(images: Floats) -> list[Floats]:
         values = part.predict(images, batch_size=256, verbose="0")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from lungline.imaging.preparation import Preparation
 from lungline.package.card import PopulationCheck
 from lungline.training.export import round_weights
+from lungline.training.fused_norm import fused
 
 if TYPE_CHECKING:
     import keras
@@ -57,7 +58,8 @@ def fit_population_check(
     """Fit the distance of a trained network in place, and choose its threshold; images are (N, size, size)."""
     import keras
 
-    summary = _outputs(keras.Model(model.input, model.get_layer(SUMMARY).output), train, preparation)
+    summarise = fused(keras.Model(model.input, model.get_layer(SUMMARY).output))
+    summary = _outputs(summarise, train, preparation)
     middle, variance = summary.mean(axis=0), summary.var(axis=0)
     model.get_layer(SCALED).set_weights([middle, variance])
     epsilon = model.get_layer(SCALED).epsilon
@@ -69,9 +71,11 @@ def fit_population_check(
     shares = np.append(1 / main - 1 / others, 1 / others) / len(middle)
     model.get_layer(DISTANCE).set_weights([shares[:, None].astype(np.float32)])
     round_weights(model)
+    # Only the layers after the summary have changed: the images need not pass through the network again.
     outputs: Any = model.output
-    distance = keras.Model(model.input, outputs["distance"])
-    fitted, held = (_outputs(distance, pixels, preparation).ravel() for pixels in (train, val))
+    distance: Any = keras.Model(model.get_layer(SUMMARY).output, outputs["distance"])
+    summaries = summary, _outputs(summarise, val, preparation)
+    fitted, held = (distance.predict(values, batch_size=256, verbose="0").ravel() for values in summaries)
     # Validation alone has few images; training images lie too near when they are few.
     cuts = [np.quantile(distances, 1 - DOUBTED) for distances in (np.concatenate([fitted, held]), held)]
     return PopulationCheck(

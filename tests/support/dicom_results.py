@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from sqlalchemy import select
 
-from lungline.imaging.decoding import decode
 from lungline.imaging.dicom_header import read_file
-from lungline.imaging.preparation import Preparation, heatmap_png
+from lungline.imaging.heatmap import EvidenceMap
 from lungline.results import patients
 from lungline.results.records import ImageFacts, ResultRecord
 from lungline.settings import Settings
@@ -26,6 +25,7 @@ PATIENT: dict[str, Any] = {
     "StudyDate": "20260301",
 }  # fmt: skip
 OURS = Settings()
+EVIDENCE = EvidenceMap.of(np.full((4, 4), 0.8, np.float32), (0.0, 0.0, 1.0, 1.0))
 
 
 @contextmanager
@@ -37,14 +37,11 @@ def store_of_results(folder: Path) -> Iterator[Storage]:
 
 
 def judged(store: Storage, number: int, probability: float = 0.9, data: bytes | None = None) -> ResultRecord:
-    """The result of a DICOM upload: upload, heatmap and patient are in the store."""
+    """The result of a DICOM upload: upload and patient are in the store."""
     data = data or write(film(64, seed=number), **PATIENT)
     key = f"dicom/{number}-{abs(hash(data)):x}.dcm"
     etag = store.put(OURS.uploads_bucket, key, data)
-    made = record(number, probability, key=key, etag=etag, heatmap=True, arrived=datetime.now(UTC))
-    image = decode(data)
-    heatmap = heatmap_png(image, np.full((4, 4), 0.8, np.float32), Preparation())
-    store.put(OURS.results_bucket, made.heatmap or "", heatmap)
+    made = record(number, probability, key=key, etag=etag, evidence=EVIDENCE, arrived=datetime.now(UTC))
     header = read_file(data, patients.NEEDED)
     patient = patients.read(made.upload.identity, header)
     place = patients.save(store, OURS.patients_bucket, patient) if patient else None

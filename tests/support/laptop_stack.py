@@ -17,9 +17,9 @@ NO_MLFLOW = "http://127.0.0.1:9"
 
 
 @contextmanager
-def running_stack(folder: Path, package: Path) -> Iterator[Settings]:
-    """A running stack in which a package serves as version 1; its worklist is not waited for."""
-    settings = with_champion(folder / "home", package)
+def running_stack(folder: Path, package: Path, **values: Any) -> Iterator[Settings]:
+    """A running stack in which a package serves as version 1; its worklist is not waited for. `values` are settings."""
+    settings = with_champion(folder / "home", package, **values)
     stack.up(settings, attached=True)
     try:
         yield settings
@@ -27,12 +27,12 @@ def running_stack(folder: Path, package: Path) -> Iterator[Settings]:
         stack.down(settings)
 
 
-def with_champion(home: Path, package: Path) -> Settings:
+def with_champion(home: Path, package: Path, **values: Any) -> Settings:
     """The settings of a stack in whose home a package serves as version 1."""
     champion = Home(home).champion
     shutil.copytree(package, Home(home).package("1"))
     champion.symlink_to(Home(home).package("1").relative_to(champion.parent))
-    return Settings(home=home, mlflow_uri=NO_MLFLOW)
+    return Settings.model_validate({"home": home, "mlflow_uri": NO_MLFLOW} | values)
 
 
 def s3_client(environment: dict[str, str]) -> Any:

@@ -43,8 +43,8 @@ START = datetime(2026, 3, 1, 8, 0, tzinfo=UTC)
 def record(number: int = 0, probability: float | None = 0.9, **changes: Any) -> ResultRecord:
     """A result as the predictor writes it.
 
-    `changes` may name key, version, done, outcome, etag, heatmap, arrived, warnings, notes, lungs, doubts, patient,
-    reason.
+    `changes` may name key, version, done, outcome, etag, heatmap, evidence, arrived, warnings, notes, lungs, doubts,
+    patient, reason.
     """
     arrived: datetime = changes.get("arrived", START + timedelta(minutes=number))
     key, version = changes.get("key", f"ward/xray-{number}.jpeg"), changes.get("version", "1")
@@ -56,7 +56,7 @@ def record(number: int = 0, probability: float | None = 0.9, **changes: Any) -> 
     if is_predicted:
         chance = probability or 0.0
         label = "Pneumonia" if chance >= 0.7 else "Normal" if chance < 0.3 else "Unsure"
-    heatmap = heatmap_key(upload.identity, version, arrived) if changes.get("heatmap") else None
+    heatmap = heatmap_key(upload.identity, version, arrived) if changes.get("heatmap") else None  # an earlier version's
     return ResultRecord(
         id=f"{upload.identity}-{version}",
         outcome=outcome,
@@ -74,6 +74,7 @@ def record(number: int = 0, probability: float | None = 0.9, **changes: Any) -> 
         read=ReadFacts(etag=etag, version_id=None, size=9, modified=arrived) if is_predicted else None,
         image=ImageFacts(format="jpeg", width=224, height=224) if is_predicted else None,
         heatmap=heatmap,
+        evidence=changes.get("evidence"),
         patient=changes.get("patient"),
         lungs=changes.get("lungs"),
         doubts=changes.get("doubts", ()),

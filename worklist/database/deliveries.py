@@ -62,7 +62,7 @@ def queue(
     session: Session, destinations: Sequence[Destination], record: ResultRecord, action: Action | None = None
 ) -> int:
     """Queue the deliveries of a new result, or of one that a reader has given a verdict; return how many are new."""
-    if record.outcome != "judged":
+    if record.outcome != "judged" or not destinations:
         return 0
     moments = _moments(action)
     wanted = [each for each in destinations if each.after in moments and each.is_about(record)]
@@ -70,14 +70,19 @@ def queue(
     if action in _VERDICTS:
         _follow_up(session, record.id, [each.name for each in destinations if each.follows_readings])
     _take_up(session, record.id, [each.name for each in wanted if each.after != "result" and each.name in queued])
-    now, has_patient = datetime.now(UTC), record.image is not None and record.image.format == "dicom"
-    state = {"state": "waiting"} if has_patient else {"state": NOT_SENT, "error": NO_PATIENT}
+    now = datetime.now(UTC)
+    state = {"state": "waiting"} if names_patient(record) else {"state": NOT_SENT, "error": NO_PATIENT}
     new = [each.name for each in wanted if each.name not in queued]
     for name in new:
         place = {"identity": record.upload.identity, "record": record.id, "destination": name}
         session.add(Delivery(**place, **state, due=now, created=now))
     session.flush()
     return len(new)
+
+
+def names_patient(record: ResultRecord) -> bool:
+    """Whether the upload can name whom it is of; any other is not delivered."""
+    return record.image is not None and record.image.format == "dicom"
 
 
 def queue_reading(session: Session, destinations: Sequence[Destination], record_id: str, action: Action) -> int:
@@ -164,7 +169,7 @@ def mark_sent(session: Session, destination: Destination, number: int, reading: 
     row = session.get(Delivery, number, with_for_update=True)
     if row is None:
         return
-    row.state, row.sent, row.error, row.reading = "sent", datetime.now(UTC), None, reading
+    row.state, row.sent, row.error, row.reading, row.kept = "sent", datetime.now(UTC), None, reading, 0
     session.flush()
     if destination.follows_readings and _has_news(session, row):
         _send_again(row)

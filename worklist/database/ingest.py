@@ -1,6 +1,7 @@
 """Results into the database, in any order and however often they arrive."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -34,6 +35,7 @@ RANGES = {
     "Normal": (4000, 4100),
     SET_ASIDE: (SET_ASIDE_PRIORITY, SET_ASIDE_PRIORITY),
 }
+_IN_ONE_QUESTION = 100
 MISSING = 9000  # deleted or overwritten before it was read: nothing to look at
 
 
@@ -76,6 +78,21 @@ def ingest(
 
     Results older than `notice_max_age` send no notice, and say so. Raises DatabaseUnavailable.
     """
+    return len(
+        ingested(database, records, patients, rules=rules, destinations=destinations, notice_max_age=notice_max_age)
+    )
+
+
+def ingested(
+    database: Database,
+    records: Sequence[ResultRecord],
+    patients: Sequence[PatientRecord],
+    *,
+    rules: Sequence[NoticeRule],
+    destinations: Sequence[Destination],
+    notice_max_age: timedelta,
+) -> list[ResultRecord]:
+    """Ingest results; returns those that changed something."""
     store = partial(
         _ingest, database, records, patients, rules=rules, destinations=destinations, notice_max_age=notice_max_age
     )
@@ -99,44 +116,74 @@ def _ingest(
     rules: Sequence[NoticeRule],
     destinations: Sequence[Destination],
     notice_max_age: timedelta,
-) -> int:
-    changed = 0
+) -> list[ResultRecord]:
     with database.writing() as session:
         remember(session, *patients)
-        for record in records:
-            if _add(session, record):
-                changed += 1
-                deliveries.queue(session, destinations, record)
-                if datetime.now(UTC) - record.times.done < notice_max_age:
-                    queue(session, rules, record)
-                else:
-                    note_late(session, rules, record, notice_max_age)
+        stored = _Stored.of(session, records)
+        changed = [record for record in records if _add(session, stored, record)]
+        session.flush()
+        # Many in one statement, which their numbers would prevent if they were wanted here.
+        session.bulk_save_objects(stored.new)
+        for record in changed:
+            deliveries.queue(session, destinations, record)
+            if datetime.now(UTC) - record.times.done < notice_max_age:
+                queue(session, rules, record)
+            else:
+                note_late(session, rules, record, notice_max_age)
     return changed
 
 
-def _add(session: Session, record: ResultRecord) -> bool:
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """What the database has about some results, read in three statements; results that are added are added here too."""
+
+    rows: dict[str, ResultRow]
+    entries: dict[str, WorklistEntry]
+    readings: dict[str, ReadingRow]
+    """The last of each upload that has no entry: during a rebuild readings may arrive before their result."""
+    new: list[WorklistEntry]
+    """Entries that the database does not have."""
+
+    @classmethod
+    def of(cls, session: Session, records: Sequence[ResultRecord]) -> "_Stored":
+        """In the order of their ids, so that concurrent transactions do not lock each other out."""
+        stored, ordered = cls({}, {}, {}, []), sorted(records, key=lambda record: record.id)
+        for start in range(0, len(ordered), _IN_ONE_QUESTION):
+            part = ordered[start : start + _IN_ONE_QUESTION]
+            ids, identities = [record.id for record in part], {record.upload.identity for record in part}
+            rows = select(ResultRow).where(ResultRow.id.in_(ids)).order_by(ResultRow.id)
+            stored.rows.update({row.id: row for row in session.scalars(rows.with_for_update())})
+            entries = select(WorklistEntry).where(WorklistEntry.identity.in_(identities))
+            entries = entries.order_by(WorklistEntry.identity).with_for_update()
+            stored.entries.update({entry.identity: entry for entry in session.scalars(entries)})
+            readings = select(ReadingRow).where(ReadingRow.identity.in_(identities - stored.entries.keys()))
+            readings = readings.order_by(ReadingRow.at, ReadingRow.number)
+            stored.readings.update({reading.identity: reading for reading in session.scalars(readings)})
+        return stored
+
+
+def _add(session: Session, stored: _Stored, record: ResultRecord) -> bool:
     identity = record.upload.identity
-    row = session.get(ResultRow, record.id, with_for_update=True)
+    row = stored.rows.get(record.id)
     if row and not knows_more(record.outcome, row.outcome):
         return False
     if row is None:
-        row = ResultRow(id=record.id, identity=identity)
+        row = stored.rows[record.id] = ResultRow(id=record.id, identity=identity)
         session.add(row)
     row.capture_error = None
-    row.capture = int(record.heatmap is not None and record.image is not None and record.image.format == "dicom")
+    row.capture = int(record.has_heatmap and record.image is not None and record.image.format == "dicom")
     row.outcome, row.done, row.body = record.outcome, record.times.done, record.model_dump_json()
-    session.flush()
-    entry = session.scalar(select(WorklistEntry).where(WorklistEntry.identity == identity).with_for_update())
+    entry = stored.entries.get(identity)
     if entry is None:
-        session.add(_new_entry(session, record))
+        entry = stored.entries[identity] = _new_entry(record, stored.readings.get(identity))
+        stored.new.append(entry)
     elif _is_later(record, entry):
         _show(entry, record)
         touch(entry)
-    session.flush()
     return True
 
 
-def _new_entry(session: Session, record: ResultRecord) -> WorklistEntry:
+def _new_entry(record: ResultRecord, reading: ReadingRow | None) -> WorklistEntry:
     upload = record.upload
     entry = WorklistEntry(
         identity=upload.identity,
@@ -148,13 +195,6 @@ def _new_entry(session: Session, record: ResultRecord) -> WorklistEntry:
     )
     _show(entry, record)
     touch(entry)
-    # During a rebuild the readings of an upload may arrive before its result.
-    last = (
-        select(ReadingRow)
-        .where(ReadingRow.identity == upload.identity)
-        .order_by(ReadingRow.at.desc(), ReadingRow.number.desc())
-    )
-    reading = session.scalar(last.limit(1))
     if reading:
         apply(entry, reading)
     return entry

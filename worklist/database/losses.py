@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from lungline.errors import LunglineError, ObjectTooLarge, StorageUnavailable
 from lungline.results import records as results
-from lungline.results.records import ResultRecord
+from lungline.results.records import ResultRecord, list_record
 from lungline.storage.contents import loss_of
 from lungline.storage.s3 import Storage
 from lungline.wording import count
@@ -63,15 +63,16 @@ class Losses:
 def put_back(database: Database, storage: Storage, bucket: str) -> int:
     """Store the results that the database has and the bucket lacks, and all readings; returns how many results.
 
-    Their heatmaps and X-rays are not in the database. Raises StorageUnavailable and DatabaseUnavailable.
+    Their X-rays, and the heatmaps of earlier versions, are not in the database. Raises StorageUnavailable and
+    DatabaseUnavailable.
     """
     done = 0
     for record in _records(database):
         if not storage.put_if_absent(bucket, record.key, record.model_dump_json().encode(), "application/json"):
             continue
         done += 1
-        if record.heatmap and not storage.exists(bucket, record.heatmap):
-            storage.put(bucket, record.heatmap.removesuffix(".png"), b"")  # it is among the latest all the same
+        if record.heatmap is None or not storage.exists(bucket, record.heatmap):
+            list_record(storage, bucket, record)
     _store_again(database)
     return done
 

@@ -12,7 +12,7 @@
     sessions   who is signed in; digests of the cookies
     marks      checkpoints, such as the last reading that a training run used
 
-Records and readings are also in S3, from which the database can be rebuilt.
+Records, readings and what was delivered are also in S3, from which the database can be rebuilt.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -227,6 +227,8 @@ class Delivery(Outgoing, Table):
     destination: Mapped[str] = mapped_column(String(64))
     # Whose verdict the destination has had.
     reading: Mapped[str | None] = mapped_column(String(64))
+    # 0 while the results bucket has yet to say that it was sent.
+    kept: Mapped[int] = mapped_column(default=1, index=True)
 
     __table_args__ = (
         UniqueConstraint("record", "destination", name="deliveries_once"),

@@ -1,11 +1,11 @@
-"""Rebuild the database from S3: result records and readings."""
+"""Rebuild the database from S3: result records, readings, and what was delivered to other systems."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from lungline.results import readings as stored_readings
 from lungline.results import records as results
@@ -13,12 +13,15 @@ from lungline.results.events import is_consistent
 from lungline.results.patients import patients_of
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
-from worklist.database import counters, readings
+from worklist.database import counters, delivered, readings
 from worklist.database.ingest import ingest
-from worklist.database.models import WorklistEntry
+from worklist.database.models import Checkpoint, WorklistEntry
 from worklist.database.session import Database
+from worklist.destinations import load_destinations
 
 BATCH = 500
+# Marks a restoration that has begun: a process that dies meanwhile leaves a list that is neither empty nor whole.
+UNFINISHED = "restoration-unfinished"
 
 _Item = TypeVar("_Item")
 
@@ -27,13 +30,15 @@ _Item = TypeVar("_Item")
 class Rebuilt:
     """The numbers of records and readings that a rebuild read, added, and skipped.
 
-    `odd` are foreign objects and impossible records.
+    `odd` are foreign objects and impossible records; `delivered` is what it learned was delivered, `due` what was not.
     """
 
     records: int = 0
     readings: int = 0
     added: int = 0
     odd: int = 0
+    delivered: int = 0
+    due: int = 0
 
 
 def rebuild(
@@ -41,9 +46,11 @@ def rebuild(
 ) -> Rebuilt:
     """Add everything in the results bucket that the database lacks, and whom it is of; no notices are sent.
 
-    Raises StorageUnavailable and DatabaseUnavailable; batches stored until then are kept.
+    What was delivered is taken up first, so that nothing of it is due for a moment. Raises SettingsError for a bad file
+    of destinations, StorageUnavailable and DatabaseUnavailable; batches stored until then are kept.
     """
-    bucket = settings.results_bucket
+    bucket, destinations = settings.results_bucket, load_destinations(settings.worklist.destinations)
+    sent = delivered.restore(database, storage, bucket)
     count = added = odd = restored = 0
     for batch in _batched(results.scan(storage, bucket)):
         valid = [record for record in batch if record and is_consistent(record)]
@@ -59,7 +66,8 @@ def rebuild(
     for batch in _batched(stored_readings.stored(storage, bucket)):
         with database.writing() as session:
             restored += sum(readings.restore(session, reading) for reading in batch if reading)
-    return Rebuilt(records=count, readings=restored, added=added, odd=odd)
+    due = delivered.queue_missing(database, storage, bucket, destinations)
+    return Rebuilt(records=count, readings=restored, added=added, odd=odd, delivered=sent, due=due)
 
 
 @dataclass(slots=True)
@@ -72,9 +80,10 @@ class Restoration:
 
     @classmethod
     def of(cls, database: Database) -> "Restoration":
-        """Whether one is needed, asked before the first result comes. Raises DatabaseUnavailable."""
+        """Whether one is needed or has not ended, asked before the first result comes. Raises DatabaseUnavailable."""
         with database.reading() as session:
-            return cls(needed=session.scalar(select(WorklistEntry.number).limit(1)) is None)
+            is_empty = session.scalar(select(WorklistEntry.number).limit(1)) is None
+            return cls(needed=is_empty or session.get(Checkpoint, UNFINISHED) is not None)
 
     def restore(self, database: Database, storage: Storage, settings: Settings) -> Rebuilt | None:
         """Rebuild an empty database beside a bucket that has results, once; None when there is nothing to do.
@@ -86,10 +95,18 @@ class Restoration:
             return None
         self.running = any(True for _ in storage.list(settings.results_bucket, results.PREFIX, page_size=1))
         try:
-            done = rebuild(database, storage, settings, self._count) if self.running else None
+            done = self._rebuild(database, storage, settings) if self.running else None
         finally:
             self.running = False
         self.needed = False
+        return done
+
+    def _rebuild(self, database: Database, storage: Storage, settings: Settings) -> Rebuilt:
+        with database.writing() as session:
+            session.merge(Checkpoint(name=UNFINISHED, value=1))
+        done = rebuild(database, storage, settings, self._count)
+        with database.writing() as session:
+            session.execute(delete(Checkpoint).where(Checkpoint.name == UNFINISHED))
         return done
 
     def _count(self, number: int) -> None:

@@ -64,6 +64,7 @@ class Courier:
     ) -> None:
         self._database = database
         self._packer = Packer(storage, settings)
+        self.destinations = tuple(destinations)
         self._abandoned = self._looked = -ABANDON_SECONDS
         self._workers = {each.name: _Worker(self, each) for each in destinations}
         self._stopping = threading.Event()

@@ -102,7 +102,8 @@ def _patient(segment: Any, patient: PatientRecord) -> None:
     family, given, middle, prefix, suffix = map(_escaped, parts)  # DICOM has the prefix before the suffix
     segment.pid_1 = "1"
     segment.pid_3 = f"{_escaped(patient.patient_id)}^^^{_escaped(patient.issuer)}".rstrip("^")
-    segment.pid_5 = f"{family}^{given}^{middle}^{suffix}^{prefix}".rstrip("^")
+    # The field is required: of a patient without a name it says that there is none (table 0200).
+    segment.pid_5 = f"{family}^{given}^{middle}^{suffix}^{prefix}".rstrip("^") or "^^^^^^U"
 
 
 def _request(segment: Any, finding: Finding) -> None:

@@ -79,7 +79,7 @@ class Packer:
 
     def __init__(self, storage: Storage, settings: Settings) -> None:
         self._storage = storage
-        self._results, self._patients = settings.results_bucket, settings.patients_bucket
+        self._patients = settings.patients_bucket
         self._images = ImageRenderer(storage, settings)
 
     def instances(self, record: ResultRecord, wanted: Sequence[Instance]) -> Instances:
@@ -88,11 +88,11 @@ class Packer:
         The upload is given back before anything is sent, so that a slow destination holds no memory of images. Raises
         DataError, StorageUnavailable, Busy.
         """
-        kinds: list[Instance] = [kind for kind in wanted if kind == "report" or record.heatmap is not None]
+        kinds: list[Instance] = [kind for kind in wanted if kind == "report" or record.has_heatmap]
         if not kinds:
             raise DataError("The result has no heatmap, and the destination is sent nothing else.")
         try:
-            with instances_of(record, self._storage, self._images, self._results) as made:
+            with instances_of(record, self._images) as made:
                 makers = {"report": made.report, "capture": made.capture}
                 return [(kind, makers[kind]()) for kind in kinds]
         except ObjectGone:

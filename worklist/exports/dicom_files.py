@@ -9,7 +9,6 @@ from pydicom.encaps import get_frame
 
 from lungline.errors import DataError, ObjectGone
 from lungline.imaging.dicom_header import DEFLATED, EXPLICIT_BIG, read_file, transfer_syntax
-from lungline.storage.s3 import Storage
 from worklist.exports.dicom_studies import Instance
 from worklist.exports.images import ImageRenderer
 from worklist.exports.source_header import UNREADABLE
@@ -33,9 +32,7 @@ class DicomPieces:
 class DicomFiles:
     """Reads and makes them; every call raises ObjectGone, DataError, StorageUnavailable and Busy."""
 
-    storage: Storage
     images: ImageRenderer
-    results_bucket: str
 
     def open(self, instance: Instance) -> DicomPieces:
         """The file as it is stored, with the preamble that some senders leave out."""
@@ -57,7 +54,7 @@ class DicomFiles:
             with self.images.reading(instance.record, copies) as data:
                 yield data
             return
-        with instances_of(instance.record, self.storage, self.images, self.results_bucket) as made:
+        with instances_of(instance.record, self.images) as made:
             yield made.report() if instance.form == "report" else made.capture()
 
 

@@ -135,7 +135,8 @@ def _uploads(statement: Select[*Columns]) -> Select[*Columns]:
 
 _NEWEST = (WorklistEntry.arrived.desc(), WorklistEntry.number.desc())
 _HAS_REPORT = and_(WorklistEntry.label.in_(_REPORTED), WorklistEntry.probability.is_not(None))
-_HAS_CAPTURE = ResultRow.body.not_like('%"heatmap":null%')
+# A heatmap that is stored, or that can be drawn.
+_HAS_CAPTURE = or_(ResultRow.body.not_like('%"heatmap":null%'), ResultRow.body.like('%"evidence":{%'))
 
 
 def _of_study(sought: Sought) -> list[ColumnElement[bool]]:
@@ -216,7 +217,7 @@ def _instances_of(patient: PatientRow, record: ResultRecord) -> list[Instance]:
         series, uid = structured_report.uids(record)
         number = structured_report.SERIES
         made.append(Instance("report", patient, record, series, uid, structured_report.SOP_CLASS, "SR", number))
-    if record.heatmap:
+    if record.has_heatmap:
         series, uid = secondary_capture.uids(record)
         number = secondary_capture.SERIES
         made.append(Instance("capture", patient, record, series, uid, secondary_capture.SOP_CLASS, "OT", number))

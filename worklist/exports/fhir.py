@@ -30,7 +30,7 @@ def report(record: ResultRecord, reading: ReadingRecord | None = None, *, correc
     """
     from fhir.resources.R4B.diagnosticreport import DiagnosticReport
 
-    observations = [_risk(record)] + ([_verdict(reading, corrects)] if reading and reading.verdict else [])
+    observations = [_risk(record)] + ([_verdict(record, reading, corrects)] if reading and reading.verdict else [])
     value = {
         "resourceType": "DiagnosticReport",
         "id": record.upload.identity,
@@ -92,7 +92,7 @@ def _risk(record: ResultRecord) -> dict[str, Any]:
     }
 
 
-def _verdict(reading: ReadingRecord, corrects: bool) -> dict[str, Any]:
+def _verdict(record: ResultRecord, reading: ReadingRecord, corrects: bool) -> dict[str, Any]:
     """The verdict as an Observation; the reader's name stays in the audit log."""
     observation: dict[str, Any] = {
         "resourceType": "Observation",
@@ -100,6 +100,7 @@ def _verdict(reading: ReadingRecord, corrects: bool) -> dict[str, Any]:
         "status": "corrected" if corrects else "final",
         "category": [_concept(CATEGORY, "imaging", "Imaging")],
         "code": _concept(SNOMED, "233604007", "Pneumonia"),
+        "effectiveDateTime": (record.times.uploaded or record.times.received).isoformat(),
         "issued": reading.at.isoformat(),
     }
     if reading.verdict not in _VERDICTS:

@@ -12,9 +12,11 @@ from PIL import Image
 
 from lungline.errors import ImageRefused, ObjectGone
 from lungline.imaging.decoding import decode
+from lungline.imaging.heatmap import overlay
 from lungline.imaging.image import Limits
 from lungline.imaging.png import write_png
 from lungline.memory import budget_of_process
+from lungline.results import heatmaps
 from lungline.results.records import ResultRecord
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
@@ -109,7 +111,7 @@ class ImageRenderer:
         return data
 
     def _small(self, record: ResultRecord) -> Image.Image:
-        """The X-ray for a thumbnail; of a large one the image below the heatmap, which costs no decoding."""
+        """The X-ray for a thumbnail; of a large one the image below a stored heatmap, which costs no decoding."""
         facts = record.image
         if record.heatmap and facts and facts.width * facts.height > _LARGE:
             with suppress(ObjectGone):
@@ -139,9 +141,19 @@ class ImageRenderer:
 
         Raises ObjectGone when there is none.
         """
+        if record.evidence and record.image:
+            return RenderedImage(overlay(record.evidence, record.image.width, record.image.height), "image/png")
         if record.heatmap is None:
             raise ObjectGone("There is no heatmap for this upload.")
         return RenderedImage(lift(self._storage.get(self._bucket, record.heatmap).data), "image/png")
+
+    def overlaid(self, record: ResultRecord, original: bytes) -> bytes:
+        """The heatmap over the X-ray, as a PNG; `original` are the bytes that were uploaded.
+
+        To be called in the memory of `reading`. Raises ObjectGone when there is none, StorageUnavailable,
+        ImageRefused and Busy.
+        """
+        return heatmaps.overlaid(record, original, self._storage, self._bucket, self._limits)
 
 
 def lift(overlaid: bytes) -> bytes:

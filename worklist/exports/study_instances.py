@@ -7,9 +7,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from lungline.errors import DataError
+from lungline.errors import DataError, ImageRefused
 from lungline.results.records import ResultRecord
-from lungline.storage.s3 import Storage
 from worklist.exports.images import ImageRenderer
 from worklist.exports.secondary_capture import capture
 from worklist.exports.structured_report import structured_report
@@ -24,8 +23,7 @@ class StudyInstances:
 
     record: ResultRecord
     original: bytes = field(repr=False)
-    _storage: Storage
-    _results_bucket: str
+    _images: ImageRenderer
 
     def report(self) -> bytes:
         """The Structured Report."""
@@ -33,16 +31,17 @@ class StudyInstances:
 
     def capture(self) -> bytes:
         """The Secondary Capture. Raises ObjectGone and StorageUnavailable as well."""
-        if self.record.heatmap is None:
+        if not self.record.has_heatmap:
             raise DataError("The result has no heatmap.")
-        overlaid = self._storage.get(self._results_bucket, self.record.heatmap).data
+        try:
+            overlaid = self._images.overlaid(self.record, self.original)
+        except ImageRefused as exc:  # a predictor with more memory took it
+            raise DataError(f"The heatmap cannot be drawn here: {exc}") from exc
         return capture(self.original, overlaid, self.record)
 
 
 @contextmanager
-def instances_of(
-    record: ResultRecord, storage: Storage, images: ImageRenderer, results_bucket: str
-) -> Generator[StudyInstances]:
+def instances_of(record: ResultRecord, images: ImageRenderer) -> Generator[StudyInstances]:
     """Read an upload that is DICOM, in the memory that images may take until the context ends.
 
     Raises ObjectGone when it is gone or was overwritten, DataError when it is no DICOM, StorageUnavailable, Busy.
@@ -50,4 +49,4 @@ def instances_of(
     if record.image is None or record.image.format != "dicom":
         raise DataError("The upload is no DICOM file, so it is not known whose study the result belongs to.")
     with images.reading(record) as original:
-        yield StudyInstances(record, original, storage, results_bucket)
+        yield StudyInstances(record, original, images)

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import socket
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from lungline.events.proof_layer import ProvedEvents
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from worklist.database.access import Access, own_host
+from worklist.database.ingest import ingested
 from worklist.database.losses import Losses
 from worklist.database.models import WorklistEntry
 from worklist.database.readings import ReadingRefused, ResultChanged
@@ -37,6 +39,7 @@ from worklist.destinations import load_destinations
 from worklist.exports.dicom_studies import SearchTooWide
 from worklist.exports.images import ImageRenderer
 from worklist.incoming import Incoming, ResultMissing, VersionUnknown
+from worklist.intake import Intake
 from worklist.jobs import Jobs
 from worklist.metrics import CountedRequests
 from worklist.notifier import TIMEOUT_SECONDS, Notifier
@@ -50,6 +53,7 @@ from worklist.web.live import Live
 from worklist.web.looks import Looks
 from worklist.web.rendering import FILTERS
 from worklist.web.security import Forms, KnownHosts, SecurityHeaders, is_event
+from worklist.web.viewer_origins import ViewerOrigins, origins
 
 FOLDER = Path(__file__).parent
 _log = logging.getLogger(__name__)
@@ -85,7 +89,7 @@ def build_app(
 
     `restore` fills an empty database from the results bucket.
 
-    Raises SettingsError for invalid notice rules or destinations, DatabaseUnavailable when there is no database.
+    Raises SettingsError for invalid notice rules, destinations or origins, DatabaseUnavailable without a database.
     """
     rules = load_rules(settings.worklist.notice_rules)
     destinations = load_destinations(settings.worklist.destinations)
@@ -97,6 +101,13 @@ def build_app(
     def render(entry: WorklistEntry) -> str:
         return row.render(entry=entry, query="")
 
+    store = partial(
+        ingested,
+        database,
+        rules=rules,
+        destinations=destinations,
+        notice_max_age=timedelta(minutes=settings.worklist.notice_max_age),
+    )
     access = Access(database, settings)
     live = Live(database, render, access.alive)
     images = ImageRenderer(storage, settings)
@@ -115,6 +126,7 @@ def build_app(
         rules,
         destinations,
         incoming,
+        Intake(store),
         Looks(database),
         restoration,
         losses,
@@ -138,6 +150,8 @@ def build_app(
         oidc.install(app, settings)
     hosts = [host.strip() for host in settings.worklist.hosts.split(",") if host.strip()]
     app.add_middleware(Forms, is_signed_in=lambda cookie: access.person(cookie) is not None)
+    if allowed := origins(settings.worklist.viewer_origins):
+        app.add_middleware(ViewerOrigins, allowed=allowed)
     app.add_middleware(KnownHosts, allowed_hosts=hosts, own=own_host(settings))
     if key := settings.event_key:
         app.add_middleware(ProvedEvents, receiver=Receiver(key.get_secret_value(), "worklist"), is_event=is_event)

@@ -21,6 +21,7 @@ from worklist.database.session import Database
 from worklist.destinations import AnyDestination
 from worklist.exports.images import ImageRenderer
 from worklist.incoming import Incoming
+from worklist.intake import Intake
 from worklist.rules import NoticeRule
 from worklist.web.live import Live
 from worklist.web.looks import Looks
@@ -52,6 +53,7 @@ class Worklist:
     rules: tuple[NoticeRule, ...]
     destinations: tuple[AnyDestination, ...]
     incoming: Incoming
+    intake: Intake
     looks: Looks
     restoration: Restoration
     losses: Losses

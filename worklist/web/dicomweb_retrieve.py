@@ -131,7 +131,7 @@ def _identities(instances: list[Instance]) -> list[str]:
 
 
 def _files(context: Worklist) -> DicomFiles:
-    return DicomFiles(context.storage, context.images, context.settings.results_bucket)
+    return DicomFiles(context.images)
 
 
 @contextmanager

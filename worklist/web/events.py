@@ -4,7 +4,7 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Sequence
-from datetime import timedelta
+from contextlib import ExitStack
 
 from fastapi import APIRouter, Request, Response
 from sqlalchemy import select
@@ -19,7 +19,6 @@ from lungline.results.events import results_of
 from lungline.results.records import ResultRecord
 from worklist import metrics
 from worklist.database import counters
-from worklist.database.ingest import ingest
 from worklist.web.context import Context, Forbidden, Worklist
 
 router = APIRouter()
@@ -101,24 +100,19 @@ def _show(context: Worklist, hints: Sequence[ResultRecord], trace: str | None) -
 
 
 def _store(context: Worklist, records: Sequence[ResultRecord], trace: str | None = None) -> None:
-    settings = context.settings.worklist
-    age = timedelta(minutes=settings.notice_max_age)
-    for record in records:
-        identity = record.upload.identity
-        with tracing.span("show", trace or tracing.of_upload(identity), "server") as span:
-            patients = context.incoming.patients([record])
-            changed = ingest(
-                context.database,
-                record,
-                patients=patients,
-                rules=context.rules,
-                destinations=context.destinations,
-                notice_max_age=age,
+    with ExitStack() as spans:
+        by_record = {
+            record.id: spans.enter_context(
+                tracing.span("show", trace or tracing.of_upload(record.upload.identity), "server")
             )
-            span.add(changed=bool(changed))
-        if changed:
-            metrics.count_result(record)
-            _log.info("on the list", extra={"identity": identity})
+            for record in records
+        }
+        changed = context.intake.add(records, context.incoming.patients(records)) if records else []
+        for name, span in by_record.items():
+            span.add(changed=any(record.id == name for record in changed))
+    for record in changed:
+        metrics.count_result(record)
+        _log.info("on the list", extra={"identity": record.upload.identity})
 
 
 def _store_letter(context: Worklist, body: bytes, code: str) -> None:

@@ -64,9 +64,8 @@ def _dicom(context: Worklist, person: Person, name: str, form: Literal["dicom re
     if row is None:
         raise NotFound("Result not found.")
     record = ResultRecord.model_validate_json(row.body)
-    bucket = context.settings.results_bucket
     try:
-        with instances_of(record, context.storage, context.images, bucket) as made:
+        with instances_of(record, context.images) as made:
             data = made.report() if form == "dicom report" else made.capture()
     except (ObjectGone, DataError) as exc:
         raise NotFound(str(exc)) from exc

@@ -1,0 +1,1 @@
+"""The checks of `lungline doctor` and `lungline status`, by what they look at."""
