@@ -52,7 +52,7 @@ from tests.support.worklist_site import wait
 
 SCANNERS = 3
 EARLIEST, LATEST = 0.2, 5.0
-SETTLE_SECONDS = 120.0
+SETTLE_SECONDS = 180.0
 _SAID = re.compile("WARN|ERROR|lost uploads|sent again")
 STARTED = stack.ESSENTIAL | {"worklist"}
 
@@ -226,18 +226,22 @@ class PowerCut:
         stack.up(self.settings, attached=True, wait_for=STARTED)
         return time.monotonic() - started
 
-    def count_lost(self) -> None:
-        """Count what was acknowledged and is not there, once nothing changes any more."""
+    def count_lost(self) -> float:
+        """Count what was acknowledged and is not there, until nothing is missing; returns after how many seconds.
+
+        Uploads whose events were on their way are found by the search for lost uploads, which takes its time.
+        """
         counting = (self._uploads, self._results, self._notices, self._readings, self._promotions)
-        deadline = time.monotonic() + SETTLE_SECONDS
+        started = time.monotonic()
         while True:
             lost: Counter[str] = Counter()
             for count in counting:
                 with suppress(sqlite3.OperationalError):
                     lost.update(count())
-            if not lost.total() or time.monotonic() > deadline:
+            seconds = time.monotonic() - started
+            if not lost.total() or seconds > SETTLE_SECONDS:
                 self.lost = lost
-                return
+                return seconds
             time.sleep(1)
 
     def _uploads(self) -> dict[str, int]:
@@ -293,12 +297,19 @@ class PowerCut:
             self.lost["starts"] = 1
             return {"seed": self.seed, "cut": at, "acknowledged": self.acknowledged.counts(), "start": str(exc)}
         try:
-            self.count_lost()
+            settled = self.count_lost()
             log = Home(self.settings.home).log("supervisor").read_text(errors="replace")
         finally:
             stack.down(self.settings)
         counts = {"acknowledged": self.acknowledged.counts(), "lost": dict(+self.lost)}
-        return {"seed": self.seed, "cut": round(at, 2), "start": round(took, 1), **counts, "said": _warnings(log)}
+        return {
+            "seed": self.seed,
+            "cut": round(at, 2),
+            "start": round(took, 1),
+            "settled": round(settled, 1),
+            **counts,
+            "said": _warnings(log),
+        }
 
 
 @contextmanager
