@@ -236,8 +236,10 @@ class PowerCut:
         while True:
             lost: Counter[str] = Counter()
             for count in counting:
-                with suppress(sqlite3.OperationalError):
+                try:
                     lost.update(count())
+                except (sqlite3.OperationalError, LunglineError) as exc:  # a service that is not ready yet
+                    lost[f"unknown: {exc}"] += 1
             seconds = time.monotonic() - started
             if not lost.total() or seconds > SETTLE_SECONDS:
                 self.lost = lost
