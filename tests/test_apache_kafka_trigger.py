@@ -48,7 +48,8 @@ def with_topics(kafka: ApacheKafka, name: str, home: Path) -> Settings:
 
 
 def produce(kafka: ApacheKafka, topic: str, values: Sequence[str], partition: int = -1) -> None:
-    producer = Producer(kafka.options(ADMIN) | {"acks": "all"})
+    # A broker that has just started may answer late: what is sent again then must not become a second record.
+    producer = Producer(kafka.options(ADMIN) | {"enable.idempotence": True})
     for value in values:
         producer.produce(topic, value, partition=partition)
     assert producer.flush(20) == 0
