@@ -402,8 +402,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     ],
 )
 def test_pages_of_named_origins_may_read_dicomweb_alone(shared: Site, origin: str, path: str, is_shared: bool) -> None:
-    asked = {"access-control-request-method": "GET", "access-control-request-headers": "authorization"}
-    before = httpx.options(shared.url + path, headers={"origin": origin} | asked)
+    preflight = {"access-control-request-method": "GET", "access-control-request-headers": "authorization"}
+    before = httpx.options(shared.url + path, headers={"origin": origin} | preflight)
     answer = httpx.get(shared.url + path, headers=BEARER | {"origin": origin})
     for each in (before, answer):
         assert each.headers.get("access-control-allow-origin") == (origin if is_shared else None)

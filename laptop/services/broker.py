@@ -43,7 +43,7 @@ from lungline.storage.s3 import Storage
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient  # pyright: ignore[reportPrivateImportUsage] - as its docs do
 
-# Dead letters can be replayed again. Of results whoever waits for them live needs the last; the broker lists all of a
+# Dead letters can be replayed again. Live pages need the last results only; the broker lists all of a
 # partition for each fetch, which costs the store 11 ms of processor time for 500, 2 ms for 50.
 KEPT_BATCHES, KEPT_RESULTS = 500, 50
 # A commit that is further beyond the last batch than any batch is long was made by somebody else.

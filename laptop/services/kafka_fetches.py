@@ -47,7 +47,7 @@ class Ends:
         self._moved = asyncio.Event()
 
     def written(self, place: _Place, end: int) -> None:
-        """The broker has acknowledged a batch that ends there: wake whoever waits for it."""
+        """The broker has acknowledged a batch that ends there: wake the fetches that wait for it."""
         self._ends[place] = max(end, self._ends.get(place, 0))
         self._wake()
 

@@ -1,4 +1,4 @@
-"""Who ends the services when the supervisor is killed: a process (`reaper`) that is told of each start and end."""
+"""The process (`reaper`) that ends the services when the supervisor is killed; it learns of each start and end."""
 
 import contextlib
 import os
