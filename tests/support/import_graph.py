@@ -70,6 +70,7 @@ ROOMS = (
     "lungline.results",
     "lungline.events",
     "lungline.package",
+    "lungline.task",
     "lungline.imaging",
     "lungline.storage",
     "lungline.site_key",

@@ -1,0 +1,299 @@
+"""A task: what the images are, the findings that a model looks for, and what people read, press and send about them.
+
+A task file (`task.toml`) holds one. `lungline task new NAME` writes one with a comment above each field, which is the
+field's description here.
+"""
+
+import re
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from lungline.settings_blocks import GateSettings
+
+Kind = Literal["binary", "one-of-several", "many-at-once"]
+Shape = Literal["circle", "triangle", "square", "pentagon", "hexagon", "star", "plus"]
+Urgency = Literal["urgent", "soon", "routine"]
+Uncertain = Literal["absent", "present", "left out"]
+
+OWN_LABELS = ("Unsure", "Refused", "Set aside", "Not usable", "Missing")
+"""Labels that every task has; a finding needs another."""
+MOST_FINDINGS = 30
+OTHER_KIND = "unknown"
+
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,38}[a-z0-9]")
+_FINDING = re.compile(r"[A-Z][A-Z0-9_]{0,31}")
+_LABEL = re.compile(r"[A-Za-z][A-Za-z0-9 -]{0,31}")
+_COLOUR = re.compile(r"#[0-9a-f]{6}")
+
+
+def _like(pattern: re.Pattern[str], expected: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not pattern.fullmatch(value):
+            raise ValueError(expected)
+        return value
+
+    return AfterValidator(check)
+
+
+def _sentence(value: str) -> str:
+    if not value.strip():
+        raise ValueError("expected a text")
+    return value.strip()
+
+
+def _listed(value: object) -> object:
+    if isinstance(value, str):
+        raise ValueError(f'expected a list, such as ["{value}"]')  # noqa: TRY004 - pydantic expects it
+    return value
+
+
+Name = Annotated[str, _like(_NAME, "expected 2 to 40 lower-case letters, digits and hyphens, such as rib-fracture")]
+FindingName = Annotated[str, _like(_FINDING, "expected capital letters, digits and _, such as EFFUSION")]
+Label = Annotated[str, _like(_LABEL, "expected up to 32 letters, digits, blanks and hyphens, such as Effusion")]
+Colour = Annotated[str, _like(_COLOUR, 'expected # and six digits 0 to f, such as "#b1271b"')]
+Key = Annotated[str, _like(re.compile(r"[1-9]"), 'expected a digit from 1 to 9, such as "2"')]
+Sentence = Annotated[str, AfterValidator(_sentence)]
+Word = Annotated[str, AfterValidator(_sentence)]
+Words = Annotated[tuple[Word, ...], BeforeValidator(_listed)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Prevalence = Annotated[float, Field(gt=0, lt=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Images(_Part):
+    """What an image must be: values of the DICOM header, any of which will do; an empty list takes all."""
+
+    modality: Words = Field(default=(), description="Modality (0008,0060).")
+    body_part: Words = Field(default=(), description="Body Part Examined (0018,0015).")
+    view: Words = Field(default=(), description="View Position (0018,5101).")
+
+
+class Use(_Part):
+    """What the model card says of a model's use."""
+
+    meant_for: Sentence = Field(description="What a model of this task is meant for.")
+    not_meant_for: Sentence = Field(description="What it must not be used for.")
+
+
+class Code(_Part):
+    """A coded concept, for FHIR, HL7 and DICOM."""
+
+    scheme: Literal["SCT", "RADLEX", "LN", "DCM"] = Field(description="SCT is SNOMED CT, LN is LOINC.")
+    value: Word = Field(description="The code.")
+    meaning: Word = Field(description="The code's own text.")
+
+
+class Targets(_Part):
+    """What the thresholds of a finding aim at; a value that is left out is that of the train settings."""
+
+    sensitivity: Annotated[float, Field(gt=0, le=1)] | None = None
+    specificity: Annotated[float, Field(gt=0, le=1)] | None = None
+    unsure_rate: Annotated[float, Field(ge=0, lt=1)] | None = None
+    prevalence: Prevalence | None = None
+
+
+class Floors(_Part):
+    """What a finding must reach on the test split; a value that is left out is not asked for."""
+
+    auc: Share | None = None
+    sensitivity: Share | None = None
+    specificity: Share | None = None
+
+
+class Finding(_Part):
+    """A finding, and what it is called in data, on pages and in other systems."""
+
+    name: FindingName = Field(description="Name of the class in folders, reports and logs.")
+    label: Label = Field(description="What people read.")
+    negative: bool = Field(
+        default=False, description="Whether it is what is there when nothing else is: the first finding, and only it."
+    )
+    colour: tuple[Colour, Colour] = Field(description="On the light and on the dark page.")
+    shape: Shape = Field(description="Mark on the worklist, for those who do not see the colour.")
+    urgency: Urgency = Field(default="routine", description="Place on the worklist, and priority in messages.")
+    key: Key = Field(description="Digit that a reader presses for it.")
+    code: Code | None = Field(default=None, description="Coded concept in FHIR, HL7 and DICOM.")
+    folders: Words = Field(default=(), description="Names of folders with its images, in upper or lower case.")
+    files: Words = Field(
+        default=(), description="Parts of file names that decide where a folder's name fits several findings."
+    )
+    columns: Words = Field(default=(), description="Column of a table, or value in its label column, that means it.")
+    number: int | None = Field(
+        default=None,
+        ge=0,
+        description="Its number, or its column, in the labels of an .npz; left out, its place among the findings.",
+    )
+    kinds: dict[str, Words] = Field(
+        default_factory=dict,
+        description="Subgroups in the report, each with parts of folder or file names that tell them.",
+    )
+    targets: Targets = Field(default_factory=Targets, description="What its thresholds aim at.")
+    floors: Floors = Field(default_factory=Floors, description="What it must reach to pass the gate.")
+
+
+class Task(_Part):
+    """A task. The first finding is the negative one; the risk of an image is the probability of anything else."""
+
+    schema_version: Literal[1] = Field(default=1, description="Version of this format.")
+    name: Name = Field(description="Name in the registry, in buckets and on the cluster.")
+    title: Sentence = Field(description="What people read above the list, and the registry shows.")
+    kind: Kind = Field(
+        description="binary: there or not. one-of-several: exactly one finding. many-at-once: any number of findings."
+    )
+    warning: Sentence = Field(description="What people read beside every result and report.")
+    uncertain: Uncertain = Field(
+        default="left out", description="What an uncertain label of a table means: absent, present or left out."
+    )
+    images: Images = Field(default_factory=Images, description="What an image must be.")
+    use: Use = Field(description="Intended use and limits, for the model card.")
+    targets: Targets = Field(default_factory=Targets, description="What the thresholds of the risk aim at.")
+    gate: GateSettings = Field(
+        default_factory=GateSettings, description="What a model must reach before it is registered."
+    )
+    finding: tuple[Finding, ...] = Field(
+        min_length=2, max_length=MOST_FINDINGS, description="The findings; the first is the negative one."
+    )
+
+    @model_validator(mode="after")
+    def _check_whole(self) -> Self:
+        _check_negative(self)
+        _check_kind(self)
+        for field in ("name", "label", "key", "number"):
+            _check_unique(self, field)
+        _check_names_of_data(self)
+        return self
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """The findings, the negative first: a file has a table [[finding]] for each."""
+        return self.finding
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of the findings, the negative first."""
+        return tuple(finding.name for finding in self.findings)
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of the findings, the negative first."""
+        return tuple(finding.label for finding in self.findings)
+
+    @property
+    def negative(self) -> Finding:
+        """What is there when nothing else is."""
+        return self.findings[0]
+
+    @property
+    def positives(self) -> tuple[Finding, ...]:
+        """The findings that count for the risk."""
+        return self.findings[1:]
+
+    @property
+    def outputs(self) -> tuple[Finding, ...]:
+        """The findings that the network has an output for, in their order.
+
+        One of several needs one for the negative too, because they compete.
+        """
+        return self.findings if self.kind == "one-of-several" else self.positives
+
+    def number_of(self, at: int) -> int:
+        """The number of a finding, given by its place, in the labels of an .npz: a value, or a column of 0 and 1."""
+        number = self.findings[at].number
+        if number is not None:
+            return number
+        return at - 1 if self.kind == "many-at-once" else at
+
+    def kind_of(self, label: int, name: str, folders: tuple[str, ...] = ()) -> str:
+        """The subgroup of an image for the report, from its label, its file name and the folders that name its class.
+
+        `normal` for the negative finding; `unknown` where neither tells.
+        """
+        if not label:
+            return self.negative.label.lower()
+        file = name.rpartition("/")[2].lower()
+        kinds = {kind: words for at in self.present(label) for kind, words in self.findings[at].kinds.items()}
+        for text in (file, *(folder.lower() for folder in folders)):
+            for kind, words in kinds.items():
+                if any(word.lower() in text for word in words):
+                    return kind
+        return OTHER_KIND
+
+    def present(self, label: int) -> tuple[int, ...]:
+        """The places of the findings that a label stands for.
+
+        A label is the place of the finding. Where many may be there at once, bit k of it stands for finding k + 1.
+        """
+        if self.kind != "many-at-once":
+            return (label,)
+        return tuple(at + 1 for at in range(len(self.positives)) if label >> at & 1) or (0,)
+
+    def label_for(self, present: tuple[int, ...] | frozenset[int]) -> int:
+        """The label that stands for findings, given by their places; the negative gives way to any other."""
+        if self.kind != "many-at-once":
+            return max(present, default=0)
+        return sum(1 << (at - 1) for at in present if at)
+
+    def called(self, label: int) -> str:
+        """What a label is called in names of images and in messages: NORMAL, or EFFUSION+NODULE."""
+        return "+".join(self.names[at] for at in self.present(label))
+
+
+def _check_negative(task: Task) -> None:
+    negatives = [finding.name for finding in task.findings if finding.negative]
+    if negatives != [task.findings[0].name]:
+        raise ValueError(
+            f"finding: expected negative = true in the first finding only; found {', '.join(negatives) or 'none'}"
+        )
+
+
+def _check_kind(task: Task) -> None:
+    if task.kind == "binary" and len(task.findings) != 2:
+        raise ValueError(f"kind: expected two findings where kind is binary; found {len(task.findings)}")
+    if task.kind == "one-of-several" and len(task.findings) < 3:
+        raise ValueError(f"kind: expected three findings or more where kind is {task.kind}; found {len(task.findings)}")
+
+
+def _check_unique(task: Task, field: str) -> None:
+    values: dict[Any, str] = {}
+    for at, finding in enumerate(task.findings):
+        value = getattr(finding, field)
+        value = value.casefold() if isinstance(value, str) else value
+        if value is not None and value in values:
+            raise ValueError(
+                f"finding.{at}.{field}: expected another than {values[value]} has; found {getattr(finding, field)!r}"
+            )
+        values[value] = finding.name
+        if field == "label" and value in {label.casefold() for label in OWN_LABELS}:
+            raise ValueError(
+                f"finding.{at}.label: expected a label that the system does not use itself; found {finding.label!r}"
+            )
+
+
+def _check_names_of_data(task: Task) -> None:
+    """A folder that fits two findings needs file names to decide; a column may mean one only."""
+    folders: dict[frozenset[str], int] = {}
+    columns: dict[str, int] = {}
+    for at, finding in enumerate(task.findings):
+        for column in finding.columns:
+            other = columns.setdefault(column.casefold(), at)
+            if other != at:
+                names = f"{task.findings[other].name} and {finding.name}"
+                raise ValueError(f"finding.{at}.columns: expected one finding for each; found {column!r} in {names}")
+        for folder in finding.folders:
+            other = folders.setdefault(words_of(folder), at)
+            if other != at and not (finding.files and task.findings[other].files):
+                names = f"{task.findings[other].name} and {finding.name}"
+                raise ValueError(
+                    f"finding.{at}.folders: expected `files` in both findings of a folder; found {folder!r} in {names}"
+                )
+
+
+def words_of(name: str) -> frozenset[str]:
+    """The words of a name in lower case, without a number before them: `01_ViralPneumonia` has viral and pneumonia."""
+    words = [word for word in re.split(r"[\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()) if word]
+    return frozenset(words[1:] if len(words) > 1 and words[0].isdigit() else words)
