@@ -72,6 +72,9 @@ class Settings(BaseSettings):
         default="auto",
         description="Training data: a folder, a zip, an .npz, medmnist:SIZE, s3://bucket/prefix, phantom[:N], or auto.",
     )
+    task: str = Field(
+        default="pneumonia", description="What is looked for: a task that comes with Lungline, or a task file."
+    )
     feedback: str | None = Field(
         default=None,
         description="Labels from readers to merge into the training data: a folder, a zip, s3://, or worklist.",

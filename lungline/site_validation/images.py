@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from lungline.datasets.dataset import Dataset, patient_in, patient_pattern
-from lungline.datasets.folder_names import is_document, is_hidden, is_mask_folder, label_of
+from lungline.datasets.folder_names import findings_of, is_document, is_hidden, is_mask_folder, label_of
 from lungline.datasets.opening import open_labelled, open_source
 from lungline.datasets.sources import Source
 from lungline.errors import DataError
 from lungline.settings import Settings
+from lungline.task.reading import default_task
 
 LEAST = 100
 """Images below which neither a share nor a threshold is worth proposing."""
@@ -135,7 +136,7 @@ def _rows(table: Path) -> Iterator[tuple[str, int]]:
                 raise DataError(f"{table.name}: expected the columns file and label; found {names}.")
             for row, line in enumerate(reader, 2):
                 text = (line[columns["label"]] or "").strip()
-                label = _LABELS.get(text, label_of(text))
+                label = _LABELS.get(text, label_of(text, default_task()))
                 if label is None:
                     raise DataError(
                         f"{table.name}: expected NORMAL or PNEUMONIA, 0 or 1, in row {row}; found {text!r}."
@@ -147,7 +148,7 @@ def _rows(table: Path) -> Iterator[tuple[str, int]]:
 
 
 def _has_class_folders(paths: Sequence[str]) -> bool:
-    return any(label_of(folder) is not None for path in paths for folder in path.split("/")[:-1])
+    return any(findings_of(folder, default_task()) for path in paths for folder in path.split("/")[:-1])
 
 
 def _may_be_image(path: str) -> bool:

@@ -135,6 +135,11 @@ class Finding(_Part):
     targets: Targets = Field(default_factory=Targets, description="What its thresholds aim at.")
     floors: Floors = Field(default_factory=Floors, description="What it must reach to pass the gate.")
 
+    def is_named_by(self, words: frozenset[str]) -> bool:
+        """Whether the words of a folder's name are one of `folders`, perhaps with words of its kinds beside."""
+        beside = {word.lower() for kind in self.kinds.values() for word in kind}
+        return any(names <= words <= names | beside for names in map(words_of, self.folders))
+
 
 class Task(_Part):
     """A task. The first finding is the negative one; the risk of an image is the probability of anything else."""
@@ -167,6 +172,10 @@ class Task(_Part):
             _check_unique(self, field)
         _check_names_of_data(self)
         return self
+
+    def __hash__(self) -> int:
+        """By its name: a task is a key of caches, and its tables cannot be hashed."""
+        return hash(self.name)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -211,16 +220,19 @@ class Task(_Part):
     def kind_of(self, label: int, name: str, folders: tuple[str, ...] = ()) -> str:
         """The subgroup of an image for the report, from its label, its file name and the folders that name its class.
 
-        `normal` for the negative finding; `unknown` where neither tells.
+        The negative finding's label for it; `unknown` where neither tells.
         """
         if not label:
             return self.negative.label.lower()
-        file = name.rpartition("/")[2].lower()
         kinds = {kind: words for at in self.present(label) for kind, words in self.findings[at].kinds.items()}
-        for text in (file, *(folder.lower() for folder in folders)):
-            for kind, words in kinds.items():
-                if any(word.lower() in text for word in words):
-                    return kind
+        file = name.rpartition("/")[2].lower()
+        for kind, parts in kinds.items():
+            if any(part.lower() in file for part in parts):
+                return kind
+        for words in map(words_of, folders):
+            fitting = [kind for kind, parts in kinds.items() if words & {part.lower() for part in parts}]
+            if len(fitting) == 1:
+                return fitting[0]
         return OTHER_KIND
 
     def present(self, label: int) -> tuple[int, ...]:
