@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from lungline.evaluation.metrics import Scored, ece, summarise
+from lungline.package.answers import label_of
 from lungline.package.card import Calibration, Prior, shifted
-from lungline.package.package import label_of
 from lungline.settings import TrainSettings
 from lungline.training.calibration import best_cut, choose_prior, choose_thresholds, fit_calibration, moved
 

@@ -146,6 +146,7 @@ class _Case:
         thresholds = package.card.thresholds
         record = ResultRecord(
             id=f"{upload.identity}-{version}",
+            task=package.card.task.name,
             outcome=outcome,
             label=diagnosis and diagnosis.label,
             probability=diagnosis and diagnosis.probability,
@@ -163,6 +164,7 @@ class _Case:
             patient=header and self._keep_patient(upload, header),
             lungs=diagnosis and diagnosis.lung_facts,
             doubts=diagnosis.prediction.doubts if diagnosis and diagnosis.prediction else (),
+            findings=diagnosis.finding_facts if diagnosis else (),
             times=Times(
                 uploaded=upload.uploaded_at or (stored and stored.modified),
                 received=self.received,

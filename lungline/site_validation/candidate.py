@@ -19,8 +19,9 @@ from lungline.evaluation.gate import GateRule, GateVerdict, evaluate_gate, lower
 from lungline.evaluation.metrics import LOOKS, Scored, summarise
 from lungline.evaluation.scoring import Scores
 from lungline.monitoring.reference import add_reference, reference_of
+from lungline.package.answers import label_of
 from lungline.package.card import Card, SiteFacts, amend_card, shifted
-from lungline.package.package import Package, label_of
+from lungline.package.package import Package
 from lungline.package.signature import SIGNATURE
 from lungline.registry import tracking
 from lungline.registry.provenance import code_facts

@@ -11,8 +11,9 @@ from lungline.diagnosis.diagnoser import Diagnoser, refused
 from lungline.evaluation.metrics import Scored
 from lungline.imaging.image import Limits
 from lungline.monitoring.comparison import LABELS, ComparedResult
+from lungline.package.answers import label_of
 from lungline.package.card import Card, Thresholds, shifted
-from lungline.package.package import Package, label_of
+from lungline.package.package import Package
 from lungline.settings import Settings
 from lungline.site_validation.images import SiteImages
 
