@@ -183,7 +183,9 @@ class ResultRecord(_Part):
         fields = cast("dict[str, Any]", document) if isinstance(document, dict) else {}
         if fields.get("form") != 1 and fields.get("schema_version") != 2:
             return cast("Any", document)
-        return {_RENAMED.get(name, name): value for name, value in fields.items()} | {"schema_version": 3}
+        if "form" in fields:
+            fields = {_RENAMED.get(name, name): value for name, value in fields.items()}
+        return fields | {"schema_version": 3}
 
     @property
     def key(self) -> str:

@@ -185,7 +185,7 @@ def _plots(validated: Validated, reference: Reference | None) -> dict[str, bytes
 
 def _histogram(risks: NDArray[np.float64], before: NDArray[np.float64], axes: Any) -> None:
     bins = np.linspace(0, 1, 31)
-    for values, colour, name in ((before, plots.GREY, "reference"), (risks, plots.PNEUMONIA, "site")):
+    for values, colour, name in ((before, plots.GREY, "reference"), (risks, plots.POSITIVE, "site")):
         if len(values):
             weights = np.full(len(values), 1 / len(values))
             axes.hist(values, bins=bins, weights=weights, color=colour, alpha=0.6, label=name)
