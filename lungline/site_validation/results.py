@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lungline.diagnosis.diagnoser import Diagnoser, refused
 from lungline.evaluation.metrics import Scored
 from lungline.imaging.image import Limits
-from lungline.monitoring.comparison import LABELS, ComparedResult
+from lungline.monitoring.comparison import ComparedResult, ordered
 from lungline.package.answers import label_of
 from lungline.package.card import Card, Thresholds, shifted
 from lungline.package.package import Package
@@ -73,7 +73,7 @@ def diagnose_site(
 def counted(results: Sequence[SiteResult]) -> dict[str, int]:
     """The number of results with each label."""
     counts = Counter(result.compared.label for result in results)
-    return {label: counts[label] for label in LABELS}
+    return {label: counts[label] for label in ordered(counts)}
 
 
 def risks_of(results: Sequence[SiteResult]) -> NDArray[np.float64]:
