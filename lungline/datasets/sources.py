@@ -110,7 +110,7 @@ def _too_large(path: str, max_bytes: int) -> DataError:
     return DataError(f"{printable(path)} has more than {max_bytes:,} bytes, the limit for one image.")
 
 
-# PneumoniaMNIST at 224 px has 0.3 GB; a header that claims more than this is damaged or hostile.
+# A set of MedMNIST at 224 px has 0.3 GB; a header that claims more than this is damaged or hostile.
 _MOST_BYTES = 4 * 2**30
 _NAMES_SHOWN = 6
 

@@ -98,7 +98,7 @@ def _from_folders(dataset: Dataset, trained_on: str) -> SiteImages:
     def read(image: SiteImage) -> bytes:
         return dataset.read(by_path[image.path])
 
-    images = tuple(SiteImage(example.name, example.label, example.patient) for example in examples)
+    images = tuple(SiteImage(example.name, int(example.label > 0), example.patient) for example in examples)
     return SiteImages(dataset.name, images, read, tuple(notices))
 
 

@@ -21,7 +21,7 @@ class SiteProposal(BaseModel):
     source: ShareEstimate
     thresholds: ProposedThresholds
     labels: dict[str, int] = Field(description="The site's images by label, with the proposal.")
-    ppv: float | None = Field(description="Share of pneumonia among images at or above the operating point.")
+    ppv: float | None = Field(description="Share of positives among images at or above the operating point.")
     npv: float | None = Field(description="Share of normal ones among images below it.")
 
 

@@ -157,7 +157,7 @@ def _warnings(validation: SiteValidation, settings: Settings) -> tuple[str, ...]
     """What a person should know before the proposal is used."""
     gate, sentences = settings.gate, list[str]()
     if validation.proposal is None:
-        sentences.append("The card does not say which share of pneumonia it was calibrated at: train again.")
+        sentences.append("The card does not say which share of positives it was calibrated at: train again.")
     if (doubted := validation.doubted / validation.predicted) > gate.refused_rate:
         sentences.append(
             f"{doubted:.0%} of the images do not look like the model's own, so it does not label them: the rest says "
@@ -177,7 +177,7 @@ def _warnings(validation: SiteValidation, settings: Settings) -> tuple[str, ...]
     matched = validation.drift and validation.drift.at_share
     if not validation.labelled and matched and (alarms := matched.alarms):
         sentences.append(
-            f"The images differ from the model's own in more than the share of pneumonia ({', '.join(alarms)}): an "
+            f"The images differ from the model's own in more than the share of positives ({', '.join(alarms)}): an "
             "estimate without labels may be wrong. Label a hundred images."
         )
     return tuple(sentences)

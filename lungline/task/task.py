@@ -306,6 +306,6 @@ def _check_names_of_data(task: Task) -> None:
 
 
 def words_of(name: str) -> frozenset[str]:
-    """The words of a name in lower case, without a number before them: `01_ViralPneumonia` has viral and pneumonia."""
+    """The words of a name in lower case, without a number before them: `01_SmallNodule` has small and nodule."""
     words = [word for word in re.split(r"[\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()) if word]
     return frozenset(words[1:] if len(words) > 1 and words[0].isdigit() else words)
