@@ -209,10 +209,10 @@ def test_tables_and_texts_are_no_images(file: str) -> None:
     [
         (
             ["stage_2_train_images/a.dcm", "stage_2_test_images/b.dcm", "stage_2_train_labels.csv"],
-            r"labels in a table \(stage_2_train_labels.csv\) are not read, sort the images into class folders",
+            r"the table stage_2_train_labels.csv names no images, or no finding of the task; name its columns",
         ),
-        (["images_001/images/a.png", "Data_Entry_2017.csv"], r"labels in a table \(Data_Entry_2017.csv\) are not read"),
-        (["train/patient00001/study1/view1_frontal.jpg", "train.csv"], r"labels in a table \(train.csv\)"),
+        (["images_001/images/a.png", "Data_Entry_2017.csv"], r"the table Data_Entry_2017.csv names no images"),
+        (["train/patient00001/study1/view1_frontal.jpg", "train.csv"], r"the table train.csv names no images"),
         (["chest_xray/train.zip", "chest_xray/test.zip"], "unpack chest_xray/train.zip first"),
     ],
     ids=["RSNA", "NIH", "CheXpert", "zips"],

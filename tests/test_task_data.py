@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from data.expectations import expectations_of
+from lungline.datasets.medmnist import MedMNIST
 from lungline.datasets.opening import open_dataset, prepare
 from lungline.datasets.prepared import Prepared
 from lungline.errors import DataError
@@ -85,6 +86,17 @@ def test_numbers_of_an_array_are_the_tasks_own(tmp_path: Path) -> None:
     assert [example.label for example in dataset.of("val")] == [2, 1, 0]
     with pytest.raises(DataError, match=r"integers 5 \(NORMAL\), 0 \(BACTERIAL\) or 9 \(VIRAL\); found 1 to 9"):
         open_dataset(arrays(tmp_path / "b.npz", labels + (labels == 0)), settings=SETTINGS, task=task)
+
+
+def test_a_set_of_medmnist_is_opened_by_its_name() -> None:
+    assert MedMNIST.named("chestmnist").files[64][0] == "chestmnist_64.npz"
+    assert MedMNIST.named("pneumoniamnist") == MedMNIST()
+    for spec, reason in (
+        ("medmnist:xmnist:64", "NAME one of bloodmnist"),
+        ("medmnist:octmnist:65", "SIZE one of 28, 64"),
+    ):
+        with pytest.raises(DataError, match=reason):
+            open_dataset(spec, settings=SETTINGS, task=KIND)
 
 
 def test_prepared_data_remember_their_task(tmp_path: Path) -> None:

@@ -101,8 +101,8 @@ def digest_of(hashed: Iterable[tuple[Example, str]]) -> str:
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def cut_validation(examples: Iterable[Example], share: float = 0.1) -> tuple[Example, ...]:
-    """The examples with about `share` of each label of the training split moved to validation, whole patients only.
+def cut_validation(examples: Iterable[Example], share: float = 0.1, *, into: str = "val") -> tuple[Example, ...]:
+    """The examples with about `share` of each label of the training split moved into another, whole patients only.
 
     A hash of the patient selects them: the same in every run, and nearly the same when patients are added.
     """
@@ -119,7 +119,7 @@ def cut_validation(examples: Iterable[Example], share: float = 0.1) -> tuple[Exa
                 chosen.add(owner)
                 taken += sizes[owner]
     return tuple(
-        Example(example.name, "val", example.label, example.patient, example.kind)
+        Example(example.name, into, example.label, example.patient, example.kind)
         if example.split == "train" and _owner(example) in chosen
         else example
         for example in examples

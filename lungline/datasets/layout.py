@@ -168,7 +168,8 @@ def _describe(files: Sequence[File], task: Task) -> str:
     if archive := next((file for file in files if is_archive(file.name)), None):
         return f"{description}: unpack {archive.shown} first"
     if table := next((file for file in files if is_table(file.name)), None):
-        return f"{description}: labels in a table ({table.shown}) are not read, sort the images into class folders"
+        what_to_do = "name its columns in the task file, or sort the images into class folders"
+        return f"{description}: the table {table.shown} names no images, or no finding of the task; {what_to_do}"
     return description
 
 

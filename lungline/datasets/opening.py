@@ -9,11 +9,12 @@ from lungline.datasets.archives import ZipSource
 from lungline.datasets.dataset import SPLITS, Dataset, Example, cut_validation, printable
 from lungline.datasets.folder_names import split_of
 from lungline.datasets.layout import find_layout
-from lungline.datasets.medmnist import PNEUMONIA_MNIST, MedMNIST
+from lungline.datasets.medmnist import MEDMNIST, MedMNIST
 from lungline.datasets.phantom_dataset import PHANTOMS, open_phantoms
 from lungline.datasets.prepared import Prepared, Row, prepare
 from lungline.datasets.reader_labels import merge
 from lungline.datasets.sources import ArraySource, FolderSource, S3Source, Source
+from lungline.datasets.tables import Tabled, read_tables
 from lungline.errors import DataError
 from lungline.settings import Settings
 from lungline.storage.objects import parse_uri
@@ -45,7 +46,7 @@ def open_dataset(
     settings: Settings,
     require: Sequence[str] = SPLITS,
     feedback: str | None = None,
-    medmnist: MedMNIST = PNEUMONIA_MNIST,
+    medmnist: MedMNIST = MEDMNIST,
     task: Task | None = None,
 ) -> Dataset:
     """The data set that `spec` names: a folder, a zip, an .npz, medmnist:SIZE, s3://, phantom[:N], or auto.
@@ -73,7 +74,7 @@ def open_dataset(
 
 def open_labelled(spec: str, *, settings: Settings, task: Task | None = None) -> Dataset:
     """Every labelled image that `spec` names, whatever its split; class folders need no split's folder."""
-    return _open(spec, settings, ("test",), PNEUMONIA_MNIST, task or load_task(settings.task))
+    return _open(spec, settings, ("test",), MEDMNIST, task or load_task(settings.task))
 
 
 def open_source(spec: str, *, settings: Settings) -> tuple[str, Source] | None:
@@ -121,8 +122,14 @@ def _laid_out(name: str, source: Source, require: Sequence[str], task: Task) -> 
     name = printable(name)
     only = require[0] if len(require) == 1 else None
     try:
+        # Folders say one finding of an image; where there may be many, a table says more.
+        if task.kind == "many-at-once" and (tabled := read_tables(source, task, only_split=only)):
+            return _tabled(name, source, tabled, require, task)
         layout = find_layout(source.paths(), only_split=only, task=task)
     except DataError as exc:
+        tabled = None if task.kind == "many-at-once" else read_tables(source, task, only_split=only)
+        if tabled:
+            return _tabled(name, source, tabled, require, task)
         raise DataError(f"{name}: {exc}") from exc
     remarks = [*layout.remarks]
     named = split_of(name.rstrip("/").rpartition("/")[2].removesuffix(".zip"))
@@ -136,16 +143,39 @@ def _laid_out(name: str, source: Source, require: Sequence[str], task: Task) -> 
     return Dataset(name, layout.examples, read, notice=notice, task=task)
 
 
+def _tabled(name: str, source: Source, tabled: Tabled, require: Sequence[str], task: Task) -> Dataset:
+    """The data set of tables; without a test split, that of validation is one, else a fifth of the patients."""
+    examples, remarks = tabled.examples, [*tabled.remarks]
+    splits = {example.split for example in examples}
+    if "test" in require and "test" not in splits:
+        if "val" in splits:
+            examples = tuple(replace(each, split="test") if each.split == "val" else each for each in examples)
+            remarks.append("took its validation split as test")
+        else:
+            examples = cut_validation(examples, 0.2, into="test")
+            remarks.append("took a fifth of its patients as test")
+
+    def read(example: Example) -> bytes:
+        return source.read(tabled.paths[example.name])
+
+    return Dataset(name, examples, read, notice=f"{name}: {'; '.join(remarks)}.", task=task)
+
+
 def _in_arrays(name: str, file: Path, task: Task) -> Dataset:
     source = ArraySource(file, task)
     return Dataset(printable(name), tuple(source.examples()), source.read, task=task)
 
 
 def _open_medmnist(size: str, medmnist: MedMNIST, task: Task) -> Dataset:
+    spec, named = f"medmnist:{size}", ":" in size
+    if named:
+        name, _, size = size.partition(":")
+        medmnist = MedMNIST.named(name)
     sizes = [str(size) for size in medmnist.files]
     if size not in sizes:
-        raise DataError(f"Expected medmnist:SIZE with SIZE one of {', '.join(sizes)}; found {size or 'none'}.")
-    return _in_arrays(f"medmnist:{size}", medmnist.download(int(size)), task)
+        form = "medmnist:NAME:SIZE" if named else "medmnist:SIZE"
+        raise DataError(f"Expected {form} with SIZE one of {', '.join(sizes)}; found {size or 'none'}.")
+    return _in_arrays(spec, medmnist.download(int(size)), task)
 
 
 def _open_auto(settings: Settings, medmnist: MedMNIST, task: Task) -> Dataset:
