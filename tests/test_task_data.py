@@ -10,11 +10,13 @@ from data.expectations import expectations_of
 from lungline.datasets.medmnist import MedMNIST
 from lungline.datasets.opening import open_dataset, prepare
 from lungline.datasets.prepared import Prepared
+from lungline.diagnosis.image_rules import DEFAULT, reason_not_meant
 from lungline.errors import DataError
+from lungline.imaging.dicom_facts import NAMES, DicomFacts
 from lungline.imaging.preparation import Preparation
 from lungline.settings import Settings
 from lungline.task.reading import load_task
-from lungline.task.task import Task
+from lungline.task.task import Images, Task
 from lungline.task.writing import new_task
 from tests.support.small_datasets import SETTINGS, folder_of, image
 
@@ -111,3 +113,11 @@ def test_the_contract_counts_every_finding() -> None:
     sentences = [expectation.sentence for expectation in expectations_of(MANY)]
     assert "train must have at least 30 SECOND images" in sentences
     assert "second must be at most 95 % of test" in sentences
+
+
+def test_a_task_may_ask_more_of_a_header_than_a_frontal_chest() -> None:
+    facts = DicomFacts(dict.fromkeys(NAMES, "") | {"modality": "DX", "view": "AP"}, not_frontal=None, is_own=False)
+    assert reason_not_meant(facts, DEFAULT, Images()) is None
+    assert reason_not_meant(facts, DEFAULT, Images(modality=("cr", "dx"), body_part=("CHEST",))) is None
+    reason = reason_not_meant(facts, DEFAULT, Images(view=("PA",)))
+    assert reason == "The image is kept, and is not meant for this model: its view is another."

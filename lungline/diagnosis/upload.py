@@ -127,7 +127,8 @@ class _Case:
             return None
         if facts.is_own:
             return refused(records.OWN_RESULT, "The image is a result of this system, and is not judged again.")
-        reason = reason_not_meant(facts, load_image_rules(self.settings.image_rules))
+        wanted = self.diagnoser.package.card.task.images
+        reason = reason_not_meant(facts, load_image_rules(self.settings.image_rules), wanted)
         return refused(records.NOT_MEANT, reason) if reason else None
 
     def close(

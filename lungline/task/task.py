@@ -66,7 +66,10 @@ class _Part(BaseModel):
 
 
 class Images(_Part):
-    """What an image must be: values of the DICOM header, any of which will do; an empty list takes all."""
+    """What an image must be, besides a frontal chest X-ray: values of the DICOM header, any of which will do.
+
+    An empty list takes all, and so does a header without the element.
+    """
 
     modality: Words = Field(default=(), description="Modality (0008,0060).")
     body_part: Words = Field(default=(), description="Body Part Examined (0018,0015).")
@@ -154,7 +157,10 @@ class Task(_Part):
     uncertain: Uncertain = Field(
         default="left out", description="What an uncertain label of a table means: absent, present or left out."
     )
-    images: Images = Field(default_factory=Images, description="What an image must be.")
+    images: Images = Field(
+        default_factory=Images,
+        description="What a DICOM header must say, besides a frontal chest X-ray; an empty list takes all.",
+    )
     use: Use = Field(description="Intended use and limits, for the model card.")
     targets: Targets = Field(default_factory=Targets, description="What the thresholds of the risk aim at.")
     gate: GateSettings = Field(

@@ -38,7 +38,6 @@ def new_task(name: str, kind: Kind = "binary") -> Task:
             "title": title,
             "kind": kind,
             "warning": "For research. Not a medical device: a reader must check every result.",
-            "images": {"modality": ["CR", "DX"], "body_part": ["CHEST"]},
             "use": {"meant_for": "research", "not_meant_for": "diagnosis"},
             "finding": [_begun(at, word) for at, word in enumerate(words)],
         }
