@@ -33,7 +33,7 @@ def _show_version(requested: bool) -> None:
 
 
 @app.callback(
-    help=f"Train, register and serve a pneumonia classifier for chest X-rays.\n\n{console.DISCLAIMER}",
+    help=f"Train, register and serve classifiers for chest X-rays; pneumonia comes along.\n\n{console.DISCLAIMER}",
 )
 def _options(
     version: Annotated[

@@ -23,8 +23,8 @@ DEFAULTS = Settings.model_construct()
 MODEL, IMAGES, TRAIN, GATE = (block(DEFAULTS, name) for name in ("model", "images", "train", "gate"))
 
 
-@dsl.pipeline(name=NAME, description="Train, evaluate, register and promote a pneumonia classifier for chest X-rays.")
-def pneumonia_training(  # noqa: PLR0917 - kfp itself calls it with positions
+@dsl.pipeline(name=NAME, description="Train, evaluate, register and promote a classifier for chest X-rays.")
+def training(  # noqa: PLR0917 - kfp itself calls it with positions
     data: str = DEFAULTS.data,
     data_digest: str = "",
     feedback: str = "",

@@ -38,7 +38,7 @@ def calibrated_share(card: Card, reference: Reference | None) -> float | None:
 def drift_of(
     card: Card, reference: Reference, results: Sequence[SiteResult], share: float | None, alarm_rate: float
 ) -> SiteDrift:
-    """Compare a site's results with a reference; `share` of pneumonia is that among its images, None if unknown."""
+    """Compare a site's results with a reference; `share` of positives is that among its images, None if unknown."""
     before, here = reference.sample(), sample(result.compared for result in results)
     calibrated, matched = calibrated_share(card, reference), None
     if calibrated and share is not None:

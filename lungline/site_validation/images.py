@@ -134,12 +134,13 @@ def _rows(table: Path) -> Iterator[tuple[str, int]]:
             if not {"file", "label"} <= columns.keys():
                 names = ", ".join(columns) or "none"
                 raise DataError(f"{table.name}: expected the columns file and label; found {names}.")
+            negative, positive = default_task().names
             for row, line in enumerate(reader, 2):
                 text = (line[columns["label"]] or "").strip()
                 label = _LABELS.get(text, label_of(text, default_task()))
                 if label is None:
                     raise DataError(
-                        f"{table.name}: expected NORMAL or PNEUMONIA, 0 or 1, in row {row}; found {text!r}."
+                        f"{table.name}: expected {negative} or {positive}, 0 or 1, in row {row}; found {text!r}."
                     )
                 yield (line[columns["file"]] or "").strip().replace("\\", "/").removeprefix("./"), label
     except (OSError, UnicodeDecodeError, csv.Error) as exc:
