@@ -66,7 +66,8 @@ def validate_site(  # noqa: PLR0917  # Typer makes options of them, whatever the
         raise typer.BadParameter("--save needs the champion of the registry, not a folder")
     settings = configured(home) if folder else connected(home)
     with package_of(model, settings) as package:
-        images = open_site(data, settings=settings, labels=labels, trained_on=package.card.data.name, most=most)
+        task, trained_on = package.card.task, package.card.data.name
+        images = open_site(data, settings=settings, labels=labels, trained_on=trained_on, most=most, task=task)
         for notice in images.notices:
             console.notice(notice)
         reference = reference_in(package.folder, package.card)

@@ -85,9 +85,14 @@ def train(  # noqa: PLR0917  # Typer makes options of them, whatever their kind
     if schedule is not None:
         raise typer.BadParameter("only a server keeps a schedule: add --on kfp")
     from laptop import retraining
+    from lungline.deployment.laptop import require_model
+    from lungline.home import Home as Folder
     from pipelines.run import run_local
 
-    settings = started(home, assignments, data=data, task=task, policy=policy, feedback=feedback)
+    named = {"data": data, "task": task, "policy": policy, "feedback": feedback}
+    settings = configured(home, assignments, **named)
+    require_model(Folder(settings.home.absolute()), settings.model_name)
+    settings = started(home, assignments, **named)
     run = retraining.train if settings.feedback == retraining.WORKLIST else run_local
     summary = run(settings, console.pipeline_event, reuse=not fresh)
     _show_training(summary, as_json)

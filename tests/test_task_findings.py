@@ -1,20 +1,26 @@
 """Answers, calibration and metrics of tasks with several findings."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
+from lungline.errors import PackageError
 from lungline.evaluation.finding_metrics import summarise_findings
 from lungline.evaluation.gate import evaluate_gate
 from lungline.evaluation.metrics import Scored, summarise
 from lungline.imaging.preparation import Preparation
 from lungline.package.answers import FindingAnswer, Presence, answers_of, headline, image_label, presence_of
-from lungline.package.card import Calibration, Card, CodeFacts, DataFacts, FindingModel, Thresholds
+from lungline.package.card import Calibration, Card, CodeFacts, DataFacts, FindingModel, Thresholds, amend_card
+from lungline.package.package import Package
 from lungline.settings import GateSettings, TrainSettings, load_settings
 from lungline.task.reading import load_task
 from lungline.task.task import Task
 from lungline.task.writing import new_task, render
 from lungline.training.finding_calibration import Outputs, fit_findings
 from lungline.training.loop import targets_of
+from tests.support.tiny_package import write_tiny_package
 
 KIND = load_task("pneumonia-kind")
 MANY = new_task("device", "many-at-once")
@@ -40,6 +46,25 @@ def test_a_card_names_the_findings_of_its_task() -> None:
     written = card(KIND)
     assert written.classes == KIND.names
     assert Card.model_validate_json(written.model_dump_json()) == written
+
+
+def test_a_card_has_exactly_the_findings_of_its_task() -> None:
+    values = card(KIND).model_dump()
+    with pytest.raises(
+        ValidationError, match="expected findings BACTERIAL, VIRAL for the task pneumonia-kind; found BACT"
+    ):
+        Card.model_validate(values | {"findings": values["findings"][:1]})
+    with pytest.raises(ValidationError, match="expected findings none for the task pneumonia; found BACTERIAL, VIRAL"):
+        Card.model_validate(values | {"task": load_task("pneumonia")})
+
+
+def test_a_network_without_outputs_for_the_findings_is_no_package(tmp_path: Path) -> None:
+    folder = tmp_path / "1"
+    write_tiny_package(folder)
+    kind = card(KIND)
+    amend_card(folder, task=kind.task, classes=kind.classes, findings=kind.findings)
+    with pytest.raises(PackageError, match="has no output for each finding of pneumonia-kind"):
+        Package.load(folder)
 
 
 def test_the_probabilities_of_one_of_several_add_up_to_the_risk() -> None:

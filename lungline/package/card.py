@@ -4,7 +4,7 @@ import hashlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -203,6 +203,17 @@ class Card(_Part):
         if fields.pop("form", fields.get("schema_version")) != 1:
             return cast("Any", document)
         return fields | {"schema_version": 2}
+
+    @model_validator(mode="after")
+    def _check_findings(self) -> Self:
+        names = tuple(model.name for model in self.findings)
+        wanted = self.task.names[1:] if len(self.task.positives) > 1 else ()
+        if names != wanted:
+            raise ValueError(
+                f"expected findings {', '.join(wanted) or 'none'} for the task {self.task.name}; "
+                f"found {', '.join(names) or 'none'}"
+            )
+        return self
 
     @property
     def synthetic(self) -> bool:

@@ -163,7 +163,12 @@ class Package:
             distance = float(outputs["distance"].ravel()[0])
             if distance > self.card.population.threshold:
                 doubts["unlike-training"] = UNLIKE_TRAINING
-        findings = answers_of(self.card, probability, outputs["findings"]) if self.card.findings else ()
+        findings = ()
+        if self.card.findings:
+            logits = outputs.get("findings")
+            if logits is None or logits.size != len(self.card.task.outputs):
+                raise PackageError(f"The network in {MODEL} has no output for each finding of {self.card.task.name}.")
+            findings = answers_of(self.card, probability, logits)
         return Prediction(
             probability,
             UNSURE if doubts else image_label(self.card, probability, findings),
