@@ -198,6 +198,11 @@ class ResultRecord(_Part):
         return self.heatmap is not None or self.evidence is not None
 
     @property
+    def is_of_default_task(self) -> bool:
+        """Whether reports may be made of it: their codes are those of the default task, and false for any other."""
+        return self.task == DEFAULT
+
+    @property
     def is_set_aside(self) -> bool:
         """Whether nothing is wrong with the image, and it is only not for the model to judge."""
         return self.reason in SET_ASIDE
