@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lungline.task.task import Task
 
 app = typer.Typer()
-task = typer.Typer(help="Task files: the images, the findings, and what follows from them.", no_args_is_help=True)
+task = typer.Typer(help="Task files: what is looked for, and what it is called.", no_args_is_help=True)
 app.add_typer(task, name="task")
 
 
