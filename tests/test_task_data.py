@@ -15,8 +15,9 @@ from lungline.errors import DataError
 from lungline.imaging.dicom_facts import NAMES, DicomFacts
 from lungline.imaging.preparation import Preparation
 from lungline.settings import Settings
+from lungline.task.finding import Images
 from lungline.task.reading import load_task
-from lungline.task.task import Images, Task
+from lungline.task.task import Task
 from lungline.task.writing import new_task
 from tests.support.small_datasets import SETTINGS, folder_of, image
 

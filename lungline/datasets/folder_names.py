@@ -4,7 +4,8 @@ import re
 from functools import lru_cache
 
 from lungline.litter import is_litter
-from lungline.task.task import Task, words_of
+from lungline.task.finding import words_of
+from lungline.task.task import Task
 
 _SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),

@@ -22,7 +22,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from lungline.errors import SettingsError
 from lungline.imaging.dicom_facts import NAMES, DicomFacts
-from lungline.task.task import Images
+from lungline.task.finding import Images
 
 
 def _folded(value: object) -> object:

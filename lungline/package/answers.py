@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lungline.package.card import Calibration, Card, FindingModel, Thresholds
+from lungline.task.finding import Finding, Urgency
 from lungline.task.reading import default_task
-from lungline.task.task import Finding, Task, Urgency
+from lungline.task.task import Task
 
 Presence = Literal["present", "absent", "unsure"]
 UNSURE = "Unsure"

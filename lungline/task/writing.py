@@ -10,7 +10,8 @@ from pydantic import BaseModel, ValidationError
 
 from lungline.errors import TaskError
 from lungline.settings_blocks import TrainSettings
-from lungline.task.task import Finding, Kind, Task
+from lungline.task.finding import Finding
+from lungline.task.task import Kind, Task
 
 _WIDTH = 118
 _HEAD = """\
