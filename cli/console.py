@@ -9,6 +9,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -17,9 +18,7 @@ from rich.text import Text
 
 DISCLAIMER = "Research use only. Not a medical device: no result here replaces a radiologist."
 COLOURS = {
-    "Pneumonia": "bold red",
     "Unsure": "yellow",
-    "Normal": "green",
     "Refused": "magenta",
     "ready": "green",
     "passed": "green",
@@ -27,6 +26,7 @@ COLOURS = {
     "stopped": "red",
     "starting": "yellow",
 }
+_URGENT = {"urgent": "bold red", "soon": "yellow", "routine": "green"}
 
 if TYPE_CHECKING:
     from components.step_events import Event
@@ -84,8 +84,20 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         shown.add_column(column, overflow="fold")
     for row in rows:
         cells = ["" if cell is None else str(cell) for cell in row]
-        shown.add_row(*(Text(cell, style=COLOURS.get(cell, "")) for cell in cells))
+        shown.add_row(*(Text(cell, style=colour_of(cell)) for cell in cells))
     output.print(shown)
+
+
+def colour_of(word: str) -> str:
+    """The style of a state, an outcome or a label; a finding of the default task has that of its urgency."""
+    return COLOURS.get(word) or _finding_colours().get(word, "")
+
+
+@cache
+def _finding_colours() -> dict[str, str]:
+    from lungline.task.reading import default_task
+
+    return {finding.label: _URGENT[finding.urgency] for finding in default_task().findings}
 
 
 def dump(value: Mapping[str, Any] | Sequence[Any]) -> None:
@@ -145,7 +157,7 @@ def result(record: "ResultRecord") -> None:
     label = record.label or record.outcome
     say(
         f"{label:>10}  {risk or record.message or record.reason}  {readable_key(record.upload.key)}",
-        COLOURS.get(label, ""),
+        colour_of(label),
     )
 
 
@@ -190,7 +202,7 @@ def batch(rows: "Sequence[Row]", records: "Mapping[str, ResultRecord]") -> None:
     if shown:
         table(("outcome", "label", "risk", "file", "remark"), shown)
     for outcome, number in Counter(row.outcome for row in rows).items():
-        say(f"{number:>6}  {outcome}", COLOURS.get(outcome, ""))
+        say(f"{number:>6}  {outcome}", colour_of(outcome))
     if records:
         say(DISCLAIMER, "dim")
 
@@ -246,7 +258,7 @@ def metrics(evaluation: "Evaluation") -> None:
         interval = evaluation.intervals.get(name)
         rows.append((name, f"{value:.3f}", f"{interval.low:.3f} to {interval.high:.3f}" if interval else ""))
     table(("metric", "value", "95 % interval"), rows)
-    labels = ("Normal", "Unsure", "Pneumonia")
+    labels = tuple(next(iter(evaluation.per_class.values())))
     table(
         ("truth", *labels), [(truth, *(row[label] for label in labels)) for truth, row in evaluation.per_class.items()]
     )
@@ -308,7 +320,7 @@ def arrival(label: str, risk: float | None, truth: str, right: bool, millisecond
     """Show a result of the demo when it arrives."""
     shown = f"{bar(risk)} {risk:6.1%}" if risk is not None else " " * 27
     line = Text.assemble(
-        (f"{label:>14}  ", COLOURS.get(label, "")),
+        (f"{label:>14}  ", colour_of(label)),
         f"{shown}  truth {truth:9}  ",
         ("right" if right else "wrong", "green" if right else "bold red"),
         (f"  {milliseconds:6.0f} ms", "dim"),

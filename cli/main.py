@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli import bench, console, gateway, monitoring, registry, site, stack, training, uploads, worklist
+from cli import bench, console, gateway, monitoring, registry, site, stack, task, training, uploads, worklist
 from lungline.errors import LunglineError
 from lungline.network import shield_environment
 
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # its panels take square brackets in a help text for markup
 )
-for module in (stack, uploads, training, bench, registry, worklist, gateway, monitoring, site):
+for module in (stack, uploads, task, training, bench, registry, worklist, gateway, monitoring, site):
     app.add_typer(module.app)
 
 
@@ -33,7 +33,7 @@ def _show_version(requested: bool) -> None:
 
 
 @app.callback(
-    help=f"Train, register and serve a pneumonia classifier for chest X-rays.\n\n{console.DISCLAIMER}",
+    help=f"Train, register and serve classifiers for chest X-rays; pneumonia comes along.\n\n{console.DISCLAIMER}",
 )
 def _options(
     version: Annotated[

@@ -33,7 +33,7 @@ def validate_site(  # noqa: PLR0917  # Typer makes options of them, whatever the
     prevalence: Annotated[
         float | None,
         typer.Option(
-            metavar="SHARE", help="Share of pneumonia at the site [default: from the images].", min=0.0001, max=0.9999
+            metavar="SHARE", help="Share of positives at the site [default: from the images].", min=0.0001, max=0.9999
         ),
     ] = None,
     site: Annotated[
@@ -52,7 +52,7 @@ def validate_site(  # noqa: PLR0917  # Typer makes options of them, whatever the
 ) -> None:
     """Validate a model on a site's own images.
 
-    Reports AUC, calibration, drift and the share of pneumonia. With --save, a new version of the champion has the
+    Reports AUC, calibration, drift and the share of positives. With --save, a new version of the champion has the
     proposal; `lungline promote` puts it into service.
     """
     from lungline.monitoring.reference import reference_in
@@ -66,7 +66,8 @@ def validate_site(  # noqa: PLR0917  # Typer makes options of them, whatever the
         raise typer.BadParameter("--save needs the champion of the registry, not a folder")
     settings = configured(home) if folder else connected(home)
     with package_of(model, settings) as package:
-        images = open_site(data, settings=settings, labels=labels, trained_on=package.card.data.name, most=most)
+        task, trained_on = package.card.task, package.card.data.name
+        images = open_site(data, settings=settings, labels=labels, trained_on=trained_on, most=most, task=task)
         for notice in images.notices:
             console.notice(notice)
         reference = reference_in(package.folder, package.card)

@@ -28,6 +28,10 @@ class Place(StrEnum):
 @app.command()
 def train(  # noqa: PLR0917  # Typer makes options of them, whatever their kind
     data: Data = None,
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="What to look for: a task file, or a task's name."),
+    ] = None,
     assignments: Set = None,
     policy: Annotated[
         str | None, typer.Option(metavar="auto|manual", help="Who promotes: the gate alone, or a person.")
@@ -71,7 +75,7 @@ def train(  # noqa: PLR0917  # Typer makes options of them, whatever their kind
     if on is Place.kfp:
         token = _token(kfp_token_file)
         named = {"kfp_host": host, "kfp_namespace": kfp_namespace, "kfp_token": token}
-        settings = configured(home, assignments, data=data, policy=policy, feedback=feedback, **named)
+        settings = configured(home, assignments, data=data, task=task, policy=policy, feedback=feedback, **named)
         server = _server(settings, service_account, kfp_ca)
         if schedule is not None:
             _schedule_on_kfp(settings, server, schedule, as_json)
@@ -81,9 +85,14 @@ def train(  # noqa: PLR0917  # Typer makes options of them, whatever their kind
     if schedule is not None:
         raise typer.BadParameter("only a server keeps a schedule: add --on kfp")
     from laptop import retraining
+    from lungline.deployment.laptop import require_model
+    from lungline.home import Home as Folder
     from pipelines.run import run_local
 
-    settings = started(home, assignments, data=data, policy=policy, feedback=feedback)
+    named = {"data": data, "task": task, "policy": policy, "feedback": feedback}
+    settings = configured(home, assignments, **named)
+    require_model(Folder(settings.home.absolute()), settings.model_name)
+    settings = started(home, assignments, **named)
     run = retraining.train if settings.feedback == retraining.WORKLIST else run_local
     summary = run(settings, console.pipeline_event, reuse=not fresh)
     _show_training(summary, as_json)
@@ -183,11 +192,11 @@ def evaluate(
 
     folder = Path(model)
     settings = configured(home, data=data) if folder.is_dir() else connected(home, data=data)
-    dataset = open_dataset(settings.data, settings=settings, require=(split,))
-    if dataset.notice:
-        console.notice(dataset.notice)
-    examples = dataset.of(split)
     with package_of(model, settings) as package:
+        dataset = open_dataset(settings.data, settings=settings, require=(split,), task=package.card.task)
+        if dataset.notice:
+            console.notice(dataset.notice)
+        examples = dataset.of(split)
         images = ((example.label, dataset.read(example)) for example in examples)
         evaluation = evaluate_package(package, images, Limits.from_settings(settings))
         facts = {"model": package.card.version or model, "data": dataset.name, "digest": dataset.digest, "split": split}

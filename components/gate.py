@@ -53,7 +53,7 @@ def gate(
                 "pipeline_run": f"{pipeline_run}/{pipeline_id}",
                 tracking.GATE: "passed" if outcome.passed else "failed",
                 tracking.VERDICT: outcome.sentence,
-                tracking.LOWERED: "; ".join(lowered_limits(settings.gate)),
+                tracking.LOWERED: "; ".join(lowered_limits(settings.gate, data.task.gate)),
             },
             artifacts={"evaluation": Path(evaluation.path)},
         )

@@ -16,13 +16,14 @@ def prepare(
     model: dict[str, Any],
     images: dict[str, Any],
     feedback: str = "",
+    task: dict[str, Any] = {},  # noqa: B006 - kfp copies it into the pipeline's description
     prepared: dsl.Output[dsl.Dataset],
 ) -> None:
     """Prepare a data set.
 
     `data_digest`, if given, is the digest that the data must have: it pins the data of the run and invalidates cached
     steps when the data change. `code_version` does the same for the code. `feedback`, a folder of readers' labels, is
-    merged into the data.
+    merged into the data. `task` is the task in full; without one, it is that of the settings.
     """
     from pathlib import Path
 
@@ -31,11 +32,14 @@ def prepare(
     from lungline.datasets import opening
     from lungline.errors import DataError
     from lungline.imaging.image import Limits
+    from lungline.task.task import Task
     from lungline.training.train import preparation_of
 
     with step_events.step("prepare") as step:
         settings = settings_of(model=model, images=images)
-        opened = opening.open_dataset(data, settings=settings, feedback=feedback)
+        opened = opening.open_dataset(
+            data, settings=settings, feedback=feedback, task=Task.model_validate(task) if task else None
+        )
         if opened.notice and not data_digest:  # with a digest, the data were opened before the run
             step.progress(opened.notice)
         done = opening.prepare(

@@ -13,7 +13,8 @@ def validate_data(prepared: dsl.Input[dsl.Dataset], docs: dsl.Output[dsl.HTML]) 
     from pathlib import Path
 
     from components import step_events
-    from data.contract import EXPECTATIONS, enforce
+    from data.contract import enforce, expectations_of
+    from lungline.datasets.prepared import Prepared
 
     with step_events.step("validate_data") as step, tempfile.TemporaryDirectory() as temporary:
         try:
@@ -23,4 +24,4 @@ def validate_data(prepared: dsl.Input[dsl.Dataset], docs: dsl.Output[dsl.HTML]) 
             if page.exists():
                 shutil.copyfile(page, docs.path)
                 step.progress(f"Data Docs: {docs.path}", page=docs.path)
-        step.conclude(f"{len(EXPECTATIONS)} expectations hold")
+        step.conclude(f"{len(expectations_of(Prepared.load(Path(prepared.path)).task))} expectations hold")

@@ -16,11 +16,12 @@ from operator import and_
 from pathlib import Path
 from typing import Any
 
-from data.expectations import EXPECTATIONS, Expectation
+from data.expectations import Expectation, column_of, expectations_of
 from lungline.datasets.prepared import Prepared, Row
 from lungline.errors import ContractBreached
+from lungline.task.task import Task
 
-__all__ = ["EXPECTATIONS", "OFFENDERS_SHOWN", "Breach", "check", "enforce"]
+__all__ = ["OFFENDERS_SHOWN", "Breach", "check", "enforce", "expectations_of"]
 
 OFFENDERS_SHOWN = 3
 
@@ -101,17 +102,17 @@ def check(folder: Path, docs: Path) -> list[Breach]:
     Raises DataError when the folder is not a prepared data set.
     """
     prepared = Prepared.load(folder)
-    table = _table(prepared.index)
+    expectations, table = expectations_of(prepared.task), _table(prepared.index, prepared.task)
     with warnings.catch_warnings():
         # Great Expectations imports modules that Python or Google have deprecated.
         warnings.simplefilter("ignore")
-        result = _validate(table)
+        result = _validate(table, expectations)
         broken = {outcome.expectation_config.meta["at"]: outcome for outcome in result.results if not outcome.success}
-        breaches = {at: _breach(EXPECTATIONS[at], broken[at], table) for at in sorted(broken)}
+        breaches = {at: _breach(expectations[at], broken[at], table) for at in sorted(broken)}
         details = _details(result)
     lines = [
         _Line(expectation.sentence, expectation.reason, breaches[at].finding if at in breaches else None)
-        for at, expectation in enumerate(EXPECTATIONS)
+        for at, expectation in enumerate(expectations)
     ]
     heading = f"{prepared.name}, {len(prepared.index):,} images, digest {prepared.digest[:12]}"
     docs.mkdir(parents=True, exist_ok=True)
@@ -127,11 +128,13 @@ def enforce(folder: Path, docs: Path) -> None:
         raise ContractBreached(f"The data break the contract: {'. And: '.join(map(str, breaches))}.")
 
 
-def _table(rows: Sequence[Row]) -> Any:
+def _table(rows: Sequence[Row], task: Task) -> Any:
     """The index as a pandas table, with the columns that expectations need; unreadable images have no values."""
     import pandas as pd
 
     table = pd.DataFrame([asdict(row) for row in rows])
+    for at in range(len(task.findings)):
+        table[column_of(at)] = [int(at in task.present(row.label)) for row in rows]
     unreadable = table["error"] != ""
     table["error"] = table["error"].where(unreadable, None)
     sides = table[["width", "height"]]
@@ -154,7 +157,7 @@ def _twin(table: Any, same: str, other: str) -> list[str | None]:
     return [next((name for at, name in groups[key].items() if key and at != kind), None) for key, kind, _ in pairs]
 
 
-def _validate(table: Any) -> Any:
+def _validate(table: Any, expectations: Sequence[Expectation]) -> Any:
     """Great Expectations' result for the table."""
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
@@ -165,7 +168,7 @@ def _validate(table: Any) -> Any:
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     asset = context.data_sources.add_pandas("prepared data").add_dataframe_asset("index")
     batch = asset.add_batch_definition_whole_dataframe("all images").get_batch({"dataframe": table})
-    suite = context.suites.add(gx.ExpectationSuite("data contract", expectations=_expectations()))
+    suite = context.suites.add(gx.ExpectationSuite("data contract", expectations=_suite(expectations)))
     shown = {"result_format": "COMPLETE", "unexpected_index_column_names": ["name"], "partial_unexpected_count": 10}
     return batch.validate(suite, result_format=shown)
 
@@ -197,12 +200,12 @@ def _harmless(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _expectations() -> list[Any]:
+def _suite(expectations: Sequence[Expectation]) -> list[Any]:
     import great_expectations.expectations as gx_expectations
     from great_expectations.expectations.row_conditions import Column
 
     suite: list[Any] = []
-    for at, expectation in enumerate(EXPECTATIONS):
+    for at, expectation in enumerate(expectations):
         conditions = [Column(column) == value for column, value in expectation.where.items()]
         limited = {"row_condition": reduce(and_, conditions)} if conditions else {}
         notes = f"{expectation.sentence[0].upper()}{expectation.sentence[1:]}. {expectation.reason}"

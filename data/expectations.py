@@ -1,10 +1,11 @@
 """The expectations of the data contract: what must be true of a prepared data set, and why."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lungline.datasets.dataset import CLASSES, SPLITS
+from lungline.datasets.dataset import SPLITS
+from lungline.task.task import Task
 
 # With fewer images than these, metrics mean nothing. The public data set's own val split has 8 of each class.
 FEWEST = {"train": 30, "val": 5, "test": 10}
@@ -25,18 +26,12 @@ class Expectation:
     where: Mapping[str, Any] = field(default_factory=dict)
 
 
-EXPECTATIONS: tuple[Expectation, ...] = (
+_OF_EVERY_TASK = (
     Expectation(
         "every image must be readable",
         "Unreadable files leave gaps in the data at random places.",
         "ExpectColumnValuesToBeNull",
         {"column": "error"},
-    ),
-    Expectation(
-        "every label must be known",
-        f"The network has one output: {CLASSES[0]} is 0, {CLASSES[1]} is 1.",
-        "ExpectColumnValuesToBeInSet",
-        {"column": "label", "value_set": list(range(len(CLASSES)))},
     ),
     Expectation(
         "every split must be known",
@@ -92,25 +87,56 @@ EXPECTATIONS: tuple[Expectation, ...] = (
         "ExpectColumnValuesToBeBetween",
         {"column": "mean", "min_value": 10, "max_value": 245},
     ),
-    *(
-        Expectation(
-            f"{split} must have at least {fewest} {name} images",
-            "With fewer images, the metrics depend on chance.",
-            "ExpectTableRowCountToBeBetween",
-            {"min_value": fewest},
-            where={"split": split, "label": label},
-        )
-        for split, fewest in FEWEST.items()
-        for label, name in enumerate(CLASSES)
-    ),
-    *(
-        Expectation(
-            f"pneumonia must be between 5 % and 95 % of {split}",
-            "Outside of that range, a model that always gives the same label looks good.",
-            "ExpectColumnMeanToBeBetween",
-            {"column": "label", "min_value": 0.05, "max_value": 0.95},
-            where={"split": split},
-        )
-        for split in SPLITS
-    ),
 )
+
+
+def expectations_of(task: Task) -> tuple[Expectation, ...]:
+    """The contract of a task's data sets."""
+    readable, *others = _OF_EVERY_TASK
+    return readable, _labels_of(task), *others, *_counts_of(task), *_shares_of(task)
+
+
+def _labels_of(task: Task) -> Expectation:
+    outputs = {
+        "binary": "The network has one output: {} is 0, {} is 1.",
+        "one-of-several": "The network has an output for each finding.",
+        "many-at-once": "The network has an output for each finding but {}.",
+    }
+    last = (1 << len(task.positives)) - 1 if task.kind == "many-at-once" else len(task.findings) - 1
+    return Expectation(
+        "every label must be known",
+        outputs[task.kind].format(*task.names),
+        "ExpectColumnValuesToBeBetween",
+        {"column": "label", "min_value": 0, "max_value": last},
+    )
+
+
+def _counts_of(task: Task) -> Iterator[Expectation]:
+    for split, fewest in FEWEST.items():
+        for at, name in enumerate(task.names):
+            yield Expectation(
+                f"{split} must have at least {fewest} {name} images",
+                "With fewer images, the metrics depend on chance.",
+                "ExpectTableRowCountToBeBetween",
+                {"min_value": fewest},
+                where={"split": split, column_of(at): 1},
+            )
+
+
+def _shares_of(task: Task) -> Iterator[Expectation]:
+    """Of two findings, neither may be rare; of more, none may be nearly everywhere."""
+    both = task.kind == "binary"
+    for at, finding in enumerate(task.findings):
+        for split in SPLITS if at or not both else ():
+            yield Expectation(
+                f"{finding.label.lower()} must be {'between 5 % and 95 %' if both else 'at most 95 %'} of {split}",
+                "Outside of that range, a model that always gives the same label looks good.",
+                "ExpectColumnMeanToBeBetween",
+                {"column": column_of(at), "min_value": 0.05 if both else 0.0, "max_value": 0.95},
+                where={"split": split},
+            )
+
+
+def column_of(at: int) -> str:
+    """The column that says by 0 and 1 whether an image has the finding at a place."""
+    return f"finding_{at}"

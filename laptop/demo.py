@@ -143,7 +143,7 @@ def perform(stage: Stage, console: Console) -> Report:
     def show(arrival: Arrival) -> None:
         upload = PredictedUpload(examples[arrival.key], arrival)
         predicted.append(upload)
-        truth = "Pneumonia" if upload.example.label else "Normal"
+        truth = dataset.task.labels[min(dataset.task.present(upload.example.label))]
         record = arrival.record
         console.arrival(str(record.label), record.probability, truth, upload.right, arrival.milliseconds)
 
@@ -178,7 +178,7 @@ def wait_for_interrupt() -> None:
 
 def choose(dataset: Dataset, count: int = UPLOADS) -> list[Example]:
     """`count` examples of the test split, or all: half of them of each class, in turn, spread over the split."""
-    by_class = [[example for example in dataset.of("test") if example.label == label] for label in (0, 1)]
+    by_class = [[example for example in dataset.of("test") if bool(example.label) == sick] for sick in (False, True)]
     spread = [_spread(examples, count // 2) for examples in by_class]
     return [example for pair in zip_longest(*spread) for example in pair if example]
 

@@ -1,4 +1,4 @@
-"""Lungline: train, register and serve a pneumonia classifier for chest X-rays.
+"""Lungline: train, register and serve classifiers for chest X-rays.
 
 Decision support for research. Not a medical device.
 """

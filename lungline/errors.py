@@ -2,6 +2,7 @@
 
     LunglineError
     ├── SettingsError            a setting is unknown or out of range
+    ├── TaskError                a task file is wrong
     ├── DataError                a data set cannot be used
     │   └── ContractBreached     it can be read, but breaks the data contract
     ├── ImageRefused             an image cannot be judged; carries a reason code
@@ -31,6 +32,10 @@ class LunglineError(Exception):
 
 class SettingsError(LunglineError):
     """A setting is unknown or out of range."""
+
+
+class TaskError(LunglineError):
+    """A task file is wrong; the message says in which line, what was expected and what is there."""
 
 
 class DataError(LunglineError):

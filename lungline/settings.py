@@ -27,6 +27,8 @@ from lungline.settings_blocks import (
     TrainSettings,
     WorklistSettings,
 )
+from lungline.task.overrides import overrides_of
+from lungline.task.reading import DEFAULT
 
 PREFIX = "LUNGLINE_"
 
@@ -71,6 +73,9 @@ class Settings(BaseSettings):
     data: str = Field(
         default="auto",
         description="Training data: a folder, a zip, an .npz, medmnist:SIZE, s3://bucket/prefix, phantom[:N], or auto.",
+    )
+    task: str = Field(
+        default=DEFAULT, description="What is looked for: a task that comes with Lungline, or a task file."
     )
     feedback: str | None = Field(
         default=None,
@@ -127,7 +132,7 @@ class Settings(BaseSettings):
     predictor_uri: str | None = Field(
         default=None, description="Address of the predictor that promotions wait for; empty starts one."
     )
-    experiment: str = Field(default="pneumonia", description="MLflow experiment of training runs.")
+    experiment: str = Field(default=DEFAULT, description="MLflow experiment of training runs.")
     site_key: SecretStr | None = Field(
         default=None,
         description="Private key (PEM, P-256) that signs packages and history; empty generates one in the home folder.",
@@ -138,9 +143,7 @@ class Settings(BaseSettings):
     package_sha256: str | None = Field(
         default=None, description="Digest of the only package that the predictor may serve; a promotion sets it."
     )
-    model_name: str = Field(
-        default="pneumonia", description="Name of the model in MLflow, KServe and the models bucket."
-    )
+    model_name: str = Field(default=DEFAULT, description="Name of the model in MLflow, KServe and the models bucket.")
 
     log_format: Literal["text", "json"] = Field(
         default="text", description="Format of log lines; both include the identity of the upload."
@@ -256,7 +259,8 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
     for old in RENAMED.keys() & values.keys():
         values.setdefault(RENAMED[old], values.pop(old))
     try:
-        return Settings(**_nested(values))
+        settings = Settings(**_nested(values))
+        return settings.model_copy(update=overrides_of(settings))
     except ValidationError as exc:
         # The value itself stays out of the message: it may be a secret.
         problems = (f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in exc.errors())

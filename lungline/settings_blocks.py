@@ -82,7 +82,7 @@ class TrainSettings(Block):
         default=None,
         gt=0,
         lt=1,
-        description="Share of pneumonia where the model will serve, which risks are for; empty is the data's share.",
+        description="Share of positives where the model will serve, which risks are for; empty is the data's share.",
     )
 
 
@@ -142,7 +142,7 @@ class GateSettings(Block):
         default=0.80,
         ge=0,
         le=1,
-        description="Minimum sensitivity at the operating point: a missed pneumonia does the most harm.",
+        description="Minimum sensitivity at the operating point: a missed finding does the most harm.",
     )
     specificity: float = Field(
         default=0.75,
@@ -159,7 +159,7 @@ class GateSettings(Block):
         default=0.05, ge=0, le=1, description="Maximum share of images refused or not recognised as chest X-rays."
     )
     heat_inside: float = Field(
-        default=0.7, ge=0, le=1, description="Minimum share of the heatmap inside the lungs, in confident pneumonias."
+        default=0.7, ge=0, le=1, description="Minimum share of the heatmap inside the lungs, in confident positives."
     )
     border_auc: float = Field(
         default=0.75,

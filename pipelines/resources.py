@@ -76,9 +76,9 @@ def cluster_pipeline(settings: Settings) -> Any:
     from kfp import dsl
     from kfp.dsl.pipeline_context import Pipeline
 
-    from pipelines.training import pneumonia_training
+    from pipelines.training import training
 
-    traced = pneumonia_training.pipeline_func
+    traced = training.pipeline_func
     of_step = shares(settings.training_pod)
 
     @functools.wraps(traced)
@@ -89,8 +89,8 @@ def cluster_pipeline(settings: Settings) -> Any:
             if name == "train":
                 place(task, settings.training_pod)
 
-    spec = pneumonia_training.pipeline_spec.pipeline_info
-    return dsl.pipeline(name=spec.name, description=pneumonia_training.description)(equipped)
+    spec = training.pipeline_spec.pipeline_info
+    return dsl.pipeline(name=spec.name, description=training.description)(equipped)
 
 
 def equip(task: Any, share: Share) -> None:

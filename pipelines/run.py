@@ -24,6 +24,7 @@ from lungline.evaluation.gate import GateVerdict
 from lungline.evaluation.metrics import Evaluation
 from lungline.registry.provenance import code_version
 from lungline.settings import PREFIX, Settings, setting_names, variable
+from lungline.task.reading import packaged
 from pipelines.arguments import STEPS, arguments
 
 GRACE_SECONDS = 5
@@ -219,8 +220,8 @@ def _leaves(settings: Settings) -> Iterator[tuple[str, str]]:
             value = getattr(value, part)
         if isinstance(value, SecretStr):
             value = value.get_secret_value()
-        elif isinstance(value, Path):
+        elif isinstance(value, Path) or (name == "task" and value not in packaged()):
             # Steps run in another working directory.
-            value = value.absolute()
+            value = Path(value).absolute()
         if value is not None:
             yield name, json.dumps(value) if isinstance(value, bool | list | tuple | dict) else str(value)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from components.step_events import Event
-from lungline.errors import DataError, SettingsError
+from lungline.errors import DataError, SettingsError, TaskError
 from lungline.registry.provenance import code_version
 from lungline.settings import Settings
+from lungline.task.reading import DEFAULT
 from pipelines.arguments import arguments
 from pipelines.compile import compile_pipeline
 from pipelines.following import follow
@@ -118,6 +119,10 @@ class _Version:
 
 
 def _arguments(settings: Settings) -> dict[str, Any]:
+    if settings.task != DEFAULT:
+        raise TaskError(
+            f"A cluster trains the task {DEFAULT} only, as its pods serve one model; train {settings.task} on a laptop."
+        )
     if not REMOTE.match(settings.data):
         raise DataError(
             f"A cluster cannot read {settings.data}: put the data into a bucket and name it as s3://bucket/prefix."

@@ -23,8 +23,8 @@ DEFAULTS = Settings.model_construct()
 MODEL, IMAGES, TRAIN, GATE = (block(DEFAULTS, name) for name in ("model", "images", "train", "gate"))
 
 
-@dsl.pipeline(name=NAME, description="Train, evaluate, register and promote a pneumonia classifier for chest X-rays.")
-def pneumonia_training(  # noqa: PLR0917 - kfp itself calls it with positions
+@dsl.pipeline(name=NAME, description="Train, evaluate, register and promote a classifier for chest X-rays.")
+def training(  # noqa: PLR0917 - kfp itself calls it with positions
     data: str = DEFAULTS.data,
     data_digest: str = "",
     feedback: str = "",
@@ -34,12 +34,19 @@ def pneumonia_training(  # noqa: PLR0917 - kfp itself calls it with positions
     train: dict[str, Any] = TRAIN,
     gate: dict[str, Any] = GATE,
     policy: str = DEFAULTS.policy,
+    task: dict[str, Any] = {},  # noqa: B006 - kfp copies it into the pipeline's description
 ) -> None:
     """Addresses and secrets come from the environment of the steps, never from parameters."""
     run = {"pipeline_run": dsl.PIPELINE_JOB_NAME_PLACEHOLDER, "pipeline_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
 
     preparing = prepare(
-        data=data, data_digest=data_digest, feedback=feedback, code_version=code_version, model=model, images=images
+        data=data,
+        data_digest=data_digest,
+        feedback=feedback,
+        code_version=code_version,
+        model=model,
+        images=images,
+        task=task,
     )
     prepared = preparing.outputs["prepared"]
     validating = validate_data(prepared=prepared)

@@ -48,7 +48,7 @@ the revision's timeout (120 s).
 """
 
 
-class PneumoniaModel(Model):
+class ServedModel(Model):
     """The model in KServe's registry: its name, and whether it is ready."""
 
     def __init__(self, name: str, loader: ModelLoader) -> None:
@@ -108,7 +108,7 @@ class PredictorServer(ModelServer):
         host, port = address
         super().__init__(http_port=port, enable_grpc=False, workers=1, grace_period=STOP_SECONDS)
         self.dataplane = _DataPlane(self.registered_models, endpoints.loader)
-        self.register_model(PneumoniaModel(endpoints.name, endpoints.loader))
+        self.register_model(ServedModel(endpoints.name, endpoints.loader))
         app = InferenceApp(
             endpoints.routes(),
             _protocol(endpoints, self.dataplane),

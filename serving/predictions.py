@@ -5,13 +5,15 @@ from email.message import Message
 from typing import Any
 
 from lungline.diagnosis.diagnoser import Diagnoser
+from lungline.results.records import REFUSED, UNSURE
+from lungline.task.task import Task
 from serving.bodies import decode_base64
 from serving.http import RequestMalformed
 
 MAX_INSTANCES = 64
 MAX_PARTS = 16
 
-RISK = {"Normal": "Low Risk", "Pneumonia": "High Risk", "Unsure": "Unsure", "Refused": "Refused"}
+HIGH, LOW = "High Risk", "Low Risk"
 
 _FORM_EXPECTED = "Expected a form with one image file, as `curl -F image=@chest.jpeg` sends it."
 
@@ -21,7 +23,7 @@ def predict_image(data: bytes, diagnoser: Diagnoser, *, heatmap: bool) -> dict[s
     diagnosis = diagnoser.diagnose(data, heatmap=heatmap, statistics=False)
     probability, card = diagnosis.probability, diagnoser.package.card
     prediction: dict[str, Any] = {
-        "prediction": RISK[diagnosis.label],
+        "prediction": _risk(diagnosis.label, card.task),
         "confidence": None if probability is None else max(probability, 1 - probability),
         "label": diagnosis.label,
         "probability": probability,
@@ -30,11 +32,19 @@ def predict_image(data: bytes, diagnoser: Diagnoser, *, heatmap: bool) -> dict[s
         "model_name": card.name,
         "model_version": diagnoser.version,
     }
+    if diagnosis.finding_facts:
+        prediction["findings"] = [facts.model_dump() for facts in diagnosis.finding_facts]
     if diagnosis.label == "Refused":
         prediction |= {"reason": diagnosis.reason, "error": diagnosis.message}
     if diagnosis.heatmap:
         prediction["heatmap"] = base64.b64encode(diagnosis.heatmap).decode()
     return prediction
+
+
+def _risk(label: str, task: Task) -> str:
+    if label in (UNSURE, REFUSED):
+        return label
+    return LOW if label == task.negative.label else HIGH
 
 
 def predict_instances(value: dict[str, Any], diagnoser: Diagnoser, *, heatmap: bool) -> list[dict[str, Any]]:

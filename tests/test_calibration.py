@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from lungline.evaluation.metrics import Scored, ece, summarise
+from lungline.package.answers import label_of
 from lungline.package.card import Calibration, Prior, shifted
-from lungline.package.package import label_of
 from lungline.settings import TrainSettings
 from lungline.training.calibration import best_cut, choose_prior, choose_thresholds, fit_calibration, moved
 
@@ -133,7 +133,7 @@ def test_the_limit_of_the_unsure_band_is_for_the_share_of_the_prior() -> None:
         shares.append(float(np.average((risks >= thresholds.low) & (risks < thresholds.high), weights=weights)))
     assert shares[0] <= SETTINGS.unsure_rate + 0.001
     assert shares[1] > SETTINGS.unsure_rate + 0.1
-    assert "at a share of 2.0% pneumonia" in choose_thresholds(risks, labels, SETTINGS, prior=prior).chosen
+    assert "at a share of 2.0% positive" in choose_thresholds(risks, labels, SETTINGS, prior=prior).chosen
 
 
 def test_the_calibration_error_of_shifted_risks_is_that_at_the_prior() -> None:

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from data.contract import EXPECTATIONS, Breach, check, enforce
+from data.contract import Breach, check, enforce, expectations_of
 from lungline.datasets.opening import Prepared, open_dataset, prepare
 from lungline.errors import ContractBreached, DataError
 from lungline.imaging.preparation import Preparation
 from lungline.settings import Settings
+from lungline.task.reading import default_task
 from tests.support.small_datasets import folder_of, opened, small_set
 
 Rows = list[dict[str, str]]
+EXPECTATIONS = expectations_of(default_task())
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lungline.datasets.dataset import CLASSES, SPLITS, Example, cut_validation, kind_of, patient_of
+from lungline.datasets.dataset import SPLITS, Example, cut_validation, patient_of
 from lungline.datasets.prepared import prepare
 from lungline.errors import DataError
 from lungline.imaging.preparation import Preparation
+from lungline.task.reading import default_task
 from tests.support.small_datasets import folder_of, image, opened, small_set, zip_of
 
 REAL = Path(__file__).parents[2] / "shared/data/chest_xray.zip"
@@ -46,15 +47,21 @@ class TestNames:
         ],
     )
     def test_the_kind_comes_from_label_and_name(self, name: str, label: int, kind: str) -> None:
-        assert kind_of(name, label) == kind
+        assert default_task().kind_of(label, name) == kind
 
 
 class TestSplits:
     @pytest.mark.parametrize("split", SPLITS)
     @pytest.mark.parametrize("label", [0, 1])
     def test_an_empty_class_is_refused(self, tmp_path: Path, split: str, label: int) -> None:
-        files = {path: data for path, data in small_set().items() if not path.startswith(f"{split}/{CLASSES[label]}")}
-        with pytest.raises(DataError, match=f"expected both classes in {split}; found no {CLASSES[label]} image"):
+        files = {
+            path: data
+            for path, data in small_set().items()
+            if not path.startswith(f"{split}/{default_task().names[label]}")
+        }
+        with pytest.raises(
+            DataError, match=f"expected both classes in {split}; found no {default_task().names[label]} image"
+        ):
             opened(folder_of(tmp_path / "set", files))
 
     def test_a_set_with_only_a_test_split_serves_evaluation(self, tmp_path: Path) -> None:
@@ -79,7 +86,7 @@ class TestSplits:
     def test_a_missing_val_is_cut_from_train_by_patient(self, tmp_path: Path) -> None:
         files = {
             f"train/{name}/person{label}{patient:02d}_virus_{at}.png": image(patient)
-            for label, name in enumerate(CLASSES)
+            for label, name in enumerate(default_task().names)
             for patient in range(30)
             for at in range(3)
         }
@@ -153,7 +160,7 @@ class TestDigest:
 class TestRealXRays:
     def test_counts_are_those_of_its_card(self) -> None:
         dataset = opened(REAL)
-        counts = Counter((example.split, CLASSES[example.label]) for example in dataset.examples)
+        counts = Counter((example.split, default_task().names[example.label]) for example in dataset.examples)
         assert counts == {
             ("train", "NORMAL"): 1075,
             ("train", "PNEUMONIA"): 3123,

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from lungline.datasets.folder_names import label_of, split_of
 from lungline.datasets.layout import find_layout
 from lungline.errors import DataError
+from lungline.task.reading import default_task
 from tests.support.small_datasets import folder_of, image, opened, small_set
 
 RADIOGRAPHY = [
@@ -208,10 +209,10 @@ def test_tables_and_texts_are_no_images(file: str) -> None:
     [
         (
             ["stage_2_train_images/a.dcm", "stage_2_test_images/b.dcm", "stage_2_train_labels.csv"],
-            r"labels in a table \(stage_2_train_labels.csv\) are not read, sort the images into class folders",
+            r"the table stage_2_train_labels.csv names no images, or no finding of the task; name its columns",
         ),
-        (["images_001/images/a.png", "Data_Entry_2017.csv"], r"labels in a table \(Data_Entry_2017.csv\) are not read"),
-        (["train/patient00001/study1/view1_frontal.jpg", "train.csv"], r"labels in a table \(train.csv\)"),
+        (["images_001/images/a.png", "Data_Entry_2017.csv"], r"the table Data_Entry_2017.csv names no images"),
+        (["train/patient00001/study1/view1_frontal.jpg", "train.csv"], r"the table train.csv names no images"),
         (["chest_xray/train.zip", "chest_xray/test.zip"], "unpack chest_xray/train.zip first"),
     ],
     ids=["RSNA", "NIH", "CheXpert", "zips"],
@@ -261,7 +262,7 @@ def test_an_image_has_the_split_and_class_of_its_folders(paths: list[str], only_
         folders = layout.paths[example.name].split("/")[:-1]
         splits = {split for folder in folders if (split := split_of(folder))}
         assert example.split in (splits or {only_split})
-        assert example.label in {label_of(folder) for folder in folders}
+        assert example.label in {label_of(folder, default_task()) for folder in folders}
     masked = ["masks" in layout.paths[example.name].split("/") for example in layout.examples]
     assert all(masked) or not any(masked)
     # What is neither read nor left out is the copy of an image in a layout nested in itself.

@@ -5,8 +5,8 @@ import pytest
 
 from lungline.evaluation.gate import GateRule, evaluate_gate
 from lungline.evaluation.metrics import Evaluation, Scored, summarise
+from lungline.package.answers import label_of
 from lungline.package.card import Thresholds
-from lungline.package.package import label_of
 from lungline.settings import GateSettings
 
 THRESHOLDS = Thresholds(low=0.3, high=0.7, operating=0.5, chosen="By hand.")

@@ -8,8 +8,8 @@ from sklearn.metrics import roc_auc_score
 from lungline.errors import DataError
 from lungline.evaluation.metrics import Scored, auc, ece, summarise
 from lungline.evaluation.scoring import SCORES, Scores
+from lungline.package.answers import label_of
 from lungline.package.card import Thresholds
-from lungline.package.package import label_of
 
 THRESHOLDS = Thresholds(low=0.3, high=0.7, operating=0.5, chosen="By hand.")
 

@@ -229,7 +229,7 @@ def test_an_image_unlike_a_chest_is_unsure_with_the_reason(folder: Path) -> None
 
 
 def test_labels_follow_the_thresholds() -> None:
-    from lungline.package.package import label_of
+    from lungline.package.answers import label_of
 
     thresholds = Thresholds(low=0.3, high=0.7, operating=0.5, chosen="By hand.")
     assert [label_of(p, thresholds) for p in (0.0, 0.29, 0.3, 0.69, 0.7, 1.0)] == [

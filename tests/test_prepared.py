@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from lungline.datasets.dataset import CLASSES, SPLITS, Dataset, Example, patient_of
+from lungline.datasets.dataset import SPLITS, Dataset, Example, patient_of
 from lungline.datasets.prepared import Prepared, prepare
 from lungline.errors import DataError
 from lungline.imaging.decoding import decode
 from lungline.imaging.image import Limits
 from lungline.imaging.preparation import Preparation
+from lungline.task.reading import default_task
 from tests.support.small_datasets import folder_of, image, opened, small_set
 
 
@@ -45,7 +46,7 @@ def test_it_loads_as_it_was_written(tmp_path: Path) -> None:
     assert loaded.preparation == Preparation(32)
     assert loaded.digest == opened(tmp_path / "set").digest
     assert (loaded.name, loaded.synthetic, loaded.notice) == ("set", False, None)
-    assert loaded.counts == {split: dict.fromkeys(CLASSES, 2) for split in SPLITS}
+    assert loaded.counts == {split: dict.fromkeys(default_task().names, 2) for split in SPLITS}
     assert loaded.patients == dict.fromkeys(SPLITS, 4)
 
 

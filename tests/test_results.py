@@ -10,6 +10,7 @@ from lungline.monitoring.reference import Reference
 from lungline.package.card import Card
 from lungline.results.readings import ReadingRecord
 from lungline.results.records import ResultRecord
+from lungline.task.reading import default_task
 
 RECORD = {
     "form": 1,
@@ -65,9 +66,9 @@ FINDINGS = {
 REFERENCE = {"form": 1, "split": "val", "pictures": 0, "labels": [], "scores": [], "observed": [], "patients": []}
 
 STORED: list[tuple[type[BaseModel], dict[str, object], int]] = [
-    (ResultRecord, RECORD, 2),
+    (ResultRecord, RECORD, 3),
     (ReadingRecord, READING, 1),
-    (Card, CARD, 1),
+    (Card, CARD, 2),
     (MonitoringFindings, FINDINGS, 1),
     (Reference, REFERENCE, 1),
 ]
@@ -93,6 +94,16 @@ def test_a_schema_of_a_later_release_is_refused(
         kind.model_validate(later)
 
 
+def test_what_earlier_releases_wrote_is_of_the_default_task() -> None:
+    second = {**json.loads(ResultRecord.model_validate(RECORD).model_dump_json()), "schema_version": 2}
+    del second["task"], second["findings"]
+    assert ResultRecord.model_validate(second) == ResultRecord.model_validate(RECORD)
+    assert ResultRecord.model_validate(second).task == "pneumonia"
+    card = Card.model_validate({name: value for name, value in CARD.items() if name != "form"} | {"schema_version": 1})
+    assert card.thresholds == Card.model_validate(CARD).thresholds
+    assert card.task == default_task()
+
+
 def test_renamed_fields_of_a_result_keep_their_values() -> None:
     record = ResultRecord.model_validate_json(json.dumps(RECORD))
     assert record.image is not None
@@ -104,7 +115,7 @@ def test_renamed_fields_of_a_result_keep_their_values() -> None:
 
 
 def test_a_record_of_the_present_schema_refuses_old_names() -> None:
-    mixed = {name: value for name, value in RECORD.items() if name != "form"} | {"schema_version": 2}
+    mixed = {name: value for name, value in RECORD.items() if name != "form"} | {"schema_version": 3}
     with pytest.raises(ValidationError, match="picture"):
         ResultRecord.model_validate(mixed)
 

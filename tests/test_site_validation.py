@@ -213,7 +213,7 @@ def test_json_and_page_hold_the_proposal_and_no_file_name(labelled: Validated, f
     assert {"evaluation", "calibration", "drift", "shares", "proposal", "warnings"} <= stored.keys()
     assert {"prior", "thresholds", "ppv", "npv"} <= stored["proposal"].keys()
     html = page(labelled, reference_in(folder, Package.load(folder).card))
-    for text in ("Share of pneumonia", "Proposed prior and thresholds", "Drift against", "Area under the ROC curve"):
+    for text in ("Share of positives", "Proposed prior and thresholds", "Drift against", "Area under the ROC curve"):
         assert text in html
     for text in (json.dumps(stored), html):
         assert "image0001" not in text

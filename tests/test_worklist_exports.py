@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from lungline.datasets import phantom
 from lungline.datasets.opening import open_dataset
@@ -17,7 +18,9 @@ from tests.support.worklist_site import home, record
 from worklist import commands
 from worklist.database import entries, readings
 from worklist.database.ingest import ingest
+from worklist.database.models import Delivery
 from worklist.database.session import Database
+from worklist.destinations import FhirDestination
 from worklist.exports.feedback import patient, split
 from worklist.exports.fhir import report
 
@@ -141,6 +144,22 @@ def test_verdict_makes_the_fhir_report_final(settings: Settings) -> None:
     assert value["status"] == "final"
     assert value["contained"][-1]["valueBoolean"] is False
     assert "dr.adams" not in json.dumps(value)
+
+
+def test_no_report_says_of_another_task_what_codes_say_of_the_default(settings: Settings, tmp_path: Path) -> None:
+    """A result of another task is on the list, in its place and in the CSV; FHIR and destinations do not get it."""
+    kind = record(1).model_copy(update={"task": "pneumonia-kind", "label": "Bacterial"})
+    destination = FhirDestination.model_validate({"name": "archive", "kind": "fhir", "url": "https://fhir.example.org"})
+    with closing(Database.open(settings)) as database:
+        ingest(database, record(), kind, destinations=[destination])
+        with database.writing() as session:
+            entry = entries.find(session, kind.upload.identity)
+            assert entry
+            assert (entry.label, entry.priority // 1000) == ("Bacterial", 1)
+            assert session.scalars(select(Delivery.record)).all() == [record().id]
+    assert commands.export_results(settings, "csv", tmp_path / "all.csv") == 2
+    commands.export_results(settings, "fhir", tmp_path / "all.ndjson")
+    assert len((tmp_path / "all.ndjson").read_text().splitlines()) == 1
 
 
 def test_results_are_exported_as_files(settings: Settings, tmp_path: Path) -> None:

@@ -17,19 +17,25 @@ A rule that can never apply is refused, with its line and the nearest right word
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime, time
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from lungline.results.records import ResultLabel, ResultRecord
+from lungline.results.records import REFUSED, UNSURE, ResultRecord
+from lungline.task.reading import default_task
 from worklist.rule_file import RuleFile, nearest, suggestion
 
 LOCAL_FILE = "file"
-LABELS: tuple[str, ...] = get_args(ResultLabel)
 MAX_ESCALATION_MINUTES = 7 * 24 * 60
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
 _HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
+
+
+@cache
+def _labels() -> tuple[str, ...]:
+    return (*default_task().labels, UNSURE, REFUSED)
 
 
 class ResultRule(BaseModel):
@@ -53,10 +59,10 @@ class ResultRule(BaseModel):
     @classmethod
     def _check_label(cls, value: object) -> object:
         if not isinstance(value, list | tuple):
-            raise ValueError(f'expected a list, such as ["{nearest(value, LABELS) or "Pneumonia"}"]')  # noqa: TRY004 - pydantic expects it
+            raise ValueError(f'expected a list, such as ["{nearest(value, _labels()) or "Pneumonia"}"]')  # noqa: TRY004 - pydantic expects it
         for label in cast("Sequence[object]", value):
-            if label not in LABELS:
-                raise ValueError(f"{label!r} is not a label; {suggestion(label, LABELS)}")
+            if label not in _labels():
+                raise ValueError(f"{label!r} is not a label; {suggestion(label, _labels())}")
         return cast("object", value)
 
     @field_validator("risk", mode="before")

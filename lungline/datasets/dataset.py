@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
 
 from lungline.errors import SettingsError
+from lungline.task.reading import default_task
+from lungline.task.task import Task
 
-CLASSES = ("NORMAL", "PNEUMONIA")
 SPLITS = ("train", "val", "test")
-Kind = Literal["normal", "bacterial", "viral", "unknown"]
 
 # Threads that read files. Reading and hashing release the interpreter, and a network store makes threads wait.
 READ_THREADS = 8
@@ -26,20 +25,21 @@ class Example:
     """One labelled image.
 
     `name` is unique in its data set and does not depend on where the set is stored: `train/NORMAL/IM-0115-0001.jpeg`.
-    `split` differs from the split in `name` where val was cut from train. `label` is an index into CLASSES.
-    `patient` is None when the file name has none; such an image counts as a patient of its own.
+    `split` differs from the split in `name` where val was cut from train. `label` is as the task has them
+    (`Task.present`); 0 is the negative finding. `kind` is the subgroup for the report. `patient` is None when the file
+    name has none; such an image counts as a patient of its own.
     """
 
     name: str
     split: str
     label: int
     patient: str | None
-    kind: Kind
+    kind: str
 
     @classmethod
-    def named(cls, name: str, split: str, label: int) -> "Example":
+    def named(cls, name: str, split: str, label: int, task: Task | None = None) -> "Example":
         """An example whose patient and kind come from its file name, as in the public data set."""
-        return cls(name, split, label, patient_of(name), kind_of(name, label))
+        return cls(name, split, label, patient_of(name), (task or default_task()).kind_of(label, name))
 
 
 def printable(text: str) -> str:
@@ -53,20 +53,13 @@ def patient_of(name: str) -> str | None:
     return match.group(1) if match else None
 
 
-def kind_of(name: str, label: int) -> Kind:
-    """The cause of the pneumonia, from the label and the file name."""
-    if label == 0:
-        return "normal"
-    file = name.rpartition("/")[2].lower()
-    return "bacterial" if "bacteria" in file else "viral" if "virus" in file else "unknown"
-
-
 @dataclass(frozen=True)
 class Dataset:
     """Labelled images in splits.
 
     `name` is safe to show. `synthetic` is true when no image is of a patient. `notice` is a sentence for the user.
     `recipe` describes a data set that is computed rather than stored, completely: it replaces the bytes in the digest.
+    `task` says what the labels stand for.
     """
 
     name: str
@@ -75,6 +68,7 @@ class Dataset:
     synthetic: bool = False
     notice: str | None = None
     recipe: str | None = None
+    task: Task = field(default_factory=default_task, repr=False)
 
     def read(self, example: Example) -> bytes:
         """The bytes of an example's image file. Raises DataError when it cannot be read. Safe to call from threads."""
@@ -107,17 +101,17 @@ def digest_of(hashed: Iterable[tuple[Example, str]]) -> str:
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def cut_validation(examples: Iterable[Example], share: float = 0.1) -> tuple[Example, ...]:
-    """The examples with about `share` of each class of the training split moved to validation, whole patients only.
+def cut_validation(examples: Iterable[Example], share: float = 0.1, *, into: str = "val") -> tuple[Example, ...]:
+    """The examples with about `share` of each label of the training split moved into another, whole patients only.
 
     A hash of the patient selects them: the same in every run, and nearly the same when patients are added.
     """
     examples = tuple(examples)
     chosen: set[str] = set()
-    for label in range(len(CLASSES)):
+    for label in sorted({example.label for example in examples}):
         sizes = Counter(_owner(example) for example in examples if example.split == "train" and example.label == label)
         taken = sum(count for owner, count in sizes.items() if owner in chosen)
-        # The last patient stays in train, so that training never loses a class.
+        # The last patient stays in train, so that training never loses a finding.
         for owner in sorted(sizes, key=_rank)[:-1]:
             if taken >= share * sizes.total():
                 break
@@ -125,7 +119,7 @@ def cut_validation(examples: Iterable[Example], share: float = 0.1) -> tuple[Exa
                 chosen.add(owner)
                 taken += sizes[owner]
     return tuple(
-        Example(example.name, "val", example.label, example.patient, example.kind)
+        Example(example.name, into, example.label, example.patient, example.kind)
         if example.split == "train" and _owner(example) in chosen
         else example
         for example in examples

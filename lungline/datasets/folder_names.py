@@ -3,8 +3,9 @@
 import re
 from functools import lru_cache
 
-from lungline.datasets.dataset import Kind
 from lungline.litter import is_litter
+from lungline.task.finding import words_of
+from lungline.task.task import Task
 
 _SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -12,7 +13,6 @@ _SPLITS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 _FILLERS = {"data", "dataset", "images", "set", "split"}
-_CAUSES: dict[str, Kind] = {"bacteria": "bacterial", "bacterial": "bacterial", "viral": "viral", "virus": "viral"}
 _MASKS = {
     *("mask", "masks", "segmentation", "segmentations", "annotation", "annotations"),
     *("heatmap", "heatmaps", "contour", "contours", "overlay", "overlays"),
@@ -27,32 +27,29 @@ _DOCUMENTS = _TABLES | _ARCHIVES | _TEXTS | _PROGRAMS | _ARRAYS
 
 
 @lru_cache(maxsize=4096)
-def label_of(folder: str) -> int | None:
-    """The label that a folder's name gives to its images: NORMAL, PNEUMONIA, Viral Pneumonia, 1_pneumonia ..."""
-    words = _words(folder)
-    if words == {"normal"}:
-        return 0
-    return 1 if "pneumonia" in words and words <= {"pneumonia", *_CAUSES} else None
+def findings_of(folder: str, task: Task) -> frozenset[int]:
+    """The places of the findings that a folder's name fits: Nodule, 1_nodule, or with the word of a kind beside."""
+    words = words_of(folder)
+    return frozenset(at for at, finding in enumerate(task.findings) if finding.is_named_by(words))
 
 
-@lru_cache(maxsize=4096)
-def cause_of(folder: str) -> Kind | None:
-    """`bacterial` or `viral`, where a class folder's name says one of them."""
-    causes: set[Kind] = {_CAUSES[word] for word in _words(folder) if word in _CAUSES}
-    return causes.pop() if len(causes) == 1 else None
+def label_of(folder: str, task: Task) -> int | None:
+    """The label that a folder's name gives to its images, where it fits one finding."""
+    fitting = findings_of(folder, task)
+    return task.label_for(fitting) if len(fitting) == 1 else None
 
 
 @lru_cache(maxsize=4096)
 def split_of(folder: str) -> str | None:
     """The split that a folder's name means: train, Training, valid, test_set ..."""
-    words = _words(folder) - _FILLERS
-    return _SPLITS.get(words.pop()) if len(words) == 1 else None
+    words = words_of(folder) - _FILLERS
+    return _SPLITS.get(*words) if len(words) == 1 else None
 
 
 @lru_cache(maxsize=4096)
 def is_mask_folder(folder: str) -> bool:
     """Whether a folder holds masks or other drawings about images, not X-rays."""
-    return bool(_words(folder) & _MASKS)
+    return bool(words_of(folder) & _MASKS)
 
 
 def masked_stem(file: str) -> str | None:
@@ -88,9 +85,3 @@ def is_hidden(parts: tuple[str, ...]) -> bool:
 
 def _extension(file: str) -> str:
     return file.rpartition(".")[2].lower() if "." in file else ""
-
-
-def _words(name: str) -> set[str]:
-    """The words of a name in lower case, without a number before them: `01_ViralPneumonia` has viral and pneumonia."""
-    words = [word for word in re.split(r"[\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()) if word]
-    return set(words[1:] if len(words) > 1 and words[0].isdigit() else words)

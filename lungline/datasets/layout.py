@@ -1,7 +1,7 @@
-"""The folder layout of a labelled data set: `[anything/]{train,val,test}/{NORMAL,PNEUMONIA}/*`.
+"""The folder layout of a labelled data set: `[anything/]{train,val,test}/{NORMAL,EFFUSION}/*`, as the task names them.
 
 Read as well: splits inside of the class folders (`NORMAL/train`), folders between and below them, other spellings
-(`Training`, `valid`, `Viral Pneumonia`). Left out with a remark: other classes, masks, tables and texts. Skipped:
+(`Training`, `valid`, `1_effusion`). Left out with a remark: other classes, masks, tables and texts. Skipped:
 hidden files and litter. A layout that can be read in two ways is refused.
 """
 
@@ -10,21 +10,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lungline.datasets.class_folders import ClassFolders, File, Folders, Place
-from lungline.datasets.dataset import CLASSES, Example
+from lungline.datasets.dataset import Example
 from lungline.datasets.folder_names import (
+    findings_of,
     is_archive,
     is_document,
     is_hidden,
     is_mask_folder,
     is_table,
-    label_of,
     masked_stem,
     split_of,
     stem,
 )
 from lungline.errors import DataError
+from lungline.task.reading import default_task
+from lungline.task.task import Task
 
-EXPECTED = "[anything/]{train,val,test}/{NORMAL,PNEUMONIA}/"
 _SHOWN = 8
 
 
@@ -43,19 +44,25 @@ class Layout:
     whole: bool = False
 
 
-def find_layout(paths: Sequence[str], *, only_split: str | None = None) -> Layout:
+def expected(task: Task) -> str:
+    """The layout that a task's data sets have."""
+    return f"[anything/]{{train,val,test}}/{{{','.join(task.names)}}}/"
+
+
+def find_layout(paths: Sequence[str], *, only_split: str | None = None, task: Task | None = None) -> Layout:
     """The layout in `paths`; when it is nested in itself, as in the public zip, the outermost.
 
     `only_split` is the split of images in class folders, where no image is in a split's folder.
     Raises DataError when there is no layout, or when it can be read in two ways.
     """
+    task = task or default_task()
     files = [file for file in map(File, paths) if not is_hidden(file.parts)]
-    tree = ClassFolders(files)
+    tree = ClassFolders(files, task)
     placed = [place for file in files if (place := tree.place(file))]
     if whole := not placed and only_split is not None:
         placed = [place for file in files if (place := tree.place(file, only_split))]
     if not placed:
-        raise DataError(f"Expected images in {EXPECTED}; found {_describe(files)}.")
+        raise DataError(f"Expected images in {expected(task)}; found {_describe(files, task)}.")
     root = _outermost(placed)
     inside = [place for place in placed if place.root == root]
     masks = _masks(inside)
@@ -66,7 +73,7 @@ def find_layout(paths: Sequence[str], *, only_split: str | None = None) -> Layou
     copies = {place.file for place in nested if place.file.parts[len(place.root) :] in there}
     taken = copies.union(place.file for place in images)
     left_out = [file for file in files if file not in taken]
-    remarks = (*_spellings(images), *_left_out(left_out, masks, root))
+    remarks = (*_spellings(images, task), *_left_out(left_out, masks, root, tree))
     examples, outside = tuple(place.example for place in images), tuple(file.shown for file in left_out)
     return Layout(examples, by_name, outside, remarks, whole)
 
@@ -102,65 +109,75 @@ def _outermost(placed: Sequence[Place]) -> Folders:
     return roots[0]
 
 
-def _spellings(images: Sequence[Place]) -> Iterator[str]:
-    for label, title in enumerate(CLASSES):
+def _spellings(images: Sequence[Place], task: Task) -> Iterator[str]:
+    for label in sorted({place.example.label for place in images}):
+        title = task.called(label)
         folders = {place.folder for place in images if place.example.label == label}
         other = sorted(folder for folder in folders if folder.strip().upper() != title)
         if other:
             yield f"read {_listed(other)} as {title}"
 
 
-def _left_out(files: Sequence[File], masks: set[File], root: Folders) -> Iterator[str]:
+def _left_out(files: Sequence[File], masks: set[File], root: Folders, tree: ClassFolders) -> Iterator[str]:
     """Remarks about files that were left out: first other classes, then masks, then everything else."""
-    classes: Counter[str] = Counter()
-    unsplit: Counter[str] = Counter()
+    why = {
+        "class": _none_of(tree.task.names),
+        "undecided": "the folder fits several findings, and no file name says which",
+        "unsplit": "outside of the splits of this data set",
+    }
+    counts: dict[str, Counter[str]] = {name: Counter() for name in (*why, "masks")}
     rest: list[str] = []
-    masked: Counter[str] = Counter()
     for file in files:
         folders = file.folders[len(root) :] if file.folders[: len(root)] == root else file.folders
         top = next((folder for folder in folders if not split_of(folder)), None)
         if file in masks or any(map(is_mask_folder, folders)):
-            masked["/".join(folders)] += 1
+            counts["masks"]["/".join(folders)] += 1
         elif top is None or is_document(file.name):
             rest.append(file.shown)
-        elif any(label_of(folder) is not None for folder in folders):
-            unsplit["/".join(folders)] += 1
+        elif any(findings_of(folder, tree.task) for folder in folders):
+            counts["undecided" if tree.is_undecided(file) else "unsplit"]["/".join(folders)] += 1
         else:
-            classes[top] += 1
-    if classes:
-        yield f"left out {_counted(classes)}: neither {CLASSES[0]} nor {CLASSES[1]}"
-    if unsplit:
-        yield f"left out {_counted(unsplit)}: outside of the splits of this data set"
-    if masked:
-        yield f"left out masks: {_counted(masked)}"
+            counts["class"][top] += 1
+    for name, reason in why.items():
+        if counts[name]:
+            yield f"left out {_counted(counts[name])}: {reason}"
+    if counts["masks"]:
+        yield f"left out masks: {_counted(counts['masks'])}"
     if rest:
         yield f"left out {_files(len(rest))} of another kind, such as {rest[0]}"
 
 
-def _describe(files: Sequence[File]) -> str:
+def _none_of(names: Sequence[str]) -> str:
+    return f"neither {names[0]} nor {names[1]}" if len(names) == 2 else f"none of {_listed(names)}"
+
+
+def _describe(files: Sequence[File], task: Task) -> str:
     """What is there instead of a layout, and what to do about it."""
     if not files:
         return "no files"
     folders = sorted({"/".join(file.folders) or "." for file in files})
     more = f" and {len(folders) - 3} more folders" if len(folders) > 3 else ""
     description = f"{_files(len(files))} in {', '.join(folders[:3])}{more}"
-    if beside := _beside_classes(files):
-        classes = [folder for folder in beside if label_of(folder) is not None]
+    if beside := _beside_classes(files, task):
+        classes = [folder for folder in beside if findings_of(folder, task)]
         others = [folder for folder in beside if folder not in classes]
-        neither = f", and of neither class are {_listed(others)}" if others else ""
+        neither = (
+            f", and of {'neither' if len(task.findings) == 2 else 'no'} class are {_listed(others)}" if others else ""
+        )
         return f"{description}: without folders for train and test are {_listed(classes)}{neither}"
     if archive := next((file for file in files if is_archive(file.name)), None):
         return f"{description}: unpack {archive.shown} first"
     if table := next((file for file in files if is_table(file.name)), None):
-        return f"{description}: labels in a table ({table.shown}) are not read, sort the images into class folders"
+        what_to_do = "name its columns in the task file, or sort the images into class folders"
+        return f"{description}: the table {table.shown} names no images, or no finding of the task; {what_to_do}"
     return description
 
 
-def _beside_classes(files: Sequence[File]) -> list[str]:
+def _beside_classes(files: Sequence[File], task: Task) -> list[str]:
     """The class folders without a split, and the folders beside them."""
     for file in files:
         for at, folder in enumerate(file.folders):
-            if label_of(folder) is not None:
+            if findings_of(folder, task):
                 top = file.folders[:at]
                 return sorted(
                     {other.folders[at] for other in files if len(other.folders) > at and other.folders[:at] == top}

@@ -6,25 +6,26 @@ from dataclasses import replace
 from pathlib import Path
 
 from lungline.datasets.archives import ZipSource
-from lungline.datasets.dataset import CLASSES, SPLITS, Dataset, Example, Kind, cut_validation, printable
+from lungline.datasets.dataset import SPLITS, Dataset, Example, cut_validation, printable
 from lungline.datasets.folder_names import split_of
 from lungline.datasets.layout import find_layout
-from lungline.datasets.medmnist import PNEUMONIA_MNIST, MedMNIST
+from lungline.datasets.medmnist import MEDMNIST, MedMNIST
 from lungline.datasets.phantom_dataset import PHANTOMS, open_phantoms
 from lungline.datasets.prepared import Prepared, Row, prepare
 from lungline.datasets.reader_labels import merge
 from lungline.datasets.sources import ArraySource, FolderSource, S3Source, Source
+from lungline.datasets.tables import Tabled, read_tables
 from lungline.errors import DataError
 from lungline.settings import Settings
 from lungline.storage.objects import parse_uri
 from lungline.storage.s3 import Storage
+from lungline.task.reading import default_task, load_task
+from lungline.task.task import Task
 
 __all__ = [
-    "CLASSES",
     "SPLITS",
     "Dataset",
     "Example",
-    "Kind",
     "Prepared",
     "Row",
     "open_dataset",
@@ -45,32 +46,35 @@ def open_dataset(
     settings: Settings,
     require: Sequence[str] = SPLITS,
     feedback: str | None = None,
-    medmnist: MedMNIST = PNEUMONIA_MNIST,
+    medmnist: MedMNIST = MEDMNIST,
+    task: Task | None = None,
 ) -> Dataset:
     """The data set that `spec` names: a folder, a zip, an .npz, medmnist:SIZE, s3://, phantom[:N], or auto.
 
     `auto` is the setting `data`; when that is auto too, a cached download, else a download, else phantoms with a
     notice. `require` names the splits that must have both classes; a missing val is cut from train by patient.
     With one required split, images may also lie in class folders without a split's folder. `feedback` names reader
-    labels to merge in: a folder, a zip or s3:// as `lungline feedback export` writes it.
+    labels to merge in: a folder, a zip or s3:// as `lungline feedback export` writes it. `task` says
+    what the labels stand for; without it, the setting `task` does.
     Raises DataError with what was expected and what was found.
 
         dataset = open_dataset("phantom:100", settings=Settings())
     """
+    task = task or load_task(settings.task)
     if spec == "auto":
         spec = settings.data
-    dataset = _open_auto(settings, medmnist) if spec == "auto" else _open(spec, settings, require, medmnist)
+    dataset = _open_auto(settings, medmnist, task) if spec == "auto" else _open(spec, settings, require, medmnist, task)
     if "val" in require and not dataset.of("val"):
         dataset = replace(dataset, examples=cut_validation(dataset.examples))
     if feedback:
-        dataset = merge(dataset, _open(feedback, settings, (), medmnist))
+        dataset = merge(dataset, _open(feedback, settings, (), medmnist, task))
     _check_classes(dataset, require)
     return dataset
 
 
-def open_labelled(spec: str, *, settings: Settings) -> Dataset:
+def open_labelled(spec: str, *, settings: Settings, task: Task | None = None) -> Dataset:
     """Every labelled image that `spec` names, whatever its split; class folders need no split's folder."""
-    return _open(spec, settings, ("test",), PNEUMONIA_MNIST)
+    return _open(spec, settings, ("test",), MEDMNIST, task or load_task(settings.task))
 
 
 def open_source(spec: str, *, settings: Settings) -> tuple[str, Source] | None:
@@ -89,16 +93,16 @@ def open_source(spec: str, *, settings: Settings) -> tuple[str, Source] | None:
     return None if zipped.has_arrays else (path.name, zipped)
 
 
-def _open(spec: str, settings: Settings, require: Sequence[str], medmnist: MedMNIST) -> Dataset:
+def _open(spec: str, settings: Settings, require: Sequence[str], medmnist: MedMNIST, task: Task) -> Dataset:
     kind, _, rest = spec.partition(":")
     if kind == "phantom":
-        return open_phantoms(rest or str(PHANTOMS))
+        return open_phantoms(rest or str(PHANTOMS), task)
     if kind == "medmnist":
-        return _open_medmnist(rest, medmnist)
+        return _open_medmnist(rest, medmnist, task)
     if files := open_source(spec, settings=settings):
-        return _laid_out(*files, require)
+        return _laid_out(*files, require, task)
     path = Path(spec).expanduser()
-    return _in_arrays(path.name, path)
+    return _in_arrays(path.name, path, task)
 
 
 def _existing(spec: str) -> Path:
@@ -113,54 +117,91 @@ def _existing(spec: str) -> Path:
     raise DataError(f"There is no data at {shown.strip() or 'an empty name'}; expected {SPECS}.")
 
 
-def _laid_out(name: str, source: Source, require: Sequence[str]) -> Dataset:
+def _laid_out(name: str, source: Source, require: Sequence[str], task: Task) -> Dataset:
     """The data set of a source with folders; `require` of one split allows class folders without a split."""
     name = printable(name)
     only = require[0] if len(require) == 1 else None
     try:
-        layout = find_layout(source.paths(), only_split=only)
+        # Folders say one finding of an image; where there may be many, a table says more.
+        if task.kind == "many-at-once" and (tabled := read_tables(source, task, only_split=only)):
+            return _tabled(name, source, tabled, require, task)
+        layout = find_layout(source.paths(), only_split=only, task=task)
     except DataError as exc:
+        tabled = None if task.kind == "many-at-once" else read_tables(source, task, only_split=only)
+        if tabled:
+            return _tabled(name, source, tabled, require, task)
         raise DataError(f"{name}: {exc}") from exc
     remarks = [*layout.remarks]
     named = split_of(name.rstrip("/").rpartition("/")[2].removesuffix(".zip"))
     if only and named and named != only and layout.whole:
         remarks.append(f"its name says {named}, but all of it is taken as {only}")
     notice = f"{name}: {'; '.join(remarks)}." if remarks else None
-    return Dataset(name, layout.examples, lambda example: source.read(layout.paths[example.name]), notice=notice)
+
+    def read(example: Example) -> bytes:
+        return source.read(layout.paths[example.name])
+
+    return Dataset(name, layout.examples, read, notice=notice, task=task)
 
 
-def _in_arrays(name: str, file: Path) -> Dataset:
-    source = ArraySource(file)
-    return Dataset(printable(name), tuple(source.examples()), source.read)
+def _tabled(name: str, source: Source, tabled: Tabled, require: Sequence[str], task: Task) -> Dataset:
+    """The data set of tables; without a test split, that of validation is one, else a fifth of the patients."""
+    examples, remarks = tabled.examples, [*tabled.remarks]
+    splits = {example.split for example in examples}
+    if "test" in require and "test" not in splits:
+        if "val" in splits:
+            examples = tuple(replace(each, split="test") if each.split == "val" else each for each in examples)
+            remarks.append("took its validation split as test")
+        else:
+            examples = cut_validation(examples, 0.2, into="test")
+            remarks.append("took a fifth of its patients as test")
+
+    def read(example: Example) -> bytes:
+        return source.read(tabled.paths[example.name])
+
+    return Dataset(name, examples, read, notice=f"{name}: {'; '.join(remarks)}.", task=task)
 
 
-def _open_medmnist(size: str, medmnist: MedMNIST) -> Dataset:
+def _in_arrays(name: str, file: Path, task: Task) -> Dataset:
+    source = ArraySource(file, task)
+    return Dataset(printable(name), tuple(source.examples()), source.read, task=task)
+
+
+def _open_medmnist(size: str, medmnist: MedMNIST, task: Task) -> Dataset:
+    spec, named = f"medmnist:{size}", ":" in size
+    if named:
+        name, _, size = size.partition(":")
+        medmnist = MedMNIST.named(name)
     sizes = [str(size) for size in medmnist.files]
     if size not in sizes:
-        raise DataError(f"Expected medmnist:SIZE with SIZE one of {', '.join(sizes)}; found {size or 'none'}.")
-    return _in_arrays(f"medmnist:{size}", medmnist.download(int(size)))
+        form = "medmnist:NAME:SIZE" if named else "medmnist:SIZE"
+        raise DataError(f"Expected {form} with SIZE one of {', '.join(sizes)}; found {size or 'none'}.")
+    return _in_arrays(spec, medmnist.download(int(size)), task)
 
 
-def _open_auto(settings: Settings, medmnist: MedMNIST) -> Dataset:
-    """Real data where there are any, else phantoms with the reason."""
+def _open_auto(settings: Settings, medmnist: MedMNIST, task: Task) -> Dataset:
+    """Real data where there are any, else phantoms with the reason. Raises DataError for a task that has neither."""
+    if task.name != default_task().name:
+        raise DataError(f"The task {task.name} brings no data along: name them with --data or LUNGLINE_DATA.")
     why = "downloads are off"
     if not settings.offline or medmnist.cached(_AUTO_SIZE):
         try:
-            return _open_medmnist(str(_AUTO_SIZE), medmnist)
+            return _open_medmnist(str(_AUTO_SIZE), medmnist, task)
         except DataError:
             why = "PneumoniaMNIST could not be downloaded from zenodo.org"
-    phantoms = open_phantoms(str(PHANTOMS))
+    phantoms = open_phantoms(str(PHANTOMS), task)
     notice = f"LUNGLINE_DATA is not set and {why}, so synthetic phantoms are used. {phantoms.notice}"
     return replace(phantoms, notice=notice)
 
 
 def _check_classes(dataset: Dataset, require: Sequence[str]) -> None:
-    counts = Counter((example.split, example.label) for example in dataset.examples)
+    task = dataset.task
+    counts = Counter((example.split, at) for example in dataset.examples for at in task.present(example.label))
+    every = "both classes" if len(task.findings) == 2 else "all findings"
     for split in require:
-        for label, title in enumerate(CLASSES):
-            if not counts[split, label]:
-                images = ", ".join(f"{counts[split, at]} {other}" for at, other in enumerate(CLASSES))
+        for place, title in enumerate(task.names):
+            if not counts[split, place]:
+                images = ", ".join(f"{counts[split, at]} {other}" for at, other in enumerate(task.names))
                 raise DataError(
-                    f"{dataset.name}: expected both classes in {split}; found no {title} image ({images})."
+                    f"{dataset.name}: expected {every} in {split}; found no {title} image ({images})."
                     + (f" {dataset.notice}" if dataset.notice else "")
                 )

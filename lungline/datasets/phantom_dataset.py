@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from lungline.datasets import phantom, phantom_anatomy
-from lungline.datasets.dataset import CLASSES, Dataset, Example, Kind
+from lungline.datasets.dataset import Dataset, Example
 from lungline.datasets.phantom import PATTERNS, jpeg
 from lungline.datasets.phantom_anatomy import Patient
 from lungline.errors import DataError
+from lungline.task.reading import default_task
+from lungline.task.task import Task
 
 PHANTOMS = 1200
 NOTICE = "Phantoms are drawn, not photographed: a model trained on them says nothing about patients."
@@ -19,21 +21,25 @@ NOTICE = "Phantoms are drawn, not photographed: a model trained on them says not
 _SHARES = {"val": 0.1, "test": 0.2}
 _FEWEST = 20
 _MOST = 1_000_000
-_KINDS: dict[str, Kind] = {"clear": "normal", "lobar": "bacterial", "patchy": "viral", "perihilar": "viral"}
+_KINDS = {"clear": "normal", "lobar": "bacterial", "patchy": "viral", "perihilar": "viral"}
 
 
-def open_phantoms(count: str) -> Dataset:
+def open_phantoms(count: str, task: Task | None = None) -> Dataset:
     """A data set of that many phantoms, half of them with opacities, with no patient in two splits.
 
-    Each image is drawn when it is read. Raises DataError unless `count` is a number from 20 to 1,000,000.
+    Each image is drawn when it is read. Where a task has findings of the drawn kinds, bacterial and viral, these are
+    the labels; else opacities are its only positive finding. Raises DataError unless `count` is a number from 20 to
+    1,000,000, and for a task that phantoms cannot be of.
     """
+    task = task or default_task()
     if not count.isdecimal() or not _FEWEST <= int(count) <= _MOST:
         raise DataError(f"Expected phantom:N with N from {_FEWEST} to {_MOST:,}; found {count!r}.")
     sizes = {split: round(int(count) * share) for split, share in _SHARES.items()}
     sizes = {"train": int(count) - sum(sizes.values())} | sizes
-    examples = tuple(example for split, size in sizes.items() for example in _examples(split, size))
-    recipe = f"{count} {_code_digest()}"
-    return Dataset(f"phantom:{count}", examples, _read, synthetic=True, notice=NOTICE, recipe=recipe)
+    examples = tuple(example for split, size in sizes.items() for example in _examples(split, size, task))
+    recipe = f"{count} {_code_digest()}{'' if task == default_task() else f' {task.name}'}"
+    name = f"phantom:{count}"
+    return Dataset(name, examples, _read, synthetic=True, notice=NOTICE, recipe=recipe, task=task)
 
 
 def _code_digest() -> str:
@@ -42,17 +48,27 @@ def _code_digest() -> str:
     return hashlib.sha256(b"\0".join(sources)).hexdigest()
 
 
-def _examples(split: str, size: int) -> Iterator[Example]:
+def _label(pattern: str, task: Task) -> int:
+    if pattern == "clear":
+        return 0
+    named = [at for at, finding in enumerate(task.findings) if finding.label.lower() == _KINDS[pattern]]
+    if not named and len(task.positives) > 1:
+        raise DataError(f"Phantoms are drawn for other findings than those of the task {task.name}: give --data.")
+    return task.label_for(frozenset(named or [1]))
+
+
+def _examples(split: str, size: int, task: Task) -> Iterator[Example]:
     """Examples of one split: half of each class, each patient with one to three images of one class."""
-    for label, share in ((0, size // 2), (1, size - size // 2)):
+    for sick, share in ((0, size // 2), (1, size - size // 2)):
         done = patient = 0
         while done < share:
-            name = f"{split}-{'np'[label]}{patient:05d}"
+            name = f"{split}-{'np'[sick]}{patient:05d}"
             seed = _seed(name)
             images = min(1 + seed % 3, share - done)
-            pattern = PATTERNS[seed // 3 % len(PATTERNS)] if label else "clear"
+            pattern = PATTERNS[seed // 3 % len(PATTERNS)] if sick else "clear"
+            label = _label(pattern, task)
             for image in range(1, images + 1):
-                file = f"{split}/{CLASSES[label]}/{name}_{pattern}_{image}.jpeg"
+                file = f"{split}/{task.called(label)}/{name}_{pattern}_{image}.jpeg"
                 yield Example(file, split, label, name, _KINDS[pattern])
             done += images
             patient += 1

@@ -12,7 +12,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, field, fields
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -21,11 +21,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lungline.datasets.dataset import CLASSES, READ_THREADS, SPLITS, Dataset, Example, Kind, digest_of
+from lungline.datasets.dataset import READ_THREADS, SPLITS, Dataset, Example, digest_of
 from lungline.datasets.reader_labels import PREFIX
 from lungline.errors import DataError, ImageRefused
 from lungline.imaging.image import Limits, Pixels
 from lungline.imaging.preparation import Preparation
+from lungline.task.reading import default_task
+from lungline.task.task import Task
 
 INDEX, PIXELS, ORIGINALS, FACTS = "index.csv", "pixels.npy", "originals.zip", "dataset.json"
 
@@ -47,7 +49,7 @@ class Row:
     split: str
     label: int
     patient: str | None
-    kind: Kind
+    kind: str
     sha256: str
     bytes: int
     width: int = 0
@@ -136,15 +138,17 @@ def _examine(
 
 
 def _facts(dataset: Dataset, preparation: Preparation, rows: Sequence[Row]) -> dict[str, Any]:
-    counts = Counter((row.split, row.label) for row in rows)
+    task = dataset.task
+    counts = Counter((row.split, at) for row in rows for at in task.present(row.label))
     return {
         "name": dataset.name,
         "digest": dataset.digest if dataset.recipe else digest_of((row.example, row.sha256) for row in rows),
         "synthetic": dataset.synthetic,
         "notice": dataset.notice,
         "preparation": asdict(preparation),
-        "counts": {split: {name: counts[split, at] for at, name in enumerate(CLASSES)} for split in SPLITS},
+        "counts": {split: {name: counts[split, at] for at, name in enumerate(task.names)} for split in SPLITS},
         "patients": {split: len({row.patient or row.name for row in rows if row.split == split}) for split in SPLITS},
+        "task": task.model_dump(mode="json"),
     }
 
 
@@ -152,7 +156,7 @@ def _write_index(file: Path, rows: Sequence[Row]) -> None:
     # A file name may hold bytes that are not UTF-8; they survive the round trip.
     with file.open("w", newline="", encoding="utf-8", errors="surrogateescape") as out:
         writer = csv.writer(out)
-        writer.writerow(field.name for field in fields(Row))
+        writer.writerow(each.name for each in fields(Row))
         writer.writerows(astuple(row) for row in rows)
 
 
@@ -160,9 +164,9 @@ def _read_index(file: Path) -> Iterator[Row]:
     with file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
         for line in csv.DictReader(lines):
             values: dict[str, Any] = {**line, "patient": line["patient"] or None}
-            for field in fields(Row):
-                if field.type in (int, float):
-                    values[field.name] = field.type(values[field.name])
+            for each in fields(Row):
+                if each.type in (int, float):
+                    values[each.name] = each.type(values[each.name])
             yield Row(**values)
 
 
@@ -171,7 +175,8 @@ class Prepared:
     """A prepared data set.
 
     `pixels` is uint8 (N, size, size) in the order of `index`, memory-mapped and read-only.
-    `counts` has the number of images by split and class name, `patients` the number of patients by split.
+    `counts` has the number of images by split and finding, `patients` the number of patients by split. `task` says
+    what the labels stand for.
     """
 
     folder: Path
@@ -184,6 +189,7 @@ class Prepared:
     patients: dict[str, int]
     index: tuple[Row, ...]
     pixels: Pixels
+    task: Task = field(default_factory=default_task, repr=False)
 
     @classmethod
     def load(cls, folder: Path) -> "Prepared":
@@ -192,9 +198,10 @@ class Prepared:
             facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
             index = tuple(_read_index(folder / INDEX))
             pixels = np.load(folder / PIXELS, mmap_mode="r", allow_pickle=False)
-            prepared = cls(
-                folder, **facts | {"preparation": Preparation(**facts["preparation"])}, index=index, pixels=pixels
-            )
+            # Before tasks there was one.
+            task = Task.model_validate(facts["task"]) if "task" in facts else default_task()
+            parts = {"preparation": Preparation(**facts["preparation"]), "task": task}
+            prepared = cls(folder, **facts | parts, index=index, pixels=pixels)
         except (OSError, EOFError, ValueError, TypeError, KeyError, csv.Error) as exc:
             raise DataError(f"{folder} is not a prepared data set: {exc}.") from exc
         if len(index) != len(pixels):

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from lungline.datasets.dataset import READ_THREADS, Dataset, Example, kind_of
+from lungline.datasets.dataset import READ_THREADS, Dataset, Example
+from lungline.task.task import Task
 
 PREFIX = "feedback/"
 """Names of merged images start with this, so that reader labels can be counted."""
@@ -30,7 +31,7 @@ def merge(base: Dataset, feedback: Dataset) -> Dataset:
     split_of = {_owner(example): example.split for example in base.examples}
     for sha256, twin in twins.items():
         split_of.setdefault(_owner(labelled[sha256]), twin.split)
-    merged = {_placed(example, twins.get(sha256), split_of): example for sha256, example in labelled.items()}
+    merged = {_placed(example, twins.get(sha256), split_of, base.task): example for sha256, example in labelled.items()}
     kept = tuple(example for example in base.examples if example.name not in replaced)
     sources = {example.name: source for example, source in merged.items()}
 
@@ -67,10 +68,10 @@ def _hashed(dataset: Dataset) -> Iterator[tuple[Example, str]]:
         yield from zip(dataset.examples, pool.map(sha256, dataset.examples), strict=True)
 
 
-def _placed(example: Example, twin: Example | None, split_of: dict[str, str]) -> Example:
+def _placed(example: Example, twin: Example | None, split_of: dict[str, str], task: Task) -> Example:
     name = PREFIX + example.name
     if twin:
-        return Example(name, twin.split, example.label, twin.patient, kind_of(twin.name, example.label))
+        return Example(name, twin.split, example.label, twin.patient, task.kind_of(example.label, twin.name))
     return replace(example, name=name, split=split_of.get(_owner(example), example.split))
 
 

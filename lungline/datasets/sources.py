@@ -16,11 +16,13 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lungline.datasets.dataset import CLASSES, SPLITS, Example, printable
+from lungline.datasets.dataset import SPLITS, Example, printable
 from lungline.datasets.folder_names import is_hidden
 from lungline.errors import DataError, LunglineError, ObjectTooLarge, Unavailable
 from lungline.imaging.png import write_png
 from lungline.storage.s3 import Storage
+from lungline.task.reading import default_task
+from lungline.task.task import Task
 
 
 class Source(Protocol):
@@ -108,7 +110,7 @@ def _too_large(path: str, max_bytes: int) -> DataError:
     return DataError(f"{printable(path)} has more than {max_bytes:,} bytes, the limit for one image.")
 
 
-# PneumoniaMNIST at 224 px has 0.3 GB; a header that claims more than this is damaged or hostile.
+# A set of MedMNIST at 224 px has 0.3 GB; a header that claims more than this is damaged or hostile.
 _MOST_BYTES = 4 * 2**30
 _NAMES_SHOWN = 6
 
@@ -116,7 +118,8 @@ _NAMES_SHOWN = 6
 class ArraySource:
     """The images of an .npz, all in memory; they are read as PNG files and so pass the decoder like any upload."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, task: Task | None = None) -> None:
+        self._task = task or default_task()
         self._images: dict[str, npt.NDArray[np.uint8]] = {}
         self._labels: dict[str, npt.NDArray[Any]] = {}
         try:
@@ -139,15 +142,24 @@ class ArraySource:
     def examples(self) -> list[Example]:
         """All images; each name has the image's number within its split."""
         return [
-            Example.named(f"{split}/{CLASSES[int(label)]}/{at:05d}.png", split, int(label))
+            Example.named(f"{split}/{self._task.called(label)}/{at:05d}.png", split, label, self._task)
             for split, labels in self._labels.items()
-            for at, label in enumerate(labels.reshape(-1))
+            for at, label in enumerate(map(self._label, labels))
         ]
 
     def read(self, example: Example) -> bytes:
         """The bytes of one image, as a PNG file."""
         split, _, file = example.name.split("/")
         return write_png(self._images[split][int(file.removesuffix(".png"))], stored=True)
+
+    def _label(self, numbers: npt.NDArray[Any]) -> int:
+        """The label of an image from its numbers: that of its finding, or 0 and 1 for each that may be there."""
+        task, values = self._task, numbers.reshape(-1).tolist()
+        if task.kind == "many-at-once":
+            places = [at for at in range(1, len(task.findings)) if values[task.number_of(at)]]
+        else:
+            places = [at for at in range(len(task.findings)) if task.number_of(at) == values[0]]
+        return task.label_for(frozenset(places))
 
     def _check(self, split: str) -> None:
         images, labels = self._images[split], self._labels[split]
@@ -157,10 +169,25 @@ class ArraySource:
                 f"{split}_images: expected uint8 of shape (N, H, W) or (N, H, W, 3); "
                 f"found {images.dtype} of shape {images.shape}."
             )
-        expected = f"{split}_labels: expected {len(images)} integers 0 ({CLASSES[0]}) or 1 ({CLASSES[1]})"
-        if labels.dtype.kind not in "biu" or labels.shape not in {(len(images),), (len(images), 1)}:
+        self._check_labels(split, labels, len(images))
+
+    def _check_labels(self, split: str, labels: npt.NDArray[Any], count: int) -> None:
+        task = self._task
+        if task.kind == "many-at-once":
+            columns = 1 + max(task.number_of(at) for at in range(1, len(task.findings)))
+            numbers, expected = (
+                [0, 1],
+                f"{split}_labels: expected {count} rows of {columns} numbers or more, each 0 or 1",
+            )
+            fits = labels.ndim == 2 and len(labels) == count and labels.shape[1] >= columns
+        else:
+            numbers = [task.number_of(at) for at in range(len(task.findings))]
+            named = [f"{number} ({name})" for number, name in zip(numbers, task.names, strict=True)]
+            expected = f"{split}_labels: expected {count} integers {', '.join(named[:-1])} or {named[-1]}"
+            fits = labels.shape in {(count,), (count, 1)}
+        if labels.dtype.kind not in "biu" or not fits:
             raise DataError(f"{expected}; found {labels.dtype} of shape {labels.shape}.")
-        if not np.isin(labels, (0, 1)).all():
+        if not np.isin(labels, numbers).all():
             raise DataError(f"{expected}; found {labels.min()} to {labels.max()}.")
 
 

@@ -13,7 +13,7 @@ from lungline.deployment.release import Release
 from lungline.errors import LunglineError, ModelNotReady, PackageError, StackError
 from lungline.home import Home, read_json, sync_folder, write_json
 from lungline.network import open_url
-from lungline.package.card import CARD
+from lungline.package.card import CARD, read_card
 from lungline.package.expectation import Expectation, write_expectation
 from lungline.package.package import Package
 from lungline.package.signature import is_signed
@@ -22,6 +22,20 @@ from lungline.storage.objects import parse_uri
 from lungline.storage.s3 import Storage
 
 SWITCH_SECONDS = 60
+
+
+def require_model(home: Home, model: str) -> None:
+    """Raise StackError where a home serves another model: its packages are told apart by their version alone."""
+    link = home.champion
+    if not link.is_symlink():
+        return
+    with contextlib.suppress(PackageError):  # damaged: a promotion repairs it
+        served = read_card(link)[0].name
+        if served != model:
+            raise StackError(
+                f"The stack in {home.path} serves the model {served}; give the model {model} a home of its own, "
+                f"such as --home .lungline-{model}."
+            )
 
 
 class LaptopDeployment:
@@ -56,8 +70,10 @@ class LaptopDeployment:
     def deploy(self, package_uri: str, version: str, release: Release | None = None) -> str:
         """Point the predictor to a package and wait until it reports the package's version.
 
-        Raises PackageError for a package that does not load, and ModelNotReady when the predictor does not load it.
+        Raises PackageError for a package that does not load, ModelNotReady when the predictor does not load it, and
+        StackError where the home serves another model.
         """
+        require_model(self._home, self._model)
         package = self._fetch(package_uri, version, release)
         before = self._target()
         # The predictor reads what to expect with the package: told first, it refuses nothing that it should serve.

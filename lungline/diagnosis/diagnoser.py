@@ -6,7 +6,7 @@ Serving, evaluation, reports, monitoring's reference and the check before a prom
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from lungline.imaging.preparation import evidence_map
 from lungline.imaging.statistics import ImageStatistics, compute_statistics
 from lungline.package.package import Package, Prediction
 from lungline.results import records
-from lungline.results.records import ImageFacts, LungFacts, ModelFacts, ResultLabel
+from lungline.results.records import FindingFacts, ImageFacts, LungFacts, ModelFacts, ResultLabel
 
 PHANTOM_WARNING = "the model was trained on drawn phantoms, not on X-rays"
 ELSEWHERE = "lies inside the lungs: the risk may rest on something else in the image"
@@ -57,8 +57,14 @@ class Diagnosis:
 
     @property
     def probability(self) -> float | None:
-        """Calibrated risk of pneumonia, 0 to 1; None for a refused image."""
+        """Calibrated risk, 0 to 1; None for a refused image."""
         return self.prediction and self.prediction.probability
+
+    @property
+    def finding_facts(self) -> tuple[FindingFacts, ...]:
+        """The answers about each of several findings, for a record."""
+        answers = self.prediction.findings if self.prediction else ()
+        return tuple(FindingFacts(**asdict(answer)) for answer in answers)
 
     @property
     def image_facts(self) -> ImageFacts | None:

@@ -22,6 +22,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from lungline.errors import SettingsError
 from lungline.imaging.dicom_facts import NAMES, DicomFacts
+from lungline.task.finding import Images
 
 
 def _folded(value: object) -> object:
@@ -67,13 +68,29 @@ DEFAULT = (ImageRule(name="another view or body part", frontal=False, judge=Fals
 _FIELDS = tuple(ImageRule.model_fields)
 
 
-def reason_not_meant(facts: DicomFacts, rules: Sequence[ImageRule]) -> str | None:
-    """Why an image is not judged, in a sentence without anything from its header; None when it is."""
+def reason_not_meant(facts: DicomFacts, rules: Sequence[ImageRule], images: Images = Images()) -> str | None:  # noqa: B008 - frozen
+    """Why an image is not judged, in a sentence without anything from its header; None when it is.
+
+    `images` is what the model's task asks of an image; what the header does not say is not held against it.
+    """
     rule = next((rule for rule in rules if rule.fits(facts)), None)
     if rule is None or rule.judge:
-        return None
+        others = [name for name, wanted in images if _is_other(facts.values[name], wanted)]
+        return (
+            f"The image is kept, and is not meant for this model: its {_said(others[0])} is another."
+            if others
+            else None
+        )
     why = facts.not_frontal if rule.frontal is False and facts.not_frontal else f"the rule '{rule.name}' sets it aside"
     return f"The image is kept, and is not meant for this model: {why}."
+
+
+def _said(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _is_other(value: str, wanted: Sequence[str]) -> bool:
+    return bool(value and wanted) and value not in [" ".join(each.upper().split()) for each in wanted]
 
 
 def load_image_rules(path: Path | None) -> tuple[ImageRule, ...]:

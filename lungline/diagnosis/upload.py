@@ -127,7 +127,8 @@ class _Case:
             return None
         if facts.is_own:
             return refused(records.OWN_RESULT, "The image is a result of this system, and is not judged again.")
-        reason = reason_not_meant(facts, load_image_rules(self.settings.image_rules))
+        wanted = self.diagnoser.package.card.task.images
+        reason = reason_not_meant(facts, load_image_rules(self.settings.image_rules), wanted)
         return refused(records.NOT_MEANT, reason) if reason else None
 
     def close(
@@ -146,6 +147,7 @@ class _Case:
         thresholds = package.card.thresholds
         record = ResultRecord(
             id=f"{upload.identity}-{version}",
+            task=package.card.task.name,
             outcome=outcome,
             label=diagnosis and diagnosis.label,
             probability=diagnosis and diagnosis.probability,
@@ -163,6 +165,7 @@ class _Case:
             patient=header and self._keep_patient(upload, header),
             lungs=diagnosis and diagnosis.lung_facts,
             doubts=diagnosis.prediction.doubts if diagnosis and diagnosis.prediction else (),
+            findings=diagnosis.finding_facts if diagnosis else (),
             times=Times(
                 uploaded=upload.uploaded_at or (stored and stored.modified),
                 received=self.received,

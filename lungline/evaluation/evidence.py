@@ -1,6 +1,6 @@
 """Pictures of what a model's answers rest on.
 
-The mean heatmap over the mean lungs, the border and inside tests, and the worst: confident pneumonias with the least
+The mean heatmap over the mean lungs, the border and inside tests, and the worst: confident positives with the least
 heat inside the lungs.
 """
 
@@ -26,13 +26,13 @@ from lungline.package.package import Package
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Confident pneumonias that the mean is of: it changes little with more.
+# Confident positives that the mean is of: it changes little with more.
 MOST = 60
 LEAST = 12
 EVIDENCE, LEAST_INSIDE = "evidence.png", "least_inside.png"
 CAPTIONS = {
-    EVIDENCE: "Mean heatmap over the mean lungs of confident pneumonias; the border alone; the inside alone",
-    LEAST_INSIDE: "Confident pneumonias with the least heat inside the lungs, which are outlined",
+    EVIDENCE: "Mean heatmap over the mean lungs of confident positives; the border alone; the inside alone",
+    LEAST_INSIDE: "Confident positives with the least heat inside the lungs, which are outlined",
 }
 _SIDE = 96
 
@@ -40,14 +40,14 @@ Floats = NDArray[np.float64]
 
 
 def confident(scored: Sequence[Scored], card: Card) -> list[int]:
-    """Places of confident pneumonias, evenly from all."""
+    """Places of confident positives, evenly from all."""
     places = _confident(scored, card)
     step = max(1.0, len(places) / MOST)
     return [places[int(at * step)] for at in range(min(MOST, len(places)))]
 
 
 def least_inside(scored: Sequence[Scored], card: Card) -> list[int]:
-    """Places of the confident pneumonias with the least heat inside the lungs, the least first."""
+    """Places of the confident positives with the least heat inside the lungs, the least first."""
     places = [at for at in _confident(scored, card) if scored[at].heat_inside is not None]
     return sorted(places, key=lambda at: (scored[at].heat_inside or 0.0, at))[:LEAST]
 
@@ -109,7 +109,7 @@ def _seen(package: Package, data: bytes) -> _Seen | None:
 
 
 def evidence_png(package: Package, evaluation: Evaluation, files: Iterable[bytes]) -> bytes | None:
-    """Three pictures side by side, of confident pneumonias given as files; None when there is no lung field or file."""
+    """Three pictures side by side, of confident positives given as files; None when there is no lung field or file."""
     shown = [seen for seen in map(partial(_seen, package), files) if seen is not None]
     if not shown:
         return None

@@ -4,7 +4,7 @@
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from lungline.imaging.image import Limits
 from lungline.package.package import Package
 from lungline.registry.versions import Registry
 from lungline.settings import GateSettings, Settings
+from lungline.task.task import Task
 
 RESAMPLES = 1000
 CEILINGS = {"ece", "unsure_rate", "refused_rate", "border_auc", "margin"}
@@ -53,15 +54,22 @@ def evaluate_gate(
     *,
     synthetic: bool,
     paired: tuple[Sequence[Scored], Sequence[Scored]] | None = None,
+    task: Task | None = None,
 ) -> GateVerdict:
-    """Compare a model with the limits of the settings and, if there is one, with the champion on the same images.
+    """Compare a model with the limits of settings and task and, if there is one, with the champion on the same images.
 
     `paired` are the challenger's and the champion's scores of the same cases in the same order; with them the
     comparison is a paired bootstrap, without them the plain difference in AUC.
     """
     floors = [_floor(evaluation, name, settings) for name in ("auc", "accuracy", "sensitivity", "specificity")]
     ceilings = [_ceiling(evaluation, name, settings) for name in ("ece", "unsure_rate")]
-    rules = [*floors, *ceilings, _refusals(evaluation, settings), *_looks(evaluation, settings)]
+    rules = [
+        *floors,
+        *ceilings,
+        _refusals(evaluation, settings),
+        *_looks(evaluation, settings),
+        *_findings(evaluation, task),
+    ]
     if champion is not None:
         rule = _against(evaluation, champion, settings.margin, paired)
         rules.append(_excused(rule, evaluation, champion, settings.border_auc))
@@ -72,10 +80,10 @@ def evaluate_gate(
     return GateVerdict(passed=not failed, synthetic=synthetic, rules=tuple(rules), sentence=sentence)
 
 
-def lowered_limits(settings: GateSettings) -> list[str]:
-    """Limits that are laxer than the defaults of this release, such as `auc 0 instead of 0.95`."""
+def lowered_limits(settings: GateSettings, task: GateSettings = GateSettings()) -> list[str]:  # noqa: B008 - frozen
+    """Limits that are laxer than those of the task, such as `auc 0 instead of 0.95`."""
     lowered: list[str] = []
-    for name, default in GateSettings().model_dump().items():
+    for name, default in task.model_dump().items():
         limit = float(getattr(settings, name))
         if limit > default if name in CEILINGS else limit < default:
             lowered.append(f"{name} {limit:g} instead of {default:g}")
@@ -103,6 +111,15 @@ def _looks(evaluation: Evaluation, settings: GateSettings) -> list[GateRule]:
     ]
     # A limit that everything reaches asks nothing of what cannot be measured, such as heat without confident images.
     return [rule for rule, asks in rules if asks or rule.value is not None]
+
+
+def _findings(evaluation: Evaluation, task: Task | None) -> Iterator[GateRule]:
+    """What each of several findings must reach by the task file."""
+    for finding in task.positives if task and len(task.positives) > 1 else ():
+        for metric, limit in finding.floors.model_dump(exclude_none=True).items():
+            name = f"{metric}_{finding.name.lower()}"
+            value = evaluation.findings.get(name)
+            yield _rule(name, value, limit, passed=value is not None and value >= limit, wanted="at least")
 
 
 def _refusals(evaluation: Evaluation, settings: GateSettings) -> GateRule:
@@ -165,7 +182,7 @@ def evaluate_against_champion(scores: Scores, prepared: Prepared, limits: Limits
     registry = Registry(settings)
     champion = registry.champion()
     if champion is None:
-        return evaluate_gate(scores.evaluation, None, settings.gate, synthetic=prepared.synthetic)
+        return evaluate_gate(scores.evaluation, None, settings.gate, synthetic=prepared.synthetic, task=prepared.task)
     with tempfile.TemporaryDirectory(prefix="lungline-") as temporary:
         package: Package = registry.fetch(champion, Path(temporary) / champion)
         theirs = score_split(package, prepared, "test", limits)
@@ -176,4 +193,5 @@ def evaluate_against_champion(scores: Scores, prepared: Prepared, limits: Limits
         settings.gate,
         synthetic=prepared.synthetic,
         paired=(scores.scored, theirs.scored),
+        task=prepared.task,
     )

@@ -19,6 +19,7 @@ from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.imaging.decoding import decode
 from lungline.imaging.image import Limits
 from lungline.package.package import Package
+from lungline.results.records import REFUSED, UNSURE
 
 Pixels = NDArray[np.uint8]
 Change = Callable[[Pixels, np.random.Generator], Pixels]
@@ -131,8 +132,8 @@ class OutOfScopeLabels(BaseModel):
 
     @property
     def confident(self) -> int:
-        """Images labelled Normal or Pneumonia."""
-        return self.labels.get("Normal", 0) + self.labels.get("Pneumonia", 0)
+        """Images with the label of a finding."""
+        return sum(count for label, count in self.labels.items() if label not in (UNSURE, REFUSED))
 
 
 def measure(package: Package, files: Iterable[bytes], limits: Limits | None = None) -> list[OutOfScopeLabels]:

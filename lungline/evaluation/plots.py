@@ -20,7 +20,7 @@ from lungline.evaluation.scoring import Scores
 from lungline.package.package import Package
 from lungline.registry.tracking import RunRecord
 
-NORMAL, PNEUMONIA, GREY = "#2a7f9e", "#c8502d", "#8a8f98"
+NEGATIVE, POSITIVE, GREY = "#2a7f9e", "#c8502d", "#8a8f98"
 RESAMPLES = 200
 _GRID = np.linspace(0, 1, 201)
 
@@ -38,8 +38,10 @@ def report_plots(evaluation: Evaluation, scored: Sequence[Scored]) -> dict[str, 
         plots["ROC curve with 95 % band"] = partial(_roc, evaluation, labels, probabilities)
         plots["Precision-recall curve with 95 % band"] = partial(_precision_recall, labels, probabilities)
     plots["Confusion matrix at the operating point"] = partial(_confusion, evaluation)
-    plots["Histogram of risks"] = partial(_histogram, labels, probabilities)
-    plots["Reliability diagram"] = partial(_reliability, labels, probabilities, weights_for(labels, evaluation.prior))
+    plots["Histogram of risks"] = partial(_histogram, evaluation, labels, probabilities)
+    plots["Reliability diagram"] = partial(
+        _reliability, evaluation, labels, probabilities, weights_for(labels, evaluation.prior)
+    )
     return {text: drawn(text, plot) for text, plot in plots.items()}
 
 
@@ -88,30 +90,32 @@ def _band(curve: Callable[[Labels, Floats], Floats], labels: Labels, probabiliti
 
 def _roc(evaluation: Evaluation, labels: Labels, probabilities: Floats, axes: Any) -> None:
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8)
-    axes.fill_between(_GRID, *_band(roc, labels, probabilities), color=PNEUMONIA, alpha=0.2, linewidth=0)
-    axes.plot(_GRID, roc(labels, probabilities), color=PNEUMONIA)
+    axes.fill_between(_GRID, *_band(roc, labels, probabilities), color=POSITIVE, alpha=0.2, linewidth=0)
+    axes.plot(_GRID, roc(labels, probabilities), color=POSITIVE)
     if evaluation.specificity is not None and evaluation.sensitivity is not None:
-        axes.plot(1 - evaluation.specificity, evaluation.sensitivity, "o", color=NORMAL, label="operating point")
+        axes.plot(1 - evaluation.specificity, evaluation.sensitivity, "o", color=NEGATIVE, label="operating point")
     axes.legend(loc="lower right", frameon=False, title=f"AUC {evaluation.auc:.4f}")
     axes.set(xlabel="1 - specificity", ylabel="sensitivity")
 
 
 def _precision_recall(labels: Labels, probabilities: Floats, axes: Any) -> None:
-    axes.fill_between(_GRID, *_band(precision, labels, probabilities), color=PNEUMONIA, alpha=0.2, linewidth=0)
-    axes.plot(_GRID, precision(labels, probabilities), color=PNEUMONIA)
+    axes.fill_between(_GRID, *_band(precision, labels, probabilities), color=POSITIVE, alpha=0.2, linewidth=0)
+    axes.plot(_GRID, precision(labels, probabilities), color=POSITIVE)
     axes.axhline(float(labels.mean()), color=GREY, linewidth=0.8)
     axes.set(xlabel="sensitivity (recall)", ylabel="precision", ylim=(0, 1.02))
 
 
-def _reliability(labels: Labels, probabilities: Floats, weights: Floats, axes: Any) -> None:
+def _reliability(evaluation: Evaluation, labels: Labels, probabilities: Floats, weights: Floats, axes: Any) -> None:
     places = np.minimum((probabilities * ECE_BINS).astype(int), ECE_BINS - 1)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8)
     for place in np.unique(places):
         within = places == place
         size = 12 + 300 * weights[within].sum() / weights.sum()
         means = (np.average(values[within], weights=weights[within]) for values in (probabilities, labels))
-        axes.scatter(*means, s=size, color=NORMAL, alpha=0.8)
-    axes.set(xlabel="mean risk in a bin", ylabel="share of pneumonia", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+        axes.scatter(*means, s=size, color=NEGATIVE, alpha=0.8)
+    axes.set(
+        xlabel="mean risk in a bin", ylabel=f"share of {_names(evaluation)[1]}", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03)
+    )
 
 
 def _confusion(evaluation: Evaluation, axes: Any) -> None:
@@ -120,13 +124,19 @@ def _confusion(evaluation: Evaluation, axes: Any) -> None:
     axes.imshow(matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1.3)
     for row, column in np.ndindex(matrix.shape):
         axes.text(column, row, f"{matrix[row, column]:,}", ha="center", va="center", fontsize=14)
-    names = ["normal", "pneumonia"]
+    names = _names(evaluation)
     axes.set(xlabel="predicted", ylabel="true", xticks=[0, 1], yticks=[0, 1], xticklabels=names, yticklabels=names)
 
 
-def _histogram(labels: Labels, probabilities: Floats, axes: Any) -> None:
+def _names(evaluation: Evaluation) -> tuple[str, str]:
+    """What images without and with a positive finding are called on plots."""
+    negative, positive = evaluation.classes
+    return negative.lower(), positive.lower()
+
+
+def _histogram(evaluation: Evaluation, labels: Labels, probabilities: Floats, axes: Any) -> None:
     bins = np.linspace(0, 1, 31)
-    for label, colour, name in ((0, NORMAL, "normal"), (1, PNEUMONIA, "pneumonia")):
+    for label, (colour, name) in enumerate(zip((NEGATIVE, POSITIVE), _names(evaluation), strict=True)):
         axes.hist(probabilities[labels == label], bins=bins, color=colour, alpha=0.6, label=name)
     axes.legend(frameon=False)
     axes.set(xlabel="risk", ylabel="images", yscale="symlog")
@@ -163,7 +173,7 @@ def _learning_curve(figure: "Figure", record: RunRecord) -> None:
     left: Any = figure.subplots()
     right: Any = left.twinx()
     left.plot(numbers, [epoch["loss"] for epoch in record.epochs], color=GREY, label="training loss")
-    right.plot(numbers, [epoch["val_auc"] for epoch in record.epochs], color=NORMAL, label="validation AUC")
+    right.plot(numbers, [epoch["val_auc"] for epoch in record.epochs], color=NEGATIVE, label="validation AUC")
     left.set(xlabel="epoch", ylabel="training loss")
     right.set(ylabel="validation AUC")
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
@@ -173,7 +183,7 @@ def _samples(figure: "Figure", scores: Scores, package: Package, prepared: Prepa
     """The six images of each class farthest from their true label, as network inputs with the heatmap on top."""
     diagnoser = Diagnoser(package)
     error = {case.name: abs(case.probability - case.label) for case in scores.scored if case.probability is not None}
-    originals = {row.name: (row.label, data) for row, data in prepared.originals("test") if row.name in error}
+    originals = {row.name: (int(row.label > 0), data) for row, data in prepared.originals("test") if row.name in error}
     axes: Any = figure.subplots(2, 6)
     for label in (0, 1):
         names = sorted((name for name in error if originals[name][0] == label), key=lambda name: -error[name])
@@ -186,7 +196,8 @@ def _samples(figure: "Figure", scores: Scores, package: Package, prepared: Prepa
             heat = {"cmap": "inferno", "alpha": 0.35, "vmin": 0, "vmax": 1, "interpolation": "bilinear"}
             place.imshow(diagnosis.prediction.cam, extent=(0, 1, 0, 1), **heat)
             title = f"{diagnosis.probability:.2f} {diagnosis.label}"
-            place.set_title(title, fontsize=8, color=(NORMAL, PNEUMONIA)[label])
+            place.set_title(title, fontsize=8, color=(NEGATIVE, POSITIVE)[label])
     for place in axes.ravel():
         place.axis("off")
-    figure.suptitle("Largest errors: normal above, pneumonia below; risk and predicted label", fontsize=9)
+    above, below = _names(scores.evaluation)
+    figure.suptitle(f"Largest errors: {above} above, {below} below; risk and predicted label", fontsize=9)

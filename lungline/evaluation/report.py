@@ -12,14 +12,14 @@ from PIL import Image
 
 from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.evaluation import evidence, plots
-from lungline.evaluation.metrics import Evaluation, Scored, summarise
+from lungline.evaluation.finding_metrics import FindingsEvaluation, summarise_findings
+from lungline.evaluation.metrics import Evaluation, Scored, risk_labels, summarise
 from lungline.evaluation.page import STYLE, Table, image_html, table_html
 from lungline.evaluation.robustness import Robustness
 from lungline.imaging.image import DecodedImage
 from lungline.package.card import Card
 from lungline.package.package import Package
 
-NOTICE = "For research. Not a medical device: whatever the metrics, a reader must check every result."
 WORST = 12
 _NAMES = {
     "auc": "Area under the ROC curve",
@@ -78,7 +78,7 @@ def slices(scored: Sequence[Scored], card: Card) -> dict[str, Evaluation]:
     if sides and sides[0] < middle:
         parts[f"shortest side under {middle} px"] = [case for case in predicted if case.side < middle]
         parts[f"shortest side from {middle} px"] = [case for case in predicted if case.side >= middle]
-    return {name: summarise(part, card.thresholds) for name, part in parts.items()}
+    return {name: summarise(part, card.thresholds, task=card.task) for name, part in parts.items()}
 
 
 def model_card(
@@ -90,12 +90,16 @@ def model_card(
     pictures: Iterable[str] = (),
 ) -> str:
     """The model card in Markdown, with the same numbers as the page; `pictures` are files beside it, of CAPTIONS."""
-    lines = [f"# {card.name} {card.version or '(not registered)'}", "", NOTICE, ""]
+    lines = [f"# {card.name} {card.version or '(not registered)'}", "", card.task.warning, ""]
     if card.synthetic:
         lines += ["**Trained on drawn phantoms, not on X-rays: its metrics say nothing about patients.**", ""]
     for title, facts in _facts(card).items():
         lines += [f"## {title}", "", *(f"- {name}: {value}" for name, value in facts.items()), ""]
     lines += ["## Metrics", "", _counts(evaluation), "", *_markdown(_metric_rows(evaluation)), ""]
+    findings = summarise_findings(scored, card) if scored else None
+    if findings:
+        lines += ["## Findings", "", *_markdown(_finding_rows(findings)), ""]
+        lines += ["## Labels given", "", *_markdown(_taken_rows(findings)), ""]
     if scored:
         lines += ["## Slices", "", *_markdown(_slice_rows(slices(scored, card))), ""]
     if robustness:
@@ -107,22 +111,23 @@ def model_card(
 
 def _facts(card: Card) -> dict[str, dict[str, object]]:
     preparation, thresholds, calibration = card.preparation, card.thresholds, card.calibration
+    negative, _, positive = risk_labels(card.task)
     counts = ", ".join(f"{split} {count}" for split, count in card.data.counts.items())
     commit = f"{card.code.commit or 'unknown'}{' with changes' if card.code.dirty else ''}"
     return {
         "Use": {
-            "Meant for": "ordering a worklist and a second look in research, on frontal chest X-rays of children",
-            "Not meant for": "diagnosis, adults, other projections, findings other than pneumonia",
+            "Meant for": card.task.use.meant_for,
+            "Not meant for": card.task.use.not_meant_for,
             "Input": f"{preparation.size} x {preparation.size} grey, {preparation.geometry}, "
             f"normalisation {preparation.normalisation}",
         },
         "Labels": {
-            "Normal below": f"{thresholds.low:.4f}",
-            "Pneumonia from": f"{thresholds.high:.4f}",
+            f"{negative} below": f"{thresholds.low:.4f}",
+            f"{positive} from": f"{thresholds.high:.4f}",
             "Operating point": f"{thresholds.operating:.4f}",
             "How chosen": thresholds.chosen,
             "Calibration": f"{calibration.kind}, scale {calibration.scale:.3f}, bias {calibration.bias:.3f}",
-            "Prior": f"risks are for a share of {card.prior.share:.1%} pneumonia. {card.prior.chosen}"
+            "Prior": f"risks are for a share of {card.prior.share:.1%} {positive.lower()}. {card.prior.chosen}"
             if card.prior
             else "risks are for the share of the calibration's images",
             "Chest check": card.chest.chosen if card.chest else "none",
@@ -157,7 +162,13 @@ def _metric_rows(evaluation: Evaluation) -> Table:
     rows: list[Sequence[str]] = []
     for name, value in evaluation.metrics().items():
         interval = evaluation.intervals.get(name)
-        rows.append((_NAMES[name], _number(value), f"{interval.low:.4f} to {interval.high:.4f}" if interval else ""))
+        rows.append(
+            (
+                _NAMES.get(name, name.replace("_", " ")),
+                _number(value),
+                f"{interval.low:.4f} to {interval.high:.4f}" if interval else "",
+            )
+        )
     return ("Metric", "Value", "95 % interval"), rows
 
 
@@ -176,8 +187,24 @@ def _robustness_rows(robustness: Robustness) -> Table:
     return ("Corruption", "Strength", "AUC", "Accuracy", "Sensitivity", "Specificity", "Unsure"), rows
 
 
+def _finding_rows(findings: FindingsEvaluation) -> Table:
+    columns = ("auc", "sensitivity", "specificity", "ece", "unsure_rate")
+    rows: list[Sequence[str]] = [
+        (name, str(list(part.classes.values())[1]), *(_number(getattr(part, key)) for key in columns))
+        for name, part in findings.each.items()
+    ]
+    rows.append(("mean", "", _number(findings.macro_auc), "", "", "", ""))
+    return ("Finding against the rest", "Images with it", "AUC", "Sensitivity", "Specificity", "ECE", "Unsure"), rows
+
+
+def _taken_rows(findings: FindingsEvaluation) -> Table:
+    labels = tuple(next(iter(findings.taken_for.values())))
+    rows = [(name, *(str(counts[label]) for label in labels)) for name, counts in findings.taken_for.items()]
+    return ("Images with", *labels), rows
+
+
 def _label_rows(evaluation: Evaluation) -> Table:
-    labels = ("Normal", "Unsure", "Pneumonia")
+    labels = tuple(next(iter(evaluation.per_class.values())))
     return ("True class", *labels), [
         (truth, *(str(counts[label]) for label in labels)) for truth, counts in evaluation.per_class.items()
     ]
@@ -210,7 +237,7 @@ def _page(
     synthetic = "<p class=notice>Trained on drawn phantoms: its metrics say nothing about patients.</p>"
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>",
-        f"<h1>{title}</h1><p class=notice>{NOTICE}</p>",
+        f"<h1>{title}</h1><p class=notice>{html.escape(card.task.warning)}</p>",
         synthetic if card.synthetic else "",
         f"<h2>Metrics</h2><p>{html.escape(_counts(evaluation))}</p>",
         table_html(_metric_rows(evaluation)),
@@ -218,12 +245,13 @@ def _page(
         *(image_html(png, text) for text, png in plots.report_plots(evaluation, scored).items()),
         "</div><h2>Predicted labels</h2>",
         table_html(_label_rows(evaluation)),
+        *_findings_html(summarise_findings(scored, card)),
         "<h2>Slices</h2>",
         table_html(_slice_rows(slices(scored, card))),
         f"<h2>Robustness</h2>{table_html(_robustness_rows(robustness))}" if robustness else "",
         "<h2>Where the evidence lies</h2>" if pictures.evidence else "",
         *(_captioned(png, evidence.CAPTIONS[name]) for name, png in pictures.evidence.items()),
-        f"<h2>Largest errors</h2><div class=worst>{''.join(map(_worst, pictures.worst))}</div>"
+        f"<h2>Largest errors</h2><div class=worst>{''.join(_worst(card, error) for error in pictures.worst)}</div>"
         if pictures.worst
         else "",
     ]
@@ -233,13 +261,19 @@ def _page(
     return "\n".join(part for part in parts if part)
 
 
+def _findings_html(findings: FindingsEvaluation | None) -> Iterator[str]:
+    if findings:
+        yield f"<h2>Findings</h2>{table_html(_finding_rows(findings))}"
+        yield f"<h2>Labels given</h2>{table_html(_taken_rows(findings))}"
+
+
 def _captioned(png: bytes, caption: str) -> str:
     return f"<figure class=wide>{image_html(png, caption)}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
-def _worst(error: tuple[Scored, bytes]) -> str:
+def _worst(card: Card, error: tuple[Scored, bytes]) -> str:
     scored, png = error
-    truth = "pneumonia" if scored.label else "normal"
+    truth = card.task.called(scored.whole).lower()
     kind = f", {scored.kind}" if scored.kind not in ("unknown", truth) else ""
     caption = f"{truth}{kind}; risk {scored.probability:.3f}, predicted {scored.predicted}"
     return f"<figure>{image_html(png, caption)}<figcaption>{html.escape(caption)}</figcaption></figure>"

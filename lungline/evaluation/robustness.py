@@ -148,7 +148,9 @@ def measure(
     for name in CORRUPTIONS:
         for strength in STRENGTHS:
             corrupted = _corrupt(chosen, name, strength, limits or Limits(), seed)
-            evaluation = summarise(score(package, corrupted, limits), package.card.thresholds, resamples=0)
+            evaluation = summarise(
+                score(package, corrupted, limits), package.card.thresholds, resamples=0, task=package.card.task
+            )
             metrics = {key: getattr(evaluation, key) for key in ("n", *_METRICS, "doubted")}
             rows.append(CorruptedScore(corruption=name, strength=strength, **metrics))
             if on_progress:
@@ -163,7 +165,7 @@ _METRICS = ("auc", "accuracy", "sensitivity", "specificity", "unsure_rate")
 def _sample(cases: list[Case], most: int) -> list[Case]:
     kept: list[Case] = []
     for label in (0, 1):
-        side = [case for case in cases if case.label == label]
+        side = [case for case in cases if int(case.label > 0) == label]
         step = max(1.0, len(side) / most)
         kept += [side[int(place * step)] for place in range(min(most, len(side)))]
     return kept

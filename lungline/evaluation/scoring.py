@@ -1,7 +1,7 @@
 """Run a package over labelled images, as serving would, and keep each prediction with the metrics."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 from lungline.datasets.prepared import Prepared
 from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.evaluation import shortcuts
+from lungline.evaluation.finding_metrics import summarise_findings
 from lungline.evaluation.metrics import LOOKS, Case, Evaluation, Scored, summarise
 from lungline.imaging.image import Limits
 from lungline.package.package import Package
@@ -37,7 +38,7 @@ class Scores:
     def load(cls, folder: Path) -> "Scores":
         """Read back what `save` wrote."""
         stored: list[dict[str, Any]] = json.loads((folder / SCORES).read_text())
-        scored = tuple(Scored(**{_RENAMED.get(name, name): case[name] for name in case}) for case in stored)
+        scored = tuple(_read({_RENAMED.get(name, name): case[name] for name in case}) for case in stored)
         return cls(Evaluation.model_validate_json((folder / EVALUATION).read_bytes()), scored)
 
     def roc(self) -> tuple[list[float], list[float], list[float]]:
@@ -53,7 +54,12 @@ class Scores:
     def confusion_matrix(self) -> tuple[list[str], list[list[int]]]:
         """Class names, and rows of true classes with columns of predicted ones, at the operating point."""
         counts = self.evaluation.confusion
-        return ["NORMAL", "PNEUMONIA"], [[counts["tn"], counts["fp"]], [counts["fn"], counts["tp"]]]
+        return list(self.evaluation.classes), [[counts["tn"], counts["fp"]], [counts["fn"], counts["tp"]]]
+
+
+def _read(case: dict[str, Any]) -> Scored:
+    findings = tuple((probability, presence) for probability, presence in case.pop("findings", ()))
+    return Scored(**case, findings=findings)
 
 
 def score_split(
@@ -72,7 +78,15 @@ def score_split(
             on_progress(done, total)
 
     scored = score(package, cases(prepared, split), limits, on_progress=report)
-    return Scores(summarise(scored, package.card.thresholds, prior=package.card.prior), tuple(scored))
+    return Scores(summarised(scored, package), tuple(scored))
+
+
+def summarised(scored: Sequence[Scored], package: Package, seed: int = 0) -> Evaluation:
+    """Metrics of the risk, with those of each of several findings."""
+    card = package.card
+    evaluation = summarise(scored, card.thresholds, prior=card.prior, seed=seed, task=card.task)
+    findings = summarise_findings(scored, card)
+    return evaluation.model_copy(update={"findings": findings.metrics()}) if findings else evaluation
 
 
 def with_looks(evaluation: Evaluation, package: Package, cases: Iterable[Case], limits: Limits) -> Evaluation:
@@ -100,11 +114,11 @@ def evaluate(
     Raises DataError when every image is refused.
 
     Example:
-        evaluate(Package.load(folder), [(0, normal.read_bytes()), (1, pneumonia.read_bytes())]).auc
+        evaluate(Package.load(folder), [(0, normal.read_bytes()), (1, effusion.read_bytes())]).auc
     """
     cases = [Case(label, data) for label, data in examples]
     scored = score(package, cases, limits, on_progress=on_progress)
-    evaluation = summarise(scored, package.card.thresholds, prior=package.card.prior, seed=seed)
+    evaluation = summarised(scored, package, seed)
     return with_looks(evaluation, package, cases, limits or Limits())
 
 
@@ -128,10 +142,11 @@ def score(
 def _score_case(diagnoser: Diagnoser, case: Case) -> Scored:
     diagnosis = diagnoser.diagnose(case.data, heatmap=False, statistics=False)
     image, prediction = diagnosis.image, diagnosis.prediction
+    label, truth = int(case.label > 0), case.label if case.label > 1 else None
     if image is None or prediction is None:
-        return Scored(case.label, case.name, case.kind, reason=diagnosis.reason)
+        return Scored(label, case.name, case.kind, reason=diagnosis.reason, truth=truth)
     return Scored(
-        case.label,
+        label,
         case.name,
         case.kind,
         probability=prediction.probability,
@@ -140,4 +155,6 @@ def _score_case(diagnoser: Diagnoser, case: Case) -> Scored:
         reason=next(iter(prediction.doubts), None),
         side=min(image.width, image.height),
         heat_inside=diagnosis.heat_inside,
+        truth=truth,
+        findings=tuple((answer.probability, answer.presence) for answer in prediction.findings),
     )

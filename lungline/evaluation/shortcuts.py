@@ -22,7 +22,7 @@ Pixels = NDArray[np.uint8]
 # Shares of width and height: the inner part that is painted over for the border, and the one that is kept for the
 # inside.
 BORDER_WITHOUT, INSIDE = 0.6, 0.7
-# Risk, without a prior's shift, from which a pneumonia counts as confident: a map of a low risk locates nothing.
+# Risk, without a prior's shift, from which a positive counts as confident: a map of a low risk locates nothing.
 CONFIDENT = 0.9
 
 
@@ -32,7 +32,7 @@ class Shortcuts(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     n: int = Field(description="Images measured.")
-    heat_inside: float | None = Field(description="Mean share of the heatmap inside the lungs, confident pneumonias.")
+    heat_inside: float | None = Field(description="Mean share of the heatmap inside the lungs, confident positives.")
     strongest_inside: float | None = Field(description="Share of those whose strongest spot is inside the lungs.")
     lung_area: float | None = Field(description="Share of the image that is lung in those: heat spread by chance.")
     border_auc: float | None = Field(description="AUC with the inner 60 % by 60 % painted over in grey.")
@@ -57,10 +57,10 @@ def measure(
         if diagnosis.image is None or prediction is None:
             continue
         pixels = package.card.preparation.resize(diagnosis.image)
-        labels.append(case.label)
+        labels.append(int(case.label > 0))
         risks.append((_risk(package, border_only(pixels)), _risk(package, inside_only(pixels))))
         confident = shifted(prediction.probability, -package.card.shift) >= CONFIDENT
-        if case.label == 1 and confident and prediction.lungs is not None:
+        if case.label > 0 and confident and prediction.lungs is not None:
             heats.append(heat_of(prediction))
         if on_progress:
             on_progress(len(labels))

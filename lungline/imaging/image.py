@@ -34,7 +34,7 @@ class Limits:
 
     max_bytes: int = 64 * 2**20
     max_pixels: int = 64_000_000
-    min_side: int = 28  # PneumoniaMNIST, the smallest public version of chest X-rays, has 28
+    min_side: int = 28  # MedMNIST, the smallest public version of chest X-rays, has 28
     memory: MemoryBudget | None = field(default=None, compare=False, repr=False)
     """What decoding takes its memory from, so that several large images do not add up; None limits nothing."""
 

@@ -3,7 +3,7 @@
     images      Kolmogorov-Smirnov distance of each image statistic; the largest counts
     embedding   energy distance of the network's embeddings, all axes at once
     score       Kolmogorov-Smirnov distance of the probabilities
-    labels      Cramer's V of Normal, Unsure and Pneumonia
+    labels      Cramer's V of the labels of findings and Unsure
     unsure      difference of the shares labelled Unsure
     refusals    difference of the shares refused
 
@@ -21,8 +21,15 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from lungline.imaging.statistics import STATISTICS, ImageStatistics
+from lungline.results.records import REFUSED, UNSURE
+from lungline.task.reading import default_task
 
-LABELS = ("Normal", "Unsure", "Pneumonia", "Refused")
+
+def ordered(labels: Iterable[str]) -> tuple[str, ...]:
+    """The labels of the default task, whether they are there or not, then the other ones in their order."""
+    negative, *positives = default_task().labels
+    usual = (negative, UNSURE, *positives, REFUSED)
+    return (*usual, *sorted({*labels} - {*usual}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +47,19 @@ class Sample:
     """Results as arrays, one row each; missing values are nan.
 
     `statistics` (n, 11) in the order of STATISTICS, `embedding` (n, 16, or 0 without), `scores` (n,), `labels` (n,)
-    indices into LABELS, `patients` (n,) numbers that rows of one patient share.
+    texts, `patients` (n,) numbers that rows of one patient share.
     """
 
     statistics: NDArray[np.float64]
     embedding: NDArray[np.float64]
     scores: NDArray[np.float64]
-    labels: NDArray[np.int64]
+    labels: NDArray[np.str_]
     patients: NDArray[np.int64]
 
     @property
     def counts(self) -> dict[str, int]:
         """The number of results with each label."""
-        return {label: int(np.sum(self.labels == at)) for at, label in enumerate(LABELS)}
+        return {label: int(np.sum(self.labels == label)) for label in ordered(self.labels.tolist())}
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -74,7 +81,7 @@ def sample(results: Iterable[ComparedResult]) -> Sample:
         statistics=statistics,
         embedding=embedding,
         scores=np.array([np.nan if row.probability is None else row.probability for row in rows], np.float64),
-        labels=np.array([LABELS.index(row.label) for row in rows], np.int64),
+        labels=np.array([row.label for row in rows], np.str_),
         patients=np.array(
             [
                 numbers.setdefault(f"row {at}" if row.patient is None else row.patient, len(numbers))
@@ -189,16 +196,18 @@ class _Permuted:
 
     def results(self) -> dict[str, Floats]:
         """The distances of scores, labels and shares."""
-        labels: NDArray[np.int64] = np.concatenate([self.reference.labels, self.window.labels])
+        texts: list[str] = [*self.reference.labels.tolist(), *self.window.labels.tolist()]
+        places = {label: at for at, label in enumerate(ordered(texts))}
+        labels = np.array([places[text] for text in texts], np.int64)
         scores: Floats = np.concatenate([self.reference.scores, self.window.scores])
         predicted = _whole(scores[:, None])
         distances: dict[str, Floats] = {}
         if self._enough(predicted):
             distances["score"] = self.smirnov(scores, predicted)
             distances["labels"] = self.mix(labels, predicted)
-            distances["unsure"] = self.share(np.asarray(labels == LABELS.index("Unsure")), predicted)
+            distances["unsure"] = self.share(np.asarray(labels == places[UNSURE]), predicted)
         if self._enough(every := np.ones(len(labels), np.bool_)):
-            distances["refusals"] = self.share(np.asarray(labels == LABELS.index("Refused")), every)
+            distances["refusals"] = self.share(np.asarray(labels == places[REFUSED]), every)
         return distances
 
     def _enough(self, rows: Rows) -> bool:

@@ -68,8 +68,8 @@ class Feedback(_Part):
     """
 
     readings: int
-    sensitivity: Proportion | None = Field(description="Over X-rays that a reader labelled Pneumonia.")
-    specificity: Proportion | None = Field(description="Over X-rays that a reader labelled Normal.")
+    sensitivity: Proportion | None = Field(description="Over X-rays on which a reader gave a positive finding.")
+    specificity: Proportion | None = Field(description="Over X-rays on which a reader gave the negative one.")
 
 
 class ModelFindings(_Part):

@@ -150,7 +150,7 @@ _GAUGES: tuple[tuple[str, str, tuple[str, ...], Callable[[ModelFindings], Values
     ),
     ("lungline_drift_statistic_distance", "The same for each image statistic.", ("statistic",), _statistic),
     ("lungline_field_share", "Share of the monitored results, by label.", ("label",), _share),
-    ("lungline_field_readings", "X-rays that a reader labelled Normal or Pneumonia.", (), _readings),
+    ("lungline_field_readings", "X-rays on which a reader gave a finding.", (), _readings),
     (
         "lungline_field_sensitivity",
         "Sensitivity by readers' verdicts, and its 95 % interval.",

@@ -16,10 +16,11 @@ from lungline.monitoring.findings import Feedback, ModelFindings, MonitoringFind
 from lungline.monitoring.reference import fetch_reference
 from lungline.package.card import Card
 from lungline.results import records as results
-from lungline.results.readings import ReadingRecord, stored
+from lungline.results.readings import NOT_USABLE, ReadingRecord, stored
 from lungline.results.records import ResultRecord
 from lungline.settings import MonitorSettings, Settings
 from lungline.storage.s3 import Storage
+from lungline.task.reading import default_task
 
 # The latest results; a hospital with more within the monitored days gets findings on these.
 MOST = 20_000
@@ -64,7 +65,7 @@ def verdicts(storage: Storage, bucket: str, since: datetime) -> tuple[dict[str, 
     for reading in stored(storage, bucket, since):
         if reading is None:
             unreadable += 1
-        elif reading.verdict in {"Normal", "Pneumonia"}:
+        elif reading.verdict not in (None, NOT_USABLE):
             place = (reading.identity, reading.version)
             if place not in last or last[place].at <= reading.at:
                 last[place] = reading
@@ -179,9 +180,10 @@ def _open(settings: Settings, storage: Storage, version: str, count: int) -> _Ve
 
 
 def _feedback(readings: list[ReadingRecord], card: Card | None) -> Feedback | None:
+    negative, *positives = (card.task if card else default_task()).labels
     predicted = [(reading.verdict, _positive(reading, card)) for reading in readings]
-    sick = [positive for verdict, positive in predicted if verdict == "Pneumonia" and positive is not None]
-    well = [positive for verdict, positive in predicted if verdict == "Normal" and positive is not None]
+    sick = [positive for verdict, positive in predicted if verdict in positives and positive is not None]
+    well = [positive for verdict, positive in predicted if verdict == negative and positive is not None]
     if not sick and not well:
         return None
     return Feedback(
@@ -192,7 +194,8 @@ def _feedback(readings: list[ReadingRecord], card: Card | None) -> Feedback | No
 
 
 def _positive(reading: ReadingRecord, card: Card | None) -> bool | None:
-    """Whether the model predicted pneumonia; None if its card is missing and the label is Unsure."""
+    """Whether the model predicted a positive finding; None if its card is missing and the label is Unsure."""
     if card is not None and reading.probability is not None:
         return reading.probability >= card.thresholds.operating
-    return {"Pneumonia": True, "Normal": False}.get(reading.label or "")
+    negative, *positives = (card.task if card else default_task()).labels
+    return dict.fromkeys(positives, True).get(reading.label or "", False if reading.label == negative else None)

@@ -80,7 +80,7 @@ def reference_of(results: Sequence[ComparedResult], split: str) -> Reference:
 
 
 def _rounded(risk: float | None) -> float | None:
-    # Significant digits: where pneumonia is rare, most risks are below a thousandth, and decimals would make ties that
+    # Significant digits: where positives are rare, most risks are below a thousandth, and decimals would make ties that
     # production data do not have.
     return None if risk is None else float(f"{risk:.9g}")
 

@@ -81,10 +81,10 @@ def _statistics(window: Window) -> Iterator[str]:
 def _feedback(model: ModelFindings) -> Iterator[str]:
     feedback = model.feedback
     if feedback is None:
-        yield "<p class=note>No reader has labelled any of them Normal or Pneumonia.</p>"
+        yield "<p class=note>No reader has given a finding on any of them.</p>"
         return
     yield (
-        f"<p>Readers labelled {feedback.readings} of them Normal or Pneumonia. Sensitivity "
+        f"<p>Readers gave a finding on {feedback.readings} of them. Sensitivity "
         f"{_share(feedback.sensitivity)}, specificity {_share(feedback.specificity)}, at the operating point. "
         "<span class=note>Readers choose what they read and see the model's result first: these metrics are biased."
         "</span></p>"

@@ -4,14 +4,16 @@ import hashlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lungline.errors import PackageError
 from lungline.imaging.preparation import Preparation
+from lungline.task.reading import default_task
+from lungline.task.task import Task
 
 MODEL, SAVED_MODEL, CARD = "model.tflite", "saved_model", "card.json"
 
@@ -21,7 +23,7 @@ class _Part(BaseModel):
 
 
 class Thresholds(_Part):
-    """Where a probability becomes a label: below `low` Normal, from `high` on Pneumonia, between them Unsure."""
+    """Where a probability becomes an answer: below `low` absent, from `high` on present, between them Unsure."""
 
     low: float = Field(ge=0, le=1)
     high: float = Field(ge=0, le=1)
@@ -32,25 +34,25 @@ class Thresholds(_Part):
 class Calibration(_Part):
     """Turns the network's logit into a probability: sigmoid(scale * logit + bias)."""
 
-    kind: Literal["none", "temperature", "platt"] = "none"
+    kind: Literal["none", "temperature", "platt", "softmax"] = "none"
     scale: float = Field(default=1.0, gt=0)
     bias: float = 0.0
     uncertainty: tuple[float, float, float] | None = Field(
         default=None,
-        description="Variance of the scale, covariance, variance of the bias at a fixed share of pneumonia.",
+        description="Variance of the scale, covariance, variance of the bias at a fixed share of positives.",
     )
 
     def probability(self, logit: NDArray[np.floating[Any]], shift: float = 0.0) -> NDArray[np.float64]:
-        """Calibrated probabilities of pneumonia, of the logits' shape; `shift` is added in log odds."""
+        """Calibrated probabilities, of the logits' shape; `shift` is added in log odds."""
         with np.errstate(over="ignore"):
             return 1.0 / (1.0 + np.exp(-(self.scale * np.asarray(logit, dtype=np.float64) + self.bias + shift)))
 
 
 class Prior(_Part):
-    """The share of pneumonia that the risks are for: calibrated risks are shifted there in log odds."""
+    """The share of positives that the risks are for: calibrated risks are shifted there in log odds."""
 
-    calibrated: float = Field(gt=0, lt=1, description="Share of pneumonia in the images of the calibration.")
-    share: float = Field(gt=0, lt=1, description="Share of pneumonia where the model serves.")
+    calibrated: float = Field(gt=0, lt=1, description="Share of positives in the images of the calibration.")
+    share: float = Field(gt=0, lt=1, description="Share of positives where the model serves.")
     chosen: str = Field(description="Where the share comes from, in one sentence.")
 
     @property
@@ -62,6 +64,20 @@ class Prior(_Part):
     def target(self) -> float | None:
         """The share that images must be weighted to where risks are compared with frequencies; None without a shift."""
         return self.share if self.shift else None
+
+
+class FindingModel(_Part):
+    """How the network's output for one of several findings becomes a probability and an answer."""
+
+    name: str
+    calibration: Calibration
+    prior: Prior | None = None
+    thresholds: Thresholds
+
+    @property
+    def shift(self) -> float:
+        """What the prior adds to a calibrated probability, in log odds."""
+        return self.prior.shift if self.prior else 0.0
 
 
 class SiteFacts(_Part):
@@ -139,16 +155,22 @@ class GateFacts(_Part):
 class Card(_Part):
     """card.json: the description of a model, and everything that a predictor needs besides the weights."""
 
-    schema_version: Literal[1] = Field(default=1, validation_alias=AliasChoices("schema_version", "form"))
-    name: str = "pneumonia"
+    schema_version: Literal[2] = 2
+    name: str = Field(default_factory=lambda: default_task().name)
     version: str | None = Field(default=None, description="Set when the package is registered.")
     created: datetime = Field(default_factory=lambda: datetime.now(UTC))
     preparation: Preparation
-    classes: tuple[str, ...] = ("NORMAL", "PNEUMONIA")
+    task: Task = Field(default_factory=default_task, description="What the model looks for.")
+    classes: tuple[str, ...] = Field(
+        default_factory=lambda made: made["task"].names if "task" in made else (), description="Names of the findings."
+    )
     thresholds: Thresholds
     calibration: Calibration = Field(default_factory=Calibration)
     prior: Prior | None = Field(
         default=None, description="None for packages of earlier releases: the risks are for the calibration's images."
+    )
+    findings: tuple[FindingModel, ...] = Field(
+        default=(), description="The positive findings, where they are several; of one, the risk says it all."
     )
     chest: ChestCheck | None = None
     population: PopulationCheck | None = Field(
@@ -173,6 +195,26 @@ class Card(_Part):
     pipeline_run: str | None = None
     files: dict[str, str] = Field(default_factory=dict, description="sha256 of every other file of the package.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _upgrade(cls, document: Any) -> Any:
+        """Read cards of schema 1, which had one task and no name for it."""
+        fields = dict(cast("dict[str, Any]", document)) if isinstance(document, dict) else {}
+        if fields.pop("form", fields.get("schema_version")) != 1:
+            return cast("Any", document)
+        return fields | {"schema_version": 2}
+
+    @model_validator(mode="after")
+    def _check_findings(self) -> Self:
+        names = tuple(model.name for model in self.findings)
+        wanted = self.task.names[1:] if len(self.task.positives) > 1 else ()
+        if names != wanted:
+            raise ValueError(
+                f"expected findings {', '.join(wanted) or 'none'} for the task {self.task.name}; "
+                f"found {', '.join(names) or 'none'}"
+            )
+        return self
+
     @property
     def synthetic(self) -> bool:
         """Whether the network was trained on drawn phantoms only."""
@@ -184,7 +226,7 @@ class Card(_Part):
         return self.prior.shift if self.prior else 0.0
 
     def probability(self, logit: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """Risks of pneumonia, of the logits' shape: calibrated, then shifted to the prior."""
+        """Risks, of the logits' shape: calibrated, then shifted to the prior."""
         return self.calibration.probability(logit, self.shift)
 
 

@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 
 from lungline.errors import PackageError
 from lungline.imaging.lungs import problem_of
+from lungline.package.answers import UNSURE, FindingAnswer, answers_of, image_label
 from lungline.package.bill_of_materials import require_fit
-from lungline.package.card import CARD, MODEL, Calibration, Card, Thresholds, read_card
+from lungline.package.card import CARD, MODEL, Calibration, Card, read_card
 from lungline.package.signature import digests_of
 
 # Two threads that swap the descriptors at once could leave the process without a stderr.
@@ -60,8 +61,6 @@ Doubt = Literal["not-a-chest", "no-lungs", "unlike-training", "not-frontal"]
 DOUBTS: tuple[Doubt, ...] = get_args(Doubt)
 """Kinds of reasons for which an image is Unsure whatever its risk; each has a sentence among the warnings."""
 
-Label = Literal["Normal", "Pneumonia", "Unsure"]
-
 _LEAST_RISE = 1.0  # log odds between strongest and weakest region below which a map is flat, and stays pale
 
 
@@ -69,17 +68,17 @@ _LEAST_RISE = 1.0  # log odds between strongest and weakest region below which a
 class Prediction:
     """The model's prediction for one image.
 
-    `probability` is the calibrated risk of pneumonia, at the card's prior. `cam` (h, w) in 0..1 locates the evidence
+    `probability` is the calibrated risk, at the card's prior. `cam` (h, w) in 0..1 locates the evidence
     for it: the strongest region has the image's probability, the weakest 0. `chest` in 0..1 is the likeness to a
     frontal chest X-ray, None for a model without that check. `embedding` (16,) summarises the image for drift
     monitoring, None for older models. `lungs` (h, w) in 0..1 is the lung field over the network's input, None for
     models without a lung segmenter. `doubts` are the kinds of reasons for which the label is Unsure whatever the
     probability; `warnings` say them in words. `distance` is how far the image lies from the training images, about
-    1 for those; None for a model without that check.
+    1 for those; None for a model without that check. `findings` are the answers about each of several findings.
     """
 
     probability: float
-    label: Label
+    label: str
     cam: NDArray[np.float32]
     chest: float | None = None
     warnings: tuple[str, ...] = ()
@@ -87,6 +86,7 @@ class Prediction:
     lungs: NDArray[np.float32] | None = None
     doubts: tuple[Doubt, ...] = ()
     distance: float | None = None
+    findings: tuple[FindingAnswer, ...] = ()
 
 
 class Package:
@@ -129,6 +129,10 @@ class Package:
             raise PackageError(f"The model takes images of shape (N, {size}, {size}, 1); got {inputs.shape}.")
         return [self._prediction(self._run(image)) for image in inputs.astype(np.float32, copy=False)]
 
+    def finding_logits(self, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Uncalibrated logits (N, outputs) of the findings in images (N, size, size, 1), of a task with several."""
+        return np.array([self._run(image)["findings"].ravel() for image in inputs], np.float64)
+
     def logits(self, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
         """Uncalibrated logits (N,) of images (N, size, size, 1)."""
         return np.array([float(self._run(image)["logit"].ravel()[0]) for image in inputs])
@@ -162,9 +166,24 @@ class Package:
             distance = float(outputs["distance"].ravel()[0])
             if distance > self.card.population.threshold:
                 doubts["unlike-training"] = UNLIKE_TRAINING
-        label = "Unsure" if doubts else label_of(probability, self.card.thresholds)
-        warnings = tuple(doubts.values())
-        return Prediction(probability, label, cam, chest, warnings, embedding, lungs, tuple(doubts), distance)
+        findings = ()
+        if self.card.findings:
+            logits = outputs.get("findings")
+            if logits is None or logits.size != len(self.card.task.outputs):
+                raise PackageError(f"The network in {MODEL} has no output for each finding of {self.card.task.name}.")
+            findings = answers_of(self.card, probability, logits)
+        return Prediction(
+            probability,
+            UNSURE if doubts else image_label(self.card, probability, findings),
+            cam,
+            chest,
+            tuple(doubts.values()),
+            embedding,
+            lungs,
+            tuple(doubts),
+            distance,
+            findings,
+        )
 
 
 def _evidence(odds: NDArray[np.float32], probability: float) -> NDArray[np.float32]:
@@ -174,13 +193,6 @@ def _evidence(odds: NDArray[np.float32], probability: float) -> NDArray[np.float
     """
     rise = odds - odds.min()
     return (probability * rise / max(float(rise.max()), _LEAST_RISE)).astype(np.float32)
-
-
-def label_of(probability: float, thresholds: Thresholds) -> Label:
-    """The label of a calibrated probability."""
-    if probability >= thresholds.high:
-        return "Pneumonia"
-    return "Normal" if probability < thresholds.low else "Unsure"
 
 
 def listed_digests(folder: Path) -> dict[str, str]:

@@ -55,7 +55,7 @@ class Facts(BaseModel):
     commit: str | None = None
     mlflow_run: str | None = None
     pipeline_run: str | None = None
-    prior: float | None = Field(default=None, description="Share of pneumonia that its risks are for.")
+    prior: float | None = Field(default=None, description="Share of positives that its risks are for.")
     site: str | None = Field(default=None, description="The site that it was fitted to.")
     parent: str | None = Field(default=None, description="The version whose network a version of a site has.")
     signed_by: str | None = Field(default=None, description="Key of the package's signature; None before 0.2.")

@@ -24,7 +24,7 @@ class PackageModel:
         self.package = package
 
     def predict(self, inputs: NDArray[np.float32], params: dict[str, Any] | None = None) -> list[dict[str, Any]]:  # noqa: ARG002 - MLflow passes it
-        """Probability of pneumonia and label of each image."""
+        """Risk and label of each image."""
         return [{"probability": result.probability, "label": result.label} for result in self.package.predict(inputs)]
 
 

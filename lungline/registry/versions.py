@@ -27,6 +27,7 @@ from lungline.registry.verification import MLFLOW, Anchor, VerifiedHistory, veri
 from lungline.settings import Settings
 from lungline.site_key import PublicKey, parse_public_keys, site_key, trust_keys, trusted_keys
 from lungline.storage.s3 import Storage
+from lungline.task.reading import load_task, packaged
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -356,9 +357,8 @@ class Registry:
             if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
         try:
-            return client.create_registered_model(
-                self.name, description="Pneumonia on chest X-rays. Research use only."
-            )
+            title = load_task(self.name).title if self.name in packaged() else self.name
+            return client.create_registered_model(self.name, description=f"{title}. Research use only.")
         except MlflowException as exc:
             # Another registration made it at the same moment.
             if exc.error_code != "RESOURCE_ALREADY_EXISTS":

@@ -11,7 +11,7 @@ from lungline import bounds, tracing
 from lungline.errors import EventMalformed
 from lungline.events.cloudevents import CloudEvent
 from lungline.events.uploads import Upload
-from lungline.results.records import ResultRecord
+from lungline.results.records import REFUSED, ResultRecord
 
 RESULT_TYPE = "org.lungline.result.v1"
 RESULTS_TYPE = "org.lungline.results.v1"  # of an event with several uploads: {"records": [...]}
@@ -102,5 +102,5 @@ def _result(data: Any) -> ResultRecord:
 
 def _is_whole(record: ResultRecord) -> bool:
     if record.outcome == "judged":
-        return record.label in ("Normal", "Pneumonia", "Unsure") and record.probability is not None
-    return record.label == ("Refused" if record.outcome == "refused" else None)
+        return record.label not in (None, REFUSED) and record.probability is not None
+    return record.label == (REFUSED if record.outcome == "refused" else None)

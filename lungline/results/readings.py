@@ -19,6 +19,7 @@ from lungline.storage.s3 import Storage
 
 Action = Literal["read", "confirmed", "corrected", "reopened"]
 Verdict = Literal["Normal", "Pneumonia", "Not usable"]
+NOT_USABLE: Verdict = "Not usable"
 PREFIX = "readings/"
 
 READERS = 8

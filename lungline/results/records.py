@@ -24,6 +24,8 @@ from lungline.imaging.outline import MOST_NUMBERS, MOST_OUTLINES
 from lungline.imaging.statistics import ImageStatistics
 from lungline.package.card import Card
 from lungline.storage.s3 import Storage
+from lungline.task.reading import DEFAULT
+from lungline.task.task import MOST_FINDINGS
 
 PREFIX = "results/"
 LATEST = "latest/"
@@ -40,7 +42,9 @@ Outcome = Literal["judged", "refused", "superseded", "gone"]
 NOT_MEANT, OWN_RESULT = "not-meant", "own-result"
 SET_ASIDE = frozenset((NOT_MEANT, OWN_RESULT))
 """Reasons of images that are kept and set aside: nothing is wrong with them, so nobody needs to replay their events."""
-ResultLabel = Literal["Normal", "Pneumonia", "Unsure", "Refused"]
+UNSURE, REFUSED = "Unsure", "Refused"
+ResultLabel = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9 -]{0,31}$")]
+"""The label of a finding, as its task names it; Unsure or Refused."""
 
 # A record is replaced only by one that knows more: an upload that was gone, or that an older decoder refused, may
 # come back (sent again, replayed after a fix) and must then be judged. What has been judged stays.
@@ -65,11 +69,20 @@ class ModelFacts(_Part):
 
 
 class OperatingPoint(_Part):
-    """Below `low` Normal, from `high` on Pneumonia, between them Unsure; `operating` is the one without Unsure."""
+    """Below `low` absent, from `high` on present, between them Unsure; `operating` is the one without Unsure."""
 
     low: float
     high: float
     operating: float
+
+
+class FindingFacts(_Part):
+    """The model's answer about one of several findings."""
+
+    name: str = Field(max_length=32)
+    label: ResultLabel
+    probability: float = Field(ge=0, le=1)
+    presence: Literal["present", "absent", "unsure"]
 
 
 class UploadFacts(_Part):
@@ -133,11 +146,13 @@ class ResultRecord(_Part):
     them. `lungs` is None for models
     without a lung segmenter. `patient` is the key in the patients bucket that says whom a DICOM upload is of, and
     nothing of it is in here. `doubts` are the kinds of reasons for which a result is Unsure whatever its probability;
-    `warnings` say them in words.
+    `warnings` say them in words. `task` is the name of the model's task, `probability` the risk of anything but its
+    negative finding; `findings` are the answers about each positive finding, where the task has several.
     """
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     id: str
+    task: str = Field(default=DEFAULT, max_length=40)
     outcome: Outcome
     label: ResultLabel | None = None
     probability: float | None = None
@@ -156,6 +171,7 @@ class ResultRecord(_Part):
     patient: str | None = None
     lungs: LungFacts | None = None
     doubts: tuple[str, ...] = ()
+    findings: tuple[FindingFacts, ...] = Field(default=(), max_length=MOST_FINDINGS)
     times: Times
     timings: dict[str, float] = {}
     image_statistics: ImageStatistics | None = None
@@ -163,11 +179,13 @@ class ResultRecord(_Part):
     @model_validator(mode="before")
     @classmethod
     def _upgrade(cls, document: Any) -> Any:
-        """Read records of schema 1, which had other names for some fields."""
+        """Read records of schema 1, which had other names for some fields, and of 2, which named no task."""
         fields = cast("dict[str, Any]", document) if isinstance(document, dict) else {}
-        if fields.get("form") != 1:
+        if fields.get("form") != 1 and fields.get("schema_version") != 2:
             return cast("Any", document)
-        return {_RENAMED.get(name, name): value for name, value in fields.items()} | {"schema_version": 2}
+        if "form" in fields:
+            fields = {_RENAMED.get(name, name): value for name, value in fields.items()}
+        return fields | {"schema_version": 3}
 
     @property
     def key(self) -> str:
@@ -178,6 +196,11 @@ class ResultRecord(_Part):
     def has_heatmap(self) -> bool:
         """Whether a heatmap is stored, or can be drawn."""
         return self.heatmap is not None or self.evidence is not None
+
+    @property
+    def is_of_default_task(self) -> bool:
+        """Whether reports may be made of it: their codes are those of the default task, and false for any other."""
+        return self.task == DEFAULT
 
     @property
     def is_set_aside(self) -> bool:

@@ -1,1 +1,1 @@
-"""Whether a model fits a site: metrics, share of pneumonia, and a version with prior and thresholds of its own."""
+"""Whether a model fits a site: metrics, share of positives, and a version with prior and thresholds of its own."""

@@ -19,8 +19,9 @@ from lungline.evaluation.gate import GateRule, GateVerdict, evaluate_gate, lower
 from lungline.evaluation.metrics import LOOKS, Scored, summarise
 from lungline.evaluation.scoring import Scores
 from lungline.monitoring.reference import add_reference, reference_of
+from lungline.package.answers import UNSURE, label_of
 from lungline.package.card import Card, SiteFacts, amend_card, shifted
-from lungline.package.package import Package, label_of
+from lungline.package.package import Package
 from lungline.package.signature import SIGNATURE
 from lungline.registry import tracking
 from lungline.registry.provenance import code_facts
@@ -104,12 +105,13 @@ def relabelled(scores: Scores, before: Card, after: Card) -> Scores:
         if case.probability is None:
             return case
         risk = shifted(case.probability, after.shift - before.shift)
-        kept = case.predicted == "Unsure" and label_of(case.probability, before.thresholds) != "Unsure"
+        kept = case.predicted == UNSURE and label_of(case.probability, before.thresholds, before.task) != UNSURE
         doubted = kept or case.reason is not None
-        return replace(case, probability=risk, predicted="Unsure" if doubted else label_of(risk, after.thresholds))
+        predicted = UNSURE if doubted else label_of(risk, after.thresholds, after.task)
+        return replace(case, probability=risk, predicted=predicted)
 
     cases = tuple(map(moved, scores.scored))
-    evaluation = summarise(cases, after.thresholds, prior=after.prior)
+    evaluation = summarise(cases, after.thresholds, prior=after.prior, task=after.task)
     looks = {name: getattr(scores.evaluation, name) for name in LOOKS}
     return Scores(evaluation.model_copy(update=looks), cases)
 
@@ -197,7 +199,9 @@ def _write_package(folder: Path, package: Package, validated: Validated, proposa
     }
     amend_card(folder, **changes)
     # Production data of the site will resemble the site's images, not those that the network was trained on.
-    here = [result.at(proposal.prior.shift - card.shift, thresholds).compared for result in validated.results]
+    here = [
+        result.at(proposal.prior.shift - card.shift, thresholds, card.task).compared for result in validated.results
+    ]
     return add_reference(folder, reference_of(here, f"site {validation.site}"))
 
 
@@ -216,7 +220,7 @@ def _tested(card: Card, settings: Settings, folder: Path) -> Scores:
     except (OSError, ValueError, TypeError) as exc:
         raise RegistryError(missing) from exc
     # The card is protected by its sha256 in the history; the artifacts of a run are not.
-    recomputed = summarise(scores.scored, card.thresholds, prior=card.prior, resamples=0).metrics()
+    recomputed = summarise(scores.scored, card.thresholds, prior=card.prior, resamples=0, task=card.task).metrics()
     for name in ("auc", "sensitivity", "specificity"):
         if abs(recomputed.get(name, -1.0) - card.metrics.get(name, -1.0)) > 1e-6:
             raise RegistryError(f"The evaluation in MLflow is not that of version {card.version}: its {name} differs.")

@@ -1,4 +1,4 @@
-"""A site's images against the package's reference, as it is and at the site's share of pneumonia."""
+"""A site's images against the package's reference, as it is and at the site's share of positives."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,13 +19,13 @@ class SiteDrift(BaseModel):
 
     plain: WindowComparison
     at_share: WindowComparison | None = Field(
-        description="Against as many references with and without pneumonia as the estimated share says: what is left "
+        description="Against as many references positive and negative as the estimated share says: what is left "
         "is more than another share."
     )
 
 
 def calibrated_share(card: Card, reference: Reference | None) -> float | None:
-    """The share of pneumonia that the calibration is for.
+    """The share of positives that the calibration is for.
 
     Cards of earlier releases do not say it; Platt scaling makes the mean risk of its images their share.
     """
@@ -38,7 +38,7 @@ def calibrated_share(card: Card, reference: Reference | None) -> float | None:
 def drift_of(
     card: Card, reference: Reference, results: Sequence[SiteResult], share: float | None, alarm_rate: float
 ) -> SiteDrift:
-    """Compare a site's results with a reference; `share` of pneumonia is that among its images, None if unknown."""
+    """Compare a site's results with a reference; `share` of positives is that among its images, None if unknown."""
     before, here = reference.sample(), sample(result.compared for result in results)
     calibrated, matched = calibrated_share(card, reference), None
     if calibrated and share is not None:
@@ -47,7 +47,7 @@ def drift_of(
 
 
 def at_share(reference: Sample, card: Card, calibrated: float, share: float, seed: int = 0) -> Sample:
-    """A part of the reference with that share of pneumonia, by its calibrated risks; refused ones all stay."""
+    """A part of the reference with that share of positives, by its calibrated risks; refused ones all stay."""
     risks = unshifted(np.nan_to_num(reference.scores, nan=calibrated), card)
     weights = share / calibrated * risks + (1 - share) / (1 - calibrated) * (1 - risks)
     kept = np.random.default_rng(seed).random(len(risks)) * weights.max() < weights

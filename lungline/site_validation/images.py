@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from lungline.datasets.dataset import Dataset, patient_in, patient_pattern
-from lungline.datasets.folder_names import is_document, is_hidden, is_mask_folder, label_of
+from lungline.datasets.folder_names import findings_of, is_document, is_hidden, is_mask_folder, label_of
 from lungline.datasets.opening import open_labelled, open_source
 from lungline.datasets.sources import Source
 from lungline.errors import DataError
 from lungline.settings import Settings
+from lungline.task.reading import default_task
+from lungline.task.task import Task
 
 LEAST = 100
 """Images below which neither a share nor a threshold is worth proposing."""
@@ -54,18 +56,26 @@ class SiteImages:
 
 
 def open_site(
-    spec: str, *, settings: Settings, labels: Path | None = None, trained_on: str = "", most: int = 2000
+    spec: str,
+    *,
+    settings: Settings,
+    labels: Path | None = None,
+    trained_on: str = "",
+    most: int = 2000,
+    task: Task | None = None,
 ) -> SiteImages:
     """The images that `spec` names: with the labels of class folders or of a table, else without.
 
     At most `most` are taken, at random. `trained_on` is the name of the model's own data: of data with that name only
-    the test split is used. Raises DataError for fewer than 100 images, and for a table that cannot be used.
+    the test split is used. `task` says what folders and labels are called. Raises DataError for fewer than 100 images,
+    and for a table that cannot be used.
     """
+    task = task or default_task()
     files = open_source(spec, settings=settings)
     if labels is not None:
-        site = _from_table(files, labels)
-    elif files is None or _has_class_folders(files[1].paths()):
-        site = _from_folders(open_labelled(spec, settings=settings), trained_on)
+        site = _from_table(files, labels, task)
+    elif files is None or _has_class_folders(files[1].paths(), task):
+        site = _from_folders(open_labelled(spec, settings=settings, task=task), trained_on)
     else:
         name, source = files
         paths = [path for path in source.paths() if _may_be_image(path)]
@@ -97,11 +107,11 @@ def _from_folders(dataset: Dataset, trained_on: str) -> SiteImages:
     def read(image: SiteImage) -> bytes:
         return dataset.read(by_path[image.path])
 
-    images = tuple(SiteImage(example.name, example.label, example.patient) for example in examples)
+    images = tuple(SiteImage(example.name, int(example.label > 0), example.patient) for example in examples)
     return SiteImages(dataset.name, images, read, tuple(notices))
 
 
-def _from_table(files: tuple[str, Source] | None, table: Path) -> SiteImages:
+def _from_table(files: tuple[str, Source] | None, table: Path, task: Task) -> SiteImages:
     if files is None:
         raise DataError("A table of labels goes with a folder, a zip or an S3 prefix; these data have labels already.")
     name, source = files
@@ -110,7 +120,7 @@ def _from_table(files: tuple[str, Source] | None, table: Path) -> SiteImages:
     ambiguous = {file for file, count in Counter(path.rpartition("/")[2] for path in paths).items() if count > 1}
     labels: dict[str, int] = {}
     missing = 0
-    for row, (file, label) in enumerate(_rows(table), 2):
+    for row, (file, label) in enumerate(_rows(table, task), 2):
         path = by_name.get(file)
         if path is None or (path != file and file in ambiguous):
             missing += 1
@@ -124,7 +134,7 @@ def _from_table(files: tuple[str, Source] | None, table: Path) -> SiteImages:
     return SiteImages(name, images, lambda image: source.read(image.path), tuple(notices))
 
 
-def _rows(table: Path) -> Iterator[tuple[str, int]]:
+def _rows(table: Path, task: Task) -> Iterator[tuple[str, int]]:
     """File and label of each row of a CSV with the columns `file` and `label`."""
     try:
         with table.open(newline="", encoding="utf-8-sig") as lines:
@@ -133,12 +143,13 @@ def _rows(table: Path) -> Iterator[tuple[str, int]]:
             if not {"file", "label"} <= columns.keys():
                 names = ", ".join(columns) or "none"
                 raise DataError(f"{table.name}: expected the columns file and label; found {names}.")
+            negative, positive = task.names
             for row, line in enumerate(reader, 2):
                 text = (line[columns["label"]] or "").strip()
-                label = _LABELS.get(text, label_of(text))
+                label = _LABELS.get(text, label_of(text, task))
                 if label is None:
                     raise DataError(
-                        f"{table.name}: expected NORMAL or PNEUMONIA, 0 or 1, in row {row}; found {text!r}."
+                        f"{table.name}: expected {negative} or {positive}, 0 or 1, in row {row}; found {text!r}."
                     )
                 yield (line[columns["file"]] or "").strip().replace("\\", "/").removeprefix("./"), label
     except (OSError, UnicodeDecodeError, csv.Error) as exc:
@@ -146,8 +157,8 @@ def _rows(table: Path) -> Iterator[tuple[str, int]]:
         raise DataError(f"{table.name} cannot be read as a table in UTF-8: {reason}.") from exc
 
 
-def _has_class_folders(paths: Sequence[str]) -> bool:
-    return any(label_of(folder) is not None for path in paths for folder in path.split("/")[:-1])
+def _has_class_folders(paths: Sequence[str], task: Task) -> bool:
+    return any(findings_of(folder, task) for path in paths for folder in path.split("/")[:-1])
 
 
 def _may_be_image(path: str) -> bool:

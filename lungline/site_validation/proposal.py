@@ -21,7 +21,7 @@ class SiteProposal(BaseModel):
     source: ShareEstimate
     thresholds: ProposedThresholds
     labels: dict[str, int] = Field(description="The site's images by label, with the proposal.")
-    ppv: float | None = Field(description="Share of pneumonia among images at or above the operating point.")
+    ppv: float | None = Field(description="Share of positives among images at or above the operating point.")
     npv: float | None = Field(description="Share of normal ones among images below it.")
 
 
@@ -42,7 +42,7 @@ def propose(
     risks = unshifted(risks_of(certain), card)
     proposed = propose_thresholds(card, risks, truths, ProposedShare(prior, source), settings)
     shift = prior.shift - card.shift
-    after = [row.at(shift, proposed.thresholds()) for row in results]
+    after = [row.at(shift, proposed.thresholds(), card.task) for row in results]
     rates = _rates(card, certain, shift, proposed)
     ppv, npv = _predictive(prior.share, *rates) if rates else (None, None)
     return SiteProposal(prior=prior, source=source, thresholds=proposed, labels=counted(after), ppv=ppv, npv=npv)

@@ -75,7 +75,7 @@ def share_rows(shares: Sequence[ShareEstimate]) -> Table:
         (_METHODS[share.method], f"{share.value:.1%}", _interval(share.low, share.high, ".1%"), str(share.images or ""))
         for share in shares
     ]
-    return ("Method", "Share of pneumonia", "95 % interval", "Images"), rows
+    return ("Method", "Share of positives", "95 % interval", "Images"), rows
 
 
 def threshold_rows(proposal: SiteProposal) -> Table:
@@ -123,7 +123,7 @@ def _interval(low: float, high: float, form: str = ".4f") -> str:
 
 
 def _shares(shares: Sequence[ShareEstimate]) -> Iterator[str]:
-    yield "<h2>Share of pneumonia</h2>"
+    yield "<h2>Share of positives</h2>"
     yield table_html(share_rows(shares))
     yield (
         "<p>An estimate without labels assumes that the images of each class look as they do in the model's own data. "
@@ -143,8 +143,8 @@ def _proposal(proposal: SiteProposal, validation: SiteValidation) -> Iterator[st
     yield table_html((("Labels", *validation.labels), rows))
     if proposal.ppv is not None and proposal.npv is not None:
         yield (
-            f"<p>At that share, {proposal.ppv:.1%} of the images at or above the operating point have pneumonia, and "
-            f"{proposal.npv:.1%} of those below it have none.</p>"
+            f"<p>At that share, {proposal.ppv:.1%} of the images at or above the operating point are positive, and "
+            f"{proposal.npv:.1%} of those below it are not.</p>"
         )
 
 
@@ -160,7 +160,7 @@ def _drift(drift: SiteDrift) -> Iterator[str]:
     yield table_html(drift_rows(drift))
     if drift.at_share:
         yield (
-            "<p>On the right, the reference is thinned to the site's share of pneumonia: what still differs is more "
+            "<p>On the right, the reference is thinned to the site's share of positives: what still differs is more "
             "than another share.</p>"
         )
     statistics = sorted((drift.at_share or drift.plain).statistics.items(), key=lambda item: -item[1].distance)
@@ -185,7 +185,7 @@ def _plots(validated: Validated, reference: Reference | None) -> dict[str, bytes
 
 def _histogram(risks: NDArray[np.float64], before: NDArray[np.float64], axes: Any) -> None:
     bins = np.linspace(0, 1, 31)
-    for values, colour, name in ((before, plots.GREY, "reference"), (risks, plots.PNEUMONIA, "site")):
+    for values, colour, name in ((before, plots.GREY, "reference"), (risks, plots.POSITIVE, "site")):
         if len(values):
             weights = np.full(len(values), 1 / len(values))
             axes.hist(values, bins=bins, weights=weights, color=colour, alpha=0.6, label=name)

@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 from lungline.diagnosis.diagnoser import Diagnoser, refused
 from lungline.evaluation.metrics import Scored
 from lungline.imaging.image import Limits
-from lungline.monitoring.comparison import LABELS, ComparedResult
+from lungline.monitoring.comparison import ComparedResult, ordered
+from lungline.package.answers import UNSURE, label_of
 from lungline.package.card import Card, Thresholds, shifted
-from lungline.package.package import Package, label_of
+from lungline.package.package import Package
 from lungline.settings import Settings
 from lungline.site_validation.images import SiteImages
+from lungline.task.task import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +38,13 @@ class SiteResult:
             reason=self.reason,
         )
 
-    def at(self, shift: float, thresholds: Thresholds) -> "SiteResult":
+    def at(self, shift: float, thresholds: Thresholds, task: Task) -> "SiteResult":
         """The answer with the risk moved in log odds, and with other thresholds."""
         risk = self.compared.probability
         if risk is None:
             return self
         risk = shifted(risk, shift)
-        label = "Unsure" if self.doubted else label_of(risk, thresholds)
+        label = UNSURE if self.doubted else label_of(risk, thresholds, task)
         row = ComparedResult(label, risk, self.compared.statistics, self.compared.patient)
         return SiteResult(row, self.truth, self.doubted, self.reason)
 
@@ -72,7 +74,7 @@ def diagnose_site(
 def counted(results: Sequence[SiteResult]) -> dict[str, int]:
     """The number of results with each label."""
     counts = Counter(result.compared.label for result in results)
-    return {label: counts[label] for label in LABELS}
+    return {label: counts[label] for label in ordered(counts)}
 
 
 def risks_of(results: Sequence[SiteResult]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Estimate the share of pneumonia among unlabelled images, with intervals.
+"""Estimate the share of positives among unlabelled images, with intervals.
 
 Both methods assume that only the share differs from the model's own data, and that the images of each class look alike:
 
@@ -30,7 +30,7 @@ Weights = NDArray[np.float64]
 
 
 class ShareEstimate(BaseModel):
-    """A share of pneumonia with its 95 % interval; a given one has no interval of its own."""
+    """A share of positives with its 95 % interval; a given one has no interval of its own."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -102,7 +102,7 @@ def _likely(ratios: Vector, independent: float) -> tuple[float, float]:
 
 
 def likelihood_ratios(risks: Vector, calibrated: float) -> Vector:
-    """How much more likely each image is with pneumonia than without."""
+    """How much more likely each image is that is positive than that is not."""
     clipped = np.clip(risks, 1e-9, 1 - 1e-9)
     return clipped / (1 - clipped) * (1 - calibrated) / calibrated
 

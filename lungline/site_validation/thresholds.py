@@ -86,7 +86,7 @@ def _chosen_anew(
         for name in NAMES
     }
     chosen = (
-        f"Chosen on {len(truths)} labelled images, {int(truths.sum())} of them pneumonia, by the mean of sensitivity "
+        f"Chosen on {len(truths)} labelled images, {int(truths.sum())} of them positive, by the mean of sensitivity "
         f"and specificity, with an Unsure band as in training for a share of {prior.share:.1%}."
     )
     return ProposedThresholds(source="labels", chosen=chosen, **values)

@@ -84,8 +84,13 @@ def validate(
 ) -> Validated:
     """Validate a package on a site's images; `prevalence` is the share where it is known better than from them.
 
-    Raises DataError when fewer than 100 of them get a prediction.
+    Raises DataError when fewer than 100 of them get a prediction, and for a model of a task with several findings.
     """
+    if package.card.findings:
+        raise DataError(
+            f"Prior and thresholds of a site are for tasks with two findings; {package.card.task.name} has "
+            f"{len(package.card.task.findings)}."
+        )
     results = diagnose_site(package, images, settings, on_progress)
     predicted = [result for result in results if result.compared.probability is not None]
     if len(predicted) < LEAST:
@@ -100,7 +105,8 @@ def validate(
         proposal = propose(card, results, prior, shares[0], settings.train)
     # A share that a person gives describes the site, not these images.
     here = next((share.value for share in shares if share.method != "given"), None)
-    evaluation = summarise([row.scored for row in results], card.thresholds) if images.labelled else None
+    scored = [row.scored for row in results] if images.labelled else None
+    evaluation = summarise(scored, card.thresholds, task=card.task) if scored else None
     draft = SiteValidation(
         site=name,
         model=card.version or package.sha256[:12],
@@ -157,7 +163,7 @@ def _warnings(validation: SiteValidation, settings: Settings) -> tuple[str, ...]
     """What a person should know before the proposal is used."""
     gate, sentences = settings.gate, list[str]()
     if validation.proposal is None:
-        sentences.append("The card does not say which share of pneumonia it was calibrated at: train again.")
+        sentences.append("The card does not say which share of positives it was calibrated at: train again.")
     if (doubted := validation.doubted / validation.predicted) > gate.refused_rate:
         sentences.append(
             f"{doubted:.0%} of the images do not look like the model's own, so it does not label them: the rest says "
@@ -177,7 +183,7 @@ def _warnings(validation: SiteValidation, settings: Settings) -> tuple[str, ...]
     matched = validation.drift and validation.drift.at_share
     if not validation.labelled and matched and (alarms := matched.alarms):
         sentences.append(
-            f"The images differ from the model's own in more than the share of pneumonia ({', '.join(alarms)}): an "
+            f"The images differ from the model's own in more than the share of positives ({', '.join(alarms)}): an "
             "estimate without labels may be wrong. Label a hundred images."
         )
     return tuple(sentences)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # centre-cropping removes more there.
 CUT = (0.10, 0.06)
 # Mean share by which the images then shrink, so that unchanged images lie in the middle of the augmented range: at its
-# edge, normal lungs that are framed closer than usual are predicted as pneumonia.
+# edge, normal lungs that are framed closer than usual are predicted as positive.
 SHRINK = 0.04
 
 

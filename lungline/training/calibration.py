@@ -1,4 +1,4 @@
-"""Calibrate logits to probabilities, choose the prior, and the thresholds of Normal, Unsure and Pneumonia."""
+"""Calibrate logits to probabilities, choose the prior, and the thresholds between absent, Unsure and present."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ def fit_calibration(logits: Floats, labels: Labels) -> Calibration:
 
 
 def _uncertainty(covariance: Vector, target: Vector) -> tuple[float, float, float]:
-    """The covariance of scale and bias as if the share of pneumonia had been fixed.
+    """The covariance of scale and bias as if the share of positives had been fixed.
 
     What the share itself adds to the variance of the bias is 1/positives + 1/negatives (Prentice and Pyke 1979).
     """
@@ -53,7 +53,7 @@ def _uncertainty(covariance: Vector, target: Vector) -> tuple[float, float, floa
 
 
 def choose_prior(labels: Labels, settings: TrainSettings) -> Prior:
-    """The prior of a card: `train.prevalence`, or the share of pneumonia in the images of the calibration."""
+    """The prior of a card: `train.prevalence`, or the share of positives in the images of the calibration."""
     share = share_of(labels)
     if settings.prevalence is None:
         return Prior(calibrated=share, share=share, chosen=f"The share in {len(labels)} validation images.")
@@ -61,7 +61,7 @@ def choose_prior(labels: Labels, settings: TrainSettings) -> Prior:
 
 
 def share_of(labels: Labels) -> float:
-    """The share of pneumonia, half an image away from none and all: neither has log odds."""
+    """The share of positives, half an image away from none and all: neither has log odds."""
     count, sick = max(1, len(labels)), int(np.count_nonzero(np.asarray(labels) == 1))
     return min(max(sick, 0.5), count - 0.5) / count
 
@@ -73,6 +73,7 @@ def choose_thresholds(
     disturbed: Floats | None = None,
     *,
     prior: Prior | None = None,
+    name: str = "positive",
 ) -> Thresholds:
     """The narrowest Unsure band around the operating point outside which the targets hold with statistical margin.
 
@@ -80,9 +81,9 @@ def choose_thresholds(
     halfway, in log odds, between the best for the images and the best for the copies: images from elsewhere shift as
     the copies do, and a point that barely separates the originals would misclassify many of them.
 
-    Probabilities are without the prior's shift. Sensitivity and specificity do not depend on the share of pneumonia, so
+    Probabilities are without the prior's shift. Sensitivity and specificity do not depend on the share of positives, so
     with a prior the same images are chosen for each label, except that the band's limit holds for the prior's share;
-    the thresholds themselves move with the risks.
+    the thresholds themselves move with the risks. `name` is what positives are called in the sentence.
     """
     p, sick = np.asarray(probabilities, np.float64), np.asarray(labels) == 1
     forms = p[np.newaxis] if disturbed is None else np.asarray(disturbed, np.float64)
@@ -92,11 +93,11 @@ def choose_thresholds(
     weights = weights_for(labels, prior and prior.target)
     low, high = _within(p, operating, (low, high), settings.unsure_rate, weights)
     chosen = (
-        f"On {len(p)} validation images, {np.mean(sick):.0%} of them pneumonia: operating point halfway in log odds "
+        f"On {len(p)} validation images, {np.mean(sick):.0%} of them {name}: operating point halfway in log odds "
         f"between the best for the images and the best for {len(forms)} augmented copies of each, by the mean of "
         f"sensitivity and specificity; around it the narrowest Unsure band outside which sensitivity is at least "
         f"{settings.sensitivity:g} and specificity {settings.specificity:g} at the low end of a 90 % interval, and "
-        f"which holds at most {settings.unsure_rate:.0%} of the images{_at(prior)}."
+        f"which holds at most {settings.unsure_rate:.0%} of the images{_at(prior, name)}."
     )
     return moved(Thresholds(low=low, high=high, operating=operating, chosen=chosen), prior.shift if prior else 0.0)
 
@@ -109,8 +110,8 @@ def moved(thresholds: Thresholds, shift: float) -> Thresholds:
     return thresholds.model_copy(update=ends)
 
 
-def _at(prior: Prior | None) -> str:
-    return f", at a share of {prior.share:.1%} pneumonia" if prior and prior.shift else ""
+def _at(prior: Prior | None, name: str) -> str:
+    return f", at a share of {prior.share:.1%} {name}" if prior and prior.shift else ""
 
 
 def best_cut(probabilities: Floats, labels: Labels) -> float:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from lungline.imaging.preparation import Preparation
 from lungline.settings import TrainSettings
+from lungline.task.reading import default_task
+from lungline.task.task import Task
 from lungline.training.augment import augment, reframe
 from lungline.training.fused_norm import fused
 from lungline.training.lung_crop import crop, lung_box
@@ -46,15 +48,33 @@ def logits(model: "keras.Model", images: NDArray[np.float32], batch: int = 256) 
     return np.asarray(outputs["logit"], np.float64).ravel()
 
 
+def finding_logits(model: "keras.Model", images: NDArray[np.float32], batch: int = 256) -> NDArray[np.float64]:
+    """Logits (N, outputs) of the findings in prepared images, in batches."""
+    outputs = model.predict(images, batch_size=batch, verbose="0")
+    return np.asarray(outputs["findings"], np.float64)
+
+
+def targets_of(labels: NDArray[np.integer[Any]], task: Task, smoothing: float) -> NDArray[np.float64]:
+    """What is learnt of labels (N,): (N,) for one output, (N, outputs) for several."""
+    if len(task.outputs) == 1:
+        return smoothed(labels, smoothing)
+    places = range(len(task.findings))
+    present = np.array([[at in task.present(int(label)) for at in places] for label in labels])
+    if task.kind == "many-at-once":
+        return smoothed(present[:, 1:].astype(np.int64), smoothing)
+    return np.asarray(present * (1 - smoothing) + smoothing / len(places), np.float64)
+
+
 def smoothed(labels: NDArray[np.integer[Any]], smoothing: float) -> NDArray[np.float64]:
-    """Targets (N,) a little off 0 and 1, so that no label is learnt with certainty."""
+    """Targets a little off 0 and 1, so that no label is learnt with certainty."""
     return np.asarray(labels * (1 - smoothing) + smoothing / 2, np.float64)
 
 
 class Loop:
     """The state of a run: the classifier that is trained, and the network with its averaged weights that is kept.
 
-    `pixels` are uint8 (N, size, size), `labels` (N,) balance the batches, `targets` (N,) in 0..1 are learnt.
+    `pixels` are uint8 (N, size, size), `labels` (N,) balance the batches, `targets` in 0..1 are learnt: (N,), or
+    (N, outputs) where the task has several.
     """
 
     def __init__(
@@ -66,14 +86,17 @@ class Loop:
         settings: TrainSettings,
         *,
         targets: NDArray[np.floating[Any]] | None = None,
+        task: Task | None = None,
     ) -> None:
         import keras
 
+        self.task = task or default_task()
         self.averaged, self.settings = network, settings
         self.kept: Any = network.get_layer(CLASSIFIER)
         self.model, self.segmenter = fused(self.kept), fused(network.get_layer(SEGMENTER))
         self.preparation, self.pixels, self.labels = preparation, pixels, labels
-        self.targets = smoothed(labels, settings.smoothing) if targets is None else targets
+        self.targets = targets_of(labels, self.task, settings.smoothing) if targets is None else targets
+        self.groups = self._grouped()
         self.random = np.random.default_rng(settings.seed)
         self.steps = math.ceil(len(labels) / settings.batch)
         self.total, self.done = self.steps * settings.epochs, 0
@@ -94,15 +117,20 @@ class Loop:
             # Early averages forget the random start quickly; later ones settle at the set decay.
             decay = min(self.settings.ema_decay, (1 + self.done) / (10 + self.done))
             seed = self.random.integers(0, 2**31 - 1, 2, dtype=np.int32)
-            batch = images[rows], fields[rows], self.targets[rows].astype(np.float32)[:, None]
+            batch = images[rows], fields[rows], self.targets[rows].astype(np.float32).reshape(len(rows), -1)
             total += float(self._step(tuple(map(tf.constant, batch)), *map(tf.constant, (seed, rate, decay))))
             self.done += 1
         return total / self.steps, rate
 
     def _balanced(self) -> NDArray[np.int_]:
-        half = self.settings.batch // 2
-        sides = [np.flatnonzero(self.labels == label) for label in (0, 1)]
-        return np.concatenate([self.random.choice(rows, half, replace=len(rows) < half) for rows in sides])
+        share = max(1, self.settings.batch // len(self.groups))
+        return np.concatenate([self.random.choice(rows, share, replace=len(rows) < share) for rows in self.groups])
+
+    def _grouped(self) -> list[NDArray[np.int_]]:
+        """The images of each finding."""
+        places = range(len(self.task.findings))
+        present = np.array([[at in self.task.present(int(label)) for at in places] for label in self.labels])
+        return [np.flatnonzero(present[:, at]) for at in places]
 
     def _rate(self) -> float:
         warm = min(1.0, (self.done + 1) / max(1, self.total // 20))
@@ -113,15 +141,20 @@ def _compile(loop: Loop) -> Any:
     import tensorflow as tf
 
     model, optimizer, settings = loop.model, loop.optimizer, loop.settings
+    several = len(loop.task.outputs) > 1
+    exclusive = loop.task.kind == "one-of-several"
+    cross: Any = tf.nn.softmax_cross_entropy_with_logits if exclusive else tf.nn.sigmoid_cross_entropy_with_logits
 
     @tf.function(reduce_retracing=True)
     def step(batch: tuple[Any, Any, Any], seed: Any, rate: Any, decay: Any) -> Any:
         images, fields, target = batch
         inputs, hidden = _disturb(model, images, fields, seed, settings)
-        target = target * (1 - hidden) + 0.5 * hidden  # batches are balanced: without lungs, both are as likely
+        # Batches are balanced: without lungs, both are as likely; of several findings, as likely as in the batch.
+        guess = tf.reduce_mean(target, axis=0, keepdims=True) if several else 0.5
+        target = target * (1 - hidden) + guess * hidden
         with tf.GradientTape() as tape:
-            predicted = model(inputs, training=True)["logit"]
-            loss = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=target, logits=predicted))
+            predicted = model(inputs, training=True)["findings" if several else "logit"]
+            loss = tf.reduce_mean(cross(labels=target, logits=predicted))
         optimizer.learning_rate.assign(rate)
         variables = model.trainable_variables
         optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))

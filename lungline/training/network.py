@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lungline.package.answers import headline
 from lungline.settings import ModelSettings
+from lungline.task.reading import default_task
+from lungline.task.task import Task
 from lungline.training.imagenet import imagenet_weights
 from lungline.training.lung_crop import crop, lung_box, uncrop
 from lungline.training.lungs import SIDE, load_segmenter
@@ -49,15 +52,21 @@ CLASSIFIER, SEGMENTER = "classifier", "lungs"
 
 
 def build(
-    settings: ModelSettings, seed: int = 0, *, stages: Stages = STAGES, share: float = CROP_SHARE
+    settings: ModelSettings,
+    seed: int = 0,
+    *,
+    stages: Stages = STAGES,
+    share: float = CROP_SHARE,
+    task: Task | None = None,
 ) -> "keras.Model":
     """A network with an untrained classifier: image (N, size, size, 1) in 0..1 -> six outputs.
 
-    `logit` (N, 1) is for pneumonia: the mean of local logits, weighted by the lung field. `cam` (N, size/4, size/4) are
-    the local logits over the whole image; outside the lungs they are the weakest of those inside. `lungs` (N, 48, 48)
-    is the lung field in 0..1. `chest` (N, 1) is the logit of being a frontal chest X-ray; its layer is fitted after
-    training, by lungline.training.ood_check. `distance` (N, 1) is how far the image lies from the training images,
-    fitted by lungline.training.population. `embedding` (N, 16) are the same features in few numbers, fitted by
+    `logit` (N, 1) is the risk's: the mean of local logits, weighted by the lung field; with several findings, their
+    means are a seventh output, `findings` (N, outputs), and the risk's follows from them. `cam` (N, size/4, size/4) are
+    the risk's local logits over the whole image; outside the lungs they are the weakest of those inside. `lungs`
+    (N, 48, 48) is the lung field in 0..1. `chest` (N, 1) is the logit of being a frontal chest X-ray; its layer is
+    fitted after training, by lungline.training.ood_check. `distance` (N, 1) is how far the image lies from the training
+    images, fitted by lungline.training.population. `embedding` (N, 16) are the same features in few numbers, fitted by
     lungline.training.embedding. Raises SettingsError when the settings ask for ImageNet weights and they are not
     installed.
     """
@@ -66,7 +75,8 @@ def build(
     keras.utils.set_random_seed(seed)
     ops: Any = keras.ops
     segmenter: Any = load_segmenter()
-    classifier: Any = build_classifier(settings, stages, share)
+    task = task or default_task()
+    classifier: Any = build_classifier(settings, stages, share, task)
     image: Any = keras.Input((settings.size, settings.size, 1), name="image")
     small = keras.layers.Resizing(SIDE, SIDE, name=SMALL)(image)
     outline, context = segmenter(small)
@@ -79,19 +89,22 @@ def build(
     seen = classifier([keras.layers.Reshape((seen_side, seen_side, 1))(lungs), local])
     outputs = {
         "logit": seen["logit"],
+        **({"findings": seen["findings"]} if "findings" in seen else {}),
         "cam": _over_image(seen["evidence"], local, box, field, grid),
         "lungs": keras.layers.Identity(name="field")(field),
         "distance": distance_of([seen["first"], seen["early"], seen["late"]]),
         **_side_outputs(seen["early"], seen["late"], context, small),
     }
-    model = keras.Model(image, outputs, name="pneumonia")
+    model = keras.Model(image, outputs, name=task.name.replace("-", "_"))
     kernel, bias = model.get_layer(CHEST_KINDS).get_weights()
     bias[0] = 20.0  # an unfitted check doubts nothing
     model.get_layer(CHEST_KINDS).set_weights([0 * kernel, bias])
     return model
 
 
-def build_classifier(settings: ModelSettings, stages: Stages = STAGES, share: float = CROP_SHARE) -> "keras.Model":
+def build_classifier(
+    settings: ModelSettings, stages: Stages = STAGES, share: float = CROP_SHARE, task: Task | None = None
+) -> "keras.Model":
     """An untrained classifier: crop (N, side, side, 1) and its lung field (N, map, map) -> `logit` and features."""
     import keras
 
@@ -109,17 +122,31 @@ def build_classifier(settings: ModelSettings, stages: Stages = STAGES, share: fl
     x = layers.Conv2D(settings.width, 1, use_bias=False, name="head")(x)
     x = _norm(x, "head_norm")
     x = layers.SpatialDropout2D(settings.dropout, name="dropout")(x)
-    evidence = layers.Conv2D(1, 1, kernel_initializer=keras.initializers.RandomNormal(stddev=0.01), name="evidence")(x)
-    evidence = layers.Reshape(evidence.shape[1:3], name="local_logits")(evidence)
-    weight = field + FLOOR
-    ops: Any = keras.ops
-    logit = ops.sum(evidence * weight, axis=(1, 2)) / ops.sum(weight, axis=(1, 2))
-    logit = layers.Reshape((1,))(logit)
-    outputs = {"logit": logit, "evidence": evidence, "first": seen[2], "early": seen[4], "late": seen[-1]}
+    outputs = _evidence(x, field, task or default_task())
+    outputs |= {"first": seen[2], "early": seen[4], "late": seen[-1]}
     model = keras.Model([image, field], outputs, name=CLASSIFIER)
     if settings.weights == "imagenet":
         _start_from_imagenet(model)
     return model
+
+
+def _evidence(x: Any, field: Any, task: Task) -> dict[str, Any]:
+    """Local logits and their means, weighted by the lung field (N, h, w): the risk's, and each of several findings'."""
+    import keras
+
+    layers: Any = keras.layers
+    ops: Any = keras.ops
+    count = len(task.outputs)
+    start = keras.initializers.RandomNormal(stddev=0.01)
+    local = layers.Conv2D(count, 1, kernel_initializer=start, name="evidence")(x)
+    weight = field + FLOOR
+    if count == 1:
+        local = layers.Reshape(local.shape[1:3], name="local_logits")(local)
+        logit = ops.sum(local * weight, axis=(1, 2)) / ops.sum(weight, axis=(1, 2))
+        return {"logit": layers.Reshape((1,))(logit), "evidence": local}
+    means = ops.sum(local * weight[..., None], axis=(1, 2)) / ops.sum(weight, axis=(1, 2))[:, None]
+    risk = layers.Reshape(local.shape[1:3], name="local_logits")(headline(task, local, ops))
+    return {"logit": headline(task, means, ops), "findings": means, "evidence": risk}
 
 
 def crop_side(size: int, share: float = CROP_SHARE) -> int:

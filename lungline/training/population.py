@@ -27,7 +27,7 @@ SUMMARY, SCALED, MAIN, DISTANCE = "population_summary", "population_scaled", "po
 AXES = 8
 # Deviations beyond which a feature counts no more: one dead feature must not decide.
 FARTHEST = 8.0
-# Share of training and validation X-rays that may be doubted: mostly pneumonias of which hardly any lung is left.
+# Share of training and validation X-rays that may be doubted: mostly those of which hardly any lung is left.
 DOUBTED = 0.025
 # Images that are prepared at once.
 _BLOCK = 500

@@ -1,6 +1,6 @@
 """The best recipe: larger networks that did not see an image say what they think of it; the small network learns that.
 
-A label says Pneumonia of a hardly visible one and of a white lung alike. Networks that were trained on other patients
+A label says the same of a hardly visible finding and of a white lung. Networks that were trained on other patients
 tell the two apart; a small network that learns from both label and answer ranks better, at the same cost to serve.
 """
 

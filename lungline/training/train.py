@@ -7,6 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from lungline.errors import SettingsError
 from lungline.evaluation.metrics import auc
 from lungline.imaging.preparation import Preparation
 from lungline.package.card import (
@@ -15,16 +18,19 @@ from lungline.package.card import (
     ChestCheck,
     CodeFacts,
     DataFacts,
+    FindingModel,
     PopulationCheck,
     Prior,
     Thresholds,
 )
 from lungline.settings import ModelSettings, Settings
+from lungline.task.task import Task
 from lungline.training.augment import disturbed
 from lungline.training.calibration import choose_prior, choose_thresholds, fit_calibration
 from lungline.training.embedding import fit_embedding
 from lungline.training.export import round_weights
-from lungline.training.loop import Epoch, Loop, logits
+from lungline.training.finding_calibration import Outputs, fit_findings
+from lungline.training.loop import Epoch, Loop, finding_logits, logits
 from lungline.training.lungs import lung_model
 from lungline.training.network import build
 from lungline.training.ood_check import fit_chest_check
@@ -51,6 +57,8 @@ class Trained:
     calibration: Calibration
     prior: Prior
     thresholds: Thresholds
+    findings: tuple[FindingModel, ...]
+    task: Task
     chest: ChestCheck
     population: PopulationCheck
     seconds: float
@@ -63,6 +71,8 @@ class Trained:
             thresholds=self.thresholds,
             calibration=self.calibration,
             prior=self.prior,
+            task=self.task,
+            findings=self.findings,
             chest=self.chest,
             population=self.population,
             lungs=lung_model(),
@@ -84,17 +94,20 @@ def train(prepared: "Prepared", settings: Settings, on_epoch: Callable[[Epoch], 
     The same data, settings and machine give the same weights to within floating-point order.
     """
     started = time.monotonic()
-    preparation = preparation_of(settings.model)
+    task, preparation = prepared.task, preparation_of(settings.model)
+    if len(task.outputs) > 1 and settings.train.recipe == "best":
+        raise SettingsError(f"The recipe best is for tasks with two findings; {task.name} has {len(task.findings)}.")
     pixels, labels = prepared.of("train")
     val_pixels, val_labels = prepared.of("val")
+    positive = np.asarray(val_labels > 0, np.int64)
     val_images = preparation.normalise(val_pixels)
     targets = taught(prepared, settings, on_epoch) if settings.train.recipe == "best" else None
-    model = build(settings.model, settings.train.seed)
-    loop = Loop(model, preparation, pixels, labels, settings.train, targets=targets)
+    model = build(settings.model, settings.train.seed, task=task)
+    loop = Loop(model, preparation, pixels, labels, settings.train, targets=targets, task=task)
     history: list[Epoch] = []
     for number in range(1, settings.train.epochs + 1):
         loss, rate = loop.epoch()
-        val_auc = auc(val_labels, logits(loop.averaged, val_images))
+        val_auc = auc(positive, logits(loop.averaged, val_images))
         history.append(Epoch(number, settings.train.epochs, loss, val_auc, rate, time.monotonic() - started))
         if on_epoch:
             on_epoch(history[-1])
@@ -104,15 +117,24 @@ def train(prepared: "Prepared", settings: Settings, on_epoch: Callable[[Epoch], 
     fit_embedding(loop.averaged, pixels, preparation, settings.train.seed)
     network = loop.averaged
     val_logits = logits(network, val_images)
-    calibration = fit_calibration(val_logits, val_labels)
-    prior = choose_prior(val_labels, settings.train)
+    calibration = fit_calibration(val_logits, positive)
+    prior = choose_prior(positive, settings.train)
     forms = disturbed(val_pixels, preparation, copies=FORMS, strength=1.0, seed=settings.train.seed)
     thresholds = choose_thresholds(
         calibration.probability(val_logits),
-        val_labels,
+        positive,
         settings.train,
         calibration.probability(logits(network, forms)).reshape(FORMS, -1),
         prior=prior,
+        name=task.positives[0].label.lower() if task.kind == "binary" else "positive",
     )
+    findings = ()
+    if len(task.positives) > 1:
+        seen, copied = (
+            Outputs(finding_logits(network, images), calibration.probability(logits(network, images), prior.shift))
+            for images in (val_images, forms)
+        )
+        findings = fit_findings(task, val_labels, settings.train, seen, copied)
     seconds = time.monotonic() - started
-    return Trained(network, preparation, tuple(history), calibration, prior, thresholds, chest, population, seconds)
+    fitted = calibration, prior, thresholds, findings, task, chest, population
+    return Trained(network, preparation, tuple(history), *fitted, seconds)

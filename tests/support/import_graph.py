@@ -77,6 +77,7 @@ ROOMS = (
     "lungline.tracing",
     "lungline.logs",
     "lungline.settings",
+    "lungline.task",
     "lungline.settings_blocks",
     "lungline.settings_blocks",
     "lungline.certificates",

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lungline.datasets.dataset import CLASSES, SPLITS, Dataset, Example
+from lungline.datasets.dataset import SPLITS, Dataset, Example
 from lungline.datasets.opening import open_dataset
 from lungline.settings import Settings
+from lungline.task.reading import default_task
 
 SETTINGS = Settings(offline=True)
 
@@ -24,7 +25,7 @@ def image(seed: int, form: str = "PNG") -> bytes:
 
 def small_set(splits: tuple[str, ...] = SPLITS, each: int = 2) -> dict[str, bytes]:
     """Files of a small data set by path."""
-    names = [(split, name, at) for split in splits for name in CLASSES for at in range(each)]
+    names = [(split, name, at) for split in splits for name in default_task().names for at in range(each)]
     return {f"{split}/{name}/person{seed}_virus_{at}.png": image(seed) for seed, (split, name, at) in enumerate(names)}
 
 

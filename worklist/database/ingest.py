@@ -43,7 +43,8 @@ def priority(label: str | None, probability: float | None, reason: str | None = 
     """The sort key of a label and its risk, the most urgent first; what was set aside, by its reason, comes last."""
     if label is None:
         return MISSING
-    first, last = RANGES[SET_ASIDE if reason in SET_ASIDE_REASONS else label]
+    # A finding of another task than the default one ranks with its most urgent: nothing is overlooked.
+    first, last = RANGES.get(SET_ASIDE if reason in SET_ASIDE_REASONS else label, RANGES["Pneumonia"])
     return max(first, last - round((probability or 0.0) * 100))
 
 

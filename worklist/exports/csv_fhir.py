@@ -75,7 +75,8 @@ def _fhir_line(session: Session, entry: WorklistEntry) -> str:
     record = session.get(ResultRow, entry.record)
     if record is None or entry.label is None:
         return ""
-    return json.dumps(fhir_report(session, ResultRecord.model_validate_json(record.body))) + "\n"
+    result = ResultRecord.model_validate_json(record.body)
+    return json.dumps(fhir_report(session, result)) + "\n" if result.is_of_default_task else ""
 
 
 def _line(values: tuple[object, ...]) -> str:

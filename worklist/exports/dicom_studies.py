@@ -213,6 +213,8 @@ def _instances_of(patient: PatientRow, record: ResultRecord) -> list[Instance]:
     """The upload, and what its result adds to the study: a series for each."""
     own = patient.series_uid, patient.instance_uid, patient.sop_class, patient.modality
     made = [Instance("upload", patient, record, *own)]
+    if not record.is_of_default_task:
+        return made
     if record.label in _REPORTED and record.probability is not None:
         series, uid = structured_report.uids(record)
         number = structured_report.SERIES
