@@ -4,8 +4,15 @@
 
 The values go through the pipe and nowhere else. `kubectl create` refuses what exists, so running it twice changes
 nothing. In production a vault makes the same secrets under the same names and keys (docs/cluster.md).
+
+The component seaweedfs has the rights of the store's users in a secret too. After an upgrade this gives the users of an
+existing one the rights that this release needs, and keeps their keys:
+
+    kubectl -n lungline get secret seaweedfs-identities -o json |
+      python manifests/generate_secrets.py --policies | kubectl replace -f -
 """
 
+import base64
 import json
 import secrets
 import sys
@@ -54,8 +61,7 @@ def s3_secrets() -> Iterator[dict[str, Any]]:
 
 
 def _identities(keys: dict[str, tuple[str, str]]) -> dict[str, Any]:
-    """Everybody's policy is the very file that MinIO's setup takes."""
-    policies: list[dict[str, str]] = []
+    """Users by their keys."""
     identities: list[dict[str, Any]] = []
     for user, (access, key) in keys.items():
         identity: dict[str, Any] = {"name": user, "credentials": [{"accessKey": access, "secretKey": key}]}
@@ -63,10 +69,20 @@ def _identities(keys: dict[str, tuple[str, str]]) -> dict[str, Any]:
             identity["actions"] = ["Admin"]
         else:
             identity["policyNames"] = [user]
-            content = (Path(__file__).parent / f"base/storage/policies/{user}.json").read_text()
-            policies.append({"name": user, "content": content})
         identities.append(identity)
-    return {"identities": identities, "policies": policies}
+    return {"identities": identities, "policies": _policies()}
+
+
+def _policies() -> list[dict[str, str]]:
+    """Everybody's policy is the very file that MinIO's setup takes."""
+    folder = Path(__file__).parent / "base/storage/policies"
+    return [{"name": user, "content": (folder / f"{user}.json").read_text()} for user in S3_USERS]
+
+
+def with_policies(existing: dict[str, Any]) -> dict[str, Any]:
+    """The secret seaweedfs-identities with the present policies; `existing` is as `kubectl get` shows it."""
+    identities = json.loads(base64.b64decode(existing["data"]["s3.json"]))
+    return secret("seaweedfs-identities", {"s3.json": json.dumps(identities | {"policies": _policies()})})
 
 
 def kafka_secrets() -> Iterator[dict[str, Any]]:
@@ -172,6 +188,9 @@ def main() -> int:
     if sys.stdout.isatty():
         print(f"These are secrets: pipe them, as in `python {sys.argv[0]} | kubectl create -f -`.", file=sys.stderr)
         return 1
+    if sys.argv[1:] == ["--policies"]:
+        json.dump(with_policies(json.load(sys.stdin)), sys.stdout)
+        return 0
     json.dump({"apiVersion": "v1", "kind": "List", "items": all_secrets()}, sys.stdout)
     return 0
 

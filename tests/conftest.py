@@ -15,7 +15,7 @@ from lungline.storage.s3 import Storage
 from tests.support import object_store, once
 from tests.support.laptop_stack import running_stack
 from tests.support.order import long_files_first
-from tests.support.predictor import RESULTS, UPLOADS, Predictor, running_predictor
+from tests.support.predictor import PATIENTS, RESULTS, UPLOADS, Predictor, running_predictor
 from tests.support.tiny_package import write_tiny_package
 
 if TYPE_CHECKING:
@@ -94,8 +94,8 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
-    """A real object store with the buckets of uploads and results."""
-    with object_store.running_store(tmp_path_factory.mktemp("store"), UPLOADS, RESULTS) as storage:
+    """A real object store with the buckets of uploads, results and patients."""
+    with object_store.running_store(tmp_path_factory.mktemp("store"), UPLOADS, RESULTS, PATIENTS) as storage:
         yield storage
 
 

@@ -1,5 +1,6 @@
 """Generated secrets, and the setup of the object store."""
 
+import base64
 import json
 import re
 import subprocess
@@ -36,6 +37,18 @@ def test_secrets_are_random_and_hidden_from_terminals() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
     assert "stringData" not in done.stdout
+
+
+def test_store_of_an_earlier_release_gets_the_present_rights_and_keeps_its_keys() -> None:
+    (present,) = [made["stringData"] for made in fresh_secrets() if made["metadata"]["name"] == "seaweedfs-identities"]
+    expected = json.loads(present["s3.json"])
+    former = expected | {"policies": [{"name": "worklist", "content": "{}"}]}
+    shown = {"kind": "Secret", "data": {"s3.json": base64.b64encode(json.dumps(former).encode()).decode()}}
+    command = [sys.executable, str(MANIFESTS / "generate_secrets.py"), "--policies"]
+    done = subprocess.run(command, input=json.dumps(shown), capture_output=True, text=True, check=True, timeout=60)
+    renewed = json.loads(done.stdout)
+    assert renewed["metadata"]["name"] == "seaweedfs-identities"
+    assert json.loads(renewed["stringData"]["s3.json"]) == expected
 
 
 def test_kafkas_authority_can_sign_certificates() -> None:

@@ -98,6 +98,8 @@ def _fill(root: Storage) -> None:
             for bucket, key in ((UPLOADS, "a.jpeg"), (RESULTS, "results/aa/1.json"), (MODELS, MODEL), (MLFLOW, "x")):
                 root.put(bucket, key, b"{}")
             root.put(PATIENTS, "patients/aa/a.json", b"{}")
+            root.put(PATIENTS, "captures/aa/a/2.dcm", b"{}")
+            root.put(RESULTS, "results/aa/a/1.dcm", b"{}")
         except LunglineError:
             if time.monotonic() > deadline:
                 raise
@@ -115,6 +117,8 @@ MAY: list[tuple[str, str, str, str]] = [
     ("predictor", "put", RESULTS, "owed/aa-1"),
     ("predictor", "put", PATIENTS, "patients/aa/b.json"),
     ("worklist", "get", PATIENTS, "patients/aa/a.json"),
+    ("worklist", "put_if_absent", PATIENTS, "captures/aa/a/1.dcm"),
+    ("worklist", "delete", RESULTS, "results/aa/a/1.dcm"),  # where earlier versions kept it
     ("predictor", "delete", RESULTS, "owed/aa-2"),
     ("predictor", "list", MODELS, ""),
     ("predictor", "get", MODELS, MODEL),
@@ -142,9 +146,12 @@ MAY_NOT: list[tuple[str, str, str, str]] = [
     ("worklist", "get", RESEARCH, "unsure/aa/1.png"),
     ("worklist", "put", PATIENTS, "patients/aa/a.json"),
     *(
-        (user, "get", PATIENTS, "patients/aa/a.json")
+        (user, "get", PATIENTS, key)
         for user in ("scanner", "predictor", "pipeline", "mlflow", "reconcile")
+        for key in ("patients/aa/a.json", "captures/aa/a/2.dcm")
     ),
+    ("predictor", "put", PATIENTS, "captures/aa/a/2.dcm"),
+    ("worklist", "delete", PATIENTS, "captures/aa/a/2.dcm"),
     *((user, "list", PATIENTS, "") for user in ("scanner", "predictor", "pipeline", "mlflow", "reconcile")),
     ("pipeline", "list", RESEARCH, ""),
     ("pipeline", "put", UPLOADS, "c.jpeg"),

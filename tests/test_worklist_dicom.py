@@ -19,7 +19,9 @@ from lungline.imaging.preparation import Preparation, heatmap_png
 from lungline.results.records import ImageFacts, ResultRecord
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
+from tests.support.predictor import PATIENTS, RESULTS
 from tests.support.worklist_site import home, record, running_site, wait
+from worklist.exports.former_captures import FormerCaptures
 from worklist.exports.images import ImageRenderer
 from worklist.exports.secondary_capture import capture, capture_key
 from worklist.exports.study_instances import instances_of
@@ -65,17 +67,37 @@ def test_dicom_upload_gets_a_dicom_result_in_its_study(tmp_path: Path, store: St
     result = predicted(store, data)
     with running_site(home(tmp_path), store) as site:
         site.send(result)
-        wait(lambda: store.exists("lungline-results", capture_key(result)))
+        wait(lambda: store.exists(PATIENTS, capture_key(result)))
         with site.client() as client:
             shown = client.get(f"/x/{result.upload.identity}/xray")
             assert (shown.status_code, shown.headers["content-type"]) == (200, "image/png")
-    made = dcmread(io.BytesIO(store.get("lungline-results", capture_key(result)).data))
+    made = dcmread(io.BytesIO(store.get(PATIENTS, capture_key(result)).data))
     source = dcmread(io.BytesIO(data))
     assert (made.StudyInstanceUID, made.PatientID) == (source.StudyInstanceUID, "77")
     assert made.SeriesInstanceUID != source.SeriesInstanceUID
     assert "Not a medical device" in made.DerivationDescription
     assert made.pixel_array.shape[2] == 3
     assert made.pixel_array[:, :, 0].max() > made.pixel_array[:, :, 1].min()
+
+
+def test_dicom_results_of_earlier_versions_move_to_the_patients_bucket(tmp_path: Path, store: Storage) -> None:
+    """At the start of the worklist, a little at a time, also after a move that was interrupted between two calls."""
+    names = [f"results/{digit}0/{digit * 32}/1.dcm" for digit in "abc"]
+    others = {"results/a0/note.dcm": b"no result", f"results/b0/{'b' * 32}/1.json": b"{}"}
+    for key, data in ({name: name.encode() for name in names} | others).items():
+        store.put(RESULTS, key, data)
+    store.put(PATIENTS, "captures/b0/" + "b" * 32 + "/1.dcm", b"made anew")
+
+    interrupted = FormerCaptures(store, Settings())
+    while store.exists(RESULTS, names[0]):
+        assert not interrupted.move_some(seconds=0)
+    assert store.exists(RESULTS, names[1])
+
+    with running_site(home(tmp_path), store):
+        wait(lambda: not any(store.exists(RESULTS, name) for name in names))
+    kept = [store.get(PATIENTS, name.replace("results/", "captures/")).data for name in names]
+    assert kept == [names[0].encode(), b"made anew", names[2].encode()]
+    assert [store.get(RESULTS, key).data for key in others] == list(others.values())
 
 
 def test_result_page_shows_png_upright_and_dicom_in_true_proportion(tmp_path: Path, store: Storage) -> None:

@@ -21,6 +21,7 @@ from worklist.database.models import ResultRow
 from worklist.database.rebuild import Restoration
 from worklist.database.session import Database
 from worklist.delivery.courier import Courier
+from worklist.exports.former_captures import AGAIN_SECONDS, FormerCaptures
 from worklist.exports.images import ImageRenderer
 from worklist.exports.secondary_capture import capture_key
 from worklist.exports.study_instances import instances_of
@@ -32,6 +33,7 @@ STOP_SECONDS = 3.0
 # Images may be added to the research bucket later, without an event.
 RECOUNT_SECONDS = 60.0
 ANCHOR_SECONDS = 60.0
+MOVE_AGAIN_SECONDS = 60.0
 LOOK_SECONDS, LOOK_AGAIN_SECONDS = 60.0, 5.0
 
 _log = logging.getLogger(__name__)
@@ -60,6 +62,7 @@ class Jobs:
         self._restoration = restoration or Restoration()
         self._losses, self._look_due = losses or Losses(), 0.0
         self._images = ImageRenderer(storage, settings)
+        self._former, self._move_due = FormerCaptures(storage, settings), 0.0
         self._stopping = asyncio.Event()
         self._unsure, self._recount = -1, 0.0
         self._anchored, self._anchor = 0, 0.0
@@ -75,7 +78,10 @@ class Jobs:
             self.anchor_audit,
         )
         delivered = self._repeat(self.deliver_results, every=DELIVER_SECONDS)
-        await asyncio.gather(self._repeat(self.send_notices), delivered, self._repeat(*stored), self._repeat(*looked))
+        moved = self._repeat(self.move_former_captures)
+        await asyncio.gather(
+            self._repeat(self.send_notices), delivered, self._repeat(*stored), self._repeat(*looked), moved
+        )
         stopping = (run_in_threadpool(part, STOP_SECONDS) for part in (self._notifier.join, self._courier.stop))
         await asyncio.gather(*stopping)
 
@@ -153,7 +159,7 @@ class Jobs:
                     readings.mark_saved(session, saved)
 
     def save_captures(self) -> None:
-        """Store results of DICOM uploads as DICOM files beside their records."""
+        """Store results of DICOM uploads as DICOM files, which name the patient, in the patients bucket."""
         with self._database.reading() as session:
             bodies = session.scalars(select(ResultRow.body).where(ResultRow.capture == 1).limit(20)).all()
         for record in map(ResultRecord.model_validate_json, bodies):
@@ -161,6 +167,14 @@ class Jobs:
             with self._database.writing() as session:
                 done = {"capture": 0, "capture_error": error}
                 session.execute(update(ResultRow).where(ResultRow.id == record.id).values(**done))
+
+    def move_former_captures(self) -> None:
+        """Move DICOM files that earlier versions stored in the results bucket; after a failure go on in a minute."""
+        if time.monotonic() < self._move_due:
+            return
+        self._move_due = time.monotonic() + MOVE_AGAIN_SECONDS
+        done = self._former.move_some()
+        self._move_due = time.monotonic() + AGAIN_SECONDS if done else 0.0
 
     def count_deidentified(self) -> None:
         """Count the images in the research bucket after each new unsure result, and once a minute."""
@@ -185,7 +199,6 @@ class Jobs:
 
     def _save_capture(self, record: ResultRecord) -> str | None:
         """Store the DICOM file of a result; return why there cannot be one, which retrying would not change."""
-        bucket = self._settings.results_bucket
         if not record.is_of_default_task:
             return f"There are no DICOM results of the task {record.task} yet."
         try:
@@ -199,6 +212,7 @@ class Jobs:
         except Exception as exc:  # noqa: BLE001 - headers of scanners hold anything; one must not stop all others
             _log.warning("Upload %s gets no DICOM result: %s", record.upload.identity, type(exc).__name__)
             return f"The file could not be written ({type(exc).__name__})."
+        bucket = self._settings.patients_bucket
         self._storage.put_if_absent(bucket, capture_key(record), data, "application/dicom")
         return None
 

@@ -20,7 +20,7 @@ from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from tests.support.object_store import ACCESS_KEY, SECRET_KEY, free_ports
 
-UPLOADS, RESULTS = Settings().uploads_bucket, Settings().results_bucket
+UPLOADS, RESULTS, PATIENTS = Settings().uploads_bucket, Settings().results_bucket, Settings().patients_bucket
 PREDICT, INFER, METADATA = "/v1/models/pneumonia:predict", "/v2/models/pneumonia/infer", "/v2/models/pneumonia"
 KNATIVE = {
     "ce-specversion": "1.0",

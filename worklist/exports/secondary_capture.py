@@ -1,7 +1,8 @@
 """Results as DICOM, for X-rays that came as DICOM: a Secondary Capture of the heatmap in the patient's own study.
 
-It is stored beside the result record, as `results/ab/abcdef.../3.dcm`. Its UIDs are derived from the record's id, so
-writing it again gives the same object. The result is written below the image, not on it.
+It names the patient, so it is stored in the patients bucket, as `captures/ab/abcdef.../3.dcm` for the result record
+`results/ab/abcdef.../3.json`. Its UIDs are derived from the record's id, so writing it again gives the same object. The
+result is written below the image, not on it.
 """
 
 import io
@@ -14,13 +15,14 @@ from lungline.deidentification.deidentify import quiet_dicom
 from lungline.errors import DataError, ImageRefused
 from lungline.imaging.dicom import orientation
 from lungline.imaging.dicom_origin import MANUFACTURER
-from lungline.results.records import ResultRecord
+from lungline.results.records import PREFIX, ResultRecord
 from worklist.exports import source_header
 
 if TYPE_CHECKING:
     from pydicom import Dataset, FileDataset
     from pydicom.uid import UID
 
+CAPTURES = "captures/"
 DISCLAIMER = "Research use only. Not a medical device."
 SERIES = 9317  # far above the numbers that scanners use
 SOP_CLASS = "1.2.840.10008.5.1.4.1.1.7"
@@ -28,8 +30,8 @@ _LINE = 15
 
 
 def capture_key(record: ResultRecord) -> str:
-    """Where the Secondary Capture of a result lies in the results bucket."""
-    return record.key.removesuffix(".json") + ".dcm"
+    """Where the Secondary Capture of a result lies in the patients bucket."""
+    return CAPTURES + record.key.removeprefix(PREFIX).removesuffix(".json") + ".dcm"
 
 
 def capture(original: bytes, overlaid: bytes, record: ResultRecord) -> bytes:
