@@ -2,8 +2,9 @@
 
 Knative retries a sink that answers 404, 408, 409, 429 or from 500 on, or does not answer: here 10 times, after 0.2 s,
 0.4 s, ... 30 s (111 s in all). Any other status is a dead letter at once. While the sink is unavailable or says that
-it is not ready, records wait and use up no retries; nor while it is busy (503 with Retry-After), for ten minutes. Where
-sender and sink prove themselves, only answers with a proof count: for the rest records are delivered again.
+it is not ready, records wait and use up no retries; nor while it is busy (503 with Retry-After), for ten minutes. A
+batch that is refused is delivered again record by record, so that a bad one holds up no other. Where sender and sink
+prove themselves, only answers with a proof count: for the rest records are delivered again.
 """
 
 import heapq
@@ -11,17 +12,20 @@ import itertools
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from eventing.batches import body_of
 from eventing.kafka_record import KafkaRecord, bare_letter_headers, dead_letter_headers, reply_headers
 from eventing.offsets import OffsetTracker
 from eventing.producer import Outbox
 from eventing.routes import Route
 from eventing.sink import CircuitBreaker, Sink, SinkResponse
 from lungline import tracing
-from lungline.events.cloudevents import Headers, http_headers
+from lungline.events.cloudevents import BATCHED, Headers, http_headers
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message
@@ -87,7 +91,16 @@ class Dispatcher:
 
     def dispatch(self, record: KafkaRecord, tracker: OffsetTracker) -> None:
         """Deliver a record; it is finished in `tracker` when it was accepted or is a dead letter."""
-        self._submit(Delivery(0.0, next(self._numbers), record, tracker, tracker.begin(record.offset)))
+        self.dispatch_batch([(record, tracker)])
+
+    def dispatch_batch(self, batch: Sequence[tuple[KafkaRecord, OffsetTracker]]) -> None:
+        """Deliver records that may share a request, each of which is finished in its tracker."""
+        self._submit(
+            *(
+                Delivery(0.0, next(self._numbers), record, tracker, tracker.begin(record.offset))
+                for record, tracker in batch
+            )
+        )
 
     def run_retries(self) -> None:
         """Repeat the deliveries that are due, until `end`; runs in a thread of its own."""
@@ -108,22 +121,43 @@ class Dispatcher:
         self._outbox.flush(2)
         self._sink.close()
 
-    def _submit(self, delivery: Delivery) -> None:
+    def _submit(self, *deliveries: Delivery) -> None:
         self._slots.acquire()
         try:
-            self._pool.submit(self._attempt, delivery)
+            self._pool.submit(self._attempt, deliveries)
         except RuntimeError:  # the pool is shut down: the record is read again after the next start
             self._slots.release()
 
-    def _attempt(self, delivery: Delivery) -> None:
+    def _attempt(self, deliveries: Sequence[Delivery]) -> None:
+        try:
+            if len(deliveries) > 1 and self._attempt_batch(deliveries):
+                return
+            for delivery in deliveries:
+                self._attempt_alone(delivery)
+        finally:
+            self._slots.release()
+
+    def _attempt_batch(self, deliveries: Sequence[Delivery]) -> bool:
+        """Deliver records with one request; False when each has to be delivered alone."""
+        if not self.breaker.wait():
+            return True  # the end: they are read again after the next start
+        try:
+            response = self._post_batch([delivery.record for delivery in deliveries])
+        except Exception:
+            log.exception("A batch of %d records could not be sent.", len(deliveries))
+            return False
+        if not (response.delivered or response.unavailable) and response.sent:
+            return False
+        self._acknowledge(response, *deliveries)
+        return True
+
+    def _attempt_alone(self, delivery: Delivery) -> None:
         try:
             if self.breaker.wait():
-                self._acknowledge(delivery, self._post(delivery.record))
+                self._acknowledge(self._post(delivery.record), delivery)
         except Exception:
             log.exception("Delivery of %s failed.", delivery.record)
             self._retry_or_bury(delivery)
-        finally:
-            self._slots.release()
 
     def _post(self, record: KafkaRecord) -> SinkResponse:
         headers = http_headers(record.attributes(), record.content_type) | self._route.headers
@@ -132,17 +166,41 @@ class Dispatcher:
                 headers |= {tracing.HEADER: span.traceparent, tracing.ATTRIBUTE: span.traceparent}
             response = self._sink.post(record.value, headers)
             span.add(status=response.status)
-        identity = tracing.identity_of(record.trace)
-        log.info("delivered to %s", self._route.name, extra={"identity": identity, "status": response.status})
+        self._log_delivery(record, response)
         return response
 
-    def _acknowledge(self, delivery: Delivery, response: SinkResponse) -> None:
+    def _post_batch(self, records: Sequence[KafkaRecord]) -> SinkResponse:
+        name = f"deliver to {self._route.name}"
+        with ExitStack() as stack:
+            spans = [
+                stack.enter_context(tracing.span(name, record.trace, "client", topic=record.topic))
+                for record in records
+            ]
+            body = body_of(records, [span.traceparent for span in spans])
+            response = self._sink.post(body, {"content-type": BATCHED} | self._route.headers)
+            for span in spans:
+                span.add(status=response.status)
+        for record in records:
+            self._log_delivery(record, response)
+        return response
+
+    def _log_delivery(self, record: KafkaRecord, response: SinkResponse) -> None:
+        identity = tracing.identity_of(record.trace)
+        log.info("delivered to %s", self._route.name, extra={"identity": identity, "status": response.status})
+
+    def _acknowledge(self, response: SinkResponse, *deliveries: Delivery) -> None:
         if response.delivered:
-            self._count("delivered")
-            self._reply(delivery, response)
+            self._count("delivered", len(deliveries))
+            for delivery in deliveries:
+                self._reply(delivery, response)
             return
         if response.unavailable:
             self.breaker.trip()
+        for delivery in deliveries:
+            self._deliver_again(delivery, response)
+
+    def _deliver_again(self, delivery: Delivery, response: SinkResponse) -> None:
+        """Unless it is a dead letter."""
         if not (response.sent and response.believed):
             self._wait_for_sink(delivery, response)
         elif response.retryable:
@@ -249,6 +307,6 @@ class Dispatcher:
         else:
             delivery.finish()
 
-    def _count(self, name: str) -> None:
+    def _count(self, name: str, number: int = 1) -> None:
         with self._counts_lock:
-            self._counts[name] += 1
+            self._counts[name] += number

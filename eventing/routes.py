@@ -9,6 +9,9 @@ from lungline.errors import StackError
 from lungline.events.proof import Receiving, Sender
 from lungline.settings import Settings
 
+BATCH = 50
+"""A multiple of it in flight is what a kill delivers again."""
+
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
@@ -41,7 +44,9 @@ class Route:
     dead_letters: str | None = None
     """Topic of undeliverable records; None only logs them."""
     concurrency: int = 16
-    """Deliveries at once."""
+    """Requests at once."""
+    batch: int = 1
+    """How many records that wait may share a request, if the sink takes CloudEvents in batched mode."""
     retry: RetryPolicy = field(default_factory=RetryPolicy)
 
     @property
@@ -88,6 +93,9 @@ def _to_worklist(settings: Settings, address: str, retry: RetryPolicy) -> tuple[
         token,
         sender,
         dead_letters=settings.dead_letters_topic,
+        # Under load few requests with many results each: most of what a result costs is its request.
+        concurrency=4,
+        batch=BATCH,
         retry=retry,
     )
     # Without dead letters of its own: one that is refused again would become another, for ever.

@@ -5,6 +5,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from eventing.batches import joins
 from eventing.delivery import Dispatcher
 from eventing.kafka import LONG_RUNNING, ensure_topics, make_consumer, unavailable
 from eventing.kafka_record import KafkaRecord
@@ -15,7 +16,7 @@ from lungline.errors import KafkaUnavailable
 from lungline.settings import Settings
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+    from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 HELD = 10_000  # records read and not done: in flight, or waiting for a retry
 # What is not committed is delivered again after a kill, which does no harm; the embedded broker writes two objects for
@@ -54,6 +55,8 @@ class Subscription:
         self._commit_fault = ""
         """Why the last commit failed; logged once."""
         self._watermarks: dict[int, tuple[int, int]] = {}
+        self._ahead: KafkaRecord | None = None
+        """A record that was read and could not share a request with those before it."""
         self._beyond: dict[int, int] = {}
         """By partition, in how many looks its position lay beyond its end."""
         self.mended = 0
@@ -91,8 +94,8 @@ class Subscription:
     def _deliver(self) -> None:
         committed = looked = proved = compared = time.monotonic()
         while not self._stopping.is_set():
-            if self._has_room() and (message := self._consumer.poll(POLL_SECONDS)):
-                self._dispatch(message)
+            if self._has_room() and (records := self._waiting()):
+                self.dispatcher.dispatch_batch([(record, self._tracker_of(record)) for record in records])
             if time.monotonic() - looked > PARTITIONS_SECONDS:
                 self._add_partitions()
                 looked = time.monotonic()
@@ -190,6 +193,8 @@ class Subscription:
         except KafkaException as exc:
             log.warning("%s", unavailable(self._settings, exc, topic=topic, group=self.route.group))
             return  # the next look tries again
+        if self._ahead and self._ahead.partition == number:
+            self._ahead = None  # it comes again
         self._trackers[number] = OffsetTracker(-1)
         self._requested.pop(number, None)
         self._beyond[number] = 0
@@ -202,18 +207,32 @@ class Subscription:
         self._stopping.wait(POLL_SECONDS)
         return False
 
-    def _dispatch(self, message: "Message") -> None:
-        if error := message.error():
+    def _waiting(self) -> list[KafkaRecord]:
+        """The next record, and those that wait behind it and may share its request; empty when there is none."""
+        first, self._ahead = self._ahead or self._read(POLL_SECONDS), None
+        records = [first] if first else []
+        while first and len(records) < self.route.batch and (record := self._read(0)):
+            if not joins(records, record, self.route.batch):
+                self._ahead = record
+                break
+            records.append(record)
+        return records
+
+    def _read(self, seconds: float) -> KafkaRecord | None:
+        message = self._consumer.poll(seconds)
+        if message and (error := message.error()):
             log.warning("%s", unavailable(self._settings, error, topic=self.route.topic))
-            return
-        record = KafkaRecord.of(message)
+            return None
+        return KafkaRecord.of(message) if message else None
+
+    def _tracker_of(self, record: KafkaRecord) -> OffsetTracker:
         if record.offset <= self._trackers[record.partition].done:
             # The topic was created anew, and its offsets start from 0 again; or the position was beyond the end, and
             # Apache Kafka has sent the reader back to the beginning.
             log.error("Offsets of %s step back to %d: delivering from there.", self.route.topic, record.offset)
             self.mended += 1
             self._trackers[record.partition] = OffsetTracker(record.offset - 1)
-        self.dispatcher.dispatch(record, self._trackers[record.partition])
+        return self._trackers[record.partition]
 
     def _commit_last(self) -> None:
         """Commit what is done, and wait a while for the answer; records that come meanwhile are read again."""

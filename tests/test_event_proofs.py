@@ -26,7 +26,7 @@ from laptop.services.process import running
 from laptop.services.store import running_store
 from lungline.datasets.phantom import jpeg
 from lungline.events import proof, proof_layer
-from lungline.events.cloudevents import MAX_EVENT_BYTES
+from lungline.events.cloudevents import BATCHED, MAX_EVENT_BYTES, batch
 from lungline.events.proof import HEADER, ProofRefused, Receiver, Sender, Session
 from lungline.events.uploads import Upload, minio_record
 from lungline.home import Home
@@ -92,6 +92,15 @@ Changing = Callable[[str, dict[str, str], bytes], tuple[str, dict[str, str], byt
 
 def without(name: str) -> Changing:
     return lambda path, values, body: (path, {key: value for key, value in values.items() if key != name}, body)
+
+
+def test_a_proved_batch_is_delivered(guarded: Site) -> None:
+    event = {name[3:]: value for name, value in headers().items() if name.startswith("ce-")}
+    body = batch([(event, record().model_dump_json().encode())] * 2)
+    sink = Sink(f"{guarded.url}/", Sender(KEY, "worklist"))
+    assert sink.post(body, {"content-type": BATCHED}).delivered
+    sink.close()
+    assert not Sink(f"{guarded.url}/").post(body, {"content-type": BATCHED}).delivered
 
 
 @pytest.mark.parametrize(

@@ -270,6 +270,35 @@ def test_results_and_dead_letters_reach_the_worklist(topics: Settings) -> None:
     assert "authorization" not in predictor.deliveries[0][1]
 
 
+def test_results_that_wait_share_requests_and_a_bad_one_holds_up_no_other(topics: Settings) -> None:
+    results = [json.dumps({"number": number}) for number in range(40)] + ['"poison"']
+    event = [("ce_specversion", b"1.0"), ("ce_id", b"1"), ("ce_type", b"t"), ("ce_source", b"s")]
+    produce(
+        topics.model_copy(update={"uploads_topic": topics.results_topic}),
+        *results,
+        headers=[*event, ("content-type", b"application/json")],
+    )
+
+    def behave(value: str, _: int) -> int:
+        return 400 if "poison" in value else 204
+
+    with (
+        fake_predictor() as predictor,
+        fake_predictor(behave) as worklist,
+        running_trigger(topics, predictor, worklist.uri) as trigger,
+    ):
+        eventually(lambda: committed(topics, RESULTS_GROUP, topics.results_topic) == 41)
+        eventually(lambda: committed(topics, DEAD_LETTERS_GROUP, topics.dead_letters_topic) == 1)
+        counts = trigger.subscriptions[1].dispatcher.counts
+    batches = [json.loads(value) for value, sent, _ in worklist.deliveries if "batch" in sent["content-type"]]
+    alone = [value for value, sent, _ in worklist.deliveries if "batch" not in sent["content-type"]]
+    shared = [json.dumps(event["data"]) for batch in batches for event in batch]
+    assert len(batches) >= 1
+    assert len(batches) < 20
+    assert set(shared) | set(alone) == set(results)
+    assert (counts["delivered"], counts["retried"], counts["dead_letters"]) == (40, 0, 1)
+
+
 def test_an_unavailable_worklist_blocks_no_uploads(topics: Settings) -> None:
     """It gets every result later."""
     values = [str(number) for number in range(40)]

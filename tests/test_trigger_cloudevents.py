@@ -7,8 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eventing.batches import body_of, joins
 from eventing.kafka_record import KafkaRecord, bare_letter_headers, dead_letter_headers, reply_headers
-from lungline.events.cloudevents import http_headers, percent_decode, percent_encode
+from lungline.events.cloudevents import (
+    BATCHED,
+    MAX_EVENT_BYTES,
+    http_headers,
+    parse_all,
+    percent_decode,
+    percent_encode,
+)
 
 RECORD = KafkaRecord("xray-uploads", 2, 17, b"{}", b"bucket/ward 7/\xc3\x9cn.jpg", milliseconds=1_700_000_000_123)
 
@@ -104,6 +112,49 @@ def test_attributes_that_no_header_can_carry_are_left_out(name: str) -> None:
     record = KafkaRecord.of(Message())  # pyright: ignore[reportArgumentType] - confluent-kafka's cannot be made
     assert record.attributes() == {"specversion": "1.0", "type": "t" * 4096}
     assert record.content_type is None
+
+
+def event_record(value: bytes, content_type: str | None = "application/json", **attributes: str) -> KafkaRecord:
+    event = {"specversion": "1.0", "type": "t", "id": "1", "source": "/ü"} | attributes
+    return KafkaRecord("t", 0, 0, value, content_type=content_type, event=event)
+
+
+def test_records_of_a_batch_arrive_as_they_are() -> None:
+    records = [event_record(b'{"n": 1, "text": "\xc3\xbc"}'), event_record(b"[]", type="other")]
+    trace = f"00-{'a' * 32}-{'b' * 16}-01"
+    events = parse_all({"content-type": BATCHED}, body_of(records, [trace, None]))
+    assert [(event.type, event.data, event.trace) for event in events] == [
+        ("t", {"n": 1, "text": "\u00fc"}, trace),
+        ("other", [], None),
+    ]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        event_record(b'1}, {"specversion": "1.0", "type": "smuggled", "data": 2'),
+        event_record(b""),
+        event_record(b"NaN"),
+        event_record(b"1", None),
+        event_record(b"1", "application/cloudevents+json"),
+        event_record(b"1", data="2"),
+        event_record(b'"%s"' % (b"x" * MAX_EVENT_BYTES)),
+        event_record(b"1", **{f"a{number}": "\u00e9" * 4096 for number in range(30)}),
+        KafkaRecord("t", 0, 0, b"1", content_type="application/json"),
+    ],
+)
+def test_what_is_no_small_json_event_shares_no_request(record: KafkaRecord) -> None:
+    assert not joins([event_record(b"1")], record, 50)
+    assert not joins([record], event_record(b"1"), 50)
+
+
+def test_a_batch_has_bounds() -> None:
+    small, large = event_record(b"1"), event_record(b'"%s"' % (b"x" * 300_000))
+    assert joins([small] * 4, small, 5)
+    assert not joins([small] * 5, small, 5)
+    assert joins([small], large, 5)
+    assert not joins([small, large], large, 5)
+    assert len(body_of([small, large], [None] * 2)) < MAX_EVENT_BYTES
 
 
 def test_burying_a_dead_letter_cannot_fail(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,8 @@ def values(**changes: Any) -> bytes:
         structured({"no": "result"}),
         structured(None, specversion="2.0"),
         (b"[]", {"content-type": "application/cloudevents+json"}),
+        (b"{}", {"content-type": "application/cloudevents-batch+json"}),
+        (b"[1]", {"content-type": "application/cloudevents-batch+json"}),
     ],
 )
 def test_invalid_result_is_refused_and_stores_nothing(site: Site, body: bytes, changes: dict[str, str]) -> None:
@@ -152,6 +154,34 @@ def test_event_of_several_uploads_is_stored_whole_or_not(site: Site) -> None:
         assert count(site).uploaded == 0
         site.keep(record(number))
     assert httpx.post(site.url, json={"records": records}, headers=batch).status_code == 204
+    assert count(site).uploaded == 3
+
+
+def batched(*bodies: str, kind: str = RESULT_TYPE) -> tuple[str, dict[str, str]]:
+    members = (
+        f'{{"specversion": "1.0", "type": "{kind}", "id": "{number}", "source": "/x", "data": {body}}}'
+        for number, body in enumerate(bodies)
+    )
+    return f"[{','.join(members)}]", {"content-type": "application/cloudevents-batch+json"}
+
+
+def test_a_batch_of_events_is_shown_whole_or_not(site: Site) -> None:
+    records = [record(number) for number in range(3)]
+    bodies = [result.model_dump_json() for result in records]
+
+    def send(*bodies: str, **changes: Any) -> int:
+        body, event_headers = batched(*bodies, **changes)
+        return httpx.post(site.url, content=body, headers=event_headers, timeout=20).status_code
+
+    for result in records[:2]:
+        site.keep(result)
+    assert send(*bodies) == 404
+    assert send(*bodies[:2], "{}") == 400
+    assert send(*bodies[:2], kind="com.example.order") == 400
+    assert count(site).uploaded == 0
+    assert send() == 204
+    site.keep(records[2])
+    assert send(*bodies, bodies[0]) == 204
     assert count(site).uploaded == 3
 
 

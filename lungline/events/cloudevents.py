@@ -2,6 +2,7 @@
 
     binary       the attributes in headers (`ce-` over HTTP, `ce_` in Kafka), the data as the body
     structured   one JSON object with attributes and data
+    batched      a JSON array of such objects, over HTTP only; accepted or refused as a whole
 
 https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md
 """
@@ -9,7 +10,7 @@ https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protoc
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 from urllib.parse import unquote
@@ -19,6 +20,7 @@ from lungline.errors import EventMalformed
 
 MAX_EVENT_BYTES = 2**20  # Kafka's own default limit of a message
 STRUCTURED = "application/cloudevents+json"
+BATCHED = "application/cloudevents-batch+json"
 
 Mode = Literal["binary", "structured"]
 # Typed as confluent-kafka has it.
@@ -32,6 +34,8 @@ class CloudEvent:
     type: str
     data: Any = field(repr=False)
     mode: Mode
+    trace: str | None = None
+    """The W3C trace that it belongs to."""
 
 
 def require_size(body: bytes | str) -> None:
@@ -44,14 +48,40 @@ def parse(headers: Mapping[str, str], body: bytes) -> CloudEvent:
     """The CloudEvent of a POST, in either mode; header names in lower case. Raises EventMalformed."""
     require_size(body)
     if mode_of(headers) == "structured":
-        return _structured(decode_json(body))
+        return _structured(decode_json(body), headers)
     kind = headers.get("ce-type")
     if headers.get("ce-specversion") != "1.0" or not kind:
         raise EventMalformed("The request is not a CloudEvent 1.0: it has no ce-specversion and ce-type.")
     # A page of another site may send text/plain unasked, but not this.
     if _media_type(headers) != "application/json":
         raise EventMalformed("The CloudEvent's data must be application/json.")
-    return CloudEvent(kind, decode_json(body), "binary")
+    return CloudEvent(kind, decode_json(body), "binary", trace_of(headers))
+
+
+def parse_all(headers: Mapping[str, str], body: bytes) -> list[CloudEvent]:
+    """The CloudEvents of a POST: those of a batch, else the one in either other mode. Raises EventMalformed."""
+    if _media_type(headers) != BATCHED:
+        return [parse(headers, body)]
+    events = decode_json(body)
+    if not isinstance(events, list):
+        raise EventMalformed("The batch of CloudEvents is not a JSON array.")
+    return [_structured(event, {}) for event in cast("list[Any]", events)]
+
+
+def fits_batch(attributes: Mapping[str, str], content_type: str | None, data: bytes) -> bool:
+    """Whether `batch` can take an event: its data is JSON, and says so."""
+    if content_type != "application/json" or not {"data", "datacontenttype"}.isdisjoint(attributes):
+        return False
+    try:
+        decode_json(data)  # else it could end its event, and begin another
+    except EventMalformed:
+        return False
+    return True
+
+
+def batch(events: Iterable[tuple[Mapping[str, str], bytes]]) -> bytes:
+    """The body in batched mode of events that fit, each of attributes and data."""
+    return b"[" + b",".join(_member(attributes, data) for attributes, data in events) + b"]"
 
 
 def mode_of(headers: Mapping[str, str], value: Any = None) -> Mode:
@@ -121,12 +151,17 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(name)
 
 
-def _structured(value: Any) -> CloudEvent:
+def _member(attributes: Mapping[str, str], data: bytes) -> bytes:
+    event = json.dumps({**attributes, "datacontenttype": "application/json"})
+    return b'%s, "data": %s}' % (event[:-1].encode(), data)
+
+
+def _structured(value: Any, headers: Mapping[str, str]) -> CloudEvent:
     event = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
     kind = event.get("type")
     if event.get("specversion") != "1.0" or not isinstance(kind, str):
         raise EventMalformed("The structured CloudEvent has no specversion 1.0 and type.")
-    return CloudEvent(kind, unwrap(event), "structured")
+    return CloudEvent(kind, unwrap(event), "structured", trace_of(headers, event))
 
 
 def _media_type(headers: Mapping[str, str]) -> str:

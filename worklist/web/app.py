@@ -152,6 +152,7 @@ def build_app(
     app.add_middleware(Forms, is_signed_in=lambda cookie: access.person(cookie) is not None)
     if allowed := origins(settings.worklist.viewer_origins):
         app.add_middleware(ViewerOrigins, allowed=allowed)
+    app.add_middleware(events.EventRoutes, context=app.state.worklist, refusal=_refusal)
     app.add_middleware(KnownHosts, allowed_hosts=hosts, own=own_host(settings))
     if key := settings.event_key:
         app.add_middleware(ProvedEvents, receiver=Receiver(key.get_secret_value(), "worklist"), is_event=is_event)
@@ -208,10 +209,9 @@ def _static_names() -> dict[str, str]:
 
 def _add_handlers(app: FastAPI) -> None:
     async def refused(request: Request, exc: Exception) -> Response:
-        status = next((code for kind, code in STATUS if isinstance(exc, kind)), 500)
         if isinstance(exc, SignInNeeded) and wants_page(request):
             return RedirectResponse("/login", status_code=303)
-        response = _answer(request, status, str(exc))
+        response = _answer(request, _status_of(exc), str(exc))
         if isinstance(exc, TokenNeeded):
             response.headers["www-authenticate"] = "Bearer"
         return response
@@ -228,10 +228,27 @@ def _add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, unknown)
 
 
+def _status_of(exc: Exception) -> int:
+    return next((code for kind, code in STATUS if isinstance(exc, kind)), 500)
+
+
+def _refusal(exc: LunglineError) -> Response:
+    """The answer to a program."""
+    return _sentence(_status_of(exc), str(exc))
+
+
+def _sentence(status: int, sentence: str) -> Response:
+    return JSONResponse({"error": sentence}, status_code=status, headers=_headers(status))
+
+
+def _headers(status: int) -> dict[str, str] | None:
+    return {"retry-after": "5"} if status == 503 else None
+
+
 def _answer(request: Request, status: int, sentence: str) -> Response:
-    headers = {"retry-after": "5"} if status == 503 else None
     if not wants_page(request):
-        return JSONResponse({"error": sentence}, status_code=status, headers=headers)
+        return _sentence(status, sentence)
+    headers = _headers(status)
     pages: Any = request.app.state.worklist.pages
     values = {"status": status, "sentence": sentence, "person": getattr(request.state, "person", None)}
     return pages.TemplateResponse(request, "message.html", values, status_code=status, headers=headers)

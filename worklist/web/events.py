@@ -1,18 +1,25 @@
-"""Incoming events: results from the trigger, and dead letters."""
+"""Incoming events: results from the trigger, and dead letters.
+
+They come a hundred times a second and from programs alone, so they have a way of their own past sessions, forms and
+pages: what those guard, cookies and what browsers send, no event has. Its sender's proof or token, its size and its
+host are checked all the same.
+"""
 
 import hashlib
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 from fastapi import APIRouter, Request, Response
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lungline import tracing
-from lungline.errors import EventMalformed
+from lungline.errors import EventMalformed, LunglineError
 from lungline.events import cloudevents
 from lungline.events.uploads import UPLOAD_TYPE, parse
 from lungline.results.events import results_of
@@ -20,28 +27,49 @@ from lungline.results.records import ResultRecord
 from worklist import metrics
 from worklist.database import counters
 from worklist.web.context import Context, Forbidden, Worklist
+from worklist.web.security import DEAD_LETTERS, RESULTS, is_event
 
 router = APIRouter()
 _log = logging.getLogger(__name__)
 
 
-@router.post("/")
-async def receive(request: Request, context: Context) -> Response:
-    """Accept a CloudEvent, and show the record in the results bucket that it points at.
+class EventRoutes:
+    """Handles events, and passes all other requests on to `app`; `refusal` answers an error."""
+
+    def __init__(self, app: ASGIApp, context: Worklist, refusal: Callable[[LunglineError], Response]) -> None:
+        self._app = app
+        self._context = context
+        self._refusal = refusal
+        self._routes = {RESULTS: receive_results, DEAD_LETTERS: receive_dead_letter}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request."""
+        if scope["type"] != "http" or not is_event(scope):
+            await self._app(scope, receive, send)
+            return
+        scope["route"] = SimpleNamespace(path=scope["path"])  # for the metrics, as a router would
+        try:
+            response = await self._routes[scope["path"]](Request(scope, receive), self._context)
+        except LunglineError as exc:
+            response = self._refusal(exc)
+        await response(scope, receive, send)
+
+
+async def receive_results(request: Request, context: Worklist) -> Response:
+    """Accept a CloudEvent or a batch, and show the records in the results bucket that they point at.
 
     204: shown, now or before; 400: invalid, do not retry; 404: no such record, 409: its version was never promoted:
-    retry, it may come; 503: retry.
+    retry, it may come; 503: retry. All of a batch is shown, or nothing.
     """
     _authorise(request, context)
-    event = cloudevents.parse(request.headers, await _body(request))
-    trace = cloudevents.trace_of(request.headers)
-    await run_in_threadpool(_show, context, _hints(event), trace)
-    context.live.nudge()
+    events = cloudevents.parse_all(request.headers, await _body(request))
+    if events:
+        await run_in_threadpool(_show, context, events)
+        context.live.nudge()
     return Response(status_code=204)
 
 
-@router.post("/dead-letters")
-async def receive_dead_letter(request: Request, context: Context) -> Response:
+async def receive_dead_letter(request: Request, context: Worklist) -> Response:
     """Accept a dead-lettered event, from Knative's dead letter sink or the laptop's.
 
     Events of refused images are dead-lettered; their records with the reason are read from S3. Only a digest of the
@@ -87,6 +115,12 @@ def _authorise(request: Request, context: Worklist) -> None:
         raise Forbidden("Events must carry the bearer token of the setting worklist.event_token.")
 
 
+def _show(context: Worklist, events: Sequence[cloudevents.CloudEvent]) -> None:
+    pointed = [(hint, event.trace) for event in events for hint in _hints(event)]
+    records = context.incoming.recorded([hint for hint, _ in pointed])
+    _store(context, records, {hint.id: trace for hint, trace in pointed if trace})
+
+
 def _hints(event: cloudevents.CloudEvent) -> list[ResultRecord]:
     try:
         return results_of(event)
@@ -95,21 +129,19 @@ def _hints(event: cloudevents.CloudEvent) -> list[ResultRecord]:
         raise
 
 
-def _show(context: Worklist, hints: Sequence[ResultRecord], trace: str | None) -> None:
-    _store(context, context.incoming.recorded(hints), trace)
-
-
-def _store(context: Worklist, records: Sequence[ResultRecord], trace: str | None = None) -> None:
+def _store(context: Worklist, records: Sequence[ResultRecord], traces: Mapping[str, str] | None = None) -> None:
+    given = traces or {}
     with ExitStack() as spans:
         by_record = {
             record.id: spans.enter_context(
-                tracing.span("show", trace or tracing.of_upload(record.upload.identity), "server")
+                tracing.span("show", given.get(record.id, tracing.of_upload(record.upload.identity)), "server")
             )
             for record in records
         }
         changed = context.intake.add(records, context.incoming.patients(records)) if records else []
+        changed_ids = {record.id for record in changed}
         for name, span in by_record.items():
-            span.add(changed=any(record.id == name for record in changed))
+            span.add(changed=name in changed_ids)
     for record in changed:
         metrics.count_result(record)
         _log.info("on the list", extra={"identity": record.upload.identity})

@@ -15,7 +15,8 @@ from worklist.database.access import COOKIE
 
 HEALTH = frozenset(("/healthz", "/v2/health/ready"))
 # Routes for events, whose senders prove themselves or present a token.
-EVENTS = frozenset(("/", "/dead-letters"))
+RESULTS, DEAD_LETTERS = "/", "/dead-letters"
+EVENTS = frozenset((RESULTS, DEAD_LETTERS))
 DICOMWEB = "/dicom-web"
 """Under which viewers search and retrieve, with a token."""
 
