@@ -39,6 +39,7 @@ def main(settings: Settings) -> None:
     loader.start()
 
     from lungline.deidentification.background import BackgroundCopies
+    from lungline.results.listing import SharedListing
     from serving.app import Pools
     from serving.endpoints import Endpoints, UploadEvents
     from serving.metrics import ModelCollector
@@ -48,8 +49,8 @@ def main(settings: Settings) -> None:
     copies = BackgroundCopies(storage, settings, limits)
     copies.start()
     kind, source = os.environ.get("CE_TYPE", ""), os.environ.get("CE_SOURCE", "")
-    beside = ThreadPoolExecutor(arguments.threads, "beside")
-    upload_events = UploadEvents(storage, settings, kind, source, copies.later, beside)
+    listing = SharedListing(storage, settings.results_bucket, ThreadPoolExecutor(arguments.threads, "listing"))
+    upload_events = UploadEvents(storage, settings, kind, source, copies.later, listing)
     ModelCollector(loader)
     endpoints = Endpoints(arguments.model_name or settings.model_name, loader, upload_events)
     image_threads = min(arguments.threads, IMAGE_THREADS)

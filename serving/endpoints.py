@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +16,7 @@ from lungline.events.proof import ProofRefused
 from lungline.events.proof_layer import NEEDED
 from lungline.events.uploads import Upload, parse, require_bucket
 from lungline.results.events import result_event
+from lungline.results.listing import SharedListing
 from lungline.results.records import ResultRecord, load_or_none, record_key
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
@@ -156,8 +156,7 @@ class UploadEvents:
     type: str = ""
     source: str = ""
     keep_unsure: KeepUnsure | None = None
-    beside: Executor | None = None
-    """Threads for what is written while an upload is predicted."""
+    listing: SharedListing | None = None
 
     def predict(self, value: Any, request: Request, diagnoser: Diagnoser) -> Reply:
         """Predict and save the uploads of an event, given as its JSON `value`.
@@ -200,7 +199,7 @@ class UploadEvents:
                 self.settings,
                 received,
                 keep_unsure=self.keep_unsure,
-                beside=self.beside,
+                listing=self.listing,
             )
             span.add(outcome=record.outcome, label=record.label, version=record.model.version, **record.timings)
         return record, span.traceparent or parent

@@ -1,11 +1,11 @@
 import io
 import shutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -24,6 +24,7 @@ from lungline.package.card import Thresholds, amend_card
 from lungline.package.package import Package
 from lungline.results import heatmaps
 from lungline.results import records as results
+from lungline.results.listing import SharedListing
 from lungline.results.records import ResultRecord
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
@@ -346,22 +347,50 @@ def test_a_record_without_a_heatmap_has_none_to_draw(store: Storage, diagnoser: 
         heatmaps.overlaid(record, b"no image", store, RESULTS)
 
 
-class Unlisting(Executor):
-    """Threads whose writes all fail."""
-
-    def submit(self, fn: Callable[..., Any], /, *_: Any, **__: Any) -> "Future[Any]":
-        assert fn is results.list_latest
-        failed: Future[Any] = Future()
-        failed.set_exception(StorageUnavailable("The store does not answer."))
-        return failed
-
-
 def test_a_record_is_listed_before_it_is_saved(store: Storage, diagnoser: Diagnoser) -> None:
     """Otherwise it would be missing among the latest, and from monitoring, for ever."""
     upload = put(store, "heat/listed.jpeg", jpeg(3, opacities=True))
-    with pytest.raises(StorageUnavailable):
-        diagnose_upload(upload, diagnoser, store, SETTINGS, beside=Unlisting())
-    assert not results.is_known(store, RESULTS, upload.identity)
-    with ThreadPoolExecutor(1) as beside:
-        record = diagnose_upload(upload, diagnoser, store, SETTINGS, beside=beside)
+    nowhere = Storage("http://127.0.0.1:9", "us-east-1", SecretStr("key"), SecretStr("secret"))
+    with ThreadPoolExecutor(1) as threads:
+        with pytest.raises(StorageUnavailable):
+            diagnose_upload(upload, diagnoser, store, SETTINGS, listing=SharedListing(nowhere, RESULTS, threads))
+        assert not results.is_known(store, RESULTS, upload.identity)
+        listing = SharedListing(store, RESULTS, threads)
+        record = diagnose_upload(upload, diagnoser, store, SETTINGS, listing=listing)
     assert record in results.latest(store, RESULTS, 1000)
+    with pytest.raises(RuntimeError):
+        listing.add(upload.identity, "1", datetime.now(UTC)).result(5)
+
+
+def test_records_of_a_burst_share_the_objects_that_list_them(store: Storage, diagnoser: Diagnoser) -> None:
+    bucket = "lungline-burst"
+    store.ensure_buckets(bucket)
+    ours = SETTINGS.model_copy(update={"results_bucket": bucket})
+    uploads = [put(store, f"burst/{number}.jpeg", jpeg(number % 3, opacities=True)) for number in range(16)]
+    with ThreadPoolExecutor(8) as threads, ThreadPoolExecutor(16) as callers:
+        listing = SharedListing(store, bucket, threads)
+        judged = [callers.submit(diagnose_upload, each, diagnoser, store, ours, listing=listing) for each in uploads]
+        records = [future.result(60) for future in judged]
+        diagnose_upload(uploads[0], diagnoser, store, ours, listing=listing)  # delivered again, and listed alone
+    names = [info.key for info in store.list(bucket, results.LATEST)]
+    assert len(names) < len(uploads)
+    assert max(len(name.rpartition("/")[2]) for name in names) <= 255
+    assert sorted(record.id for record in results.latest(store, bucket, 20)) == sorted(record.id for record in records)
+    keys = [key for key, _ in results.keys_since(store, bucket, datetime(2020, 1, 1, tzinfo=UTC))]
+    assert sorted(keys) == sorted(record.key for record in records)
+
+
+def test_a_shared_object_has_no_longer_name_than_stores_allow(store: Storage) -> None:
+    bucket, now = "lungline-names", datetime.now(UTC)
+    store.ensure_buckets(bucket)
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(time.sleep, 0.2)  # so that all wait
+        listing = SharedListing(store, bucket, threads)
+        listed = [listing.add(f"{number:032x}", version, now) for version in ("1", "v" * 200) for number in range(20)]
+        for future in listed:
+            future.result(30)
+    names = [info.key.rpartition("/")[2] for info in store.list(bucket, results.LATEST)]
+    assert max(map(len, names)) <= 255
+    assert sorted(name.count(".") + 1 for name in names) == [1] * 20 + [6, 7, 7]
+    keys = {key for key, _ in results.keys_since(store, bucket, datetime(2020, 1, 1, tzinfo=UTC))}
+    assert len(keys) == 40

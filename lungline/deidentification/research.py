@@ -38,15 +38,24 @@ class CatchUp:
     failed: int
 
 
-def keep(record: ResultRecord, data: bytes, storage: Storage, settings: Settings, limits: Limits | None = None) -> bool:
+def keep(
+    record: ResultRecord,
+    data: bytes,
+    storage: Storage,
+    settings: Settings,
+    limits: Limits | None = None,
+    *,
+    absent: bool = False,
+) -> bool:
     """Store the image of an unsure record for research unless it is stored already; failures are logged, not raised.
 
-    Returns whether the image is stored now.
+    `absent` says that it is known not to be stored. Returns whether the image is stored now.
     """
     if record.label != "Unsure":
         return False
     try:
-        _keep(record, data, storage, settings, limits or Limits.from_settings(settings))
+        if absent or not _is_kept(record, storage, settings):
+            _keep(record, data, storage, settings, limits or Limits.from_settings(settings))
     except Exception as exc:  # noqa: BLE001 - the result is saved, and no failure here may undo it
         # Messages of libraries may quote the image; the type and place of the error cannot.
         last = traceback.extract_tb(exc.__traceback__)[-1]
@@ -64,9 +73,18 @@ def owe(record: ResultRecord, storage: Storage, settings: Settings) -> None:
     storage.put(settings.results_bucket, OWED + record.id, b"")
 
 
-def settle(record: ResultRecord, storage: Storage, settings: Settings, limits: Limits | None = None) -> Outcome:
-    """Keep the image of a record that was noted, and remove the note unless that failed."""
-    outcome = _catch_up(record, storage, settings, limits)
+def settle(
+    record: ResultRecord,
+    storage: Storage,
+    settings: Settings,
+    limits: Limits | None = None,
+    data: bytes | None = None,
+) -> Outcome:
+    """Keep the image of a record that was noted, and remove the note unless that failed.
+
+    `data` is the image that was diagnosed, where it is still at hand.
+    """
+    outcome = _catch_up(record, storage, settings, limits, data)
     if outcome != "failed":
         storage.delete(settings.results_bucket, OWED + record.id)
     return outcome
@@ -88,11 +106,15 @@ def catch_up(storage: Storage, settings: Settings) -> CatchUp:
     return CatchUp(outcomes.count("kept"), outcomes.count("present"), outcomes.count("failed") + outcomes.count("lost"))
 
 
-def _catch_up(record: ResultRecord, storage: Storage, settings: Settings, limits: Limits | None) -> Outcome:
+def _catch_up(
+    record: ResultRecord, storage: Storage, settings: Settings, limits: Limits | None, data: bytes | None
+) -> Outcome:
     """The outcome of another attempt; `lost` when the diagnosed image is gone."""
     pseudonyms = Pseudonyms.from_settings(settings)
     if storage.exists(settings.research_bucket, _name(record, pseudonyms) + ".json"):
         return "present"
+    if data is not None:
+        return "kept" if keep(record, data, storage, settings, limits, absent=True) else "failed"
     upload = record.upload
     try:
         stored = storage.get(upload.bucket, upload.key, upload.version_id, settings.image_max_bytes)
@@ -102,19 +124,21 @@ def _catch_up(record: ResultRecord, storage: Storage, settings: Settings, limits
         return "failed"
     if record.read is not None and record.read.etag != stored.etag:
         return "lost"
-    return "kept" if keep(record, stored.data, storage, settings, limits) else "failed"
+    return "kept" if keep(record, stored.data, storage, settings, limits, absent=True) else "failed"
+
+
+def _is_kept(record: ResultRecord, storage: Storage, settings: Settings) -> bool:
+    name = _name(record, Pseudonyms.from_settings(settings))
+    try:
+        return storage.exists(settings.research_bucket, name + ".json")
+    except LunglineError:
+        storage.ensure_buckets(settings.research_bucket)
+        return False
 
 
 def _keep(record: ResultRecord, data: bytes, storage: Storage, settings: Settings, limits: Limits) -> None:
     pseudonyms = Pseudonyms.from_settings(settings)
     name, bucket = _name(record, pseudonyms), settings.research_bucket
-    try:
-        present = storage.exists(bucket, name + ".json")
-    except LunglineError:
-        storage.ensure_buckets(bucket)
-        present = False
-    if present:
-        return
     try:
         image = deidentify(data, pseudonyms, limits)
     except ImageRefused as exc:

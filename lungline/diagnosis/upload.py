@@ -5,7 +5,6 @@ The predictor, the laptop and a notebook call the same function.
 
 import logging
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -18,6 +17,7 @@ from lungline.imaging import dicom, dicom_facts
 from lungline.imaging.dicom_facts import facts_of
 from lungline.imaging.dicom_header import DicomFile, find_header
 from lungline.results import patients, records
+from lungline.results.listing import SharedListing
 from lungline.results.records import OperatingPoint, Outcome, ReadFacts, ResultRecord, Times, UploadFacts
 from lungline.settings import Settings
 from lungline.storage.objects import StoredObject
@@ -41,18 +41,18 @@ def diagnose_upload(
     received: datetime | None = None,
     *,
     keep_unsure: KeepUnsure | None = None,
-    beside: Executor | None = None,
+    listing: SharedListing | None = None,
 ) -> ResultRecord:
     """Fetch, diagnose and save one upload; `received` is when its event arrived, now by default.
 
-    Without `keep_unsure`, the image of an unsure record is copied to the research bucket before this returns. Threads
-    of `beside`, where given, write what can be written during the diagnosis.
+    Without `keep_unsure`, the image of an unsure record is copied to the research bucket before this returns. A
+    `listing`, where given, lists the record among the latest during the diagnosis, with others if there are any.
     Idempotent: another call for the same upload and model version, concurrent or later, returns the stored record.
     Raises EventMalformed when the upload is not in the uploads bucket, StorageUnavailable and Busy when a retry may
     help.
     """
     require_bucket([upload], settings.uploads_bucket)
-    case = _Case(diagnoser, storage, settings, received or datetime.now(UTC), beside)
+    case = _Case(diagnoser, storage, settings, received or datetime.now(UTC), listing)
 
     def keep_now(record: ResultRecord, stored: StoredObject) -> None:
         from lungline.deidentification import research
@@ -102,7 +102,7 @@ class _Case:
     storage: Storage
     settings: Settings
     received: datetime
-    beside: Executor | None
+    listing: SharedListing | None
 
     def diagnose(self, upload: Upload, stored: StoredObject, timings: dict[str, float]) -> ResultRecord:
         listed = self._list(upload, stored.modified)
@@ -114,11 +114,11 @@ class _Case:
 
     def _list(self, upload: Upload, modified: datetime) -> Callable[[], object]:
         """List the record to come among the latest; returns the wait until it is, which raises what a put does."""
-        arguments = (self.storage, self.settings.results_bucket, upload.identity, self.diagnoser.version, modified)
-        if self.beside is None:
-            records.list_latest(*arguments)
+        arguments = (upload.identity, self.diagnoser.version, modified)
+        if self.listing is None:
+            records.list_latest(self.storage, self.settings.results_bucket, *arguments)
             return lambda: None
-        return partial(self.beside.submit(records.list_latest, *arguments).result, _LIST_SECONDS)
+        return partial(self.listing.add(*arguments).result, _LIST_SECONDS)
 
     def _set_aside(self, header: DicomFile | None) -> Diagnosis | None:
         """The refusal of an image that the model is not meant for, or that is a result of ours; else None."""

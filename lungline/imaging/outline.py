@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -60,7 +61,8 @@ def _polygons(field: npt.NDArray[np.float32]) -> Iterator[tuple[float, Floats]]:
 
     A field that reaches the image's side is closed there.
     """
-    padded = np.pad(np.nan_to_num(field).astype(np.float64), 1)
+    padded = np.zeros((field.shape[0] + 2, field.shape[1] + 2))
+    padded[1:-1, 1:-1] = np.nan_to_num(field)
     following = _lines(padded >= _LEVEL)
     while following:
         start, edge = following.popitem()
@@ -73,21 +75,40 @@ def _polygons(field: npt.NDArray[np.float32]) -> Iterator[tuple[float, Floats]]:
             yield area, points
 
 
-def _lines(inside: npt.NDArray[np.bool_]) -> dict[Edge, Edge]:
-    """The line of each cell, from edge to edge; each edge has one line that comes and one that goes."""
+def _lines(inside: npt.NDArray[np.bool_]) -> dict[int, int]:
+    """The line of each cell, from edge to edge; each edge has one line that comes and one that goes.
+
+    An edge is a number: twice that of its first corner, and 1 more when it runs down.
+    """
     bits = inside.astype(np.uint8)
     corners = bits[:-1, :-1] + 2 * bits[:-1, 1:] + 4 * bits[1:, 1:] + 8 * bits[1:, :-1]
+    steps = _steps(inside.shape[1])
     rows, columns = np.nonzero((corners > 0) & (corners < 15))
-    lines: dict[Edge, Edge] = {}
-    for row, column, bit in zip(rows.tolist(), columns.tolist(), corners[rows, columns].tolist(), strict=True):
-        for (y, x, down), (to_y, to_x, to_down) in _LINES[bit]:
-            lines[row + y, column + x, down] = row + to_y, column + to_x, to_down
+    cells = (2 * (rows * inside.shape[1] + columns)).tolist()
+    lines: dict[int, int] = {}
+    for cell, bit in zip(cells, corners[rows, columns].tolist(), strict=True):
+        for begin, end in steps[bit]:
+            lines[cell + begin] = cell + end
     return lines
 
 
-def _crossings(padded: Floats, ring: list[Edge]) -> Floats:
+@lru_cache(8)
+def _steps(width: int) -> dict[int, list[tuple[int, int]]]:
+    """The lines of each kind of cell, as edges of the first cell of a field that is so wide."""
+    return {
+        bit: [(_number(begin, width), _number(end, width)) for begin, end in lines] for bit, lines in _LINES.items()
+    }
+
+
+def _number(edge: Edge, width: int) -> int:
+    row, column, down = edge
+    return 2 * (row * width + column) + down
+
+
+def _crossings(padded: Floats, ring: list[int]) -> Floats:
     """Where the field crosses the level on edges, as x and y in cells; the middle of the first cell is 0.5."""
-    row, column, down = np.array(ring).T
+    corner, down = np.divmod(ring, 2)
+    row, column = np.divmod(corner, padded.shape[1])
     first, second = padded[row, column], padded[row + down, column + 1 - down]
     share = (_LEVEL - first) / (second - first)
     return np.stack([column - 0.5 + share * (1 - down), row - 0.5 + share * down], axis=1)
@@ -102,7 +123,7 @@ def _simplified(points: Floats) -> Floats:
     """A ring with fewer points, none of which moves (Douglas and Peucker); coarser while it has too many."""
     tolerance = _TOLERANCE
     far = int(np.argmax(np.linalg.norm(points - points[0], axis=1)))
-    x, y = np.vstack([points, points[:1]]).T.copy()
+    x, y = np.vstack([points, points[:1]]).T.tolist()
     while True:
         kept = {0, far, *_kept(x, y, (0, far), tolerance), *_kept(x, y, (far, len(points)), tolerance)}
         if 2 * len(kept) <= MOST_NUMBERS:
@@ -110,19 +131,23 @@ def _simplified(points: Floats) -> Floats:
         tolerance *= 2
 
 
-def _kept(x: Floats, y: Floats, ends: tuple[int, int], tolerance: float) -> Iterator[int]:
-    """The points between two others that are needed to stay within the tolerance."""
+def _kept(x: list[float], y: list[float], ends: tuple[int, int], tolerance: float) -> Iterator[int]:
+    """The points between two others that are needed to stay within the tolerance.
+
+    Lists and not arrays: most parts have a few points, and an array's operations cost more than those.
+    """
     open_parts = [ends]
     while open_parts:
         begin, end = open_parts.pop()
-        if end - begin < 2:
-            continue
-        right, down = float(x[end] - x[begin]), float(y[end] - y[begin])
+        left, top = x[begin], y[begin]
+        right, down = x[end] - left, y[end] - top
         length = math.hypot(right, down)
-        across, along = x[begin + 1 : end] - x[begin], y[begin + 1 : end] - y[begin]
-        away = np.abs(along * right - across * down) / length if length else np.hypot(across, along)
-        at = int(away.argmax())
-        if away[at] > tolerance:
-            middle = begin + 1 + at
+        most, middle = 0.0, begin
+        for at in range(begin + 1, end):
+            across, along = x[at] - left, y[at] - top
+            away = abs(along * right - across * down) / length if length else math.hypot(across, along)
+            if away > most:
+                most, middle = away, at
+        if most > tolerance:
             yield middle
             open_parts += (begin, middle), (middle, end)

@@ -1,7 +1,8 @@
 """Result records: the outcome of an upload, as JSON in the results bucket.
 
     results/ab/abcdef.../3.json        the record of upload abcdef... by model version 3
-    latest/8236194741-abcdef...-3      an empty object, stored before the record: the record is the commit point
+    latest/8236194741-abcdef...-3      an empty object, stored before the record: the record is the commit point;
+                                       those of one second share objects: `...-abcdef.123456-3` lists two
 
 There is one record per upload and model version. Its name follows from both, so saving and finding take as long with
 many records as with few. The second name begins with the seconds from the time of the upload to the year 2286: listed
@@ -33,7 +34,9 @@ LATEST = "latest/"
 OWED = "owed/"
 
 _LAST_SECOND = 9_999_999_999
-_LATEST_NAME = re.compile(r"(?P<second>\d{10})-(?P<identity>[^-]+)-(?P<version>.+)")
+# File systems, and so some stores, allow 255 after the last slash.
+MOST_NAME_BYTES = len(LATEST) + 255
+_LATEST_NAME = re.compile(r"(?P<second>\d{10})-(?P<identities>[^-]+)-(?P<version>.+)")
 
 _log = logging.getLogger("lungline.results")
 
@@ -292,34 +295,43 @@ def latest(storage: Storage, bucket: str, count: int) -> list[ResultRecord]:
     for info in storage.list(bucket, LATEST, page_size=2 * count):
         if (parts := _parts(info.key)) is None:
             continue
-        second, identity, version = parts
+        second, keys, _ = parts
         if len(records) >= count and second != last:
             break  # all of one second, for the store does not say which of them came first
-        last, key = second, record_key(identity, version)
-        # None also where the record was never written.
-        if record := load_or_none(storage, bucket, key):
-            records[key] = (second, record)
+        last = second
+        for key in keys:
+            # None also where the record was never written.
+            if key not in records and (record := load_or_none(storage, bucket, key)):
+                records[key] = (second, record)
     by_time = sorted(records.values(), key=lambda pair: pair[1].times.done, reverse=True)
     return [record for _, record in sorted(by_time, key=lambda pair: pair[0])][:count]
 
 
 def keys_since(storage: Storage, bucket: str, since: datetime) -> Iterator[tuple[str, str]]:
     """Key and model version of the records of uploads stored since a moment, the latest first; reads no record."""
-    last = None
+    last = ""
+    seen: set[str] = set()
     for info in storage.list(bucket, LATEST):
-        # The heatmap of an earlier version and the empty object of this one have the same parts.
-        if (parts := _parts(info.key)) is None or parts == last:
+        if (parts := _parts(info.key)) is None:
             continue
-        second, identity, version = last = parts
+        second, keys, version = parts
         if _LAST_SECOND - int(second) < int(since.timestamp()):
             return
-        yield record_key(identity, version), version
+        if second != last:
+            last = second
+            seen.clear()
+        # The heatmap of an earlier version lists the same record again, and so may a second delivery with others.
+        yield from ((key, version) for key in keys if key not in seen)
+        seen.update(keys)
 
 
-def _parts(key: str) -> tuple[str, str, str] | None:
-    """Second, identity and model version in a name among the latest; None for an object that is none of ours."""
+def _parts(key: str) -> tuple[str, list[str], str] | None:
+    """Second, records' keys and model version in a name among the latest; None for an object that is none of ours."""
     name = _LATEST_NAME.fullmatch(key.removeprefix(LATEST).removesuffix(".png"))
-    return name and (name["second"], name["identity"], name["version"])
+    if name is None:
+        return None
+    keys = [record_key(identity, name["version"]) for identity in name["identities"].split(".")]
+    return name["second"], keys, name["version"]
 
 
 def every(storage: Storage, bucket: str) -> Iterator[ResultRecord]:

@@ -50,6 +50,17 @@ def from_signed(response: S3Response) -> StoredObject:
     )
 
 
+def from_signed_head(key: str, response: S3Response) -> ObjectInfo:
+    """The metadata in the response to a signed HEAD request."""
+    return ObjectInfo(
+        key=key,
+        etag=unquote_etag(response.headers["ETag"]),
+        size=int(response.headers["Content-Length"]),
+        modified=parsedate_to_datetime(response.headers["Last-Modified"]),
+        version_id=_version_id(response.headers.get("x-amz-version-id")),
+    )
+
+
 def from_head(key: str, response: dict[str, Any]) -> ObjectInfo:
     """The metadata in boto3's response to GetObject or HeadObject."""
     return ObjectInfo(

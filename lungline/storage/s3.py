@@ -21,7 +21,15 @@ from lungline.errors import LunglineError, ObjectGone, ObjectTooLarge, StorageUn
 from lungline.network import proxy_for
 from lungline.settings import Settings
 from lungline.storage.client import code_of, s3_client, status_of, translated
-from lungline.storage.objects import ObjectInfo, StoredObject, from_head, from_listing, from_signed, unquote_etag
+from lungline.storage.objects import (
+    ObjectInfo,
+    StoredObject,
+    from_head,
+    from_listing,
+    from_signed,
+    from_signed_head,
+    unquote_etag,
+)
 from lungline.storage.signing import SignedRequests
 
 CONFLICT_ATTEMPTS = 5
@@ -84,6 +92,8 @@ class Storage:
 
     def head(self, bucket: str, key: str, version_id: str | None = None) -> ObjectInfo:
         """Read the metadata of an object. Raises ObjectGone."""
+        if self._signed:
+            return from_signed_head(key, self._signed.head(bucket, key, version_id))
         with translated(bucket, reading=True):
             return from_head(key, self._client.head_object(**_address(bucket, key, version_id)))
 
@@ -132,6 +142,9 @@ class Storage:
 
     def delete(self, bucket: str, key: str) -> None:
         """Delete an object; a missing one is no error."""
+        if self._signed:
+            self._signed.delete(bucket, key)
+            return
         with translated(bucket):
             self._client.delete_object(Bucket=bucket, Key=key)
 
