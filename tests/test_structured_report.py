@@ -5,6 +5,7 @@ import re
 import resource
 import shutil
 import subprocess
+from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from highdicom.sr import srread
 from pydicom import dcmread
+from pydicom.uid import generate_uid
 
 from lungline.errors import DataError
 from lungline.imaging.decoding import decode
@@ -20,6 +22,7 @@ from lungline.imaging.preparation import Preparation, heatmap_png
 from lungline.results.records import ImageFacts, ResultRecord
 from lungline.storage.s3 import Storage
 from tests.support.dicom_files import DEFLATED, deflated_bomb, film, write
+from tests.support.dicom_results import PATIENT
 from tests.support.worklist_site import home, record, running_site
 from tests.test_worklist_dicom import ODD, predicted, radiograph, replaced
 from worklist.exports.secondary_capture import capture
@@ -68,7 +71,14 @@ def test_report_is_valid_and_says_what_the_result_says(
     path.write_bytes(structured_report(radiograph(), result(probability)))
     assert validated(path) == []
     text = as_text(path)
-    for expected in (presence, f"{probability} 1", 'Algorithm Version = "1"', "sha256 " + "a" * 64, "JANE DOE"):
+    for expected in (
+        presence,
+        f"{label}. Research use only.",
+        f"{probability} 1",
+        'Algorithm Version = "1"',
+        "sha256 " + "a" * 64,
+        "JANE DOE",
+    ):
         assert expected in text
     (group,) = groups_of(path)
     assert group.finding_type.meaning == "Pneumonia"
@@ -77,6 +87,63 @@ def test_report_is_valid_and_says_what_the_result_says(
     values = {item.name.meaning: item.value for item in group.get_measurements()}
     assert values["Probability"] == probability
     assert [values[name] for name in values if "label is" in name] == [0.3, 0.7]
+
+
+def regions_of(report: bytes) -> list[Any]:
+    """The content below each number of a report."""
+    (group,) = [
+        item
+        for item in contents(dcmread(io.BytesIO(report)))
+        if item.ValueType == "CONTAINER" and item.ConceptNameCodeSequence[0].CodeValue == "125007"
+    ]
+    return [list(item.get("ContentSequence", ())) for item in group.ContentSequence if item.ValueType == "NUM"]
+
+
+def contents(item: Any) -> Iterator[Any]:
+    """A content item and all below it."""
+    yield item
+    for below in item.get("ContentSequence", ()):
+        yield from contents(below)
+
+
+def test_each_number_is_about_the_whole_image() -> None:
+    """OHIF opens no report with a number that has no coordinates, and reads only those that are its only content."""
+    data = radiograph(Rows=48, Columns=160)  # of the same number of pixels
+    regions = regions_of(structured_report(data, result()))
+    assert [len(below) for below in regions] == [1, 1, 1]
+    for (outline,) in regions:
+        assert (outline.ValueType, outline.GraphicType, outline.RelationshipType) == (
+            "SCOORD",
+            "POLYLINE",
+            "INFERRED FROM",
+        )
+        points = np.array(outline.GraphicData).reshape(-1, 2)
+        assert (points.min(axis=0).tolist(), points.max(axis=0).tolist()) == ([0, 0], [160, 48])
+        assert points[0].tolist() == points[-1].tolist()
+        (image,) = outline.ContentSequence[0].ReferencedSOPSequence
+        assert image.ReferencedSOPInstanceUID == dcmread(io.BytesIO(data)).SOPInstanceUID
+        assert "ReferencedFrameNumber" not in image
+
+
+def test_report_on_an_image_of_several_frames_is_about_the_first(tmp_path: Path) -> None:
+    data = write(film(64), frames=3, storage="1.2.840.10008.5.1.4.1.1.7.3", **PATIENT)
+    report = structured_report(data, result())
+    for (outline,) in regions_of(report):
+        assert outline.ContentSequence[0].ReferencedSOPSequence[0].ReferencedFrameNumber == 1
+    (tmp_path / "report.dcm").write_bytes(report)
+    assert validated(tmp_path / "report.dcm") == []
+
+
+@pytest.mark.parametrize("damage", [{"Rows": 0}, {"Columns": None}])
+def test_report_on_an_image_without_a_size_has_no_coordinates(damage: dict[str, Any]) -> None:
+    assert regions_of(structured_report(radiograph(**damage), result())) == [[], [], []]
+
+
+def test_report_has_other_uids_than_those_of_its_earlier_form() -> None:
+    """Archives keep the first content of a UID."""
+    made, former = dcmread(io.BytesIO(structured_report(radiograph(), result()))), result().id
+    uids = {made.SeriesInstanceUID, made.SOPInstanceUID}
+    assert not uids & {generate_uid(entropy_srcs=[former, name]) for name in ("report series", "report")}
 
 
 def test_report_belongs_to_the_patients_study_and_refers_to_the_image() -> None:

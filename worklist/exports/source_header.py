@@ -78,6 +78,16 @@ def valid_uid(source: Dataset, keyword: str) -> str | None:
     return text if text and UID(text, validation_mode=0).is_valid else None
 
 
+def valid_count(source: Dataset, keyword: str) -> int:
+    """A number above 0, such as of rows; 0 when it is missing or malformed."""
+    try:
+        value: Any = source.get(keyword)
+        number = int(value or 0)
+    except UNREADABLE:
+        return 0
+    return max(number, 0)
+
+
 def _valid(source: Dataset, keyword: str) -> str:
     text = _text(source, keyword)
     check = _CHECKS.get(keyword) or _CHECKS.get(dictionary_VR(keyword))

@@ -2,14 +2,19 @@
 
 One group by TID 1501 says of pneumonia: present, absent or indeterminate, the label, the calibrated probability and the
 thresholds between the labels; TID 4019 names the model with its version and digest. The report refers to the image
-that was judged and is unverified: it is the model's, and says nothing of what a reader made of it.
+that was judged and is unverified: it is the model's, and says nothing of what a reader made of it. The probability is
+that of the whole image and refers to its outline: viewers such as OHIF show numbers at coordinates, and fail without.
 
-All UIDs and times follow from the result, so making the report again gives the same bytes. Only uploads that are DICOM
-have one: of others the patient is not known, and a report without a patient, or of a wrong one, is worse than none.
+All UIDs and times follow from the result, so making the report again gives the same bytes. They follow from its form
+too: reports of an earlier form were sent with other UIDs, because archives keep the first content of a UID. Only
+uploads that are DICOM have one: of others the patient is not known, and a report without a patient, or of a wrong one,
+is worse than none.
 """
 
 import io
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from lungline.deidentification.deidentify import quiet_dicom
 from lungline.errors import DataError
@@ -28,6 +33,8 @@ SCHEME = "99LUNGLINE"
 _TEXT = 64  # characters of a coded meaning, and of a manufacturer's model
 PRESENCE = {"Pneumonia": "Present", "Normal": "Absent", "Unsure": "Indeterminate"}
 _FIGURES = 4
+_OF_PIXELS = ("Rows", "Columns", "NumberOfFrames")
+_FORM = "2"  # to be changed with whatever changes the content of reports
 PNEUMONIA = ("233604007", "SCT", "Pneumonia")
 
 
@@ -67,7 +74,7 @@ def structured_report(original: bytes, record: ResultRecord) -> bytes:
 
 def uids(record: ResultRecord) -> tuple[str, str]:
     """The UIDs of the report's series and of the report."""
-    return _uid(record.id, "report series"), _uid(record.id, "report")
+    return _uid(record.id, "report series", _FORM), _uid(record.id, "report", _FORM)
 
 
 def _evidence(source: "Dataset") -> "Dataset":
@@ -87,6 +94,8 @@ def _evidence(source: "Dataset") -> "Dataset":
     # Set once the report exists: the library warns of odd values, and quotes them.
     for keyword in source_header.COPIED:
         setattr(evidence, keyword, "")
+    for keyword in _OF_PIXELS:
+        setattr(evidence, keyword, source_header.valid_count(source, keyword))
     return evidence
 
 
@@ -150,11 +159,11 @@ def _group(evidence: "Dataset", record: ResultRecord) -> Any:
         ),
         finding_type=CodedConcept(*PNEUMONIA),
         algorithm_id=_algorithm(record),
-        measurements=_measurements(record),
+        measurements=_measurements(evidence, record),
         qualitative_evaluations=_evaluations(record),
         source_images=[SourceImageForMeasurementGroup(evidence.SOPClassUID, evidence.SOPInstanceUID)],
     )
-    group[0].ContentSequence.append(_comment(record))
+    group[0].ContentSequence.extend(_comments(record))
     return group
 
 
@@ -173,17 +182,34 @@ def _algorithm(record: ResultRecord) -> "AlgorithmIdentification":
     )  # fmt: skip
 
 
-def _measurements(record: ResultRecord) -> list[Any]:
+def _measurements(evidence: "Dataset", record: ResultRecord) -> list[Any]:
     from highdicom.sr import CodedConcept, Measurement
     from pydicom.sr.codedict import codes
 
-    points = record.thresholds
+    points, region = record.thresholds, _whole_image(evidence)
     values = (
         (codes.DCM.Probability, record.probability or 0.0),
         (CodedConcept("threshold-normal", SCHEME, "Probability below which the label is Normal"), points.low),
         (CodedConcept("threshold-pneumonia", SCHEME, "Probability from which the label is Pneumonia"), points.high),
     )
-    return [Measurement(name=name, value=round(value, _FIGURES), unit=codes.UCUM.NoUnits) for name, value in values]
+    # Each with the region that it is about: OHIF 3.11 fails on a report with a number that has none.
+    return [
+        Measurement(name=name, value=round(value, _FIGURES), unit=codes.UCUM.NoUnits, referenced_coordinates=region)
+        for name, value in values
+    ]
+
+
+def _whole_image(evidence: "Dataset") -> list[Any] | None:
+    """The outline of the pixels that were judged, the first frame's; None when the header does not say their size."""
+    from highdicom.sr import CoordinatesForMeasurement, SourceImageForRegion
+
+    rows, columns, frames = (evidence[keyword].value for keyword in _OF_PIXELS)
+    if not rows or not columns:
+        return None
+    image = SourceImageForRegion(evidence.SOPClassUID, evidence.SOPInstanceUID, [1] if frames > 1 else None)
+    # OHIF 3.12 writes the numbers beside the first two points: at the left above, where they cover least.
+    points = [(0, 0), (0, rows / 8), (0, rows), (columns, rows), (columns, 0), (0, 0)]
+    return [CoordinatesForMeasurement("POLYLINE", np.array(points, np.float32), image)]
 
 
 def _evaluations(record: ResultRecord) -> list[Any]:
@@ -198,15 +224,17 @@ def _evaluations(record: ResultRecord) -> list[Any]:
     ]
 
 
-def _comment(record: ResultRecord) -> Any:
+def _comments(record: ResultRecord) -> list[Any]:
+    """What viewers show of a report that show texts and numbers alone; the second may be long."""
     from highdicom.sr import CodedConcept, RelationshipTypeValues, TextContentItem
 
     sentences = [f"{warning[:1].upper()}{warning[1:]}." for warning in record.warnings]
-    return TextContentItem(
-        name=CodedConcept("121106", "DCM", "Comment"),
-        value=" ".join([DISCLAIMER, "Calibrated probability of a model, not a reader's finding.", *sentences])[:1024],
-        relationship_type=RelationshipTypeValues.CONTAINS,
+    texts = (
+        f"{record.label}. {DISCLAIMER}",
+        " ".join(["Calibrated probability of a model, not a reader's finding.", *sentences])[:1024],
     )
+    name, contains = CodedConcept("121106", "DCM", "Comment"), RelationshipTypeValues.CONTAINS
+    return [TextContentItem(name=name, value=text, relationship_type=contains) for text in texts]
 
 
 def _uid(*sources: str) -> str:
