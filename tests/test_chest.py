@@ -12,9 +12,10 @@ from lungline.imaging.preparation import Preparation
 from lungline.package.card import Card, CodeFacts, DataFacts, Thresholds
 from lungline.package.package import NOT_A_CHEST, Package
 from lungline.settings import ModelSettings
+from lungline.training.checks import fit_checks
 from lungline.training.export import write_package
 from lungline.training.network import build
-from lungline.training.ood_check import fit_chest_check
+from lungline.training.ood_check import draw_lesson
 from lungline.training.outliers import KINDS, draw_outliers
 
 SIZE = 64
@@ -36,7 +37,8 @@ def apply(package: Package, pixels: np.ndarray) -> Any:
 def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
     """A network that knows no pneumonia, but was shown what a chest is."""
     network = build(ModelSettings(size=SIZE, width=4))
-    check = fit_chest_check(network, chests(200, 1), chests(60, 2), PREPARATION, seed=0)
+    train, val = chests(200, 1), chests(60, 2)
+    check, _ = fit_checks(network, train, val, PREPARATION, draw_lesson(train, val, seed=0))
     card = Card(
         preparation=PREPARATION,
         thresholds=Thresholds(low=0, high=0, operating=0, chosen="Everything is pneumonia."),

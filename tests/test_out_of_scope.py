@@ -11,11 +11,11 @@ from lungline.imaging.decoding import decode
 from lungline.package.card import Card, CodeFacts, DataFacts, Thresholds
 from lungline.package.package import Package
 from lungline.settings import ModelSettings
+from lungline.training.checks import fit_checks
 from lungline.training.export import write_package
 from lungline.training.lungs import lung_model
 from lungline.training.network import build
-from lungline.training.ood_check import fit_chest_check
-from lungline.training.population import fit_population_check
+from lungline.training.ood_check import draw_lesson
 from lungline.training.train import preparation_of
 
 REAL = Path(__file__).parents[2] / "shared/data/chest_xray.zip"
@@ -44,8 +44,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
 
     network = build(settings)
     train, val = pixels("train", 450), pixels("val", 90)
-    check = fit_chest_check(network, train, val, preparation, seed=0)
-    population = fit_population_check(network, train, val, preparation)
+    check, population = fit_checks(network, train, val, preparation, draw_lesson(train, val, seed=0))
     card = Card(
         preparation=preparation,
         thresholds=Thresholds(low=0, high=0, operating=0, chosen="Every chest is pneumonia."),

@@ -13,7 +13,8 @@ from lungline.package.package import UNLIKE_TRAINING, Package
 from lungline.settings import ModelSettings
 from lungline.training.export import write_package
 from lungline.training.network import build
-from lungline.training.population import fit_population_check
+from lungline.training.population import SUMMARY, fit_population_check
+from lungline.training.views import views_of
 
 SIZE = 64
 PREPARATION = Preparation(size=SIZE, normalisation="equalise-limited")
@@ -33,10 +34,11 @@ def grainy(pixels: np.ndarray) -> np.ndarray:
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
     network = build(ModelSettings(size=SIZE, width=4))
+    seen = views_of(network, chests(150, 1), PREPARATION, {SUMMARY: np.arange(150)})
     card = Card(
         preparation=PREPARATION,
         thresholds=Thresholds(low=0, high=0, operating=0, chosen="Everything is pneumonia."),
-        population=fit_population_check(network, chests(150, 1), chests(60, 2), PREPARATION),
+        population=fit_population_check(network, seen[SUMMARY], chests(60, 2), PREPARATION),
         data=DataFacts(name="phantom", digest="0", synthetic=True),
         code=CodeFacts(version="0"),
     )

@@ -3,6 +3,8 @@
 import io
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +12,7 @@ from PIL import Image, ImageFilter
 from pydantic import BaseModel, ConfigDict, Field
 
 from lungline.errors import ImageRefused
+from lungline.evaluation.concurrency import in_order
 from lungline.evaluation.metrics import Case, summarise
 from lungline.evaluation.scoring import score
 from lungline.imaging.decoding import decode
@@ -142,12 +145,12 @@ def measure(
 
     `on_progress` gets the number of rows done and in all. A case that cannot be decoded is left out.
     """
-    chosen = _sample(list(cases), most)
+    chosen = list(_decoded(_sample(list(cases), most), limits or Limits()))
     rows: list[CorruptedScore] = []
     total = len(CORRUPTIONS) * len(STRENGTHS)
     for name in CORRUPTIONS:
         for strength in STRENGTHS:
-            corrupted = _corrupt(chosen, name, strength, limits or Limits(), seed)
+            corrupted = in_order(partial(_corrupted, name=name, strength=strength, seed=seed), chosen)
             evaluation = summarise(
                 score(package, corrupted, limits), package.card.thresholds, resamples=0, task=package.card.task
             )
@@ -171,14 +174,26 @@ def _sample(cases: list[Case], most: int) -> list[Case]:
     return kept
 
 
-def _corrupt(cases: list[Case], name: str, strength: int, limits: Limits, seed: int) -> Iterator[Case]:
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """A case whose pixels are ready to be corrupted in every way; `number` is its place in the sample."""
+
+    number: int
+    case: Case
+    pixels: Pixels
+
+
+def _decoded(cases: list[Case], limits: Limits) -> Iterator[_Decoded]:
     for number, case in enumerate(cases):
-        # A generator of its own for each image and corruption: the same in every run and for every model.
-        rng = np.random.default_rng([seed, zlib.crc32(name.encode()), strength, number])
         try:
-            pixels = decode(case.data, limits, at_least=224).pixels
+            yield _Decoded(number, case, decode(case.data, limits, at_least=224).pixels)
         except ImageRefused:
             continue
-        buffer = io.BytesIO()
-        Image.fromarray(CORRUPTIONS[name](pixels, strength, rng)).save(buffer, "PNG", compress_level=1)
-        yield Case(case.label, buffer.getvalue(), case.name, case.kind)
+
+
+def _corrupted(image: _Decoded, name: str, strength: int, seed: int) -> Case:
+    # A generator of its own for each image and corruption: the same in every run and for every model.
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode()), strength, image.number])
+    buffer = io.BytesIO()
+    Image.fromarray(CORRUPTIONS[name](image.pixels, strength, rng)).save(buffer, "PNG", compress_level=1)
+    return Case(image.case.label, buffer.getvalue(), image.case.name, image.case.kind)

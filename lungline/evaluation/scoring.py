@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from lungline.datasets.prepared import Prepared
 from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.evaluation import shortcuts
+from lungline.evaluation.concurrency import in_order
 from lungline.evaluation.finding_metrics import summarise_findings
 from lungline.evaluation.metrics import LOOKS, Case, Evaluation, Scored, summarise
 from lungline.imaging.image import Limits
@@ -132,8 +134,8 @@ def score(
     """Diagnose each case as serving does; `on_progress` gets the number done."""
     diagnoser = Diagnoser(package, limits or Limits())
     scored: list[Scored] = []
-    for case in cases:
-        scored.append(_score_case(diagnoser, case))
+    for result in in_order(partial(_score_case, diagnoser), cases):
+        scored.append(result)
         if on_progress:
             on_progress(len(scored))
     return scored

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from lungline.diagnosis.diagnoser import Diagnoser
+from lungline.evaluation.concurrency import in_order
 from lungline.evaluation.metrics import Case, auc
 from lungline.imaging.image import Limits
 from lungline.imaging.lungs import heat_within
@@ -51,20 +52,30 @@ def measure(
     labels: list[int] = []
     risks: list[tuple[float, float]] = []
     heats: list[tuple[float, bool, float]] = []
-    for case in cases:
-        diagnosis = diagnoser.diagnose(case.data, heatmap=False, statistics=False)
-        prediction = diagnosis.prediction
-        if diagnosis.image is None or prediction is None:
+    for look in in_order(lambda case: _look(diagnoser, case), cases):
+        if look is None:
             continue
-        pixels = package.card.preparation.resize(diagnosis.image)
-        labels.append(int(case.label > 0))
-        risks.append((_risk(package, border_only(pixels)), _risk(package, inside_only(pixels))))
-        confident = shifted(prediction.probability, -package.card.shift) >= CONFIDENT
-        if case.label > 0 and confident and prediction.lungs is not None:
-            heats.append(heat_of(prediction))
+        label, risk, heat = look
+        labels.append(label)
+        risks.append(risk)
+        heats += [heat] if heat else []
         if on_progress:
             on_progress(len(labels))
     return _summarised(labels, risks, heats)
+
+
+def _look(diagnoser: Diagnoser, case: Case) -> tuple[int, tuple[float, float], tuple[float, bool, float] | None] | None:
+    """Label, risks by border and by inside alone, and where the heat of a confident positive lies; None if refused."""
+    package = diagnoser.package
+    diagnosis = diagnoser.diagnose(case.data, heatmap=False, statistics=False)
+    prediction = diagnosis.prediction
+    if diagnosis.image is None or prediction is None:
+        return None
+    pixels = package.card.preparation.resize(diagnosis.image)
+    risks = _risk(package, border_only(pixels)), _risk(package, inside_only(pixels))
+    confident = shifted(prediction.probability, -package.card.shift) >= CONFIDENT
+    located = case.label > 0 and confident and prediction.lungs is not None
+    return int(case.label > 0), risks, heat_of(prediction) if located else None
 
 
 def _summarised(

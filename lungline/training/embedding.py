@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lungline.imaging.preparation import Preparation
-from lungline.training.network import EMBEDDED, EMBEDDING, FEATURES
+from lungline.training.network import EMBEDDED, EMBEDDING
+from lungline.training.views import Floats
 
 if TYPE_CHECKING:
     import keras
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 IMAGES = 1500
 
 
-def fit_embedding(model: "keras.Model", train: NDArray[np.uint8], preparation: Preparation, seed: int) -> None:
-    """Fit the layer `embedding` of a trained network in place; images are (N, size, size)."""
-    import keras
+def embedding_rows(count: int, seed: int) -> NDArray[np.intp]:
+    """Which of so many training images the embedding is fitted on."""
+    return np.random.default_rng(seed).choice(count, min(count, IMAGES), replace=False)
 
-    rng = np.random.default_rng(seed)
-    chosen = preparation.normalise(train[rng.choice(len(train), min(len(train), IMAGES), replace=False)])
-    extractor = keras.Model(model.input, model.get_layer(FEATURES).output)
-    features = np.asarray(extractor.predict(chosen, batch_size=256, verbose="0"), np.float64)
+
+def fit_embedding(model: "keras.Model", seen: Floats) -> None:
+    """Fit the layer `embedding` of a trained network in place; `seen` is what its layer FEATURES makes of images."""
+    features = np.asarray(seen, np.float64)
     middle = features.mean(axis=0)
     _, sizes, axes = np.linalg.svd(features - middle, full_matrices=False)
     spread = sizes / np.sqrt(max(1, len(features) - 1))

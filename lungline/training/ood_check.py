@@ -5,7 +5,7 @@ A small head in the same forward pass, fitted after training on X-rays and on el
 
 # pyright: basic
 # Keras ships no usable types: strictness here would only collect casts.
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from lungline.imaging.preparation import Preparation
 from lungline.package.card import ChestCheck
 from lungline.training.augment import disturbed
 from lungline.training.export import round_weights
-from lungline.training.fused_norm import fused
 from lungline.training.network import (
     CHEST_HIDDEN,
     CHEST_KINDS,
@@ -28,11 +27,10 @@ from lungline.training.network import (
 )
 from lungline.training.outliers import HARDEST, KINDS, draw_hardest, draw_outliers, resharpened
 from lungline.training.screens import annotated
+from lungline.training.views import Floats, outputs_of
 
 if TYPE_CHECKING:
     import keras
-
-Floats = NDArray[np.floating[Any]]
 
 # Chest X-rays that the check is fitted on as they are; half as many augmented and half as many resharpened ones come on
 # top. More cost time and changed little.
@@ -44,28 +42,58 @@ _BLOCK = 500
 DOUBTED = 0.0125
 
 
-def fit_chest_check(
-    model: "keras.Model", train: NDArray[np.uint8], val: NDArray[np.uint8], preparation: Preparation, seed: int
-) -> ChestCheck:
-    """Fit the chest check of a trained network in place, and choose its threshold; images are (N, size, size)."""
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """The images that the check learns from besides the X-rays at `rows` of the training split; uint8 (N, size, size).
+
+    They depend on the data and the seed alone, so they can be drawn while the network trains.
+    """
+
+    seed: int
+    rows: NDArray[np.intp]
+    half: NDArray[np.uint8]
+    soft: NDArray[np.uint8]
+    outliers: NDArray[np.uint8]
+    harder: NDArray[np.uint8]
+    harder_places: NDArray[np.int_]
+    held_outliers: NDArray[np.uint8]
+
+
+def draw_lesson(train: NDArray[np.uint8], val: NDArray[np.uint8], seed: int) -> Lesson:
+    """Choose the X-rays of a lesson, and draw its other images."""
     rng = np.random.default_rng(seed)
-    seen = _predictor(model, CHEST_MAPS, SMALL)
-    chosen = train[rng.choice(len(train), min(len(train), CHESTS), replace=False)]
-    half = chosen[: (len(chosen) + 1) // 2]
+    rows = rng.choice(len(train), min(len(train), CHESTS), replace=False)
+    half = train[rows[: (len(rows) + 1) // 2]]
     soft = np.stack([_disguised(chest, rng) for chest in half])
-    each = min(OUTLIERS_A_KIND, max(100, len(chosen) // 4))
+    each = min(OUTLIERS_A_KIND, max(100, len(rows) // 4))
     outliers = draw_outliers(len(KINDS) * each, train, rng)
-    features = [seen(_augmented(half, preparation, seed))]
     harder, places = draw_hardest(len(HARDEST) * each, train, rng)
-    for pixels in (chosen, soft, outliers, harder):
+    return Lesson(seed, rows, half, soft, outliers, harder, places, draw_outliers(40 * len(KINDS), val, rng))
+
+
+def fit_chest_check(
+    model: "keras.Model",
+    lesson: Lesson,
+    chosen: tuple[Floats, Floats],
+    val: NDArray[np.uint8],
+    preparation: Preparation,
+) -> ChestCheck:
+    """Fit the chest check of a trained network in place, and choose its threshold.
+
+    `chosen` are the check's inputs for the lesson's rows of the training split; `val` is uint8 (N, size, size).
+    """
+    seen = outputs_of(model, CHEST_MAPS, SMALL)
+    features = [seen(_augmented(lesson.half, preparation, lesson.seed)), list(chosen)]
+    for pixels in (lesson.soft, lesson.outliers, lesson.harder):
         blocks = (pixels[start : start + _BLOCK] for start in range(0, len(pixels), _BLOCK))
         features += [seen(preparation.normalise(block)) for block in blocks]
-    chests = len(chosen) + 2 * len(half)
-    kinds = np.concatenate([np.zeros(chests, int), 1 + np.arange(len(outliers)) % len(KINDS), 1 + places])
+    chests = len(lesson.rows) + 2 * len(lesson.half)
+    numbers = 1 + np.arange(len(lesson.outliers)) % len(KINDS)
+    kinds = np.concatenate([np.zeros(chests, int), numbers, 1 + lesson.harder_places])
     maps, small = (np.concatenate(parts) for parts in zip(*features, strict=True))
-    _fit_head(model, (maps, small), kinds, chests, seed)
-    held = np.concatenate([preparation.normalise(val), _augmented(val, preparation, seed + 1, copies=2)])
-    others = preparation.normalise(draw_outliers(40 * len(KINDS), val, rng))
+    _fit_head(model, (maps, small), kinds, chests, lesson.seed)
+    held = np.concatenate([preparation.normalise(val), _augmented(val, preparation, lesson.seed + 1, copies=2)])
+    others = preparation.normalise(lesson.held_outliers)
     return _check(*(_likeness(model, *seen(images)) for images in (held, others)))
 
 
@@ -84,19 +112,6 @@ def _disguised(chest: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np
     if annotate < 0.3:
         return annotated(chest, rng)
     return resharpened(annotated(chest, rng) if annotate < 0.5 else chest, rng)
-
-
-def _predictor(model: "keras.Model", *names: str) -> Callable[[Floats], list[Floats]]:
-    """A function from prepared images to the outputs of layers."""
-    import keras
-
-    part: Any = fused(keras.Model(model.input, [model.get_layer(name).output for name in names]))
-
-    def outputs(images: Floats) -> list[Floats]:
-        values = part.predict(images, batch_size=256, verbose="0")
-        return [np.asarray(value) for value in (values if isinstance(values, list | tuple) else [values])]
-
-    return outputs
 
 
 def _augmented(pixels: NDArray[np.uint8], preparation: Preparation, seed: int, copies: int = 1) -> NDArray[np.float32]:

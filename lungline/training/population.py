@@ -15,12 +15,10 @@ from numpy.typing import NDArray
 from lungline.imaging.preparation import Preparation
 from lungline.package.card import PopulationCheck
 from lungline.training.export import round_weights
-from lungline.training.fused_norm import fused
+from lungline.training.views import Floats, outputs_of
 
 if TYPE_CHECKING:
     import keras
-
-Floats = NDArray[np.floating[Any]]
 
 SUMMARY, SCALED, MAIN, DISTANCE = "population_summary", "population_scaled", "population_axes", "distance"
 # Axes with a variance of their own. More are fitted to chance: they tell fewer adults from children.
@@ -29,8 +27,6 @@ AXES = 8
 FARTHEST = 8.0
 # Share of training and validation X-rays that may be doubted: mostly those of which hardly any lung is left.
 DOUBTED = 0.025
-# Images that are prepared at once.
-_BLOCK = 500
 
 
 def distance_of(maps: list[Any]) -> Any:
@@ -53,13 +49,14 @@ def distance_of(maps: list[Any]) -> Any:
 
 
 def fit_population_check(
-    model: "keras.Model", train: NDArray[np.uint8], val: NDArray[np.uint8], preparation: Preparation
+    model: "keras.Model", summary: Floats, val: NDArray[np.uint8], preparation: Preparation
 ) -> PopulationCheck:
-    """Fit the distance of a trained network in place, and choose its threshold; images are (N, size, size)."""
+    """Fit the distance of a trained network in place, and choose its threshold.
+
+    `summary` is what its layer SUMMARY makes of the training images; `val` is uint8 (N, size, size).
+    """
     import keras
 
-    summarise = fused(keras.Model(model.input, model.get_layer(SUMMARY).output))
-    summary = _outputs(summarise, train, preparation)
     middle, variance = summary.mean(axis=0), summary.var(axis=0)
     model.get_layer(SCALED).set_weights([middle, variance])
     epsilon = model.get_layer(SCALED).epsilon
@@ -74,19 +71,13 @@ def fit_population_check(
     # Only the layers after the summary have changed: the images need not pass through the network again.
     outputs: Any = model.output
     distance: Any = keras.Model(model.get_layer(SUMMARY).output, outputs["distance"])
-    summaries = summary, _outputs(summarise, val, preparation)
+    (held_summary,) = outputs_of(model, SUMMARY)(preparation.normalise(val))
+    summaries = summary, held_summary
     fitted, held = (distance.predict(values, batch_size=256, verbose="0").ravel() for values in summaries)
     # Validation alone has few images; training images lie too near when they are few.
     cuts = [np.quantile(distances, 1 - DOUBTED) for distances in (np.concatenate([fitted, held]), held)]
     return PopulationCheck(
         threshold=float(max(cuts)),
-        chosen=f"The distance from {len(train)} training images that at most {DOUBTED:.1%} of these and of {len(val)} "
-        "validation images exceed.",
-    )
-
-
-def _outputs(model: "keras.Model", pixels: NDArray[np.uint8], preparation: Preparation) -> Floats:
-    blocks = (pixels[start : start + _BLOCK] for start in range(0, len(pixels), _BLOCK))
-    return np.concatenate(
-        [np.asarray(model.predict(preparation.normalise(block), batch_size=256, verbose="0")) for block in blocks]
+        chosen=f"The distance from {len(summary)} training images that at most {DOUBTED:.1%} of these and of "
+        f"{len(val)} validation images exceed.",
     )

@@ -4,6 +4,7 @@
 # TensorFlow and Keras ship no usable types: strictness here would only collect casts.
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,14 +28,13 @@ from lungline.settings import ModelSettings, Settings
 from lungline.task.task import Task
 from lungline.training.augment import disturbed
 from lungline.training.calibration import choose_prior, choose_thresholds, fit_calibration
-from lungline.training.embedding import fit_embedding
+from lungline.training.checks import fit_checks
 from lungline.training.export import round_weights
 from lungline.training.finding_calibration import Outputs, fit_findings
 from lungline.training.loop import Epoch, Loop, finding_logits, logits
 from lungline.training.lungs import lung_model
 from lungline.training.network import build
-from lungline.training.ood_check import fit_chest_check
-from lungline.training.population import fit_population_check
+from lungline.training.ood_check import draw_lesson
 from lungline.training.teachers import taught
 
 if TYPE_CHECKING:
@@ -105,16 +105,16 @@ def train(prepared: "Prepared", settings: Settings, on_epoch: Callable[[Epoch], 
     model = build(settings.model, settings.train.seed, task=task)
     loop = Loop(model, preparation, pixels, labels, settings.train, targets=targets, task=task)
     history: list[Epoch] = []
-    for number in range(1, settings.train.epochs + 1):
-        loss, rate = loop.epoch()
-        val_auc = auc(positive, logits(loop.averaged, val_images))
-        history.append(Epoch(number, settings.train.epochs, loss, val_auc, rate, time.monotonic() - started))
-        if on_epoch:
-            on_epoch(history[-1])
+    with ThreadPoolExecutor(1) as beside:
+        lesson = beside.submit(draw_lesson, pixels, val_pixels, settings.train.seed)
+        for number in range(1, settings.train.epochs + 1):
+            loss, rate = loop.epoch()
+            val_auc = auc(positive, logits(loop.averaged, val_images))
+            history.append(Epoch(number, settings.train.epochs, loss, val_auc, rate, time.monotonic() - started))
+            if on_epoch:
+                on_epoch(history[-1])
     round_weights(loop.averaged)
-    chest = fit_chest_check(loop.averaged, pixels, val_pixels, preparation, settings.train.seed)
-    population = fit_population_check(loop.averaged, pixels, val_pixels, preparation)
-    fit_embedding(loop.averaged, pixels, preparation, settings.train.seed)
+    chest, population = fit_checks(loop.averaged, pixels, val_pixels, preparation, lesson.result())
     network = loop.averaged
     val_logits = logits(network, val_images)
     calibration = fit_calibration(val_logits, positive)
