@@ -28,6 +28,8 @@ from lungline.package.card import MODEL, SAVED_MODEL, read_card
 
 SIDE = 224  # pixels
 OURS, KERAS, SAVED, FLOOR = "lungline", "fastapi_keras", "kserve_saved_model", "floor"
+ALL_CORES = "floor_all_cores"
+"""The ratio of the predictor's rate to that of the floor on every core, where one core does a floor of its own."""
 SETTINGS = {
     OURS: "KServe, LiteRT with 1 thread, one worker of 8 threads",
     KERAS: "FastAPI, keras.Model.predict, one uvicorn worker, TensorFlow's own threads",
@@ -190,7 +192,10 @@ def _contestant(name: str, done: list[Round]) -> dict[str, Any]:
 
 
 def ratios(results: dict[str, list[Round]]) -> dict[str, float]:
-    """The predictor's rate over each peer's, and its rate per core over the floor's: medians over the rounds."""
+    """The predictor's rate over each peer's, and its rate per core over the floor's: medians over the rounds.
+
+    The floor's rate on all cores is its rate on one, times their number.
+    """
     medians: dict[str, float] = {}
     ours = results.get(OURS, [])
     for name, done in results.items():
@@ -200,6 +205,10 @@ def ratios(results: dict[str, list[Round]]) -> dict[str, float]:
         pairs = zip(ours, done, strict=False)
         quotients = [getattr(our, field) / getattr(their, field) for our, their in pairs]
         medians[name] = round(statistics.median(quotients), 3)
+    if ours and (floor := results.get(FLOOR)):
+        cores = psutil.cpu_count() or 1
+        quotients = [our.rate / (alone.rate * cores) for our, alone in zip(ours, floor, strict=False)]
+        medians[ALL_CORES] = round(statistics.median(quotients), 3)
     return medians
 
 

@@ -29,7 +29,7 @@ class Effort:
     calm: float = 30.0
     storm: float = 60.0
     # A little more than the goal: the last result comes a moment after the last upload.
-    rate: float = 102.0
+    rate: float = 122.0
     starts: int = 5
     sizes: tuple[int, ...] = history.SIZES
 

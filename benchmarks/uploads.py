@@ -101,6 +101,7 @@ def burst(
             for share in (50, 99)
         },
         "store_put_p50_ms": round(statistics.median((upload.ended - upload.began) / 1e6 for upload in sent), 1),
+        "cpu_ms_all_services": round(sum(used.values()) / count * 1000, 2),
         "cpu_ms_an_upload": {service: round(value / count * 1000, 2) for service, value in used.items()}
         | {"load generator": round(sender_cpu / count * 1000, 2)},
         "resident_mb": {service: round(_resident(process) / 2**20) for service, process in processes.items()},
