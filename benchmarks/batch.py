@@ -8,12 +8,13 @@ import argparse
 import json
 import sys
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from benchmarks import networks
 from benchmarks.uploads import WARM, burst, running
-from laptop.services.store import BROKER_BUCKET
+from laptop.services.broker_log import BrokerLog, log_file
 from lungline.datasets.phantom import jpeg
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
@@ -37,19 +38,21 @@ def measure(package: Path, size: int, images: Path) -> dict[str, Any]:
     return {name: metrics[name] for name in KEPT} | {
         "cpu_ms_in_all": round(sum(cost.values()), 1),
         "stored_an_upload": growth,
-        "broker_objects": after[f"objects in {BROKER_BUCKET}"],
+        "broker_objects": after["objects of the broker"],
     }
 
 
 def stored(settings: Settings) -> dict[str, int]:
     """Objects by bucket, bytes of the store's and the database's files."""
     storage = Storage.from_settings(settings)
-    buckets = (settings.uploads_bucket, settings.results_bucket, settings.research_bucket, BROKER_BUCKET)
+    buckets = (settings.uploads_bucket, settings.results_bucket, settings.research_bucket)
     counts = {f"objects in {bucket}": sum(1 for _ in storage.list(bucket)) for bucket in buckets}
     storage.close()
+    with closing(BrokerLog(log_file(settings.home / "broker"))) as log:
+        counts["objects of the broker"] = len(log.listed(""))
     return counts | {
         f"bytes of {folder}": sum(file.stat().st_blocks * 512 for file in (settings.home / folder).rglob("*"))
-        for folder in ("store", "worklist")
+        for folder in ("store", "broker", "worklist")
     }
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from eventing.kafka import client_options
 from laptop import stack
+from laptop.services.broker_log import BrokerLog, log_file
 from laptop.services.store import running_store
 from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.events.uploads import Upload, minio_record
@@ -161,8 +163,10 @@ def test_nothing_that_the_stack_writes_names_a_patient(chaos: Chaos) -> None:
     ]
     assert leaks(*(httpx.get(address).text for address in addresses)) == []
     storage = Storage.from_settings(settings)
-    others = (settings.results_bucket, settings.research_bucket, settings.models_bucket, "tansu")
+    others = (settings.results_bucket, settings.research_bucket, settings.models_bucket)
     assert leaks(*(info.key for bucket in others for info in storage.list(bucket))) == []
+    with closing(BrokerLog(log_file(home.file("broker")))) as log:
+        assert leaks(*(listed.key for listed in log.listed(""))) == []
     research = [storage.get(settings.research_bucket, info.key) for info in storage.list(settings.research_bucket)]
     assert leaks(*(copy.data for copy in research)) == []
     storage.close()
@@ -229,9 +233,10 @@ def test_a_wiped_broker_loses_no_upload(tmp_path: Path, packages: tuple[Path, Pa
     with tail(connected, connected.uploads_topic) as events:
         events.until(lambda records: len(records) == 1)
     stack.down(settings)
+    for path in (settings.home / "broker").glob("log.db*"):
+        path.unlink()
     with running_store(settings.home, settings) as stored:
         old = Storage.from_settings(stored)
-        assert [old.delete("tansu", info.key) for info in list(old.list("tansu"))]
         assert not results.is_known(old, "lungline-results", upload.identity)
         old.close()
     stack.up(settings, attached=True)

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ from laptop.home.credentials import claim_credentials
 from laptop.home.ports import Ports, load_ports
 from laptop.services import broker as broker_service
 from laptop.services.bridge import BridgeService
-from laptop.services.broker import Broker, prune
+from laptop.services.broker import Broker, kept_of
+from laptop.services.broker_log import BrokerLog, log_file
+from laptop.services.broker_pruning import prune
 from laptop.services.process import running
 from laptop.services.service import Service
 from laptop.services.store import running_store
@@ -155,7 +157,8 @@ def test_an_offset_beyond_the_end_is_mended(place: Place, offset: int, caplog: p
     producer.produce(topic, value)
     assert producer.flush(10) == 0
     commit(settings, TRIGGER_GROUP, topic, offset)
-    assert prune(Storage.from_settings(settings), settings) == 0, "what is not delivered is kept"
+    with closing(BrokerLog(log_file(place.home.file("broker")))) as log:
+        assert prune(log, kept_of(settings)) == 0, "what is not delivered is kept"
     with trigger_of(place) as (trigger, fake):
         eventually(lambda: fake.counts[value] > 0)
         assert trigger.subscriptions[0].mended == 1

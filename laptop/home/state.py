@@ -8,7 +8,8 @@
 | store/data/ (volumes, the filer's database) | refused: they hold the objects |
 | site-key.pub, worklist/secret | made again |
 | ports.json, supervisor.json, run/*.json | made again |
-| broker/ and store/config/ | made again: they protect the stack's own connections |
+| broker/log.db | made again; the damaged file is kept beside it, and uploads without a result are sent again |
+| the rest of broker/, store/config/ | made again: they protect the stack's own connections |
 | worklist/worklist.db | made again from the results bucket; the damaged file is kept beside it |
 | predictor/ | packages are fetched again; `lungline promote` writes the rest |
 
@@ -27,7 +28,7 @@ from laptop.home.models import check_models
 from laptop.home.store_files import check_store_files
 from lungline.deidentification.pseudonyms import KEY_FILE
 from lungline.errors import StackError
-from lungline.home import Home
+from lungline.home import Home, read_json
 from lungline.settings import Settings
 from lungline.site_key import PRIVATE, PUBLIC
 from lungline.storage.contents import Remembered, contents_file
@@ -47,6 +48,8 @@ def check_state(home: Home, settings: Settings) -> None:
     _check_positions(home)
     for folder in (home.file("broker"), home.file("store", "config")):
         _check_certificates(folder)
+    if not settings.kafka_bootstrap:
+        _check_broker_log(home)
     if not settings.mlflow_uri:
         _check_registry(home)
     if not settings.worklist.database:
@@ -113,6 +116,14 @@ def _check_certificates(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def _check_broker_log(home: Home) -> None:
+    path = home.file("broker", "log.db")
+    if path.exists() and (fault := database_fault(path, "objects")):
+        _set_aside(path, fault, _SENT_AGAIN)
+    elif not path.exists() and "log" in (read_json(home.file("run", "kafka_gate.json")) or {}):
+        _log.warning("%s was gone: %s", path, _SENT_AGAIN)
+
+
 def _check_registry(home: Home) -> None:
     path = home.file("mlflow", "mlflow.db")
     if path.exists() and (fault := database_fault(path, "registered_models")):
@@ -127,11 +138,12 @@ def _check_registry(home: Home) -> None:
 def _check_worklist(home: Home) -> None:
     path = home.file("worklist", "worklist.db")
     if path.exists() and (fault := database_fault(path, "entries")):
-        _set_aside(path, fault)
+        _set_aside(path, fault, _RESTORED)
     elif _is_lost(path, home.file("worklist", "secret")):
         _log.warning("%s was gone or empty: %s", path, _RESTORED)
 
 
+_SENT_AGAIN = "uploads without a result are sent again; dead letters, and where readers were in each topic, are lost."
 _RESTORED = "results and readings come back from the results bucket; audit log, notices and sessions are lost."
 
 
@@ -140,12 +152,12 @@ def _is_lost(database: Path, companion: Path) -> bool:
     return companion.exists() and not (database.exists() and database.stat().st_size)
 
 
-def _set_aside(database: Path, fault: str) -> None:
+def _set_aside(database: Path, fault: str, consequence: str) -> None:
     kept = database.with_suffix(".db.damaged")
     database.replace(kept)
     for suffix in (".db-wal", ".db-shm"):
         database.with_suffix(suffix).unlink(missing_ok=True)
-    _log.warning("%s was damaged (%s) and is kept as %s: %s", database, fault, kept.name, _RESTORED)
+    _log.warning("%s was damaged (%s) and is kept as %s: %s", database, fault, kept.name, consequence)
 
 
 def _check_secret(home: Home) -> None:

@@ -1,19 +1,16 @@
-"""The Kafka broker: tansu, with its log and the consumers' offsets in a bucket of the object store.
+"""The Kafka broker: tansu, with its log and the consumers' offsets in a database of the home (`broker_log`).
 
 It runs behind `kafka_gate`, which asks clients to log in as brokers of a cluster do: SCRAM-SHA-512 over TLS.
 """
 
-import json
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -29,71 +26,35 @@ from eventing.seaweedfs_tls import Certificates
 from laptop.home.credentials import Credentials, claim_credentials
 from laptop.home.known_programs import BROKER, require_known
 from laptop.home.ports import Ports, claim_ports, load_ports
+from laptop.services.broker_log import log_file
+from laptop.services.broker_move import is_in_store
+from laptop.services.broker_pruning import Kept
 from laptop.services.kafka_login import PASSWORD, USER
 from laptop.services.process import running
-from laptop.services.service import Command, base_environment, s3_environment
-from laptop.services.store import BROKER_BUCKET
-from lungline.errors import KafkaUnavailable, ObjectGone, StackError
+from laptop.services.service import Command, base_environment, settings_environment
+from lungline.errors import KafkaUnavailable, StackError
 from lungline.home import Home, write_private
 from lungline.network import HOST, answers
 from lungline.service_state import State
 from lungline.settings import Settings
-from lungline.storage.s3 import Storage
 
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient  # pyright: ignore[reportPrivateImportUsage] - as its docs do
 
-# Dead letters can be replayed again. Live pages need the last results only; the broker lists all of a
-# partition for each fetch, which costs the store 11 ms of processor time for 500, 2 ms for 50.
+# Dead letters can be replayed again. Live pages need the last results only; the broker lists all of a partition for
+# each fetch.
 KEPT_BATCHES, KEPT_RESULTS = 500, 50
-# A commit that is further beyond the last batch than any batch is long was made by somebody else.
-LONGEST_BATCH = 10_000
 PROOF_SECONDS, ANSWER_SECONDS = 3.0, 3.0
 
-_CLUSTER = "clusters/tansu_cluster"
 
-
-def prune(
-    storage: Storage, settings: Settings, kept_batches: int = KEPT_BATCHES, kept_results: int = KEPT_RESULTS
-) -> int:
-    """Delete the batches that no consumer needs any longer; returns how many. Raises StorageUnavailable."""
+def kept_of(settings: Settings, batches: int = KEPT_BATCHES, results: int = KEPT_RESULTS) -> list[Kept]:
+    """What the log keeps of each partition."""
     topics = (
         (settings.uploads_topic, TRIGGER_GROUP, 1),
-        (settings.results_topic, RESULTS_GROUP, kept_results),
-        (settings.dead_letters_topic, DEAD_LETTERS_GROUP, kept_batches),
+        (settings.results_topic, RESULTS_GROUP, results),
+        (settings.dead_letters_topic, DEAD_LETTERS_GROUP, batches),
     )
-    return sum(_prune(storage, *topic, number) for topic in topics for number in range(PARTITIONS))
-
-
-def _prune(storage: Storage, topic: str, group: str, kept: int, number: int) -> int:
-    batches = [info.key for info in storage.list(BROKER_BUCKET, f"{_partition(topic, number)}/records/")]
-    if len(batches) <= kept:
-        return 0
-    committed = _committed(storage, topic, group, number)
-    if committed > _first_offset(batches[-1]) + LONGEST_BATCH:
-        return 0  # the trigger gives it up, and reads what is here
-    # A batch is named by its first record, so it is consumed when the next one begins at or below the commit.
-    oldest = pairwise(batches[: len(batches) - kept + 1])
-    consumed = [batch for batch, following in oldest if _first_offset(following) <= committed]
-    for batch in consumed:
-        storage.delete(BROKER_BUCKET, batch)
-    return len(consumed)
-
-
-def _committed(storage: Storage, topic: str, group: str, number: int) -> int:
-    offsets = f"{_CLUSTER}/groups/consumers/{group}/offsets/{topic}/partitions/{number:010}.json"
-    try:
-        return int(json.loads(storage.get(BROKER_BUCKET, offsets).data)["offset"])
-    except (ObjectGone, ValueError, KeyError, TypeError):
-        return 0
-
-
-def _partition(topic: str, number: int) -> str:
-    return f"{_CLUSTER}/topics/{topic}/partitions/{number:010}"
-
-
-def _first_offset(batch: str) -> int:
-    return int(batch.rpartition("/")[2].removesuffix(".batch"))
+    return [Kept(topic, number, group, most) for topic, group, most in topics for number in range(PARTITIONS)]
 
 
 class Proofs:
@@ -133,16 +94,14 @@ class Proofs:
 
 @dataclass(frozen=True)
 class Broker:
-    """The embedded broker; `settings` contain the address of the object store that it writes to.
-
-    With an external store its log is in memory, and lost when it ends: it makes no bucket there.
-    """
+    """The embedded broker."""
 
     home: Home
     settings: Settings
     ports: Ports
     credentials: Credentials
-    in_memory: bool = False
+    has_own_store: bool = False
+    """Whether the settings name the home's own store, in which an earlier release kept the log."""
 
     name = "broker"
     stop_timeout = 2.0
@@ -150,8 +109,8 @@ class Broker:
 
     @property
     def after(self) -> tuple[str, ...]:
-        """The store: the broker ends when its bucket is missing."""
-        return ("store",)
+        """Nothing; the store, where an earlier release kept the log there."""
+        return ("store",) if self._moves else ()
 
     @property
     def address(self) -> str:
@@ -181,13 +140,17 @@ class Broker:
         env = base_environment() | {"RUST_LOG": "warn", PASSWORD: self.credentials.kafka}
         argv = (sys.executable, "-P", "-m", "laptop.services.kafka_gate", "--port", str(self.ports.broker))
         argv += ("--certificate", str(certificates.certificate), "--key", str(certificates.key))
-        argv += ("--report", str(self._report), "--storage_engine")
-        if self.in_memory:
-            return Command((*argv, "memory://tansu/", program), env, self.home.path)
-        endpoint = self.settings.s3_endpoint or ""
-        env |= s3_environment(self.settings) | {"AWS_ENDPOINT": endpoint, "AWS_ALLOW_HTTP": "true"}
-        argv += (f"s3://{BROKER_BUCKET}/", "--store_port", str(urlsplit(endpoint).port), program)
-        return Command(argv, env, self.home.path)
+        argv += ("--report", str(self._report), "--log", str(log_file(self.home.file("broker"))))
+        for kept in kept_of(self.settings):
+            argv += ("--keep", str(kept))
+        if self._moves:
+            env |= settings_environment(self.settings)
+            argv += ("--move",)
+        return Command((*argv, program), env, self.home.path)
+
+    @property
+    def _moves(self) -> bool:
+        return self.has_own_store and is_in_store(self.home)
 
     @property
     def _certificates(self) -> Certificates:
@@ -214,17 +177,11 @@ class Broker:
         return "ready"
 
     def maintain(self) -> None:
-        """Keep its log short. Raises StorageUnavailable."""
-        if not self.in_memory:
-            prune(self._storage, self.settings)
+        """Its gate keeps its log short."""
 
     @cached_property
     def _proofs(self) -> "Proofs":
         return Proofs(self.connected())
-
-    @cached_property
-    def _storage(self) -> Storage:
-        return Storage.from_settings(self.settings)
 
 
 def find_tansu() -> str:
@@ -256,10 +213,9 @@ def _java_properties(settings: Settings) -> str:
 
 @contextmanager
 def running_broker(home: Path, settings: Settings) -> Iterator[Settings]:
-    """A broker alone; yields the settings completed with its address. Without an object store its log is in memory."""
+    """A broker alone; yields the settings completed with its address."""
     made = Home.make(home)
     # Beside a running store its ports are taken, and must not be chosen anew.
-    in_memory = settings.s3_endpoint is None
-    broker = Broker(made, settings, load_ports(made) or claim_ports(made), claim_credentials(made), in_memory)
+    broker = Broker(made, settings, load_ports(made) or claim_ports(made), claim_credentials(made))
     with running(broker, made.log(broker.name)):
         yield broker.connected()

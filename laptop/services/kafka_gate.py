@@ -1,9 +1,10 @@
 """The embedded broker behind a login: TLS and SCRAM-SHA-512 in front, the broker in a network of its own.
 
-    client -- TLS, login --> gate -- as it is --> broker -- as it is --> gate --> object store
+    client -- TLS, login --> gate -- as it is --> broker -- S3 --> gate --> log.db
 
-The broker itself (tansu 0.6) can neither keep users beside an object store nor read a key for TLS. So this process
-listens in its place, and hands on the bytes of whoever has logged in. It starts the broker and ends with it.
+The broker itself (tansu 0.6) can neither keep users beside a store for objects nor read a key for TLS. So this process
+listens in its place, and hands on the bytes of whoever has logged in. It is also the store that the broker writes to
+(`broker_log_server`). It starts the broker and ends with it.
 """
 
 import argparse
@@ -20,6 +21,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from laptop.services.broker_log_server import BUCKET, Access, Server
+from laptop.services.broker_pruning import Kept, prune
 from laptop.services.kafka_fetches import Ends, Exchange
 from laptop.services.kafka_frames import API_VERSIONS, with_named_fetches
 from laptop.services.kafka_login import (
@@ -37,7 +40,7 @@ from laptop.services.kafka_login import (
     handshake_reply,
     token_of,
 )
-from laptop.services.private_network import BACKLOG, PrivateNetwork, Program, free_port
+from laptop.services.private_network import BACKLOG, PrivateNetwork, Program, free_ports
 from laptop.services.relay import CHUNK, Crowd, Stream, end, hand_on, most_relayed
 from lungline.listening import listen
 from lungline.network import HOST
@@ -121,54 +124,66 @@ async def _frame(reader: asyncio.StreamReader, limit: int = MAX_FRAME) -> bytes:
     return await reader.readexactly(length)
 
 
-async def _lend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int) -> None:
-    """One connection of the broker to a port of this machine."""
-    try:
-        there = await asyncio.open_connection(HOST, port, limit=CHUNK)
-    except OSError:
-        writer.close()
-        return
-    await hand_on((reader, writer), there, lambda: None)
-
-
-async def _run(arguments: argparse.Namespace, network: PrivateNetwork, port: int, listener: socket.socket) -> int:
+async def _run(
+    arguments: argparse.Namespace, network: PrivateNetwork, listener: socket.socket, gate: Gate, server: Server
+) -> int:
     loop = asyncio.get_running_loop()
     ended = loop.create_task(asyncio.to_thread(os.waitpid, network.pid, 0))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: None)  # the broker gets the same signal, and this process ends with it
+    tidying = loop.create_task(server.writer.keep_tidy(lambda log: prune(log, arguments.keep)))
     if network.lent:
-        await asyncio.start_server(
-            lambda reader, writer: _lend(reader, writer, arguments.store_port), sock=network.lent, limit=CHUNK
-        )
+        await server.serve(network.lent)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(arguments.certificate, arguments.key)
-    gate = Gate(network, port, Verifier.of(USER, os.environ.pop(PASSWORD)))
     options = {"limit": CHUNK, "backlog": BACKLOG, "ssl": context, "ssl_handshake_timeout": LOGIN_SECONDS}
     await asyncio.start_server(gate.serve, sock=listener, **options)
     _, status = await ended
+    tidying.cancel()
     return os.waitstatus_to_exitcode(status)
 
 
 def main(argv: Sequence[str]) -> int:
     """Start a broker and let clients in until it ends; returns its exit code."""
+    arguments = _arguments(argv)
+    verifier = Verifier.of(USER, os.environ.pop(PASSWORD))
+    listener = listen(HOST, arguments.port, BACKLOG)
+    if arguments.move:
+        _move(arguments.log)
+    port, log_port = free_ports(2)
+    access = Access(log_port)
+    address = f"tcp://{HOST}:{arguments.port}"
+    command = (arguments.broker, "broker", "--listener-url", f"tcp://{HOST}:{port}")
+    command += ("--advertised-listener-url", address, "--storage-engine", f"s3://{BUCKET}/")
+    network = PrivateNetwork.start(Program(command, dict(os.environ) | access.environment(), port, log_port))
+    report = {"pid": os.getpid(), "private": network.is_private, "port": port, "log": str(arguments.log)}
+    arguments.report.write_text(json.dumps(report))
+    gate = Gate(network, port, verifier)
+    with contextlib.closing(Server(arguments.log, access)) as server:
+        return asyncio.run(_run(arguments, network, listener, gate, server))
+
+
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m laptop.services.kafka_gate", description=__doc__)
     parser.add_argument("--port", type=int, required=True, help="where clients connect")
-    parser.add_argument("--store_port", type=int, help="port of the object store on this machine")
+    parser.add_argument("--log", type=Path, required=True, help="where the broker's log is kept")
+    parser.add_argument("--keep", type=Kept.parse, action="append", default=[], help="TOPIC:PARTITION:GROUP:BATCHES")
+    parser.add_argument("--move", action="store_true", help="the log is still in the store that the settings name")
     parser.add_argument("--certificate", required=True)
     parser.add_argument("--key", required=True)
     parser.add_argument("--report", type=Path, required=True, help="where to write whether the broker is out of reach")
-    parser.add_argument("--storage_engine", required=True)
     parser.add_argument("broker", help="the broker's program")
-    arguments = parser.parse_args(argv)
-    listener = listen(HOST, arguments.port, BACKLOG)
-    port = free_port()
-    address = f"tcp://{HOST}:{arguments.port}"
-    command = (arguments.broker, "broker", "--listener-url", f"tcp://{HOST}:{port}")
-    command += ("--advertised-listener-url", address, "--storage-engine", arguments.storage_engine)
-    env = {name: value for name, value in os.environ.items() if name != PASSWORD}
-    network = PrivateNetwork.start(Program(command, env, port, arguments.store_port))
-    arguments.report.write_text(json.dumps({"pid": os.getpid(), "private": network.is_private, "port": port}))
-    return asyncio.run(_run(arguments, network, port, listener))
+    return parser.parse_args(argv)
+
+
+def _move(path: Path) -> None:
+    """Fetch the log from where an earlier release kept it; what that imports takes half a second."""
+    from laptop.services.broker_move import move_from_store
+    from lungline.settings import PREFIX, load_settings
+
+    move_from_store(path, load_settings())
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        del os.environ[name]  # they are no business of the broker's
 
 
 if __name__ == "__main__":

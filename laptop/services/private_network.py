@@ -2,7 +2,7 @@
 
 On Linux the server runs in a network namespace, whose loopback interface only it can reach: for every other process of
 this machine its port does not exist. Our own process reaches it through sockets that are made inside and handed out,
-and lends it a port of this machine in the same way. Entering such a namespace takes the rights of its owner.
+and listens inside for what the server needs in the same way. Entering such a namespace takes the rights of its owner.
 
 Where the system has no namespaces (macOS) or allows none to ordinary users, the server shares the machine's network,
 and `is_private` is false: then its port is open to every user of the machine.
@@ -32,7 +32,7 @@ BACKLOG = 256
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A server to start: `port` is where it listens, `lent` the port of this machine that it needs, if any."""
+    """A server to start: `port` is where it listens, `lent` where it expects our own process to listen, if anywhere."""
 
     argv: Sequence[str]
     env: Mapping[str, str] = field(repr=False)
@@ -42,8 +42,13 @@ class Program:
 
 def free_port() -> int:
     """A port that is free on this machine, and so in every network of its own."""
-    with socket.create_server((HOST, 0)) as probe:
-        return probe.getsockname()[1]
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """So many different ones."""
+    with contextlib.ExitStack() as probes:
+        return [probes.enter_context(socket.create_server((HOST, 0))).getsockname()[1] for _ in range(count)]
 
 
 class PrivateNetwork:
@@ -55,7 +60,7 @@ class PrivateNetwork:
         self.pid = pid
         """Of the process that ends when the server does."""
         self.lent = lent
-        """The listening socket inside that stands for the port lent; None when nothing is lent, or the port is seen."""
+        """The listening socket at the port lent, which the server reaches; None when nothing is lent."""
         self.is_private = is_private
 
     @classmethod
@@ -94,11 +99,9 @@ def _fork(program: Program, *, private: bool) -> PrivateNetwork | None:
     theirs.close()
     ours.settimeout(PATIENCE_SECONDS)
     answer, handles, _, _ = socket.recv_fds(ours, 1, 1)
-    if answer == b"p":
+    if answer in {b"p", b"m"}:
         lent = socket.socket(fileno=handles[0]) if handles else None
-        return PrivateNetwork(ours, pid, lent, is_private=True)
-    if answer == b"m":
-        return PrivateNetwork(ours, pid, None, is_private=False)
+        return PrivateNetwork(ours, pid, lent, is_private=answer == b"p")
     ours.close()
     os.waitpid(pid, 0)
     return None
@@ -114,9 +117,9 @@ def _inside(program: Program, channel: socket.socket, parent: int, *, private: b
         handles: list[int] = []
         if private:
             _leave_network()
-            if program.lent:
-                listener = socket.create_server((HOST, program.lent), backlog=BACKLOG)
-                handles = [listener.fileno()]
+        if program.lent:
+            listener = socket.create_server((HOST, program.lent), backlog=BACKLOG)
+            handles = [listener.fileno()]
         _end_with(parent)
         socket.send_fds(channel, [b"p" if private else b"m"], handles)
     except BaseException:  # noqa: BLE001 - a child must not return into its parent's code

@@ -36,6 +36,7 @@ from lungline.storage.contents import Contents
 from lungline.storage.s3 import Storage
 
 BROKER_BUCKET = "tansu"
+"""Where earlier releases kept the broker's log."""
 # Target of the store's garbage collector. Without it, objects of 50 MB left the store with 570 MB resident instead of
 # 220 MB, for a fifth less processor time; small objects cost the same.
 MEMORY_LIMIT = "350MiB"
@@ -80,7 +81,7 @@ class Store:
         """The buckets that it makes at its first start."""
         ours = self.settings
         of_uploads = (ours.uploads_bucket, ours.results_bucket, ours.patients_bucket, ours.research_bucket)
-        return (*of_uploads, ours.models_bucket, ours.mlflow_bucket, BROKER_BUCKET)
+        return (*of_uploads, ours.models_bucket, ours.mlflow_bucket)
 
     def connected(self) -> Settings:
         """The settings with this store's address and its owner's credentials."""

@@ -93,7 +93,7 @@ def _assemble(home: Home, settings: Settings, ports: Ports, credentials: Credent
 
     own_store = not settings.s3_endpoint
     ours = settle(Store(home, ours, ports, credentials), settings.s3_endpoint)
-    ours = settle(Broker(home, ours, ports, credentials, in_memory=not own_store), settings.kafka_bootstrap)
+    ours = settle(Broker(home, ours, ports, credentials, has_own_store=own_store), settings.kafka_bootstrap)
     if own_store:
         services.append(BridgeService(home, ours, ports))
     else:
