@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from laptop.home.models import champion_fault
 from laptop.home.ports import claim_ports, load_ports
 from laptop.home.state import check_state
 from laptop.home.store_growth import LIST, note_growth
+from laptop.services.broker_log import BrokerLog, Change, log_file
 from laptop.supervision.leftovers import end_leftovers
 from laptop.supervision.status import read_status
 from lungline.errors import StackError
@@ -224,6 +226,29 @@ def test_a_copy_of_a_running_home_starts_with_what_it_has(
     half(copy.file("store", "data", "7.dat"))
     check_state(copy, Settings(home=copy.path))
     assert "7.dat was cut: objects of the last seconds may be lost" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["half", "noise", "zeros", "a list", "removed"])
+def test_a_damaged_log_of_the_broker_is_set_aside(damage: str, home: Home, caplog: pytest.LogCaptureFixture) -> None:
+    home.file("broker").mkdir(exist_ok=True)
+    path = log_file(home.file("broker"))
+    with closing(BrokerLog(path)) as log:
+        log.write([Change(f"{number}", bytes(1000)) for number in range(40)])
+    write_json(home.file("run", "kafka_gate.json"), {"log": str(path)})
+    check_state(home, Settings(home=home.path))
+    assert "log.db" not in caplog.text
+    DAMAGES[damage](path)
+    check_state(home, Settings(home=home.path))
+    word = "gone" if damage == "removed" else "damaged"
+    assert re.search(rf"log.db was {word}.*: uploads without a result are sent again", caplog.text)
+    with closing(BrokerLog(path)) as log:
+        assert log.listed("") == []
+
+
+def test_a_home_of_an_earlier_release_lacks_no_log(home: Home, caplog: pytest.LogCaptureFixture) -> None:
+    write_json(home.file("run", "kafka_gate.json"), {"pid": 1, "private": True, "port": 7})
+    check_state(home, Settings(home=home.path))
+    assert "log.db" not in caplog.text
 
 
 def test_nobody_waits_for_a_champion_whose_expectation_is_damaged(home: Home) -> None:

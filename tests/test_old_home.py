@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 from sqlalchemy import select
 
 from laptop import stack
+from laptop.services.broker_log import BrokerLog, log_file
+from laptop.services.store import BROKER_BUCKET
 from laptop.uploads import upload_and_watch
 from lungline.datasets.phantom import jpeg
 from lungline.monitoring import findings
@@ -65,6 +68,15 @@ def test_the_old_champion_diagnoses_an_upload(settings: Settings) -> None:
     )
     assert arrival.record.outcome == "judged"
     assert arrival.record.model.version == "1"
+
+
+def test_the_old_log_of_the_broker_has_moved_out_of_the_store(settings: Settings, storage: Storage) -> None:
+    """With the events of its three uploads; they were delivered, and are not again."""
+    assert list(storage.list(BROKER_BUCKET)) == []
+    with closing(BrokerLog(log_file(settings.home / "broker"))) as log:
+        keys = [listed.key for listed in log.listed("")]
+    assert any("/groups/consumers/lungline-trigger/" in key for key in keys)
+    assert any(f"/{settings.results_topic}/" in key and key.endswith("2.batch") for key in keys)
 
 
 def test_mlflow_loads_the_old_version(settings: Settings) -> None:

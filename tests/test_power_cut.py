@@ -6,10 +6,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
 from sqlalchemy import func, select
 
+from eventing.kafka import client_options
 from laptop.home.credentials import claim_credentials
 from laptop.home.ports import claim_ports
+from laptop.services.broker import Broker
 from laptop.services.durable_answers import Disk, Turns
 from laptop.services.process import running
 from laptop.services.store import Store
@@ -17,6 +20,7 @@ from lungline.home import Home
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from tests.support.forgetful_disk import ForgetfulDisk, fault, forgetful_disk
+from tests.support.kafka_tail import tail
 from worklist.database import audit
 from worklist.database.models import Audit
 from worklist.database.session import Database
@@ -65,6 +69,33 @@ def test_the_store_has_what_it_acknowledged_before_a_power_cut(disk: ForgetfulDi
     disk.mount()
     with running(store, home.log(store.name)), closing(Storage.from_settings(store.connected())) as storage:
         assert {key: storage.get(bucket, key).data for key in objects} == objects
+
+
+@pytest.mark.stack
+def test_the_broker_has_what_it_acknowledged_before_a_power_cut(disk: ForgetfulDisk) -> None:
+    """Records and offsets, although it does not wait for the disk with every object that it writes."""
+    home = Home.make(disk.path / "home")
+    broker = Broker(home, Settings(home=home.path), claim_ports(home), claim_credentials(home))
+    settings, group = broker.connected(), {"group.id": "g"}
+    partition = TopicPartition(settings.uploads_topic, 0, 3)
+    with running(broker, home.log(broker.name)) as process:
+        producer = Producer(client_options(broker.connected()))
+        consumer = Consumer(client_options(settings) | group)
+        consumer.commit(offsets=[partition], asynchronous=False)
+        for number in range(8):
+            producer.produce(settings.uploads_topic, b"%d" % number)
+            assert producer.flush(10) == 0
+        process.sweep()
+        disk.cut()
+        consumer.close()
+    disk.unmount()
+    disk.mount()
+    with running(broker, home.log(broker.name)), tail(settings, settings.uploads_topic) as records:
+        values = [record.value() for record in records.until(lambda seen: len(seen) >= 8)]
+        assert values == [b"%d" % number for number in range(8)]
+        consumer = Consumer(client_options(settings) | group)
+        assert consumer.committed([partition], timeout=10)[0].offset == 3
+        consumer.close()
 
 
 def test_the_worklist_has_what_it_committed_before_a_power_cut(disk: ForgetfulDisk) -> None:

@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+import threading
 from contextlib import suppress
 
 import pytest
@@ -50,3 +51,41 @@ def test_a_server_is_reached_through_its_network(monkeypatch: pytest.MonkeyPatch
     finally:
         network.end()
     eventually(lambda: answer(socket.socket(), port) == b"")
+
+
+# It answers with what our own process says at the port that it was lent.
+ASK = (
+    "import socket, sys\n"
+    "server = socket.create_server(('127.0.0.1', int(sys.argv[1])))\n"
+    "while True:\n"
+    "    client, _ = server.accept()\n"
+    "    with socket.create_connection(('127.0.0.1', int(sys.argv[2])), 5) as lent:\n"
+    "        client.sendall(lent.recv(10))\n"
+    "    client.close()\n"
+)
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_server_reaches_the_port_that_it_is_lent(monkeypatch: pytest.MonkeyPatch, *, allowed: bool) -> None:
+    def refuse() -> None:
+        raise PermissionError
+
+    if not allowed:
+        monkeypatch.setattr(private_network, "_leave_network", refuse)
+    port, lent = private_network.free_ports(2)
+    network = PrivateNetwork.start(Program((sys.executable, "-c", ASK, str(port), str(lent)), os.environ, port, lent))
+    try:
+        assert network.lent
+        threading.Thread(target=_answer_all, args=(network.lent,), daemon=True).start()
+        eventually(lambda: answer(network.socket(), port) == b"lent")
+        assert answer(socket.socket(), lent) == (b"" if network.is_private else b"lent"), "others reach it not, or too"
+    finally:
+        network.end()
+
+
+def _answer_all(listener: socket.socket) -> None:
+    with suppress(OSError):  # it is closed at the end
+        while True:
+            client, _ = listener.accept()
+            with client:
+                client.sendall(b"lent")
