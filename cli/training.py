@@ -87,11 +87,12 @@ def train(  # noqa: PLR0917  # Typer makes options of them, whatever their kind
     from laptop import retraining
     from lungline.deployment.laptop import require_model
     from lungline.home import Home as Folder
+    from lungline.task.reading import load_task
     from pipelines.run import run_local
 
     named = {"data": data, "task": task, "policy": policy, "feedback": feedback}
     settings = configured(home, assignments, **named)
-    require_model(Folder(settings.home.absolute()), settings.model_name)
+    require_model(Folder(settings.home.absolute()), settings.model_name, load_task(settings.task).name)
     settings = started(home, assignments, **named)
     run = retraining.train if settings.feedback == retraining.WORKLIST else run_local
     summary = run(settings, console.pipeline_event, reuse=not fresh)

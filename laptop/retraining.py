@@ -15,8 +15,10 @@ from lungline.monitoring.monitor import monitor
 from lungline.monitoring.report import page
 from lungline.registry.tracking import name_cause
 from lungline.registry.versions import Registry
+from lungline.results.records import record_version
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
+from lungline.task.reading import load_task
 from lungline.wording import count
 from pipelines.run import RunSummary, run_local
 from worklist.commands import export_feedback, mark_trained, retrain_check
@@ -126,6 +128,8 @@ def drift_cause(settings: Settings) -> Cause:
 def _drift_cause(settings: Settings, storage: Storage) -> Cause:
     latest = findings.latest(storage, settings.results_bucket)
     champion = Registry(settings, storage).champion()
+    if champion:
+        champion = record_version(settings.model_name, load_task(settings.task).name, champion)
     return Cause("drift", *rule.drift(latest, champion, settings.retrain.windows))
 
 

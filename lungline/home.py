@@ -11,7 +11,8 @@ home/
   broker/            certificates of the Kafka broker; the login as files for Kafka clients (0600)
   store/             objects, and the store's own configuration
   mlflow/            MLflow's database
-  predictor/         packages/<version>/, and `current`, a link to the one that serves
+  predictor/         packages/<version>/, and `current`, a link to the one that serves; further models have the same in
+                     models/<name>/
   gateway/           the DICOM gateway: objects in transfer, digests of those it has stored
   imports/           what `lungline import` has uploaded, as digests
   worklist/          its database, the secret of its cookies, notices on this machine
@@ -27,6 +28,22 @@ from typing import Any
 from lungline.errors import StackError
 
 FOLDERS = ("run", "logs", "broker", "store", "mlflow", "predictor", "gateway", "worklist")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """Where the packages of one model lie, and which of them serves."""
+
+    path: Path
+
+    @property
+    def champion(self) -> Path:
+        """The link to the package that serves."""
+        return self.path / "current"
+
+    def package(self, version: str) -> Path:
+        """The folder of a version's package."""
+        return self.path / "packages" / version
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +79,27 @@ class Home:
         return self.file("logs", f"{service}.log")
 
     @property
+    def first_model(self) -> ModelFolder:
+        """The folder of the model that was the first to serve here."""
+        return ModelFolder(self.file("predictor"))
+
+    @property
+    def models(self) -> Path:
+        """The folder with a folder for each further model, by its name."""
+        return self.file("predictor", "models")
+
+    def further_models(self) -> list[ModelFolder]:
+        """The folders of the further models that serve here."""
+        return [ModelFolder(link.parent) for link in sorted(self.models.glob("*/current"))]
+
+    @property
     def champion(self) -> Path:
-        """The link to the model package that serves."""
-        return self.file("predictor", "current")
+        """The link to the package of the first model that serves."""
+        return self.first_model.champion
 
     def package(self, version: str) -> Path:
-        """The folder of a version's model package."""
-        return self.file("predictor", "packages", version)
+        """The folder of a version's package of the first model."""
+        return self.first_model.package(version)
 
 
 def write_private(path: Path, text: str, *, durable: bool = False) -> None:

@@ -16,6 +16,7 @@ from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from serving.model_loader import ModelLoader
 from serving.package_guard import PackageGuard
+from serving.served_models import ServedModels
 
 # Most of an upload is waiting for the store; more threads than this only wait for each other.
 THREADS = 8
@@ -34,9 +35,13 @@ def main(settings: Settings) -> None:
     # Loading the package and importing KServe take half a second each: side by side.
     memory = budget_of_process(MEMORY_SHARE)
     limits = Limits.from_settings(settings, memory)
-    guard = PackageGuard.from_settings(arguments.model_dir, settings)
-    loader = ModelLoader(arguments.model_dir, limits, guard)
-    loader.start()
+
+    def load(link: Path) -> ModelLoader:
+        return ModelLoader(link, limits, PackageGuard.from_settings(link, settings))
+
+    name = arguments.model_name or settings.model_name
+    models = ServedModels(name, load(arguments.model_dir), arguments.more_models, load)
+    models.start()
 
     from lungline.deidentification.background import BackgroundCopies
     from lungline.results.listing import SharedListing
@@ -51,8 +56,8 @@ def main(settings: Settings) -> None:
     kind, source = os.environ.get("CE_TYPE", ""), os.environ.get("CE_SOURCE", "")
     listing = SharedListing(storage, settings.results_bucket, ThreadPoolExecutor(arguments.threads, "listing"))
     upload_events = UploadEvents(storage, settings, kind, source, copies.later, listing)
-    ModelCollector(loader)
-    endpoints = Endpoints(arguments.model_name or settings.model_name, loader, upload_events)
+    ModelCollector(models)
+    endpoints = Endpoints(models, upload_events)
     image_threads = min(arguments.threads, IMAGE_THREADS)
     pools = Pools(ThreadPoolExecutor(arguments.threads, "predict"), ThreadPoolExecutor(image_threads, "image"))
     # An image as base64 text, and some room for what surrounds it.
@@ -61,7 +66,7 @@ def main(settings: Settings) -> None:
     gc.freeze()
     gc.enable()
     server.run()
-    loader.stop()
+    models.stop()
     tracing.end()
 
 
@@ -70,6 +75,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--model_dir", type=Path, default=Path("/mnt/models"), help="folder of the model package (%(default)s)"
     )
+    parser.add_argument("--more_models", type=Path, help="folder of further models, each with a link `current`")
     parser.add_argument("--model_name", help="model name in the paths (the setting model_name)")
     parser.add_argument("--http_port", type=int, default=8080, help="port to listen on (%(default)s)")
     parser.add_argument(

@@ -111,9 +111,10 @@ class InferenceApp:
         held = Body(self._admission)
         try:
             data = await self._body(receive, held)
-            query, version = QueryParams(scope["query_string"]), route.version_in(scope["path"])
+            query, named = QueryParams(scope["query_string"]), route.names_in(scope["path"])
             proved = bool(scope.get(PROVED))
-            request = Request(headers, query, data, datetime.now(UTC), version, proved)
+            version, model = named.get("version"), named.get("model")
+            request = Request(headers, query, data, datetime.now(UTC), version, model, proved)
             is_event = route.takes_events and not held.is_large and b'"instances"' not in data[:_START]
             with self._admission.slot(is_event=is_event):
                 return await self._work(route, request, self._pools.events if is_event else self._pools.images)
@@ -180,7 +181,7 @@ class Pools:
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    """A path, which may have `{version}` in it; its handler and its metric."""
+    """A path, which may have `{model}` and `{version}` in it; its handler and its metric."""
 
     path: str
     handler: Handler
@@ -190,12 +191,13 @@ class _Route:
 
     @classmethod
     def of(cls, path: str, handler: Handler, *, takes_events: bool) -> "_Route":
-        pattern = re.escape(path).replace(re.escape("{version}"), "(?P<version>[^/]{1,200})")
+        pattern = re.sub(r"\\\{(model|version)\\\}", r"(?P<\1>[^/:]{1,200})", re.escape(path))
         return cls(path, handler, re.compile(pattern), metrics.SECONDS.labels(path), takes_events)
 
-    def version_in(self, path: str) -> str | None:
+    def names_in(self, path: str) -> dict[str, str]:
+        """The model and the version that a path names."""
         match = self.pattern.fullmatch(path)
-        return match.groupdict().get("version") if match else None
+        return match.groupdict() if match else {}
 
 
 # The status of each error; the first that matches counts. Knative retries 408 and 5xx, other 4xx never.

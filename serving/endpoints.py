@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from lungline import tracing
-from lungline.diagnosis.diagnoser import Diagnoser
+from lungline.diagnosis.routing import Routing
 from lungline.diagnosis.upload import KeepUnsure, diagnose_upload
 from lungline.events import cloudevents
 from lungline.events.proof import ProofRefused
@@ -23,7 +23,7 @@ from lungline.storage.s3 import Storage
 from serving import metrics, predictions
 from serving.bodies import BASE64_IMAGES, decode_json
 from serving.http import Handler, MediaTypeUnsupported, Reply, Request, RequestMalformed, json_reply
-from serving.model_loader import ModelLoader
+from serving.served_models import ServedModels
 from serving.tensors import predict_tensors
 
 _log = logging.getLogger(__name__)
@@ -33,35 +33,38 @@ _log = logging.getLogger(__name__)
 class Endpoints:
     """The handlers and what they need; nothing of a request is kept here."""
 
-    name: str
-    loader: ModelLoader
+    models: ServedModels
     upload_events: "UploadEvents"
 
     def routes(self) -> Mapping[str, Handler]:
-        """The handlers by path; `{version}` in a path is any version, which `Request.version` has."""
-        return {
-            f"/v1/models/{self.name}:predict": self.predict,
-            f"/v1/models/{self.name}:explain": self.explain,
-            f"/v2/models/{self.name}/infer": self.infer,
-            f"/v2/models/{self.name}/versions/{{version}}/infer": self.infer,
-            "/predict": self.predict_image,
+        """The handlers by path; `{version}` in a path is any version, which `Request.version` has, as `{model}`.
+
+        The paths of the first model come first: they say its name in metrics.
+        """
+        by_name: Mapping[str, Handler] = {
+            "/v1/models/{model}:predict": self.predict,
+            "/v1/models/{model}:explain": self.explain,
+            "/v2/models/{model}/infer": self.infer,
+            "/v2/models/{model}/versions/{version}/infer": self.infer,
         }
+        first = {path.replace("{model}", self.models.name): handler for path, handler in by_name.items()}
+        return first | {"/predict": self.predict_image} | by_name
 
     @property
     def event_paths(self) -> frozenset[str]:
-        """The paths that take upload events."""
-        return frozenset({f"/v1/models/{self.name}:predict", f"/v1/models/{self.name}:explain"})
+        """The paths that take upload events, of all models that serve."""
+        return frozenset({f"/v1/models/{self.models.name}:predict", f"/v1/models/{self.models.name}:explain"})
 
     def predict(self, request: Request, *, heatmap: bool = False) -> Reply:
         """Predict the uploads of an event, or images in the request (V1)."""
-        diagnoser = self.loader.current()
+        diagnoser = self.models.named(request.model).current()
         _refuse_event_formats(request)
         value = decode_json(request.body, request.headers, _V1_EXPECTED, MOST_VALUES)
         if isinstance(value, dict) and "instances" in value:
             return _v1_reply(predictions.predict_instances(value, diagnoser, heatmap=heatmap))
         if not _may_be_event(value, request):
             raise RequestMalformed(f"{_misplaced(value)} Expected {_V1_EXPECTED}.")
-        return self.upload_events.predict(value, request, diagnoser)
+        return self.upload_events.predict(value, request, self.models.routing(_task_of(value, request), request.model))
 
     def explain(self, request: Request) -> Reply:
         """The same as `predict`, with heatmaps in the predictions."""
@@ -69,12 +72,12 @@ class Endpoints:
 
     def infer(self, request: Request) -> Reply:
         """Predict the images of a tensor (V2)."""
-        diagnoser = self.loader.serving(request.version)
+        diagnoser = self.models.named(request.model).serving(request.version)
         return json_reply(predict_tensors(request.body, request.headers, diagnoser))
 
     def predict_image(self, request: Request) -> Reply:
         """Predict one image: the first file of a form, or the body itself."""
-        diagnoser = self.loader.current()
+        diagnoser = self.models.first.current()
         heatmap = request.query.get("heatmap", "").lower() in {"1", "true", "yes"}
         prediction = predictions.predict_image(_image_of(request), diagnoser, heatmap=heatmap)
         if prediction["label"] != "Refused":
@@ -101,6 +104,12 @@ def _refuse_event_formats(request: Request) -> None:
         raise MediaTypeUnsupported("The body is a batch of CloudEvents; send each event in a request of its own.")
     if media_type.startswith("application/cloudevents") and media_type != cloudevents.STRUCTURED:
         raise MediaTypeUnsupported(f"Expected a CloudEvent as {cloudevents.STRUCTURED}.")
+
+
+def _task_of(value: Any, request: Request) -> str | None:
+    """The task that a CloudEvent names, binary or structured; None for another event."""
+    task = value.get("task") if isinstance(value, dict) and "specversion" in value else None
+    return request.headers.get("ce-task") or (task if isinstance(task, str) else None)
 
 
 def _may_be_event(value: Any, request: Request) -> bool:
@@ -158,7 +167,7 @@ class UploadEvents:
     keep_unsure: KeepUnsure | None = None
     listing: SharedListing | None = None
 
-    def predict(self, value: Any, request: Request, diagnoser: Diagnoser) -> Reply:
+    def predict(self, value: Any, request: Request, routing: Routing) -> Reply:
         """Predict and save the uploads of an event, given as its JSON `value`.
 
         Raises EventMalformed, ProofRefused, and StorageUnavailable, after which the whole event may be delivered again:
@@ -173,7 +182,7 @@ class UploadEvents:
             return Reply(204)
         trace = cloudevents.trace_of(request.headers, value)
         several = len(uploads) > 1
-        results = [self._result(upload, diagnoser, request.received, trace, again=several) for upload in uploads]
+        results = [self._result(upload, routing, request.received, trace, again=several) for upload in uploads]
         records = [record for record, _ in results]
         for record in records:
             _count(record, request.received)
@@ -182,7 +191,7 @@ class UploadEvents:
         return self._reply(records, cloudevents.mode_of(request.headers, value), results[0][1])
 
     def _result(
-        self, upload: Upload, diagnoser: Diagnoser, received: datetime, trace: str | None, *, again: bool
+        self, upload: Upload, routing: Routing, received: datetime, trace: str | None, *, again: bool
     ) -> tuple[ResultRecord, str]:
         """The saved record, and the `traceparent` of its span.
 
@@ -191,24 +200,28 @@ class UploadEvents:
         """
         parent = trace or tracing.of_upload(upload.identity)
         with tracing.span("predict", parent, "server") as span:
-            record = self._stored(upload, diagnoser) if again else None
+            record = self._stored(upload, routing) if again else None
             record = record or diagnose_upload(
                 upload,
-                diagnoser,
+                routing.models[0],
                 self.storage,
                 self.settings,
                 received,
                 keep_unsure=self.keep_unsure,
                 listing=self.listing,
+                routing=routing,
             )
             span.add(outcome=record.outcome, label=record.label, version=record.model.version, **record.timings)
         return record, span.traceparent or parent
 
-    def _stored(self, upload: Upload, diagnoser: Diagnoser) -> ResultRecord | None:
-        """The record of an upload that was predicted before."""
-        key = record_key(upload.identity, diagnoser.version)
-        record = load_or_none(self.storage, self.settings.results_bucket, key)
-        return record if record and record.outcome == "judged" else None
+    def _stored(self, upload: Upload, routing: Routing) -> ResultRecord | None:
+        """The record of an upload that was predicted before, by whichever of the models."""
+        for model in routing.models:
+            key = record_key(upload.identity, model.record_version)
+            record = load_or_none(self.storage, self.settings.results_bucket, key)
+            if record and record.outcome == "judged":
+                return record
+        return None
 
     def _reply(self, records: list[ResultRecord], mode: cloudevents.Mode, traceparent: str) -> Reply:
         event = result_event(records, traceparent, kind=self.type, source=self.source)

@@ -48,6 +48,8 @@ class Request:
     received: datetime
     version: str | None = None
     """The model version that the path names."""
+    model: str | None = None
+    """The model that the path names, where it is not the first."""
     proved: bool = False
     """Whether its sender has proved to be the stack's own trigger."""
 

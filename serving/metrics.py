@@ -14,10 +14,11 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from lungline.package.package import DOUBTS
-from lungline.results.records import SET_ASIDE, ResultRecord
+from lungline.results.records import REFUSED, SET_ASIDE, ResultRecord
+from lungline.results.records import UNSURE as UNSURE_LABEL
 
 if TYPE_CHECKING:
-    from serving.model_loader import ModelLoader
+    from serving.served_models import ServedModels
 
 REQUESTS = Counter("http_requests_total", "Requests that were answered.", ["method", "route", "code"])
 IN_FLIGHT = Gauge("lungline_in_flight", "Requests that are processed now or wait for a thread.")
@@ -78,7 +79,6 @@ REASONS = (
     *("too-large", "too-many-pixels", "too-small", "truncated", "unsupported-format"),
     *sorted(SET_ASIDE),
 )
-OUTCOMES = (("judged", "Normal"), ("judged", "Pneumonia"), ("judged", "Unsure"), ("refused", "Refused"))
 
 _stages = {stage: STAGE_SECONDS.labels(stage) for stage in STAGES}
 # Bound children, so that a request neither makes nor looks up labels. Versions come one promotion at a time.
@@ -145,37 +145,40 @@ def _observe_image(record: ResultRecord) -> None:
 class ModelCollector(Collector):
     """Metrics of the model, read when Prometheus scrapes."""
 
-    def __init__(self, loader: "ModelLoader") -> None:
-        self._loader = loader
+    def __init__(self, models: "ServedModels") -> None:
+        self._models = models
         REGISTRY.register(self)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The model's metrics now."""
-        ready = self._loader.ready
-        yield GaugeMetricFamily("lungline_model_ready", "Whether a model is loaded and tested.", ready)
+        loaders = [loader for _, loader in self._models]
+        loaded = [loader for loader in loaders if loader.ready]
+        yield GaugeMetricFamily("lungline_model_ready", "Whether a model is loaded and tested.", self._models.ready)
         yield GaugeMetricFamily(
             "lungline_model_refused",
-            "Whether the package that should serve is refused, so that an older one or none serves.",
-            self._loader.refuses,
+            "Whether a package that should serve is refused, so that an older one or none serves.",
+            any(loader.refuses for loader in loaders),
         )
         info = GaugeMetricFamily(
             "lungline_model_info", "The model that serves.", labels=["name", "version", "sha256", "run_id", "synthetic"]
         )
         signed = GaugeMetricFamily(
-            "lungline_model_signed", "Whether the package that serves has a signature of the site."
+            "lungline_model_signed", "Whether the packages that serve have a signature of the site."
         )
         created = GaugeMetricFamily("lungline_model_created_timestamp_seconds", "When the model was trained.")
-        if ready:
-            diagnoser = self._loader.current()
-            for outcome, label in OUTCOMES:
-                _result(outcome, label, diagnoser.version)
+        for loader in loaded:
+            diagnoser = loader.current()
             card = diagnoser.package.card
+            for label in (*card.task.labels, UNSURE_LABEL):
+                _result("judged", label, diagnoser.record_version)
+            _result("refused", REFUSED, diagnoser.record_version)
             synthetic = str(card.synthetic).lower()
             info.add_metric(
                 [card.name, diagnoser.version, diagnoser.package.sha256, card.mlflow_run_id or "", synthetic], 1
             )
-            signed.add_metric([], self._loader.signed_by is not None)
-            created.add_metric([], card.created.timestamp())
+        if loaded:
+            signed.add_metric([], all(loader.signed_by is not None for loader in loaded))
+            created.add_metric([], min(loader.current().package.card.created.timestamp() for loader in loaded))
         yield info
         yield signed
         yield created

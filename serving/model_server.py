@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -29,6 +30,7 @@ from serving.http import RequestMalformed
 from serving.kserve_imports import lean_kserve
 from serving.model_loader import ModelLoader
 from serving.origin import is_loopback
+from serving.served_models import ServedModels, not_served
 
 with lean_kserve():
     from kserve.errors import ServerNotReady
@@ -36,7 +38,6 @@ with lean_kserve():
     from kserve.model_server import ModelServer
     from kserve.protocol.dataplane import DataPlane
     from kserve.protocol.rest.server import RESTServer, metrics_handler
-    from kserve.protocol.rest.v1_endpoints import V1Endpoints
     from kserve.protocol.rest.v2_endpoints import V2Endpoints
 
 _EVENTS = "application/cloudevents"
@@ -65,14 +66,14 @@ class ServedModel(Model):
 
 
 class _DataPlane(DataPlane):
-    """KServe's data plane, ready only when its model is; KServe's own says ready at once."""
+    """KServe's data plane, ready only when its models are; KServe's own says ready at once."""
 
-    def __init__(self, registry: Any, loader: ModelLoader) -> None:
+    def __init__(self, registry: Any, models: ServedModels) -> None:
         super().__init__(model_registry=registry)
-        self._loader = loader
+        self._models = models
 
     async def ready(self) -> bool:
-        return self._loader.ready
+        return self._models.ready
 
 
 def _http_protocol() -> type[Any]:
@@ -107,8 +108,9 @@ class PredictorServer(ModelServer):
     ) -> None:
         host, port = address
         super().__init__(http_port=port, enable_grpc=False, workers=1, grace_period=STOP_SECONDS)
-        self.dataplane = _DataPlane(self.registered_models, endpoints.loader)
-        self.register_model(ServedModel(endpoints.name, endpoints.loader))
+        models = endpoints.models
+        self.dataplane = _DataPlane(self.registered_models, models)
+        self.register_model(ServedModel(models.name, models.first))
         app = InferenceApp(
             endpoints.routes(),
             _protocol(endpoints, self.dataplane),
@@ -162,47 +164,55 @@ def _protocol(endpoints: Endpoints, dataplane: DataPlane) -> FastAPI:
     """KServe's protocol beside inference: liveness, readiness, metadata and metrics; and the documentation."""
     about = {"title": "Lungline predictor", "description": openapi.ABOUT, "version": openapi.VERSION}
     app = FastAPIOffline(**about)  # hospitals' networks do not reach the CDN that FastAPI's own page loads from
-    v1, v2 = V1Endpoints(dataplane), V2Endpoints(dataplane)
-    name, loader = endpoints.name, endpoints.loader
+    v2 = V2Endpoints(dataplane)
+    models = endpoints.models
+    name = models.name
 
-    def version_metadata(version: str) -> dict[str, Any]:
-        return metadata(name, loader.serving(version), signed=loader.signed_by is not None)
+    def model_ready(model: str = name) -> dict[str, Any]:
+        return readiness(model, models.named(model).current())
 
-    def version_ready(version: str) -> dict[str, Any]:
+    def model_metadata(model: str = name, version: str | None = None) -> dict[str, Any]:
+        loader = models.named(model)
+        return metadata(model, loader.serving(version), signed=loader.signed_by is not None)
+
+    def version_ready(model: str = name, version: str | None = None) -> dict[str, Any]:
         """Instead of KServe's handler, which answers a version with 500."""
-        loader.serving(version)
-        return {"name": name, "ready": True}
+        models.named(model).serving(version)
+        return {"name": model, "ready": True}
 
-    routes = {
+    by_name = {
+        "/v1/models/{model}": model_ready,
+        "/v2/models/{model}": model_metadata,
+        "/v2/models/{model}/ready": version_ready,
+        "/v2/models/{model}/versions/{version}": model_metadata,
+        "/v2/models/{model}/versions/{version}/ready": version_ready,
+    }
+    routes: dict[str, Callable[..., Any]] = {
         "/": dataplane.live,
         "/metrics": metrics_handler,
-        "/v1/models": v1.models,
-        f"/v1/models/{name}": lambda: readiness(name, loader.current()),
+        "/v1/models": lambda: {"models": [each for each, _ in models]},
         "/v2": v2.metadata,
         "/v2/health/live": v2.live,
         "/v2/health/ready": v2.ready,
-        "/v2/models": v2.models,
-        f"/v2/models/{name}": lambda: metadata(name, loader.current(), signed=loader.signed_by is not None),
-        f"/v2/models/{name}/ready": lambda: version_ready(loader.current().version),
-        f"/v2/models/{name}/versions/{{version}}": version_metadata,
-        f"/v2/models/{name}/versions/{{version}}/ready": version_ready,
+        "/v2/models": lambda: {"models": [each for each, _ in models]},
+        **by_name,
     }
     for path, handler in routes.items():
         app.add_api_route(path, handler, methods=["GET"], response_model=None, tags=["KServe"], name=path)
     for error in (HTTPException, RequestValidationError, ServerNotReady, LunglineError, Exception):
-        app.add_exception_handler(error, partial(_protocol_error, name))
+        app.add_exception_handler(error, partial(_protocol_error, models))
     _document(app, openapi.inference_paths(name))
     return app
 
 
-def _protocol_error(name: str, _: FastAPIRequest, exc: Exception) -> Response:
+def _protocol_error(models: ServedModels, _: FastAPIRequest, exc: Exception) -> Response:
     """The response to an error of these routes, in the form of the inference routes' errors.
 
     Without a log line: a supervisor polls readiness several times a second.
     """
     if isinstance(exc, HTTPException):
         sentences = {
-            404: f"There is no such route. This predictor serves the model {name}; /docs lists its routes.",
+            404: not_served(models),
             405: "This route takes GET requests only.",
         }
         error = sentences.get(exc.status_code, str(exc.detail))

@@ -66,11 +66,11 @@ def test_without_a_predictor_the_version_waits(settings: Settings, stored: dict[
     assert (link / "card.json").exists()
 
 
-def test_a_home_that_serves_another_model_keeps_it(settings: Settings, stored: dict[str, str]) -> None:
-    """Its packages are told apart by their version alone, so version 101 of another model would replace its own."""
+def test_a_home_serves_a_task_with_one_model(settings: Settings, stored: dict[str, str]) -> None:
+    """Nothing would say which of two models of a task judges an upload."""
     LaptopDeployment.from_settings(settings).deploy(stored["101"], "101")
     other = LaptopDeployment.from_settings(settings.model_copy(update={"model_name": "pneumonia-kind"}))
-    with pytest.raises(StackError, match="serves the model pneumonia; give the model pneumonia-kind a home of its own"):
+    with pytest.raises(StackError, match="with the model pneumonia; give the model pneumonia-kind a home of its own"):
         other.deploy(stored["102"], "102")
     assert LaptopDeployment.from_settings(settings).serving() == "101"
 

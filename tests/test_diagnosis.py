@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from lungline.datasets.phantom import jpeg
 from lungline.diagnosis.diagnoser import PHANTOM_WARNING, Diagnoser
+from lungline.diagnosis.routing import Routing
 from lungline.diagnosis.upload import diagnose_upload
 from lungline.errors import EventMalformed, LunglineError, ObjectGone, StorageUnavailable
 from lungline.events.uploads import Upload
@@ -151,6 +152,15 @@ def test_an_upload_is_diagnosed_and_saved(store: Storage, diagnoser: Diagnoser, 
     assert record.evidence == direct.evidence
     assert results.load(store, RESULTS, record.key) == record
     assert set(record.timings) == {"fetch", "decode", "prepare", "predict", "observe", "explain"}
+
+
+def test_an_upload_that_fits_no_task_is_kept_and_says_so(store: Storage, diagnoser: Diagnoser, upload: Upload) -> None:
+    nobody = Routing((diagnoser,), task="fracture")
+    record = diagnose_upload(upload, diagnoser, store, SETTINGS, routing=nobody)
+    assert (record.outcome, record.label, record.reason) == ("refused", "Refused", "no-task")
+    assert record.is_set_aside
+    assert record.message == "The image is kept, and fits no task that is served here."
+    assert store.exists(UPLOADS, upload.key)
 
 
 def test_a_duplicate_gets_the_stored_record(store: Storage, diagnoser: Diagnoser, upload: Upload) -> None:

@@ -21,6 +21,8 @@ from lungline.storage.s3 import Storage
 from worklist import metrics
 
 READERS = 8
+# A name comes from a record; nobody serves more models than this.
+MOST_MODELS = 64
 # The history is read again for an unknown version, and not more often than this.
 REREAD_SECONDS = 5.0
 # As `version_of` names a package that was never registered.
@@ -52,14 +54,18 @@ class PromotedVersions:
 
     def require(self, version: str) -> None:
         """Raise VersionUnknown for a version that was never promoted, StorageUnavailable when nobody can say."""
+        if not self.has(version) and self._versions:
+            raise VersionUnknown("The result's model version is not in the promotion history.")
+
+    def has(self, version: str) -> bool:
+        """Whether a version was promoted. Raises StorageUnavailable when nobody can say."""
         if version in self._versions:
-            return
+            return True
         with self._reading:
             if self._read_at is None or time.monotonic() - self._read_at > REREAD_SECONDS:
                 self._versions = self._read()
                 self._read_at = time.monotonic()
-        if self._versions and version not in self._versions:
-            raise VersionUnknown("The result's model version is not in the promotion history.")
+        return version in self._versions
 
     def _read(self) -> set[str]:
         try:
@@ -79,7 +85,9 @@ class Incoming:
         self._storage = storage
         self._bucket = settings.results_bucket
         self._patients = settings.patients_bucket
-        self._versions = PromotedVersions(History(storage, settings.models_bucket, settings.model_name))
+        self._models = settings.models_bucket
+        self._model = settings.model_name
+        self._versions = {self._model: PromotedVersions(History(storage, self._models, self._model))}
 
     def recorded(self, hints: Sequence[ResultRecord]) -> list[ResultRecord]:
         """The stored records of the results in an event, all or none.
@@ -127,7 +135,7 @@ class Incoming:
     def _checked(self, record: ResultRecord) -> ResultRecord:
         try:
             check(record)
-            self._versions.require(record.model.version)
+            self._require_promoted(record.model.version)
         except EventMalformed:
             metrics.count_refused("malformed")
             raise
@@ -135,3 +143,18 @@ class Incoming:
             metrics.count_refused("version")
             raise
         return record
+
+    def _require_promoted(self, version: str) -> None:
+        """Raise VersionUnknown for a version that was never promoted.
+
+        That of another task than the default names its model. Whether that was ever promoted is asked of its own
+        history; without one it is as good as the first model's that has none either.
+        """
+        model, number = results.place_of(version, self._model)
+        if model == self._model:
+            self._versions[model].require(number)
+        elif len(self._versions) > MOST_MODELS or not self._versions_of(model).has(number):
+            self._versions[self._model].require(version)
+
+    def _versions_of(self, model: str) -> PromotedVersions:
+        return self._versions.setdefault(model, PromotedVersions(History(self._storage, self._models, model)))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from laptop.home.documents import anchors, expectation, fault_of
-from lungline.home import Home
+from lungline.home import Home, ModelFolder
 from lungline.service_state import number_of, read_state
 
 _log = logging.getLogger(__name__)
@@ -17,6 +17,9 @@ def check_models(home: Home) -> None:
     """Say what is lost, and what to do; uploads wait for a model, so that the stack starts all the same."""
     _check_champion(home)
     _check_anchors(home)
+    for folder in home.further_models():
+        if not folder.champion.exists() and not _is_expected(folder, folder.champion.resolve().name):
+            _log.warning("%s leads to no package: %s, with LUNGLINE_TASK as that task.", folder.champion, _AGAIN)
     for path in sorted(_expectations(home)):
         if reason := fault_of(path, expectation):
             _log.warning(
@@ -34,7 +37,9 @@ def champion_fault(home: Home) -> str | None:
 def _check_champion(home: Home) -> None:
     link = home.champion
     if link.is_symlink():
-        if link.exists() or _is_expected(home, link.readlink().name):  # a package that is gone is fetched again
+        if link.exists() or _is_expected(
+            home.first_model, link.readlink().name
+        ):  # a package that is gone is fetched again
             return
         _log.warning("%s leads to no package: %s.", link, _AGAIN)
         return
@@ -45,12 +50,13 @@ def _check_champion(home: Home) -> None:
         _log.warning("%s is missing, and no model serves: %s.", link, _AGAIN)
 
 
-def _is_expected(home: Home, version: str) -> bool:
-    return home.file("predictor", "expected", f"{version}.json").exists()
+def _is_expected(folder: ModelFolder, version: str) -> bool:
+    return (folder.path / "expected" / f"{version}.json").exists()
 
 
 def _expectations(home: Home) -> Iterator[Path]:
-    return home.file("predictor", "expected").glob("*.json")
+    for folder in (home.first_model, *home.further_models()):
+        yield from (folder.path / "expected").glob("*.json")
 
 
 def _check_anchors(home: Home) -> None:

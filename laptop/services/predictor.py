@@ -50,6 +50,7 @@ class Predictor:
     def command(self) -> Command:
         """How to start it; without a package it reports that it is not ready."""
         argv = (sys.executable, "-P", "-m", "serving", "--model_dir", str(self.home.champion))
+        argv += ("--more_models", str(self.home.models))
         argv += ("--http_host", HOST, "--http_port", str(self.ports.predictor))
         settings = self.settings.model_copy(update={"event_key": self.event_key or self.settings.event_key})
         return Command(argv, base_environment() | settings_environment(settings), self.home.file("predictor"))

@@ -11,9 +11,9 @@ from typing import Any, cast
 
 from lungline.deployment.release import Release
 from lungline.errors import LunglineError, ModelNotReady, PackageError, StackError
-from lungline.home import Home, read_json, sync_folder, write_json
+from lungline.home import Home, ModelFolder, read_json, sync_folder, write_json
 from lungline.network import open_url
-from lungline.package.card import CARD, read_card
+from lungline.package.card import CARD, Card, read_card
 from lungline.package.expectation import Expectation, write_expectation
 from lungline.package.package import Package
 from lungline.package.signature import is_signed
@@ -24,22 +24,50 @@ from lungline.storage.s3 import Storage
 SWITCH_SECONDS = 60
 
 
-def require_model(home: Home, model: str) -> None:
-    """Raise StackError where a home serves another model: its packages are told apart by their version alone."""
-    link = home.champion
-    if not link.is_symlink():
-        return
-    with contextlib.suppress(PackageError):  # damaged: a promotion repairs it
-        served = read_card(link)[0].name
-        if served != model:
+def require_model(home: Home, model: str, task: str) -> None:
+    """Raise StackError where a home serves another model of the same task: nothing would tell their uploads apart."""
+    for served in (home.first_model, *home.further_models()):
+        card = _card(served)
+        if card and card.name != model and card.task.name == task:
             raise StackError(
-                f"The stack in {home.path} serves the model {served}; give the model {model} a home of its own, "
-                f"such as --home .lungline-{model}."
+                f"The stack in {home.path} serves the task {task} with the model {card.name}; give the model {model} "
+                f"a home of its own, such as --home .lungline-{model}."
             )
 
 
+def folder_of(home: Home, model: str) -> ModelFolder:
+    """Where a home keeps a model: the first that serves has the folder of the predictor itself, as in earlier homes."""
+    own = ModelFolder(home.models / model)
+    return own if own.path.is_dir() or not _is_first(home, model) else home.first_model
+
+
+def _is_first(home: Home, model: str) -> bool:
+    if card := _card(home.first_model):
+        return card.name == model
+    # Damaged, or nothing serves: anchors are in the order of the first promotions.
+    return next(iter(_remembered(home)), model) == model
+
+
+def _card(folder: ModelFolder) -> Card | None:
+    """The card of the package that serves; None without one, and for a damaged one, which a promotion repairs."""
+    with contextlib.suppress(PackageError, OSError):
+        return read_card(folder.champion)[0] if folder.champion.is_symlink() else None
+    return None
+
+
+def _remembered(home: Home) -> dict[str, str]:
+    """Anchors by the model's name; empty where the file was lost, which `lungline history` then says."""
+    value: Any = read_json(_anchors(home))
+    anchors = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+    return {name: anchor for name, anchor in anchors.items() if isinstance(anchor, str)}
+
+
+def _anchors(home: Home) -> Path:
+    return home.file("predictor", "history.json")
+
+
 class LaptopDeployment:
-    """The predictor of the laptop stack; it follows the link `predictor/current` in the home folder."""
+    """The predictor of the laptop stack; it follows a link `current` for each model in the home folder."""
 
     accepts_synthetic: bool = True
 
@@ -52,6 +80,7 @@ class LaptopDeployment:
         switch_seconds: float = SWITCH_SECONDS,
     ) -> None:
         self._home = home
+        self._folder = folder_of(home, model_name)
         self._storage = storage
         self._uri = predictor_uri
         self._model = model_name
@@ -71,14 +100,14 @@ class LaptopDeployment:
         """Point the predictor to a package and wait until it reports the package's version.
 
         Raises PackageError for a package that does not load, ModelNotReady when the predictor does not load it, and
-        StackError where the home serves another model.
+        StackError where the home serves another model of its task.
         """
-        require_model(self._home, self._model)
         package = self._fetch(package_uri, version, release)
+        require_model(self._home, self._model, package.card.task.name)
         before = self._target()
         # The predictor reads what to expect with the package: told first, it refuses nothing that it should serve.
         expected = Expectation(package_uri, package.sha256, signed=bool(release and release.signed))
-        write_expectation(self._home.champion, version, expected)
+        write_expectation(self._folder.champion, version, expected)
         self._point(version)
         if self._uri is None:
             return f"No predictor is running; version {version} serves from the next `lungline up` on."
@@ -98,7 +127,7 @@ class LaptopDeployment:
     def intact(self, version: str, sha256: str) -> bool:
         """Whether a version serves, from files that are undamaged."""
         try:
-            package = Package.load(self._home.package(version))
+            package = Package.load(self._folder.package(version))
         except (LunglineError, OSError):
             return False
         loaded = _loaded(self._uri, self._model) if self._uri else None
@@ -111,25 +140,15 @@ class LaptopDeployment:
 
     def anchor(self) -> str | None:
         """The entry of the promotion history that the home remembers."""
-        return self._remembered().get(self._model)
+        return _remembered(self._home).get(self._model)
 
     def keep_anchor(self, anchor: str) -> None:
         """Remember an entry of the promotion history in the home."""
-        write_json(self._anchors, self._remembered() | {self._model: anchor}, durable=True)
-
-    def _remembered(self) -> dict[str, str]:
-        """Anchors by the model's name; empty where the file was lost, which `lungline history` then says."""
-        value: Any = read_json(self._anchors)
-        anchors = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-        return {name: anchor for name, anchor in anchors.items() if isinstance(anchor, str)}
-
-    @property
-    def _anchors(self) -> Path:
-        return self._home.file("predictor", "history.json")
+        write_json(_anchors(self._home), _remembered(self._home) | {self._model: anchor}, durable=True)
 
     def _fetch(self, package_uri: str, version: str, release: Release | None) -> Package:
         """The package in the home folder, downloaded unless it is the same as in the store."""
-        folder = self._home.package(version)
+        folder = self._folder.package(version)
         bucket, prefix = parse_uri(package_uri)
         card = self._storage.get(bucket, f"{prefix.rstrip('/')}/{CARD}").data
         signed = bool(release and release.signed)
@@ -146,19 +165,20 @@ class LaptopDeployment:
         return package
 
     def _target(self) -> str | None:
-        link = self._home.champion
+        link = self._folder.champion
         return link.readlink().name if link.is_symlink() else None
 
     def _point(self, version: str | None) -> None:
-        link = self._home.champion
+        link = self._folder.champion
         draft = link.with_name(f".current-{os.getpid()}")
         if version is None:
             link.unlink(missing_ok=True)
             return
         draft.unlink(missing_ok=True)
-        draft.symlink_to(self._home.package(version).relative_to(link.parent))
+        draft.symlink_to(self._folder.package(version).relative_to(link.parent))
         draft.replace(link)
-        sync_folder(link.parent)
+        for folder in link.parents[: len(link.relative_to(self._home.path).parts) - 1]:
+            sync_folder(folder)  # the folders of a further model may be new
 
     def _await(self, uri: str, version: str, sha256: str) -> None:
         deadline = time.monotonic() + self._switch_seconds

@@ -94,6 +94,7 @@ class Diagnoser:
         self.package = package
         self.limits = limits
         self.version = records.version_of(package.card, package.sha256)
+        self.record_version = _record_version(package)
 
     def diagnose(
         self,
@@ -187,12 +188,17 @@ def refused(reason: str, message: str, timings: dict[str, float] | None = None) 
     return Diagnosis("Refused", reason=reason, message=message, timings=timings or {})
 
 
+def _record_version(package: Package) -> str:
+    card = package.card
+    return records.record_version(card.name, card.task.name, records.version_of(card, package.sha256))
+
+
 def model_facts(package: Package) -> ModelFacts:
     """The model's identity, for records and responses."""
     card = package.card
     return ModelFacts(
         name=card.name,
-        version=records.version_of(card, package.sha256),
+        version=_record_version(package),
         run_id=card.mlflow_run_id,
         sha256=package.sha256,
         synthetic=card.synthetic,

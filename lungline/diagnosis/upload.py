@@ -11,6 +11,7 @@ from functools import partial
 
 from lungline.diagnosis.diagnoser import Diagnoser, Diagnosis, model_facts, refused, timed
 from lungline.diagnosis.image_rules import load_image_rules, reason_not_meant
+from lungline.diagnosis.routing import NO_TASK, Routing
 from lungline.errors import LunglineError, ObjectGone, ObjectTooLarge, Unavailable
 from lungline.events.uploads import Upload, require_bucket
 from lungline.imaging import dicom, dicom_facts
@@ -42,17 +43,23 @@ def diagnose_upload(
     *,
     keep_unsure: KeepUnsure | None = None,
     listing: SharedListing | None = None,
+    routing: Routing | None = None,
 ) -> ResultRecord:
     """Fetch, diagnose and save one upload; `received` is when its event arrived, now by default.
 
     Without `keep_unsure`, the image of an unsure record is copied to the research bucket before this returns. A
     `listing`, where given, lists the record among the latest during the diagnosis, with others if there are any.
+    Where several models serve, `routing` says which of them judges; `diagnoser` then stands for uploads that fit no
+    task.
     Idempotent: another call for the same upload and model version, concurrent or later, returns the stored record.
     Raises EventMalformed when the upload is not in the uploads bucket, StorageUnavailable and Busy when a retry may
     help.
     """
     require_bucket([upload], settings.uploads_bucket)
-    case = _Case(diagnoser, storage, settings, received or datetime.now(UTC), listing)
+    routing = routing or Routing((diagnoser,))
+    # By its key alone: what is gone or too large has no header.
+    first = routing.of(upload.key) or diagnoser
+    case = _Case(first, storage, settings, received or datetime.now(UTC), listing, routing)
 
     def keep_now(record: ResultRecord, stored: StoredObject) -> None:
         from lungline.deidentification import research
@@ -103,10 +110,21 @@ class _Case:
     settings: Settings
     received: datetime
     listing: SharedListing | None
+    routing: Routing
 
     def diagnose(self, upload: Upload, stored: StoredObject, timings: dict[str, float]) -> ResultRecord:
+        header = find_header(stored.data, _NEEDED)  # once, for the task, rules, decoder and patient
+        model = self.routing.of(upload.key, header)
+        if model is None:
+            return self.close(
+                upload, "refused", diagnosis=refused(records.NO_TASK, NO_TASK), stored=stored, header=header
+            )
+        return replace(self, diagnoser=model).diagnose_by_model(upload, stored, header, timings)
+
+    def diagnose_by_model(
+        self, upload: Upload, stored: StoredObject, header: DicomFile | None, timings: dict[str, float]
+    ) -> ResultRecord:
         listed = self._list(upload, stored.modified)
-        header = find_header(stored.data, _NEEDED)  # once, for rules, decoder and patient
         diagnosis = self._set_aside(header) or self.diagnoser.diagnose(stored.data, header=header, drawn=False)
         diagnosis = replace(diagnosis, timings=timings | diagnosis.timings)
         outcome = "refused" if diagnosis.label == "Refused" else "judged"
@@ -114,7 +132,7 @@ class _Case:
 
     def _list(self, upload: Upload, modified: datetime) -> Callable[[], object]:
         """List the record to come among the latest; returns the wait until it is, which raises what a put does."""
-        arguments = (upload.identity, self.diagnoser.version, modified)
+        arguments = (upload.identity, self.diagnoser.record_version, modified)
         if self.listing is None:
             records.list_latest(self.storage, self.settings.results_bucket, *arguments)
             return lambda: None
@@ -143,7 +161,7 @@ class _Case:
         superseded_by: str | None = None,
         listed: Callable[[], object] | None = None,
     ) -> ResultRecord:
-        package, version = self.diagnoser.package, self.diagnoser.version
+        package, version = self.diagnoser.package, self.diagnoser.record_version
         thresholds = package.card.thresholds
         record = ResultRecord(
             id=f"{upload.identity}-{version}",

@@ -17,7 +17,7 @@ from lungline.monitoring.reference import fetch_reference
 from lungline.package.card import Card
 from lungline.results import records as results
 from lungline.results.readings import NOT_USABLE, ReadingRecord, stored
-from lungline.results.records import ResultRecord
+from lungline.results.records import ResultRecord, place_of
 from lungline.settings import MonitorSettings, Settings
 from lungline.storage.s3 import Storage
 from lungline.task.reading import default_task
@@ -165,7 +165,8 @@ def monitor(settings: Settings, storage: Storage, since: datetime | None = None)
 def _open(settings: Settings, storage: Storage, version: str, count: int) -> _Version:
     card, sampled, reason = None, None, None
     try:
-        card, reference = fetch_reference(storage, settings.models_bucket, f"{settings.model_name}/{version}")
+        place = "/".join(place_of(version, settings.model_name))
+        card, reference = fetch_reference(storage, settings.models_bucket, place)
     except PackageError as exc:
         reason = str(exc)
     else:

@@ -42,8 +42,8 @@ _log = logging.getLogger("lungline.results")
 
 Thousandths = Annotated[int, Field(ge=0, le=1000)]
 Outcome = Literal["judged", "refused", "superseded", "gone"]
-NOT_MEANT, OWN_RESULT = "not-meant", "own-result"
-SET_ASIDE = frozenset((NOT_MEANT, OWN_RESULT))
+NOT_MEANT, NO_TASK, OWN_RESULT = "not-meant", "no-task", "own-result"
+SET_ASIDE = frozenset((NOT_MEANT, NO_TASK, OWN_RESULT))
 """Reasons of images that are kept and set aside: nothing is wrong with them, so nobody needs to replay their events."""
 UNSURE, REFUSED = "Unsure", "Refused"
 ResultLabel = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9 -]{0,31}$")]
@@ -217,8 +217,22 @@ def knows_more(outcome: Outcome | str, stored: Outcome | str) -> bool:
 
 
 def version_of(card: Card, sha256: str) -> str:
-    """The version that records name: the registered one, or the beginning of the package's digest."""
+    """The version of a package: the registered one, or the beginning of the package's digest."""
     return card.version or sha256[:12]
+
+
+def record_version(model: str, task: str, version: str) -> str:
+    """The version that records name: `3`, or `pneumonia-kind.3` of another task than the default.
+
+    Versions are counted for each model, so several that serve side by side need their names to be told apart.
+    """
+    return version if task == DEFAULT else f"{model}.{version}"
+
+
+def place_of(version: str, model: str) -> tuple[str, str]:
+    """Model and version in the registry of a version that records name; `model` is that of the default task."""
+    name, _, number = version.rpartition(".")
+    return (name, number) if name else (model, version)
 
 
 def record_key(identity: str, version: str) -> str:

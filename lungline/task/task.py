@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from lungline.settings_blocks import GateSettings
-from lungline.task.finding import Finding, Images, Part, Sentence, Targets, Use, like, words_of
+from lungline.task.finding import Finding, Images, Part, Sentence, Targets, Use, Words, like, words_of
 
 Kind = Literal["binary", "one-of-several", "many-at-once"]
 Uncertain = Literal["absent", "present", "left out"]
@@ -42,6 +42,10 @@ class Task(Part):
     warning: Sentence = Field(description="What people read beside every result and report.")
     uncertain: Uncertain = Field(
         default="left out", description="What an uncertain label of a table means: absent, present or left out."
+    )
+    prefixes: Words = Field(
+        default=(),
+        description="Beginnings of keys in the uploads bucket; where there are any, the task takes no other uploads.",
     )
     images: Images = Field(
         default_factory=Images,

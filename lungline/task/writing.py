@@ -72,7 +72,7 @@ def _begun(at: int, name: str) -> dict[str, Any]:
 def render(task: Task) -> str:
     """A task as the text of its file. Reading the text gives the task again."""
     lines = [*(f"# {line}" for line in _HEAD.format(title=f"{task.title}.").splitlines()), ""]
-    lines += _fields(task, ("name", "title", "kind", "warning", "uncertain"))
+    lines += _fields(task, ("name", "title", "kind", "warning", "uncertain", "prefixes"))
     for name in ("images", "use", "targets", "gate"):
         part: BaseModel = getattr(task, name)
         lines += ["", *_comment(Task.model_fields[name].description), f"[{name}]"]

@@ -5,27 +5,36 @@ from pathlib import Path
 from typing import Any
 
 from lungline.imaging.preparation import Preparation
-from lungline.package.card import Card, CodeFacts, DataFacts, Thresholds, amend_card
+from lungline.package.card import Calibration, Card, CodeFacts, DataFacts, FindingModel, Thresholds, amend_card
 from lungline.settings import ModelSettings
+from lungline.task.reading import default_task
+from lungline.task.task import Task
 from lungline.training.export import write_package
 from tests.support.once import built_once
 
 SIZE = 32
 
 
-def write_tiny_package(folder: Path, *, seed: int = 3, **changes: Any) -> Card:
-    """Write a package into a new folder; `changes` are values of its card."""
-    shutil.copytree(built_once(f"tiny-package-{seed}", lambda place: _build(place, seed)), folder)
-    return amend_card(folder, **({"version": "1"} | changes))
+def write_tiny_package(folder: Path, *, seed: int = 3, task: Task | None = None, **changes: Any) -> Card:
+    """Write a package of a task into a new folder; `changes` are values of its card."""
+    task = task or default_task()
+    shutil.copytree(built_once(f"tiny-{task.name}-{seed}", lambda place: _build(place, seed, task)), folder)
+    return amend_card(folder, **({"version": "1", "task": task} | changes))
 
 
-def _build(folder: Path, seed: int) -> None:
+def _build(folder: Path, seed: int, task: Task) -> None:
     from lungline.training.train import build  # TensorFlow takes seconds to import
 
+    band = Thresholds(low=0.3, high=0.7, operating=0.5, chosen="By hand.")
+    several = task.positives if len(task.findings) > 2 else ()
+    calibration = Calibration(kind="softmax")
     card = Card(
+        name=task.name,
         preparation=Preparation(size=SIZE, normalisation="equalise"),
-        thresholds=Thresholds(low=0.3, high=0.7, operating=0.5, chosen="By hand."),
+        task=task,
+        findings=tuple(FindingModel(name=each.name, calibration=calibration, thresholds=band) for each in several),
+        thresholds=band,
         data=DataFacts(name="phantom", digest="0" * 64, synthetic=True),
         code=CodeFacts(version="0.1.0"),
     )
-    write_package(folder, keras_model=build(ModelSettings(size=SIZE, width=4), seed=seed), card=card)
+    write_package(folder, keras_model=build(ModelSettings(size=SIZE, width=4), seed=seed, task=task), card=card)

@@ -1,0 +1,118 @@
+"""The models of one predictor: the first, and further ones of other tasks, each with its folder and its own champion.
+
+A stack has a folder of further models; each folder in it that has a link `current` is a model, by the folder's name.
+Models that come while the predictor runs are served too.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from lungline.diagnosis.diagnoser import Diagnoser
+from lungline.diagnosis.routing import Routing
+from serving.http import RouteNotFound
+from serving.model_loader import ModelLoader
+
+SCAN_SECONDS = 0.5
+# Each takes some 20 MB; a folder that somebody fills must not take all memory.
+MOST_MODELS = 16
+
+_log = logging.getLogger(__name__)
+
+
+class ServedModels:
+    """A loader for each model; the first is served under `name`, and under the name in its card."""
+
+    def __init__(
+        self,
+        name: str,
+        first: ModelLoader,
+        folder: Path | None = None,
+        load: Callable[[Path], ModelLoader] | None = None,
+    ) -> None:
+        """`folder` has the further models, and `load` makes the loader of one."""
+        self.name = name
+        self.first = first
+        self._folder = folder
+        self._load = load
+        self._further: dict[str, ModelLoader] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="further-models", daemon=True)
+
+    def start(self) -> None:
+        """Load the models, and keep watching for more."""
+        self.first.start()
+        if self._folder is not None:
+            self._scan()
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Stop watching; the loaded packages keep serving."""
+        self._stopping.set()
+        for _, loader in self:
+            loader.stop()
+
+    def __iter__(self) -> Iterator[tuple[str, ModelLoader]]:
+        """Names and loaders, the first before the further ones."""
+        yield self.name, self.first
+        yield from dict(self._further).items()
+
+    def named(self, name: str | None) -> ModelLoader:
+        """The loader of a model; None is the first. Raises RouteNotFound."""
+        if name in {None, self.name}:
+            return self.first
+        if loader := self._further.get(str(name)):
+            return loader
+        if self.first.ready and name == self.first.current().package.card.name:
+            return self.first
+        raise RouteNotFound(not_served(self))
+
+    @property
+    def ready(self) -> bool:
+        """Whether the first model is loaded, and the further ones are or were refused.
+
+        One that is refused does not keep the others' uploads waiting.
+        """
+        return self.first.ready and all(loader.ready or loader.refuses for loader in self._further.values())
+
+    def routing(self, task: str | None = None, model: str | None = None) -> Routing:
+        """The models as they serve now, for an event that may name its task, or whose path names a model.
+
+        Raises ModelNotReady before the first model is loaded, and RouteNotFound.
+        """
+        if model is not None:
+            return Routing((self.named(model).current(),))
+        first = self.first.current()
+        if not self._further:
+            return Routing((first,), task=task)
+        further = dict(self._further)
+        loaded: list[Diagnoser] = [loader.current() for loader in further.values() if loader.ready]
+        missing = frozenset(name for name, loader in further.items() if not loader.ready)
+        return Routing((first, *loaded), missing, task)
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(SCAN_SECONDS):
+            self._scan()
+
+    def _scan(self) -> None:
+        """Begin to serve what is new in the folder."""
+        if self._folder is None or self._load is None:
+            return
+        for link in sorted(self._folder.glob("*/current")):
+            name = link.parent.name
+            if name in self._further or name == self.name:
+                continue
+            if len(self._further) + 1 >= MOST_MODELS:
+                return
+            _log.info("a further model is served", extra={"model": name})
+            loader = self._load(link)
+            loader.start()
+            self._further[name] = loader
+
+
+def not_served(models: ServedModels) -> str:
+    """What a route says that does not exist."""
+    names = [name for name, _ in models]
+    served = f"the model {names[0]}" if len(names) == 1 else f"the models {', '.join(names)}"
+    return f"There is no such route. This predictor serves {served}; /docs lists its routes."
