@@ -73,11 +73,16 @@ def connected(home: Path | None = None, assignments: list[str] | None = None, **
 def started(home: Path | None = None, assignments: list[str] | None = None, **named: Any) -> "Settings":
     """Like `connected`, but starts the stack first when it does not run."""
     from laptop import stack
+    from lungline.deployment.laptop import is_first
+    from lungline.home import Home as Folder
 
     settings = configured(home, assignments, **named)
     if not stack.status(settings).running:
         console.heading("Starting the laptop stack; `lungline down` stops it.")
-        stack.up(settings, console.service_changed)
+        others = {name: value for name, value in named.items() if name != "task"}
+        # Where another task serves already, the stack is not that of the task which is trained.
+        serves = settings if is_first(Folder(settings.home), settings.model_name) else configured(home, **others)
+        stack.up(serves, console.service_changed)
     return stack.connect(settings)
 
 

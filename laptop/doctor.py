@@ -1,7 +1,7 @@
 """All checks of `lungline doctor`: the machine, the stack, the champion, the flow of X-rays."""
 
 from laptop import stack
-from laptop.checks.champion import check_champion, check_registry
+from laptop.checks.champion import check_champions, check_registry
 from laptop.checks.flow import check_flow
 from laptop.checks.machine import check_machine
 from laptop.checks.services import check_kafka_login, check_services, check_store_ports
@@ -17,7 +17,7 @@ def examine(settings: Settings) -> list[Check]:
         *check_services(status),
         *check_kafka_login(status),
         *check_store_ports(status),
-        *check_champion(settings, status),
+        *check_champions(settings, status),
         *check_registry(settings, status),
         *check_flow(status),
     ]

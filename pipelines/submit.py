@@ -120,9 +120,7 @@ class _Version:
 
 def _arguments(settings: Settings) -> dict[str, Any]:
     if settings.task != DEFAULT:
-        raise TaskError(
-            f"A cluster trains the task {DEFAULT} only, as its pods serve one model; train {settings.task} on a laptop."
-        )
+        raise TaskError(f"A cluster trains and serves the task {DEFAULT} only; train {settings.task} on a laptop.")
     if not REMOTE.match(settings.data):
         raise DataError(
             f"A cluster cannot read {settings.data}: put the data into a bucket and name it as s3://bucket/prefix."

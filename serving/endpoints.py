@@ -77,7 +77,7 @@ class Endpoints:
 
     def predict_image(self, request: Request) -> Reply:
         """Predict one image: the first file of a form, or the body itself."""
-        diagnoser = self.models.first.current()
+        diagnoser = self.models.named(None).current()
         heatmap = request.query.get("heatmap", "").lower() in {"1", "true", "yes"}
         prediction = predictions.predict_image(_image_of(request), diagnoser, heatmap=heatmap)
         if prediction["label"] != "Refused":

@@ -168,19 +168,33 @@ def _protocol(endpoints: Endpoints, dataplane: DataPlane) -> FastAPI:
     models = endpoints.models
     name = models.name
 
-    def model_ready(model: str = name) -> dict[str, Any]:
+    def model_ready(model: str) -> dict[str, Any]:
         return readiness(model, models.named(model).current())
 
-    def model_metadata(model: str = name, version: str | None = None) -> dict[str, Any]:
+    def model_metadata(model: str, version: str | None = None) -> dict[str, Any]:
         loader = models.named(model)
         return metadata(model, loader.serving(version), signed=loader.signed_by is not None)
 
-    def version_ready(model: str = name, version: str | None = None) -> dict[str, Any]:
+    def version_ready(model: str, version: str | None = None) -> dict[str, Any]:
         """Instead of KServe's handler, which answers a version with 500."""
         models.named(model).serving(version)
         return {"name": model, "ready": True}
 
-    by_name = {
+    def first_metadata(version: str) -> dict[str, Any]:
+        return model_metadata(name, version)
+
+    def first_ready(version: str) -> dict[str, Any]:
+        return version_ready(name, version)
+
+    # Those of the stack's own model are described by its name.
+    first: dict[str, Callable[..., Any]] = {
+        f"/v1/models/{name}": lambda: model_ready(name),
+        f"/v2/models/{name}": lambda: model_metadata(name),
+        f"/v2/models/{name}/ready": lambda: version_ready(name),
+        f"/v2/models/{name}/versions/{{version}}": first_metadata,
+        f"/v2/models/{name}/versions/{{version}}/ready": first_ready,
+    }
+    by_name: dict[str, Callable[..., Any]] = {
         "/v1/models/{model}": model_ready,
         "/v2/models/{model}": model_metadata,
         "/v2/models/{model}/ready": version_ready,
@@ -195,6 +209,7 @@ def _protocol(endpoints: Endpoints, dataplane: DataPlane) -> FastAPI:
         "/v2/health/live": v2.live,
         "/v2/health/ready": v2.ready,
         "/v2/models": lambda: {"models": [each for each, _ in models]},
+        **first,
         **by_name,
     }
     for path, handler in routes.items():

@@ -22,7 +22,11 @@ _log = logging.getLogger(__name__)
 
 
 class ServedModels:
-    """A loader for each model; the first is served under `name`, and under the name in its card."""
+    """A loader for each model; the first is served under `name`, and under the name in its card.
+
+    `name` is also in the path that takes the events of all of them. A stack may be started with the name of a further
+    model: then the first is served under the name in its card alone.
+    """
 
     def __init__(
         self,
@@ -55,16 +59,17 @@ class ServedModels:
 
     def __iter__(self) -> Iterator[tuple[str, ModelLoader]]:
         """Names and loaders, the first before the further ones."""
-        yield self.name, self.first
-        yield from dict(self._further).items()
+        further = dict(self._further)
+        named_as_another = self.name in further and self.first.ready
+        yield self.first.current().package.card.name if named_as_another else self.name, self.first
+        yield from further.items()
 
     def named(self, name: str | None) -> ModelLoader:
-        """The loader of a model; None is the first. Raises RouteNotFound."""
-        if name in {None, self.name}:
-            return self.first
-        if loader := self._further.get(str(name)):
+        """The loader of a model; None is that of the stack's own paths. Raises RouteNotFound."""
+        name = name or self.name
+        if loader := self._further.get(name):
             return loader
-        if self.first.ready and name == self.first.current().package.card.name:
+        if name == self.name or (self.first.ready and name == self.first.current().package.card.name):
             return self.first
         raise RouteNotFound(not_served(self))
 
@@ -101,7 +106,7 @@ class ServedModels:
             return
         for link in sorted(self._folder.glob("*/current")):
             name = link.parent.name
-            if name in self._further or name == self.name:
+            if name in self._further:
                 continue
             if len(self._further) + 1 >= MOST_MODELS:
                 return

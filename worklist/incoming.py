@@ -18,6 +18,7 @@ from lungline.results.patients import PatientRecord, patients_of
 from lungline.results.records import ResultRecord
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
+from lungline.task.overrides import default_model
 from worklist import metrics
 
 READERS = 8
@@ -86,7 +87,7 @@ class Incoming:
         self._bucket = settings.results_bucket
         self._patients = settings.patients_bucket
         self._models = settings.models_bucket
-        self._model = settings.model_name
+        self._model = default_model(settings)
         self._versions = {self._model: PromotedVersions(History(storage, self._models, self._model))}
 
     def recorded(self, hints: Sequence[ResultRecord]) -> list[ResultRecord]:

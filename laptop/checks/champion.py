@@ -1,12 +1,14 @@
 """Whether the champion serves, and whether registry, promotion history and predictor agree on it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from laptop import stack
 from laptop.supervision.status import StackStatus
 from lungline.errors import LunglineError
 from lungline.health_check import Check
+from lungline.home import Home
 from lungline.settings import Settings
 from lungline.wording import count
 
@@ -14,10 +16,20 @@ if TYPE_CHECKING:
     from lungline.registry.history import Facts
 
 
-def check_champion(settings: Settings, status: StackStatus) -> Iterator[Check]:
-    """Whether the predictor serves the champion, and as the promotion history says."""
+def check_champions(settings: Settings, status: StackStatus) -> Iterator[Check]:
+    """Whether the predictor serves the champion of each model, and as the promotion history says."""
     if not status.running:
         return
+    from lungline.deployment.laptop import served_models
+
+    served = served_models(Home(status.home)) or [settings.model_name]
+    for model in served:
+        checks = _check_champion(settings.model_copy(update={"model_name": model}))
+        # A stack of several says of which each check is.
+        yield from checks if len(served) == 1 else (replace(each, name=f"{model}: {each.name}") for each in checks)
+
+
+def _check_champion(settings: Settings) -> Iterator[Check]:
     from lungline.deployment.laptop import LaptopDeployment
     from lungline.registry.versions import Registry
 

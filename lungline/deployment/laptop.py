@@ -24,6 +24,12 @@ from lungline.storage.s3 import Storage
 SWITCH_SECONDS = 60
 
 
+def served_models(home: Home) -> list[str]:
+    """The names of the models that serve in a home, the first before the further ones."""
+    cards = map(_card, (home.first_model, *home.further_models()))
+    return [card.name for card in cards if card]
+
+
 def require_model(home: Home, model: str, task: str) -> None:
     """Raise StackError where a home serves another model of the same task: nothing would tell their uploads apart."""
     for served in (home.first_model, *home.further_models()):
@@ -38,10 +44,11 @@ def require_model(home: Home, model: str, task: str) -> None:
 def folder_of(home: Home, model: str) -> ModelFolder:
     """Where a home keeps a model: the first that serves has the folder of the predictor itself, as in earlier homes."""
     own = ModelFolder(home.models / model)
-    return own if own.path.is_dir() or not _is_first(home, model) else home.first_model
+    return own if own.path.is_dir() or not is_first(home, model) else home.first_model
 
 
-def _is_first(home: Home, model: str) -> bool:
+def is_first(home: Home, model: str) -> bool:
+    """Whether a model is the one that served first in a home, or would be."""
     if card := _card(home.first_model):
         return card.name == model
     # Damaged, or nothing serves: anchors are in the order of the first promotions.

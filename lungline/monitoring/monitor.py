@@ -20,6 +20,7 @@ from lungline.results.readings import NOT_USABLE, ReadingRecord, stored
 from lungline.results.records import ResultRecord, place_of
 from lungline.settings import MonitorSettings, Settings
 from lungline.storage.s3 import Storage
+from lungline.task.overrides import default_model
 from lungline.task.reading import default_task
 
 # The latest results; a hospital with more within the monitored days gets findings on these.
@@ -165,7 +166,7 @@ def monitor(settings: Settings, storage: Storage, since: datetime | None = None)
 def _open(settings: Settings, storage: Storage, version: str, count: int) -> _Version:
     card, sampled, reason = None, None, None
     try:
-        place = "/".join(place_of(version, settings.model_name))
+        place = "/".join(place_of(version, default_model(settings)))
         card, reference = fetch_reference(storage, settings.models_bucket, place)
     except PackageError as exc:
         reason = str(exc)

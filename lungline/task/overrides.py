@@ -8,11 +8,17 @@ from lungline.task.reading import DEFAULT, load_task
 
 class _Settings(Protocol):
     task: str
+    model_name: str
     gate: GateSettings
     train: TrainSettings
 
     @property
     def model_fields_set(self) -> set[str]: ...
+
+
+def default_model(settings: _Settings) -> str:
+    """The name of the default task's model, whichever task the settings name: its records do not say it."""
+    return settings.model_name if settings.task == DEFAULT else DEFAULT
 
 
 def overrides_of(settings: _Settings) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from starlette.datastructures import FormData
 from lungline.errors import ObjectGone
 from lungline.results.readings import Action, Verdict
 from lungline.results.records import ResultRecord, place_of
+from lungline.task.overrides import default_model
 from worklist import metrics
 from worklist.database import audit, deliveries, entries, notices, patients, readings
 from worklist.database.access import Person
@@ -177,7 +178,7 @@ def card(version: str, context: Context, person: Reader) -> Response:  # noqa: A
     """A model's card: its training, thresholds and metrics."""
     if not version.replace("-", "").replace("_", "").replace(".", "").isalnum() or version.startswith("."):
         raise NotFound("Model not found.")
-    key = f"{'/'.join(place_of(version, context.settings.model_name))}/card.json"
+    key = f"{'/'.join(place_of(version, default_model(context.settings)))}/card.json"
     try:
         data = context.storage.get(context.settings.models_bucket, key).data
     except ObjectGone:
