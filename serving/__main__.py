@@ -14,6 +14,7 @@ from lungline.imaging.image import Limits
 from lungline.memory import budget_of_process
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
+from serving.kserve_imports import without_pydantic_1
 from serving.model_loader import ModelLoader
 from serving.package_guard import PackageGuard
 from serving.served_models import ServedModels
@@ -32,6 +33,7 @@ def main(settings: Settings) -> None:
     arguments = _arguments()
     load_image_rules(settings.image_rules)  # a wrong file ends the start, not every upload
     _silence_kserve()
+    without_pydantic_1()
     # Loading the package and importing KServe take half a second each: side by side.
     memory = budget_of_process(MEMORY_SHARE)
     limits = Limits.from_settings(settings, memory)

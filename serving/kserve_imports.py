@@ -13,6 +13,8 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 
+from pydantic import BaseModel, ConfigDict
+
 _STUBBED = (
     "pandas",
     "grpc",
@@ -55,3 +57,25 @@ def lean_kserve() -> Generator[None]:
     finally:
         for name in stubbed:
             del sys.modules[name]
+
+
+@contextmanager
+def models_built_at_first_use() -> Generator[None]:
+    """Build the Pydantic models of what is imported in this context when they are used, not when they are defined.
+
+    Those that FastAPI describes its routes with take a fifteenth of a start, and are used when somebody reads /docs.
+    """
+    config = BaseModel.model_config
+    BaseModel.model_config = ConfigDict(defer_build=True)
+    try:
+        yield
+    finally:
+        BaseModel.model_config = config
+
+
+def without_pydantic_1() -> None:
+    """Keep Pydantic's old version, which comes inside the new one, out of this process.
+
+    FastAPI imports it to see whether a model is one of those, and takes it that none is where it cannot.
+    """
+    sys.modules.setdefault("pydantic.v1", None)  # pyright: ignore[reportArgumentType] - as Python's import documents

@@ -6,10 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from fastapi import FastAPI
-from fastapi import Request as FastAPIRequest
-from fastapi.exceptions import RequestValidationError
-from fastapi_offline import FastAPIOffline
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
@@ -27,12 +23,16 @@ from serving import openapi
 from serving.app import InferenceApp, Pools, error_reply
 from serving.endpoints import Endpoints
 from serving.http import RequestMalformed
-from serving.kserve_imports import lean_kserve
+from serving.kserve_imports import lean_kserve, models_built_at_first_use
 from serving.model_loader import ModelLoader
 from serving.origin import is_loopback
 from serving.served_models import ServedModels, not_served
 
-with lean_kserve():
+with lean_kserve(), models_built_at_first_use():
+    from fastapi import FastAPI
+    from fastapi import Request as FastAPIRequest
+    from fastapi.exceptions import RequestValidationError
+    from fastapi_offline import FastAPIOffline
     from kserve.errors import ServerNotReady
     from kserve.model import Model
     from kserve.model_server import ModelServer
@@ -248,7 +248,7 @@ def _document(app: FastAPI, paths: dict[str, dict[str, Any]]) -> None:
         schema = generate()
         schema["paths"] = paths | schema["paths"]
         components = schema.setdefault("components", {})
-        components["schemas"] = openapi.SCHEMAS | components.get("schemas", {})
+        components["schemas"] = openapi.schemas() | components.get("schemas", {})
         return schema
 
     app.openapi = schema_with_paths

@@ -11,6 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from lungline.errors import LunglineError, ObjectGone, ObjectTooLarge, SettingsError, StorageUnavailable
+from lungline.storage import signing
 from lungline.storage.objects import parse_uri
 from lungline.storage.s3 import Storage
 from tests.support.object_store import ACCESS_KEY, SECRET_KEY, running_store
@@ -218,6 +219,51 @@ def test_an_answer_that_breaks_off_is_unavailable(answering: Callable[[bytes], S
     )
     with pytest.raises(StorageUnavailable):
         storage.get("bucket", "x")
+
+
+FOUND = b'HTTP/1.1 200 OK\r\nETag: "e"\r\nLast-Modified: Sat, 21 Nov 2026 22:31:45 GMT\r\n'
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        FOUND + b"Content-Length: 5\r\n\r\nwhole",
+        FOUND + b"Transfer-Encoding: chunked\r\n\r\n2;a=b\r\nwh\r\n3\r\nole\r\n0\r\nx-trailer: 1\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n" + FOUND + b"\r\nwhole",
+        FOUND.replace(b"1.1", b"1.0") + b"content-length:5\r\n\r\nwhole and more",
+    ],
+)
+def test_every_form_of_an_answer_is_read(answering: Callable[[bytes], Storage], answer: bytes) -> None:
+    storage = answering(answer)
+    assert [storage.get("bucket", "x").data for _ in range(2)] == [b"whole"] * 2
+    with pytest.raises(ObjectTooLarge):
+        storage.get("bucket", "x", max_bytes=4)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"SSH-2.0-OpenSSH\r\n\r\n",
+        FOUND,
+        FOUND + b"Content-Length: five\r\n\r\nwhole",
+        FOUND + b"x: y\r\n" * 30 + b"".join(b"x-%d: y\r\n" % number for number in range(200)) + b"\r\nwhole",
+        FOUND + b"x: " + b"y" * 70_000 + b"\r\n\r\nwhole",
+        FOUND + b"Transfer-Encoding: chunked\r\n\r\n-5\r\nwhole\r\n0\r\n\r\n",
+        FOUND + b"Transfer-Encoding: chunked\r\n\r\n5\r\nwhole\r\n",
+    ],
+)
+def test_an_answer_that_is_none_is_unavailable(
+    answering: Callable[[bytes], Storage], answer: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signing, "ATTEMPTS", 1)
+    with pytest.raises(StorageUnavailable, match="does not answer"):
+        answering(answer).get("bucket", "x", max_bytes=100)
+
+
+def test_a_header_cannot_be_slipped_in(store: Storage) -> None:
+    with pytest.raises((ValueError, StorageUnavailable)):
+        store.put("bucket", "x", b"", "text/plain\r\nx-evil: 1")
 
 
 def test_a_store_without_conditional_writes_is_reported(answering: Callable[[bytes], Storage]) -> None:

@@ -10,6 +10,7 @@ https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protoc
 import base64
 import binascii
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
@@ -21,6 +22,9 @@ from lungline.errors import EventMalformed
 MAX_EVENT_BYTES = 2**20  # Kafka's own default limit of a message
 STRUCTURED = "application/cloudevents+json"
 BATCHED = "application/cloudevents-batch+json"
+
+# What stands for itself in a header.
+_PLAIN = re.compile(r"[!#$&-~]*")
 
 Mode = Literal["binary", "structured"]
 # Typed as confluent-kafka has it.
@@ -126,6 +130,8 @@ def kafka_headers(attributes: Mapping[str, str], content_type: str | None = None
 
 def percent_encode(text: str) -> str:
     """CloudEvents' HTTP binding 3.1.3.2: printable ASCII stands for itself, but for space, quote and percent."""
+    if _PLAIN.fullmatch(text):
+        return text
     return "".join(
         chr(byte) if 0x21 <= byte <= 0x7E and byte not in b'"%' else f"%{byte:02X}" for byte in text.encode()
     )

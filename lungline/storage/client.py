@@ -12,7 +12,8 @@ from pydantic import SecretStr
 from lungline.errors import LunglineError
 from lungline.network import proxies_for
 from lungline.storage.errors import refusal, silence
-from lungline.storage.signing import ATTEMPTS, CONNECT_SECONDS, READ_SECONDS, bad_address
+from lungline.storage.kept_connections import CONNECT_SECONDS, READ_SECONDS
+from lungline.storage.signing import ATTEMPTS, bad_address
 
 CONNECTIONS = 64  # kept open by one client; threads beyond it open and close their own
 

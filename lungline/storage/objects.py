@@ -6,7 +6,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from lungline.errors import SettingsError
-from lungline.storage.signing import S3Response
+from lungline.storage.kept_connections import S3Response
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +43,9 @@ def from_signed(response: S3Response) -> StoredObject:
     """The object in the response to a signed GET request."""
     return StoredObject(
         data=response.data,
-        etag=unquote_etag(response.headers["ETag"]),
+        etag=unquote_etag(response.headers["etag"]),
         size=len(response.data),
-        modified=parsedate_to_datetime(response.headers["Last-Modified"]),
+        modified=parsedate_to_datetime(response.headers["last-modified"]),
         version_id=_version_id(response.headers.get("x-amz-version-id")),
     )
 
@@ -54,9 +54,9 @@ def from_signed_head(key: str, response: S3Response) -> ObjectInfo:
     """The metadata in the response to a signed HEAD request."""
     return ObjectInfo(
         key=key,
-        etag=unquote_etag(response.headers["ETag"]),
-        size=int(response.headers["Content-Length"]),
-        modified=parsedate_to_datetime(response.headers["Last-Modified"]),
+        etag=unquote_etag(response.headers["etag"]),
+        size=int(response.headers["content-length"]),
+        modified=parsedate_to_datetime(response.headers["last-modified"]),
         version_id=_version_id(response.headers.get("x-amz-version-id")),
     )
 

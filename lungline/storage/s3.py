@@ -109,7 +109,7 @@ class Storage:
         """Store an object and replace what was there; returns its ETag."""
         if self._signed:
             response = self._signed.put(bucket, key, data, {"content-type": content_type})
-            return unquote_etag(response.headers["ETag"])
+            return unquote_etag(response.headers["etag"])
         with translated(bucket):
             response = self._client.put_object(Bucket=bucket, Key=key, Body=data, ContentType=content_type)
             return unquote_etag(response["ETag"])
