@@ -20,7 +20,7 @@ _FORM_EXPECTED = "Expected a form with one image file, as `curl -F image=@chest.
 
 def predict_image(data: bytes, diagnoser: Diagnoser, *, heatmap: bool) -> dict[str, Any]:
     """The prediction for the bytes of one image file, as JSON; a refused image has the label Refused and a reason."""
-    diagnosis = diagnoser.diagnose(data, heatmap=heatmap, statistics=False)
+    diagnosis = diagnoser.diagnose(data, heatmap=heatmap, statistics=False, located=False)
     probability, card = diagnosis.probability, diagnoser.package.card
     prediction: dict[str, Any] = {
         "prediction": _risk(diagnosis.label, card.task),

@@ -96,7 +96,7 @@ def _list(value: Any, name: str) -> list[Any]:
 def _diagnose_all(images: list[bytes], diagnoser: Diagnoser) -> list[Diagnosis]:
     diagnoses: list[Diagnosis] = []
     for number, image in enumerate(images):
-        diagnosis = diagnoser.diagnose(image, heatmap=False, statistics=False)
+        diagnosis = diagnoser.diagnose(image, heatmap=False, statistics=False, located=False)
         if diagnosis.label == "Refused":
             raise ImageRefused(diagnosis.reason or "", f"Image {number} is refused: {diagnosis.message}")
         diagnoses.append(diagnosis)

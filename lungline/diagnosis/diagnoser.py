@@ -104,19 +104,21 @@ class Diagnoser:
         heatmap: bool = True,
         drawn: bool = True,
         statistics: bool = True,
+        located: bool = True,
     ) -> Diagnosis:
         """Diagnose the bytes of an image file; an image that must be refused gives the label Refused, not an error.
 
         `statistics` are the image statistics that monitoring compares; they cost a tenth of the time, so only results
         that are stored need them. A `heatmap` that is not `drawn` is given as its map alone, which costs a tenth.
-        `header` is that of a DICOM file, if it has been read. Raises Busy when other large
+        `header` is that of a DICOM file, if it has been read. What is not `located` has `heat_inside` only where a
+        warning may follow from it. Raises Busy when other large
         images have the memory that this one needs.
         """
         with self.limits.work():
-            return self._diagnose(data, header, heatmap=heatmap, drawn=drawn, statistics=statistics)
+            return self._diagnose(data, header, heatmap=heatmap, drawn=drawn, statistics=statistics, located=located)
 
     def _diagnose(
-        self, data: bytes, header: DicomFile | None, *, heatmap: bool, drawn: bool, statistics: bool
+        self, data: bytes, header: DicomFile | None, *, heatmap: bool, drawn: bool, statistics: bool, located: bool
     ) -> Diagnosis:
         timings: dict[str, float] = {}
         try:
@@ -129,11 +131,17 @@ class Diagnoser:
         with timed(timings, "prepare"):
             inside = self.package.card.preparation.inside_margins(image)
             prepared = self.package.card.preparation.apply(image, inside)
-        diagnosis = self._predict(image, prepared, timings, size=len(data) if statistics else None)
+        diagnosis = self._predict(image, prepared, timings, size=len(data) if statistics else None, located=located)
         return self._explained(diagnosis, image, inside, drawn=drawn) if heatmap else diagnosis
 
     def _predict(
-        self, image: DecodedImage, prepared: NDArray[np.float32], timings: dict[str, float], *, size: int | None
+        self,
+        image: DecodedImage,
+        prepared: NDArray[np.float32],
+        timings: dict[str, float],
+        *,
+        size: int | None,
+        located: bool,
     ) -> Diagnosis:
         with timed(timings, "predict"):
             (prediction,) = self.package.predict(prepared[np.newaxis])
@@ -148,7 +156,9 @@ class Diagnoser:
         if size is not None:
             with timed(timings, "observe"):
                 statistics = compute_statistics(image, size, prediction.embedding)
-        heat = None if prediction.lungs is None else heat_within(prediction.cam, prediction.lungs)[0]
+        heat = None
+        if prediction.lungs is not None and (located or self._is_raised(prediction)):
+            heat = heat_within(prediction.cam, prediction.lungs)[0]
         return Diagnosis(
             label=prediction.label,
             warnings=self._warnings(image, prediction, heat),
@@ -170,15 +180,14 @@ class Diagnoser:
                 outlines = outlines_of(prediction.lungs, image, preparation, inside)
         return replace(diagnosis, evidence=evidence, heatmap=png, outlines=outlines)
 
+    def _is_raised(self, prediction: Prediction) -> bool:
+        return prediction.probability >= self.package.card.thresholds.operating
+
     def _warnings(self, image: DecodedImage, prediction: Prediction, inside: float | None) -> tuple[str, ...]:
         synthetic = (PHANTOM_WARNING,) if self.package.card.synthetic else ()
         elsewhere = ()
         # A map of a low risk locates nothing.
-        if (
-            inside is not None
-            and inside < HEAT_FLOOR
-            and prediction.probability >= self.package.card.thresholds.operating
-        ):
+        if inside is not None and inside < HEAT_FLOOR and self._is_raised(prediction):
             elsewhere = (f"only {inside:.0%} of the heatmap {ELSEWHERE}",)
         return (*prediction.warnings, *elsewhere, *image.warnings, *synthetic)
 
