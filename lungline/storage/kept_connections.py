@@ -23,6 +23,7 @@ TRANSFER_SECONDS = 60.0  # of one object, however slowly its bytes arrive
 KEPT = 64
 
 _CHUNK = 2**20
+_ONE_WRITE = 2**16  # larger bodies are not copied
 _LINE = 65_536
 _MOST_HEADERS = 100
 _HEXADECIMAL = re.compile(rb"[0-9a-fA-F]{1,12}")
@@ -116,8 +117,13 @@ class _Connection:
             lines.append(f"content-length: {len(data)}")
         if any("\r" in line or "\n" in line for line in lines):
             raise ValueError("A header has a line break.")
+        head = "\r\n".join((*lines, "\r\n")).encode("latin-1")
         with suppress(BrokenPipeError):  # a store may answer and close before it has read the body
-            self._socket.sendall("\r\n".join((*lines, "\r\n")).encode("latin-1") + data)
+            if len(data) <= _ONE_WRITE:
+                self._socket.sendall(head + data)
+            else:
+                self._socket.sendall(head)
+                self._socket.sendall(data)
 
     def receive(self, method: str, limit: int | None) -> S3Response:
         """Read a response."""
