@@ -46,6 +46,16 @@ class ModelFolder:
         return self.path / "packages" / version
 
 
+def models_in(folder: Path) -> list[ModelFolder]:
+    """The models in a folder of models, also those whose package is gone: it is fetched again, or waited for."""
+    try:
+        paths = sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    # Path.exists is false for a link that leads nowhere.
+    return [model for model in map(ModelFolder, paths) if os.path.lexists(model.champion)]
+
+
 @dataclass(frozen=True, slots=True)
 class Home:
     """The folder and the names in it."""
@@ -90,7 +100,7 @@ class Home:
 
     def further_models(self) -> list[ModelFolder]:
         """The folders of the further models that serve here."""
-        return [ModelFolder(link.parent) for link in sorted(self.models.glob("*/current"))]
+        return models_in(self.models)
 
     @property
     def champion(self) -> Path:

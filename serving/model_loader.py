@@ -39,6 +39,8 @@ class ModelLoader:
         self._signed_by: str | None = None
         self._signature: Signature | None = None
         self._refusal: str | None = None
+        self.has_tried = False
+        """Whether it has looked for a package once, and loaded it if there was one that passes."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="model-loader", daemon=True)
 
@@ -103,6 +105,7 @@ class ModelLoader:
             except Exception as exc:  # noqa: BLE001 - the watch must survive any content of the folder
                 self._refuse(f"The package cannot be loaded ({type(exc).__name__}).")
                 loaded = False
+            self.has_tried = True
             if self._stopping.wait(POLL_SECONDS if loaded else RETRY_SECONDS):
                 return
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.diagnosis.routing import Routing
+from lungline.home import models_in
 from serving.http import RouteNotFound
 from serving.model_loader import ModelLoader
 
@@ -75,11 +76,11 @@ class ServedModels:
 
     @property
     def ready(self) -> bool:
-        """Whether the first model is loaded, and the further ones are or were refused.
+        """Whether the first model is loaded, and loading the further ones was tried.
 
-        One that is refused does not keep the others' uploads waiting.
+        One that is refused or gone does not keep the others' uploads waiting.
         """
-        return self.first.ready and all(loader.ready or loader.refuses for loader in self._further.values())
+        return self.first.ready and all(loader.has_tried for loader in self._further.values())
 
     def routing(self, task: str | None = None, model: str | None = None) -> Routing:
         """The models as they serve now, for an event that may name its task, or whose path names a model.
@@ -104,14 +105,14 @@ class ServedModels:
         """Begin to serve what is new in the folder."""
         if self._folder is None or self._load is None:
             return
-        for link in sorted(self._folder.glob("*/current")):
-            name = link.parent.name
+        for model in models_in(self._folder):
+            name = model.path.name
             if name in self._further:
                 continue
             if len(self._further) + 1 >= MOST_MODELS:
                 return
             _log.info("a further model is served", extra={"model": name})
-            loader = self._load(link)
+            loader = self._load(model.champion)
             loader.start()
             self._further[name] = loader
 

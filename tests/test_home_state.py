@@ -23,7 +23,7 @@ from laptop.services.broker_log import BrokerLog, Change, log_file
 from laptop.supervision.leftovers import end_leftovers
 from laptop.supervision.status import read_status
 from lungline.errors import StackError
-from lungline.home import Home, write_json
+from lungline.home import Home, ModelFolder, write_json
 from lungline.settings import Settings
 from lungline.site_key import site_key
 
@@ -267,3 +267,17 @@ def test_a_new_home_has_nothing_to_check(tmp_path: Path) -> None:
     home = Home.make(tmp_path / "new")
     check_state(home, Settings(home=home.path))
     shutil.rmtree(tmp_path / "new")
+
+
+def test_a_further_model_is_checked_as_the_first_is(home: Home, caplog: pytest.LogCaptureFixture) -> None:
+    kind = ModelFolder(home.models / "pneumonia-kind")
+    kind.package("1").mkdir(parents=True)
+    kind.champion.write_text("damage")
+    check_state(home, Settings(home=home.path))
+    assert "pneumonia-kind/current was damaged: `lungline models` lists them" in caplog.text
+    kind.champion.symlink_to("packages/2")
+    check_state(home, Settings(home=home.path))
+    assert "pneumonia-kind/current leads to no package" in caplog.text
+    (kind.path / "expected").write_text("damage")
+    with pytest.raises(StackError, match="pneumonia-kind/expected is a file where a folder should be"):
+        check_state(home, Settings(home=home.path))

@@ -12,12 +12,16 @@ from laptop import stack
 from laptop.uploads import scanner
 from lungline.datasets.phantom import jpeg
 from lungline.deployment.laptop import LaptopDeployment
+from lungline.errors import ModelNotReady
 from lungline.home import Home
+from lungline.imaging.image import Limits
 from lungline.results import records
 from lungline.results.records import ResultRecord
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from lungline.task.reading import load_task
+from serving.model_loader import ModelLoader
+from serving.served_models import ServedModels
 from tests.support.laptop_stack import running_stack
 from tests.support.predictor import b64
 from tests.support.tiny_package import write_tiny_package
@@ -100,3 +104,22 @@ def test_images_are_predicted_by_the_model_that_the_path_names(both: tuple[Setti
         unknown = http.get("/v2/models/rib-fracture")
     assert unknown.status_code == 404
     assert "serves the models pneumonia, pneumonia-kind;" in unknown.json()["error"]
+
+
+def test_a_model_whose_package_is_gone_keeps_only_its_own_uploads_waiting(tmp_path: Path) -> None:
+    write_tiny_package(tmp_path / "1")
+    first = ModelLoader(tmp_path / "1", Limits())
+    assert first.refresh()
+    kind = tmp_path / "models" / KIND.name
+    kind.mkdir(parents=True)
+    (kind / "current").symlink_to("packages/1")
+    models = ServedModels("pneumonia", first, tmp_path / "models", lambda link: ModelLoader(link, Limits()))
+    models.start()
+    try:
+        eventually(lambda: models.ready)
+        assert models.routing().missing == {KIND.name}
+        assert models.routing().of("ward 7/1.png") is first.current()
+        with pytest.raises(ModelNotReady):
+            models.routing().of("pneumonia-kind/1.png")
+    finally:
+        models.stop()

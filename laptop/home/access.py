@@ -11,16 +11,17 @@ from lungline.errors import StackError
 from lungline.home import Home
 
 # Folders below a model package are the package's own: the predictor compares them with the card.
-_PACKAGES = "predictor/packages"
+_MODEL = r"predictor/(models/[^/]+/)?"
+_PACKAGES = re.compile(rf".*/{_MODEL}packages")
 # Names that only files have. The store's: volumes, the filer's database, the log of its master.
 _FILES = re.compile(
-    r"lock|worklist/(secret|login_url)|predictor/current"
+    rf"lock|worklist/(secret|login_url)|{_MODEL}current"
     r"|.*\.(json|pem|pub|key|crt|toml|properties|conf|db|db-wal|db-shm|log|html|dat|idx|vif|uuid|options|sock|ss)"
     r"|store/data/filerldb2/\d+/(CURRENT|LOCK|LOG|MANIFEST-\d+)|store/data/m\d+/(conf|log)"
 )
 
 # Home.make makes the others.
-_FOLDERS = ("store/config", "store/data", "store/data/filerldb2", "predictor/packages", "predictor/expected")
+_FOLDERS = re.compile(rf"store/config|store/data(/filerldb2)?|predictor/models|{_MODEL}(packages|expected)")
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ def check_access(home: Home) -> None:
         if path.is_symlink():
             continue
         is_folder = path.is_dir()
-        if not is_folder and path.relative_to(home.path).as_posix() in _FOLDERS:
+        if not is_folder and _FOLDERS.fullmatch(path.relative_to(home.path).as_posix()):
             raise StackError(f"{path} is a file where a folder should be: move it away, then `lungline up`.")
         if is_folder and _FILES.fullmatch(path.relative_to(home.path).as_posix()):
             raise StackError(f"{path} is a folder where a file should be: move it away, then `lungline up`.")
@@ -44,7 +45,7 @@ def _paths(folder: Path) -> Iterator[Path]:
         for entry in entries:
             path = Path(entry.path)
             yield path
-            if entry.is_dir(follow_symlinks=False) and not path.as_posix().endswith(_PACKAGES):
+            if entry.is_dir(follow_symlinks=False) and not _PACKAGES.fullmatch(path.as_posix()):
                 yield from _paths(path)
 
 

@@ -18,7 +18,10 @@ def check_models(home: Home) -> None:
     _check_champion(home)
     _check_anchors(home)
     for folder in home.further_models():
-        if not folder.champion.exists() and not _is_expected(folder, folder.champion.resolve().name):
+        if not folder.champion.is_symlink():  # a file in its place
+            folder.champion.unlink()
+            _log.warning("%s was damaged: %s, with LUNGLINE_TASK as that task.", folder.champion, _AGAIN)
+        elif not folder.champion.exists() and not _is_expected(folder, folder.champion.resolve().name):
             _log.warning("%s leads to no package: %s, with LUNGLINE_TASK as that task.", folder.champion, _AGAIN)
     for path in sorted(_expectations(home)):
         if reason := fault_of(path, expectation):
