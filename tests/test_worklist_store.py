@@ -166,11 +166,22 @@ def test_images_that_are_set_aside_stand_below_all_others(database: Database) ->
     assert (counters.refused, counters.set_aside, counters.unread) == (1, 2, 4)
 
 
+def undo_tasks(connection: sqlite3.Connection) -> None:
+    """Take away what version 0009 adds."""
+    for index in ("entries_counted", "entries_task_urgent"):
+        connection.execute(f"DROP INDEX {index}")
+    for table, column in (("readings", "findings"), ("readings", "task"), ("entries", "also"), ("entries", "task")):
+        connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+    connection.execute("DROP TABLE tasks")
+    connection.execute("CREATE INDEX entries_counted ON entries (outcome, label, read)")
+
+
 def test_migration_moves_what_was_set_aside_to_the_end(tmp_path: Path) -> None:
     with closing(Database.open(home(tmp_path))) as database:
         ingest(database, aside(0, key="lateral"), record(1, 0.0, key="normal"))
     with closing(sqlite3.connect(tmp_path / "worklist/worklist.db")) as connection, connection:
         connection.execute("UPDATE entries SET priority = 3000 WHERE key = 'lateral'")
+        undo_tasks(connection)
         connection.execute("ALTER TABLE deliveries DROP COLUMN reading")  # which version 0007 adds
         connection.execute("DROP INDEX ix_deliveries_kept")  # version 0008
         connection.execute("ALTER TABLE deliveries DROP COLUMN kept")
@@ -315,7 +326,7 @@ def test_counters_count_each_upload_once(database: Database) -> None:
         readings.read(session, entry, reader="r", action="confirmed")
     with database.reading() as session:
         counters = entries.count(session)
-    assert (counters.uploaded, counters.judged, counters.pneumonia, counters.unsure, counters.refused) == (
+    assert (counters.uploaded, counters.judged, counters.positive, counters.unsure, counters.refused) == (
         6,
         4,
         2,

@@ -23,6 +23,7 @@ from lungline.results.records import OperatingPoint, Outcome, ReadFacts, ResultR
 from lungline.settings import Settings
 from lungline.storage.objects import StoredObject
 from lungline.storage.s3 import Storage
+from lungline.task.terms import terms_to_keep
 
 _log = logging.getLogger(__name__)
 
@@ -184,6 +185,7 @@ class _Case:
             lungs=diagnosis and diagnosis.lung_facts,
             doubts=diagnosis.prediction.doubts if diagnosis and diagnosis.prediction else (),
             findings=diagnosis.finding_facts if diagnosis else (),
+            terms=terms_to_keep(package.card.task),
             times=Times(
                 uploaded=upload.uploaded_at or (stored and stored.modified),
                 received=self.received,

@@ -15,10 +15,15 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from lungline import bounds
 from lungline.errors import ObjectGone, ObjectTooLarge
+from lungline.results.records import ResultLabel
 from lungline.storage.s3 import Storage
+from lungline.task.reading import DEFAULT
+from lungline.task.task import MOST_FINDINGS
+from lungline.task.terms import Presence
 
 Action = Literal["read", "confirmed", "corrected", "reopened"]
-Verdict = Literal["Normal", "Pneumonia", "Not usable"]
+Verdict = ResultLabel
+"""The label of a finding, or Not usable."""
 NOT_USABLE: Verdict = "Not usable"
 PREFIX = "readings/"
 
@@ -29,7 +34,9 @@ _PAGE = 200
 class ReadingRecord(BaseModel):
     """A reading as it lies in S3, so that a lost database loses no label.
 
-    A field that a later version adds is passed over, so that readings never become unreadable.
+    A field that a later version adds is passed over, so that readings never become unreadable. `verdict` is the label
+    of the most urgent finding that the reader sees; `findings` says of each positive one whether it is there, by its
+    name, where the task has several.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -39,10 +46,12 @@ class ReadingRecord(BaseModel):
     identity: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
     record: str = Field(max_length=512)
     version: str = Field(max_length=128)
+    task: str = Field(default=DEFAULT, max_length=40)
     label: str | None
     probability: float | None
     action: Action
     verdict: Verdict | None
+    findings: dict[str, Presence] = Field(default_factory=dict, max_length=MOST_FINDINGS)
     comment: str
     reader: str
     at: datetime

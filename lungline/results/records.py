@@ -27,6 +27,7 @@ from lungline.package.card import Card
 from lungline.storage.s3 import Storage
 from lungline.task.reading import DEFAULT
 from lungline.task.task import MOST_FINDINGS
+from lungline.task.terms import TaskTerms, default_terms, packaged_terms
 
 PREFIX = "results/"
 LATEST = "latest/"
@@ -150,7 +151,8 @@ class ResultRecord(_Part):
     without a lung segmenter. `patient` is the key in the patients bucket that says whom a DICOM upload is of, and
     nothing of it is in here. `doubts` are the kinds of reasons for which a result is Unsure whatever its probability;
     `warnings` say them in words. `task` is the name of the model's task, `probability` the risk of anything but its
-    negative finding; `findings` are the answers about each positive finding, where the task has several.
+    negative finding; `findings` are the answers about each positive finding, where the task has several; `terms` are
+    what people read, press and send about them, of any task but the default one.
     """
 
     schema_version: Literal[3] = 3
@@ -175,6 +177,7 @@ class ResultRecord(_Part):
     lungs: LungFacts | None = None
     doubts: tuple[str, ...] = ()
     findings: tuple[FindingFacts, ...] = Field(default=(), max_length=MOST_FINDINGS)
+    terms: TaskTerms | None = None
     times: Times
     timings: dict[str, float] = {}
     image_statistics: ImageStatistics | None = None
@@ -199,6 +202,36 @@ class ResultRecord(_Part):
     def has_heatmap(self) -> bool:
         """Whether a heatmap is stored, or can be drawn."""
         return self.heatmap is not None or self.evidence is not None
+
+    @model_validator(mode="after")
+    def _check_terms(self) -> "ResultRecord":
+        """A record says itself what its findings are: the package may be gone when somebody reads it."""
+        if self.terms is None:
+            if self.task != DEFAULT and packaged_terms(self.task) is None:
+                raise ValueError("expected the terms of a task that does not come with the package")
+            return self
+        if self.terms.name != self.task:
+            raise ValueError("expected the terms of the record's own task")
+        if self.label not in (None, UNSURE, REFUSED, *self.terms.labels):
+            raise ValueError("expected a label of the record's task")
+        if not {each.name for each in self.findings} <= {finding.name for finding in self.terms.positives}:
+            raise ValueError("expected findings of the record's task")
+        return self
+
+    @property
+    def task_terms(self) -> TaskTerms:
+        """What people read, press and send about the findings."""
+        return self.terms or packaged_terms(self.task) or default_terms()
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        """The labels of the positive findings that are there, that of the record first."""
+        terms = self.task_terms
+        finding = terms.labelled(self.label)
+        if finding is None or finding.negative:
+            return ()
+        others = [each.label for each in self.findings if each.presence == "present" and each.label != self.label]
+        return (finding.label, *others) if terms.is_many else (finding.label,)
 
     @property
     def is_of_default_task(self) -> bool:

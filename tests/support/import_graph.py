@@ -48,6 +48,7 @@ ROOMS = (
     "worklist.database",
     "worklist.destinations",
     "worklist.rules",
+    "worklist.tasks",
     "worklist.rule_file",
     "worklist",
     "serving",

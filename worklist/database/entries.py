@@ -4,8 +4,9 @@ Pagination uses keysets, not offsets: page 2,000 costs as much as page 1.
 """
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, cast, get_args
 from urllib.parse import urlencode
@@ -13,14 +14,18 @@ from urllib.parse import urlencode
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
+from lungline.results.records import REFUSED, UNSURE
+from lungline.task.terms import TaskTerms, default_terms
 from worklist.database import counters
 from worklist.database.ingest import MISSING, RANGES
 from worklist.database.models import SET_ASIDE, SET_ASIDE_PRIORITY, WorklistEntry, microseconds
+from worklist.tasks import KnownTasks, Place
 
 View = Literal["unread", "read", "all", "missing"]
 Sort = Literal["urgent", "newest"]
 Age = Literal["", "1h", "24h", "7d"]
 
+_DEFAULT = KnownTasks((default_terms(),))
 PAGE = 50
 MAX_QUERY = 200
 # Microseconds of the years 100 and 9,900; values outside are not dates.
@@ -33,6 +38,7 @@ class Filter:
     """The selection and order of a list."""
 
     view: View = "unread"
+    task: str = ""
     label: str = ""
     version: str = ""
     age: Age = ""
@@ -40,10 +46,15 @@ class Filter:
     sort: Sort = "urgent"
     patients: frozenset[int] = frozenset()
     """Numbers of entries that a search by patient found; not in a URL."""
+    place: Place | None = None
+    """Where the rows with the label stand; follows from it."""
 
     @classmethod
-    def of(cls, query: Mapping[str, str]) -> "Filter":
+    def of(cls, query: Mapping[str, str], tasks: KnownTasks | None = None) -> "Filter":
         """The filter in a URL query; unknown values are ignored."""
+        tasks = tasks or _DEFAULT
+        task = query.get("task", "") if tasks.of(query.get("task", "")) else ""
+        place = tasks.place(query.get("label", ""), task)
 
         def choice(name: str, allowed: tuple[str, ...]) -> Any:
             return query[name] if query.get(name) in allowed else getattr(plain, name)
@@ -51,7 +62,9 @@ class Filter:
         plain = cls()
         return cls(
             view=choice("view", get_args(View)),
-            label=choice("label", tuple(RANGES)),
+            task=task,
+            label=query["label"] if place else choice("label", tuple(RANGES)),
+            place=place,
             version=query.get("version", "")[:128].strip(),
             age=choice("age", get_args(Age)),
             q=query.get("q", "")[:MAX_QUERY].strip(),
@@ -60,7 +73,7 @@ class Filter:
 
     def query(self, **changes: str) -> str:
         """The filter as a URL query, `?` included; defaults are left out."""
-        names = ("view", "label", "version", "age", "q", "sort")
+        names = ("view", "task", "label", "version", "age", "q", "sort")
         changed = replace(self, **{name: value for name, value in changes.items() if name in names})
         more = {name: value for name, value in changes.items() if name not in names}
         values = {name: getattr(changed, name) for name in names if getattr(changed, name) != getattr(Filter(), name)}
@@ -69,6 +82,8 @@ class Filter:
     def where(self, now: datetime) -> list[ColumnElement[bool]]:
         """The filter as SQL conditions."""
         conditions = [_place(self)]
+        if self.task:
+            conditions.append(WorklistEntry.task == self.task)
         if self.view in ("unread", "read"):
             conditions.append(WorklistEntry.read == (1 if self.view == "read" else 0))
         if self.version:
@@ -85,7 +100,8 @@ class Filter:
         return (
             (entry.label is None) == (self.view == "missing")
             and self.view in ("all", "missing", "read" if entry.read else "unread")
-            and (self.label in ("", entry.kind) or self.view == "missing")
+            and self.task in ("", entry.task)
+            and (self.label in ("", entry.kind, *entry.others) or self.view == "missing")
             and self.version in ("", entry.version)
             and (not self.age or entry.arrived >= now - _AGES[self.age])
             and (self.q.lower() in entry.sought or entry.number in self.patients)
@@ -186,11 +202,12 @@ def same_key(session: Session, entry: WorklistEntry, limit: int = 20) -> list[Wo
     return list(session.scalars(select(WorklistEntry).where(same).order_by(WorklistEntry.arrived.desc()).limit(limit)))
 
 
-def latest(session: Session, limit: int) -> list[WorklistEntry]:
-    """The newest uploads with a label."""
+def latest(session: Session, limit: int, task: str = "") -> list[WorklistEntry]:
+    """The newest uploads with a label, by default of all tasks."""
+    of_task = (WorklistEntry.task == task,) if task else ()
     statement = (
         select(WorklistEntry)
-        .where(WorklistEntry.label.is_not(None))
+        .where(WorklistEntry.label.is_not(None), *of_task)
         .order_by(WorklistEntry.arrived.desc(), WorklistEntry.number.desc())
     )
     return list(session.scalars(statement.limit(limit)))
@@ -205,16 +222,20 @@ def versions(session: Session) -> list[str]:
 
 def count_unsure(session: Session) -> int:
     """The number of uploads with the label Unsure."""
-    return session.scalar(select(func.count()).select_from(WorklistEntry).where(WorklistEntry.label == "Unsure")) or 0
+    return session.scalar(select(func.count()).select_from(WorklistEntry).where(WorklistEntry.label == UNSURE)) or 0
 
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """The number of uploads of each kind."""
+    """The number of uploads of each kind.
+
+    `positive` ones have a finding, `urgent` ones are unread and have an urgent one. `tasks` has the same numbers of
+    each task, where there are several.
+    """
 
     uploaded: int = 0
     judged: int = 0
-    pneumonia: int = 0
+    positive: int = 0
     unsure: int = 0
     refused: int = 0
     set_aside: int = 0
@@ -222,51 +243,64 @@ class Counters:
     urgent: int = 0
     deidentified: int = 0
     dead_lettered: int = 0
+    tasks: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
-def count(session: Session) -> Counters:
-    """Count the uploads of each kind; `urgent` are unread ones with Pneumonia."""
-    statement = select(WorklistEntry.outcome, WorklistEntry.label, WorklistEntry.read, func.count()).group_by(
-        WorklistEntry.outcome, WorklistEntry.label, WorklistEntry.read
-    )
-    rows = [cast("tuple[str, str | None, int, int]", tuple(row)) for row in session.execute(statement)]
+def count(session: Session, tasks: KnownTasks | None = None) -> Counters:
+    """Count the uploads of each kind."""
+    tasks, by_task = tasks or _DEFAULT, defaultdict[str, Counter[str]](Counter)
+    columns = (WorklistEntry.outcome, WorklistEntry.task, WorklistEntry.label, WorklistEntry.read)
+    for row in session.execute(select(*columns, func.count()).group_by(*columns)):
+        outcome, task, label, read, number = cast("tuple[str, str, str | None, int, int]", tuple(row))
+        by_task[task].update(dict.fromkeys(_counted(outcome, tasks.of(task), label, read), number))
+    aside = select(WorklistEntry.task, func.count()).where(WorklistEntry.priority == SET_ASIDE_PRIORITY)
+    for task, number in session.execute(aside.group_by(WorklistEntry.task)):
+        by_task[task].update(set_aside=number, refused=-number)
+    total = sum(by_task.values(), Counter[str]())
+    elsewhere = {"deidentified": counters.deidentified(session), "dead_lettered": counters.dead_lettered(session)}
+    each = {task: {name: numbers[name] for name in _NUMBERS} | elsewhere for task, numbers in by_task.items()}
+    return Counters(**{name: total[name] for name in _NUMBERS}, **elsewhere, tasks=each if len(each) > 1 else {})
 
-    def total(*, outcome: str = "", label: str = "", unread: bool = False, shown: bool = False) -> int:
-        return sum(
-            number
-            for row_outcome, row_label, read, number in rows
-            if outcome in ("", row_outcome) and label in ("", row_label) and not (unread and read)
-            and not (shown and row_label is None)
-        )  # fmt: skip
 
-    aside = select(func.count()).select_from(WorklistEntry).where(WorklistEntry.priority == SET_ASIDE_PRIORITY)
-    set_aside = session.scalar(aside) or 0
-    return Counters(
-        uploaded=total(),
-        judged=total(outcome="judged"),
-        pneumonia=total(label="Pneumonia"),
-        unsure=total(label="Unsure"),
-        refused=total(outcome="refused") - set_aside,
-        set_aside=set_aside,
-        unread=total(unread=True, shown=True),
-        urgent=total(label="Pneumonia", unread=True),
-        deidentified=counters.deidentified(session),
-        dead_lettered=counters.dead_lettered(session),
-    )
+_NUMBERS = ("uploaded", "judged", "positive", "unsure", "refused", "set_aside", "unread", "urgent")
+
+
+def _counted(outcome: str, task: TaskTerms | None, label: str | None, read: int) -> Iterator[str]:
+    """The counters that an upload adds to. A label that is not known counts as positive: nothing is overlooked."""
+    finding = task and task.labelled(label)
+    yield "uploaded"
+    if outcome in ("judged", "refused"):
+        yield outcome
+    if label is not None and not read:
+        yield "unread"
+    if label == UNSURE:
+        yield "unsure"
+    elif label not in (None, REFUSED) and not (finding and finding.negative):
+        yield "positive"
+        if not read and (finding is None or finding.urgency == "urgent"):
+            yield "urgent"
 
 
 def _place(wanted: Filter) -> ColumnElement[bool]:
     """The condition on the label, written so that the database uses the index of the requested order."""
     if wanted.view == "missing":
         return WorklistEntry.priority == MISSING
+    place = wanted.place or _DEFAULT.place(wanted.label)
     if wanted.sort == "newest" and not wanted.q:
         if not wanted.label:
             return WorklistEntry.priority != MISSING
-        if wanted.label in ("Refused", SET_ASIDE):  # one label, told apart by their places
-            return and_(WorklistEntry.label == "Refused", WorklistEntry.priority == RANGES[wanted.label][0])
-        return WorklistEntry.label == wanted.label
-    first, last = RANGES.get(wanted.label, (0, MISSING - 1))
-    return WorklistEntry.priority.between(first, last)
+        if wanted.label in (REFUSED, SET_ASIDE):  # one label, told apart by their places
+            return and_(WorklistEntry.label == REFUSED, WorklistEntry.priority == RANGES[wanted.label][0])
+        return _labelled(wanted.label, also=place is not None and place.also)
+    if place is None:
+        return WorklistEntry.priority.between(*RANGES.get(wanted.label, (0, MISSING - 1)))
+    within = WorklistEntry.priority.between(place.first, place.last)
+    return within if place.label is None else and_(within, _labelled(place.label, also=place.also))
+
+
+def _labelled(label: str, *, also: bool) -> ColumnElement[bool]:
+    same = WorklistEntry.label == label
+    return or_(same, WorklistEntry.also.contains(f"|{label}|", autoescape=True)) if also else same
 
 
 def _ordered(

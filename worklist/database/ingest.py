@@ -25,27 +25,41 @@ from worklist.database.notices import note_late, queue
 from worklist.database.patients import remember
 from worklist.database.readings import apply
 from worklist.database.session import Database
+from worklist.database.tasks import remember as remember_tasks
 from worklist.destinations import Destination
 from worklist.rules import NoticeRule
+from worklist.tasks import URGENT, band_of
 
 RANGES = {
-    "Pneumonia": (1000, 1100),
     "Unsure": (2000, 2100),
     "Refused": (3000, 3000),
-    "Normal": (4000, 4100),
     SET_ASIDE: (SET_ASIDE_PRIORITY, SET_ASIDE_PRIORITY),
 }
+"""Where labels stand that every task has; those of findings by their urgency (`worklist.tasks`)."""
 _IN_ONE_QUESTION = 100
 MISSING = 9000  # deleted or overwritten before it was read: nothing to look at
 
 
-def priority(label: str | None, probability: float | None, reason: str | None = None) -> int:
-    """The sort key of a label and its risk, the most urgent first; what was set aside, by its reason, comes last."""
-    if label is None:
+def priority(record: ResultRecord) -> int:
+    """The sort key of a result, the most urgent first; what was set aside, by its reason, comes last."""
+    if record.label is None:
         return MISSING
-    # A finding of another task than the default one ranks with its most urgent: nothing is overlooked.
-    first, last = RANGES.get(SET_ASIDE if reason in SET_ASIDE_REASONS else label, RANGES["Pneumonia"])
-    return max(first, last - round((probability or 0.0) * 100))
+    first, last = _range(record)
+    return max(first, last - round((record.probability or 0.0) * 100))
+
+
+def _range(record: ResultRecord) -> tuple[int, int]:
+    own = SET_ASIDE if record.reason in SET_ASIDE_REASONS else record.label or ""
+    if own in RANGES:
+        return RANGES[own]
+    finding = record.task_terms.labelled(record.label)
+    return band_of(finding) if finding else URGENT  # of a label that is not known nothing is overlooked
+
+
+def also_of(record: ResultRecord) -> str | None:
+    """The labels of the findings beside that of the record, as the list keeps them."""
+    others = record.present[1:]
+    return f"|{'|'.join(others)}|" if others else None
 
 
 # Routine conversions, which records of 0.1 list among the warnings; later ones have them among the notes.
@@ -118,8 +132,10 @@ def _ingest(
     destinations: Sequence[Destination],
     notice_max_age: timedelta,
 ) -> list[ResultRecord]:
+    tasks = dict(database.tasks)
     with database.writing() as session:
         remember(session, *patients)
+        remember_tasks(session, records, tasks)
         stored = _Stored.of(session, records)
         changed = [record for record in records if _add(session, stored, record)]
         session.flush()
@@ -131,6 +147,7 @@ def _ingest(
                 queue(session, rules, record)
             else:
                 note_late(session, rules, record, notice_max_age)
+    database.tasks = tasks
     return changed
 
 
@@ -205,14 +222,16 @@ def _show(entry: WorklistEntry, record: ResultRecord) -> None:
     entry.record = record.id
     entry.done = record.times.done
     entry.outcome = record.outcome
+    entry.task = record.task
     entry.label = record.label
+    entry.also = also_of(record)
     entry.probability = record.probability
     entry.low = record.thresholds.low
     entry.high = record.thresholds.high
     entry.reason = record.reason
     entry.attention = "; ".join(warnings_of(record)) or None
     entry.version = record.model.version
-    entry.priority = priority(record.label, record.probability, record.reason)
+    entry.priority = priority(record)
 
 
 def _is_later(record: ResultRecord, entry: WorklistEntry) -> bool:

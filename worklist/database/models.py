@@ -10,6 +10,7 @@
     audit      who looked at, searched, read, corrected and exported what; append-only, a chain of hashes
     tokens     digests of single-use sign-in links
     sessions   who is signed in; digests of the cookies
+    tasks      what people read, press and send about the findings of each task
     marks      checkpoints, such as the last reading that a training run used
 
 Records, readings and what was delivered are also in S3, from which the database can be rebuilt.
@@ -18,9 +19,11 @@ Records, readings and what was delivered are also in S3, from which the database
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, Dialect, Float, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, Dialect, Float, Index, Integer, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
+
+from lungline.task.reading import DEFAULT
 
 SET_ASIDE, SET_ASIDE_PRIORITY = "Set aside", 5000
 """What the list calls images that are kept and not judged, such as lateral views, and where they stand: at the end."""
@@ -68,7 +71,8 @@ class WorklistEntry(Table):
 
     `priority` is the sort key of the list, the lowest first; `arrived` is the upload's time, or the event's when the
     upload's is unknown; `touched` is the microsecond of the last change, which live pages follow; `attention` is
-    what a reader must know of the image, None when there is nothing.
+    what a reader must know of the image, None when there is nothing; `also` are the labels of other findings that are
+    there, each between two bars; `label` is that of the most urgent.
     """
 
     __tablename__ = "entries"
@@ -83,7 +87,9 @@ class WorklistEntry(Table):
     touched: Mapped[int] = mapped_column(BigInteger, index=True)
     record: Mapped[str]
     outcome: Mapped[str] = mapped_column(String(16))
-    label: Mapped[str | None] = mapped_column(String(16))
+    task: Mapped[str] = mapped_column(String(40), default=DEFAULT)
+    label: Mapped[str | None] = mapped_column(String(32))
+    also: Mapped[str | None]
     probability: Mapped[float | None] = mapped_column(Float)
     low: Mapped[float] = mapped_column(Float)
     high: Mapped[float] = mapped_column(Float)
@@ -94,8 +100,13 @@ class WorklistEntry(Table):
     read: Mapped[int] = mapped_column(default=0)
     read_at: Mapped[datetime | None]
     reader: Mapped[str | None]
-    verdict: Mapped[str | None] = mapped_column(String(16))
+    verdict: Mapped[str | None] = mapped_column(String(32))
     action: Mapped[str | None] = mapped_column(String(16))
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The labels of the other findings that are there."""
+        return tuple(filter(None, (self.also or "").split("|")))
 
     @property
     def kind(self) -> str | None:
@@ -106,6 +117,7 @@ class WorklistEntry(Table):
     __table_args__ = (
         Index("entries_urgent", "priority", "arrived", "number"),
         Index("entries_unread_urgent", "read", "priority", "arrived", "number"),
+        Index("entries_task_urgent", "task", "priority", "arrived", "number"),
         Index("entries_version_urgent", "version", "priority", "arrived", "number"),
         Index("entries_newest", "arrived", "number"),
         Index("entries_unread_newest", "read", "arrived", "number"),
@@ -114,7 +126,7 @@ class WorklistEntry(Table):
         Index("entries_search_urgent", "priority", "arrived", "number", "read", "version", "sought"),
         Index("entries_search_newest", "arrived", "number", "priority", "read", "version", "sought"),
         Index("entries_key", "key", "bucket"),
-        Index("entries_counted", "outcome", "label", "read"),
+        Index("entries_counted", "outcome", "task", "label", "read"),
     )
 
 
@@ -165,8 +177,9 @@ class PatientRow(Table):
 class ReadingRow(Table):
     """A reading of an upload, with the result that was on the screen.
 
-    `action` is read, confirmed, corrected or reopened; `verdict` Normal, Pneumonia or Not usable. `saved` is 1 once the
-    reading is in S3 as well, so a lost database loses no label.
+    `action` is read, confirmed, corrected or reopened; `verdict` the label of a finding or Not usable; `findings` says
+    of each positive one whether it is there, where the task has several. `saved` is 1 once the reading is in S3 as
+    well, so a lost database loses no label.
     """
 
     __tablename__ = "readings"
@@ -176,10 +189,12 @@ class ReadingRow(Table):
     identity: Mapped[str] = mapped_column(String(64), index=True)
     record: Mapped[str]
     version: Mapped[str]
-    label: Mapped[str | None] = mapped_column(String(16))
+    task: Mapped[str] = mapped_column(String(40), default=DEFAULT)
+    label: Mapped[str | None] = mapped_column(String(32))
     probability: Mapped[float | None] = mapped_column(Float)
     action: Mapped[str] = mapped_column(String(16))
-    verdict: Mapped[str | None] = mapped_column(String(16))
+    verdict: Mapped[str | None] = mapped_column(String(32))
+    findings: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     comment: Mapped[str]
     reader: Mapped[str]
     at: Mapped[datetime]
@@ -207,7 +222,7 @@ class Notice(Outgoing, Table):
     rule: Mapped[str] = mapped_column(String(128))
     step: Mapped[int] = mapped_column(default=0)
     target: Mapped[int] = mapped_column(default=0)
-    label: Mapped[str | None] = mapped_column(String(16))
+    label: Mapped[str | None] = mapped_column(String(32))
     escalates: Mapped[datetime | None]
     acknowledged: Mapped[datetime | None]
     acknowledged_by: Mapped[str | None]
@@ -286,6 +301,16 @@ class Session(Table):
     csrf: Mapped[str] = mapped_column(String(64))
     expires: Mapped[datetime]
     patients: Mapped[int] = mapped_column(default=0)
+
+
+class TaskRow(Table):
+    """A task, as the latest result of it describes it; `body` is JSON (`lungline.task.terms`)."""
+
+    __tablename__ = "tasks"
+
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    done: Mapped[datetime]
+    body: Mapped[str]
 
 
 class Checkpoint(Table):

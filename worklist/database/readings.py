@@ -1,16 +1,18 @@
 """Readings of uploads: read, confirmed, corrected, reopened. Stored readings never change."""
 
 import secrets
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from lungline.errors import LunglineError
-from lungline.results.readings import Action, ReadingRecord, Verdict
+from lungline.results.readings import NOT_USABLE, Action, ReadingRecord, Verdict
+from lungline.results.records import REFUSED, UNSURE
+from lungline.task.terms import Presence
 from worklist.database.models import ReadingRow, WorklistEntry, microseconds
 
-VERDICTS: tuple[Verdict, ...] = ("Normal", "Pneumonia", "Not usable")
 MAX_COMMENT = 2000
 _FIELDS = ReadingRecord.model_fields.keys() & ReadingRow.__table__.columns.keys()
 
@@ -46,20 +48,26 @@ def read(
     reader: str,
     action: Action,
     verdict: Verdict | None = None,
+    findings: Mapping[str, Presence] | None = None,
     comment: str = "",
     reading_id: str | None = None,
 ) -> ReadingRow:
-    """Store a reading and show it in the list; `reading_id` is a new one by default. Raises ReadingRefused."""
+    """Store a reading and show it in the list; `reading_id` is a new one by default. Raises ReadingRefused.
+
+    `findings` says of each positive finding whether it is there, where the task has several.
+    """
     verdict = _checked(entry, action, verdict)
     reading = ReadingRow(
         id=reading_id or new_id(),
         identity=entry.identity,
         record=entry.record,
         version=entry.version,
+        task=entry.task,
         label=entry.label,
         probability=entry.probability,
         action=action,
         verdict=verdict,
+        findings=dict(findings) if findings else None,
         comment=comment.strip()[:MAX_COMMENT],
         reader=reader,
         at=datetime.now(UTC),
@@ -120,7 +128,8 @@ def mark_saved(session: Session, ids: list[str]) -> None:
 
 def record_of(reading: ReadingRow) -> ReadingRecord:
     """A reading in the format of S3."""
-    return ReadingRecord.model_validate({name: getattr(reading, name) for name in _FIELDS})
+    values = {name: getattr(reading, name) for name in _FIELDS}
+    return ReadingRecord.model_validate(values | {"findings": reading.findings or {}})
 
 
 def restore(session: Session, record: ReadingRecord) -> bool:
@@ -138,11 +147,11 @@ def restore(session: Session, record: ReadingRecord) -> bool:
 
 def _checked(entry: WorklistEntry, action: Action, verdict: Verdict | None) -> Verdict | None:
     if action == "confirmed":
-        if entry.label not in ("Normal", "Pneumonia"):
+        if entry.label in (None, UNSURE, REFUSED):
             raise ReadingRefused(f"A result of {entry.label or entry.outcome} cannot be confirmed. Choose a reading.")
         return entry.label
     if action == "corrected":
         if verdict is None:
-            raise ReadingRefused("A correction needs a reading: Normal, Pneumonia or Not usable.")
+            raise ReadingRefused(f"A correction needs a reading: a finding or {NOT_USABLE}.")
         return verdict
     return None

@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from lungline.errors import SettingsError, Unavailable
 from lungline.settings import Settings
+from lungline.task.terms import TaskTerms
 from worklist.database.models import Table
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -45,6 +47,8 @@ class Database:
         # Writers of one process queue here; SQLite would make them poll for the file lock.
         self._turn = threading.Lock() if file else None
         self._busy_seconds = busy_seconds
+        self.tasks: dict[str, tuple[datetime, TaskTerms]] = {}
+        """What this process has stored of tasks, and with which result."""
 
     @classmethod
     def open(cls, settings: Settings, busy_seconds: float = BUSY_SECONDS) -> "Database":

@@ -53,6 +53,7 @@ from worklist.web.live import Live
 from worklist.web.looks import Looks
 from worklist.web.rendering import FILTERS
 from worklist.web.security import Forms, KnownHosts, SecurityHeaders, is_event
+from worklist.web.task_book import Look, TaskBook
 from worklist.web.viewer_origins import ViewerOrigins, origins
 
 FOLDER = Path(__file__).parent
@@ -97,6 +98,8 @@ def build_app(
     storage = storage or Storage.from_settings(settings)
     pages = Jinja2Templates(env=_environment())
     row = pages.env.get_template("_row.html")
+    tasks = TaskBook(database, settings)
+    pages.env.globals.update(look_of=tasks.look, look_of_record=Look.of_record, task_book=tasks)
 
     def render(entry: WorklistEntry) -> str:
         return row.render(entry=entry, query="")
@@ -109,7 +112,7 @@ def build_app(
         notice_max_age=timedelta(minutes=settings.worklist.notice_max_age),
     )
     access = Access(database, settings)
-    live = Live(database, render, access.alive)
+    live = Live(database, render, access.alive, tasks)
     images = ImageRenderer(storage, settings)
     app = FastAPI(lifespan=_lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     notifier = Notifier(database, settings, rules, (settings.worklist.uri or address).rstrip("/"), notice_timeout)
@@ -130,6 +133,7 @@ def build_app(
         Looks(database),
         restoration,
         losses,
+        tasks,
     )
     app.state.stop = lambda: None
     courier = Courier(database, storage, settings, destinations)

@@ -25,6 +25,7 @@ from worklist.intake import Intake
 from worklist.rules import NoticeRule
 from worklist.web.live import Live
 from worklist.web.looks import Looks
+from worklist.web.task_book import TaskBook
 
 
 class SignInNeeded(LunglineError):
@@ -57,6 +58,7 @@ class Worklist:
     looks: Looks
     restoration: Restoration
     losses: Losses
+    tasks: TaskBook
     ill: threading.Event = field(default_factory=threading.Event)
     """Set when a background loop has died."""
 
@@ -88,9 +90,14 @@ def _reader(request: Request) -> Person:
     return person
 
 
+def wanted_of(request: Request, context: Worklist) -> Filter:
+    """The filter of a request, without its search by patient."""
+    return Filter.of(request.query_params, context.tasks.tasks)
+
+
 def searched(request: Request, context: Worklist, person: Person) -> Filter:
     """The filter of a request, with what its search finds by patient for those who may see patients."""
-    wanted = Filter.of(request.query_params)
+    wanted = wanted_of(request, context)
     if not (wanted.q and person.sees_patients):
         return wanted
     with context.database.reading() as session:

@@ -10,8 +10,8 @@ from starlette.concurrency import run_in_threadpool
 from lungline.results.patients import readable
 from worklist.database import entries, notices, patients
 from worklist.database.access import Person
-from worklist.database.entries import Cursor, Filter
-from worklist.web.context import Context, Reader, Worklist, require_sees_patients, searched
+from worklist.database.entries import Cursor
+from worklist.web.context import Context, Reader, Worklist, require_sees_patients, searched, wanted_of
 from worklist.web.looks import detail_of
 from worklist.web.rendering import timeline
 
@@ -27,7 +27,8 @@ MOST_PATIENTS = 250
 def show_list(request: Request, context: Context, person: Reader) -> Response:
     """The page."""
     _look(request, context, person)
-    values = _rows(request, context, person) | _aside(context) | {"person": person, "counters": context.live.counters}
+    values = _rows(request, context, person) | _aside(context, wanted_of(request, context).task)
+    values |= {"person": person, "counters": context.live.counters}
     values |= {"restoration": context.restoration, "lost": context.losses.sentence}
     return context.pages.TemplateResponse(request, "list.html", values)
 
@@ -43,7 +44,15 @@ def show_rows(request: Request, context: Context, person: Reader) -> Response:
 def show_aside(request: Request, context: Context, person: Reader) -> Response:
     """The overview: last images, risk over time and open notices."""
     context.looks.record(person, "listed", detail="overview")
-    return context.pages.TemplateResponse(request, "_aside.html", _aside(context) | {"person": person})
+    values = _aside(context, wanted_of(request, context).task)
+    return context.pages.TemplateResponse(request, "_aside.html", values | {"person": person})
+
+
+@router.get("/tasks.css")
+def show_colours(context: Context, person: Reader) -> Response:  # noqa: ARG001 - requires a session
+    """The colours of the findings of all tasks."""
+    headers = {"cache-control": "private, max-age=86400"}
+    return Response(context.tasks.sheet, media_type="text/css", headers=headers)
 
 
 @router.get("/live")
@@ -84,7 +93,7 @@ def show_patients(context: Context, person: Reader, of: Annotated[list[str] | No
 
 def _look(request: Request, context: Worklist, person: Person) -> None:
     """Note in the audit log what a list shows, and what was searched for."""
-    wanted, query = Filter.of(request.query_params), request.query_params
+    wanted, query = wanted_of(request, context), request.query_params
     place = str(Cursor.read(query.get("after", "")) or Cursor.read(query.get("before", "")) or "")
     context.looks.record(person, "searched" if wanted.q else "listed", detail=detail_of(wanted, place))
 
@@ -98,12 +107,13 @@ def _rows(request: Request, context: Worklist, person: Person) -> dict[str, obje
         page = entries.page(session, wanted, after=after, before=before)
         versions = entries.versions(session)
     first = after is None and before is None
-    return {"wanted": wanted, "page": page, "versions": versions, "first": first, "mark": mark}
+    shown: dict[str, object] = {"wanted": wanted, "page": page, "versions": versions, "first": first, "mark": mark}
+    return shown | {"tasks": context.tasks.tasks}
 
 
-def _aside(context: Worklist) -> dict[str, object]:
+def _aside(context: Worklist, task: str) -> dict[str, object]:
     with context.database.reading() as session:
-        newest = entries.latest(session, DOTS)
+        newest = entries.latest(session, DOTS, task)
         open_notices = notices.count_open(session)
     images = [entry for entry in newest if entry.outcome == "judged"][:LAST_IMAGES]
     return {"last": images, "timeline": timeline(newest, datetime.now(UTC)), "notices": open_notices}

@@ -25,6 +25,7 @@ from worklist.database import counters, entries
 from worklist.database.entries import Counters, Cursor, Filter
 from worklist.database.models import WorklistEntry, microseconds
 from worklist.database.session import Database, DatabaseUnavailable
+from worklist.web.task_book import TaskBook
 
 POLL_SECONDS = 0.5
 # A change is shown at once, and those that follow it within this time together: a poll counts the whole list.
@@ -90,11 +91,13 @@ class Live:
         database: Database,
         render: Callable[[WorklistEntry], str],
         alive: Callable[[Collection[str]], set[str]] = set,
+        tasks: TaskBook | None = None,
     ) -> None:
         self.counters = Counters()
         self._database = database
         self._render = render
         self._alive = alive
+        self._tasks = tasks
         self._pages: set[LivePage] = set()
         self._seen: dict[str, int] = {}
         self._last = microseconds(datetime.now(UTC))
@@ -156,7 +159,7 @@ class Live:
         try:
             # The mark tells a page whether changes were sent between its rows and this moment.
             opened = {"mark": self.mark, "at": _now() if self._is_polling() else None}
-            yield "retry: 1000\n" + _event("opened", opened) + _event("counters", asdict(self.counters))
+            yield "retry: 1000\n" + _event("opened", opened) + self._counters()
             while not self._closing:
                 message = await page.next()
                 if page.over:
@@ -173,10 +176,15 @@ class Live:
         for page in self._pages:
             page.send(": goodbye\n\n")
 
+    def _counters(self) -> str:
+        """The counters, and where the colours of findings are: a task may have come that pages do not know."""
+        return _event("counters", asdict(self.counters) | {"colours": self._tasks.address if self._tasks else None})
+
     async def _count(self) -> Counters:
         def count() -> Counters:
+            tasks = self._tasks.tasks if self._tasks else None
             with self._database.reading() as session:
-                return entries.count(session)
+                return entries.count(session, tasks)
 
         try:
             return await run_in_threadpool(count)
@@ -222,7 +230,7 @@ class Live:
 
     def _broadcast(self, changed: list[WorklistEntry] | None) -> None:
         self._round += 1
-        summary = _event("sent", {"mark": self.mark}) + _event("counters", asdict(self.counters))
+        summary = _event("sent", {"mark": self.mark}) + self._counters()
         now = datetime.now(UTC)
         rows: dict[str, str] = {}
         messages: dict[Filter, str] = {}

@@ -62,6 +62,6 @@ class Looks:
 def detail_of(wanted: Filter, place: str = "") -> str:
     """What a list showed. Of a search term, which may be a name, only the beginning of its sha256."""
     term = hashlib.sha256(wanted.q.encode("utf-8", "surrogateescape")).hexdigest()[:16] if wanted.q else ""
-    values = {"view": wanted.view, "label": wanted.label, "version": wanted.version, "age": wanted.age}
+    values = {name: getattr(wanted, name) for name in ("view", "task", "label", "version", "age")}
     values |= {"search": term and f"sha256:{term}", "from": place}
     return ", ".join(f"{name} {value}" for name, value in values.items() if value)

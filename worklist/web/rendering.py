@@ -85,6 +85,7 @@ class Dot:
 
     x: float
     y: float
+    task: str
     label: str
     identity: str
     sentence: str
@@ -92,11 +93,14 @@ class Dot:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """Dots, the thresholds of the newest model, and the labels of the time axis."""
+    """Dots, the thresholds of the newest model, and the labels of the time axis.
+
+    Of results of several tasks there are no thresholds: each has its own.
+    """
 
     dots: tuple[Dot, ...]
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     begin: str
     end: str
 
@@ -118,6 +122,7 @@ def timeline(entries: Sequence[WorklistEntry], now: datetime | None = None) -> T
         Dot(
             x=round(LEFT + 3 + room * (1 - (now - entry.arrived) / span), 1),
             y=Timeline.y(entry.probability or 0.0),
+            task=entry.task,
             label=entry.label or "",
             identity=entry.identity,
             sentence=f"{entry.label}, {entry.probability or 0:.0%}, {entry.arrived:%d %b %H:%M} UTC",
@@ -125,4 +130,6 @@ def timeline(entries: Sequence[WorklistEntry], now: datetime | None = None) -> T
         for entry in reversed(predicted)
     )
     newest = predicted[0]
-    return Timeline(dots, Timeline.y(newest.low), Timeline.y(newest.high), f"{ago(span)} ago", "now")
+    points = (newest.low, newest.high) if len({entry.task for entry in predicted}) == 1 else ()
+    low, high = [Timeline.y(point) for point in points] or (None, None)
+    return Timeline(dots, low, high, f"{ago(span)} ago", "now")

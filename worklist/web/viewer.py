@@ -1,9 +1,7 @@
 """The viewer: one X-ray, its result and its readings."""
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import Annotated
 
 from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import HTMLResponse
@@ -11,10 +9,8 @@ from pydantic import TypeAdapter
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import FormData
 
 from lungline.errors import ObjectGone
-from lungline.results.readings import Action, Verdict
 from lungline.results.records import ResultRecord, place_of
 from lungline.task.overrides import default_model
 from worklist import metrics
@@ -23,54 +19,17 @@ from worklist.database.access import Person
 from worklist.database.entries import Filter
 from worklist.database.ingest import notes_of, touch, warnings_of
 from worklist.database.models import ResultRow, WorklistEntry
-from worklist.database.readings import MAX_COMMENT, VERDICTS, ReadingRefused, ResultChanged
+from worklist.database.readings import ResultChanged
 from worklist.destinations import Destination
 from worklist.exports.images import RenderedImage
-from worklist.web.context import Context, NotFound, Reader, Worklist, Writer, next_page, searched, wants_page
+from worklist.web.context import Context, NotFound, Reader, Worklist, Writer, next_page, searched, wanted_of, wants_page
 from worklist.web.looks import SAW_PATIENT
+from worklist.web.shown_findings import ShownFindings
+from worklist.web.submitted_reading import Judgement, SubmittedReading
 
 router = APIRouter()
 
 
-@dataclass(frozen=True, slots=True)
-class SubmittedReading:
-    """The form of a reading: the choice, the comment, and the result that was shown beside the buttons."""
-
-    id: str | None
-    record: str
-    label: str
-    action: Action
-    verdict: Verdict | None
-    comment: str
-
-    @classmethod
-    def of(cls, form: FormData) -> "SubmittedReading":
-        """Read a form. Raises ReadingRefused."""
-        values = {name: value for name, value in form.items() if isinstance(value, str)}
-        choice, label = values.get("say", ""), values.get("label", "")
-        verdict = cast("Verdict", choice) if choice in VERDICTS else None
-        if verdict is None and choice not in ("read", "confirmed", "reopened"):
-            raise ReadingRefused("Unknown reading.")
-        if not values.get("record"):
-            raise ReadingRefused("The form does not name the result that it is about. Reload the page and try again.")
-        # Choosing the predicted label confirms it, whichever button was used.
-        by_verdict = "confirmed" if verdict == label else "corrected"
-        action = cast("Action", by_verdict if verdict else choice)
-        identifier = _ID.fullmatch(values.get("id", ""))
-        comment = values.get("comment", "").strip()[:MAX_COMMENT]
-        return cls(identifier and identifier[0], values["record"], label, action, verdict, comment)
-
-    def is_stored(self, session: Session, identity: str, person: Person) -> bool:
-        """Whether this very reading is stored already: its response was lost, or the button was pressed twice."""
-        reading = readings.find(session, self.id) if self.id else None
-        if reading is None:
-            return False
-        verdict = self.label if self.action == "confirmed" else self.verdict
-        stored = (reading.identity, reading.reader, reading.action, reading.verdict, reading.comment)
-        return stored == (identity, person.who, self.action, verdict, self.comment)
-
-
-_ID = re.compile(r"[0-9a-f]{32}")
 _RECORD = TypeAdapter(ResultRecord)
 # What the audit log calls a look at an image.
 _SAW = {"xray": "saw the X-ray", "thumb": "saw the thumbnail", "heat": "saw the heatmap"}
@@ -102,7 +61,8 @@ def _page(  # what a request shows, and what is kept of a reading that was not s
             "capture_error": _capture_error(session, entry),
             "others": _other_versions(session, entry),
             "earlier": entries.same_key(session, entry),
-            "readings": readings.history(session, identity),
+            "readings": (history := readings.history(session, identity)),
+            "shown_findings": ShownFindings.of(record, entry, history),
             "notices": notices.of_upload(session, identity),
             "deliveries": deliveries.of_upload(session, identity),
             "patient": patient,
@@ -170,7 +130,7 @@ def acknowledge(  # noqa: PLR0917 - a request, and the result that it is about
         touch(entry)
         audit.record(session, person.who, person.role, "acknowledged", identity=identity)
     context.live.nudge()
-    return next_page(request, f"/x/{identity}{Filter.of(request.query_params).query()}")
+    return next_page(request, f"/x/{identity}{wanted_of(request, context).query()}")
 
 
 @router.get("/models/{version}/card")
@@ -198,9 +158,9 @@ def _read(context: Worklist, person: Person, identity: str, submitted: Submitted
     """Store a reading, once however often it is submitted; return the identity of the upload to show next."""
     with context.database.writing() as session:
         entry = _entry(session, identity, lock=True)
-        if not submitted.is_stored(session, identity, person):
+        if not submitted.is_stored(session, identity, person.who):
             _store(session, entry, submitted, person, context.destinations)
-        return identity if submitted.action == "reopened" else entries.neighbours(session, wanted, entry)[1]
+        return identity if submitted.choice == "reopened" else entries.neighbours(session, wanted, entry)[1]
 
 
 def _store(
@@ -211,16 +171,31 @@ def _store(
     destinations: Sequence[Destination],
 ) -> None:
     readings.require_shown(entry, submitted.record, submitted.label)
-    action, verdict = submitted.action, submitted.verdict
+    said = submitted.judgement(record_of(session, entry))
     free = submitted.id if submitted.id and readings.find(session, submitted.id) is None else None
     reading = readings.read(
-        session, entry, reader=person.who, action=action, verdict=verdict, comment=submitted.comment, reading_id=free
+        session,
+        entry,
+        reader=person.who,
+        action=said.action,
+        verdict=said.verdict,
+        findings=said.findings,
+        comment=submitted.comment,
+        reading_id=free,
     )
     metrics.count_reading(reading)
-    if action != "reopened":
+    if said.action != "reopened":
         notices.cancel(session, entry.identity, person.who)
-    deliveries.queue_reading(session, destinations, entry.record, action)
-    audit.record(session, person.who, person.role, action, identity=entry.identity, detail=verdict or "")
+    deliveries.queue_reading(session, destinations, entry.record, said.action)
+    detail = _detail(submitted, said)
+    audit.record(session, person.who, person.role, said.action, identity=entry.identity, detail=detail)
+
+
+def _detail(submitted: SubmittedReading, said: Judgement) -> str:
+    """The verdict where the reader named one, and the findings that are there where the task has several."""
+    verdict = "" if submitted.choice == "confirmed" else said.verdict or ""
+    there = ", ".join(name for name, presence in said.findings.items() if presence == "present")
+    return " ".join(filter(None, (verdict, there and f"({there})")))
 
 
 def _entry(session: Session, identity: str, *, lock: bool = False) -> WorklistEntry:

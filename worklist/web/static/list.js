@@ -9,6 +9,7 @@ let lastMark = "";
 let asideTimer = null;
 
 const box = () => document.getElementById("rows");
+const task = () => box().dataset.task || "";
 const body = () => box().querySelector("tbody");
 const rows = () => [...body().rows];
 
@@ -99,9 +100,15 @@ function drop(identity) {
   tidy();
 }
 
-function count(counters) {
+const spaced = (number) => String(number).replace(/\B(?=(\d{3})+$)/g, "\u202f");
+
+function count(all) {
+  const counters = all.tasks[task()] || all;
+  const colours = document.getElementById("colours");
+  if (all.colours && colours.getAttribute("href") !== all.colours) colours.href = all.colours; // a task has come
+  for (const figure of document.querySelectorAll("[data-unread]")) figure.textContent = spaced(all.tasks[figure.dataset.unread]?.unread ?? 0);
   for (const figure of document.querySelectorAll("[data-counter]")) {
-    figure.textContent = String(counters[figure.dataset.counter]).replace(/\B(?=(\d{3})+$)/g, "\u202f");
+    figure.textContent = spaced(counters[figure.dataset.counter]);
   }
   document.title = `${counters.urgent ? `(${counters.urgent}) ` : ""}Worklist · Lungline`;
 }
@@ -129,7 +136,7 @@ function freshenAside() {
   asideTimer = setTimeout(() => {
     asideTimer = null;
     if (document.hidden) { missed = true; return; }
-    load("/aside", "aside-content").catch(() => false);
+    load(`/aside${location.search}`, "aside-content").catch(() => false);
   }, 3000);
 }
 
@@ -182,7 +189,7 @@ async function watch() {
   // A page that slept in between cannot tell how old the answer is.
   if (!isLoaded || isOld(began, POLL) || !isOld(freshness.heard, SILENCE)) return;
   freshness.polled = Date.now();
-  load("/aside", "aside-content").catch(() => false);
+  load(`/aside${location.search}`, "aside-content").catch(() => false);
   lamp("slow", "updating every 6 s");
 }
 
@@ -247,7 +254,7 @@ document.addEventListener("keydown", (event) => {
   if (page.typing(event) || page.helpIsOpen()) return;
   const keys = {
     j: () => step(1), ArrowDown: () => step(1), k: () => step(-1), ArrowUp: () => step(-1),
-    "/": () => search.focus(), u: () => { location.href = "/"; }, a: () => { location.href = "/?view=all"; },
+    "/": () => search.focus(), u: () => { location.href = task() ? `/?task=${task()}` : "/"; }, a: () => { location.href = `/?view=all${task() ? `&task=${task()}` : ""}`; },
   };
   const act = keys[page.key(event)];
   if (act) { event.preventDefault(); act(); }

@@ -6,7 +6,7 @@ const page = {
     const at = event.target;
     const isModified = (event.ctrlKey || event.metaKey || event.altKey) && !event.getModifierState?.("AltGraph");
     return isModified || at.isContentEditable
-      || ["TEXTAREA", "SELECT"].includes(at.tagName) || (at.tagName === "INPUT" && at.type !== "range");
+      || ["TEXTAREA", "SELECT"].includes(at.tagName) || (at.tagName === "INPUT" && !["range", "checkbox"].includes(at.type));
   },
   // The shortcut that a key stands for. Caps Lock changes nothing, and on other layouts (Cyrillic, Greek, Hebrew, AZERTY, an
   // input method) the position of the key counts. Shift with a letter is no shortcut.
