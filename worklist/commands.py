@@ -23,6 +23,7 @@ from worklist.exports import csv_fhir, feedback
 from worklist.exports.feedback import Exported, RetrainCheck
 from worklist.exports.images import ImageRenderer
 from worklist.rule_file import suggestion
+from worklist.tasks import task_of
 
 OnProgress = Callable[[int], None]
 
@@ -69,7 +70,7 @@ def deliver(settings: Settings, destination: str | None, *, again: bool) -> int:
     """
     with closing(Database.open(settings)) as database, database.writing() as session:
         if destination is not None:
-            named = {each.name for each in load_destinations(settings.worklist.destinations)}
+            named = {each.name for each in load_destinations(settings.worklist.destinations, task_of(settings))}
             if destination not in named | deliveries.names(session):
                 raise SettingsError(
                     f"There is no destination {destination!r}; {suggestion(destination, sorted(named))}."

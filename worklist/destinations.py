@@ -8,7 +8,9 @@
     called_title = "PACS"             # its AE title; ours is calling_title, by default LUNGLINE
     send = ["report", "capture"]      # Structured Report and Secondary Capture; by default both
     tls = {ca = "/etc/lungline/pacs-ca.pem", certificate = "...", key = "..."}
+    task = ["pneumonia"]              # any of these; empty: all
     label = ["Pneumonia", "Unsure"]   # any of these; empty: all
+    urgency = ["urgent"]              # of a finding that is there: urgent, soon or routine; empty: any
     risk = 0.5                        # at least
     prefix = "emergency/"             # of the object's key
     after = "reading"                 # result: at once, the default; reading: when a reader has given a verdict;
@@ -38,6 +40,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from lungline.errors import SettingsError
 from lungline.network import is_local
+from lungline.task.terms import TaskTerms
 from worklist.rule_file import RuleFile, suggestion
 from worklist.rules import ResultRule
 
@@ -248,23 +251,26 @@ _SYNONYMS = {
 }
 
 
-def load_destinations(path: Path | None) -> tuple[AnyDestination, ...]:
-    """The destinations of a file; none without one. Raises SettingsError with a line, but never a value."""
+def load_destinations(path: Path | None, own: TaskTerms | None = None) -> tuple[AnyDestination, ...]:
+    """The destinations of a file; none without one. `own` is the worklist's own task, whose labels they may name.
+
+    Raises SettingsError with a line, but never a value.
+    """
     if path is None:
         return ()
     file = RuleFile.read(path, "destinations", "destination")
     fields = {field for kind in KINDS.values() for field in kind.model_fields}
     tables = file.tables(sorted(fields), "so nothing would be delivered")
-    destinations = tuple(_destination(file, number, table) for number, table in enumerate(tables))
+    destinations = tuple(_destination(file, number, table, own) for number, table in enumerate(tables))
     file.require_names([destination.name for destination in destinations])
     return destinations
 
 
-def _destination(file: RuleFile, number: int, table: dict[str, Any]) -> AnyDestination:
+def _destination(file: RuleFile, number: int, table: dict[str, Any], own: TaskTerms | None) -> AnyDestination:
     kind = KINDS.get(str(table.get("kind")))
     if kind is None:
         names: Sequence[str] = tuple(KINDS)
         if "kind" not in table:
             raise file.refusal(file.line(number), f"the destination has no kind: expected {', '.join(names)}")
         raise file.refusal(file.line(number, "kind"), f"kind: {suggestion(table['kind'], names)}")
-    return file.model(kind, number, table, _SYNONYMS, whole="name")
+    return file.model(kind, number, table, _SYNONYMS, whole="name", context=own)

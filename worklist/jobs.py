@@ -199,8 +199,6 @@ class Jobs:
 
     def _save_capture(self, record: ResultRecord) -> str | None:
         """Store the DICOM file of a result; return why there cannot be one, which retrying would not change."""
-        if not record.is_of_default_task:
-            return f"There are no DICOM results of the task {record.task} yet."
         try:
             with instances_of(record, self._images) as made:
                 data = made.capture()

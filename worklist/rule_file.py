@@ -55,7 +55,14 @@ class RuleFile:
         return cast("list[dict[str, Any]]", tables)
 
     def model(  # one table, and which of its fields a fault of the whole belongs to
-        self, kind: type[Rule], number: int, table: dict[str, Any], synonyms: Mapping[str, str], whole: str
+        self,
+        kind: type[Rule],
+        number: int,
+        table: dict[str, Any],
+        synonyms: Mapping[str, str],
+        *,
+        whole: str,
+        context: object = None,
     ) -> Rule:
         """One table as a rule. Raises SettingsError."""
         fields = tuple(kind.model_fields)
@@ -64,7 +71,7 @@ class RuleFile:
                 hint = suggestion(synonyms.get(field, field), fields)
                 raise self.refusal(self.line(number, field), f"unknown field {field!r}; {hint}")
         try:
-            return kind.model_validate(table)
+            return kind.model_validate(table, context=context)
         except ValidationError as exc:
             error = exc.errors(include_input=False, include_url=False)[0]
         message = error["msg"].removeprefix("Value error, ")

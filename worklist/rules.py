@@ -2,7 +2,9 @@
 
     [[rule]]
     name = "urgent"
+    task = ["pneumonia"]              # any of these; empty: all
     label = ["Pneumonia"]             # any of these; empty: all
+    urgency = ["urgent"]              # of a finding that is there: urgent, soon or routine; empty: any
     risk = 0.8                        # at least
     prefix = "emergency/"             # of the object's key
     hours = "18:00-07:00"             # local time of the result; may span midnight
@@ -15,27 +17,46 @@ A rule that can never apply is refused, with its line and the nearest right word
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, time
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from lungline.results.records import REFUSED, UNSURE, ResultRecord
-from lungline.task.reading import default_task
+from lungline.results.records import ResultRecord
+from lungline.task.finding import Urgency
+from lungline.task.reading import DEFAULT as DEFAULT_TASK
+from lungline.task.reading import packaged
+from lungline.task.terms import TaskTerms, default_terms, packaged_terms
 from worklist.rule_file import RuleFile, nearest, suggestion
+from worklist.tasks import labels_that_may_come, urgencies_of
 
 LOCAL_FILE = "file"
 MAX_ESCALATION_MINUTES = 7 * 24 * 60
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
+_TASK = re.compile(r"[a-z][a-z0-9-]{0,38}[a-z0-9]")
 _HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
 
 
+def _labels_of(values: Mapping[str, Any], own: TaskTerms | None) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """The labels that a rule may name, and those to name to a person; None where nobody here knows its tasks.
+
+    Only what does not depend on the results that have come: a rule that is right stays so with an empty database.
+    """
+    own = own or default_terms()
+    at_hand = {task.name: task for task in (*_packaged(), own)}
+    names = values.get("task") or ()
+    if any(name not in at_hand for name in names):
+        return None
+    chosen = [at_hand[name] for name in names]
+    return labels_that_may_come(chosen or list(at_hand.values())), labels_that_may_come(chosen or [own])
+
+
 @cache
-def _labels() -> tuple[str, ...]:
-    return (*default_task().labels, UNSURE, REFUSED)
+def _packaged() -> tuple[TaskTerms, ...]:
+    return tuple(terms for terms in map(packaged_terms, packaged()) if terms)
 
 
 class ResultRule(BaseModel):
@@ -44,7 +65,9 @@ class ResultRule(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
+    task: tuple[str, ...] = ()
     label: tuple[str, ...] = ()
+    urgency: tuple[Urgency, ...] = ()
     risk: Annotated[float, Field(ge=0, le=1)] = 0.0
     prefix: str = ""
 
@@ -55,14 +78,38 @@ class ResultRule(BaseModel):
             raise ValueError('expected a text of up to 64 letters, digits, blanks, ".", "_" and "-"')
         return value
 
+    @field_validator("task", mode="before")
+    @classmethod
+    def _check_task(cls, value: object) -> object:
+        example = default_terms().name
+        if not isinstance(value, list | tuple):
+            raise ValueError(f'expected a list, such as ["{example}"]')  # noqa: TRY004 - pydantic expects it
+        for name in cast("Sequence[object]", value):
+            if not isinstance(name, str) or not _TASK.fullmatch(name):
+                raise ValueError(f"{name!r} is no name of a task; expected lower-case letters, digits and hyphens")
+        return cast("object", value)
+
     @field_validator("label", mode="before")
     @classmethod
-    def _check_label(cls, value: object) -> object:
+    def _check_label(cls, value: object, info: ValidationInfo) -> object:
+        own = cast("TaskTerms | None", info.context)
+        allowed, near = _labels_of(info.data, own) or (None, labels_that_may_come([own or default_terms()]))
         if not isinstance(value, list | tuple):
-            raise ValueError(f'expected a list, such as ["{nearest(value, _labels()) or "Pneumonia"}"]')  # noqa: TRY004 - pydantic expects it
+            raise ValueError(f'expected a list, such as ["{nearest(value, near) or near[1]}"]')  # noqa: TRY004 - pydantic expects it
         for label in cast("Sequence[object]", value):
-            if label not in _labels():
-                raise ValueError(f"{label!r} is not a label; {suggestion(label, _labels())}")
+            is_label = isinstance(label, str) and (allowed is None or label in allowed)
+            if not is_label:
+                raise ValueError(f"{label!r} is not a label; {suggestion(label, near)}")
+        return cast("object", value)
+
+    @field_validator("urgency", mode="before")
+    @classmethod
+    def _check_urgency(cls, value: object) -> object:
+        if not isinstance(value, list | tuple):
+            raise ValueError('expected a list, such as ["urgent"]')  # noqa: TRY004 - pydantic expects it
+        for urgency in cast("Sequence[object]", value):
+            if urgency not in get_args(Urgency):
+                raise ValueError(f"{urgency!r} is no urgency; {suggestion(urgency, get_args(Urgency))}")
         return cast("object", value)
 
     @field_validator("risk", mode="before")
@@ -89,10 +136,12 @@ class ResultRule(BaseModel):
         return value
 
     def is_about(self, record: ResultRecord) -> bool:
-        """Whether a result is among them."""
+        """Whether a result is among them; of a result with several findings each of its labels counts."""
         return (
             record.label is not None
-            and (not self.label or record.label in self.label)
+            and (not self.task or record.task in self.task)
+            and (not self.label or not {record.label, *record.present}.isdisjoint(self.label))
+            and (not self.urgency or not urgencies_of(record).isdisjoint(self.urgency))
             and (record.probability or 0.0) >= self.risk
             and record.upload.key.startswith(self.prefix)
         )
@@ -170,19 +219,22 @@ _SYNONYMS = {
 }
 
 
-def load_rules(path: Path | None) -> tuple[NoticeRule, ...]:
-    """The rules of a file. Raises SettingsError with a line, but never an address: addresses hold passwords."""
+def load_rules(path: Path | None, own: TaskTerms | None = None) -> tuple[NoticeRule, ...]:
+    """The rules of a file, whose labels are those of tasks that come with the package or of the worklist's own.
+
+    Raises SettingsError with a line, but never an address: addresses hold passwords.
+    """
     if path is None:
         return DEFAULT
     file = RuleFile.read(path, "notice rules", "rule")
     tables = file.tables(FIELDS, "so nobody would be notified")
-    rules = tuple(_rule(file, number, table) for number, table in enumerate(tables))
+    rules = tuple(_rule(file, number, table, own) for number, table in enumerate(tables))
     file.require_names([rule.name for rule in rules])
     return rules
 
 
-def _rule(file: RuleFile, number: int, table: dict[str, Any]) -> NoticeRule:
-    return file.model(NoticeRule, number, table, _SYNONYMS, whole="risk")
+def _rule(file: RuleFile, number: int, table: dict[str, Any], own: TaskTerms | None) -> NoticeRule:
+    return file.model(NoticeRule, number, table, _SYNONYMS, whole="risk", context=own)
 
 
 def _check_target(target: str) -> None:
@@ -206,4 +258,15 @@ def _schemes(plugin: dict[str, Any]) -> Iterable[str]:
     return [*(plugin.get("protocols") or ()), *(plugin.get("secure_protocols") or ())]
 
 
-DEFAULT = (NoticeRule(name="pneumonia", label=("Pneumonia",), to=((LOCAL_FILE,),)),)
+class UrgentElsewhere(NoticeRule):
+    """Urgent findings of every other task than the default one."""
+
+    def is_about(self, record: ResultRecord) -> bool:
+        """Whether a result is among them."""
+        return record.task != DEFAULT_TASK and super().is_about(record)
+
+
+DEFAULT = (
+    NoticeRule(name=DEFAULT_TASK, task=(DEFAULT_TASK,), urgency=("urgent",), to=((LOCAL_FILE,),)),
+    UrgentElsewhere(name="urgent", urgency=("urgent",), to=((LOCAL_FILE,),)),
+)

@@ -81,10 +81,10 @@ def labels_that_may_come(tasks: Sequence[TaskTerms]) -> tuple[str, ...]:
     return (*dict.fromkeys(label for task in tasks for label in task.labels), UNSURE, REFUSED)
 
 
-def is_urgent(record: ResultRecord) -> bool:
-    """Whether a finding that is there is urgent."""
+def urgencies_of(record: ResultRecord) -> set[Urgency]:
+    """How urgent the findings are that are there."""
     findings = map(record.task_terms.labelled, record.present)
-    return any(finding is not None and finding.urgency == "urgent" for finding in findings)
+    return {finding.urgency for finding in findings if finding is not None}
 
 
 def task_of(settings: Settings) -> TaskTerms | None:

@@ -234,11 +234,6 @@ class ResultRecord(_Part):
         return (finding.label, *others) if terms.is_many else (finding.label,)
 
     @property
-    def is_of_default_task(self) -> bool:
-        """Whether reports may be made of it: their codes are those of the default task, and false for any other."""
-        return self.task == DEFAULT
-
-    @property
     def is_set_aside(self) -> bool:
         """Whether nothing is wrong with the image, and it is only not for the model to judge."""
         return self.reason in SET_ASIDE

@@ -62,7 +62,7 @@ def queue(
     session: Session, destinations: Sequence[Destination], record: ResultRecord, action: Action | None = None
 ) -> int:
     """Queue the deliveries of a new result, or of one that a reader has given a verdict; return how many are new."""
-    if record.outcome != "judged" or not destinations or not record.is_of_default_task:
+    if record.outcome != "judged" or not destinations:
         return 0
     moments = _moments(action)
     wanted = [each for each in destinations if each.after in moments and each.is_about(record)]

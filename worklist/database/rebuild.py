@@ -18,6 +18,7 @@ from worklist.database.ingest import ingest
 from worklist.database.models import Checkpoint, WorklistEntry
 from worklist.database.session import Database
 from worklist.destinations import load_destinations
+from worklist.tasks import task_of
 
 BATCH = 500
 # Marks a restoration that has begun: a process that dies meanwhile leaves a list that is neither empty nor whole.
@@ -49,7 +50,7 @@ def rebuild(
     What was delivered is taken up first, so that nothing of it is due for a moment. Raises SettingsError for a bad file
     of destinations, StorageUnavailable and DatabaseUnavailable; batches stored until then are kept.
     """
-    bucket, destinations = settings.results_bucket, load_destinations(settings.worklist.destinations)
+    bucket, destinations = settings.results_bucket, load_destinations(settings.worklist.destinations, task_of(settings))
     sent = delivered.restore(database, storage, bucket)
     count = added = odd = restored = 0
     for batch in _batched(results.scan(storage, bucket)):

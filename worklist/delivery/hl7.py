@@ -9,15 +9,18 @@ import hashlib
 import socket
 import ssl
 import time
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
 from lungline.errors import DataError
 from lungline.results.patients import PatientRecord
+from lungline.task.terms import FindingTerms
 from worklist.delivery.channel import Channel, Lost
 from worklist.delivery.parcel import Finding, Priority
 from worklist.delivery.refusals import NotTaken, Rejected
 from worklist.destinations import Hl7Destination
+from worklist.exports import codes
 from worklist.exports.secondary_capture import DISCLAIMER
 
 CONNECT_SECONDS = 10.0
@@ -26,11 +29,10 @@ MAX_ANSWER = 64 * 2**10
 _BEGIN, _END = b"\x0b", b"\x1c\r"
 _ESCAPES = str.maketrans({"\\": "\\E\\", "|": "\\F\\", "^": "\\S\\", "~": "\\R\\", "&": "\\T\\", "\r": " ", "\n": " "})
 _PRESENCE = {
-    "Pneumonia": ("52101004", "Present", "A"),
-    "Normal": ("272519000", "Absent", "N"),
-    "Unsure": ("82334004", "Indeterminate", ""),
+    "present": ("52101004", "Present", "A"),
+    "absent": ("272519000", "Absent", "N"),
+    "unsure": ("82334004", "Indeterminate", ""),
 }
-_FINDING = "233604007^Pneumonia^SCT"
 
 
 class Hl7Channel(Channel[Finding, socket.socket]):
@@ -139,7 +141,7 @@ def _observations(finding: Finding) -> list[dict[str, str]]:
     model, points = record.model, record.thresholds
     name = f"{model.name} {model.version}, sha256 {model.sha256}"
     return [
-        _presence(finding),
+        *_presences(finding),
         {
             "obx_2": "NM", "obx_3": "122157^Probability^DCM", "obx_5": f"{record.probability or 0.0:.4g}",
             "obx_6": "1^no units^UCUM", "obx_7": f"<{points.low:.4g}",
@@ -151,14 +153,25 @@ def _observations(finding: Finding) -> list[dict[str, str]]:
     ]  # fmt: skip
 
 
-def _presence(finding: Finding) -> dict[str, str]:
-    """Pneumonia: the reader's verdict, else the model's label."""
-    head = {"obx_2": "CE", "obx_3": _FINDING, "obx_11": _status(finding)}
-    verdict = finding.reading.verdict if finding.reading else finding.record.label
-    if verdict not in _PRESENCE:
-        return head
-    code, meaning, flag = _PRESENCE[verdict]
-    return head | {"obx_5": f"{code}^{meaning}^SCT"} | ({"obx_8": flag} if flag else {})
+def _presences(content: Finding) -> Iterator[dict[str, str]]:
+    """Each finding by the reader, else by the model; of several with its probability, joined by a sub-identifier."""
+    judged = list(codes.presences(content.record, content.reading))
+    for number, (finding, presence, chance) in enumerate(judged, 1):
+        part = {"obx_4": str(number)} if len(judged) > 1 else {}
+        values = {"obx_2": "CE", "obx_3": _code(finding), "obx_11": _status(content)} | part
+        if presence is not None:
+            code, meaning, flag = _PRESENCE[presence]
+            values |= {"obx_5": f"{code}^{meaning}^SCT"} | ({"obx_8": flag} if flag else {})
+        yield values
+        if part and chance is not None:
+            number_of = {"obx_2": "NM", "obx_3": "122157^Probability^DCM", "obx_5": f"{chance:.4g}"}
+            yield number_of | {"obx_6": "1^no units^UCUM"} | part
+
+
+def _code(finding: FindingTerms) -> str:
+    if finding.code is None:
+        return f"{finding.name}^{_escaped(finding.label)}^99LUNGLINE"
+    return f"{_escaped(finding.code.value)}^{_escaped(finding.code.meaning)}^{finding.code.scheme}"
 
 
 def _escaped(text: str) -> str:

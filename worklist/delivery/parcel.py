@@ -12,9 +12,10 @@ from lungline.errors import DataError, ObjectGone
 from lungline.results import patients
 from lungline.results.patients import PatientRecord
 from lungline.results.readings import ReadingRecord
-from lungline.results.records import ResultRecord
+from lungline.results.records import REFUSED, UNSURE, ResultRecord
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
+from lungline.task.finding import Urgency
 from worklist.database.deliveries import Earlier
 from worklist.destinations import Instance
 from worklist.exports.images import ImageRenderer
@@ -33,9 +34,8 @@ class Priority:
     meaning: str
 
 
-_PRIORITIES = {
-    "Pneumonia": Priority("S", "stat"), "Unsure": Priority("A", "ASAP"), "Normal": Priority("R", "routine"),
-}  # fmt: skip
+_STAT, _SOON, _ROUTINE = Priority("S", "stat"), Priority("A", "ASAP"), Priority("R", "routine")
+_PRIORITIES: dict[Urgency, Priority] = {"urgent": _STAT, "soon": _SOON, "routine": _ROUTINE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,12 @@ class Finding:
     @property
     def priority(self) -> Priority | None:
         """How soon the X-ray should be read; None once it was."""
-        return None if self.reading else _PRIORITIES.get(self.record.label or "")
+        if self.reading or self.record.label == REFUSED:
+            return None
+        if self.record.label == UNSURE:
+            return _SOON
+        finding = self.record.task_terms.labelled(self.record.label)
+        return finding and (_ROUTINE if finding.negative else _PRIORITIES[finding.urgency])
 
 
 class Packer:

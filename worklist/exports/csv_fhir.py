@@ -17,7 +17,7 @@ from worklist.exports import fhir
 
 COLUMNS = (
     "identity", "bucket", "key", "arrived", "done", "outcome", "label", "probability", "low", "high", "reason",
-    "model_version", "read", "action", "verdict", "reader", "read_at",
+    "model_version", "read", "action", "verdict", "reader", "read_at", "task", "also",
 )  # fmt: skip
 BATCH = 500
 
@@ -67,6 +67,8 @@ def _csv_line(_session: Session, entry: WorklistEntry) -> str:
             *(entry.outcome, entry.label, entry.probability, entry.low, entry.high, entry.reason, entry.version),
             *(entry.read, entry.action, entry.verdict, entry.reader),
             entry.read_at.isoformat() if entry.read_at else None,
+            entry.task,
+            "; ".join(entry.others),
         )
     )
 
@@ -76,7 +78,7 @@ def _fhir_line(session: Session, entry: WorklistEntry) -> str:
     if record is None or entry.label is None:
         return ""
     result = ResultRecord.model_validate_json(record.body)
-    return json.dumps(fhir_report(session, result)) + "\n" if result.is_of_default_task else ""
+    return json.dumps(fhir_report(session, result)) + "\n"
 
 
 def _line(values: tuple[object, ...]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVarTuple
 
 from pydantic import TypeAdapter
-from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Select, case, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from lungline.errors import LunglineError
@@ -24,7 +24,6 @@ MOST_UPLOADS = 1000
 """Of which series and instances are made for one answer."""
 Columns = TypeVarTuple("Columns")
 _RECORD = TypeAdapter(ResultRecord)
-_REPORTED = tuple(structured_report.PRESENCE)
 
 
 class SearchTooWide(LunglineError):
@@ -134,7 +133,7 @@ def _uploads(statement: Select[*Columns]) -> Select[*Columns]:
 
 
 _NEWEST = (WorklistEntry.arrived.desc(), WorklistEntry.number.desc())
-_HAS_REPORT = and_(WorklistEntry.label.in_(_REPORTED), WorklistEntry.probability.is_not(None))
+_HAS_REPORT = WorklistEntry.probability.is_not(None)  # which judged results have, and no others
 # A heatmap that is stored, or that can be drawn.
 _HAS_CAPTURE = or_(ResultRow.body.not_like('%"heatmap":null%'), ResultRow.body.like('%"evidence":{%'))
 
@@ -213,9 +212,7 @@ def _instances_of(patient: PatientRow, record: ResultRecord) -> list[Instance]:
     """The upload, and what its result adds to the study: a series for each."""
     own = patient.series_uid, patient.instance_uid, patient.sop_class, patient.modality
     made = [Instance("upload", patient, record, *own)]
-    if not record.is_of_default_task:
-        return made
-    if record.label in _REPORTED and record.probability is not None:
+    if structured_report.is_reported(record):
         series, uid = structured_report.uids(record)
         number = structured_report.SERIES
         made.append(Instance("report", patient, record, series, uid, structured_report.SOP_CLASS, "SR", number))

@@ -80,7 +80,7 @@ def _image(source: "Dataset", study: str, record: ResultRecord) -> "FileDataset"
         "SeriesInstanceUID": series, "SeriesNumber": SERIES,
         "InstanceNumber": 1, "Modality": "OT", "ConversionType": "WSD", "Manufacturer": MANUFACTURER,
         "ManufacturerModelName": MANUFACTURER, "SoftwareVersions": record.model.version[:64],
-        "SeriesDescription": "Lungline pneumonia risk (research)",
+        "SeriesDescription": f"{MANUFACTURER} {record.task} risk (research)",
         "DerivationDescription": f"{_sentence(record)} {DISCLAIMER}", "ImageType": ["DERIVED", "SECONDARY"],
         "BurnedInAnnotation": "YES", "ContentDate": f"{done:%Y%m%d}", "ContentTime": f"{done:%H%M%S}",
         "InstanceCreationDate": f"{done:%Y%m%d}", "InstanceCreationTime": f"{done:%H%M%S}",
@@ -125,4 +125,5 @@ def _pixels(overlaid: bytes, record: ResultRecord) -> np.ndarray:
 
 def _sentence(record: ResultRecord) -> str:
     risk = "" if record.probability is None else f", risk {record.probability:.0%}"
-    return f"{record.label or record.outcome}{risk}, model {record.model.version[:20]}."
+    labels = ", ".join(record.present) or record.label or record.outcome
+    return f"{labels}{risk}, model {record.model.version[:20]}."

@@ -1,9 +1,10 @@
 """Results as a DICOM Structured Report: a Comprehensive SR by template TID 1500, in the patient's own study.
 
-One group by TID 1501 says of pneumonia: present, absent or indeterminate, the label, the calibrated probability and the
-thresholds between the labels; TID 4019 names the model with its version and digest. The report refers to the image
-that was judged and is unverified: it is the model's, and says nothing of what a reader made of it. The probability is
-that of the whole image and refers to its outline: viewers such as OHIF show numbers at coordinates, and fail without.
+A group by TID 1501 says of each finding: present, absent or indeterminate, the label, the calibrated probability and,
+where there is one finding only, the thresholds between the labels; TID 4019 names the model with its version and
+digest. The report refers to the image that was judged and is unverified: it is the model's, and says nothing of what a
+reader made of it. The probability is that of the whole image and refers to its outline: viewers such as OHIF show
+numbers at coordinates, and fail without.
 
 All UIDs and times follow from the result, so making the report again gives the same bytes. They follow from its form
 too: reports of an earlier form were sent with other UIDs, because archives keep the first content of a UID. Only
@@ -19,8 +20,11 @@ import numpy as np
 from lungline.deidentification.deidentify import quiet_dicom
 from lungline.errors import DataError
 from lungline.imaging.dicom_origin import MANUFACTURER
-from lungline.results.records import ResultRecord
+from lungline.results.records import REFUSED, ResultRecord
+from lungline.task.terms import FindingTerms
+from worklist.exports import codes as codes_of
 from worklist.exports import source_header
+from worklist.exports.codes import Presence
 from worklist.exports.secondary_capture import DISCLAIMER
 
 if TYPE_CHECKING:
@@ -31,11 +35,10 @@ SERIES = 9318  # beside the Secondary Capture's
 SOP_CLASS = "1.2.840.10008.5.1.4.1.1.88.33"
 SCHEME = "99LUNGLINE"
 _TEXT = 64  # characters of a coded meaning, and of a manufacturer's model
-PRESENCE = {"Pneumonia": "Present", "Normal": "Absent", "Unsure": "Indeterminate"}
+_PRESENCE = {"present": "Present", "absent": "Absent", "unsure": "Indeterminate"}
 _FIGURES = 4
 _OF_PIXELS = ("Rows", "Columns", "NumberOfFrames")
 _FORM = "2"  # to be changed with whatever changes the content of reports
-PNEUMONIA = ("233604007", "SCT", "Pneumonia")
 
 
 def structured_report(original: bytes, record: ResultRecord) -> bytes:
@@ -48,7 +51,7 @@ def structured_report(original: bytes, record: ResultRecord) -> bytes:
 
     quiet_dicom(__name__)
     quiet_dicom("highdicom")
-    if record.label not in PRESENCE or record.probability is None:
+    if not is_reported(record):
         raise DataError("The result has no probability, so there is nothing to report.")
     source = source_header.read_source(original)
     evidence = _evidence(source)
@@ -62,7 +65,7 @@ def structured_report(original: bytes, record: ResultRecord) -> bytes:
         manufacturer=MANUFACTURER,
         manufacturer_model_name=MANUFACTURER,
         software_versions=record.model.version[:_TEXT],
-        series_description="Lungline pneumonia report (research)",
+        series_description=f"{MANUFACTURER} {record.task} report (research)",
         is_complete=True,
         specific_character_set="ISO_IR 192",
     )
@@ -70,6 +73,11 @@ def structured_report(original: bytes, record: ResultRecord) -> bytes:
     out = io.BytesIO()
     document.save_as(out, enforce_file_format=True)
     return out.getvalue()
+
+
+def is_reported(record: ResultRecord) -> bool:
+    """Whether there is something to report of a result."""
+    return record.label not in (None, REFUSED) and record.probability is not None
 
 
 def uids(record: ResultRecord) -> tuple[str, str]:
@@ -139,12 +147,14 @@ def _content(evidence: "Dataset", record: ResultRecord) -> "MeasurementReport":
     return MeasurementReport(
         observation_context=ObservationContext(observer_device_context=observer),
         procedure_reported=CodedConcept("30745-4", "LN", "XR Chest Views"),
-        imaging_measurements=[_group(evidence, record)],
+        imaging_measurements=[_group(evidence, record, *answer) for answer in codes_of.presences(record)],
     )
 
 
-def _group(evidence: "Dataset", record: ResultRecord) -> Any:
-    """The finding, TID 1501."""
+def _group(
+    evidence: "Dataset", record: ResultRecord, finding: FindingTerms, presence: Presence | None, chance: float | None
+) -> Any:
+    """A finding, TID 1501."""
     from highdicom.sr import (
         CodedConcept,
         MeasurementsAndQualitativeEvaluations,
@@ -155,16 +165,30 @@ def _group(evidence: "Dataset", record: ResultRecord) -> Any:
     group = MeasurementsAndQualitativeEvaluations(
         # The same for every model that judges this image, so that its results can be compared.
         tracking_identifier=TrackingIdentifier(
-            uid=_uid(record.upload.identity, "pneumonia"), identifier=f"{MANUFACTURER} pneumonia"
+            uid=_uid(record.upload.identity, _tracked(record, finding)),
+            identifier=f"{MANUFACTURER} {_tracked(record, finding)}",
         ),
-        finding_type=CodedConcept(*PNEUMONIA),
+        finding_type=CodedConcept(*_code(finding)),
         algorithm_id=_algorithm(record),
-        measurements=_measurements(evidence, record),
-        qualitative_evaluations=_evaluations(record),
+        measurements=_measurements(evidence, record, chance),
+        qualitative_evaluations=_evaluations(record, finding, presence),
         source_images=[SourceImageForMeasurementGroup(evidence.SOPClassUID, evidence.SOPInstanceUID)],
     )
     group[0].ContentSequence.extend(_comments(record))
     return group
+
+
+def _tracked(record: ResultRecord, finding: FindingTerms) -> str:
+    """What a finding of an image is followed by, from report to report."""
+    name = finding.name.lower().replace("_", "-")
+    return record.task if len(record.task_terms.positives) == 1 else f"{record.task} {name}"
+
+
+def _code(finding: FindingTerms) -> tuple[str, str, str]:
+    code = finding.code
+    if code is None:
+        return finding.name.lower(), SCHEME, finding.label
+    return code.value, code.scheme, code.meaning[:_TEXT]
 
 
 def _algorithm(record: ResultRecord) -> "AlgorithmIdentification":
@@ -173,7 +197,8 @@ def _algorithm(record: ResultRecord) -> "AlgorithmIdentification":
     from pydicom.sr.codedict import codes
 
     model, points = record.model, record.thresholds
-    parameters = [f"sha256 {model.sha256}", f"Normal below {points.low:.4g}", f"Pneumonia from {points.high:.4g}"]
+    below, above = _words(record)
+    parameters = [f"sha256 {model.sha256}", f"{below} below {points.low:.4g}", f"{above} from {points.high:.4g}"]
     if model.synthetic:
         parameters.append("trained on synthetic phantoms")
     return AlgorithmIdentification(
@@ -182,16 +207,23 @@ def _algorithm(record: ResultRecord) -> "AlgorithmIdentification":
     )  # fmt: skip
 
 
-def _measurements(evidence: "Dataset", record: ResultRecord) -> list[Any]:
+def _words(record: ResultRecord) -> tuple[str, str]:
+    """What a risk below and above the thresholds means."""
+    terms = record.task_terms
+    return terms.negative.label, terms.positives[0].label if len(terms.positives) == 1 else "A finding"
+
+
+def _measurements(evidence: "Dataset", record: ResultRecord, chance: float | None) -> list[Any]:
+    """The probability of the finding, and where there is one only, the thresholds of its labels."""
     from highdicom.sr import CodedConcept, Measurement
     from pydicom.sr.codedict import codes
 
-    points, region = record.thresholds, _whole_image(evidence)
-    values = (
-        (codes.DCM.Probability, record.probability or 0.0),
-        (CodedConcept("threshold-normal", SCHEME, "Probability below which the label is Normal"), points.low),
-        (CodedConcept("threshold-pneumonia", SCHEME, "Probability from which the label is Pneumonia"), points.high),
-    )
+    points, (below, above), region = record.thresholds, _words(record), _whole_image(evidence)
+    values = [(codes.DCM.Probability, chance or 0.0)]
+    if len(record.task_terms.positives) == 1:
+        low = CodedConcept(f"threshold-{_word(below)}", SCHEME, f"Probability below which the label is {below}")
+        high = CodedConcept(f"threshold-{_word(above)}", SCHEME, f"Probability from which the label is {above}")
+        values += [(low, points.low), (high, points.high)]
     # Each with the region that it is about: OHIF 3.11 fails on a report with a number that has none.
     return [
         Measurement(name=name, value=round(value, _FIGURES), unit=codes.UCUM.NoUnits, referenced_coordinates=region)
@@ -212,15 +244,19 @@ def _whole_image(evidence: "Dataset") -> list[Any] | None:
     return [CoordinatesForMeasurement("POLYLINE", np.array(points, np.float32), image)]
 
 
-def _evaluations(record: ResultRecord) -> list[Any]:
+def _word(label: str) -> str:
+    return label.lower().replace(" ", "-")
+
+
+def _evaluations(record: ResultRecord, finding: FindingTerms, presence: Presence | None) -> list[Any]:
     from highdicom.sr import CodedConcept, QualitativeEvaluation
     from pydicom.sr.codedict import codes
 
     label = record.label or ""
     label_name = CodedConcept("label", SCHEME, "Label of the model")
     return [
-        QualitativeEvaluation(CodedConcept(*PNEUMONIA), getattr(codes.SCT, PRESENCE[label])),
-        QualitativeEvaluation(label_name, CodedConcept(label.lower(), SCHEME, label)),
+        QualitativeEvaluation(CodedConcept(*_code(finding)), getattr(codes.SCT, _PRESENCE[presence or "unsure"])),
+        QualitativeEvaluation(label_name, CodedConcept(_word(label), SCHEME, label)),
     ]
 
 
@@ -230,7 +266,7 @@ def _comments(record: ResultRecord) -> list[Any]:
 
     sentences = [f"{warning[:1].upper()}{warning[1:]}." for warning in record.warnings]
     texts = (
-        f"{record.label}. {DISCLAIMER}",
+        f"{', '.join(record.present) or record.label}. {DISCLAIMER}",
         " ".join(["Calibrated probability of a model, not a reader's finding.", *sentences])[:1024],
     )
     name, contains = CodedConcept("121106", "DCM", "Comment"), RelationshipTypeValues.CONTAINS

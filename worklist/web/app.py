@@ -44,6 +44,7 @@ from worklist.jobs import Jobs
 from worklist.metrics import CountedRequests
 from worklist.notifier import TIMEOUT_SECONDS, Notifier
 from worklist.rules import load_rules
+from worklist.tasks import task_of
 from worklist.web import dicomweb_retrieve, events, exports, list_page, oidc, sign_in, viewer
 from worklist.web.accepted import NotAcceptable
 from worklist.web.context import Forbidden, NotFound, SignInNeeded, Worklist, wants_page
@@ -92,13 +93,14 @@ def build_app(
 
     Raises SettingsError for invalid notice rules, destinations or origins, DatabaseUnavailable without a database.
     """
-    rules = load_rules(settings.worklist.notice_rules)
-    destinations = load_destinations(settings.worklist.destinations)
+    own = task_of(settings)
+    rules = load_rules(settings.worklist.notice_rules, own)
+    destinations = load_destinations(settings.worklist.destinations, own)
     database = Database.open(settings, busy_seconds)
     storage = storage or Storage.from_settings(settings)
     pages = Jinja2Templates(env=_environment())
     row = pages.env.get_template("_row.html")
-    tasks = TaskBook(database, settings)
+    tasks = TaskBook(database, own)
     pages.env.globals.update(look_of=tasks.look, look_of_record=Look.of_record, task_book=tasks)
 
     def render(entry: WorklistEntry) -> str:

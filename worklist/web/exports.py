@@ -26,7 +26,6 @@ def fhir(name: str, context: Context, person: Reader) -> Response:
         if row is None:
             raise NotFound("Result not found.")
         record = ResultRecord.model_validate_json(row.body)
-        _require_codes(record)
         report = csv_fhir.fhir_report(session, record)
         identity = record.upload.identity
         audit.record(session, person.who, person.role, "exported", identity=identity, detail="fhir")
@@ -58,11 +57,6 @@ def csv(context: Context, person: Admin) -> Response:
     )
 
 
-def _require_codes(record: ResultRecord) -> None:
-    if not record.is_of_default_task:
-        raise NotFound(f"There are no reports of the task {record.task} yet.")
-
-
 def _dicom(context: Worklist, person: Person, name: str, form: Literal["dicom report", "dicom capture"]) -> Response:
     require_sees_patients(person)
     with context.database.reading() as session:
@@ -70,7 +64,6 @@ def _dicom(context: Worklist, person: Person, name: str, form: Literal["dicom re
     if row is None:
         raise NotFound("Result not found.")
     record = ResultRecord.model_validate_json(row.body)
-    _require_codes(record)
     try:
         with instances_of(record, context.images) as made:
             data = made.report() if form == "dicom report" else made.capture()

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lungline.results.records import ResultRecord
-from lungline.settings import Settings
 from lungline.task.finding import Shape
 from lungline.task.terms import FindingTerms, TaskTerms
 from worklist.database import tasks
 from worklist.database.session import Database, DatabaseUnavailable
-from worklist.tasks import KnownTasks, task_of, tasks_of
+from worklist.tasks import KnownTasks, tasks_of
 
 REREAD_SECONDS = 1.0
 _MARKS: dict[str | None, str] = {"Unsure": "diamond"}
@@ -42,10 +41,10 @@ class Look:
 class TaskBook:
     """The tasks that the database has, read again after a second: another process may have added some."""
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(self, database: Database, own: TaskTerms | None) -> None:
         self._database = database
-        self._own = task_of(settings)
-        self._tasks = tasks_of(self._own, ())
+        self._own = own
+        self._tasks = tasks_of(own, ())
         self._read_at: float | None = None
 
     @property
