@@ -3,9 +3,12 @@
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from dashboards.panels import Query, bars, dashboard, distribution, lines, number, row
+from lungline.task.reading import default_task
 
 PREDICTED = 'lungline_results_total{outcome="judged"}'
-READ_SCORE = 'lungline_read_score_{}{{verdict=~"Normal|Pneumonia"}}'
+LABELS = default_task().labels
+WORD = LABELS[1].lower()
+READ_SCORE = f'lungline_read_score_{{}}{{{{verdict=~"{"|".join(LABELS)}"}}}}'
 
 
 def model() -> Dashboard:
@@ -34,7 +37,7 @@ def _facts():
 def _scores():
     yield distribution(
         "Score distribution",
-        "Calibrated probabilities of pneumonia.",
+        f"Calibrated probabilities of {WORD}.",
         Query("sum by (le) (increase(lungline_score_bucket[30m]))", "{{le}}"),
     )
     yield lines(
@@ -86,24 +89,24 @@ def _readers():
     count = READ_SCORE.format("count")
     yield lines(
         "Calibration in production",
-        "Mean score of read X-rays, and the share that readers call pneumonia: the two should agree.",
+        f"Mean score of read X-rays, and the share that readers call {WORD}: the two should agree.",
         "percentunit",
         Query(
             f"sum by (model_version) ({READ_SCORE.format('sum')}) / sum by (model_version) ({count})",
             "version {{model_version}}: mean score",
         ),
         Query(
-            'sum by (model_version) (lungline_read_score_count{verdict="Pneumonia"})'
+            f'sum by (model_version) (lungline_read_score_count{{verdict="{LABELS[1]}"}})'
             f" / sum by (model_version) ({count})",
-            "version {{model_version}}: pneumonia",
+            f"version {{{{model_version}}}}: {WORD}",
         ),
     )
     yield bars(
-        "Share of pneumonia up to a score",
+        f"Share of {WORD} up to a score",
         "By readers' verdicts; the share should rise with the score.",
         "percentunit",
         Query(
-            'sum by (le) (lungline_read_score_bucket{verdict="Pneumonia"})'
+            f'sum by (le) (lungline_read_score_bucket{{verdict="{LABELS[1]}"}})'
             f" / (sum by (le) ({READ_SCORE.format('bucket')}) > 0)",
             "up to {{le}}",
         ),

@@ -146,8 +146,7 @@ def test_verdict_makes_the_fhir_report_final(settings: Settings) -> None:
     assert "dr.adams" not in json.dumps(value)
 
 
-def test_no_report_says_of_another_task_what_codes_say_of_the_default(settings: Settings, tmp_path: Path) -> None:
-    """A result of another task is on the list, in its place and in the CSV; FHIR and destinations do not get it."""
+def test_results_of_another_task_go_out_with_its_own_codes(settings: Settings, tmp_path: Path) -> None:
     kind = record(1).model_copy(update={"task": "pneumonia-kind", "label": "Bacterial"})
     destination = FhirDestination.model_validate({"name": "archive", "kind": "fhir", "url": "https://fhir.example.org"})
     with closing(Database.open(settings)) as database:
@@ -156,10 +155,16 @@ def test_no_report_says_of_another_task_what_codes_say_of_the_default(settings: 
             entry = entries.find(session, kind.upload.identity)
             assert entry
             assert (entry.label, entry.priority // 1000) == ("Bacterial", 1)
-            assert session.scalars(select(Delivery.record)).all() == [record().id]
+            assert set(session.scalars(select(Delivery.record))) == {record().id, kind.id}
+            entry.read, entry.verdict = 1, "Bacterial"
     assert commands.export_results(settings, "csv", tmp_path / "all.csv") == 2
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "all.csv").read_text(encoding="utf-8"))))
+    assert [row["task"] for row in rows] == ["pneumonia", "pneumonia-kind"]
     commands.export_results(settings, "fhir", tmp_path / "all.ndjson")
-    assert len((tmp_path / "all.ndjson").read_text().splitlines()) == 1
+    reports = [json.loads(line) for line in (tmp_path / "all.ndjson").read_text().splitlines()]
+    codes = [each["contained"][1]["code"]["coding"][0]["code"] for each in reports]
+    assert codes == ["pneumonia-risk", "pneumonia-kind-risk"]
+    assert commands.retrain_check(settings).usable == 0, "labels of another task are of no use"
 
 
 def test_results_are_exported_as_files(settings: Settings, tmp_path: Path) -> None:

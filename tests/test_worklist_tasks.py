@@ -13,10 +13,16 @@ import pytest
 from highdicom.sr import srread
 from pydantic import ValidationError
 
+from lungline.datasets.sources import FolderSource
+from lungline.datasets.tables import read_tables
 from lungline.errors import SettingsError
 from lungline.results.patients import PatientRecord
 from lungline.results.readings import ReadingRecord
 from lungline.results.records import ResultRecord
+from lungline.settings import Settings
+from lungline.task.terms import terms_of
+from lungline.task.writing import new_task
+from tests.support.object_store import running_store
 from tests.support.task_records import MANY, several, terms_of_kind
 from tests.support.worklist_site import Site, home, record, running_site, wait
 from tests.test_worklist_dicom import radiograph
@@ -31,6 +37,8 @@ from worklist.delivery import hl7
 from worklist.delivery.parcel import Finding
 from worklist.destinations import Hl7Destination
 from worklist.exports import fhir
+from worklist.exports.feedback import export_feedback, retrain_check
+from worklist.exports.images import ImageRenderer
 from worklist.exports.structured_report import structured_report
 from worklist.rules import DEFAULT, load_rules
 from worklist.tasks import KnownTasks, tasks_of
@@ -66,7 +74,7 @@ def keys(database: Database, **query: str) -> list[str]:
 
 
 def test_the_most_urgent_finding_of_any_task_comes_first(database: Database) -> None:
-    assert keys(database) == ["both", "pneumonia", "viral", "sure", "unsure", "normal", "clear"]
+    assert keys(database) == ["both", "pneumonia", "sure", "viral", "unsure", "normal", "clear"]
 
 
 def test_a_list_is_of_one_task_or_of_all_and_of_a_finding(database: Database) -> None:
@@ -246,3 +254,28 @@ def test_a_long_label_is_kept_whole(database: Database) -> None:
         (entry,) = [each for each in entries.page(session, Filter(view="all")).entries if each.key == "tube"]
     assert isinstance(entry, WorklistEntry)
     assert entry.label == "Endotracheal tube too deep"
+
+
+def test_readings_of_many_findings_are_exported_as_a_table(tmp_path: Path) -> None:
+    """The export is a data set of the task: reading it gives the reader's findings."""
+    buckets = ("xray-uploads", "lungline-results")
+    task = new_task("phantom-findings", "many-at-once")
+    terms = terms_of(task)
+    with running_store(tmp_path / "store", *buckets) as store, closing(Database.open(home(tmp_path))) as database:
+        for number in range(2):
+            key = f"ward/xray-{number}.jpeg"
+            etag = store.put("xray-uploads", key, b"film %d" % number)
+            result = several(number, {"FIRST": 0.9}, terms, key=key, etag=etag)
+            ingest(database, result)
+            with database.writing() as session:
+                entry = entries.find(session, result.upload.identity)
+                assert entry
+                said = terms.presences_of(["FIRST", "SECOND"][number:])
+                readings.read(session, entry, reader="r", action="corrected", verdict="Second", findings=said)
+        images = ImageRenderer(store, Settings(home=tmp_path))
+        done = export_feedback(database, images, tmp_path / "out", "me", task=task)
+        assert retrain_check(database, 1, task).labels == 2
+    assert done.images == 2
+    tabled = read_tables(FolderSource(tmp_path / "out", 1000), task, only_split="train")
+    assert tabled is not None
+    assert sorted(example.label for example in tabled.examples) == [0b10, 0b11]

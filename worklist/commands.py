@@ -12,6 +12,7 @@ from lungline.errors import SettingsError
 from lungline.home import write_private
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
+from lungline.task.reading import load_task
 from worklist.database import audit, deliveries
 from worklist.database.access import LINK_FILE, Access
 from worklist.database.audit import Verification
@@ -112,13 +113,14 @@ def export_feedback(settings: Settings, folder: Path, on_progress: OnProgress | 
     with _connected(settings) as (database, storage):
         images = ImageRenderer(storage, settings)
         pattern = settings.worklist.patient_pattern
-        return feedback.export_feedback(database, images, folder, _me(), pattern, on_progress)
+        task = load_task(settings.task)
+        return feedback.export_feedback(database, images, folder, _me(), pattern, on_progress, task=task)
 
 
 def retrain_check(settings: Settings) -> RetrainCheck:
     """Whether there are enough new labels for a training run."""
     with closing(Database.open(settings)) as database:
-        return feedback.retrain_check(database, settings.worklist.retrain_labels)
+        return feedback.retrain_check(database, settings.worklist.retrain_labels, load_task(settings.task))
 
 
 def mark_trained(settings: Settings, check: RetrainCheck) -> None:

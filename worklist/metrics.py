@@ -15,7 +15,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lungline.errors import LunglineError
 from lungline.metrics_server import serve_metrics
-from lungline.results.records import ResultRecord
+from lungline.results.records import REFUSED as REFUSED_LABEL
+from lungline.results.records import UNSURE, ResultRecord
+from lungline.task.terms import default_terms
 from worklist.database import deliveries, notices
 from worklist.database.deliveries import DeliveryCount
 from worklist.database.losses import Losses
@@ -61,16 +63,17 @@ READ_SCORES = Histogram(
     buckets=tuple(step / 10 for step in range(1, 11)),
     registry=REGISTRY,
 )
-# Versions come from records, so forged ones must not be able to exhaust memory.
-MAX_VERSIONS = 50
+# Versions and labels come from records, so forged ones must not be able to exhaust memory.
+MAX_VERSIONS, MAX_LABELS = 50, 200
 _versions: set[str] = set()
+_labels: set[str] = set()
 
 notice_outcome = cache(NOTICES.labels)
 delivery_outcome = cache(DELIVERIES.labels)
 _request = cache(REQUESTS.labels)
 _result = cache(RESULTS.labels)
 # Present as 0 from the first scrape: a series that begins at 1 shows no increase.
-for _label in ("Normal", "Pneumonia", "Unsure", "Refused"):
+for _label in (*default_terms().labels, UNSURE, REFUSED_LABEL):
     _result(_label)
 for _outcome in ("sent", "failed"):
     notice_outcome(_outcome)
@@ -80,7 +83,7 @@ for _reason in ("missing", "malformed", "version"):
 
 def count_result(record: ResultRecord) -> None:
     """Count a result that changed the list."""
-    _result(record.label or "").inc()
+    _result(_bounded(record.label or "", _labels, MAX_LABELS)).inc()
     if record.times.uploaded:
         SHOWN_SECONDS.observe(max(0.0, (datetime.now(UTC) - record.times.uploaded).total_seconds()))
 
@@ -94,17 +97,17 @@ def count_reading(reading: ReadingRow) -> None:
     """Count a reading with a verdict; others say nothing about the model."""
     if reading.verdict is None:
         return
-    version = _bounded(reading.version)
+    version = _bounded(reading.version, _versions, MAX_VERSIONS)
     READINGS.labels(reading.label or "", reading.verdict, version).inc()
     if reading.probability is not None:
         READ_SCORES.labels(reading.verdict, version).observe(reading.probability)
 
 
-def _bounded(version: str) -> str:
-    if version not in _versions and len(_versions) >= MAX_VERSIONS:
+def _bounded(value: str, seen: set[str], most: int) -> str:
+    if value not in seen and len(seen) >= most:
         return "other"
-    _versions.add(version)
-    return version
+    seen.add(value)
+    return value
 
 
 class CountedRequests:

@@ -1,7 +1,8 @@
 """Readings as a data set, in the folder layout that training reads.
 
     train/PNEUMONIA/person1234_0f3a....jpeg    a pseudonym of the patient, and the upload's identity
-    labels.csv                                 the origin of each label; no reader, no object key
+    train/images/person1234_0f3a....jpeg       where a task may have many findings at once
+    labels.csv                                 the origin of each label, and such findings; no reader, no object key
 
 All images of a patient are in one split, which is drawn by a hash of the patient. Patient names of the public data set
 are kept, so that a merge with it keeps a patient in one split too.
@@ -17,25 +18,29 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from lungline.datasets.dataset import patient_in, patient_of, patient_pattern
 from lungline.errors import LunglineError, ObjectGone
 from lungline.results.records import ResultRecord
+from lungline.task.finding import words_of
+from lungline.task.reading import default_task
+from lungline.task.task import Task
+from lungline.task.terms import Presence
 from worklist.database import audit
 from worklist.database.models import Checkpoint, ReadingRow, ResultRow, WorklistEntry
+from worklist.database.readings import latest_verdict, record_of
 from worklist.database.session import Database
 from worklist.exports.images import ImageRenderer
 
-FOLDERS = {"Normal": "NORMAL", "Pneumonia": "PNEUMONIA"}
+IMAGES = "images"
+"""The folder of images whose findings are columns of labels.csv, because there may be many at once."""
 COLUMNS = ("file", "identity", "verdict", "action", "model_version", "model_label", "probability", "at")
 CHECKPOINT = "last training"
 BATCH = 200
 # Percentiles of patients: below the first, test; below the second, validation; the rest, train.
 _TEST, _VALIDATION = 10, 20
-# Settled cases; a reopened one is not.
-_LABELLED = (WorklistEntry.read == 1, WorklistEntry.verdict.in_(FOLDERS), WorklistEntry.outcome == "judged")
 _ENDINGS = {"jpeg": ".jpeg", "png": ".png", "dicom": ".dcm"}
 
 
@@ -78,8 +83,10 @@ def export_feedback(  # noqa: PLR0917 - a source, a target and who exports
     who: str,
     pattern: str | None = None,
     on_progress: Callable[[int], None] | None = None,
+    *,
+    task: Task | None = None,
 ) -> Exported:
-    """Write all confirmed and corrected X-rays to a new or empty `folder`, which appears once it is complete.
+    """Write all confirmed and corrected X-rays of a task to a new or empty `folder`, which appears once it is complete.
 
     Raises LunglineError when there is nothing to export, StorageUnavailable when images cannot be fetched.
     """
@@ -89,7 +96,7 @@ def export_feedback(  # noqa: PLR0917 - a source, a target and who exports
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        counts, gone = _write(database, images, draft, expression, on_progress)
+        counts, gone = _write(database, images, draft, _Wanted(task or default_task(), expression), on_progress)
         with database.writing() as session:
             audit.record(session, who, "admin", "exported", detail=f"feedback, {sum(counts.values())} images")
         draft.replace(folder)
@@ -99,15 +106,18 @@ def export_feedback(  # noqa: PLR0917 - a source, a target and who exports
     return Exported(folder, dict(sorted(counts.items())), gone)
 
 
-def retrain_check(database: Database, needed: int) -> RetrainCheck:
-    """Count the uploads that were labelled since the last training run."""
+def retrain_check(database: Database, needed: int, task: Task | None = None) -> RetrainCheck:
+    """Count the uploads of a task that were labelled since the last training run."""
+    task = task or default_task()
     with database.reading() as session:
         checkpoint = session.get(Checkpoint, CHECKPOINT)
         trained = checkpoint.value if checkpoint else 0
-        new = select(ReadingRow.identity).where(ReadingRow.verdict.in_(FOLDERS), ReadingRow.number > trained).distinct()
+        new = select(ReadingRow.identity).where(
+            ReadingRow.task == task.name, ReadingRow.verdict.in_(task.labels), ReadingRow.number > trained
+        )
         last = session.scalar(select(ReadingRow.number).order_by(ReadingRow.number.desc()).limit(1)) or 0
-        usable = session.scalar(select(func.count()).select_from(WorklistEntry).where(*_LABELLED)) or 0
-        return RetrainCheck(len(session.scalars(new).all()), needed, last, usable)
+        usable = session.scalar(select(func.count()).select_from(WorklistEntry).where(*_labels(task))) or 0
+        return RetrainCheck(len(session.scalars(new.distinct()).all()), needed, last, usable)
 
 
 def mark_trained(database: Database, last: int) -> None:
@@ -130,30 +140,67 @@ def split(owner: str) -> str:
     return "test" if draw < _TEST else "val" if draw < _VALIDATION else "train"
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """The task whose readings are wanted, and where a patient is in a key."""
+
+    task: Task
+    pattern: re.Pattern[str] | None
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Columns of 0 and 1 of labels.csv by the findings' names, where many may be there at once."""
+        task = self.task
+        is_many = task.kind == "many-at-once"
+        return {each.name: (*each.columns, each.label)[0] for each in task.positives} if is_many else {}
+
+    def folder(self, verdict: str | None) -> str:
+        """The folder of images with a verdict: a name that reading takes for this finding alone."""
+        task = self.task
+        if self.columns:
+            return IMAGES
+        finding = next(each for each in task.findings if each.label == verdict)
+        names = (finding.name, *finding.folders)
+        others = [each for each in task.findings if each is not finding]
+        fitting = (
+            name
+            for name in names
+            if finding.is_named_by(words_of(name)) and not any(each.is_named_by(words_of(name)) for each in others)
+        )
+        return next(fitting, finding.name)
+
+
+def _labels(task: Task) -> tuple[ColumnElement[bool], ...]:
+    """Settled cases of a task; a reopened one is not."""
+    settled = (WorklistEntry.read == 1, WorklistEntry.outcome == "judged")
+    return (*settled, WorklistEntry.task == task.name, WorklistEntry.verdict.in_(task.labels))
+
+
 def _write(
     database: Database,
     images: ImageRenderer,
     draft: Path,
-    pattern: re.Pattern[str] | None,
+    wanted: _Wanted,
     on_progress: Callable[[int], None] | None,
 ) -> tuple[Counter[str], int]:
     counts: Counter[str] = Counter()
     gone = last = 0
     with (draft / "labels.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(COLUMNS)
-        while batch := _labelled(database, last):
-            for entry, record in batch:
+        table.writerow((*COLUMNS, *wanted.columns.values()))
+        while batch := _labelled(database, last, wanted):
+            for entry, record, findings in batch:
                 last = entry.number
                 try:
                     data = images.original(record)
                 except ObjectGone:
                     gone += 1
                     continue
-                place, name = _place(entry, record, pattern)
+                place, name = _place(entry, record, wanted)
                 (draft / place).mkdir(parents=True, exist_ok=True)
                 (draft / place / name).write_bytes(data)
-                table.writerow(_line(entry, f"{place}/{name}"))
+                there = (int(findings.get(name) == "present") for name in wanted.columns)
+                table.writerow((*_line(entry, f"{place}/{name}"), *there))
                 counts[place] += 1
             if on_progress:
                 on_progress(sum(counts.values()))
@@ -162,23 +209,32 @@ def _write(
     return counts, gone
 
 
-def _labelled(database: Database, last: int) -> list[tuple[WorklistEntry, ResultRecord]]:
+def _labelled(
+    database: Database, last: int, wanted: _Wanted
+) -> list[tuple[WorklistEntry, ResultRecord, dict[str, Presence]]]:
     with database.reading() as session:
-        return [(entry, ResultRecord.model_validate_json(body)) for entry, body in _rows(session, last)]
+        rows = _rows(session, last, wanted.task)
+        findings = {entry.identity: _findings(session, entry) if wanted.columns else {} for entry, _ in rows}
+        return [(entry, ResultRecord.model_validate_json(body), findings[entry.identity]) for entry, body in rows]
 
 
-def _rows(session: Session, last: int) -> list[tuple[WorklistEntry, str]]:
+def _findings(session: Session, entry: WorklistEntry) -> dict[str, Presence]:
+    reading = latest_verdict(session, entry.identity)
+    return record_of(reading).findings if reading else {}
+
+
+def _rows(session: Session, last: int, task: Task) -> list[tuple[WorklistEntry, str]]:
     statement = select(WorklistEntry, ResultRow.body).join(ResultRow, ResultRow.id == WorklistEntry.record)
-    labelled = statement.where(WorklistEntry.number > last, *_LABELLED).order_by(WorklistEntry.number).limit(BATCH)
+    labelled = statement.where(WorklistEntry.number > last, *_labels(task)).order_by(WorklistEntry.number).limit(BATCH)
     return [(row[0], row[1]) for row in session.execute(labelled)]
 
 
-def _place(entry: WorklistEntry, record: ResultRecord, pattern: re.Pattern[str] | None) -> tuple[str, str]:
-    owner = patient(entry.key, pattern)
+def _place(entry: WorklistEntry, record: ResultRecord, wanted: _Wanted) -> tuple[str, str]:
+    owner = patient(entry.key, wanted.pattern)
     # Patients of the public data set keep their names; all others get a pseudonym.
     alias = owner if patient_of(f"{owner}_") == owner else f"person{int(_digest(owner)[:12], 16)}"
     ending = _ENDINGS.get(record.image.format.lower() if record.image else "", "")
-    return f"{split(owner)}/{FOLDERS[entry.verdict or '']}", f"{alias}_{entry.identity}{ending}"
+    return f"{split(owner)}/{wanted.folder(entry.verdict)}", f"{alias}_{entry.identity}{ending}"
 
 
 def _line(entry: WorklistEntry, name: str) -> tuple[object, ...]:
