@@ -14,6 +14,7 @@ from lungline.storage.s3 import Storage
 from tests.support.object_store import ACCESS_KEY, SECRET_KEY
 from tests.support.worklist_browser import upload
 from tests.support.worklist_site import Site, home, record, running_site, wait
+from tests.test_worklist_store import undo_tasks
 from worklist import commands
 from worklist.database import audit
 from worklist.database.audit import Anchor, Verification
@@ -170,6 +171,7 @@ def test_upgrade_chains_the_log_and_mends_odd_times(tmp_path: Path, store: Stora
             for number in range(3):
                 audit.record(session, f"dr.{number}", "reader", "opened")
     with closing(sqlite3.connect(tmp_path / "worklist/worklist.db", isolation_level=None)) as connection:
+        undo_tasks(connection)
         for table in ("patients", "deliveries"):
             connection.execute(f"DROP TABLE {table}")
         for table, column in (("audit", "hash"), ("tokens", "patients"), ("sessions", "patients")):

@@ -261,7 +261,7 @@ def test_readings_of_many_findings_are_exported_as_a_table(tmp_path: Path) -> No
     buckets = ("xray-uploads", "lungline-results")
     task = new_task("phantom-findings", "many-at-once")
     terms = terms_of(task)
-    with running_store(tmp_path / "store", *buckets) as store, closing(Database.open(home(tmp_path))) as database:
+    with running_store(tmp_path, *buckets) as store, closing(Database.open(home(tmp_path))) as database:
         for number in range(2):
             key = f"ward/xray-{number}.jpeg"
             etag = store.put("xray-uploads", key, b"film %d" % number)

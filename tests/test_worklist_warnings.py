@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import select
 
 from tests.support.worklist_site import home, record, running_site
+from tests.test_worklist_store import undo_tasks
 from worklist.database.ingest import ingest
 from worklist.database.models import WorklistEntry
 from worklist.database.session import Database
@@ -57,6 +58,7 @@ def test_migration_fills_the_list_from_stored_records(tmp_path: Path) -> None:
     with closing(Database.open(home(tmp_path))) as database:
         ingest(database, record(warnings=("window applied", LATERAL)), record(1, warnings=("window applied",)))
     with sqlite3.connect(tmp_path / "worklist/worklist.db") as connection:
+        undo_tasks(connection)
         for statement in (
             "DROP TABLE deliveries",
             "DROP TABLE patients",
