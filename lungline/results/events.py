@@ -12,7 +12,6 @@ from lungline.errors import EventMalformed
 from lungline.events.cloudevents import CloudEvent
 from lungline.events.uploads import Upload
 from lungline.results.records import REFUSED, UNSURE, ResultRecord
-from lungline.task.reading import default_task
 
 RESULT_TYPE = "org.lungline.result.v1"
 RESULTS_TYPE = "org.lungline.results.v1"  # of an event with several uploads: {"records": [...]}
@@ -75,7 +74,7 @@ def check(record: ResultRecord) -> None:
         raise EventMalformed("The result's probability and thresholds must lie between 0 and 1.")
     if not _is_whole(record):
         raise EventMalformed(f"The result's label and probability do not fit its outcome {record.outcome}.")
-    if record.is_of_default_task and record.label not in {None, UNSURE, REFUSED, *default_task().labels}:
+    if record.label not in (None, UNSURE, REFUSED, *record.task_terms.labels):
         raise EventMalformed(f"The result's label is none of the task {record.task}.")
     written = (record.times.received, record.times.done)
     if any(time.tzinfo is None for time in written):
