@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import cast
 from urllib.parse import parse_qs, unquote
@@ -373,6 +374,7 @@ def _folder(key: str, prefix: str, delimiter: str) -> str:
     return key[: end + len(delimiter)] if end >= 0 else ""
 
 
+@lru_cache(maxsize=4096)  # each fetch lists a whole partition again
 def _contents(listed: Listed) -> str:
     # The broker takes the youngest batch for the last, so that a second is too coarse.
     written = f"{moment_of(listed.version).isoformat(timespec='seconds')[:19]}.{listed.version % 10**9:09}Z"

@@ -21,6 +21,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import uvloop
+
 from laptop.services.broker_log_server import BUCKET, Access, Server
 from laptop.services.broker_pruning import Kept, prune
 from laptop.services.kafka_fetches import Ends, Exchange
@@ -160,7 +162,7 @@ def main(argv: Sequence[str]) -> int:
     arguments.report.write_text(json.dumps(report))
     gate = Gate(network, port, verifier)
     with contextlib.closing(Server(arguments.log, access)) as server:
-        return asyncio.run(_run(arguments, network, listener, gate, server))
+        return uvloop.run(_run(arguments, network, listener, gate, server))
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:

@@ -21,6 +21,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import uvloop
+
 from laptop.services.durable_answers import Disk, Exchange
 from laptop.services.private_network import BACKLOG, PrivateNetwork, Program, free_port
 from laptop.services.relay import CHUNK, Crowd, hand_on, most_relayed
@@ -97,7 +99,7 @@ def main(argv: Sequence[str]) -> int:
     network = PrivateNetwork.start(Program(program, dict(os.environ), doors[0].inner))
     arguments.report.write_text(json.dumps({"pid": os.getpid(), "private": network.is_private, "ports": ports}))
     try:
-        return asyncio.run(_run(network, list(zip(doors, listeners, strict=True)), arguments.data))
+        return uvloop.run(_run(network, list(zip(doors, listeners, strict=True)), arguments.data))
     finally:
         remove_sockets(ports)
 
