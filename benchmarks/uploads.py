@@ -77,14 +77,14 @@ def burst(
     settings: Settings, images: Path, name: str, *, rate: float, count: int, patience: float = PATIENCE_SECONDS
 ) -> dict[str, Any]:
     """Send `count` uploads at a rate, wait for their results, and return the metrics."""
-    processes = _processes(settings)
+    members = processes(settings)
     with _saved(settings, time.time_ns()) as saved:
-        before = {service: _cpu(process) for service, process in processes.items()}
+        before = {service: cpu(process) for service, process in members.items()}
         sent, sender_cpu = scanner.send(settings, images, name, rate=rate, count=count)
         uploads = {_identity(settings, upload): upload for upload in sent}
         complete = _wait(uploads.keys(), saved, patience)
         saved_at = dict(saved)
-    used = {service: _cpu(process) - before[service] for service, process in processes.items()}
+    used = {service: cpu(process) - before[service] for service, process in members.items()}
     latencies = [(saved_at[name] - upload.began) / 1e6 for name, upload in uploads.items() if name in saved_at]
     began = [upload.began for upload in sent]
     first, last = min(began), max([saved_at[name] for name in uploads if name in saved_at], default=0)
@@ -104,7 +104,7 @@ def burst(
         "cpu_ms_all_services": round(sum(used.values()) / count * 1000, 2),
         "cpu_ms_an_upload": {service: round(value / count * 1000, 2) for service, value in used.items()}
         | {"load generator": round(sender_cpu / count * 1000, 2)},
-        "resident_mb": {service: round(_resident(process) / 2**20) for service, process in processes.items()},
+        "resident_mb": {service: round(_resident(process) / 2**20) for service, process in members.items()},
         "stages_ms": _stages(settings, list(uploads)[-200:]),
     }
 
@@ -180,12 +180,13 @@ def _saved(settings: Settings, since: int) -> Iterator[dict[str, int]]:
         thread.join()
 
 
-def _processes(settings: Settings) -> dict[str, psutil.Process]:
+def processes(settings: Settings) -> dict[str, psutil.Process]:
+    """The processes of a stack's services, by service."""
     running = stack.status(settings)
     return {service.name: psutil.Process(service.pid) for service in running.services if service.pid}
 
 
-def _cpu(process: psutil.Process) -> float:
+def cpu(process: psutil.Process) -> float:
     """Of the process and its children: the broker is a child of its gate."""
     return sum(sum(member.cpu_times()[:2]) for member in (process, *process.children(recursive=True)))
 

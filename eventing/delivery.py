@@ -104,18 +104,22 @@ class Dispatcher:
 
     def run_retries(self) -> None:
         """Repeat the deliveries that are due, until `end`; runs in a thread of its own."""
-        while not self._stopping.is_set():
+        while True:
             with self._scheduled_changed:
-                left = self._scheduled[0].due - time.monotonic() if self._scheduled else POLL_SECONDS
-                if left > 0:
-                    self._scheduled_changed.wait(min(left, POLL_SECONDS))
+                if self._stopping.is_set():
+                    return
+                left = self._scheduled[0].due - time.monotonic() if self._scheduled else None
+                if left is None or left > 0:
+                    self._scheduled_changed.wait(left)
                     continue
                 delivery = heapq.heappop(self._scheduled)
             self._submit(delivery)
 
     def end(self) -> None:
         """Finish the attempts in flight, and wait until the broker has their replies."""
-        self._stopping.set()
+        with self._scheduled_changed:  # else `run_retries` could look, not see it, and wait for ever
+            self._stopping.set()
+            self._scheduled_changed.notify_all()
         self.breaker.end()
         self._pool.shutdown(cancel_futures=True)
         self._outbox.flush(2)

@@ -79,11 +79,14 @@ class Sender:
 
 
 class Outbox:
-    """Keeps each message until the broker has it, however long the broker is away; may be shared by threads."""
+    """Keeps each message until the broker has it, however long the broker is away; may be shared by threads.
 
-    def __init__(self, settings: Settings) -> None:
+    Under high load a message waits up to `gathering_milliseconds` for others.
+    """
+
+    def __init__(self, settings: Settings, gathering_milliseconds: int = BATCH_MILLISECONDS) -> None:
         self._prompt = _make_patient_producer(settings, 0)
-        self._batching = _make_patient_producer(settings, BATCH_MILLISECONDS)
+        self._batching = _make_patient_producer(settings, gathering_milliseconds)
         self._times: deque[float] = deque(maxlen=BUSY)
 
     def put(

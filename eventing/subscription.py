@@ -22,7 +22,8 @@ HELD = 10_000  # records read and not done: in flight, or waiting for a retry
 # What is not committed is delivered again after a kill, which does no harm; the embedded broker writes two objects for
 # each commit.
 COMMIT_SECONDS = 2.0
-POLL_SECONDS, FETCH_MILLISECONDS = 0.1, 500
+# A record ends both waits. The first is what a stop may have to wait for.
+POLL_SECONDS, FETCH_MILLISECONDS = 0.2, 2000
 WATERMARK_SECONDS = 0.5
 PARTITIONS_SECONDS, LOOK_SECONDS = 30.0, 2.0
 # The broker must prove itself this often, and has failed when its last proof is older than the second.

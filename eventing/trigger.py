@@ -5,6 +5,7 @@ none waits for another. `lungline replay` delivers dead letters again.
 """
 
 import argparse
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,10 @@ from lungline.service_state import HEARTBEAT_SECONDS, State, write_state
 from lungline.settings import Settings
 
 POLL_SECONDS = 0.1
+# For how long results wait for others under high load: they are saved already, and pages gather them as well.
+GATHERING_MILLISECONDS = 150
+# How often counters are saved while they change; a state is saved at once.
+COUNTERS_SECONDS = 0.5
 
 
 class Trigger:
@@ -40,7 +45,7 @@ class Trigger:
         self._home = home
         self._stopping = threading.Event()
         self._ended = threading.Event()
-        self._outbox = Outbox(settings)
+        self._outbox = Outbox(settings, GATHERING_MILLISECONDS)
         planned = routes(settings, worklist, retry, plain_predictor=plain_predictor)
         self._subscriptions = [Subscription(settings, route, self._outbox, self._stopping) for route in planned]
         self._fault: Exception | None = None
@@ -92,12 +97,14 @@ class Trigger:
         Only of that route: without the worklist, uploads are still predicted. A full disk ends nothing.
         """
         saved: Any = None
-        saved_at = 0.0
+        saved_at = -math.inf
         uploads = self._subscriptions[0]
         while not self._stopping.is_set():
             state: State = "ready" if uploads.is_ready else "waiting"
             counts = uploads.dispatcher.counts | {"held": uploads.held, "mended": uploads.mended}
-            if (state, counts) != saved or time.monotonic() - saved_at > HEARTBEAT_SECONDS:
+            age = time.monotonic() - saved_at
+            is_due = counts != (saved and saved[1]) and age > COUNTERS_SECONDS
+            if state != (saved and saved[0]) or is_due or age > HEARTBEAT_SECONDS:
                 written = write_state(self._home, "trigger", state, **counts)
                 saved, saved_at = ((state, counts), time.monotonic()) if written else (None, saved_at)
             self._stopping.wait(POLL_SECONDS if saved else HEARTBEAT_SECONDS)

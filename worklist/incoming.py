@@ -89,6 +89,11 @@ class Incoming:
         self._models = settings.models_bucket
         self._model = default_model(settings)
         self._versions = {self._model: PromotedVersions(History(storage, self._models, self._model))}
+        self._readers = ThreadPoolExecutor(READERS, "records")
+
+    def close(self) -> None:
+        """End the threads that read."""
+        self._readers.shutdown(wait=False, cancel_futures=True)
 
     def recorded(self, hints: Sequence[ResultRecord]) -> list[ResultRecord]:
         """The stored records of the results in an event, all or none.
@@ -99,8 +104,7 @@ class Incoming:
         places = {(hint.upload.identity, hint.model.version) for hint in hints}
         if len(places) == 1:
             return [self._load(*places.pop())]
-        with ThreadPoolExecutor(min(READERS, len(places))) as pool:
-            return list(pool.map(lambda place: self._load(*place), sorted(places)))
+        return list(self._readers.map(lambda place: self._load(*place), sorted(places)))
 
     def of_upload(self, identity: str) -> list[ResultRecord]:
         """Every stored record of an upload, of whichever version, that can be shown."""

@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import logging
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import select, update
 from starlette.concurrency import run_in_threadpool
@@ -26,6 +27,7 @@ from worklist.exports.images import ImageRenderer
 from worklist.exports.secondary_capture import capture_key
 from worklist.exports.study_instances import instances_of
 from worklist.notifier import Notifier
+from worklist.resting import Resting
 
 EVERY_SECONDS = 1.0
 DELIVER_SECONDS = 0.25
@@ -35,6 +37,8 @@ RECOUNT_SECONDS = 60.0
 ANCHOR_SECONDS = 60.0
 MOVE_AGAIN_SECONDS = 60.0
 LOOK_SECONDS, LOOK_AGAIN_SECONDS = 60.0, 5.0
+
+Job = Resting | Callable[[], None]
 
 _log = logging.getLogger(__name__)
 
@@ -70,51 +74,61 @@ class Jobs:
     async def run(self) -> None:
         """Run rounds until stopped; notices and deliveries do not wait for the store."""
         looked = (self.restore, self.look_for_losses)
-        stored = (
+        stored = self._resting(
             self.save_readings,
             self.save_captures,
             self.keep_deliveries,
             self.count_deidentified,
             self.anchor_audit,
         )
-        delivered = self._repeat(self.deliver_results, every=DELIVER_SECONDS)
-        moved = self._repeat(self.move_former_captures)
+        noticed, delivered = self._resting(self.send_notices), self._resting(self.deliver_results)
+        often = DELIVER_SECONDS if self._courier.destinations else EVERY_SECONDS
         await asyncio.gather(
-            self._repeat(self.send_notices), delivered, self._repeat(*stored), self._repeat(*looked), moved
+            self._repeat(*noticed),
+            self._repeat(*delivered, every=often),
+            self._repeat(*stored, self.move_former_captures),
+            self._repeat(*looked),
         )
         stopping = (run_in_threadpool(part, STOP_SECONDS) for part in (self._notifier.join, self._courier.stop))
         await asyncio.gather(*stopping)
 
-    async def _repeat(self, *jobs: Callable[[], None], every: float = EVERY_SECONDS) -> None:
+    def _resting(self, *jobs: Callable[[], float]) -> list[Resting]:
+        return [Resting(self._database, job) for job in jobs]
+
+    async def _repeat(self, *jobs: Job, every: float = EVERY_SECONDS) -> None:
         while not self._stopping.is_set():
-            for job in jobs:
-                await run_in_threadpool(_attempt, job)
+            await run_in_threadpool(self._attempt_all, jobs)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), every)
+
+    def _attempt_all(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            if not self._stopping.is_set():
+                _attempt(job)
 
     def stop(self) -> None:
         """Stop after the current round, so that no notice is left half sent."""
         self._stopping.set()
 
-    def send_notices(self) -> None:
+    def send_notices(self) -> float:
         """Start sending due notices, and escalate those that were not acknowledged in time."""
-        self._notifier.send_due()
+        return self._notifier.send_due()
 
-    def deliver_results(self) -> None:
+    def deliver_results(self) -> float:
         """Start delivering due results to other systems, once it is known what they have had."""
-        if not self._restoration.needed:
-            self._courier.deliver_due()
+        return 0.0 if self._restoration.needed else self._courier.deliver_due()
 
-    def keep_deliveries(self) -> None:
+    def keep_deliveries(self) -> float:
         """Keep in S3 what was delivered."""
         if self._restoration.needed:
-            return
+            return 0.0
         try:
             self._keeper.keep()
         except Unavailable:
             raise
         except LunglineError:  # nobody has made the bucket yet
-            return
+            return 0.0
+        return math.inf
 
     def restore(self) -> None:
         """Restore the list of an empty database from the store."""
@@ -143,7 +157,7 @@ class Jobs:
         if self._losses.sentence != before:
             _log.warning("%s", self._losses.sentence or "The store has what the list shows again.")
 
-    def save_readings(self) -> None:
+    def save_readings(self) -> float:
         """Store new readings in S3."""
         with self._database.reading() as session:
             waiting = readings.unsaved(session)
@@ -157,8 +171,9 @@ class Jobs:
             if saved:
                 with self._database.writing() as session:
                     readings.mark_saved(session, saved)
+        return 0.0 if waiting else math.inf
 
-    def save_captures(self) -> None:
+    def save_captures(self) -> float:
         """Store results of DICOM uploads as DICOM files, which name the patient, in the patients bucket."""
         with self._database.reading() as session:
             bodies = session.scalars(select(ResultRow.body).where(ResultRow.capture == 1).limit(20)).all()
@@ -167,6 +182,7 @@ class Jobs:
             with self._database.writing() as session:
                 done = {"capture": 0, "capture_error": error}
                 session.execute(update(ResultRow).where(ResultRow.id == record.id).values(**done))
+        return 0.0 if bodies else math.inf
 
     def move_former_captures(self) -> None:
         """Move DICOM files that earlier versions stored in the results bucket; after a failure go on in a minute."""
@@ -176,26 +192,28 @@ class Jobs:
         done = self._former.move_some()
         self._move_due = time.monotonic() + AGAIN_SECONDS if done else 0.0
 
-    def count_deidentified(self) -> None:
+    def count_deidentified(self) -> float:
         """Count the images in the research bucket after each new unsure result, and once a minute."""
         with self._database.reading() as session:
             unsure = entries.count_unsure(session)
-        if unsure == self._unsure and time.monotonic() < self._recount:
-            return
+        if unsure == self._unsure and (seconds := self._recount - time.monotonic()) > 0:
+            return seconds
         self._unsure, self._recount = unsure, time.monotonic() + RECOUNT_SECONDS
         images = counters.count_research(self._storage, self._settings)
         with self._database.writing() as session:
             counters.save_research_count(session, images)
+        return RECOUNT_SECONDS
 
-    def anchor_audit(self) -> None:
+    def anchor_audit(self) -> float:
         """Keep the hash of the audit log's last entry in the store, once a minute when there are new entries."""
-        if time.monotonic() < self._anchor:
-            return
+        if (seconds := self._anchor - time.monotonic()) > 0:
+            return seconds
         with self._database.reading() as session:
             head = audit.head(session)
         if head and head.number != self._anchored:
             audit.save_anchor(self._storage, self._settings.results_bucket, head)
             self._anchored, self._anchor = head.number, time.monotonic() + ANCHOR_SECONDS
+        return math.inf
 
     def _save_capture(self, record: ResultRecord) -> str | None:
         """Store the DICOM file of a result; return why there cannot be one, which retrying would not change."""
@@ -215,7 +233,7 @@ class Jobs:
         return None
 
 
-def _attempt(job: Callable[[], None]) -> None:
+def _attempt(job: Job) -> None:
     try:
         job()
     except LunglineError as exc:

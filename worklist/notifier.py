@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from itsdangerous import URLSafeTimedSerializer
@@ -26,7 +26,8 @@ from worklist.rules import LOCAL_FILE, NoticeRule
 from worklist.worker import Worker
 
 TIMEOUT_SECONDS = 20.0
-BATCH = 5
+# Claimed at once: what a target that does not answer keeps from others for longest; the file answers at once.
+BATCH, FILE_BATCH = 5, 50
 
 _log = logging.getLogger(__name__)
 
@@ -53,11 +54,14 @@ class Notifier:
         self._workers = [_Worker(self, url, targets, sender, timeout) for url, targets in places.items()]
         self._targets = [target for targets in places.values() for target in targets]
 
-    def send_due(self) -> None:
-        """Escalate overdue notices, and start the workers of targets with due ones; returns without waiting."""
+    def send_due(self) -> float:
+        """Escalate overdue notices, and start the workers of targets with due ones; returns without waiting.
+
+        Returns after how many seconds there is more to do, unless the database changes.
+        """
         with self._database.reading() as session:
-            if not notices.anything_due(session):
-                return
+            if (seconds := notices.seconds_to_next(session)) > 0:
+                return seconds
         with self._database.writing() as session:
             notices.escalate(session, list(self._rules.values()))
             orphans = notices.claim_orphans(session, self._targets)
@@ -67,6 +71,7 @@ class Notifier:
         for worker in self._workers:
             if waiting.intersection(worker.targets):
                 worker.start()
+        return 0.0
 
     def join(self, seconds: float) -> None:
         """Wait until the workers have ended, at most this long."""
@@ -74,10 +79,10 @@ class Notifier:
         for worker in self._workers:
             worker.join(max(0.0, deadline - time.monotonic()))
 
-    def claim(self, targets: Sequence[Target]) -> list[Due]:
+    def claim(self, targets: Sequence[Target], most: int) -> list[Due]:
         """Take some due notices of targets for sending."""
         with self._database.writing() as session:
-            return notices.claim(session, targets, BATCH)
+            return notices.claim(session, targets, most)
 
     def digest(self, identity: str) -> str | None:
         """The digest of an upload's result, for the link that acknowledges it."""
@@ -85,17 +90,22 @@ class Notifier:
             entry = entries.find(session, identity)
         return entries.result_digest(entry) if entry else None
 
-    def settle(self, due: Due, error: str | None) -> None:
-        """Record how an attempt ended."""
-        _log.info("notice failed" if error else "notice sent", extra={"identity": due.identity})
-        metrics.notice_outcome("failed" if error else "sent").inc()
-        rule = self._rules.get(due.rule)
-        is_last = rule is None or due.step + 1 >= len(rule.to)
+    def settle(self, attempts: Sequence[tuple[Due, str | None]]) -> None:
+        """Record how attempts ended: with an error, or without."""
         with self._database.writing() as session:
-            if error:
-                notices.mark_failed(session, due, error)
-            else:
-                notices.mark_sent(session, due.number, None if is_last or not rule else rule.escalate_minutes)
+            for due, error in attempts:
+                if error:
+                    notices.mark_failed(session, due, error)
+                else:
+                    notices.mark_sent(session, due.number, self._escalates_after(due))
+        for due, error in attempts:
+            _log.info("notice failed" if error else "notice sent", extra={"identity": due.identity})
+            metrics.notice_outcome("failed" if error else "sent").inc()
+
+    def _escalates_after(self, due: Due) -> float | None:
+        """Minutes; None when there is no further group."""
+        rule = self._rules.get(due.rule)
+        return rule.escalate_minutes if rule and due.step + 1 < len(rule.to) else None
 
 
 class _Worker(Worker):
@@ -113,15 +123,22 @@ class _Worker(Worker):
         self._hanging: threading.Thread | None = None
 
     def _send_all(self) -> None:
+        is_file = self._url == LOCAL_FILE
         try:
-            while batch := self._notifier.claim(self.targets):
+            while batch := self._notifier.claim(self.targets, FILE_BATCH if is_file else BATCH):
+                if is_file:  # settled together: each would cost a transaction, and writing them takes no time
+                    self._notifier.settle([self._traced(due, self._sender.write) for due in batch])
+                    continue
                 for due in batch:
-                    with tracing.span("notice", tracing.of_upload(due.identity), "client") as span:
-                        error = self._send(due)
-                        span.add(sent=not error)
-                    self._notifier.settle(due, error)
+                    self._notifier.settle([self._traced(due, self._send)])
         except LunglineError as exc:  # the database is away; the notices are due again later
             _log.warning("Notices are retried: %s", exc)
+
+    def _traced(self, due: Due, send: Callable[[Due], str | None]) -> tuple[Due, str | None]:
+        with tracing.span("notice", tracing.of_upload(due.identity), "client") as span:
+            error = send(due)
+            span.add(sent=not error)
+        return due, error
 
     def _send(self, due: Due) -> str | None:
         if self._hanging and self._hanging.is_alive():
@@ -149,15 +166,15 @@ class _Sender:
 
     def send(self, url: str, due: Due, digest: str | None) -> str | None:
         """Send one notice; return what went wrong, without the target's URL."""
-        link = f"{self._address}/x/{due.identity}"
-        if url == LOCAL_FILE:
-            return self._write(due, link)
         acknowledge = f"{self._address}/acknowledge/{self._signer.dumps([due.identity, digest])}"
+        link = self._link(due)
         text = f"An X-ray on the worklist needs to be read.\n\nOpen it: {link}\nAcknowledge: {acknowledge}\n"
         return _notify(url, f"Lungline worklist: {due.rule}", text)
 
-    def _write(self, due: Due, link: str) -> str | None:
-        line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "rule": due.rule, "step": due.step, "link": link}
+    def write(self, due: Due) -> str | None:
+        """Write one notice to the local file; return what went wrong."""
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        line = {"at": at, "rule": due.rule, "step": due.step, "link": self._link(due)}
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with (self._folder / "notices.log").open("a", encoding="utf-8") as file:
@@ -165,6 +182,9 @@ class _Sender:
         except OSError as exc:
             return f"The file notices.log cannot be written: {exc.strerror}."
         return None
+
+    def _link(self, due: Due) -> str:
+        return f"{self._address}/x/{due.identity}"
 
 
 def _notify(target: str, title: str, text: str) -> str | None:

@@ -70,7 +70,8 @@ class ProvedEvents:
         elif not hmac.compare_digest(hashlib.sha256(body).hexdigest(), request.digest):
             await _refuse(answer.unproved, "The body was changed on its way.")
         else:
-            await self._pass({**scope, PROVED: True}, _replayed(body, receive), answer)
+            scope[PROVED] = True
+            await self._pass(scope, _replayed(body, receive), answer)
 
     async def _pass(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
         try:

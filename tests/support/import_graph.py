@@ -42,6 +42,7 @@ ROOMS = (
     "worklist.jobs",
     "worklist.notifier",
     "worklist.delivery",
+    "worklist.resting",
     "worklist.worker",
     "worklist.metrics",
     "worklist.exports",

@@ -143,9 +143,10 @@ def _ingest(
         session.bulk_save_objects(stored.new)
         for record in changed:
             deliveries.queue(session, destinations, record)
-            if datetime.now(UTC) - record.times.done < notice_max_age:
-                queue(session, rules, record)
-            else:
+        now = datetime.now(UTC)
+        queue(session, rules, [record for record in changed if now - record.times.done < notice_max_age])
+        for record in changed:
+            if now - record.times.done >= notice_max_age:
                 note_late(session, rules, record, notice_max_age)
     database.tasks = tasks
     return changed

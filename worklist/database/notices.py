@@ -22,6 +22,7 @@ ATTEMPTS = 12
 _GIVE_WAY_AFTER = 7
 # A notice that is never sent has no place among the groups of its rule: a later result must find theirs free.
 LATE_STEP = -1
+_IN_ONE_QUESTION = 100
 
 
 # A rule's name, the number of a group in it, and of a target in that group, from 0.
@@ -40,12 +41,27 @@ class Due:
     attempts: int
 
 
-def queue(session: Session, rules: Sequence[NoticeRule], record: ResultRecord) -> None:
-    """Queue the notices of a new result."""
-    local = datetime.now().astimezone()
-    for rule in rules:
-        if rule.fits(record, local):
-            _add(session, record.upload.identity, rule, 0, record.label)
+def queue(session: Session, rules: Sequence[NoticeRule], records: Sequence[ResultRecord]) -> None:
+    """Queue the notices of new results."""
+    local, now = datetime.now().astimezone(), datetime.now(UTC)
+    fitting = [(record, rule) for record in records for rule in rules if rule.fits(record, local)]
+    queued = _queued(session, sorted({record.upload.identity for record, _ in fitting}))
+    for record, rule in fitting:
+        for target in range(len(rule.to[0])):
+            values = {"identity": record.upload.identity, "rule": rule.name, "step": 0, "target": target}
+            if (place := tuple(values.values())) not in queued:
+                queued.add(place)
+                session.add(Notice(**values, label=record.label, state="waiting", due=now, created=now))
+
+
+def _queued(session: Session, identities: Sequence[str]) -> set[tuple[object, ...]]:
+    """What these uploads have notices for: rule, group and target of each."""
+    place = (Notice.identity, Notice.rule, Notice.step, Notice.target)
+    queued: set[tuple[object, ...]] = set()
+    for start in range(0, len(identities), _IN_ONE_QUESTION):
+        part = identities[start : start + _IN_ONE_QUESTION]
+        queued |= {tuple(row) for row in session.execute(select(*place).where(Notice.identity.in_(part)))}
+    return queued
 
 
 def note_late(session: Session, rules: Sequence[NoticeRule], record: ResultRecord, limit: timedelta) -> None:
@@ -61,11 +77,10 @@ def note_late(session: Session, rules: Sequence[NoticeRule], record: ResultRecor
     session.flush()
 
 
-def anything_due(session: Session) -> bool:
-    """Whether there is a notice to send or to escalate."""
-    now = datetime.now(UTC)
-    overdue = (Notice.escalates <= now) & Notice.acknowledged.is_(None)
-    return session.scalar(select(Notice.number).where(is_due(Notice) | overdue).limit(1)) is not None
+def seconds_to_next(session: Session) -> float:
+    """How long until there is a notice to send or to escalate; 0 when there is one, infinite when none waits."""
+    escalates = session.scalar(select(func.min(Notice.escalates)).where(Notice.acknowledged.is_(None)))
+    return min(outbox.seconds_to_next(session, Notice), outbox.seconds_until(escalates))
 
 
 def due_targets(session: Session) -> set[Target]:

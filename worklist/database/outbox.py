@@ -4,10 +4,11 @@ Whoever claims a row has it for some minutes: then it is due again, also when th
 row may be sent twice after a crash, and never not at all.
 """
 
+import math
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from worklist.database.models import Outgoing
@@ -24,6 +25,17 @@ Row = TypeVar("Row", bound=Outgoing)
 def is_due(table: type[Outgoing]) -> ColumnElement[bool]:
     """Whether a row is to be sent now."""
     return table.state.in_(("waiting", "sending")) & (table.due <= datetime.now(UTC))
+
+
+def seconds_to_next(session: Session, table: type[Outgoing]) -> float:
+    """How long until the next row is due; 0 when one is, infinite without any."""
+    next_due = session.scalar(select(func.min(table.due)).where(table.state.in_(("waiting", "sending"))))
+    return seconds_until(next_due)
+
+
+def seconds_until(moment: datetime | None) -> float:
+    """At least 0; infinite for no moment."""
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds()) if moment else math.inf
 
 
 def claim(session: Session, table: type[Row], condition: ColumnElement[bool], limit: int) -> list[Row]:

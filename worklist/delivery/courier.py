@@ -22,8 +22,9 @@ from lungline.results.records import ResultRecord
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from worklist import metrics
-from worklist.database import audit, deliveries, entries
+from worklist.database import audit, deliveries, entries, outbox
 from worklist.database.deliveries import DueDelivery
+from worklist.database.models import Delivery
 from worklist.database.session import Database
 from worklist.delivery.channel import AnyChannel
 from worklist.delivery.dicom import DicomChannel
@@ -69,19 +70,24 @@ class Courier:
         self._workers = {each.name: _Worker(self, each) for each in destinations}
         self._stopping = threading.Event()
 
-    def deliver_due(self) -> None:
-        """Start the workers of destinations with due deliveries; returns without waiting."""
+    def deliver_due(self) -> float:
+        """Start the workers of destinations with due deliveries; returns without waiting.
+
+        Returns after how many seconds there is more to do, unless the database changes.
+        """
         if not self._workers and time.monotonic() - self._looked < ABANDON_SECONDS:
-            return
+            return ABANDON_SECONDS
         self._looked = time.monotonic()
         with self._database.reading() as session:
-            due = deliveries.due_destinations(session)
+            seconds = outbox.seconds_to_next(session, Delivery)
+            due: set[str] = set() if seconds else deliveries.due_destinations(session)
         if due - self._workers.keys() and time.monotonic() - self._abandoned > ABANDON_SECONDS:
             self._abandoned = time.monotonic()
             with self._database.writing() as session:
                 deliveries.abandon(session, list(self._workers))
         for name in due & self._workers.keys():
             self._workers[name].start()
+        return seconds
 
     def stop(self, seconds: float) -> None:
         """End after the deliveries that are under way, at most after this long."""

@@ -33,6 +33,8 @@ POLL_SECONDS = 0.5
 GATHER_SECONDS, LONGEST_GATHER_SECONDS = 0.2, 1.0
 POLL_SHARE = 0.1
 HEARTBEAT_SECONDS = 4.0
+# Sessions that expire commit nothing.
+ASK_SECONDS = 2.0
 BACKLOG = 64
 # Of more than one message; the rows of one round are one message.
 BACKLOG_CHARACTERS = 300_000
@@ -80,6 +82,15 @@ class LivePage:
         self.send(_event("ended", {}))
 
 
+@dataclass(frozen=True, slots=True)
+class _News:
+    """What a round has found: sessions that go on, None if nobody asked; entries, and counters if anything changed."""
+
+    alive: Collection[str] | None
+    changed: list[WorklistEntry] | None = None
+    counters: Counters | None = None
+
+
 class Live:
     """The open pages, and the task that sends them changes.
 
@@ -102,6 +113,9 @@ class Live:
         self._seen: dict[str, int] = {}
         self._last = microseconds(datetime.now(UTC))
         self._counted = (0, 0)
+        self._version: int | None = None
+        self._asked: tuple[frozenset[str], int | None] = (frozenset(), None)
+        self._asked_at = 0.0
         self._nudge = asyncio.Event()
         self._closing = False
         self._beat = self._polled = 0.0
@@ -127,7 +141,7 @@ class Live:
 
     async def run(self) -> None:
         """Poll the database until closed; errors are retried."""
-        self.counters = await self._count()
+        self.counters = await run_in_threadpool(self._count)
         begun, gather = time.monotonic(), GATHER_SECONDS
         while not self._closing:
             with contextlib.suppress(TimeoutError):
@@ -136,12 +150,12 @@ class Live:
             self._nudge.clear()
             begun = time.monotonic()
             try:
-                changed, counted = await run_in_threadpool(self._poll)
-                await self._end_signed_out()
-                if changed != [] or counted != self._counted:
-                    self._counted = counted
-                    self.counters = await self._count()
-                    self._broadcast(changed)
+                pages = list(self._pages)
+                news = await run_in_threadpool(self._news, {page.session for page in pages})
+                self._end_signed_out(pages, news.alive)
+                if news.counters:
+                    self.counters = news.counters
+                    self._broadcast(news.changed)
                 self._send_heartbeat()
             except DatabaseUnavailable as exc:
                 _log.warning("Live updates are paused: %s", exc)
@@ -180,29 +194,47 @@ class Live:
         """The counters, and where the colours of findings are: a task may have come that pages do not know."""
         return _event("counters", asdict(self.counters) | {"colours": self._tasks.address if self._tasks else None})
 
-    async def _count(self) -> Counters:
-        def count() -> Counters:
-            tasks = self._tasks.tasks if self._tasks else None
+    def _news(self, sessions: Collection[str]) -> "_News":
+        """What has changed since the last round; in one hand-over to a thread, because most rounds find nothing."""
+        alive = self._alive(sessions) if self._must_ask(sessions) else None
+        changed, counted = self._poll()
+        if changed == [] and counted == self._counted:
+            return _News(alive)
+        self._counted = counted
+        return _News(alive, changed, self._count())
+
+    def _must_ask(self, sessions: Collection[str]) -> bool:
+        """Whether sessions may have ended since the last time: after any commit, and by the clock."""
+        version, now = self._database.version(), time.monotonic()
+        asked = (frozenset(sessions), version)
+        if not sessions or (version is not None and asked == self._asked and now - self._asked_at < ASK_SECONDS):
+            return False
+        self._asked, self._asked_at = asked, now
+        return True
+
+    def _end_signed_out(self, pages: Collection[LivePage], alive: Collection[str] | None) -> None:
+        """End the streams of sessions that ended since, in whichever process, or have expired."""
+        for page in pages:
+            if alive is not None and page.session not in alive:
+                page.end()
+
+    def _count(self) -> Counters:
+        tasks = self._tasks.tasks if self._tasks else None
+        try:
             with self._database.reading() as session:
                 return entries.count(session, tasks)
-
-        try:
-            return await run_in_threadpool(count)
         except DatabaseUnavailable:
             return self.counters
 
-    async def _end_signed_out(self) -> None:
-        """End the streams of sessions that ended since, in whichever process, or have expired."""
-        pages = list(self._pages)
-        alive = await run_in_threadpool(self._alive, {page.session for page in pages})
-        for page in pages:
-            if page.session not in alive:
-                page.end()
-
     def _poll(self) -> tuple[list[WorklistEntry] | None, tuple[int, int]]:
         """Entries changed since the last poll, None when too many to send one by one; state of the counters."""
+        version = self._database.version()
+        if version is not None and version == self._version:
+            return [], self._counted  # nothing was committed
         with self._database.reading() as session:
-            return self._changed(session), counters.state(session)
+            changed, counted = self._changed(session), counters.state(session)
+        self._version = version
+        return changed, counted
 
     def _changed(self, session: Session) -> list[WorklistEntry] | None:
         statement = select(WorklistEntry.identity, WorklistEntry.touched).where(
