@@ -1,7 +1,7 @@
 """Kafka messages on their way out: sent at once at low load, in batches at high load.
 
-The embedded broker writes two objects for each batch, and readers list and fetch them: about 7 ms of processor time,
-for one message as for fifty.
+The embedded broker writes two objects for each batch, and readers list and fetch them, which costs the same for one
+message as for fifty.
 """
 
 import time
