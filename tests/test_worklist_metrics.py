@@ -61,6 +61,10 @@ def test_list_gauges_are_read_at_each_scrape(tmp_path: Path) -> None:
 
 
 def test_forged_versions_cannot_fill_the_memory() -> None:
-    names = {metrics._bounded(f"v{number}") for number in range(1000)}  # noqa: SLF001 - versions enter only here
+    seen: set[str] = set()
+    names = {
+        metrics._bounded(f"v{number}", seen, metrics.MAX_VERSIONS)  # noqa: SLF001 - versions enter only here
+        for number in range(1000)
+    }
     assert len(names) <= metrics.MAX_VERSIONS + 1
     assert "other" in names
