@@ -44,6 +44,11 @@ def number(value: int) -> str:
     return f"{value:,}".replace(",", "\u202f")
 
 
+def version_in(version: str, task: str) -> str:
+    """A model version beside the name of its task, which that of another task than the default begins with."""
+    return version.removeprefix(f"{task}.")
+
+
 def iso(moment: datetime) -> str:
     """A moment in ISO 8601, UTC."""
     return moment.astimezone(UTC).isoformat(timespec="seconds")
@@ -71,6 +76,7 @@ FILTERS = {
     "readable": readable_key,
     "person_name": readable_name,
     "number": number,
+    "version_in": version_in,
     "iso": iso,
     "clock": clock,
 }
