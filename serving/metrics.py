@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from lungline.package.package import DOUBTS
 from lungline.results.records import REFUSED, SET_ASIDE, ResultRecord
 from lungline.results.records import UNSURE as UNSURE_LABEL
+from lungline.task.terms import packaged_terms
 
 if TYPE_CHECKING:
     from serving.served_models import ServedModels
@@ -48,7 +49,7 @@ STAGE_SECONDS = Histogram(
 )
 SCORES = Histogram(
     "lungline_score",
-    "Calibrated probabilities of pneumonia.",
+    "Calibrated risks: probabilities of anything but the negative finding.",
     ["model_version"],
     buckets=tuple(step / 20 for step in range(1, 21)),
 )
@@ -68,7 +69,7 @@ IMAGE_GREY = Histogram(
 UNSURE = Counter("lungline_unsure_total", "Results labelled Unsure, by reason: a doubt, or the risk alone.", ["reason"])
 HEAT_INSIDE = Histogram(
     "lungline_heat_inside_lungs",
-    "Share of the heatmap inside the lungs, of results labelled Pneumonia.",
+    "Share of the heatmap inside the lungs, of results labelled with a finding.",
     buckets=(0.25, 0.5, 0.75, 0.9, 1),
 )
 WARNINGS = Counter("lungline_warned_results_total", "Results that carry a warning.")
@@ -112,11 +113,18 @@ def count_record(record: ResultRecord, received: datetime) -> bool:
     if record.label == "Unsure":
         for doubt in record.doubts or (BETWEEN,):
             _unsure(doubt if doubt in REASONS_UNSURE else "other").inc()
-    if record.label == "Pneumonia" and record.lungs and record.lungs.heat_inside is not None:
+    if record.lungs and record.lungs.heat_inside is not None and _is_finding(record):
         HEAT_INSIDE.observe(record.lungs.heat_inside)
     _observe_times(record, now)
     _observe_image(record)
     return True
+
+
+def _is_finding(record: ResultRecord) -> bool:
+    """Whether the label is a finding, and not the one that says that there is none."""
+    terms = record.terms or packaged_terms(record.task)
+    finding = terms and terms.labelled(record.label)
+    return bool(finding and not finding.negative)
 
 
 def _observe_times(record: ResultRecord, now: datetime) -> None:

@@ -8,7 +8,7 @@ from lungline.results.records import ResultRecord
 
 VERSION = version("lungline")
 ABOUT = (
-    "Predicts pneumonia from chest X-rays. Decision support for research; not a medical device. "
+    "Predicts findings on chest X-rays. Decision support for research; not a medical device. "
     "The status 503 means: try again. Every error has a sentence under `error`, and a refused image a code under "
     "`reason`. Bodies may be compressed: `Content-Encoding: gzip` or `deflate`."
 )
