@@ -13,6 +13,7 @@ from sqlalchemy import select, update
 from lungline.results.records import ResultRecord
 from tests.support.worklist_site import Site, home, record, running_site, wait
 from worklist.database import notices
+from worklist.database.ingest import ingest
 from worklist.database.models import Notice
 from worklist.rules import DEFAULT, NoticeRule, load_rules
 
@@ -143,6 +144,22 @@ def test_old_results_send_no_notice(tmp_path: Path) -> None:
     with running_site(home(tmp_path)) as site:
         site.send(record(done=datetime.now(UTC) - timedelta(hours=2)))
         assert states(site) == [(-1, 0, "not sent")]
+
+
+def test_a_restored_result_sends_its_notice_when_its_event_comes(tmp_path: Path) -> None:
+    """A worklist that starts for the first time finds results of which no event has come yet."""
+    with running_site(home(tmp_path)) as site:
+        ingest(site.database, fresh())  # as a restoration does: without rules
+        assert states(site) == []
+        for _ in range(2):
+            site.send(fresh())
+            wait(lambda: states(site) == [(0, 0, "sent")])
+        read = fresh(etag="0" * 32)
+        ingest(site.database, read)
+        with site.client() as client:
+            site.submit_reading(client, read.upload.identity, "confirmed")
+        site.send(read)
+        assert states(site) == [(0, 0, "sent")]
 
 
 def test_each_attempt_waits_longer_until_the_last_fails(tmp_path: Path) -> None:

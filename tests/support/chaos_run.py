@@ -202,7 +202,10 @@ class Chaos:
         assert {key for key, (record,) in records.items() if record.outcome != "judged"} == self.poison
         assert {self.sent[key].etag for key in records} == {record.upload.etag for (record,) in records.values()}
         notices = self.notices(len(records))
-        assert notices == {record.upload.identity: 1 for (record,) in records.values() if record.label == "Pneumonia"}
+        expected = {record.upload.identity: 1 for (record,) in records.values() if record.label == "Pneumonia"}
+        assert notices == expected, (
+            f"notices {notices - Counter(expected)} too many, {Counter(expected) - notices} missing"
+        )
         letters = self.letters()
         assert self._names(letters) == self.poison | self.garbage
         repeated = sum(count - 1 for count in self.tries.values())

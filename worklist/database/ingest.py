@@ -144,7 +144,9 @@ def _ingest(
         for record in changed:
             deliveries.queue(session, destinations, record)
         now = datetime.now(UTC)
-        queue(session, rules, [record for record in changed if now - record.times.done < notice_max_age])
+        new = {id(record) for record in changed}
+        noted = [record for record in records if id(record) in new or stored.waits_for(record)]
+        queue(session, rules, [record for record in noted if now - record.times.done < notice_max_age])
         for record in changed:
             if now - record.times.done >= notice_max_age:
                 note_late(session, rules, record, notice_max_age)
@@ -179,6 +181,16 @@ class _Stored:
             readings = readings.order_by(ReadingRow.at, ReadingRow.number)
             stored.readings.update({reading.identity: reading for reading in session.scalars(readings)})
         return stored
+
+    def waits_for(self, record: ResultRecord) -> bool:
+        """Whether nobody has read a result that is stored already.
+
+        A restoration stores results and queues no notices, since most have had theirs. Those whose event comes after
+        it have not: a worklist that starts for the first time may find results that no event has told it of. `queue`
+        adds nothing that is there.
+        """
+        row, entry = self.rows[record.id], self.entries.get(record.upload.identity)
+        return row.outcome == record.outcome and entry is not None and not entry.read
 
 
 def _add(session: Session, stored: _Stored, record: ResultRecord) -> bool:

@@ -45,7 +45,7 @@ class Rebuilt:
 def rebuild(
     database: Database, storage: Storage, settings: Settings, on_progress: Callable[[int], None] | None = None
 ) -> Rebuilt:
-    """Add everything in the results bucket that the database lacks, and whom it is of; no notices are sent.
+    """Add everything in the results bucket that the database lacks, and whom it is of; notices wait for events.
 
     What was delivered is taken up first, so that nothing of it is due for a moment. Raises SettingsError for a bad file
     of destinations, StorageUnavailable and DatabaseUnavailable; batches stored until then are kept.
