@@ -119,16 +119,16 @@ def _findings(record: ResultRecord) -> list[dict[str, Any]]:
 def _verdicts(record: ResultRecord, reading: ReadingRecord, corrects: bool) -> list[dict[str, Any]]:
     """What the reader says of each finding; the reader's name stays in the audit log."""
     terms, several = record.task_terms, len(record.task_terms.positives) > 1
-    said = {} if reading.verdict == NOT_USABLE else reading.findings or terms.presences(reading.verdict or "")
+    presences = {} if reading.verdict == NOT_USABLE else reading.findings or terms.presences(reading.verdict or "")
     made: list[dict[str, Any]] = []
-    for finding in terms.positives if said or not several else terms.positives[:1]:
+    for finding in terms.positives if presences or not several else terms.positives[:1]:
         name = f"reading-{_id(finding.name)}" if several else "reading"
         observation = _observation(record, name, _finding_concept(record, finding))
         observation |= {"status": "corrected" if corrects else "final", "issued": reading.at.isoformat()}
-        if finding.name not in said:
+        if finding.name not in presences:
             made.append(observation | {"status": "cancelled", "dataAbsentReason": _concept(ABSENT, "error", "Error")})
             continue
-        presence = said[finding.name]
+        presence = presences[finding.name]
         value = {"valueBoolean": presence == "present"}
         made.append(observation | value | {"interpretation": [_concept(INTERPRETATION, *_PRESENCES[presence])]})
     return made

@@ -206,10 +206,10 @@ class Live:
     def _must_ask(self, sessions: Collection[str]) -> bool:
         """Whether sessions may have ended since the last time: after any commit, and by the clock."""
         version, now = self._database.version(), time.monotonic()
-        asked = (frozenset(sessions), version)
-        if not sessions or (version is not None and asked == self._asked and now - self._asked_at < ASK_SECONDS):
+        question = (frozenset(sessions), version)
+        if not sessions or (version is not None and question == self._asked and now - self._asked_at < ASK_SECONDS):
             return False
-        self._asked, self._asked_at = asked, now
+        self._asked, self._asked_at = question, now
         return True
 
     def _end_signed_out(self, pages: Collection[LivePage], alive: Collection[str] | None) -> None:

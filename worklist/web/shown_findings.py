@@ -45,9 +45,9 @@ class ShownFindings:
         """Of a result and its readings, the latest first."""
         terms = record.task_terms
         last = next((each for each in readings if each.verdict is not None), None) if entry.read else None
-        said = (last.findings or {}) if last else None
+        presences = (last.findings or {}) if last else None
         by_name = {each.name: each for each in record.findings}
-        answers = (_answer(terms, finding, by_name.get(finding.name), said) for finding in terms.positives)
+        answers = (_answer(terms, finding, by_name.get(finding.name), presences) for finding in terms.positives)
         several = tuple(answers) if len(terms.positives) > 1 else ()
         return cls(terms, record.label, several, tuple(_choices(terms)))
 
@@ -94,11 +94,11 @@ class ShownFindings:
 
 
 def _answer(
-    terms: TaskTerms, finding: FindingTerms, model: FindingFacts | None, said: Mapping[str, str] | None
+    terms: TaskTerms, finding: FindingTerms, model: FindingFacts | None, presences: Mapping[str, str] | None
 ) -> Answer:
     """The model's answer about a finding; the mark stands where the reader has set it, else where the model has."""
     presence = model.presence if model else ""
-    is_there = (presence if said is None else said.get(finding.name)) == "present"
+    is_there = (presence if presences is None else presences.get(finding.name)) == "present"
     look = Look.of(terms, finding.label)
     return Answer(finding.name, finding.key, look, model and model.probability, presence, is_there)
 

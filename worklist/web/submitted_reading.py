@@ -60,10 +60,10 @@ class SubmittedReading:
         row = reading and session.get(ResultRow, reading.record)
         if reading is None or row is None:
             return False
-        said = self.judgement(ResultRecord.model_validate_json(row.body))
+        judgement = self.judgement(ResultRecord.model_validate_json(row.body))
         stored = (reading.identity, reading.reader, reading.action, reading.verdict, reading.comment)
-        is_same = stored == (identity, reader, said.action, said.verdict, self.comment)
-        return is_same and (reading.findings or {}) == said.findings
+        is_same = stored == (identity, reader, judgement.action, judgement.verdict, self.comment)
+        return is_same and (reading.findings or {}) == judgement.findings
 
     def judgement(self, record: ResultRecord) -> Judgement:
         """What the form says of a result. Raises ReadingRefused for what its task does not know."""

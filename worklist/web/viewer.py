@@ -171,30 +171,30 @@ def _store(
     destinations: Sequence[Destination],
 ) -> None:
     readings.require_shown(entry, submitted.record, submitted.label)
-    said = submitted.judgement(record_of(session, entry))
+    judgement = submitted.judgement(record_of(session, entry))
     free = submitted.id if submitted.id and readings.find(session, submitted.id) is None else None
     reading = readings.read(
         session,
         entry,
         reader=person.who,
-        action=said.action,
-        verdict=said.verdict,
-        findings=said.findings,
+        action=judgement.action,
+        verdict=judgement.verdict,
+        findings=judgement.findings,
         comment=submitted.comment,
         reading_id=free,
     )
     metrics.count_reading(reading)
-    if said.action != "reopened":
+    if judgement.action != "reopened":
         notices.cancel(session, entry.identity, person.who)
-    deliveries.queue_reading(session, destinations, entry.record, said.action)
-    detail = _detail(submitted, said)
-    audit.record(session, person.who, person.role, said.action, identity=entry.identity, detail=detail)
+    deliveries.queue_reading(session, destinations, entry.record, judgement.action)
+    detail = _detail(submitted, judgement)
+    audit.record(session, person.who, person.role, judgement.action, identity=entry.identity, detail=detail)
 
 
-def _detail(submitted: SubmittedReading, said: Judgement) -> str:
+def _detail(submitted: SubmittedReading, judgement: Judgement) -> str:
     """The verdict where the reader named one, and the findings that are there where the task has several."""
-    verdict = "" if submitted.choice == "confirmed" else said.verdict or ""
-    there = ", ".join(name for name, presence in said.findings.items() if presence == "present")
+    verdict = "" if submitted.choice == "confirmed" else judgement.verdict or ""
+    there = ", ".join(name for name, presence in judgement.findings.items() if presence == "present")
     return " ".join(filter(None, (verdict, there and f"({there})")))
 
 
