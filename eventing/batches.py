@@ -16,7 +16,7 @@ _ESCAPED = 6
 
 
 def joins(waiting: Sequence[KafkaRecord], record: KafkaRecord, most: int) -> bool:
-    """Whether a record may share the request of those that wait, of which all but the first have been asked this."""
+    """Whether a record fits into the batch; each record but the first was checked when it was added."""
     if len(waiting) >= most or sum(map(_size, waiting)) + _size(record) > MOST_BYTES:
         return False
     return all(map(_fits, (waiting[0], record) if len(waiting) == 1 else (record,)))

@@ -55,7 +55,7 @@ class Change:
 
     @property
     def waits_for_disk(self) -> bool:
-        """Whether who asked for it may hear of it only once the disk has it."""
+        """Whether it is acknowledged only after a sync."""
         return self.data is not None and not self.key.endswith(_FOLLOWED_BY_A_BATCH)
 
 

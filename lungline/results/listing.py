@@ -42,7 +42,7 @@ class SharedListing:
         entry = _Entry(identity, version, uploaded)
         with self._lock:
             self._waiting.append(entry)
-            if len(self._waiting) > 1:  # whoever takes the first takes this one too
+            if len(self._waiting) > 1:  # the task that was submitted for the first lists this one too
                 return entry.listed
         try:
             self._threads.submit(self._list_waiting)
