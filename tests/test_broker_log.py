@@ -14,9 +14,11 @@ from xml.etree import ElementTree as ET
 import httpx
 import pytest
 
-from laptop.services import broker_log_server
+from laptop.services import broker_log_server, broker_log_writer
 from laptop.services.broker_log import BrokerLog, Change, fill
-from laptop.services.broker_log_server import BUCKET, Access, Server, Writer
+from laptop.services.broker_log_requests import BUCKET
+from laptop.services.broker_log_server import Access, Server
+from laptop.services.broker_log_writer import Writer
 from laptop.services.private_network import BACKLOG
 from lungline.home import sync_folder
 from lungline.listening import listen
@@ -196,7 +198,7 @@ def test_writes_that_wait_share_a_sync(tmp_path: Path) -> None:
 
 
 def test_the_journal_is_kept_short_while_others_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(broker_log_server, "TIDY_SECONDS", 0.01)
+    monkeypatch.setattr(broker_log_writer, "TIDY_SECONDS", 0.01)
 
     async def attempt() -> None:
         with closing(Writer(tmp_path / "log.db")) as writer:

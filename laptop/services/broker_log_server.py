@@ -10,26 +10,19 @@ import logging
 import secrets
 import socket
 import sqlite3
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import cast
-from urllib.parse import parse_qs, unquote
-from xml.etree import ElementTree as ET
-from xml.sax.saxutils import escape
 
-from laptop.services.broker_log import BrokerLog, Change, Listed
+from laptop.services.broker_log import BrokerLog, Change
+from laptop.services.broker_log_listing import listing, moment_of
+from laptop.services.broker_log_requests import NAMESPACE, Refused, Request, keys_of
+from laptop.services.broker_log_writer import Writer, Written
 from lungline.network import HOST
 
-BUCKET = "log"
-MOST_HEAD, MOST_BODY, MOST_KEYS = 16 * 1024, 64 * 2**20, 1000
+MOST_HEAD = 16 * 1024
 # Who has not shown the key may neither stay for long nor take every connection.
 STRANGER_SECONDS, MOST_STRANGERS = 5.0, 64
-TIDY_SECONDS = 1.0
-_NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 _STATUS = {
     200: "OK",
     204: "No Content",
@@ -46,67 +39,6 @@ _STATUS = {
 }
 _CODE = {404: "NoSuchKey", 412: "PreconditionFailed", 507: "InsufficientStorage"}
 log = logging.getLogger("lungline.broker")
-
-Written = asyncio.Future[list[int | None]]
-
-
-class Writer:
-    """Writes in an order and on a thread of its own; what waits at a time is one transaction."""
-
-    def __init__(self, path: Path) -> None:
-        self._log = BrokerLog(path)
-        self._tidying = BrokerLog(path)
-        self._thread = ThreadPoolExecutor(1, "broker-log")
-        self._waiting: list[tuple[list[Change], Written]] = []
-        self._work: asyncio.Task[None] | None = None
-        self.transactions = 0
-
-    def write(self, changes: list[Change]) -> Written:
-        """Make changes together; the result is as of `BrokerLog.write`."""
-        written: Written = asyncio.get_running_loop().create_future()
-        self._waiting.append((changes, written))
-        if self._work is None:
-            self._work = asyncio.create_task(self._write_all())
-        return written
-
-    async def keep_tidy(self, prune: Callable[[BrokerLog], object]) -> None:
-        """Prune the log and keep its journal short, for ever."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(TIDY_SECONDS)
-            try:
-                await loop.run_in_executor(self._thread, prune, self._log)
-                # The most of it beside the writes, and between two writes what they have added meanwhile.
-                await asyncio.to_thread(self._tidying.tidy)
-                await loop.run_in_executor(self._thread, self._log.tidy)
-            except sqlite3.Error as exc:
-                log.warning("The broker's log cannot be kept short: %s.", exc)
-
-    def close(self) -> None:
-        """Finish what has begun."""
-        self._thread.shutdown()
-        self._tidying.close()
-        self._log.close()
-
-    async def _write_all(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._waiting:
-            batch, self._waiting = self._waiting, []
-            changes = [change for together, _ in batch for change in together]
-            self.transactions += 1
-            try:
-                versions = await loop.run_in_executor(self._thread, self._log.write, changes)
-            except (sqlite3.Error, RuntimeError) as exc:  # RuntimeError: it has been closed
-                for _, written in batch:
-                    if not written.done():
-                        written.set_exception(exc)
-                continue
-            place = 0
-            for together, written in batch:
-                if not written.done():
-                    written.set_result(versions[place : place + len(together)])
-                place += len(together)
-        self._work = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,56 +58,6 @@ class Access:
             "AWS_SECRET_ACCESS_KEY": secrets.token_hex(16),
             "AWS_UNSIGNED_PAYLOAD": "true",
         }
-
-
-class Refused(Exception):
-    """A request that is answered with a status and nothing else."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(status)
-        self.status = status
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A request; header names are lower case."""
-
-    method: str
-    key: str
-    query: dict[str, str]
-    headers: dict[bytes, bytes]
-    length: int
-
-    @classmethod
-    def parse(cls, head: bytes) -> "Request":
-        """From its head without the empty line. Raises Refused."""
-        first, *lines = head.split(b"\r\n")
-        try:
-            method, target, _ = first.decode("ascii").split(" ")
-            headers = {name.lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
-            length = int(headers.get(b"content-length", b"0"))
-            path, _, query = target.partition("?")
-            bucket, _, key = unquote(path.removeprefix("/"), errors="strict").partition("/")
-            fields = {name: values[0] for name, values in parse_qs(query, keep_blank_values=True).items()}
-        except ValueError as exc:
-            raise Refused(400) from exc
-        if b"transfer-encoding" in headers or length < 0:
-            raise Refused(400)
-        if length > MOST_BODY:
-            raise Refused(413)
-        if bucket != BUCKET:
-            raise Refused(404)
-        return cls(method, key, fields, headers, length)
-
-    def version(self, header: bytes) -> int | None:
-        """The version that a condition names; None where there is no such condition."""
-        value = self.headers.get(header)
-        if value is None:
-            return None
-        try:
-            return int(value.strip(b'"'), 16)
-        except ValueError:
-            return -1
 
 
 class Server:
@@ -319,7 +201,7 @@ class Connection(asyncio.Protocol):
             if exc := written.exception():
                 self._respond_failure(exc)
             elif is_bulk:
-                self._respond(200, f'<DeleteResult xmlns="{_NAMESPACE}"></DeleteResult>'.encode())
+                self._respond(200, f'<DeleteResult xmlns="{NAMESPACE}"></DeleteResult>'.encode())
             else:
                 self._respond_written(written.result()[0])
             return self._go_on()
@@ -349,50 +231,3 @@ class Connection(asyncio.Protocol):
         if version:
             head += f'ETag: "{version:x}"\r\nLast-Modified: {moment_of(version):%a, %d %b %Y %H:%M:%S GMT}\r\n'
         self._transport.write(head.encode() + b"\r\n" + (b"" if method == "HEAD" or status == 304 else body))
-
-
-def listing(reader: BrokerLog, query: dict[str, str]) -> bytes:
-    """An answer to ListObjectsV2."""
-    prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
-    after = query.get("continuation-token") or query.get("start-after", "")
-    listed = reader.listed(prefix, after, MOST_KEYS + 1)
-    shown, more = listed[:MOST_KEYS], len(listed) > MOST_KEYS
-    folders = dict.fromkeys(filter(None, (_folder(each.key, prefix, delimiter) for each in shown)))
-    objects = [each for each in shown if not _folder(each.key, prefix, delimiter)]
-    token = f"<NextContinuationToken>{escape(shown[-1].key)}</NextContinuationToken>" if more else ""
-    return (
-        f'<?xml version="1.0" encoding="UTF-8"?><ListBucketResult xmlns="{_NAMESPACE}"><Name>{BUCKET}</Name>'
-        f"<IsTruncated>{str(more).lower()}</IsTruncated>{token}{''.join(map(_contents, objects))}"
-        f"{''.join(f'<CommonPrefixes><Prefix>{escape(each)}</Prefix></CommonPrefixes>' for each in folders)}"
-        "</ListBucketResult>"
-    ).encode()
-
-
-def _folder(key: str, prefix: str, delimiter: str) -> str:
-    """The part of a key up to the first delimiter after a prefix; empty without one."""
-    end = key.find(delimiter, len(prefix)) if delimiter else -1
-    return key[: end + len(delimiter)] if end >= 0 else ""
-
-
-@lru_cache(maxsize=4096)  # each fetch lists a whole partition again
-def _contents(listed: Listed) -> str:
-    # The broker takes the youngest batch for the last, so that a second is too coarse.
-    written = f"{moment_of(listed.version).isoformat(timespec='seconds')[:19]}.{listed.version % 10**9:09}Z"
-    return (
-        f"<Contents><Key>{escape(listed.key)}</Key><LastModified>{written}</LastModified>"
-        f'<ETag>"{listed.version:x}"</ETag><Size>{listed.size}</Size></Contents>'
-    )
-
-
-def moment_of(version: int) -> datetime:
-    """When a version was written."""
-    return datetime.fromtimestamp(version // 10**9, UTC)
-
-
-def keys_of(body: bytes) -> list[str]:
-    """The keys in a request to delete several. Raises Refused."""
-    try:
-        keys = [each.text or "" for each in ET.fromstring(body).iter(f"{{{_NAMESPACE}}}Key")]  # noqa: S314 - of the broker, which has shown its key
-    except ET.ParseError as exc:
-        raise Refused(400) from exc
-    return keys

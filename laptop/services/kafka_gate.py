@@ -23,7 +23,8 @@ from pathlib import Path
 
 import uvloop
 
-from laptop.services.broker_log_server import BUCKET, Access, Server
+from laptop.services.broker_log_requests import BUCKET
+from laptop.services.broker_log_server import Access, Server
 from laptop.services.broker_pruning import Kept, prune
 from laptop.services.kafka_fetches import Ends, Exchange
 from laptop.services.kafka_frames import API_VERSIONS, with_named_fetches
