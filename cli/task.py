@@ -46,6 +46,10 @@ def _say(checked: "Task") -> None:
 def task_new(
     name: Annotated[str, typer.Argument(help="Of the task, such as rib-fracture.")],
     kind: Annotated[KindOfTask, typer.Option(help="How many findings an image may have.")] = KindOfTask.binary,
+    finding: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LABEL", help="A finding; once for each, the negative first. [default: some to replace]"),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="FILE", parser=path_of, help="File to write [default: NAME.toml]."),
@@ -61,7 +65,7 @@ def task_new(
         raise TaskError(f"{file} is there already; expected a new file.")
     if name in packaged():
         raise TaskError(f"The task {name} comes with Lungline; expected another name.")
-    text = begin(name, kind.value)
+    text = begin(name, kind.value, finding or ())
     with writing(file):
         file.write_text(text, encoding="utf-8")
     console.say(f"Wrote {file}; next: edit it, then `lungline task check {file}`.")

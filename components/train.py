@@ -57,7 +57,8 @@ def train(
                 )
 
             trained = fit(data, settings, on_epoch)
-        write_package(Path(package.path), keras_model=trained.model, card=trained.card(facts, code_facts(), settings))
+        card = trained.card(facts, code_facts(), settings)
+        write_package(Path(package.path), keras_model=trained.model, card=card, way=settings.train.export)
         images = trained.preparation.normalise(data.of("test")[0][:256])
         loaded = Package.load(Path(package.path))
         worst = export.check(loaded, trained.model, images)

@@ -46,6 +46,10 @@ class ModelSettings(Block):
     )
 
 
+Way = Literal["converter", "direct"]
+"""How a network becomes the file that LiteRT runs."""
+
+
 class TrainSettings(Block):
     """One training run."""
 
@@ -71,6 +75,10 @@ class TrainSettings(Block):
         default=0.15, ge=0, lt=1, description="Share of images whose lungs are hidden, to be left undecided."
     )
     seed: int = Field(default=7, ge=0, description="Seed of shuffling, augmentation and initial weights.")
+    export: Way = Field(
+        default="converter",
+        description="How the network becomes model.tflite: by TensorFlow's converter, or written `direct`, without it.",
+    )
     sensitivity: float = Field(
         default=0.97, gt=0, le=1, description="Target sensitivity of the thresholds, outside the Unsure band."
     )

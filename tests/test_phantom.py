@@ -8,7 +8,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from lungline.datasets import phantom
-from lungline.datasets.phantom_anatomy import Patient
+from lungline.datasets.phantom_anatomy import Patient, lung
+from lungline.datasets.phantom_findings import EXTRAS, Extra, added
 from lungline.imaging.decoding import decode
 from lungline.imaging.preparation import Preparation
 
@@ -69,6 +70,27 @@ def test_opacities_make_the_lungs_denser_and_nothing_else(pattern: phantom.Patte
     assert shades.min() >= 0
     assert shades.max() <= 1
     assert (shades.max(axis=(1, 2)) > 0.3).all()
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_a_finding_whitens_its_place_and_nothing_else(extra: Extra) -> None:
+    """Of the attenuation before the film; an effusion and a nodule are in the lungs, a pacemaker is of metal."""
+    patient = Patient.drawn(np.random.default_rng(0))
+    x, y = np.meshgrid(np.linspace(-1, 1, 96, dtype=np.float32), np.linspace(-1, 1, 96, dtype=np.float32))
+    air = lung(patient, x, y, -1) + lung(patient, x, y, 1)
+    shades = np.stack([added(np.random.default_rng(seed), extra, patient, air, x, y) for seed in range(20)])
+    assert shades.min() >= 0
+    assert (shades.max(axis=(1, 2)) > (2 if extra == "device" else 0.3)).all()
+    assert (shades > 0.1).mean() < 0.15
+    if extra != "device":
+        assert (shades <= air).all()
+
+
+def test_findings_are_drawn_beside_each_other() -> None:
+    plain = drawn(4, opacities=True).astype(int)
+    both = drawn(4, opacities=True, extras=("effusion", "device")).astype(int)
+    assert np.abs(both - plain).max() > 60
+    assert drawn(4, opacities=True, extras=()).tolist() == plain.tolist()
 
 
 def test_a_patient_has_one_chest_in_all_images() -> None:

@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from lungline.datasets.phantom_dataset import _TOGETHER
 from lungline.datasets.prepared import prepare
 from lungline.errors import DataError
 from lungline.imaging.preparation import Preparation
+from lungline.task.reading import load_task
+from lungline.task.writing import new_task
 from tests.support.small_datasets import names, opened
 
 
@@ -57,6 +60,31 @@ def test_the_digest_needs_no_drawing(tmp_path: Path) -> None:
     assert len(digests) == 3
     assert time.process_time() - start < 5
     assert prepare(opened("phantom:40"), Preparation(32), tmp_path).digest == opened("phantom:40").digest
+
+
+def test_every_set_of_findings_is_drawn_as_often() -> None:
+    task = load_task("phantom-findings")
+    dataset = opened("phantom:1200", task=task)
+    counts = Counter(example.label for example in dataset.examples)
+    assert counts.keys() == set(range(16))
+    assert counts[0] == pytest.approx(600, abs=3)
+    assert max(counts[label] for label in range(1, 16)) < 2 * min(counts[label] for label in range(1, 16))
+    for example in dataset.of("val"):
+        pattern = example.name.split("_")[-2]
+        assert pattern == ("clear" if not example.label else task.called(example.label).lower())
+    assert {example.kind for example in dataset.examples} == {"normal", *_TOGETHER, "several"}
+    few = opened("phantom:40", task=task)
+    assert min(Counter(at for each in few.of("val") for at in task.present(each.label)).values()) >= 1
+    assert len({few.read(example) for example in few.examples}) == 40
+
+
+def test_a_task_of_other_findings_is_not_drawn() -> None:
+    with pytest.raises(
+        DataError, match="Phantoms are drawn for other findings than those of the task ribs: give --data"
+    ):
+        opened("phantom:40", task=new_task("ribs", "many-at-once", ("Normal", "Effusion", "Fracture")))
+    some = opened("phantom:40", task=new_task("some", "many-at-once", ("Normal", "Nodule", "Device")))
+    assert {example.label for example in some.examples} == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("count", ["0", "19", "-5", "many", "1.5", "99999999"])

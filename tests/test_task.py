@@ -115,6 +115,43 @@ BAD = {
         "code",
         "code.scheme: expected a value; found none",
     ),
+    "a floor that is no number": ("auc = 0.95", "auc = nan", "auc", "gate.auc: expected"),
+    "a prevalence without bounds": ("# prevalence = 0.05", "prevalence = inf", "prevalence", "found inf"),
+    "a colour that is hard to read": (
+        'colour = ["#1d4f91", "#8ab8ff"]',
+        'colour = ["#ffef9f", "#8ab8ff"]',
+        "colour",
+        "finding SECOND, colour: expected a contrast of 4.5 or more with the light page; found '#ffef9f' with 1.",
+    ),
+    "a way out in the name": (
+        'name = "rib-fracture"',
+        'name = "../rib"',
+        "name",
+        "such as rib-fracture; found '../rib'",
+    ),
+    "a title of two lines": ('title = "Rib fracture"', 'title = "Rib\\nfracture"', "title", "expected one line"),
+    "a title without end": ('title = "Rib fracture"', f'title = "{"Rib" * 999}"', "title", "of up to 400 characters"),
+    "a field twice": ('kind = "', 'kind = "binary"\nkind = "', "", "Cannot overwrite a value"),
+    "a finding as text": ("[[finding]]", 'finding = "FIRST"\n[[others]]', "", "is"),
+    "a number without end": (
+        "# number = 0",
+        f"number = {'9' * 5000}",
+        "",
+        "expected numbers and lists of a usual size",
+    ),
+    "lists within lists": (
+        "prefixes = []",
+        f"prefixes = {'[' * 5000}",
+        "",
+        "expected numbers and lists of a usual size",
+    ),
+    "an empty folder": ('folders = ["second"]', 'folders = [""]', "folders", "folders.0: expected a text; found ''"),
+    "a second negative": (
+        'name = "SECOND"\nlabel = "Second"\nnegative = false',
+        'name = "SECOND"\nlabel = "Second"\nnegative = true',
+        "finding",
+        "in the first finding only; found NORMAL, SECOND",
+    ),
     "lower-case name": (
         'name = "SECOND"',
         'name = "second"',
@@ -150,8 +187,55 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"There is no task 'pneumona'; did you mean pneumonia\?"):
         load_task("pneumona")
     (tmp_path / "huge.toml").write_bytes(b"#" * 1_000_001)
-    with pytest.raises(TaskError, match="more than 1,000,000 bytes"):
-        load_task(str(tmp_path / "huge.toml"))
+    (tmp_path / "loop.toml").symlink_to("loop.toml")
+    (tmp_path / "folder.toml").mkdir()
+    (tmp_path / "wide.toml").write_bytes(GOOD.encode("utf-16"))
+    for name, reason in (
+        ("huge.toml", "more than 1,000,000 bytes"),
+        ("loop.toml", r"loop\.toml cannot be read: Too many levels of symbolic links"),
+        ("folder.toml", r"folder\.toml cannot be read: Is a directory"),
+        ("wide.toml", r"wide\.toml is wrong in line 1: expected UTF-8"),
+        ("a" * 300 + ".toml", "cannot be read: File name too long"),
+        ("zero\0.toml", "cannot be read: it is no name of a file"),
+    ):
+        with pytest.raises(TaskError, match=reason):
+            load_task(str(tmp_path / name))
+    for spec in ("a" * 300, "~nobody-of-this-name/task.toml"):
+        with pytest.raises(TaskError, match="it is no name of a file"):
+            load_task(spec)
+
+
+def test_a_file_from_another_system_is_read_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "windows.toml").write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
+    assert load_task(str(tmp_path / "windows.toml")) == parse_task(GOOD, "good")
+
+
+def test_more_findings_than_keys_are_refused() -> None:
+    """A reader presses a digit for each, so ten are too many; a thousand are refused by their number."""
+    labels = [f"Finding {number}" for number in range(10)]
+    assert len(new_task("many", "many-at-once", labels[:9]).findings) == 9
+    with pytest.raises(TaskError, match="the label 'Finding 9': expected a digit from 1 to 9"):
+        begin("many", "many-at-once", labels)
+    head, table = GOOD.split("[[finding]]", 1)
+    with pytest.raises(TaskError, match=r"finding: .*at most 30 items"):
+        parse_task(head + f"[[finding]]{table}" * 334, "thousand.toml")
+
+
+def test_a_new_task_has_the_findings_that_it_is_given() -> None:
+    text = begin("chest", "many-at-once", ("Clear", "Pleural effusion", "Device"))
+    task = parse_task(text, "new")
+    assert (task.names, task.labels) == (
+        ("CLEAR", "PLEURAL_EFFUSION", "DEVICE"),
+        ("Clear", "Pleural effusion", "Device"),
+    )
+    assert task.positives[0].folders == ("pleural effusion",)
+    for labels, reason in (
+        (("Clear", "Unsure"), "label that the system does not use itself"),
+        (("Clear", "1st"), "the label '1st': expected capital letters"),
+        (("Clear", "A", "B"), "expected two findings where kind is binary; found 3"),
+    ):
+        with pytest.raises(TaskError, match=reason):
+            begin("chest", "binary", labels)
 
 
 def test_the_commands_begin_and_check_a_file(tmp_path: Path) -> None:

@@ -78,14 +78,14 @@ def test_the_most_urgent_finding_of_any_task_comes_first(database: Database) -> 
 
 
 def test_a_list_is_of_one_task_or_of_all_and_of_a_finding(database: Database) -> None:
-    assert keys(database, task="phantom-findings") == ["both", "sure", "clear"]
+    assert keys(database, task="chest-findings") == ["both", "sure", "clear"]
     assert keys(database, task="pneumonia-kind") == ["viral"]
     assert keys(database, task="no-such-task") == keys(database)
     for sort in ("urgent", "newest"):
         assert keys(database, label="Nodule", sort=sort) == ["both"], "beside a more urgent one"
         assert set(keys(database, label="Device", sort=sort)) == {"sure"}, "unsure is not there"
         assert keys(database, label="Pneumonia", sort=sort) == ["pneumonia"], "not all that is urgent"
-        assert keys(database, label="Opacity", task="phantom-findings", sort=sort) == ["sure"]
+        assert keys(database, label="Opacity", task="chest-findings", sort=sort) == ["sure"]
         assert keys(database, label="Normal", q="normal", sort=sort) == ["normal"]
 
 
@@ -95,7 +95,7 @@ def test_counters_count_findings_of_each_task(database: Database) -> None:
     assert (counters.uploaded, counters.positive, counters.unsure, counters.urgent) == (7, 4, 1, 2)
     assert {task: (each["uploaded"], each["positive"]) for task, each in counters.tasks.items()} == {
         "pneumonia": (3, 1),
-        "phantom-findings": (3, 2),
+        "chest-findings": (3, 2),
         "pneumonia-kind": (1, 1),
     }
 
@@ -108,8 +108,8 @@ def test_a_home_of_before_gets_its_tasks_from_its_records(tmp_path: Path) -> Non
         undo_tasks(connection)
         connection.execute("UPDATE alembic_version SET version_num = '0008'")
     with closing(Database.open(home(tmp_path))) as database:
-        assert [task.name for task in tasks_in(database).tasks] == ["pneumonia", "phantom-findings", "pneumonia-kind"]
-        assert keys(database, task="phantom-findings", label="Nodule") == ["both"]
+        assert [task.name for task in tasks_in(database).tasks] == ["pneumonia", "chest-findings", "pneumonia-kind"]
+        assert keys(database, task="chest-findings", label="Nodule") == ["both"]
         assert keys(database, task="pneumonia-kind") == ["viral"]
 
 
@@ -149,9 +149,16 @@ def test_a_reader_says_of_each_finding_whether_it_is_there(site: Site) -> None:
     assert read(site, BOTH, "confirmed")[0] == 400, "the model is unsure of one"
     assert read(site, BOTH, "findings", "TUMOUR")[0] == 400
     status, said = read(site, BOTH, "findings", "NODULE", "DEVICE")
-    assert (status, said.task, said.action, said.verdict) == (303, "phantom-findings", "corrected", "Nodule")
+    assert (status, said.task, said.action, said.verdict) == (303, "chest-findings", "corrected", "Nodule")
     assert said.findings == {"EFFUSION": "absent", "OPACITY": "absent", "NODULE": "present", "DEVICE": "present"}
     assert ReadingRecord.model_validate_json(said.model_dump_json()) == said
+
+
+def test_the_list_names_every_finding_of_a_reading(site: Site) -> None:
+    read(site, BOTH, "findings", "NODULE", "DEVICE")
+    with site.client() as client:
+        row = next(row for row in client.get("/rows?view=all").text.split("</tr>") if BOTH.upload.identity in row)
+    assert '<span class="reading-state">Nodule, Device</span>' in row
 
 
 def test_readings_that_agree_on_each_finding_confirm(site: Site) -> None:
@@ -169,7 +176,7 @@ def test_pages_name_tasks_where_there_are_several(site: Site, tmp_path: Path) ->
     with site.client() as client:
         page = client.get("/?view=all").text
         assert all(task.title in page for task in (MANY, terms_of_kind()))
-        assert "of-phantom-findings-EFFUSION" in page
+        assert "of-chest-findings-EFFUSION" in page
         colours = client.get("/tasks.css")
         assert (colours.headers["content-type"], "--own: #ff8a7a" in colours.text) == ("text/css; charset=utf-8", True)
         assert client.get("/rows?task=pneumonia-kind&view=all").text.count("<tr id=") == 1
@@ -213,11 +220,12 @@ def test_reports_say_of_each_finding_with_its_own_code() -> None:
     text = hl7.message(Hl7Destination(name="engine", host="engine"), Finding(BOTH, None, patient), "1")
     rows = [line.split("|") for line in text.split("\r") if line.startswith("OBX")]
     presences = {row[3].split("^")[1]: row[5].split("^")[1] for row in rows if row[2] == "CE"}
-    assert presences == {"Effusion": "Present", "Opacity": "Absent", "Nodule": "Present", "Device": "Indeterminate"}
+    judged = {"Pleural effusion": "Present", "Opacity": "Absent", "Nodule": "Present"}
+    assert presences == judged | {"Cardiac pacemaker": "Indeterminate"}
     assert [row[5] for row in rows if row[2] == "NM"][:4] == ["0.9", "0.05", "0.8", "0.5"]
     document: Any = srread(io.BytesIO(structured_report(radiograph(), BOTH)))
     groups = document.content.get_image_measurement_groups()
-    assert [group.finding_type.meaning for group in groups] == ["Effusion", "Opacity", "Nodule", "Device"]
+    assert [group.finding_type.meaning for group in groups] == [*judged, "Cardiac pacemaker"]
     assert [round(group.get_measurements()[0].value, 2) for group in groups] == [0.9, 0.05, 0.8, 0.5]
 
 
@@ -232,7 +240,7 @@ def test_rules_name_findings_tasks_and_urgencies(tmp_path: Path) -> None:
         'label = ["Nodule"]': {"both"},
         'label = ["Bacterial", "Viral"]': {"viral"},
         'urgency = ["urgent"]': {"both", "pneumonia"},
-        'task = ["phantom-findings"]': {"both", "sure", "clear"},
+        'task = ["chest-findings"]': {"both", "sure", "clear"},
         'task = ["of-others"]\nlabel = ["Whatever"]': set[str](),
     }
     for text, expected in fitting.items():
@@ -259,7 +267,7 @@ def test_a_long_label_is_kept_whole(database: Database) -> None:
 def test_readings_of_many_findings_are_exported_as_a_table(tmp_path: Path) -> None:
     """The export is a data set of the task: reading it gives the reader's findings."""
     buckets = ("xray-uploads", "lungline-results")
-    task = new_task("phantom-findings", "many-at-once")
+    task = new_task("chest-findings", "many-at-once")
     terms = terms_of(task)
     with running_store(tmp_path, *buckets) as store, closing(Database.open(home(tmp_path))) as database:
         for number in range(2):

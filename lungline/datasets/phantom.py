@@ -1,10 +1,11 @@
-"""Procedural frontal chest phantoms, with and without opacities: images without a patient, free to share.
+"""Procedural frontal chest phantoms, with and without findings: images without a patient, free to share.
 
 They replace real X-rays where there are none: in tests, load and a first run without internet. A network that is
 trained on them says nothing about patients.
 """
 
 import io
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from lungline.datasets import phantom_anatomy
 from lungline.datasets.phantom_anatomy import Map, Patient
+from lungline.datasets.phantom_findings import Extra, added
 
 Pattern = Literal["lobar", "patchy", "perihilar"]
 PATTERNS: tuple[Pattern, ...] = ("lobar", "patchy", "perihilar")
@@ -28,6 +30,7 @@ def draw(
     size: int = 224,
     patient: Patient | None = None,
     pattern: Pattern | None = None,
+    extras: Sequence[Extra] = (),
 ) -> npt.NDArray[np.uint8]:
     """One phantom, uint8 (size, size), bright is dense; `patient` and `pattern` are random unless given."""
     patient = patient or Patient.drawn(rng)
@@ -36,6 +39,8 @@ def draw(
     if opacities:
         chosen = pattern or PATTERNS[int(rng.integers(len(PATTERNS)))]
         attenuation += _AIR * air * _opacity(rng, chosen, patient, x, y)
+    for extra in extras:
+        attenuation += added(rng, extra, patient, _AIR * air, x, y)
     return _film(rng, attenuation)
 
 
@@ -46,9 +51,11 @@ def jpeg(
     size: int = 224,
     patient: Patient | None = None,
     pattern: Pattern | None = None,
+    extras: Sequence[Extra] = (),
 ) -> bytes:
     """The phantom of a seed as a JPEG file: the same arguments give the same bytes."""
-    pixels = draw(np.random.default_rng(seed), opacities=opacities, size=size, patient=patient, pattern=pattern)
+    rng = np.random.default_rng(seed)
+    pixels = draw(rng, opacities=opacities, size=size, patient=patient, pattern=pattern, extras=extras)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()

@@ -11,6 +11,7 @@ Urgency = Literal["urgent", "soon", "routine"]
 _FINDING = re.compile(r"[A-Z][A-Z0-9_]{0,31}")
 _LABEL = re.compile(r"[A-Za-z][A-Za-z0-9 -]{0,31}")
 _COLOUR = re.compile(r"#[0-9a-f]{6}")
+_LONGEST = 400
 
 
 def like(pattern: re.Pattern[str], expected: str) -> AfterValidator:
@@ -25,9 +26,12 @@ def like(pattern: re.Pattern[str], expected: str) -> AfterValidator:
 
 
 def _sentence(value: str) -> str:
-    if not value.strip():
+    value = value.strip()
+    if not value:
         raise ValueError("expected a text")
-    return value.strip()
+    if len(value) > _LONGEST or not value.isprintable():
+        raise ValueError(f"expected one line of up to {_LONGEST} characters")
+    return value
 
 
 def _listed(value: object) -> object:

@@ -12,6 +12,7 @@ from typing import Any, cast
 from pydantic import BaseModel, ValidationError
 
 from lungline.errors import TaskError
+from lungline.task.colours import faint_colours
 from lungline.task.task import Task
 
 DEFAULT = "pneumonia"
@@ -40,8 +41,8 @@ def load_task(spec: str) -> Task:
     if spec in packaged():
         text = resources.files("lungline.task").joinpath(spec + SUFFIX).read_text(encoding="utf-8")
         return parse_task(text, spec)
-    path = Path(spec).expanduser()
-    if "/" not in spec and not spec.endswith(SUFFIX) and not path.exists():
+    path = _path(spec)
+    if path is None:
         near = get_close_matches(spec, packaged(), 1)
         hint = f"did you mean {near[0]}?" if near else f"expected a file, or one of {', '.join(packaged())}."
         raise TaskError(f"There is no task {spec!r}; {hint}")
@@ -50,28 +51,51 @@ def load_task(spec: str) -> Task:
 
 def parse_task(text: str, name: str) -> Task:
     """The task in a text; `name` is what the text is called in messages. Raises TaskError."""
+    document = _document(text, name)
     try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
-        raise TaskError(f"The task {name} is not valid TOML: {exc}.") from None
-    try:
-        return Task.model_validate(document)
+        task = Task.model_validate(document)
     except ValidationError as exc:
         # One sentence. A misspelt field is also a missing one: the word that is there comes first, then the lines.
         errors = cast("list[dict[str, Any]]", sorted(exc.errors(include_url=False), key=_is_no_field, reverse=True))
         worst = [error for error in errors if _is_no_field(error) == _is_no_field(errors[0])]
         faults = [_fault(document, error) for error in worst]
+    else:
+        faults = [(place, f"{shown(document, place)} {sentence}") for place, sentence in faint_colours(task)]
+        if not faults:
+            return task
     line, sentence = min(((line_of(text, place), sentence) for place, sentence in faults), key=lambda fault: fault[0])
     end = "" if sentence.endswith("?") else "."
     raise TaskError(f"The task {name} is wrong in line {line}: {sentence}{end}")
+
+
+def _document(text: str, name: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise TaskError(f"The task {name} is not valid TOML: {exc}.") from None
+    except (RecursionError, ValueError):
+        # The parser calls itself for each list within a list, and Python reads no number of thousands of digits.
+        raise TaskError(
+            f"The task {name} is not valid TOML: expected numbers and lists of a usual size; found a larger one."
+        ) from None
+
+
+def _path(spec: str) -> Path | None:
+    """The file that `spec` names, which may not be there; None for what looks like a task's name."""
+    try:
+        path = Path(spec).expanduser()
+        return path if "/" in spec or spec.endswith(SUFFIX) or path.exists() else None
+    except (OSError, RuntimeError, ValueError):  # too long; a home of nobody; a zero in it
+        raise TaskError(f"There is no task {_excerpt(spec)}: it is no name of a file.") from None
 
 
 def _text_of(path: Path) -> str:
     try:
         with path.open("rb") as file:
             data = file.read(_MOST_BYTES + 1)
-    except OSError as exc:
-        raise TaskError(f"The task {path} cannot be read: {exc.strerror}.") from exc
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is no name of a file"
+        raise TaskError(f"The task {path} cannot be read: {reason}.") from exc
     if len(data) > _MOST_BYTES:
         raise TaskError(f"The task {path} has more than {_MOST_BYTES:,} bytes; expected a text of a few pages.")
     try:

@@ -4,7 +4,7 @@ A result record carries them, unless it is of the default task: whoever shows it
 package nor the task file, in years to come too.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Literal, Self
 
@@ -78,6 +78,11 @@ class TaskTerms(Part):
         chosen = set(names)
         there = [finding for finding in self.positives if finding.name in chosen]
         return min(there, key=lambda finding: _RANK[finding.urgency]) if there else self.negative
+
+    def words_of(self, presences: Mapping[str, str], verdict: str | None) -> str:
+        """A reader's verdict, or the labels of all findings that a reading says are there, where there are several."""
+        there = [finding.label for finding in self.positives if presences.get(finding.name) == "present"]
+        return ", ".join(there) if len(there) > 1 else verdict or ""
 
     def presences(self, label: str) -> dict[str, Presence]:
         """Whether each positive finding is there, where a label says what is and nothing else is."""

@@ -3,7 +3,7 @@
 import json
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
@@ -18,7 +18,7 @@ _HEAD = """\
 {title}
 Check it with `lungline task check FILE`, and train with `lungline train --task FILE`.
 A line that is left out keeps its default."""
-# Colours that people with any colour vision tell apart, on the light and on the dark page.
+# Colours that people with any colour vision tell apart, on the light and on the dark page; then they come again.
 _COLOURS = (
     ("#14694a", "#74c9a2"),
     ("#b1271b", "#ff8a7a"),
@@ -26,13 +26,16 @@ _COLOURS = (
     ("#7a3e9d", "#d0a4f2"),
     ("#8a5a00", "#ecbe5c"),
 )
-_SHAPES = ("circle", "triangle", "square", "pentagon", "hexagon")
+_SHAPES = ("circle", "triangle", "square", "pentagon", "hexagon", "star", "plus")
 
 
-def new_task(name: str, kind: Kind = "binary") -> Task:
-    """A task to begin with: valid, with findings that are to be replaced. Raises ValidationError for a bad name."""
+def new_task(name: str, kind: Kind = "binary", labels: Sequence[str] = ()) -> Task:
+    """A task to begin with: valid, with the findings of these labels, the negative first, or some to be replaced.
+
+    Raises ValidationError for a bad name or label.
+    """
     title = name.replace("-", " ").capitalize()
-    words = ["NORMAL", name.replace("-", "_").upper()] if kind == "binary" else ["NORMAL", "FIRST", "SECOND"]
+    words = ("Normal", title) if kind == "binary" else ("Normal", "First", "Second")
     return Task.model_validate(
         {
             "name": name,
@@ -40,28 +43,33 @@ def new_task(name: str, kind: Kind = "binary") -> Task:
             "kind": kind,
             "warning": "For research. Not a medical device: a reader must check every result.",
             "use": {"meant_for": "research", "not_meant_for": "diagnosis"},
-            "finding": [_begun(at, word) for at, word in enumerate(words)],
+            "finding": [_begun(at, label) for at, label in enumerate(labels or words)],
         }
     )
 
 
-def begin(name: str, kind: Kind = "binary") -> str:
-    """The text of a new task file. Raises TaskError for a name that no task may have."""
+def begin(name: str, kind: Kind = "binary", labels: Sequence[str] = ()) -> str:
+    """The text of a new task file. Raises TaskError for a name, a label or a number of findings that none may have."""
     try:
-        return render(new_task(name, kind))
+        return render(new_task(name, kind, labels))
     except ValidationError as exc:
-        reason = exc.errors()[0]["msg"].removeprefix("Value error, ")
-        raise TaskError(f"{name!r} is no name of a task: {reason}.") from None
+        fault = exc.errors()[0]
+        reason = fault["msg"].removeprefix("Value error, ")
+        if fault["loc"][:1] == ("name",):
+            raise TaskError(f"{name!r} is no name of a task: {reason}.") from None
+        label = labels[int(fault["loc"][1])] if len(fault["loc"]) > 1 else None
+        raise TaskError(
+            f"No task begins with {f'the label {label!r}' if label else 'these labels'}: {reason}."
+        ) from None
 
 
-def _begun(at: int, name: str) -> dict[str, Any]:
-    label = name.replace("_", " ").capitalize()
+def _begun(at: int, label: str) -> dict[str, Any]:
     return {
-        "name": name,
+        "name": re.sub(r"[ -]", "_", label).upper(),
         "label": label,
         "negative": at == 0,
-        "colour": _COLOURS[at],
-        "shape": _SHAPES[at],
+        "colour": _COLOURS[at % len(_COLOURS)],
+        "shape": _SHAPES[at % len(_SHAPES)],
         "urgency": "urgent" if at == 1 else "routine",
         "key": str(at + 1),
         "folders": [label.lower()],

@@ -18,22 +18,35 @@ from lungline.errors import PackageError
 from lungline.package.bill_of_materials import write_bill
 from lungline.package.card import MODEL, SAVED_MODEL, Card, _write_card
 from lungline.package.package import Package, listed_digests, quiet
+from lungline.settings_blocks import Way
+from lungline.training.direct_export import exported
 
 if TYPE_CHECKING:
     import keras
 
 
-def export(model: "keras.Model", lite: Path, saved: Path) -> None:
-    """Write a LiteRT file and a SavedModel with the signature image -> the model's outputs by name."""
+def export(model: "keras.Model", lite: Path, saved: Path, way: Way = "converter") -> None:
+    """Write a LiteRT file and a SavedModel with the signature image -> the model's outputs by name.
+
+    Raises PackageError where TensorFlow has no converter, or the direct way does not know an operation.
+    """
     import tensorflow as tf
 
     signature = [tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name="image")]
     with quiet():
         _save(_in_half(model), signature, saved)
-        with tempfile.TemporaryDirectory(prefix="lungline-") as folder:
-            # Keras' own export tracks each layer's attributes for a call that needs variables only: twice the time.
-            _save(lambda image: model(image, training=False), signature, Path(folder), model.variables)
-            lite.write_bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
+        lite.write_bytes(exported(model) if way == "direct" else _converted(model, signature))
+
+
+def _converted(model: "keras.Model", signature: list[Any]) -> bytes:
+    import tensorflow as tf
+
+    if not hasattr(tf, "lite"):
+        raise PackageError("TensorFlow brings no converter to LiteRT along: set train.export=direct.")
+    with tempfile.TemporaryDirectory(prefix="lungline-") as folder:
+        # Keras' own export tracks each layer's attributes for a call that needs variables only: twice the time.
+        _save(lambda image: model(image, training=False), signature, Path(folder), model.variables)
+        return tf.lite.TFLiteConverter.from_saved_model(folder).convert()
 
 
 def _save(call: Any, signature: list[Any], folder: Path, variables: Sequence[Any] = ()) -> None:
@@ -130,7 +143,7 @@ def _in_fresh_process(package: Package, images: NDArray[np.float32]) -> list[lis
     return report["predictions"]
 
 
-def write_package(folder: Path, *, keras_model: Any, card: Card) -> Card:
+def write_package(folder: Path, *, keras_model: Any, card: Card, way: Way = "converter") -> Card:
     """Write a package from a model of `training.network`; `folder` must not exist or be empty.
 
     The folder appears complete or not at all, with card.json written last. Returns the card with the files' digests.
@@ -140,7 +153,7 @@ def write_package(folder: Path, *, keras_model: Any, card: Card) -> Card:
         raise PackageError(f"The folder {folder.name} already holds files; a package is written into a new one.")
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        export(keras_model, draft / MODEL, draft / SAVED_MODEL)
+        export(keras_model, draft / MODEL, draft / SAVED_MODEL, way)
         write_bill(draft, card, listed_digests(draft))
         card = card.model_copy(update={"files": listed_digests(draft)})
         _write_card(draft, card)

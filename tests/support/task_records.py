@@ -3,41 +3,13 @@
 from typing import Any
 
 from lungline.results.records import FindingFacts, ResultRecord
-from lungline.task.terms import TaskTerms, packaged_terms
+from lungline.task.reading import load_task
+from lungline.task.terms import TaskTerms, packaged_terms, terms_of
 from tests.support.worklist_site import record
 
-_COLOURS = (("#14694a", "#74c9a2"), ("#b1271b", "#ff8a7a"), ("#1d4f91", "#8ab8ff"), ("#7a3e9d", "#d0a4f2"))
 LOW, HIGH = 0.3, 0.7
-
-
-def _finding(at: int, name: str, shape: str, urgency: str, code: str = "") -> dict[str, Any]:
-    return {
-        "name": name.upper(),
-        "label": name,
-        "negative": at == 0,
-        "colour": (*_COLOURS, ("#8a5a00", "#ecbe5c"))[at],
-        "shape": shape,
-        "urgency": urgency,
-        "key": str(at + 1),
-        "code": {"scheme": "SCT", "value": code, "meaning": name} if code else None,
-    }
-
-
-MANY = TaskTerms.model_validate(
-    {
-        "name": "phantom-findings",
-        "title": "Findings on drawn chest X-rays",
-        "kind": "many-at-once",
-        "warning": "For research, on drawn X-rays. Not a medical device.",
-        "findings": [
-            _finding(0, "Clear", "circle", "routine"),
-            _finding(1, "Effusion", "triangle", "urgent", "60046008"),
-            _finding(2, "Opacity", "square", "soon", "363346000"),
-            _finding(3, "Nodule", "pentagon", "soon", "27925004"),
-            _finding(4, "Device", "plus", "routine"),
-        ],
-    }
-)
+MANY = terms_of(load_task("phantom-findings")).model_copy(update={"name": "chest-findings"})
+"""The terms of a site's own task: no program has them but by its records."""
 
 
 def terms_of_kind() -> TaskTerms:

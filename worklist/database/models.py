@@ -17,10 +17,10 @@ Records, readings and what was delivered are also in S3, from which the database
 """
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import JSON, BigInteger, Dialect, Float, Index, Integer, String, Text, UniqueConstraint
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import JSON, BigInteger, Dialect, Float, Index, Integer, String, Text, UniqueConstraint, select
+from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_column
 from sqlalchemy.types import TypeDecorator
 
 from lungline.task.reading import DEFAULT
@@ -72,7 +72,8 @@ class WorklistEntry(Table):
     `priority` is the sort key of the list, the lowest first; `arrived` is the upload's time, or the event's when the
     upload's is unknown; `touched` is the microsecond of the last change, which live pages follow; `attention` is
     what a reader must know of the image, None when there is nothing; `also` are the labels of other findings that are
-    there, each between two bars; `label` is that of the most urgent.
+    there, each between two bars; `label` is that of the most urgent. `findings_read` are those of the reading whose
+    verdict is shown.
     """
 
     __tablename__ = "entries"
@@ -102,6 +103,8 @@ class WorklistEntry(Table):
     reader: Mapped[str | None]
     verdict: Mapped[str | None] = mapped_column(String(32))
     action: Mapped[str | None] = mapped_column(String(16))
+    if TYPE_CHECKING:
+        findings_read: Mapped[dict[str, str] | None]
 
     @property
     def others(self) -> tuple[str, ...]:
@@ -199,6 +202,16 @@ class ReadingRow(Table):
     reader: Mapped[str]
     at: Mapped[datetime]
     saved: Mapped[int] = mapped_column(default=0, index=True)
+
+
+WorklistEntry.findings_read = column_property(
+    select(ReadingRow.findings)
+    .where(ReadingRow.identity == WorklistEntry.identity, ReadingRow.verdict.is_not(None))
+    .order_by(ReadingRow.at.desc(), ReadingRow.number.desc())
+    .limit(1)
+    .correlate(WorklistEntry)
+    .scalar_subquery()
+)
 
 
 class Outgoing:

@@ -74,8 +74,7 @@ class ShownFindings:
 
     def words_of(self, reading: ReadingRow) -> str:
         """The verdict of a reading, or all findings that it names."""
-        there = [each.look.label for each in self.answers if (reading.findings or {}).get(each.name) == "present"]
-        return ", ".join(there) if len(there) > 1 else reading.verdict or ""
+        return self.terms.words_of(reading.findings or {}, reading.verdict)
 
     def look(self, label: str | None) -> Look:
         """How a label of this result is shown."""

@@ -9,6 +9,7 @@ from lungline.results.records import ResultRecord
 from lungline.task.finding import Shape
 from lungline.task.terms import FindingTerms, TaskTerms
 from worklist.database import tasks
+from worklist.database.models import WorklistEntry
 from worklist.database.session import Database, DatabaseUnavailable
 from worklist.tasks import KnownTasks, tasks_of
 
@@ -70,6 +71,11 @@ class TaskBook:
         """How labels of a task are shown; of all tasks, the first that has it decides."""
         chosen = self._tasks.chosen(task)
         return [Look.of(next((each for each in chosen if each.labelled(label)), None), label) for label in labels]
+
+    def words_of(self, entry: WorklistEntry) -> str:
+        """What the reader of an entry says is there: a label, or those of several findings."""
+        terms = self._tasks.of(entry.task)
+        return terms.words_of(entry.findings_read or {}, entry.verdict) if terms else entry.verdict or ""
 
     @property
     def are_several(self) -> bool:
