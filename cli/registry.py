@@ -2,12 +2,13 @@
 
 from dataclasses import asdict
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli import console
-from cli.options import By, Context, Home, Json, Reason, connected, moment_of, show
+from cli.options import By, Context, Home, Json, Reason, connected, moment_of, path_of, show
 
 if TYPE_CHECKING:
     from lungline.promotion.canary import CanaryComparison
@@ -183,12 +184,17 @@ def history(  # noqa: PLR0917  # Typer makes options of them, whatever their kin
     ] = False,
     by: Annotated[str, typer.Option(metavar="NAME", help="Who accepts it.")] = "",
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why.")] = "",
+    page: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", parser=path_of, help="Write a signed page about each promotion into a folder."),
+    ] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Verify the audit chain and show every promotion.
 
-    Each entry says who promoted which version, when, why, and with which metrics.
+    Each entry says who promoted which version, when, why, and with which metrics. A page says what changed, how it was
+    verified and what it may affect.
     """
     from lungline.deployment.base import deployment_of, reachable_deployment
     from lungline.promotion import promotion
@@ -205,6 +211,11 @@ def history(  # noqa: PLR0917  # Typer makes options of them, whatever their kin
     if at is not None:
         served = served_at(entries, moment_of(at))
         entries = [served] if served else []
-    show([entry.model_dump(mode="json") for entry in entries], as_json, lambda: console.history(entries))
+    if page is not None:
+        from cli.dossiers import write_pages
+
+        write_pages(settings, page, as_json=as_json)
+    else:
+        show([entry.model_dump(mode="json") for entry in entries], as_json, lambda: console.history(entries))
     for notice in (*verified.lost, *verified.notices):
         console.notice(notice)

@@ -4,7 +4,7 @@ The committed offset of a consumer group remembers what was replayed, so each de
 process; one that fails again is a new dead letter. Dead letters older than `since` count as replayed from then on.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, cast
@@ -13,6 +13,7 @@ from eventing.kafka import make_consumer, unavailable
 from eventing.kafka_errors import ConnectionErrors
 from eventing.offsets import assign_uncommitted
 from eventing.producer import Headers, Sender
+from eventing.whole_topic import messages_to_end
 from lungline.errors import EventMalformed, KafkaUnavailable
 from lungline.events.uploads import kafka_key, parse, require_bucket
 from lungline.results.events import RESULT_TYPE, RESULTS_TYPE
@@ -130,32 +131,13 @@ def _commit(consumer: "Consumer", sender: Sender, settings: Settings, offsets: d
 
 def _letters(consumer: "Consumer", topic: str, timeout_seconds: float, *, again: bool) -> Iterator["Message"]:
     """Dead letters from the first that was not replayed to the last that exists now, and none that arrive later."""
-    from confluent_kafka import KafkaError, KafkaException, TopicPartition
-
     starts = assign_uncommitted(consumer, topic, timeout_seconds, from_beginning=again)
-    unread = set(starts)
-    ends: dict[int, int] = {}
-    while unread:
-        message = consumer.poll(timeout_seconds)
-        if message is None:
-            raise _silence(consumer, topic, {number: starts[number] for number in unread})
-        number, offset = message.partition() or 0, message.offset() or 0
-        if error := message.error():
-            if error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 - so the client names it
-                raise KafkaException(error)
-            unread.discard(number)
-            continue
-        if number not in ends:
-            # Where the log ended when it was first read. An earlier answer may be wrong: the embedded broker counts
-            # only the first record of its last batch.
-            ends[number] = consumer.get_watermark_offsets(TopicPartition(topic, number), cached=True)[1]
-        if offset < ends[number]:
-            yield message
-        if offset + 1 >= ends[number]:
-            unread.discard(number)
+    yield from messages_to_end(
+        consumer, topic, starts, timeout_seconds, lambda unread: _silence(consumer, topic, unread)
+    )
 
 
-def _silence(consumer: "Consumer", topic: str, starts: dict[int, int]) -> KafkaUnavailable:
+def _silence(consumer: "Consumer", topic: str, starts: Mapping[int, int]) -> KafkaUnavailable:
     """Why no dead letter comes: a position beyond the end, at which the embedded broker says nothing."""
     from confluent_kafka import TopicPartition
 

@@ -26,6 +26,7 @@ from lungline.package.package import Package, Prediction
 from lungline.promotion import promotion
 from lungline.promotion.promotion import Promotion, promote, prove, rollback
 from lungline.registry import tracking
+from lungline.registry.runs import run_facts
 from lungline.registry.versions import Registry
 from lungline.settings import Settings, load_settings
 from lungline.storage.s3 import Storage
@@ -417,6 +418,19 @@ def test_a_run_reaches_a_server_that_starts_late(settings: Settings, tmp_path: P
     assert run.inputs.dataset_inputs[0].dataset.digest == "d" * 32
     storage = Storage.from_settings(settings)
     assert any(info.key.endswith("model/network.keras") for info in storage.list("lungline-mlflow"))
+
+
+def test_a_run_can_be_looked_up_by_its_id(settings: Settings, tmp_path: Path) -> None:
+    run_id = settled_run(settings, tmp_path / "record")
+    run = run_facts(settings, run_id)
+    assert run
+    assert (run.status, run.params["train.seed"]) == ("FINISHED", "7")
+    assert run.tags[tracking.VERDICT] == "All 9 rules passed."
+    assert run.started
+    assert run.ended
+    assert run.started <= run.ended
+    assert run.address.endswith(f"/runs/{run_id}")
+    assert run_facts(settings, "0" * 32) is None
 
 
 def test_a_server_that_is_away_costs_the_training_nothing(settings: Settings, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The worklist in the real stack: results, kills, rebuilds."""
 
+import json
 import os
 import re
 import signal
@@ -14,10 +15,13 @@ import httpx
 import pytest
 from sqlalchemy import select
 
+from cli.dossiers import dossier
 from cli.stack import open_browser, sign_in_link
 from laptop import stack
 from lungline.datasets.phantom import jpeg
+from lungline.dossier.signing import verify
 from lungline.settings import Settings
+from lungline.site_key import trusted_keys
 from tests.support.laptop_stack import s3_client
 from tests.support.own_host import LoopbackTransport
 from tests.support.worklist_site import wait
@@ -130,6 +134,38 @@ def test_rebuild_gives_the_same_page(settings: Settings, reader: httpx.Client, t
     again, rows_again = shown(lost)
     assert rows_again == rows
     assert again == replace(counters, deidentified=0)  # counted by the worklist that runs
+
+
+def test_dossier_tells_all_from_event_to_look(
+    settings: Settings, reader: httpx.Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = str(stack.status(settings).service("worklist").address)
+    upload(settings, dossier=jpeg(11, opacities=True), broken=b"no film")
+    wait(lambda: {"ward/dossier.jpg", "ward/broken.jpg"} <= {row[2] for row in shown(settings)[1]}, 60)
+    identity, broken = (
+        next(row[0] for row in shown(settings)[1] if row[2] == f"ward/{name}.jpg") for name in ("dossier", "broken")
+    )
+    assert reader.get(f"{address}/x/{identity}").status_code == 200
+    page = tmp_path / "page.html"
+    dossier("ward/dossier.jpg", output=page, home=settings.home, as_json=True)
+    document = json.loads(capsys.readouterr().out)
+    assert document["subject"] == identity
+    assert [event["kind"] for event in document["events"]] == ["upload", "result"]
+    assert "opened" in [entry["act"] for entry in document["worklist"]["audit"]]
+    assert "exported" in [entry["act"] for entry in document["worklist"]["audit"]]
+    # There is no MLflow in this stack, and nothing was ever promoted.
+    missing = {each["part"] for each in document["missing"]}
+    version = document["results"][0]["model"]["version"]
+    assert missing == {"training run", f"card of model pneumonia {version}", "promotion history"}
+    dossier(verify=page, home=settings.home)
+    assert "is as it was signed" in capsys.readouterr().out
+    dossier(broken, home=settings.home, as_json=True)
+    events = {event["kind"]: event for event in json.loads(capsys.readouterr().out)["events"]}
+    assert "400" in events["dead letter"]["remark"]
+    looked = reader.get(f"{address}/x/{identity}/dossier")
+    assert "script" not in looked.headers["content-security-policy"]
+    assert verify(looked.content, trusted_keys(settings)).content["subject"] == identity
+    assert reader.get(f"{address}/x/{identity}/dossier.json").json()["worklist"]["record"] == f"{identity}-{version}"
 
 
 def test_browser_gets_the_link_in_a_private_file(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
+from lungline.dossier.parts import WorklistPart
 from lungline.errors import SettingsError
 from lungline.home import write_private
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from lungline.task.reading import load_task
-from worklist.database import audit, deliveries
+from worklist.database import audit, deliveries, entries
 from worklist.database.access import LINK_FILE, Access
 from worklist.database.audit import Verification
 from worklist.database.losses import put_back
@@ -21,6 +22,7 @@ from worklist.database.rebuild import Rebuilt, rebuild
 from worklist.database.session import Database
 from worklist.destinations import load_destinations
 from worklist.exports import csv_fhir, feedback
+from worklist.exports.dossier_part import identities_named, part_of
 from worklist.exports.feedback import Exported, RetrainCheck
 from worklist.exports.images import ImageRenderer
 from worklist.rule_file import suggestion
@@ -127,6 +129,27 @@ def mark_trained(settings: Settings, check: RetrainCheck) -> None:
     """Record that a training run used all labels that a check counted."""
     with closing(Database.open(settings)) as database:
         feedback.mark_trained(database, check.last)
+
+
+def dossier_part(settings: Settings, identity: str) -> WorklistPart:
+    """What the worklist holds of an upload; that somebody wanted it is in the audit log first."""
+    with closing(Database.open(settings)) as database:
+        with database.writing() as session:
+            if entries.find(session, identity):
+                audit.record(session, _me(), "admin", "exported", identity=identity, detail="dossier")
+        with database.reading() as session:
+            return part_of(session, identity)
+
+
+def uploads_named(settings: Settings, name: str) -> set[str]:
+    """The identities of uploads with an accession number or an object key."""
+    with closing(Database.open(settings)) as database, database.reading() as session:
+        return identities_named(session, name)
+
+
+def caller() -> str:
+    """Who uses this machine, as the audit log names them."""
+    return _me()
 
 
 def _private(path: Path) -> TextIO:

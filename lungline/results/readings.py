@@ -62,12 +62,23 @@ class ReadingRecord(BaseModel):
         return f"{PREFIX}{self.identity[:2]}/{self.identity}/{self.id}.json"
 
 
+def of_upload(storage: Storage, bucket: str, identity: str) -> list[ReadingRecord]:
+    """The readings of one upload, in no order. Raises StorageUnavailable."""
+    return [reading for reading in _loaded(storage, bucket, f"{PREFIX}{identity[:2]}/{identity}/") if reading]
+
+
 def stored(storage: Storage, bucket: str, since: datetime | None = None) -> Iterator[ReadingRecord | None]:
     """The readings stored since a moment, in no order; None for an object under `readings/` that is not one.
 
     One at an impossible time is none either. Raises StorageUnavailable.
     """
-    keys = (info.key for info in storage.list(bucket, PREFIX) if since is None or info.modified >= since)
+    return _loaded(storage, bucket, PREFIX, since)
+
+
+def _loaded(
+    storage: Storage, bucket: str, prefix: str, since: datetime | None = None
+) -> Iterator[ReadingRecord | None]:
+    keys = (info.key for info in storage.list(bucket, prefix) if since is None or info.modified >= since)
 
     def load(key: str) -> list[ReadingRecord | None]:
         try:

@@ -59,6 +59,7 @@ ROOMS = (
     "components",
     "data",
     "lungline.lineage",  # an alias: models registered by earlier versions name it as their loader
+    "lungline.dossier",
     "lungline.site_validation",
     "lungline.monitoring",
     "lungline.promotion",

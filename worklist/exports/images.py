@@ -52,6 +52,11 @@ class ImageRenderer:
         self._thumbs: OrderedDict[str, RenderedImage] = OrderedDict()
         self._lock = threading.Lock()
 
+    @property
+    def limits(self) -> Limits:
+        """What images may be, and the memory that they share."""
+        return self._limits
+
     def xray(self, record: ResultRecord) -> RenderedImage:
         """The X-ray as the model saw it: unchanged where browsers show the format faithfully, else decoded here.
 

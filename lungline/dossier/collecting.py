@@ -1,0 +1,58 @@
+"""Collects a dossier: each source is asked for its part, and what none of them has is named."""
+
+from datetime import UTC, datetime
+
+from lungline.dossier.gaps import Gaps
+from lungline.dossier.model_parts import Models
+from lungline.dossier.parts import Dossier
+from lungline.dossier.pictures import Picture
+from lungline.dossier.privacy import without_patient
+from lungline.dossier.sources import Sources
+from lungline.dossier.upload_parts import object_and_pictures, patient_of, readings_of
+from lungline.errors import LunglineError
+from lungline.results import records
+
+Collected = tuple[Dossier, tuple[Picture, ...]]
+
+
+def collect(identity: str, sources: Sources, *, by: str, patient: bool = True) -> Collected:
+    """The dossier of an upload and its pictures; `patient` is False to leave out whatever may name the patient.
+
+    A part that cannot be read is named in the dossier. Raises LunglineError when no place knows the upload, and
+    StorageUnavailable.
+    """
+    dossier, pictures = _collected(identity, sources, by)
+    if dossier.is_empty:
+        raise LunglineError(f"There is no result, event or worklist entry of upload {identity}.")
+    return (dossier, pictures) if patient else without_patient(dossier)
+
+
+def _collected(identity: str, sources: Sources, by: str) -> Collected:
+    gaps = Gaps()
+    results = records.find(sources.storage, sources.settings.results_bucket, identity)
+    results.sort(key=lambda record: record.times.done, reverse=True)
+    if not results:
+        gaps.note("results", "the results bucket has no record of this upload")
+    lends = sources.worklist
+    worklist = gaps.lent("worklist", lends and (lambda: lends(identity)))
+    bare = Dossier(
+        subject=identity,
+        made=datetime.now(UTC),
+        by=by,
+        names_patient=True,
+        results=tuple(results),
+        worklist=worklist,
+        readings=readings_of(identity, worklist, sources, gaps),
+    )
+    latest, models, search = bare.latest, Models(sources, gaps), sources.events
+    facts = latest.upload if latest else None
+    stored, pictures = object_and_pictures(latest, sources, gaps) if latest else (None, ())
+    parts = {
+        "object": stored,
+        "patient": patient_of(results, sources, gaps),
+        "models": tuple(models.sheet(record) for record in results),
+        "history": models.history(latest) if latest else None,
+        "events": tuple(gaps.lent("events in Kafka", search and (lambda: search(identity, facts))) or ()),
+        "pictures": tuple(picture.facts for picture in pictures),
+    }
+    return bare.model_copy(update=parts | {"missing": gaps.missing}), pictures
