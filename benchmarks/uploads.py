@@ -166,7 +166,7 @@ def _saved(settings: Settings, since: int) -> Iterator[dict[str, int]]:
         try:
             for change in changes:
                 place = change.upload.key.split("/") if change.upload else []
-                if len(place) > 2 and place[-1].endswith(".json"):  # no feedback, no list of sites
+                if place[:1] == ["results"] and place[-1].endswith(".json"):  # no second opinion, no reading
                     saved.setdefault(place[2], change.moment)
         except StorageUnavailable:
             return  # closed

@@ -10,7 +10,21 @@ from typing import Annotated
 
 import typer
 
-from cli import bench, console, dossiers, gateway, monitoring, registry, site, stack, task, training, uploads, worklist
+from cli import (
+    bench,
+    console,
+    dossiers,
+    gateway,
+    monitoring,
+    registry,
+    second_opinions,
+    site,
+    stack,
+    task,
+    training,
+    uploads,
+    worklist,
+)
 from lungline.errors import LunglineError
 from lungline.network import shield_environment
 
@@ -20,7 +34,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # its panels take square brackets in a help text for markup
 )
-for module in (stack, uploads, task, training, bench, registry, dossiers, worklist, gateway, monitoring, site):
+for module in (
+    stack,
+    uploads,
+    task,
+    training,
+    bench,
+    registry,
+    second_opinions,
+    dossiers,
+    worklist,
+    gateway,
+    monitoring,
+    site,
+):
     app.add_typer(module.app)
 
 

@@ -27,6 +27,9 @@ GROUP_SECONDS = 5.0
 # Each route of the trigger commits its own offsets.
 TRIGGER_GROUP = "lungline-trigger"
 RESULTS_GROUP, DEAD_LETTERS_GROUP = "lungline-worklist", "lungline-worklist-dead-letters"
+# Of second opinions: what is to be judged, and what was.
+SHADOW_GROUP, REJUDGE_GROUP = "lungline-shadow", "lungline-rejudge"
+SHADOW_OPINIONS_GROUP, REJUDGED_OPINIONS_GROUP = "lungline-worklist-shadow", "lungline-worklist-rejudged"
 
 Options = dict[str, Any]
 

@@ -4,7 +4,15 @@ from dataclasses import dataclass, field
 
 from pydantic import SecretStr
 
-from eventing.kafka import DEAD_LETTERS_GROUP, RESULTS_GROUP, TRIGGER_GROUP
+from eventing.kafka import (
+    DEAD_LETTERS_GROUP,
+    REJUDGE_GROUP,
+    REJUDGED_OPINIONS_GROUP,
+    RESULTS_GROUP,
+    SHADOW_GROUP,
+    SHADOW_OPINIONS_GROUP,
+    TRIGGER_GROUP,
+)
 from lungline.errors import StackError
 from lungline.events.proof import Receiving, Sender
 from lungline.settings import Settings
@@ -66,21 +74,71 @@ def routes(
 ) -> tuple[Route, ...]:
     """Uploads to the predictor; results and dead letters to the worklist at this address, if there is one.
 
-    A plain predictor has not the key of events. Raises StackError when the settings name no predictor.
+    With the purpose of second opinions their events, one at a time: live uploads come first. A plain predictor has not
+    the key of events. Raises StackError when the settings name no predictor.
     """
     if not settings.predictor_uri:
         raise StackError("No predictor is set: start the stack with `lungline up`, or set LUNGLINE_PREDICTOR_URI.")
+    if settings.purpose != "answer":
+        return _second_opinions(settings, worklist, retry)
     uploads = Route(
         "predictor",
         settings.uploads_topic,
         TRIGGER_GROUP,
-        f"{settings.predictor_uri}/v1/models/{settings.model_name}:predict",
+        _predict_url(settings),
         sender=None if plain_predictor else _sender(settings, "predictor"),
         replies=settings.results_topic,
         dead_letters=settings.dead_letters_topic,
         retry=retry,
     )
     return (uploads, *_to_worklist(settings, worklist, retry)) if worklist else (uploads,)
+
+
+def trigger_name(settings: Settings) -> str:
+    """The name of a trigger among the services: `trigger`, or that of second opinions by its purpose."""
+    return "trigger" if settings.purpose == "answer" else f"{settings.purpose}-trigger"
+
+
+def _predict_url(settings: Settings) -> str:
+    return f"{settings.predictor_uri}/v1/models/{settings.model_name}:predict"
+
+
+def _second_opinions(settings: Settings, worklist: str | None, retry: RetryPolicy) -> tuple[Route, ...]:
+    """From live or old uploads to the predictor of another version, and from there to the worklist alone.
+
+    Without dead letters: what cannot be judged twice is nobody's loss.
+    """
+    if settings.purpose == "shadow":
+        topic, group = settings.uploads_topic, SHADOW_GROUP
+        replies, replies_group = settings.shadow_topic, SHADOW_OPINIONS_GROUP
+    else:
+        topic, group = settings.rejudge_topic, REJUDGE_GROUP
+        replies, replies_group = settings.rejudged_topic, REJUDGED_OPINIONS_GROUP
+    judged = Route(
+        f"{settings.purpose} predictor",
+        topic,
+        group,
+        _predict_url(settings),
+        sender=_sender(settings, "predictor"),
+        replies=replies,
+        concurrency=1,
+        retry=retry,
+    )
+    if not worklist:
+        return (judged,)
+    token, sender = settings.worklist.event_token, _sender(settings, "worklist")
+    shown = Route(
+        f"{settings.purpose} worklist",
+        replies,
+        replies_group,
+        f"{worklist}/",
+        token,
+        sender,
+        concurrency=1,
+        batch=BATCH,
+        retry=retry,
+    )
+    return judged, shown
 
 
 def _to_worklist(settings: Settings, address: str, retry: RetryPolicy) -> tuple[Route, Route]:

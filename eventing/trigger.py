@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from eventing.metrics import expose
 from eventing.producer import Outbox
-from eventing.routes import RetryPolicy, routes
+from eventing.routes import RetryPolicy, routes, trigger_name
 from eventing.subscription import Subscription
 from lungline import program
 from lungline.home import Home
@@ -43,6 +43,7 @@ class Trigger:
         plain_predictor: bool = False,
     ) -> None:
         self._home = home
+        self._name = trigger_name(settings)
         self._stopping = threading.Event()
         self._ended = threading.Event()
         self._outbox = Outbox(settings, GATHERING_MILLISECONDS)
@@ -92,7 +93,7 @@ class Trigger:
             self._outbox.serve(POLL_SECONDS)
 
     def _report(self) -> None:
-        """Save the state of the uploads' route when it changes, and as a heartbeat.
+        """Save the state of the first route, that of uploads, when it changes, and as a heartbeat.
 
         Only of that route: without the worklist, uploads are still predicted. A full disk ends nothing.
         """
@@ -105,7 +106,7 @@ class Trigger:
             age = time.monotonic() - saved_at
             is_due = counts != (saved and saved[1]) and age > COUNTERS_SECONDS
             if state != (saved and saved[0]) or is_due or age > HEARTBEAT_SECONDS:
-                written = write_state(self._home, "trigger", state, **counts)
+                written = write_state(self._home, self._name, state, **counts)
                 saved, saved_at = ((state, counts), time.monotonic()) if written else (None, saved_at)
             self._stopping.wait(POLL_SECONDS if saved else HEARTBEAT_SECONDS)
 

@@ -12,7 +12,8 @@ home/
   store/             objects, and the store's own configuration
   mlflow/            MLflow's database
   predictor/         packages/<version>/, and `current`, a link to the one that serves; further models have the same in
-                     models/<name>/
+                     models/<name>/, and versions that give second opinions in challengers/<purpose>/
+  challengers.json   which versions those are
   gateway/           the DICOM gateway: objects in transfer, digests of those it has stored
   imports/           what `lungline import` has uploaded, as digests
   worklist/          its database, the secret of its cookies, notices on this machine
@@ -44,6 +45,13 @@ class ModelFolder:
     def package(self, version: str) -> Path:
         """The folder of a version's package."""
         return self.path / "packages" / version
+
+    def point(self, version: str) -> None:
+        """Let the link lead to a version's package; who follows it sees the old or the new one, never none."""
+        draft = self.champion.with_name(f".current-{os.getpid()}")
+        draft.unlink(missing_ok=True)
+        draft.symlink_to(self.package(version).relative_to(self.path))
+        draft.replace(self.champion)
 
 
 def models_in(folder: Path) -> list[ModelFolder]:

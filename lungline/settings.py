@@ -123,6 +123,13 @@ class Settings(BaseSettings):
     dead_letters_topic: str = Field(
         default="xray-dead-letters", description="Topic of events that could not be processed."
     )
+    shadow_topic: str = Field(
+        default="xray-shadow", description="Topic of second opinions on live uploads, of a version in the shadow."
+    )
+    rejudge_topic: str = Field(
+        default="xray-rejudge", description="Topic of events of old uploads that a version is to judge."
+    )
+    rejudged_topic: str = Field(default="xray-rejudged", description="Topic of second opinions on old uploads.")
 
     mlflow_uri: str | None = Field(default=None, description="Address of the MLflow server; empty starts one.")
     mlflow_username: str | None = Field(
@@ -144,6 +151,11 @@ class Settings(BaseSettings):
         default=None, description="Digest of the only package that the predictor may serve; a promotion sets it."
     )
     model_name: str = Field(default=DEFAULT, description="Name of the model in MLflow, KServe and the models bucket.")
+
+    purpose: Literal["answer", "shadow", "rejudged"] = Field(
+        default="answer",
+        description="What the predictor's results are: answers, or second opinions on live or on old uploads.",
+    )
 
     log_format: Literal["text", "json"] = Field(
         default="text", description="Format of log lines; both include the identity of the upload."

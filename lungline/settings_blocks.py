@@ -185,6 +185,15 @@ class GateSettings(Block):
     margin: float = Field(
         default=0.01, ge=0, le=1, description="AUC by which a challenger may fall behind the champion."
     )
+    shadow_results: int = Field(
+        default=0, ge=0, description="Second opinions from the shadow that a promotion needs; 0 needs none."
+    )
+    shadow_disagreement: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Maximum share of these second opinions with another label than the answer.",
+    )
 
 
 class WorklistSettings(Block):

@@ -15,8 +15,9 @@ from lungline.events import cloudevents
 from lungline.events.proof import ProofRefused
 from lungline.events.proof_layer import NEEDED
 from lungline.events.uploads import Upload, parse, require_bucket
-from lungline.results.events import result_event
+from lungline.results.events import ResultEvent, opinion_event, result_event
 from lungline.results.listing import SharedListing
+from lungline.results.opinions import place
 from lungline.results.records import ResultRecord, load_or_none, record_key
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
@@ -186,9 +187,14 @@ class UploadEvents:
         records = [record for record, _ in results]
         for record in records:
             _count(record, request.received)
-        if all(record.outcome == "refused" and not record.is_set_aside for record in records):
+        if self._is_refusal(records):
             return _refusal(records)
         return self._reply(records, cloudevents.mode_of(request.headers, value), results[0][1])
+
+    def _is_refusal(self, records: list[ResultRecord]) -> bool:
+        """Whether nothing of an event could be judged; a second opinion that refuses an image is one all the same."""
+        answers = self.settings.purpose == "answer"
+        return answers and all(record.outcome == "refused" and not record.is_set_aside for record in records)
 
     def _result(
         self, upload: Upload, routing: Routing, received: datetime, trace: str | None, *, again: bool
@@ -217,18 +223,27 @@ class UploadEvents:
     def _stored(self, upload: Upload, routing: Routing) -> ResultRecord | None:
         """The record of an upload that was predicted before, by whichever of the models."""
         for model in routing.models:
-            key = record_key(upload.identity, model.record_version)
+            key = self._key(upload, model.record_version)
             record = load_or_none(self.storage, self.settings.results_bucket, key)
             if record and record.outcome == "judged":
                 return record
         return None
 
+    def _key(self, upload: Upload, version: str) -> str:
+        purpose = self.settings.purpose
+        return record_key(upload.identity, version) if purpose == "answer" else place(upload.identity, version, purpose)
+
     def _reply(self, records: list[ResultRecord], mode: cloudevents.Mode, traceparent: str) -> Reply:
-        event = result_event(records, traceparent, kind=self.type, source=self.source)
+        event = self._event(records, traceparent)
         if mode == "binary":
             return Reply(200, event.data.encode(), cloudevents.http_headers(event.attributes, "application/json"))
         value = {**event.attributes, "datacontenttype": "application/json", "data": orjson.Fragment(event.data)}
         return Reply(200, orjson.dumps(value), {"content-type": cloudevents.STRUCTURED})
+
+    def _event(self, records: list[ResultRecord], traceparent: str) -> ResultEvent:
+        if self.settings.purpose != "answer":
+            return opinion_event(records, traceparent, self.settings.purpose)
+        return result_event(records, traceparent, kind=self.type, source=self.source)
 
 
 def _refusal(records: list[ResultRecord]) -> Reply:

@@ -12,7 +12,7 @@ from lungline.events.uploads import minio_record, parse
 from lungline.package.card import Card
 from lungline.registry import history
 from lungline.registry.history import PromotionEntry
-from lungline.results.events import check, result_event
+from lungline.results.events import check, opinion_event, result_event
 from lungline.results.readings import ReadingRecord
 from lungline.results.records import ResultRecord
 from lungline.settings import setting_descriptions, variable
@@ -40,7 +40,7 @@ def test_an_example_is_what_the_code_reads_and_writes(name: str, model: type[Bas
 
 def test_every_example_is_tried() -> None:
     named = re.findall(r"<!-- example: (.+) -->", TEXT)
-    assert sorted(named) == sorted([*MODELS, "upload event", "result event"])
+    assert sorted(named) == sorted([*MODELS, "upload event", "result event", "second opinion event"])
 
 
 def test_the_upload_event_has_the_identity_stated() -> None:
@@ -63,6 +63,13 @@ def test_the_result_event_is_that_of_the_record() -> None:
     record = ResultRecord.model_validate(example("result record"))
     document = example("result event")
     assert result_event([record], document["traceparent"]).attributes == document
+
+
+def test_the_second_opinion_event_is_that_of_the_record() -> None:
+    record = ResultRecord.model_validate(example("result record"))
+    document = example("second opinion event")
+    event = opinion_event([record], document["traceparent"], "shadow")
+    assert {**event.attributes, "data": json.loads(event.data)} == document
 
 
 def test_the_history_entry_has_its_own_hash() -> None:

@@ -10,11 +10,13 @@ from typing import Any, Literal, TextIO
 
 from lungline.dossier.parts import WorklistPart
 from lungline.errors import SettingsError
+from lungline.evaluation.disagreement import Comparison, compare
 from lungline.home import write_private
+from lungline.results.opinions import Purpose
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from lungline.task.reading import load_task
-from worklist.database import audit, deliveries, entries
+from worklist.database import audit, deliveries, entries, opinions
 from worklist.database.access import LINK_FILE, Access
 from worklist.database.audit import Verification
 from worklist.database.losses import put_back
@@ -47,6 +49,12 @@ def verify_audit(settings: Settings) -> Verification:
     """Check the chain of the audit log, and what the results bucket holds of it."""
     with _connected(settings) as (database, storage):
         return audit.verify(database, storage, settings.results_bucket)
+
+
+def compare_opinions(settings: Settings, purpose: Purpose, version: str) -> Comparison:
+    """How the second opinions of a version differ from the answers, as far as the worklist has both."""
+    with closing(Database.open(settings)) as database, database.reading() as session:
+        return compare(opinions.pairs(session, purpose, version))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from lungline.errors import EventMalformed, LunglineError, ObjectGone, Unavailable
 from lungline.registry.history import History
+from lungline.results import opinions as second_opinions
 from lungline.results import records as results
-from lungline.results.events import check
+from lungline.results.events import OpinionHint, check
+from lungline.results.opinions import Opinion
 from lungline.results.patients import PatientRecord, patients_of
 from lungline.results.records import ResultRecord
 from lungline.settings import Settings
@@ -106,6 +108,13 @@ class Incoming:
             return [self._load(*places.pop())]
         return list(self._readers.map(lambda place: self._load(*place), sorted(places)))
 
+    def opinions(self, hints: Sequence[OpinionHint]) -> list[Opinion]:
+        """The stored second opinions that an event points at; their versions need not have been promoted.
+
+        Raises ResultMissing and EventMalformed.
+        """
+        return [Opinion(hint.purpose, self._opinion(hint)) for hint in hints]
+
     def of_upload(self, identity: str) -> list[ResultRecord]:
         """Every stored record of an upload, of whichever version, that can be shown."""
         return list(self._showable(results.find(self._storage, self._bucket, identity)))
@@ -136,6 +145,18 @@ class Incoming:
             metrics.count_refused("malformed")
             raise EventMalformed("The record in the results bucket is another upload's.")
         return self._checked(record)
+
+    def _opinion(self, hint: OpinionHint) -> ResultRecord:
+        where = (self._storage, self._bucket, hint.identity, hint.version, hint.purpose)
+        record = second_opinions.load_or_none(*where)
+        if record is None:
+            metrics.count_refused("missing")
+            raise ResultMissing("The results bucket has no such second opinion.")
+        if (record.upload.identity, record.model.version) != (hint.identity, hint.version):
+            metrics.count_refused("malformed")
+            raise EventMalformed("The second opinion in the results bucket is another upload's.")
+        check(record)
+        return record
 
     def _checked(self, record: ResultRecord) -> ResultRecord:
         try:

@@ -1,6 +1,7 @@
 """Ports of the services on the loopback interface: free ones, chosen once and kept."""
 
 import random
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
 
 from lungline.errors import StackError
@@ -54,7 +55,7 @@ class Ports:
             taken = {*chosen.values(), chosen.get("admin", 0) + ADMIN_GRPC_ABOVE}
             port = getattr(previous, field.name, None)
             if not (port and port not in taken and is_free(port) and is_free(port + above)):
-                port = _free(taken, above)
+                port = free_port(taken, above)
             chosen[field.name] = port
         return cls(**chosen)
 
@@ -87,10 +88,11 @@ def exchanged(before: Ports | None, after: Ports | None) -> dict[str, str]:
     }
 
 
-def _free(taken: set[int], above: int) -> int:
+def free_port(taken: Collection[int] = (), above: int = 0) -> int:
+    """A port that no program uses, and none of those that are taken; nor is the one `above` it. Raises StackError."""
     for _ in range(1000):
         port = random.randrange(LOWEST, HIGHEST - above)  # noqa: S311 - a port is no secret
-        if not taken & {port, port + above} and is_free(port) and is_free(port + above):
+        if not {*taken} & {port, port + above} and is_free(port) and is_free(port + above):
             return port
     raise StackError(f"No free port between {LOWEST} and {HIGHEST} on {HOST}.")
 

@@ -8,6 +8,7 @@
 | store/data/ (volumes, the filer's database) | refused: they hold the objects |
 | site-key.pub, worklist/secret | made again |
 | ports.json, supervisor.json, run/*.json | made again |
+| challengers.json | removed: `lungline shadow start` and `lungline rejudge` write it again |
 | broker/log.db | made again; the damaged file is kept beside it, and uploads without a result are sent again |
 | the rest of broker/, store/config/ | made again: they protect the stack's own connections |
 | worklist/worklist.db | made again from the results bucket; the damaged file is kept beside it |
@@ -44,6 +45,7 @@ def check_state(home: Home, settings: Settings) -> None:
     check_store_files(home)
     _remade(home.file("ports.json"), documents.ports)
     _remade(home.file("supervisor.json"), documents.supervisor)
+    _remade(home.file("challengers.json"), documents.any_object, "; no version gives second opinions now")
     _remade(contents_file(home.path), Remembered.model_validate_json)
     _check_positions(home)
     for folder in (home.file("broker"), home.file("store", "config")):

@@ -17,7 +17,11 @@ from pydantic import SecretStr
 from eventing.kafka import (
     DEAD_LETTERS_GROUP,
     PARTITIONS,
+    REJUDGE_GROUP,
+    REJUDGED_OPINIONS_GROUP,
     RESULTS_GROUP,
+    SHADOW_GROUP,
+    SHADOW_OPINIONS_GROUP,
     TRIGGER_GROUP,
     client_options,
     ensure_topics,
@@ -50,11 +54,18 @@ PROOF_SECONDS, ANSWER_SECONDS = 3.0, 3.0
 def kept_of(settings: Settings, batches: int = KEPT_BATCHES, results: int = KEPT_RESULTS) -> list[Kept]:
     """What the log keeps of each partition."""
     topics = (
-        (settings.uploads_topic, TRIGGER_GROUP, 1),
-        (settings.results_topic, RESULTS_GROUP, results),
-        (settings.dead_letters_topic, DEAD_LETTERS_GROUP, batches),
+        (settings.uploads_topic, TRIGGER_GROUP, 1, SHADOW_GROUP),
+        (settings.results_topic, RESULTS_GROUP, results, ""),
+        (settings.dead_letters_topic, DEAD_LETTERS_GROUP, batches, ""),
+        (settings.shadow_topic, SHADOW_OPINIONS_GROUP, 1, ""),
+        (settings.rejudge_topic, REJUDGE_GROUP, 1, ""),
+        (settings.rejudged_topic, REJUDGED_OPINIONS_GROUP, 1, ""),
     )
-    return [Kept(topic, number, group, most) for topic, group, most in topics for number in range(PARTITIONS)]
+    return [
+        Kept(topic, number, group, most, second)
+        for topic, group, most, second in topics
+        for number in range(PARTITIONS)
+    ]
 
 
 class Proofs:

@@ -86,6 +86,11 @@ def base_environment() -> dict[str, str]:
     return env | {"PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"}
 
 
+def priority_of(settings: Settings) -> tuple[str, ...]:
+    """What a command line begins with: second opinions have the lowest priority, so that answers come first."""
+    return () if settings.purpose == "answer" else ("nice", "-n", "19")
+
+
 def settings_environment(settings: Settings) -> dict[str, str]:
     """The settings as environment variables, from which `Settings()` reads the same settings."""
     env: dict[str, str] = {}

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from eventing.routes import trigger_name
 from laptop.services.process import running
-from laptop.services.service import Command, base_environment, settings_environment
+from laptop.services.service import Command, base_environment, priority_of, settings_environment
 from lungline.home import Home
 from lungline.service_state import STALE_SECONDS, State, state_of
 from lungline.settings import Settings
@@ -24,11 +25,15 @@ class TriggerService:
     plain_predictor: bool = False
     """Whether the predictor is another's, which has not the key of events."""
 
-    name = "trigger"
     address = None
     after = ()  # it waits for broker, predictor and worklist itself
     stop_timeout = 5.0
     notice_seconds = STALE_SECONDS
+
+    @property
+    def name(self) -> str:
+        """By the purpose of its settings."""
+        return trigger_name(self.settings)
 
     @property
     def listens(self) -> tuple[int, ...]:
@@ -38,7 +43,7 @@ class TriggerService:
     def command(self) -> Command:
         """How to start it."""
         env = base_environment() | settings_environment(self.settings)
-        argv = [sys.executable, "-P", "-m", "eventing.trigger"]
+        argv = [*priority_of(self.settings), sys.executable, "-P", "-m", "eventing.trigger"]
         if self.metrics_port:
             argv += ["--metrics_port", str(self.metrics_port)]
         if self.plain_predictor:

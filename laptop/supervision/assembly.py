@@ -9,6 +9,7 @@ from laptop.home.credentials import Credentials, claim_credentials, load_credent
 from laptop.home.ports import Ports, claim_ports, load_ports
 from laptop.services.bridge import BridgeService
 from laptop.services.broker import Broker
+from laptop.services.challenger import Wiring
 from laptop.services.gateway import GatewayService
 from laptop.services.mlflow import Mlflow
 from laptop.services.predictor import Predictor
@@ -27,11 +28,12 @@ from lungline.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """The services to start, the external ones, and the settings with the addresses of all."""
+    """The services to start, the external ones, the settings with the addresses of all, and what challengers get."""
 
     services: tuple[Service, ...]
     external: tuple[ServiceStatus, ...]
     settings: Settings
+    wiring: Wiring
 
 
 def assemble(home: Home, settings: Settings) -> Assembly:
@@ -107,6 +109,7 @@ def _assemble(home: Home, settings: Settings, ports: Ports, credentials: Credent
     is_plain = bool(settings.predictor_uri) and settings.event_key is None
     services.append(TriggerService(home, worklist.guarded(ours), worklist.events, ports.trigger_metrics, is_plain))
     services.append(worklist)
+    wiring = Wiring(home, worklist.guarded(ours), worklist.events)
     services.append(GatewayService(home, ours, ports, credentials))
     ours = worklist.connected(ours)
     if settings.prometheus:
@@ -114,4 +117,4 @@ def _assemble(home: Home, settings: Settings, ports: Ports, credentials: Credent
         prometheus = Prometheus(home, ours, ports, scraped)
         services.append(prometheus)
         ours = ours.model_copy(update={"prometheus_uri": ours.prometheus_uri or prometheus.address})
-    return Assembly(tuple(services), tuple(external), ours)
+    return Assembly(tuple(services), tuple(external), ours, wiring)

@@ -15,17 +15,19 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from eventing.metrics import expose
+from laptop.home.challengers import predictor_name
 from laptop.home.lock import take_lock
 from laptop.home.ports import exchanged, load_ports, targets
 from laptop.home.store_files import note_store_files
 from laptop.services.process import Process, birth, is_working, tail
 from laptop.services.service import Service
 from laptop.supervision.assembly import Assembly, assemble
+from laptop.supervision.challengers import Challengers
 from laptop.supervision.leftovers import end_leftovers
 from laptop.supervision.listeners import claim
 from laptop.supervision.logs import LogFile
@@ -38,6 +40,7 @@ from laptop.supervision.silence import Silence
 from laptop.supervision.status import REPORT_SECONDS, ServiceStatus, StackStatus, write_status
 from lungline import program
 from lungline.home import Home
+from lungline.results.opinions import PURPOSES
 from lungline.service_state import State
 from lungline.settings import Settings
 
@@ -46,7 +49,12 @@ log = logging.getLogger("lungline.supervisor")
 Assemble = Callable[[Home, Settings], Assembly]
 
 # Each group ends before the next, so that work in progress is finished and its results are still written.
-STOPPING = (("gateway", "trigger", "bridge"), ("predictor", "worklist", "mlflow", "broker"), ("store", "prometheus"))
+# Of challengers their triggers end before their predictors; what they leave undone is delivered again.
+STOPPING = (
+    ("gateway", "trigger", "bridge", *(f"{purpose}-trigger" for purpose in PURPOSES)),
+    ("predictor", "worklist", "mlflow", "broker", *map(predictor_name, PURPOSES)),
+    ("store", "prometheus"),
+)
 PROBE_SECONDS, POLL_SECONDS = 0.03, 1.0
 # A start is silent; one that does nothing for this long is a matter for the status.
 IDLE_START_SECONDS = 10.0
@@ -75,9 +83,12 @@ class Supervisor:
         notes: Mapping[str, str] | None = None,
     ) -> None:
         self._home = home
-        self._listeners = listeners or {}
+        self._private = private
+        self._listeners = dict(listeners or {})
         self._hang_seconds = hang_seconds
         self.on_state: Callable[[str, State], None] = lambda *_: None
+        self.alongside: Callable[[], Coroutine[Any, Any, None]] | None = None
+        """What adds and removes further services while it runs."""
         self._services = {service.name: service for service in services}
         ports = load_ports(home)
         metrics = {name: f"http://{at}/metrics" for name, at in targets(ports).items()} if ports else {}
@@ -116,6 +127,8 @@ class Supervisor:
             loop.add_signal_handler(number, self.stop)
         self._tasks = {name: loop.create_task(self._keep(service)) for name, service in self._services.items()}
         self._tasks["supervisor"] = loop.create_task(self._report())
+        if self.alongside:
+            self._tasks["alongside"] = loop.create_task(self.alongside())
         try:
             await self._stopping.wait()
         finally:
@@ -126,6 +139,36 @@ class Supervisor:
     def stop(self) -> None:
         """End `run` soon."""
         self._stopping.set()
+
+    def add(self, services: Sequence[Service], listeners: Mapping[int, socket.socket]) -> None:
+        """Run further services, on open sockets; their names are new."""
+        self._listeners |= listeners
+        for service in services:
+            name = service.name
+            self._services[name] = service
+            self._status[name] = ServiceStatus(name, "stopped", address=service.address)
+            if name not in self._logs:
+                self._logs[name] = LogFile(self._home.log(name), self._private)
+            self._ready[name] = asyncio.Event()
+            self._tasks[name] = asyncio.get_running_loop().create_task(self._keep(service))
+
+    async def remove(self, names: Sequence[str]) -> None:
+        """Stop services and forget them, in the order in which services stop."""
+        for group in STOPPING:
+            for name in group:
+                if name in names:
+                    await self._remove(name)
+        self._write()
+
+    async def _remove(self, name: str) -> None:
+        task = self._tasks.pop(name)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        if name in self._processes:
+            await self._stop(name)
+        for port in self._services.pop(name).listens:
+            self._listeners.pop(port).close()
+        del self._status[name], self._ready[name]  # the log stays open for what is still to come from it
 
     async def _keep(self, service: Service) -> None:
         """Start a service again and again, with growing pauses."""
@@ -329,6 +372,7 @@ async def _supervise(home: Home, settings: Settings, assemble: Assemble, *, atta
     reconciler = Reconciler(assembly.settings)
     supervisor.on_state = reconciler.on_state
     reconciler.start()
+    supervisor.alongside = Challengers(assembly.wiring, supervisor).run
     monitoring = Monitoring(home, assembly.settings)
     monitoring.start()
     if attached:

@@ -138,6 +138,10 @@ class ClusterDeployment:
         self._await(withdrawn, version, None, time.monotonic() + self._ready_seconds)
         return f"Version {version} takes no more requests; version {self._patiently(self.serving)} serves."
 
+    def exists(self) -> bool:
+        """Whether the cluster has the InferenceService."""
+        return self._service() is not None
+
     def serving(self) -> str | None:
         """The version that gets most of the requests; None when there is none."""
         service = self._service()

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import http.client
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -177,13 +176,10 @@ class LaptopDeployment:
 
     def _point(self, version: str | None) -> None:
         link = self._folder.champion
-        draft = link.with_name(f".current-{os.getpid()}")
         if version is None:
             link.unlink(missing_ok=True)
             return
-        draft.unlink(missing_ok=True)
-        draft.symlink_to(self._folder.package(version).relative_to(link.parent))
-        draft.replace(link)
+        self._folder.point(version)
         for folder in link.parents[: len(link.relative_to(self._home.path).parts) - 1]:
             sync_folder(folder)  # the folders of a further model may be new
 

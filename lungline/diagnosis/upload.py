@@ -17,7 +17,7 @@ from lungline.events.uploads import Upload, require_bucket
 from lungline.imaging import dicom, dicom_facts
 from lungline.imaging.dicom_facts import facts_of
 from lungline.imaging.dicom_header import DicomFile, find_header
-from lungline.results import patients, records
+from lungline.results import opinions, patients, records
 from lungline.results.listing import SharedListing
 from lungline.results.records import OperatingPoint, Outcome, ReadFacts, ResultRecord, Times, UploadFacts
 from lungline.settings import Settings
@@ -51,7 +51,7 @@ def diagnose_upload(
     Without `keep_unsure`, the image of an unsure record is copied to the research bucket before this returns. A
     `listing`, where given, lists the record among the latest during the diagnosis, with others if there are any.
     Where several models serve, `routing` says which of them judges; `diagnoser` then stands for uploads that fit no
-    task.
+    task. With another `purpose` of the settings than answers, the record is kept as a second opinion, and nothing else.
     Idempotent: another call for the same upload and model version, concurrent or later, returns the stored record.
     Raises EventMalformed when the upload is not in the uploads bucket, StorageUnavailable and Busy when a retry may
     help.
@@ -67,8 +67,12 @@ def diagnose_upload(
 
         research.keep(record, stored.data, storage, settings)
 
+    def keep_nothing(record: ResultRecord, stored: StoredObject) -> None:
+        """The image of a second opinion is the answer's to keep."""
+
+    keep = (keep_unsure or keep_now) if case.is_answer else keep_nothing
     with diagnoser.limits.work():
-        return _diagnose(upload, case, keep_unsure or keep_now)
+        return _diagnose(upload, case, keep)
 
 
 def _diagnose(upload: Upload, case: "_Case", keep_unsure: KeepUnsure) -> ResultRecord:
@@ -113,6 +117,11 @@ class _Case:
     listing: SharedListing | None
     routing: Routing
 
+    @property
+    def is_answer(self) -> bool:
+        """Whether the record is the answer to the upload, rather than a second opinion."""
+        return self.settings.purpose == "answer"
+
     def diagnose(self, upload: Upload, stored: StoredObject, timings: dict[str, float]) -> ResultRecord:
         header = find_header(stored.data, _NEEDED)  # once, for the task, rules, decoder and patient
         model = self.routing.of(upload.key, header)
@@ -132,7 +141,9 @@ class _Case:
         return self.close(upload, outcome, diagnosis=diagnosis, stored=stored, header=header, listed=listed)
 
     def _list(self, upload: Upload, modified: datetime) -> Callable[[], object]:
-        """List the record to come among the latest; returns the wait until it is, which raises what a put does."""
+        """List an answer to come among the latest; returns the wait until it is, which raises what a put does."""
+        if not self.is_answer:
+            return lambda: None
         arguments = (upload.identity, self.diagnoser.record_version, modified)
         if self.listing is None:
             records.list_latest(self.storage, self.settings.results_bucket, *arguments)
@@ -196,10 +207,18 @@ class _Case:
         )
         if listed is not None:
             listed()
-        return records.save(self.storage, self.settings.results_bucket, record, listed=listed is not None)
+        bucket, purpose = self.settings.results_bucket, self.settings.purpose
+        if purpose != "answer":
+            return opinions.save(self.storage, bucket, record, purpose)
+        return records.save(self.storage, bucket, record, listed=listed is not None)
 
     def _keep_patient(self, upload: Upload, header: DicomFile) -> str | None:
-        """Store whom a DICOM upload is of, before the record that points there; also of a refused one."""
+        """Store whom a DICOM upload is of, before the record that points there; also of a refused one.
+
+        A second opinion adds nothing to what the answer has stored.
+        """
+        if not self.is_answer:
+            return None
         patient = patients.read(upload.identity, header)
         if patient is None:
             return None

@@ -31,6 +31,7 @@ from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.errors import LunglineError, PackageError, PromotionConflict, PromotionRefused, RegistryUnavailable
 from lungline.package.card import GateFacts
 from lungline.package.package import Package
+from lungline.promotion.shadow_rule import require_shadow
 from lungline.registry.history import Act, Facts, Kind, PromotionEntry, sentence_of
 from lungline.registry.verification import Anchor, VerifiedHistory
 from lungline.registry.versions import Registry
@@ -307,6 +308,8 @@ class _Change:
                     f"Version {version} was trained on drawn phantoms, so it may serve on a laptop only."
                 )
             wanted = require_gate(registry, package, wanted, version)
+            if not (wanted.served or wanted.without_gate):
+                require_shadow(registry.storage, registry.settings, package, version)
             prove(package)
             if signer is None:
                 signer = registry.sign(package, version)

@@ -1,20 +1,25 @@
-"""Result events: the CloudEvents that carry result records from the predictor to the worklist."""
+"""Result events: the CloudEvents that carry result records from the predictor to the worklist.
+
+Those of second opinions carry none: they say where one lies, and go to nobody but the worklist.
+"""
 
 import re
 import uuid
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lungline import bounds, tracing
 from lungline.errors import EventMalformed
 from lungline.events.cloudevents import CloudEvent
 from lungline.events.uploads import Upload
+from lungline.results.opinions import Purpose
 from lungline.results.records import REFUSED, UNSURE, ResultRecord
 
 RESULT_TYPE = "org.lungline.result.v1"
 RESULTS_TYPE = "org.lungline.results.v1"  # of an event with several uploads: {"records": [...]}
+OPINION_TYPE = "org.lungline.second-opinion.v1"
 RESULT_SOURCE = "/lungline/predictor"
 
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -46,6 +51,46 @@ def result_event(records: list[ResultRecord], trace: str, *, kind: str = "", sou
         return ResultEvent(attributes, f'{{"records":[{",".join(record.model_dump_json() for record in records)}]}}')
     attributes |= {"subject": single.upload.identity, tracing.HEADER: trace}
     return ResultEvent(attributes, single.model_dump_json())
+
+
+class OpinionHint(BaseModel):
+    """Where a second opinion lies; who reads of it fetches the record."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    purpose: Purpose
+    identity: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    version: str = Field(pattern=_VERSION.pattern, max_length=128)
+
+
+class _Opinions(BaseModel):
+    opinions: list[OpinionHint] = Field(min_length=1)
+
+
+def opinion_event(records: list[ResultRecord], trace: str, purpose: Purpose) -> ResultEvent:
+    """The event that answers an upload event where the predictor gives second opinions; it names no object."""
+    hints = [
+        OpinionHint(purpose=purpose, identity=record.upload.identity, version=record.model.version)
+        for record in records
+    ]
+    attributes = {
+        "specversion": "1.0",
+        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, " ".join((purpose, *(record.id for record in records))))),
+        "type": OPINION_TYPE,
+        "source": RESULT_SOURCE,
+        "time": records[-1].times.done.isoformat().replace("+00:00", "Z"),
+        tracing.HEADER: trace,
+    }
+    return ResultEvent(attributes, _Opinions(opinions=hints).model_dump_json())
+
+
+def opinions_of(event: CloudEvent) -> list[OpinionHint]:
+    """Where the second opinions of an event lie. Raises EventMalformed."""
+    try:
+        return _Opinions.model_validate(event.data).opinions
+    except ValidationError as exc:
+        place = ".".join(map(str, exc.errors()[0]["loc"])) or "its form"
+        raise EventMalformed(f"The event's data names no second opinions: see {place}.") from None
 
 
 def results_of(event: CloudEvent) -> list[ResultRecord]:

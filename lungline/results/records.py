@@ -295,15 +295,20 @@ def save(storage: Storage, bucket: str, record: ResultRecord, *, listed: bool = 
 
     `listed` says that it has been listed among the latest.
     """
-    data = record.model_dump_json().encode()
     if not listed:
         list_record(storage, bucket, record)
-    if storage.put_if_absent(bucket, record.key, data, "application/json"):
+    return keep(storage, bucket, record.key, record)
+
+
+def keep(storage: Storage, bucket: str, key: str, record: ResultRecord) -> ResultRecord:
+    """Store a record at a key unless one with the same or a better outcome is there; returns the stored one."""
+    data = record.model_dump_json().encode()
+    if storage.put_if_absent(bucket, key, data, "application/json"):
         return record
-    stored = load(storage, bucket, record.key)
+    stored = load(storage, bucket, key)
     if not knows_more(record.outcome, stored.outcome):
         return stored
-    storage.put(bucket, record.key, data, "application/json")
+    storage.put(bucket, key, data, "application/json")
     return record
 
 

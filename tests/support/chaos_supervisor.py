@@ -25,7 +25,9 @@ def through(port: int, home: Home, settings: Settings) -> Assembly:
         else dataclasses.replace(service, settings=service.settings.model_copy(update=address))
         for service in map(_any, assembly.services)
     ]
-    return Assembly(tuple(services), assembly.external, assembly.settings.model_copy(update=address))
+    return dataclasses.replace(
+        assembly, services=tuple(services), settings=assembly.settings.model_copy(update=address)
+    )
 
 
 def _any(service: Any) -> Any:

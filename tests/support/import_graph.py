@@ -29,6 +29,8 @@ ROOMS = (
     "laptop.batches",
     "laptop.uploads",
     "laptop.upload_files",
+    "laptop.rejudging",
+    "laptop.challengers",
     "laptop.stack",
     "laptop.supervision",
     "laptop.services",

@@ -37,7 +37,7 @@ TOPICS = {
     "Object store": r"s3_.*|.*_bucket|research_secret",
     "Kafka and events": r"kafka_.*|.*_topic|event_key",
     "Registry and deployment": (
-        r"mlflow_.*|site_key|site_public_key|package_sha256|predictor_uri|experiment|model_name|deployment|kube_context|prometheus_uri|policy"
+        r"mlflow_.*|site_key|site_public_key|package_sha256|predictor_uri|experiment|model_name|deployment|kube_context|prometheus_uri|policy|purpose"
     ),
     "Kubeflow Pipelines": r"kfp_.*|training_pod\..*",
     "Logs, traces, metrics": r"log_format|otlp_endpoint|prometheus",

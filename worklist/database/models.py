@@ -2,6 +2,7 @@
 
     entries    one row per upload with the latest result; the list shows and pages through these
     records    every result record as received, one per upload and model version
+    opinions   second opinions of other versions, which are no results
     patients   whom uploads are of, for those who may see it
     readings   the readings of readers; append-only
     notices    the outbox of notices: pending, sent and acknowledged
@@ -13,7 +14,7 @@
     tasks      what people read, press and send about the findings of each task
     marks      checkpoints, such as the last reading that a training run used
 
-Records, readings and what was delivered are also in S3, from which the database can be rebuilt.
+Records, second opinions, readings and what was delivered are also in S3, from which the database can be rebuilt.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -148,6 +149,29 @@ class ResultRow(Table):
     body: Mapped[str]
     capture: Mapped[int] = mapped_column(default=0, index=True)
     capture_error: Mapped[str | None]
+
+
+class OpinionRow(Table):
+    """A second opinion (`lungline.results.opinions`), as much of it as is compared and shown.
+
+    `waited` are the milliseconds from the arrival of its event to its end, `worked` those of the work in it without the
+    fetch.
+    """
+
+    __tablename__ = "opinions"
+
+    purpose: Mapped[str] = mapped_column(String(16), primary_key=True)
+    identity: Mapped[str] = mapped_column(String(64), primary_key=True)
+    version: Mapped[str] = mapped_column(String(128), primary_key=True)
+    task: Mapped[str] = mapped_column(String(40))
+    outcome: Mapped[str] = mapped_column(String(16))
+    label: Mapped[str | None] = mapped_column(String(32))
+    probability: Mapped[float | None] = mapped_column(Float)
+    done: Mapped[datetime]
+    waited: Mapped[float] = mapped_column(Float)
+    worked: Mapped[float] = mapped_column(Float)
+
+    __table_args__ = (Index("opinions_latest", "purpose", "version", "done"), Index("opinions_upload", "identity"))
 
 
 class PatientRow(Table):

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from sqlalchemy import delete, select
 
+from lungline.results import opinions as stored_opinions
 from lungline.results import readings as stored_readings
 from lungline.results import records as results
 from lungline.results.events import is_consistent
@@ -14,6 +15,7 @@ from lungline.results.patients import patients_of
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from worklist.database import counters, delivered, readings
+from worklist.database import opinions as second_opinions
 from worklist.database.ingest import ingest
 from worklist.database.models import Checkpoint, WorklistEntry
 from worklist.database.session import Database
@@ -64,6 +66,8 @@ def rebuild(
         odd += len(batch) - len(valid)
         if on_progress:
             on_progress(count)
+    for opinions in _batched(stored_opinions.every(storage, bucket)):
+        second_opinions.store(database, [each for each in opinions if is_consistent(each.record)])
     for batch in _batched(stored_readings.stored(storage, bucket)):
         with database.writing() as session:
             restored += sum(readings.restore(session, reading) for reading in batch if reading)

@@ -45,7 +45,17 @@ from worklist.metrics import CountedRequests
 from worklist.notifier import TIMEOUT_SECONDS, Notifier
 from worklist.rules import load_rules
 from worklist.tasks import task_of
-from worklist.web import dicomweb_retrieve, dossiers, events, exports, list_page, oidc, sign_in, viewer
+from worklist.web import (
+    dicomweb_retrieve,
+    dossiers,
+    events,
+    exports,
+    list_page,
+    oidc,
+    second_opinions,
+    sign_in,
+    viewer,
+)
 from worklist.web.accepted import NotAcceptable
 from worklist.web.context import Forbidden, NotFound, SignInNeeded, Worklist, wants_page
 from worklist.web.dicomweb import TokenNeeded
@@ -148,7 +158,8 @@ def build_app(
         restoration=restoration,
         losses=losses,
     )
-    for routes in (events, list_page, viewer, dossiers, sign_in, exports, dicomweb_retrieve):
+    pages_of = (events, list_page, viewer, dossiers, sign_in, exports, dicomweb_retrieve, second_opinions)
+    for routes in pages_of:
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=FOLDER / "static"))
     _add_handlers(app)

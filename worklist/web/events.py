@@ -22,10 +22,10 @@ from lungline import tracing
 from lungline.errors import EventMalformed, LunglineError
 from lungline.events import cloudevents
 from lungline.events.uploads import UPLOAD_TYPE, parse
-from lungline.results.events import results_of
+from lungline.results.events import OPINION_TYPE, opinions_of, results_of
 from lungline.results.records import ResultRecord
 from worklist import metrics
-from worklist.database import counters
+from worklist.database import counters, opinions
 from worklist.web.context import Context, Forbidden, Worklist
 from worklist.web.security import DEAD_LETTERS, RESULTS, is_event
 
@@ -116,6 +116,13 @@ def _authorise(request: Request, context: Worklist) -> None:
 
 
 def _show(context: Worklist, events: Sequence[cloudevents.CloudEvent]) -> None:
+    hints = [hint for event in events if event.type == OPINION_TYPE for hint in opinions_of(event)]
+    if hints:
+        opinions.store(context.database, context.incoming.opinions(hints))
+    _show_results(context, [event for event in events if event.type != OPINION_TYPE])
+
+
+def _show_results(context: Worklist, events: Sequence[cloudevents.CloudEvent]) -> None:
     pointed = [(hint, event.trace) for event in events for hint in _hints(event)]
     records = context.incoming.recorded([hint for hint, _ in pointed])
     _store(context, records, {hint.id: trace for hint, trace in pointed if trace})

@@ -14,7 +14,7 @@ from lungline.errors import ObjectGone
 from lungline.results.records import ResultRecord, place_of
 from lungline.task.overrides import default_model
 from worklist import metrics
-from worklist.database import audit, deliveries, entries, notices, patients, readings
+from worklist.database import audit, deliveries, entries, notices, opinions, patients, readings
 from worklist.database.access import Person
 from worklist.database.entries import Filter
 from worklist.database.ingest import notes_of, touch, warnings_of
@@ -60,6 +60,7 @@ def _page(  # what a request shows, and what is kept of a reading that was not s
             "notes": notes_of(record),
             "capture_error": _capture_error(session, entry),
             "others": _other_versions(session, entry),
+            "second_opinions": opinions.of_upload(session, identity),
             "earlier": entries.same_key(session, entry),
             "readings": (history := readings.history(session, identity)),
             "shown_findings": ShownFindings.of(record, entry, history),

@@ -1,0 +1,54 @@
+"""Let a version judge old uploads: start its services, send the events, stop them when everything is judged."""
+
+from collections.abc import Callable
+from datetime import datetime
+
+from eventing.rejudge import OnProgress, Rejudged, Wanted, rejudge
+from laptop import challengers, stack
+from laptop.stack import OnChange
+from lungline.home import Home
+from lungline.promotion.challenger import challenge
+from lungline.registry.versions import Registry
+from lungline.results.records import record_version
+from lungline.service_state import number_of, read_state
+from lungline.settings import Settings
+from lungline.task.reading import load_task
+
+# While so many live uploads are in work, old ones wait.
+MOST_LIVE = 2
+
+
+def rejudge_uploads(
+    settings: Settings,
+    version: str | None,
+    *,
+    since: datetime | None,
+    until: datetime | None,
+    labels: frozenset[str],
+    most: int | None,
+    rate: float,
+    on_progress: OnProgress = lambda _: None,
+    on_change: OnChange | None = None,
+) -> Rejudged:
+    """Let a version, the registry's challenger by default, judge the old uploads that are wanted.
+
+    On a cluster the component `rejudge` judges them. Raises StackError when no stack runs, or another version is at old
+    uploads; RegistryError; Unavailable.
+    """
+    if settings.deployment == "cluster":
+        target = Registry(settings).resolve(version)
+        challenge(settings, target, "rejudge")
+        recorded = record_version(settings.model_name, load_task(settings.task).name, target)
+        return rejudge(settings, Wanted(recorded, since, until, labels, most), rate, on_progress=on_progress)
+    challenger = challengers.start(settings, version, "rejudged", on_change)
+    connected = stack.connect(settings)
+    wanted = Wanted(challenger.recorded, since, until, labels, most)
+    done = rejudge(connected, wanted, rate, may_send=_is_calm(Home(connected.home)), on_progress=on_progress)
+    if done.judged == done.sent:  # else they go on with what is left, and so does the next call
+        challengers.stop(settings, "rejudged")
+    return done
+
+
+def _is_calm(home: Home) -> Callable[[], bool]:
+    """Whether few live uploads are in work, by what their trigger says."""
+    return lambda: number_of(read_state(home, "trigger"), "held") <= MOST_LIVE

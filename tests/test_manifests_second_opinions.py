@@ -1,0 +1,94 @@
+"""The components that bring second opinions to a cluster: a predictor, its events, and its way through the network."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lungline.results.events import OPINION_TYPE, RESULT_TYPE
+from lungline.settings import Settings, variable
+from tests.support.manifests_of import SHARED, Object, named, objects, rights_of, walk, with_component
+
+PURPOSES = {"shadow": "shadow", "rejudge": "rejudged"}
+
+
+@pytest.fixture(params=[("minikube", "shadow"), ("production", "rejudge")])
+def place(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """An overlay and a component; kustomize adds both components to either in the same way."""
+    return request.param
+
+
+@pytest.fixture
+def changed(place: tuple[str, str], tmp_path: Path) -> list[Object]:
+    """What the component adds to an overlay, and what it changes there."""
+    rendered = with_component(tmp_path, *place)
+    return [manifest for manifest in rendered if manifest not in objects(place[0])]
+
+
+def only(changed: list[Object], kind: str) -> dict[str, Object]:
+    return {manifest["metadata"]["name"]: manifest for manifest in changed if manifest["kind"] == kind}
+
+
+def test_its_predictor_gives_second_opinions(changed: list[Object], place: tuple[str, str]) -> None:
+    """And nothing of the one that serves changes."""
+    ((name, service),) = only(changed, "InferenceService").items()
+    (entry,) = service["spec"]["predictor"]["model"]["env"]
+    assert name == f"pneumonia-{place[1]}"
+    assert entry == {"name": variable("purpose"), "value": PURPOSES[place[1]]}
+    assert Settings(purpose=entry["value"]).purpose != "answer"
+    assert "pneumonia" in named(place[0], "InferenceService")
+    assert service["spec"]["predictor"]["minReplicas"] == (1 if place[1] == "shadow" else 0)
+
+
+def test_its_opinions_go_to_the_worklist_alone(changed: list[Object], place: tuple[str, str]) -> None:
+    triggers = only(changed, "Trigger").values()
+    by_type = {trigger["spec"]["filter"]["attributes"]["type"]: trigger["spec"] for trigger in triggers}
+    assert by_type["dev.knative.kafka.event"]["subscriber"]["ref"]["name"] == f"pneumonia-{place[1]}"
+    assert by_type[OPINION_TYPE]["subscriber"]["ref"]["name"] == "worklist-events"
+    (published,) = [each for each in named(place[0], "Trigger").values() if "filters" in each["spec"]]
+    prefix = published["spec"]["filters"][0]["prefix"]["type"]
+    assert RESULT_TYPE.startswith(prefix)
+    assert not OPINION_TYPE.startswith(prefix)
+
+
+def test_every_policy_of_the_predictor_has_one_for_it(changed: list[Object], place: tuple[str, str]) -> None:
+    """What the network lets the predictor do that serves, it lets this one do, and no more."""
+
+    def rules(manifests: list[Object], name: str) -> list[Any]:
+        label = {"serving.kserve.io/inferenceservice": name}
+        policies = [each["spec"] for each in manifests if each["kind"] == "NetworkPolicy"]
+        own = [each for each in policies if each["podSelector"].get("matchLabels") == label]
+        ways_in = [each for each in policies if any(value == label for _, value in walk(each.get("ingress", [])))]
+        return [
+            sorted((each["policyTypes"], each.get("ingress"), each.get("egress")) for each in own),
+            len(ways_in),
+        ]
+
+    key = repr
+    ours, base = rules(changed, f"pneumonia-{place[1]}"), rules([*objects("minikube")], "pneumonia")
+    assert key(ours) == key(base)
+
+
+def test_old_uploads_have_a_topic_and_rights_of_their_own(tmp_path: Path) -> None:
+    rendered = with_component(tmp_path, "production", "rejudge")
+    (source,) = [each for each in rendered if each["kind"] == "KafkaSource" and each["metadata"]["name"] == "rejudge"]
+    assert source["spec"]["topics"] == [Settings().rejudge_topic]
+    topics = {each["metadata"]["name"] for each in rendered if each["kind"] == "KafkaTopic"}
+    users = {each["metadata"]["name"]: rights_of(each) for each in rendered if each["kind"] == "KafkaUser"}
+    for topic in ("xray-rejudge", "xray-rejudge-broker"):
+        assert topic in topics
+        assert "Read" in users["eventing"][f"topic {topic}"]
+    assert users["tools"]["topic xray-rejudge"] == {"Write", "Describe"}
+
+
+def test_the_component_is_valid(changed: list[Object]) -> None:
+    validator = SHARED / "k8s/validate.py"
+    if not validator.exists():
+        pytest.skip(f"the validator is not at {validator}: set SHARED_FOLDER to the folder that has it")
+    command: list[Any] = [sys.executable, validator, "--crds", SHARED / "k8s/crds", "--k8s", "1.34"]
+    body = yaml.safe_dump_all(changed)
+    done = subprocess.run(command, input=body, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
