@@ -11,8 +11,10 @@ from lungline.deployment.base import Deployment
 from lungline.deployment.inference_service import render
 from lungline.deployment.kserve import LONGEST_SECONDS, ClusterDeployment
 from lungline.deployment.kubernetes_api import ClusterRefused, ClusterUnavailable, KubernetesApi
+from lungline.deployment.status import FormerFailure
 from lungline.errors import ModelNotReady, PackageError, PromotionConflict
 from lungline.promotion.promotion import LEASE
+from tests.support.kserve_controllers import LOAD_FAILURE
 from tests.support.kubernetes_api import ROOT, Cluster, api_of, running_cluster
 
 MANIFEST = yaml.safe_load((ROOT / "manifests/base/inference/inference_service.yaml").read_text())
@@ -103,6 +105,25 @@ def test_a_package_that_fails_to_load_is_reverted(cluster: Cluster) -> None:
     cluster.controllers.plays = "ready"
     deployment(cluster).deploy(uri(1), "1")
     assert deployment(cluster).serving() == "1"
+
+
+def test_a_failure_that_kserve_repeats_is_not_the_next_versions(cluster: Cluster) -> None:
+    """KServe says why the last model was not loaded until it has looked at the pods of the next."""
+    install(cluster)
+    cluster.controllers.plays = "failing"
+    with pytest.raises(ModelNotReady):
+        deployment(cluster).deploy(uri(1), "1")
+    cluster.controllers.plays, cluster.controllers.starts, cluster.controllers.stale_load = "ready", 0.8, 0.6
+    deployment(cluster).deploy(uri(2), "2")
+    assert deployment(cluster).serving() == "2"
+
+
+def test_the_same_failure_again_is_a_new_failure() -> None:
+    failed = {"status": {"modelStatus": {"transitionStatus": "BlockedByFailedLoad", "lastFailureInfo": LOAD_FAILURE}}}
+    loading = {"status": {"modelStatus": {"transitionStatus": "InProgress", "lastFailureInfo": LOAD_FAILURE}}}
+    former = FormerFailure(failed)
+    assert [former.is_repeated(each) for each in (failed, loading, failed)] == [True, False, False]
+    assert not FormerFailure(failed, seconds=-1).is_repeated(failed)
 
 
 def test_a_first_promotion_that_fails_leaves_no_model(cluster: Cluster) -> None:

@@ -19,6 +19,7 @@ from lungline.deployment.inference_service import ModelFields, render
 from lungline.deployment.kubernetes_api import CALL_SECONDS, ClusterUnavailable, Json, KubernetesApi
 from lungline.deployment.release import Release
 from lungline.deployment.status import (
+    FormerFailure,
     Revision,
     RolloutStatus,
     created_at,
@@ -135,7 +136,7 @@ class ClusterDeployment:
         withdrawn = replace(fields, canary=0)
         self._patiently(lambda: self._apply(service, withdrawn))
         # Not waiting for readiness: a failing canary must go too.
-        self._await(withdrawn, version, None, time.monotonic() + self._ready_seconds)
+        self._await(withdrawn, version, None, time.monotonic() + self._ready_seconds, FormerFailure(service))
         return f"Version {version} takes no more requests; version {self._patiently(self.serving)} serves."
 
     def exists(self) -> bool:
@@ -165,10 +166,11 @@ class ClusterDeployment:
             service = self._api.apply(self._path, render(self._name, self._namespace), INSTALLER)
         deadline = time.monotonic() + self._ready_seconds
         steps = _steps(ModelFields.of(before), wanted)
+        former = FormerFailure(before)
         try:
             for step in steps:
                 self._patiently(lambda step=step: self._apply(service, step))
-                self._await(step, str(wanted.version), share if step == wanted else 0, deadline)
+                self._await(step, str(wanted.version), share if step == wanted else 0, deadline, former)
         except BaseException as exc:
             # Also for Ctrl-C. Knative keeps the old revision serving; the specification must name it too.
             unreverted = self._revert(steps, ModelFields.of(before))
@@ -191,12 +193,14 @@ class ClusterDeployment:
         document = fields.document(self._name, self._namespace, part(service, "metadata")["uid"])
         self._api.apply(self._path, document, MANAGER)
 
-    def _await(self, wanted: ModelFields, version: str, share: int | None, deadline: float) -> None:
+    def _await(
+        self, wanted: ModelFields, version: str, share: int | None, deadline: float, former: FormerFailure
+    ) -> None:
         """Wait until a version is ready and has a share; None waits until it has lost its own, ready or not."""
         doubtful_since: float | None = None
         last = ""
         while True:
-            status, sentence = self._look(wanted, version)
+            status, sentence = self._look(wanted, version, former)
             if status and (status.without(version) if share is None else status.serves(version, share)):
                 return
             now = time.monotonic()
@@ -211,14 +215,14 @@ class ClusterDeployment:
             last = sentence
             time.sleep(self._poll)
 
-    def _look(self, wanted: ModelFields, version: str) -> tuple[RolloutStatus | None, str]:
+    def _look(self, wanted: ModelFields, version: str, former: FormerFailure) -> tuple[RolloutStatus | None, str]:
         """The status now and a sentence about it; no status while the API server is away.
 
         Raises PromotionConflict when the specification is no longer the one of this change.
         """
         try:
             service = self._service()
-            status = self._status(service) if service else None
+            status = self._status(service, former) if service else None
         except ClusterUnavailable as exc:
             return None, str(exc)
         if service is None or status is None or part(service, "metadata").get("deletionTimestamp"):
@@ -230,8 +234,8 @@ class ClusterDeployment:
     def _service(self) -> Json | None:
         return self._api.get(self._path)
 
-    def _status(self, service: Json) -> RolloutStatus:
-        return status_of(service, self._revisions())
+    def _status(self, service: Json, former: FormerFailure | None = None) -> RolloutStatus:
+        return status_of(service, self._revisions(), former)
 
     def _revisions(self) -> dict[str, Revision]:
         """The predictor's revisions by name, oldest first."""

@@ -1,5 +1,6 @@
 """The status of an InferenceService, its revisions and its pods."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -8,6 +9,8 @@ from lungline.deployment.kubernetes_api import Json
 
 VERSION = "lungline.org/version"
 """Annotation of an InferenceService; KServe and Knative copy it to the revision."""
+FORMER_SECONDS = 60.0
+"""For how long KServe may repeat a former failure: it looks at the pods of a revision once they exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +63,24 @@ class RolloutStatus:
         return f"Version {version} takes {self.shares.get(version, 0)} % of the requests{beside}.{waits}"
 
 
-def status_of(service: Json, revisions: dict[str, Revision]) -> RolloutStatus:
+class FormerFailure:
+    """What KServe said of a model that failed before a change; it repeats that until it has looked at the new pods."""
+
+    def __init__(self, service: Json | None, seconds: float = FORMER_SECONDS) -> None:
+        self._info = _load_failure(service) if service else {}
+        self._until = time.monotonic() + seconds
+
+    def is_repeated(self, service: Json) -> bool:
+        """Whether KServe still says the same; once it has said anything else, or for long, it is a new failure."""
+        if _load_failure(service) != self._info or time.monotonic() > self._until:
+            self._info = {}
+        return bool(self._info)
+
+
+def status_of(service: Json, revisions: dict[str, Revision], former: FormerFailure | None = None) -> RolloutStatus:
     """The status of an InferenceService; `revisions` are the predictor's by name.
+
+    A failure that was there before a change, `former`, is none of the new revision.
 
     Nothing is concluded from `observedGeneration`: KServe copies it from the Knative Service, which counts its own
     changes. The version in the newest revision's annotation says what the status is about.
@@ -78,7 +97,7 @@ def status_of(service: Json, revisions: dict[str, Revision]) -> RolloutStatus:
         ready,
         shares,
         newest.version if newest else None,
-        None if ready else _failure(service, newest),
+        None if ready else _failure(service, newest, has_former=former is not None and former.is_repeated(service)),
         None if ready else _refusal(service),
     )
 
@@ -148,12 +167,17 @@ def parts(value: Json, name: str) -> list[Json]:
     return cast("list[Json]", value.get(name) or [])
 
 
-def _failure(service: Json, newest: Revision | None) -> str | None:
-    """Why the newest revision is not ready: what KServe says of its model, Knative of it, or of the way to it."""
+def _load_failure(service: Json) -> Json:
+    """What KServe says of a model that was not loaded; empty where it was, or where it says no reason."""
     model = part(service, "status", "modelStatus")
-    info = part(model, "lastFailureInfo")
-    blocked = model.get("transitionStatus") == "BlockedByFailedLoad"
-    if blocked and info:
+    return part(model, "lastFailureInfo") if model.get("transitionStatus") == "BlockedByFailedLoad" else {}
+
+
+def _failure(service: Json, newest: Revision | None, *, has_former: bool) -> str | None:
+    """Why the newest revision is not ready: what KServe says of its model, Knative of it, or of the way to it."""
+    info = {} if has_former else _load_failure(service)
+    blocked = not has_former and part(service, "status", "modelStatus").get("transitionStatus") == "BlockedByFailedLoad"
+    if info:
         return _words(info.get("reason") or "BlockedByFailedLoad", info.get("message"))
     if newest is None or newest.starting:
         # The conditions of the whole are the previous revision's for a while.

@@ -63,7 +63,8 @@ class Controllers:
     """The controllers of one InferenceService; `reconcile` writes its status when they run.
 
     `starts` is how long the pods of new revisions take, `reacts` how long the controllers take to act on a change, and
-    `stale` how long the previous revision's failure stays in the status; all in seconds.
+    `stale` how long the previous revision's failure stays in the status, `stale_load` how long that to load its model
+    does; all in seconds.
     """
 
     runs: bool = True
@@ -71,6 +72,7 @@ class Controllers:
     starts: float = 0.0
     reacts: float = 0.0
     stale: float = 0.05
+    stale_load: float = 0.0
     revisions: list[PlayedRevision] = field(default_factory=list)
     _generation: int = 0
     _template: str = ""
@@ -79,6 +81,7 @@ class Controllers:
     _changed_at: float = 0.0
     _pending: tuple[str, float] = ("", 0.0)
     _was_failed: bool = False
+    _had_load_failure: bool = False
 
     def reconcile(self, service: Object) -> None:
         """Act on the specification, then write the status."""
@@ -113,6 +116,7 @@ class Controllers:
         if template != self._template:
             self._template = template
             self._was_failed = bool(self.revisions) and self.revisions[-1].state == "False"
+            self._had_load_failure = self._repeats() or (bool(self.revisions) and self.revisions[-1].plays == "failing")
             self._changed_at = time.monotonic()
             number = max((revision.number for revision in self.revisions), default=0) + 1
             name = f"{service['metadata']['name']}-predictor-{number:05}"
@@ -163,12 +167,15 @@ class Controllers:
         return _condition("", "Unknown", "RevisionMissing")
 
     def _model_status(self, newest: PlayedRevision, whole: Object) -> Object:
-        if newest.plays == "failing" and newest.uri:
+        if (newest.plays == "failing" and newest.uri) or self._repeats():
             return _model("BlockedByFailedLoad", "FailedToLoad") | {"lastFailureInfo": LOAD_FAILURE}
         if newest.state == "True":
             return _model("UpToDate", "Loaded")
         # Without a pod, KServe takes any False condition for a failure to load, also the previous revision's.
         return _model("BlockedByFailedLoad", "FailedToLoad") if whole["status"] == "False" else _model()
+
+    def _repeats(self) -> bool:
+        return self._had_load_failure and time.monotonic() < self._changed_at + self.stale_load
 
 
 def _conditions(whole: Object, configuration: Object, route: Object) -> list[Object]:
