@@ -1,5 +1,6 @@
 """The page of a promotion, in the three parts of a change control plan, from what was recorded of it."""
 
+import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import groupby
@@ -11,6 +12,9 @@ from lungline.dossier.model_sections import promotion_rows
 from lungline.dossier.page import Code, Markup, bullets, facts, paragraph, section, standalone, table
 from lungline.registry.history import PromotionEntry
 from lungline.wording import count
+
+NONE = Markup('<span class="none">none</span>')
+_DIGEST = re.compile(r"[0-9a-f]{32,}")
 
 
 def change_page(change: Change, document: dict[str, Any]) -> str:
@@ -77,8 +81,8 @@ def _modifications(change: Change) -> Markup:
         topics = list(dict.fromkeys(row.topic for row in rows))
         blocks = [paragraph(f"{count(len(rows), 'value')} of the card differ, about: {', '.join(topics).lower()}.")]
     blocks += [block for topic, group in groupby(rows, lambda row: row.topic) for block in _topic(topic, list(group))]
-    versions = [("Package", *map(_package, (change.before, change.after)))]
-    blocks.append(table(("", "Before", "After"), versions))
+    versions = [("Digest", *map(_package, (change.before, change.after)))]
+    blocks += [Markup("<h3>Package</h3>"), table(("", "Before", "After"), versions)]
     return section("1 · Description of modifications", *blocks)
 
 
@@ -89,12 +93,14 @@ def _topic(topic: str, rows: Sequence[Difference]) -> list[Markup]:
     return [Markup(f"<h3>{topic}</h3>"), table(titles, lines)]
 
 
-def _shown(value: str | None) -> Markup | str:
-    return Markup('<span class="none">none</span>') if value is None else value
+def _shown(value: str | None) -> str:
+    if value is None:
+        return NONE
+    return Code(value) if _DIGEST.fullmatch(value) else value
 
 
-def _package(sheet: VersionSheet | None) -> Markup | Code:
-    return Code(sheet.entry.facts.package) if sheet else Markup('<span class="none">none</span>')
+def _package(sheet: VersionSheet | None) -> str:
+    return Code(sheet.entry.facts.package) if sheet else NONE
 
 
 def _protocol(change: Change) -> Markup:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from lungline.dossier.change_parts import Change, LiveFigures
-from lungline.dossier.page import Markup, facts, paragraph, table
+from lungline.dossier.page import Code, Markup, cell, facts, paragraph, table
 from lungline.package.card import Card
 
 IMAGES = 1000
@@ -32,12 +32,13 @@ def impact(change: Change) -> Iterator[Markup]:
     yield _service(change)
 
 
-def _way_back(change: Change) -> str:
+def _way_back(change: Change) -> Markup | str:
     sheet = change.before
     if sheet is None or sheet.is_as_promoted is None:
         return "the package of the version before is not stored any longer"
     state = "is stored as it was promoted" if sheet.is_as_promoted else "was changed since it was promoted"
-    return f"`lungline rollback`: the package of version {sheet.entry.version} {state}"
+    version = cell(sheet.entry.version)
+    return Markup(f"{cell(Code('lungline rollback'))}: the package of version {version} {state}")
 
 
 def _metrics(change: Change) -> Markup:
@@ -55,7 +56,7 @@ def _number(value: float | None) -> str | None:
 
 
 def _difference(old: float | None, new: float | None) -> str:
-    return "–" if old is None or new is None else f"{new - old:+.4f}"
+    return _signed(old, new, ".4f")
 
 
 def _expected(before: Card | None, after: Card) -> Iterator[Markup]:
@@ -88,7 +89,15 @@ def _count(value: float | None) -> str | None:
 
 
 def _more(old: float | None, new: float | None) -> str:
-    return "–" if old is None or new is None else f"{new - old:+.0f}"
+    return _signed(old, new, ".0f")
+
+
+def _signed(old: float | None, new: float | None, digits: str) -> str:
+    """The difference with its sign, where both are there and it is not too small to be seen."""
+    if old is None or new is None:
+        return "–"
+    text = f"{new - old:+{digits}}"
+    return text if float(text) else "none"
 
 
 def _service(change: Change) -> Markup:
