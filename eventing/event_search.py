@@ -1,4 +1,4 @@
-"""Finds the events about one upload: in the topics of uploads, of results and of dead letters.
+"""Finds the events about one upload: in the topics of uploads, results, dead letters and second opinions.
 
 Kafka has no index by content, so the topics are read from their beginnings. Most messages are passed over by a text
 that each event of the upload holds: its ETag, version id or sequencer, or its identity.
@@ -40,18 +40,13 @@ def events_of(
     """
     from confluent_kafka import KafkaException
 
-    kinds: dict[str, EventKind] = {
-        settings.uploads_topic: "upload",
-        settings.results_topic: "result",
-        settings.dead_letters_topic: "dead letter",
-    }
     marks = _marks(identity, upload)
     connection = ConnectionErrors()
     consumer = make_consumer(settings, GROUP, {"enable.partition.eof": True, "error_cb": connection.report})
     topic = ""
     events: list[EventSeen] = []
     try:
-        for topic, kind in kinds.items():
+        for topic, kind in _topics(consumer, settings, timeout_seconds).items():
             records = map(KafkaRecord.of, _candidates(consumer, topic, marks, timeout_seconds))
             events += [_seen(record, kind) for record in records if identity in _identities(record.value)]
     except KafkaException as exc:
@@ -60,6 +55,23 @@ def events_of(
     finally:
         consumer.close()
     return events
+
+
+def _topics(consumer: "Consumer", settings: Settings, timeout_seconds: float) -> dict[str, EventKind]:
+    """The topics that are read; those of other versions are there only once a version was to judge beside another."""
+    there = consumer.list_topics(timeout=timeout_seconds).topics
+    always: dict[str, EventKind] = {
+        settings.uploads_topic: "upload",
+        settings.results_topic: "result",
+        settings.dead_letters_topic: "dead letter",
+    }
+    beside: dict[str, EventKind] = {
+        settings.shadow_topic: "second opinion",
+        settings.rejudge_topic: "back-fill",
+        settings.rejudged_topic: "second opinion",
+    }
+    always.update((topic, kind) for topic, kind in beside.items() if topic in there)
+    return always
 
 
 def _marks(identity: str, upload: UploadFacts | None) -> Sequence[bytes]:
@@ -110,9 +122,9 @@ def _seen(record: KafkaRecord, kind: EventKind) -> EventSeen:
 
 
 def _remark(record: KafkaRecord, kind: EventKind) -> str:
-    if kind == "result":
+    if kind in {"result", "second opinion"}:
         return f"event {record.event.get('id', '')[:80]}"
-    if kind == "upload":
+    if kind != "dead letter":
         return ""
     code, data = record.event.get("knativeerrorcode", ""), record.event.get("knativeerrordata", "")
     try:

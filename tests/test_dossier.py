@@ -50,6 +50,7 @@ def test_one_page_tells_all_that_happened(made: Signed, case: Case) -> None:
         "opened", "Result of version 2 (shown on the worklist)", "Result of version 1", "films.zip", "2" * 64,
         "FINISHED", "All 11 rules passed.", "The chain of 4 entries holds", "version 2, entry 4 of the history, by Ada",
         "the same", "0.9400",
+        "Second opinion, from the shadow: Unsure, risk 50.0%, by version 2", "rejudged 2 Unsure 0.5",
     ):  # fmt: skip
         assert part in text, part
     assert "Not found" not in text

@@ -5,13 +5,16 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 
-from lungline.dossier.change_parts import Change, LiveFigures, VersionSheet
+from lungline.dossier.change_parts import Change, LiveFigures, OpinionFigures, VersionSheet
 from lungline.dossier.differences import differences, limits
 from lungline.dossier.gaps import Gaps
 from lungline.dossier.live_figures import live_figures
 from lungline.dossier.model_parts import card_bytes, parsed_card, verdict_on
 from lungline.dossier.sources import Sources
+from lungline.evaluation.disagreement import Comparison
+from lungline.promotion.shadow_rule import MOST_COMPARED, shadow_of
 from lungline.registry.history import History, PromotionEntry
+from lungline.results.opinions import PURPOSES, Purpose
 from lungline.results.records import record_version
 from lungline.task.reading import load_task
 
@@ -59,6 +62,7 @@ class Promotions:
             differences=tuple(differences(before.card if before else None, after.card)) if after.card else (),
             limits=tuple(limits(after.card)) if after.card else (),
             run=run,
+            opinions=gaps.attempt("second opinions", lambda: self._opinions(entry.version)) or (),
             live=live.get(entry.version),
             live_before=live.get(earlier.version) if earlier else None,
             history=self.verdict,
@@ -73,11 +77,32 @@ class Promotions:
         digest = hashlib.sha256(data).hexdigest() if data else None
         return VersionSheet(entry=entry, card=card, stored_sha256=digest)
 
+    def _opinions(self, version: str) -> tuple[OpinionFigures, ...]:
+        storage, bucket = self._sources.storage, self._sources.settings.results_bucket
+        recorded = self._recorded(version)
+        compared: dict[Purpose, Comparison] = {
+            each: shadow_of(storage, bucket, recorded, MOST_COMPARED, each) for each in PURPOSES
+        }
+        return tuple(
+            OpinionFigures(
+                purpose=purpose,
+                results=each.results,
+                different=each.different,
+                labels=tuple((pair.answer, pair.opinion, pair.uploads) for pair in each.labels),
+                shift=each.shift,
+                distance=each.distance,
+            )
+            for purpose, each in compared.items()
+            if each.results
+        )
+
+    def _recorded(self, version: str) -> str:
+        """A version as result records name it."""
+        return record_version(self._model, load_task(self._sources.settings.task).name, version)
+
     def _read_live(self) -> dict[str, LiveFigures]:
-        settings = self._sources.settings
-        task = load_task(settings.task).name
-        named = {record_version(self._model, task, entry.version): entry.version for entry in self.promoted}
-        figures = live_figures(self._sources.storage, settings.results_bucket, named)
+        named = {self._recorded(entry.version): entry.version for entry in self.promoted}
+        figures = live_figures(self._sources.storage, self._sources.settings.results_bucket, named)
         return {number: figures[version] for version, number in named.items()}
 
 

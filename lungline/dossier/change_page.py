@@ -6,10 +6,10 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any
 
-from lungline.dossier.change_parts import Change, Difference, Limit, VersionSheet
+from lungline.dossier.change_parts import Change, Difference, Limit, OpinionFigures, VersionSheet
 from lungline.dossier.impact import impact
 from lungline.dossier.model_sections import promotion_rows
-from lungline.dossier.page import Code, Markup, bullets, facts, paragraph, section, standalone, table
+from lungline.dossier.page import NOT_RECORDED, Code, Markup, bullets, facts, paragraph, section, standalone, table
 from lungline.registry.history import PromotionEntry
 from lungline.wording import count
 
@@ -122,10 +122,12 @@ def _protocol(change: Change) -> Markup:
         ("Took", _took(change)),
         ("Failed attempts before", bullets(map(_failure, change.failed)) or Markup("none")),
         ("Stored package", _stored(change.after)),
-        ("Second opinions on live uploads", None),
     ]
-    limits = table(("Figure on the test split", "Measured", "Limit", "Kept"), map(_limit, change.limits), "No limits.")
-    return section("2 · Modification protocol", facts(rows), Markup("<h3>Limits of the gate</h3>"), limits)
+    limits = table(("Figure on the test split", "Measured", "Limit", "Kept"), map(_limit, change.limits), NOT_RECORDED)
+    titles = ("Purpose", "Uploads", "Another label", "Risks apart", "Risk moved by", "Answer, then second opinion")
+    opinions = table(titles, map(_opinion, change.opinions), "The version gave none beside the one in service.")
+    heads = (Markup("<h3>Limits of the gate</h3>"), Markup("<h3>Second opinions beside the version in service</h3>"))
+    return section("2 · Modification protocol", facts(rows), heads[0], limits, heads[1], opinions)
 
 
 def _clock(moment: datetime | None) -> str:
@@ -158,7 +160,14 @@ def _stored(sheet: VersionSheet) -> Markup | str | None:
     return "its card is the promoted one" if sheet.is_as_promoted else "its card is another than the promoted one"
 
 
+def _opinion(figures: OpinionFigures) -> tuple[Any, ...]:
+    share = f"{figures.different / figures.results:.1%}"
+    labels = ", ".join(f"{answer}, {opinion}: {uploads}" for answer, opinion, uploads in figures.labels)
+    apart, moved = (None if each is None else f"{each:+.3f}" for each in (figures.distance, figures.shift))
+    return figures.purpose, f"{figures.results:,}", share, apart and apart.lstrip("+"), moved, labels
+
+
 def _limit(limit: Limit) -> tuple[Any, ...]:
-    asked = f"{'at most' if limit.most else 'at least'} {limit.limit:g}{' (lowered)' if limit.lowered else ''}"
+    wanted = f"{'at most' if limit.most else 'at least'} {limit.limit:g}{' (lowered)' if limit.lowered else ''}"
     figure = None if limit.figure is None else f"{limit.figure:.4f}"
-    return limit.name, figure, asked, limit.holds
+    return limit.name, figure, wanted, limit.holds

@@ -13,6 +13,7 @@ from lungline.dossier.parts import Missing, Part
 from lungline.package.card import Card
 from lungline.registry.history import PromotionEntry
 from lungline.registry.runs import RunFacts
+from lungline.results.opinions import Purpose
 
 
 class Difference(Part):
@@ -68,6 +69,17 @@ class LiveFigures(Part):
     agreed: int
 
 
+class OpinionFigures(Part):
+    """How the second opinions of a version differ from the answers to the same uploads; of the latest of them."""
+
+    purpose: Purpose
+    results: int
+    different: int
+    labels: tuple[tuple[str, str, int], ...] = Field(description="Answer, second opinion, number of uploads.")
+    shift: float | None = Field(description="Mean of the opinion's risk less the answer's.")
+    distance: float | None = Field(description="Mean difference of the risks either way.")
+
+
 class Change(Part):
     """One promotion or rollback, written up."""
 
@@ -85,6 +97,7 @@ class Change(Part):
     differences: tuple[Difference, ...] = ()
     limits: tuple[Limit, ...] = ()
     run: RunFacts | None = None
+    opinions: tuple[OpinionFigures, ...] = Field(default=(), description="Second opinions of the version.")
     live: LiveFigures | None = None
     live_before: LiveFigures | None = None
     history: str = Field(description="Whether chain and signatures of the history hold.")

@@ -8,7 +8,7 @@ from lungline.dossier.parts import Dossier
 from lungline.dossier.pictures import Picture
 from lungline.dossier.privacy import without_patient
 from lungline.dossier.sources import Sources
-from lungline.dossier.upload_parts import object_and_pictures, patient_of, readings_of
+from lungline.dossier.upload_parts import object_and_pictures, opinions_of, patient_of, readings_of
 from lungline.errors import LunglineError
 from lungline.results import records
 
@@ -42,6 +42,7 @@ def _collected(identity: str, sources: Sources, by: str) -> Collected:
         names_patient=True,
         results=tuple(results),
         worklist=worklist,
+        opinions=opinions_of(identity, sources, gaps),
         readings=readings_of(identity, worklist, sources, gaps),
     )
     latest, models, search = bare.latest, Models(sources, gaps), sources.events
@@ -50,7 +51,7 @@ def _collected(identity: str, sources: Sources, by: str) -> Collected:
     parts = {
         "object": stored,
         "patient": patient_of(results, sources, gaps),
-        "models": tuple(models.sheet(record) for record in results),
+        "models": models.sheets([*results, *(opinion.record for opinion in bare.opinions)]),
         "history": models.history(latest) if latest else None,
         "events": tuple(gaps.lent("events in Kafka", search and (lambda: search(identity, facts))) or ()),
         "pictures": tuple(picture.facts for picture in pictures),

@@ -57,9 +57,9 @@ def limits(card: Card) -> list[Limit]:
 
     lowered = dict(_lowered(card))
     rows: list[Limit] = []
-    for name, asked in card.task.gate.model_dump().items():
+    for name, value in card.task.gate.model_dump().items():
         if name in card.metrics or name in lowered:
-            limit = lowered.get(name, float(asked))
+            limit = lowered.get(name, float(value))
             figure = card.metrics.get(name)
             rows.append(Limit(name=name, limit=limit, most=name in CEILINGS, figure=figure, lowered=name in lowered))
     return rows

@@ -5,7 +5,7 @@ from typing import Any
 
 from lungline.dossier import model_sections
 from lungline.dossier.page import Code, Markup, bullets, cell, facts, figure, paragraph, section, standalone, table
-from lungline.dossier.parts import Dossier, WorklistPart
+from lungline.dossier.parts import Dossier, OpinionFacts, WorklistPart
 from lungline.dossier.pictures import XRAY, Picture
 from lungline.dossier.timeline import timeline
 from lungline.events.uploads import readable_key
@@ -33,6 +33,7 @@ def _sections(dossier: Dossier, pictures: Sequence[Picture]) -> Iterator[Markup]
         yield _patient(dossier.patient)
     for record in dossier.results:
         yield _result(record, is_shown=record is dossier.latest and len(dossier.results) > 1)
+    yield _opinions(dossier.opinions)
     yield from model_sections.sections(dossier)
     yield _events(dossier)
     yield _readings(dossier.readings)
@@ -151,6 +152,22 @@ def _result(record: ResultRecord, *, is_shown: bool) -> Markup:
     more = [table(("Finding", "Probability", "Presence"), findings)] if findings else []
     shown = " (shown on the worklist)" if is_shown else ""
     return section(f"Result of version {record.model.version}{shown}", facts(rows), *more)
+
+
+def _opinions(opinions: Sequence[OpinionFacts]) -> Markup:
+    rows = [
+        (
+            each.record.times.done,
+            each.purpose,
+            each.record.model.version,
+            each.record.label or each.record.outcome,
+            None if each.record.probability is None else f"{each.record.probability:.6f}",
+            ", ".join(each.record.warnings) or Markup(""),
+        )
+        for each in opinions
+    ]
+    titles = ("When (UTC)", "Purpose", "Version", "Label", "Risk", "Warnings")
+    return section("Second opinions", table(titles, rows, "No other version was asked."))
 
 
 def _heat(record: ResultRecord) -> str:

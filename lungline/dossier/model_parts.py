@@ -30,8 +30,14 @@ class Models:
         self._gaps = gaps
         self._entries = cache(self._read_entries)
 
-    def sheet(self, record: ResultRecord) -> ModelSheet:
-        """The model behind a result."""
+    def sheets(self, records: Sequence[ResultRecord]) -> tuple[ModelSheet, ...]:
+        """The models behind results, each once."""
+        models: dict[tuple[str, str], ResultRecord] = {}
+        for record in records:
+            models.setdefault((record.model.version, record.model.sha256), record)
+        return tuple(map(self._sheet, models.values()))
+
+    def _sheet(self, record: ResultRecord) -> ModelSheet:
         model, version = place_of(record.model.version, default_model(self._sources.settings))
         what = f"card of model {model} {version}"
         bucket = self._sources.settings.models_bucket

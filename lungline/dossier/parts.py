@@ -8,11 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from lungline.package.card import Card
 from lungline.registry.history import PromotionEntry
 from lungline.registry.runs import RunFacts
+from lungline.results.opinions import Purpose
 from lungline.results.patients import PatientRecord
 from lungline.results.readings import ReadingRecord
 from lungline.results.records import ResultRecord
 
-EventKind = Literal["upload", "result", "dead letter"]
+EventKind = Literal["upload", "result", "dead letter", "second opinion", "back-fill"]
 
 
 class Part(BaseModel):
@@ -70,6 +71,13 @@ class HistoryFacts(Part):
     entries: int
     head: str = Field(description="sha256 of the last entry.")
     sentence: str = Field(description="Whether chain and signatures hold.")
+
+
+class OpinionFacts(Part):
+    """A second opinion: what another version says, and what for; it is no answer."""
+
+    purpose: Purpose
+    record: ResultRecord
 
 
 class NoticeFacts(Part):
@@ -134,7 +142,8 @@ class PictureFacts(Part):
 class Dossier(Part):
     """Everything that happened to one upload, as far as it could be reached; `missing` names the rest.
 
-    `results` are its records of all model versions, the latest first; `models` those that they name.
+    `results` are its records of all model versions, the latest first; `models` those that they and the second opinions
+    name.
     """
 
     schema_version: Literal[1] = 1
@@ -146,6 +155,7 @@ class Dossier(Part):
     object: ObjectFacts | None = None
     patient: PatientRecord | None = None
     results: tuple[ResultRecord, ...] = ()
+    opinions: tuple[OpinionFacts, ...] = ()
     models: tuple[ModelSheet, ...] = ()
     history: HistoryFacts | None = None
     events: tuple[EventSeen, ...] = ()

@@ -26,6 +26,7 @@ def without_patient(dossier: Dossier) -> tuple[Dossier, tuple[Picture, ...]]:
         "patient": None,
         "object": dossier.object and dossier.object.model_copy(update={"key": ""}),
         "results": tuple(map(_keyless, dossier.results)),
+        "opinions": tuple(each.model_copy(update={"record": _keyless(each.record)}) for each in dossier.opinions),
         "readings": tuple(map(_uncommented, dossier.readings)),
         "worklist": worklist,
         "pictures": tuple(picture.facts for picture in pictures),

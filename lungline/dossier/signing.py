@@ -71,11 +71,11 @@ def verify(data: bytes, keys: Sequence[PublicKey]) -> SignedDocument:
 def _verified_page(data: bytes, keys: Sequence[PublicKey]) -> SignedDocument:
     start = data.rstrip(b"\n").rfind(b"\n") + 1
     trailer = _TRAILER.fullmatch(data[start:])
-    found = _DOCUMENT.search(data.decode(errors="replace"))
-    if trailer is None or found is None:
-        _refuse("has no signature at its end" if found else "is no page of a dossier or a promotion")
+    shown = _DOCUMENT.search(data.decode(errors="replace"))
+    if trailer is None or shown is None:
+        _refuse("has no signature at its end" if shown else "is no page of a dossier or a promotion")
     key = _verified(data[:start], trailer[1].decode(), trailer[2].decode(), keys)
-    return SignedDocument(_parsed(found[1]), key)
+    return SignedDocument(_parsed(shown[1]), key)
 
 
 def _verified_document(data: bytes, keys: Sequence[PublicKey]) -> SignedDocument:

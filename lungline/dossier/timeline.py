@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from lungline.dossier.parts import Dossier, WorklistPart
+from lungline.dossier.parts import Dossier, EventKind, WorklistPart
 from lungline.events.uploads import readable_key
+from lungline.results.opinions import Purpose
 from lungline.results.records import ResultRecord
 
 
@@ -19,9 +20,22 @@ class Moment:
     who: str = ""
 
 
+_EVENTS: dict[EventKind, str] = {
+    "upload": "Upload event",
+    "result": "Result event",
+    "dead letter": "Dead letter",
+    "second opinion": "Event of a second opinion",
+    "back-fill": "Upload event for another version",
+}
+_PURPOSES: dict[Purpose, str] = {"shadow": "from the shadow", "rejudged": "back-filled"}
+
+
 def timeline(dossier: Dossier) -> list[Moment]:
     """The moments of a dossier, the earliest first."""
     moments = [*_promotions(dossier), *_events(dossier), *_readings(dossier)]
+    for opinion in dossier.opinions:
+        what = f"Second opinion, {_PURPOSES[opinion.purpose]}: {answer_of(opinion.record)}"
+        moments.append(Moment(opinion.record.times.done, what, opinion.purpose))
     for number, record in enumerate(reversed(dossier.results)):
         moments += _result(record, is_first=number == 0)
     if dossier.worklist:
@@ -38,10 +52,9 @@ def _promotions(dossier: Dossier) -> Iterator[Moment]:
 
 
 def _events(dossier: Dossier) -> Iterator[Moment]:
-    words = {"upload": "Upload event", "result": "Result event", "dead letter": "Dead letter"}
     for event in dossier.events:
         if event.at:
-            what = f"{words[event.kind]}{f': {event.remark}' if event.remark else ''}"
+            what = f"{_EVENTS[event.kind]}{f': {event.remark}' if event.remark else ''}"
             yield Moment(event.at, what, f"{event.topic} {event.partition}/{event.offset}")
 
 
@@ -51,9 +64,13 @@ def _result(record: ResultRecord, *, is_first: bool) -> Iterator[Moment]:
         where = f" as {readable_key(record.upload.key)}" if record.upload.key else ""
         yield Moment(times.uploaded, f"The object was stored{where}", f"bucket {record.upload.bucket}")
     yield Moment(times.received, f"The predictor received the event, with version {version}", "result record")
+    yield Moment(times.done, answer_of(record), "result record")
+
+
+def answer_of(record: ResultRecord) -> str:
+    """What a version says of the upload."""
     risk = f", risk {record.probability:.1%}" if record.probability is not None else ""
-    what = f"{record.label or record.outcome.capitalize()}{risk}, by version {version}"
-    yield Moment(times.done, what, "result record")
+    return f"{record.label or record.outcome.capitalize()}{risk}, by version {record.model.version}"
 
 
 def _readings(dossier: Dossier) -> Iterator[Moment]:

@@ -1,14 +1,14 @@
-"""The parts of a dossier that lie in the store under the upload: object, pictures, patient, readings."""
+"""The parts of a dossier that lie in the store: object, pictures, patient, second opinions, readings."""
 
 import hashlib
 from collections.abc import Sequence
 
 from lungline.dossier.gaps import Gaps
-from lungline.dossier.parts import ObjectFacts, WorklistPart
+from lungline.dossier.parts import ObjectFacts, OpinionFacts, WorklistPart
 from lungline.dossier.pictures import Picture, pictures_of
 from lungline.dossier.sources import Sources
 from lungline.errors import ObjectGone
-from lungline.results import patients, readings
+from lungline.results import opinions, patients, readings
 from lungline.results.readings import ReadingRecord
 from lungline.results.records import ResultRecord
 from lungline.storage.objects import StoredObject
@@ -43,6 +43,14 @@ def patient_of(results: Sequence[ResultRecord], sources: Sources, gaps: Gaps) ->
     bucket, identity = sources.settings.patients_bucket, named.upload.identity
     lost = "the patients bucket has no record of this upload"
     return gaps.attempt("patient", lambda: patients.load(sources.storage, bucket, identity), lost)
+
+
+def opinions_of(identity: str, sources: Sources, gaps: Gaps) -> tuple[OpinionFacts, ...]:
+    """The second opinions on the upload, the earliest first."""
+    bucket = sources.settings.results_bucket
+    given = gaps.attempt("second opinions", lambda: list(opinions.of_upload(sources.storage, bucket, identity))) or []
+    given.sort(key=lambda opinion: opinion.record.times.done)
+    return tuple(OpinionFacts(purpose=each.purpose, record=each.record) for each in given)
 
 
 def readings_of(

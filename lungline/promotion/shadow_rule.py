@@ -40,9 +40,14 @@ def require_shadow(storage: Storage, settings: Settings, package: Package, versi
         )
 
 
-def shadow_of(storage: Storage, bucket: str, version: str, most: int) -> Comparison:
-    """The comparison of a version's latest second opinions on live uploads, as many as `most`; from the store alone."""
-    places = sorted(opinions.places(storage, bucket, "shadow", version), key=lambda place: place.modified, reverse=True)
+def shadow_of(
+    storage: Storage, bucket: str, version: str, most: int, purpose: opinions.Purpose = "shadow"
+) -> Comparison:
+    """The comparison of a version's latest second opinions, by default on live uploads, with the answers.
+
+    Reads as many as `most`, from the store alone. Raises StorageUnavailable.
+    """
+    places = sorted(opinions.places(storage, bucket, purpose, version), key=lambda place: place.modified, reverse=True)
     return compare(_pairs(storage, bucket, places[:most]))
 
 

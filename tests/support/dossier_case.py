@@ -19,6 +19,7 @@ from lungline.imaging.preparation import Preparation
 from lungline.package.card import CARD, Card, CodeFacts, DataFacts, GateFacts, Prior, Thresholds
 from lungline.registry.history import Facts, History
 from lungline.registry.runs import RunFacts
+from lungline.results import opinions
 from lungline.results.patients import PatientRecord, save
 from lungline.results.readings import ReadingRecord
 from lungline.results.records import LungFacts, ModelFacts, ResultRecord, list_record
@@ -90,6 +91,9 @@ def build(folder: Path, storage: Storage) -> Case:
     results = [_result(settings, storage, version, key, etag) for version in "12"]
     identity = results[0].upload.identity
     _read(settings, storage, results[1])
+    opinion = results[1].model_copy(update={"label": "Unsure", "probability": 0.5})
+    for purpose in opinions.PURPOSES:
+        opinions.save(storage, settings.results_bucket, opinion, purpose)
     patient = PatientRecord(identity=identity, name=NAME, patient_id="P-17", accession="A-9")
     save(storage, settings.patients_bucket, patient)
     return Case(settings, storage, identity, key)
