@@ -17,9 +17,9 @@ from lungline.settings import load_settings
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-LOOK, TRAIN, FOLLOW = NOTEBOOKS
+LOOK, TRAIN, FOLLOW, OWN = NOTEBOOKS
 CELL_SECONDS = 240
-# All three take about a minute on two free cores, and several on a busy machine.
+# All of them take a minute and a half on two free cores, and several on a busy machine.
 pytestmark = pytest.mark.timeout(480)
 # Enough to run, and far too little to learn anything.
 SMALL = {"DATA": "phantom:120", "OFFLINE": "true", "MODEL__SIZE": "32", "MODEL__WIDTH": "8", "TRAIN__EPOCHS": "2"}
@@ -154,3 +154,13 @@ def test_the_third_notebook_follows_an_upload(home: Path) -> None:
     assert images(notebook) == 3
     assert "The stack was stopped." in text(notebook)
     assert not stack.status(load_settings({"home": str(home)})).running
+
+
+def test_the_fourth_notebook_follows_a_task_of_several_findings(home: Path) -> None:
+    notebook = run(OWN, home)
+    assert warnings_in(notebook) == ""
+    assert "Findings on drawn chest X-rays: many-at-once." in text(notebook)
+    assert text(notebook).count("The task my-task.toml is wrong in line") == 3
+    assert "auc_effusion" in text(notebook)
+    assert images(notebook) == 2
+    assert (home / "notebooks/own-task/package/card.json").exists()

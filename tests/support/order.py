@@ -6,7 +6,7 @@ import pytest
 # turns, so that workers that run side by side seldom want the same core.
 LONGEST = (
     *("test_pipeline", "test_worklist_live", "test_model"),
-    *("test_demo", "test_attack_connections", "test_notebooks"),
+    *("test_demo", "test_attack_connections", "test_notebooks", "test_task_tutorial"),
     *("test_out_of_scope", "test_laptop", "test_chest"),
     *("test_components", "test_worklist_browser", "test_attack_memory"),
     *("test_lungs", "test_worklist_outbox", "test_population", "test_registry"),

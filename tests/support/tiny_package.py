@@ -37,4 +37,5 @@ def _build(folder: Path, seed: int, task: Task) -> None:
         data=DataFacts(name="phantom", digest="0" * 64, synthetic=True),
         code=CodeFacts(version="0.1.0"),
     )
-    write_package(folder, keras_model=build(ModelSettings(size=SIZE, width=4), seed=seed, task=task), card=card)
+    network = build(ModelSettings(size=SIZE, width=4), seed=seed, task=task)
+    write_package(folder, keras_model=network, card=card, way="direct")  # a fifth of the converter's time
