@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from lungline.registry.history import Facts, PromotionEntry
     from lungline.registry.versions import Version
     from lungline.results.records import ResultRecord
+    from lungline.retention.proof import Proof
 
 progress = Console(stderr=True, highlight=False, soft_wrap=True)
 # A pipe has no width; 80 columns would fold what a script or a log shows.
@@ -178,6 +179,23 @@ def results(records: "Sequence[ResultRecord]") -> None:
     ]
     table(("done (UTC)", "label", "risk", "version", "key", "remark"), rows)
     say(DISCLAIMER, "dim")
+
+
+def planned_erasure(uploads: int, before: Mapping[str, int]) -> None:
+    """Print what an erasure would erase."""
+    say(f"Would be erased of {uploads} {'upload' if uploads == 1 else 'uploads'}:")
+    table(("number", "what"), [(number, name) for name, number in sorted(before.items())])
+
+
+def erasure(proof: "Proof", heading: str) -> None:
+    """Print the proof of an erasure."""
+    number = len(proof.uploads)
+    say(f"{heading} {number} {'upload' if number == 1 else 'uploads'}, proof {proof.id}, by {proof.by}: {proof.reason}")
+    rows = [(count, proof.after.get(name, "?"), name) for name, count in sorted(proof.before.items())]
+    table(("before", "after", "what"), rows)
+    for rest in proof.remains:
+        until = f" until {rest.until:%Y-%m-%d}" if rest.until else ""
+        say(f"Not reached: {rest.where}{until}. {rest.why}", "dim")
 
 
 def counter(done: int, total: int | None = None) -> None:

@@ -60,14 +60,27 @@ def worklist_rebuild(
 
 
 @worklist.command("audit")
-def worklist_audit(home: Home = None, as_json: Json = False) -> None:
+def worklist_audit(
+    fhir: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", parser=path_of, help="Instead, write the log as FHIR R4 AuditEvents, one a line."),
+    ] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
     """Check that no entry of the audit log was changed or removed.
 
     Compares each entry with the one before it, and the log with what the results bucket holds of it.
     """
     from lungline.wording import count
-    from worklist.commands import verify_audit
+    from worklist.commands import export_audit, verify_audit
 
+    if fhir is not None:
+        with writing(fhir):
+            number = export_audit(connected(home), fhir)
+        sentence = f"Wrote {count(number, 'entry', 'entries')} to {fhir}."
+        show({"entries": number, "file": str(fhir)}, as_json, lambda: console.say(sentence))
+        return
     done = verify_audit(connected(home))
     text = f"{count(done.entries, 'entry', 'entries')}, {count(done.anchors, 'anchor')} in the store: "
     sentences = list(done.problems) or [f"{text}the audit log is unbroken."]

@@ -15,6 +15,7 @@
     ├── StackError               a service of the laptop stack cannot start or stop
     ├── ObjectGone               an object was deleted before it could be read
     ├── ObjectTooLarge           an object is larger than the limit
+    ├── UploadErased             an upload was erased, and its event came late
     └── Unavailable              a service is down for now: the same call may succeed later
         ├── StorageUnavailable
         ├── KafkaUnavailable
@@ -91,6 +92,10 @@ class ObjectGone(LunglineError):
 
 class ObjectTooLarge(LunglineError):
     """An object is larger than the limit."""
+
+
+class UploadErased(LunglineError):
+    """An upload was erased for good; what its late event asks for must not be done."""
 
 
 class Unavailable(LunglineError):

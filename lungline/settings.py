@@ -182,6 +182,11 @@ class Settings(BaseSettings):
         "frontal chest X-ray.",
     )
 
+    retention_rules: Path | None = Field(
+        default=None,
+        description="TOML file of rules that say what is erased by itself, and when; empty erases nothing.",
+    )
+
     deployment: Literal["laptop", "cluster"] = Field(
         default="laptop", description="Where models serve: in the laptop stack, or as a KServe InferenceService."
     )

@@ -23,7 +23,7 @@ from typing import Any
 
 NAMESPACE, PIPELINES = "lungline", "kubeflow"
 CLUSTER = "xray"
-S3_USERS = ("scanner", "predictor", "pipeline", "mlflow", "worklist", "reconcile")
+S3_USERS = ("scanner", "predictor", "pipeline", "mlflow", "worklist", "reconcile", "retention")
 KAFKA_USERS = ("object-store", "eventing", "tools")
 # The store for KServe's storage initializer, which reads no other setting.
 STORE = {
@@ -153,15 +153,23 @@ def database_secrets() -> Iterator[dict[str, Any]]:
 
 
 def site_secrets() -> Iterator[dict[str, Any]]:
-    """The key that signs packages and promotion history, for the pipeline; its public half, for the predictor."""
+    """The key that signs packages and history, for the pipeline; its public half, for the predictor; that of proofs."""
+    private, public = _key_pair()
+    yield secret("site-key", {"private": private}, namespace=PIPELINES)
+    yield secret("site-public-key", {"public": public})
+    # Not the site's key: what signs proofs of erasures must not be able to sign a model.
+    private, public = _key_pair()
+    yield secret("retention-key", {"private": private, "public": public})
+
+
+def _key_pair() -> tuple[str, str]:
+    """A new key (P-256) and its public half, as PEM."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
     key, pem = ec.generate_private_key(ec.SECP256R1()), serialization.Encoding.PEM
     private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
-    public = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
-    yield secret("site-key", {"private": private}, namespace=PIPELINES)
-    yield secret("site-public-key", {"public": public})
+    return private, key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 def mlflow_secrets() -> Iterator[dict[str, Any]]:

@@ -11,6 +11,7 @@ import orjson
 from lungline import tracing
 from lungline.diagnosis.routing import Routing
 from lungline.diagnosis.upload import KeepUnsure, diagnose_upload
+from lungline.errors import UploadErased
 from lungline.events import cloudevents
 from lungline.events.proof import ProofRefused
 from lungline.events.proof_layer import NEEDED
@@ -183,7 +184,10 @@ class UploadEvents:
             return Reply(204)
         trace = cloudevents.trace_of(request.headers, value)
         several = len(uploads) > 1
-        results = [self._result(upload, routing, request.received, trace, again=several) for upload in uploads]
+        judged = (self._result(upload, routing, request.received, trace, again=several) for upload in uploads)
+        results = [result for result in judged if result]
+        if not results:  # all of them were erased
+            return Reply(204)
         records = [record for record, _ in results]
         for record in records:
             _count(record, request.received)
@@ -198,8 +202,8 @@ class UploadEvents:
 
     def _result(
         self, upload: Upload, routing: Routing, received: datetime, trace: str | None, *, again: bool
-    ) -> tuple[ResultRecord, str]:
-        """The saved record, and the `traceparent` of its span.
+    ) -> tuple[ResultRecord, str] | None:
+        """The saved record, and the `traceparent` of its span; None of an upload that was erased.
 
         Of an event that may have come `again`, what was predicted the last time is not predicted anew: a large event
         must make progress each time that its sender gives up waiting.
@@ -207,16 +211,20 @@ class UploadEvents:
         parent = trace or tracing.of_upload(upload.identity)
         with tracing.span("predict", parent, "server") as span:
             record = self._stored(upload, routing) if again else None
-            record = record or diagnose_upload(
-                upload,
-                routing.models[0],
-                self.storage,
-                self.settings,
-                received,
-                keep_unsure=self.keep_unsure,
-                listing=self.listing,
-                routing=routing,
-            )
+            try:
+                record = record or diagnose_upload(
+                    upload,
+                    routing.models[0],
+                    self.storage,
+                    self.settings,
+                    received,
+                    keep_unsure=self.keep_unsure,
+                    listing=self.listing,
+                    routing=routing,
+                )
+            except UploadErased:
+                _log.info("event of an erased upload", extra={"identity": upload.identity})
+                return None
             span.add(outcome=record.outcome, label=record.label, version=record.model.version, **record.timings)
         return record, span.traceparent or parent
 

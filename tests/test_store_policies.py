@@ -100,6 +100,7 @@ def _fill(root: Storage) -> None:
             root.put(PATIENTS, "patients/aa/a.json", b"{}")
             root.put(PATIENTS, "captures/aa/a/2.dcm", b"{}")
             root.put(RESULTS, "results/aa/a/1.dcm", b"{}")
+            root.put(RESULTS, "erased/aa/a", b"")
         except LunglineError:
             if time.monotonic() > deadline:
                 raise
@@ -134,6 +135,18 @@ MAY: list[tuple[str, str, str, str]] = [
     ("reconcile", "get", RESULTS, "results/aa/1.json"),
     ("reconcile", "latest", UPLOADS, ""),
     ("reconcile", "delete", RESULTS, "owed/aa-1"),
+    ("predictor", "get", RESULTS, "erased/aa/a"),
+    ("retention", "list", PATIENTS, ""),
+    ("retention", "get", PATIENTS, "patients/aa/a.json"),
+    ("retention", "get", RESULTS, "results/aa/1.json"),
+    ("retention", "latest", UPLOADS, ""),
+    ("retention", "put", RESULTS, "erased/bb/b"),
+    ("retention", "put", PATIENTS, "holds/1.json"),
+    ("retention", "put", RESULTS, "latest/8-aa-1"),
+    ("retention", "delete", UPLOADS, "gone.jpeg"),
+    ("retention", "delete", RESULTS, "results/cc/1.json"),
+    ("retention", "delete", PATIENTS, "captures/cc/a/2.dcm"),
+    ("retention", "delete", RESEARCH, "unsure/cc/1.png"),
 ]
 MAY_NOT: list[tuple[str, str, str, str]] = [
     ("scanner", "get", UPLOADS, "a.jpeg"),
@@ -166,6 +179,15 @@ MAY_NOT: list[tuple[str, str, str, str]] = [
     ("reconcile", "put", UPLOADS, "c.jpeg"),
     ("reconcile", "delete", RESULTS, "results/aa/1.json"),
     ("reconcile", "get", MODELS, MODEL),
+    ("predictor", "put", RESULTS, "erased/aa/a"),
+    ("retention", "put", UPLOADS, "c.jpeg"),
+    ("retention", "put", RESULTS, "results/aa/1.json"),
+    ("retention", "delete", RESULTS, "audit/2030-01-01.json"),
+    ("retention", "delete", RESULTS, "erasures/1.json"),
+    ("retention", "delete", RESULTS, "erased/aa/a"),
+    ("retention", "get", RESEARCH, "unsure/aa/1.png"),
+    ("retention", "get", MODELS, MODEL),
+    ("retention", "delete", MODELS, f"{OURS.model_name}/history/00001.json"),
 ]
 
 

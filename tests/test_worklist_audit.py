@@ -1,9 +1,11 @@
 """The audit log knows every look, names nobody's patient, and shows when somebody changed it; odd times hide no row."""
 
 import hashlib
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -185,3 +187,32 @@ def test_upgrade_chains_the_log_and_mends_odd_times(tmp_path: Path, store: Stora
             years = session.execute(text("SELECT MIN(arrived), MAX(done) FROM entries")).one()
     assert years[0] > 0
     assert years[1] < ABSURD["the year 9999"] / 2
+
+
+def test_the_log_goes_out_as_fhir_audit_events(site: Site, store: Storage, tmp_path: Path) -> None:
+    """Every act as an event of R4, validated, with user, upload and the hash of its entry; nobody's key."""
+    result = upload(store, 7, key="ward/Doe-Jane.jpeg")
+    site.send(result)
+    with site.client("reader") as client:
+        client.get(f"/x/{result.upload.identity}")
+        client.get("/rows?q=Doe-Jane&view=all")
+        site.submit_reading(client, result.upload.identity, "confirmed")
+    path = tmp_path / "audit.ndjson"
+    number = commands.export_audit(site.settings, path)
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(events) == number > 3
+    assert "Doe-Jane" not in path.read_text()
+    with site.database.reading() as session:
+        entries = audit.lines(session)[::-1]
+    for event, entry in zip(events, entries, strict=True):
+        assert event["resourceType"] == "AuditEvent"
+        assert {"type", "recorded", "agent", "source"} <= event.keys()
+        assert datetime.fromisoformat(event["recorded"]) == entry.at
+        assert event["agent"][0]["altId"] == entry.who
+        assert {"type": "hash", "valueString": entry.hash} in event["entity"][0]["detail"]
+        assert event["entity"][0].get("what", {}).get("identifier", {}).get("value") == entry.identity
+    acts = {event["subtype"][0]["code"]: (event["type"]["code"], event["action"]) for event in events}
+    assert acts["confirmed"] == ("110110", "U")
+    assert acts["opened"] == ("110103", "R")
+    assert acts["searched"] == ("110112", "E")
+    assert acts["exported"] == ("110106", "R")

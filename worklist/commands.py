@@ -2,7 +2,7 @@
 
 import getpass
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from lungline.errors import SettingsError
 from lungline.evaluation.disagreement import Comparison, compare
 from lungline.home import write_private
 from lungline.results.opinions import Purpose
+from lungline.rule_file import suggestion
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from lungline.task.reading import load_task
@@ -26,8 +27,8 @@ from worklist.destinations import load_destinations
 from worklist.exports import csv_fhir, feedback
 from worklist.exports.dossier_part import identities_named, part_of
 from worklist.exports.feedback import Exported, RetrainCheck
+from worklist.exports.fhir_audit import audit_lines
 from worklist.exports.images import ImageRenderer
-from worklist.rule_file import suggestion
 from worklist.tasks import task_of
 
 OnProgress = Callable[[int], None]
@@ -105,17 +106,16 @@ def login_url(settings: Settings, address: str = "http://127.0.0.1:8900") -> str
 def export_results(settings: Settings, form: Literal["csv", "fhir"], path: Path) -> int:
     """Write all results to a file, as CSV or as one FHIR DiagnosticReport per line; return how many."""
     with closing(Database.open(settings)) as database:
-        with database.writing() as session:
-            audit.record(session, _me(), "admin", "exported", detail=form)
-        count = 0
-        draft = path.with_name(f".{path.name}.draft")
-        draft.unlink(missing_ok=True)  # one that a crash left might be readable for others
-        with _private(draft) as file:
-            for line in (csv_fhir.csv_lines if form == "csv" else csv_fhir.fhir_lines)(database.reading):
-                file.write(line)
-                count += 1
-        draft.replace(path)
+        _note_export(database, form)
+        count = _write(path, (csv_fhir.csv_lines if form == "csv" else csv_fhir.fhir_lines)(database.reading))
     return count - (form == "csv")
+
+
+def export_audit(settings: Settings, path: Path) -> int:
+    """Write the audit log to a file, a FHIR AuditEvent a line; return how many."""
+    with closing(Database.open(settings)) as database:
+        _note_export(database, "audit log")
+        return _write(path, audit_lines(database.reading))
 
 
 def export_feedback(settings: Settings, folder: Path, on_progress: OnProgress | None = None) -> Exported:
@@ -158,6 +158,24 @@ def uploads_named(settings: Settings, name: str) -> set[str]:
 def caller() -> str:
     """Who uses this machine, as the audit log names them."""
     return _me()
+
+
+def _note_export(database: Database, what: str) -> None:
+    with database.writing() as session:
+        audit.record(session, _me(), "admin", "exported", detail=what)
+
+
+def _write(path: Path, lines: Iterable[str]) -> int:
+    """Write a file, whole or not at all; return how many lines."""
+    count = 0
+    draft = path.with_name(f".{path.name}.draft")
+    draft.unlink(missing_ok=True)  # one that a crash left might be readable for others
+    with _private(draft) as file:
+        for line in lines:
+            file.write(line)
+            count += 1
+    draft.replace(path)
+    return count
 
 
 def _private(path: Path) -> TextIO:

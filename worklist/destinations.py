@@ -40,8 +40,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from lungline.errors import SettingsError
 from lungline.network import is_local
+from lungline.rule_file import RuleFile, suggestion
 from lungline.task.terms import TaskTerms
-from worklist.rule_file import RuleFile, suggestion
 from worklist.rules import ResultRule
 
 After = Literal["result", "reading", "confirmation"]

@@ -18,6 +18,7 @@ from lungline.results.events import OpinionHint, check
 from lungline.results.opinions import Opinion
 from lungline.results.patients import PatientRecord, patients_of
 from lungline.results.records import ResultRecord
+from lungline.retention.tombstones import is_erased
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from lungline.task.overrides import default_model
@@ -86,6 +87,7 @@ class Incoming:
 
     def __init__(self, storage: Storage, settings: Settings) -> None:
         self._storage = storage
+        self._settings = settings
         self._bucket = settings.results_bucket
         self._patients = settings.patients_bucket
         self._models = settings.models_bucket
@@ -98,15 +100,15 @@ class Incoming:
         self._readers.shutdown(wait=False, cancel_futures=True)
 
     def recorded(self, hints: Sequence[ResultRecord]) -> list[ResultRecord]:
-        """The stored records of the results in an event, all or none.
+        """The stored records of the results in an event, all or none; without those of uploads that were erased.
 
         Raises ResultMissing and VersionUnknown, after which the event may come again, and EventMalformed for a stored
         record that cannot be.
         """
         places = {(hint.upload.identity, hint.model.version) for hint in hints}
         if len(places) == 1:
-            return [self._load(*places.pop())]
-        return list(self._readers.map(lambda place: self._load(*place), sorted(places)))
+            return list(filter(None, [self._load_unless_erased(*places.pop())]))
+        return list(filter(None, self._readers.map(lambda place: self._load_unless_erased(*place), sorted(places))))
 
     def opinions(self, hints: Sequence[OpinionHint]) -> list[Opinion]:
         """The stored second opinions that an event points at; their versions need not have been promoted.
@@ -130,11 +132,20 @@ class Incoming:
             except (EventMalformed, VersionUnknown) as exc:
                 _log.warning("Upload %s: %s", record.upload.identity, exc)
 
+    def _load_unless_erased(self, identity: str, version: str) -> ResultRecord | None:
+        try:
+            return self._load(identity, version)
+        except ResultMissing:
+            # Tombstones need the secret of pseudonyms, which an installation may keep from the worklist.
+            if self._settings.research_secret and is_erased(identity, self._storage, self._settings):
+                return None
+            metrics.count_refused("missing")
+            raise
+
     def _load(self, identity: str, version: str) -> ResultRecord:
         try:
             record = results.load(self._storage, self._bucket, results.record_key(identity, version))
         except ObjectGone:
-            metrics.count_refused("missing")
             raise ResultMissing("The results bucket has no record of this result.") from None
         except Unavailable:
             raise

@@ -26,11 +26,11 @@ from typing import Annotated, Any, cast, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from lungline.results.records import ResultRecord
+from lungline.rule_file import RuleFile, nearest, suggestion
 from lungline.task.finding import Urgency
 from lungline.task.reading import DEFAULT as DEFAULT_TASK
 from lungline.task.reading import packaged
 from lungline.task.terms import TaskTerms, default_terms, packaged_terms
-from worklist.rule_file import RuleFile, nearest, suggestion
 from worklist.tasks import labels_that_may_come, urgencies_of
 
 LOCAL_FILE = "file"

@@ -111,7 +111,7 @@ def _catch_up(
 ) -> Outcome:
     """The outcome of another attempt; `lost` when the diagnosed image is gone."""
     pseudonyms = Pseudonyms.from_settings(settings)
-    if storage.exists(settings.research_bucket, _name(record, pseudonyms) + ".json"):
+    if storage.exists(settings.research_bucket, research_name(record.upload.identity, pseudonyms) + ".json"):
         return "present"
     if data is not None:
         return "kept" if keep(record, data, storage, settings, limits, absent=True) else "failed"
@@ -128,7 +128,7 @@ def _catch_up(
 
 
 def _is_kept(record: ResultRecord, storage: Storage, settings: Settings) -> bool:
-    name = _name(record, Pseudonyms.from_settings(settings))
+    name = research_name(record.upload.identity, Pseudonyms.from_settings(settings))
     try:
         return storage.exists(settings.research_bucket, name + ".json")
     except LunglineError:
@@ -138,7 +138,7 @@ def _is_kept(record: ResultRecord, storage: Storage, settings: Settings) -> bool
 
 def _keep(record: ResultRecord, data: bytes, storage: Storage, settings: Settings, limits: Limits) -> None:
     pseudonyms = Pseudonyms.from_settings(settings)
-    name, bucket = _name(record, pseudonyms), settings.research_bucket
+    name, bucket = research_name(record.upload.identity, pseudonyms), settings.research_bucket
     try:
         image = deidentify(data, pseudonyms, limits)
     except ImageRefused as exc:
@@ -154,8 +154,9 @@ def _keep(record: ResultRecord, data: bytes, storage: Storage, settings: Setting
     storage.put_if_absent(bucket, name + ".json", facts, "application/json")
 
 
-def _name(record: ResultRecord, pseudonyms: Pseudonyms) -> str:
-    pseudonym = pseudonyms.of("upload", record.upload.identity)
+def research_name(identity: str, pseudonyms: Pseudonyms) -> str:
+    """The name of an upload's copy in the research bucket, without its ending."""
+    pseudonym = pseudonyms.of("upload", identity)
     return f"{PREFIX}{pseudonym[:2]}/{pseudonym}"
 
 

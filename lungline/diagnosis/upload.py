@@ -12,7 +12,7 @@ from functools import partial
 from lungline.diagnosis.diagnoser import Diagnoser, Diagnosis, model_facts, refused, timed
 from lungline.diagnosis.image_rules import load_image_rules, reason_not_meant
 from lungline.diagnosis.routing import NO_TASK, Routing
-from lungline.errors import LunglineError, ObjectGone, ObjectTooLarge, Unavailable
+from lungline.errors import LunglineError, ObjectGone, ObjectTooLarge, Unavailable, UploadErased
 from lungline.events.uploads import Upload, require_bucket
 from lungline.imaging import dicom, dicom_facts
 from lungline.imaging.dicom_facts import facts_of
@@ -20,6 +20,7 @@ from lungline.imaging.dicom_header import DicomFile, find_header
 from lungline.results import opinions, patients, records
 from lungline.results.listing import SharedListing
 from lungline.results.records import OperatingPoint, Outcome, ReadFacts, ResultRecord, Times, UploadFacts
+from lungline.retention.tombstones import is_erased
 from lungline.settings import Settings
 from lungline.storage.objects import StoredObject
 from lungline.storage.s3 import Storage
@@ -53,8 +54,8 @@ def diagnose_upload(
     Where several models serve, `routing` says which of them judges; `diagnoser` then stands for uploads that fit no
     task. With another `purpose` of the settings than answers, the record is kept as a second opinion, and nothing else.
     Idempotent: another call for the same upload and model version, concurrent or later, returns the stored record.
-    Raises EventMalformed when the upload is not in the uploads bucket, StorageUnavailable and Busy when a retry may
-    help.
+    Raises EventMalformed when the upload is not in the uploads bucket, UploadErased when it was erased,
+    StorageUnavailable and Busy when a retry may help.
     """
     require_bucket([upload], settings.uploads_bucket)
     routing = routing or Routing((diagnoser,))
@@ -84,6 +85,7 @@ def _diagnose(upload: Upload, case: "_Case", keep_unsure: KeepUnsure) -> ResultR
         with timed(timings, "fetch"):
             stored = case.storage.get(upload.bucket, upload.key, upload.version_id, limits.max_bytes)
     except ObjectGone:
+        case.require_not_erased(upload)
         return case.close(upload, "gone", message="The object was deleted before it could be read.")
     except ObjectTooLarge as exc:
         return case.close(upload, "refused", diagnosis=refused("too-large", str(exc), timings))
@@ -96,6 +98,7 @@ def _diagnose(upload: Upload, case: "_Case", keep_unsure: KeepUnsure) -> ResultR
     # the result: an X-ray must not be lost because a store writes ETags differently in events and in responses.
     present = replace(upload, etag=stored.etag, sequencer=None, size=stored.size, uploaded_at=stored.modified)
     _keep(case.diagnose(present, stored, timings), stored, keep_unsure)
+    case.require_not_erased(upload)
     message = "The object was overwritten before it could be read."
     return case.close(upload, "superseded", message=message, superseded_by=present.identity)
 
@@ -121,6 +124,11 @@ class _Case:
     def is_answer(self) -> bool:
         """Whether the record is the answer to the upload, rather than a second opinion."""
         return self.settings.purpose == "answer"
+
+    def require_not_erased(self, upload: Upload) -> None:
+        """Raise UploadErased for an upload whose record would bring its key back."""
+        if is_erased(upload.identity, self.storage, self.settings):
+            raise UploadErased(f"Upload {upload.identity} was erased.")
 
     def diagnose(self, upload: Upload, stored: StoredObject, timings: dict[str, float]) -> ResultRecord:
         header = find_header(stored.data, _NEEDED)  # once, for the task, rules, decoder and patient

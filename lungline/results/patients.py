@@ -13,9 +13,11 @@ Nothing in here enters topics, logs, metrics, traces, or names of objects.
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
+from functools import partial
+from itertools import islice
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
@@ -28,6 +30,7 @@ from lungline.storage.s3 import Storage
 PREFIX = "patients/"
 READERS = 16
 """Patient records that are read at once."""
+_PAGE = 200
 
 _log = logging.getLogger(__name__)
 
@@ -132,6 +135,25 @@ def load(storage: Storage, bucket: str, identity: str) -> PatientRecord | None:
     if record.identity != identity:
         raise LunglineError(f"The patient record of upload {identity} is another upload's.")
     return record
+
+
+def load_or_none(storage: Storage, bucket: str, identity: str) -> PatientRecord | None:
+    """Whom an upload is of, None also where its record cannot be read. Raises StorageUnavailable."""
+    try:
+        return load(storage, bucket, identity)
+    except Unavailable:
+        raise
+    except LunglineError as exc:
+        _log.warning("Upload %s: whom it is of is not known: %s", identity, exc)
+        return None
+
+
+def every(storage: Storage, bucket: str) -> Iterator[PatientRecord]:
+    """All patient records, in no order; those that cannot be read are reported. Raises StorageUnavailable."""
+    names = (info.key.rpartition("/")[2].removesuffix(".json") for info in storage.list(bucket, PREFIX))
+    with ThreadPoolExecutor(READERS) as pool:
+        while page := list(islice(names, _PAGE)):
+            yield from filter(None, pool.map(partial(load_or_none, storage, bucket), page))
 
 
 def patients_of(records: Sequence[ResultRecord], storage: Storage, bucket: str) -> list[PatientRecord]:

@@ -12,7 +12,7 @@ from the beginning, these objects are those of the latest uploads. Earlier versi
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime
 from typing import Annotated, Any, Literal, cast
 
@@ -379,6 +379,28 @@ def _parts(key: str) -> tuple[str, list[str], str] | None:
         return None
     keys = [record_key(identity, name["version"]) for identity in name["identities"].split(".")]
     return name["second"], keys, name["version"]
+
+
+def identities_before(storage: Storage, bucket: str, moment: datetime) -> set[str]:
+    """Identities of uploads that are listed as of before a moment, or whose record was stored before it."""
+    second = _LAST_SECOND - min(max(int(moment.timestamp()), 0), _LAST_SECOND)
+    listed = storage.list(bucket, LATEST, start_after=f"{LATEST}{second:010}")
+    early = {identity for info in listed for identity in listed_identities(info.key)}
+    stored = (info.key for info in storage.list(bucket, PREFIX) if info.modified < moment)
+    return early | {parts[2] for key in stored if len(parts := key.split("/")) == 4}
+
+
+def listed_identities(key: str) -> list[str]:
+    """The identities that an object among the latest lists; none for an object that is none of ours."""
+    name = _LATEST_NAME.fullmatch(key.removeprefix(LATEST).removesuffix(".png"))
+    return name["identities"].split(".") if name else []
+
+
+def relisted_key(key: str, without: Collection[str]) -> str | None:
+    """The key of an object that lists what another lists, without some identities; None where nothing is left."""
+    name = _LATEST_NAME.fullmatch(key.removeprefix(LATEST))
+    left = [each for each in listed_identities(key) if each not in without]
+    return f"{LATEST}{name['second']}-{'.'.join(left)}-{name['version']}" if name and left else None
 
 
 def every(storage: Storage, bucket: str) -> Iterator[ResultRecord]:

@@ -140,13 +140,13 @@ class Storage:
             raise
         return 200
 
-    def delete(self, bucket: str, key: str) -> None:
-        """Delete an object; a missing one is no error."""
-        if self._signed:
+    def delete(self, bucket: str, key: str, version_id: str | None = None) -> None:
+        """Delete an object, or one version of it for good; a missing one is no error."""
+        if self._signed and version_id is None:
             self._signed.delete(bucket, key)
             return
         with translated(bucket):
-            self._client.delete_object(Bucket=bucket, Key=key)
+            self._client.delete_object(**_address(bucket, key, version_id))
 
     def list(
         self, bucket: str, prefix: str = "", start_after: str | None = None, page_size: int = 1000
@@ -166,14 +166,43 @@ class Storage:
 
     def latest(self, bucket: str) -> Iterator[ObjectInfo]:
         """List the latest version of every object, page by page; with version ids where the bucket keeps versions."""
+        if not self.keeps_versions(bucket):
+            yield from self.list(bucket)
+            return
         with translated(bucket):
-            if self._client.get_bucket_versioning(Bucket=bucket).get("Status") is None:
-                yield from self.list(bucket)
-                return
             for page in self._client.get_paginator("list_object_versions").paginate(Bucket=bucket):
                 for entry in page.get("Versions", ()):
                     if entry["IsLatest"]:
                         yield from_listing(entry)
+
+    def keeps_versions(self, bucket: str) -> bool:
+        """Whether a bucket keeps the versions of its objects, or has kept some."""
+        with translated(bucket):
+            return self._client.get_bucket_versioning(Bucket=bucket).get("Status") is not None
+
+    def versions(self, bucket: str, key: str) -> tuple[ObjectInfo, ...]:
+        """The versions of an object, the newest first; the mark of a deletion has no ETag."""
+        stored: dict[str, ObjectInfo] = {}
+        with translated(bucket):
+            for page in self._client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=key):
+                marks = ({"ETag": "", "Size": 0} | entry for entry in page.get("DeleteMarkers", ()))
+                for entry in (*page.get("Versions", ()), *marks):
+                    if entry["Key"] == key:
+                        stored[entry["VersionId"]] = from_listing(entry)
+        return tuple(sorted(stored.values(), key=lambda info: info.modified, reverse=True))
+
+    def has_bucket(self, bucket: str) -> bool:
+        """Whether there is such a bucket."""
+        from botocore.exceptions import ClientError
+
+        with translated(bucket):
+            try:
+                self._client.head_bucket(Bucket=bucket)
+            except ClientError as exc:
+                if status_of(exc) != 404:
+                    raise
+                return False
+        return True
 
     def folders(self, bucket: str, prefix: str) -> Iterator[str]:
         """Names of the folders directly under a prefix that ends with `/`, in their order."""
@@ -185,18 +214,12 @@ class Storage:
 
     def ensure_buckets(self, *buckets: str) -> None:
         """Create the buckets that do not exist yet."""
-        from botocore.exceptions import ClientError
-
         location = (
             {} if self.region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": self.region}}
         )
         for bucket in buckets:
-            with translated(bucket):
-                try:
-                    self._client.head_bucket(Bucket=bucket)
-                except ClientError as exc:
-                    if status_of(exc) != 404:
-                        raise
+            if not self.has_bucket(bucket):
+                with translated(bucket):
                     self._create_bucket(bucket, location)
 
     def bucket_tag(self, bucket: str, name: str) -> str | None:

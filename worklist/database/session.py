@@ -20,6 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from lungline.errors import SettingsError, Unavailable
+from lungline.scrubbing import scrub
 from lungline.settings import Settings
 from lungline.task.terms import TaskTerms
 from worklist.database.models import Table
@@ -86,6 +87,17 @@ class Database:
         ):
             yield session
             session.commit()
+
+    def scrub(self) -> None:
+        """Write SQLite's file anew, without what was deleted; PostgreSQL does so by itself in time, and not at once."""
+        self._check_file()
+        if self._file is None:
+            return
+        with _turn(self._turn, self._busy_seconds):
+            try:
+                scrub(self._file)
+            except sqlite3.Error as exc:
+                raise DatabaseUnavailable(f"The worklist's database is in use ({exc}); try again later.") from exc
 
     def version(self) -> int | None:
         """A number that each commit changes, of whichever process; None where only a query can tell.

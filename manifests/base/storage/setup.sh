@@ -15,7 +15,7 @@ done
 # What the pipeline overwrites, which no policy can forbid, stays as an earlier version; its key may not delete any.
 mc version enable "store/$LUNGLINE_MODELS_BUCKET"
 
-for user in scanner predictor pipeline mlflow worklist reconcile; do
+for user in scanner predictor pipeline mlflow worklist reconcile retention; do
   # `read` returns 1 for a file without a final newline, such as a secret's.
   read -r access < "$USERS/$user/access" || test -n "$access"
   read -r secret < "$USERS/$user/secret" || test -n "$secret"

@@ -35,12 +35,18 @@ class RuleFile:
 
     def tables(self, fields: Sequence[str], nothing: str) -> list[dict[str, Any]]:
         """Its tables, at least one; `nothing` says what comes of none. Raises SettingsError."""
+        return self.tables_beside(fields, nothing, {})[0]
+
+    def tables_beside(
+        self, fields: Sequence[str], nothing: str, values: Mapping[str, object]
+    ) -> tuple[list[dict[str, Any]], dict[str, object]]:
+        """Its tables, and the values beside them, whose defaults are given. Raises SettingsError."""
         try:
             document = tomllib.loads(self.text)
         except tomllib.TOMLDecodeError as exc:
             raise SettingsError(f"The {self.title} in {self.path} are not valid TOML: {exc}.") from None
         for name in document:
-            if name != self.table:
+            if name != self.table and name not in values:
                 hint = f"fields belong below [[{self.table}]]" if name in fields else f"did you mean [[{self.table}]]?"
                 raise self.refusal(self._line_of_key(name), f"unknown name {name!r}; {hint}")
         tables = document.get(self.table, [])
@@ -52,7 +58,8 @@ class RuleFile:
         if not tables:
             sentence = f"the file holds no {self.table}, {nothing}; it needs at least one [[{self.table}]]"
             raise self.refusal(1, sentence)
-        return cast("list[dict[str, Any]]", tables)
+        beside = {name: document.get(name, default) for name, default in values.items()}
+        return cast("list[dict[str, Any]]", tables), beside
 
     def model(  # one table, and which of its fields a fault of the whole belongs to
         self,
