@@ -98,10 +98,10 @@ def rejudge(  # noqa: PLR0917 - Typer passes them by name
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Let a version judge old uploads; the worklist shows both answers.
+    """Let a version judge old uploads.
 
-    Live uploads come first, and nothing sends a notice. An interrupted call goes on where it stopped when it is
-    repeated. Exit code 1 when an upload was not judged.
+    The worklist shows both answers. Live uploads come first, and nothing sends a notice. An interrupted call goes on
+    where it stopped when it is repeated. Exit code 1 when an upload was not judged.
     """
     from laptop.rejudging import rejudge_uploads
 

@@ -167,7 +167,8 @@ def test_images_that_are_set_aside_stand_below_all_others(database: Database) ->
 
 
 def undo_tasks(connection: sqlite3.Connection) -> None:
-    """Take away what version 0009 adds."""
+    """Take away what version 0009 adds, and 0010."""
+    connection.execute("DROP TABLE opinions")
     for index in ("entries_counted", "entries_task_urgent"):
         connection.execute(f"DROP INDEX {index}")
     for table, column in (("readings", "findings"), ("readings", "task"), ("entries", "also"), ("entries", "task")):
