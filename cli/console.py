@@ -9,7 +9,6 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -79,26 +78,34 @@ def say(text: str, style: str = "") -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows under their columns; known words are coloured."""
+    """Print rows under their columns; states are coloured, and so are cells that bring their style."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         shown.add_column(column, overflow="fold")
     for row in rows:
-        cells = ["" if cell is None else str(cell) for cell in row]
-        shown.add_row(*(Text(cell, style=colour_of(cell)) for cell in cells))
+        shown.add_row(*map(_cell, row))
     output.print(shown)
 
 
+def _cell(value: object) -> Text:
+    if isinstance(value, Text):
+        return value
+    word = "" if value is None else str(value)
+    return Text(word, style=colour_of(word))
+
+
 def colour_of(word: str) -> str:
-    """The style of a state, an outcome or a label; a finding of the default task has that of its urgency."""
-    return COLOURS.get(word) or _finding_colours().get(word, "")
+    """The style of a state, an outcome, or a label that every task has."""
+    return COLOURS.get(word, "")
 
 
-@cache
-def _finding_colours() -> dict[str, str]:
-    from lungline.task.reading import default_task
-
-    return {finding.label: _URGENT[finding.urgency] for finding in default_task().findings}
+def label_of(record: "ResultRecord | None") -> Text:
+    """The label of a result, or its outcome where there is none; a finding has the style of its urgency in its task."""
+    if record is None:
+        return Text()
+    finding = record.task_terms.labelled(record.label)
+    word = record.label or record.outcome
+    return Text(word, style=_URGENT[finding.urgency] if finding else colour_of(word))
 
 
 def dump(value: Mapping[str, Any] | Sequence[Any]) -> None:
@@ -155,10 +162,10 @@ def result(record: "ResultRecord") -> None:
     from lungline.events.uploads import readable_key
 
     risk = f"{bar(record.probability)} {record.probability:6.1%}" if record.probability is not None else ""
-    label = record.label or record.outcome
+    label = label_of(record)
     say(
-        f"{label:>10}  {risk or record.message or record.reason}  {readable_key(record.upload.key)}",
-        colour_of(label),
+        f"{label.plain:>10}  {risk or record.message or record.reason}  {readable_key(record.upload.key)}",
+        str(label.style),
     )
 
 
@@ -169,7 +176,7 @@ def results(records: "Sequence[ResultRecord]") -> None:
     rows = [
         (
             f"{r.times.done:%Y-%m-%d %H:%M:%S}",
-            r.label or r.outcome,
+            label_of(r),
             f"{r.probability:.1%}" if r.probability is not None else "",
             r.model.version,
             readable_key(r.upload.key),
@@ -223,11 +230,6 @@ def batch(rows: "Sequence[Row]", records: "Mapping[str, ResultRecord]") -> None:
         say(f"{number:>6}  {outcome}", colour_of(outcome))
     if records:
         say(DISCLAIMER, "dim")
-
-
-def label_of(record: "ResultRecord | None") -> str | None:
-    """The label of a result, or its outcome where there is none."""
-    return record and (record.label or record.outcome)
 
 
 def pipeline_event(event: "Event") -> None:
@@ -334,11 +336,12 @@ def _gate(facts: "Facts") -> str:
     return lowered or ("passed" if facts.gate and facts.gate.passed else "")
 
 
-def arrival(label: str, risk: float | None, truth: str, right: bool, milliseconds: float) -> None:
+def arrival(record: "ResultRecord", truth: str, right: bool, milliseconds: float) -> None:
     """Show a result of the demo when it arrives."""
+    label, risk = label_of(record), record.probability
     shown = f"{bar(risk)} {risk:6.1%}" if risk is not None else " " * 27
     line = Text.assemble(
-        (f"{label:>14}  ", colour_of(label)),
+        (f"{label.plain:>14}  ", label.style),
         f"{shown}  truth {truth:9}  ",
         ("right" if right else "wrong", "green" if right else "bold red"),
         (f"  {milliseconds:6.0f} ms", "dim"),

@@ -40,6 +40,10 @@ Set = Annotated[
 Context = Annotated[
     str | None, typer.Option(metavar="NAME", help="Context of the kubeconfig [default: the current one].")
 ]
+Task = Annotated[
+    str | None,
+    typer.Option("--task", metavar="TASK", help="Whose models: a task's name or file [default: LUNGLINE_TASK]."),
+]
 By = Annotated[str, typer.Option(metavar="NAME", help="Who decides.")]
 Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why.")]
 
@@ -49,12 +53,23 @@ def configured(home: Path | None = None, assignments: list[str] | None = None, *
     from lungline.settings import load_settings
 
     overrides = {name: value for name, value in {"home": home, **named}.items() if value is not None}
+    if task := overrides.get("task"):
+        overrides = names_of_task(task) | overrides
     for assignment in assignments or []:
         name, equals, value = assignment.partition("=")
         if not equals:
             raise typer.BadParameter(f"expected NAME=VALUE, such as train.epochs=10; found {assignment!r}")
         overrides[name.strip()] = value.strip()
     return load_settings(overrides)
+
+
+def names_of_task(task: str) -> dict[str, str]:
+    """Names of model and experiment, where a task is another than the environment's, whose names these may be."""
+    from lungline.settings import load_settings
+    from lungline.task.reading import load_task
+
+    name = load_task(task).name
+    return {} if name == load_task(load_settings().task).name else {"model_name": name, "experiment": name}
 
 
 def connected(home: Path | None = None, assignments: list[str] | None = None, **named: Any) -> "Settings":
@@ -68,6 +83,32 @@ def connected(home: Path | None = None, assignments: list[str] | None = None, **
     from laptop import stack
 
     return stack.connect(settings)
+
+
+def of_task(task: str | None, home: Path | None = None, **named: Any) -> "Settings":
+    """Like `connected`, for the models of a task: one that can be loaded, or that the registry has models of.
+
+    Their packages answer for their task, so that nobody needs its file. Raises TaskError.
+    """
+    from lungline.errors import TaskError
+    from lungline.storage.s3 import Storage
+    from lungline.task.reading import is_name, load_task, packaged
+
+    if task is None:
+        return connected(home, **named)
+    try:
+        load_task(task)
+    except TaskError:
+        if not is_name(task):
+            raise
+    else:
+        return connected(home, task=task, **named)
+    settings = connected(home, **named)
+    registered = set(Storage.from_settings(settings).folders(settings.models_bucket, ""))
+    if task not in registered:
+        there = ", ".join(sorted(registered | set(packaged())))
+        raise TaskError(f"There is no task {task}: expected a task file, or one of {there}.")
+    return settings.model_copy(update={"task": task, "model_name": task, "experiment": task})
 
 
 def started(home: Path | None = None, assignments: list[str] | None = None, **named: Any) -> "Settings":

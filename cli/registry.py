@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli import console
-from cli.options import By, Context, Home, Json, Reason, connected, moment_of, path_of, show
+from cli.options import By, Context, Home, Json, Reason, Task, moment_of, of_task, path_of, show
 
 if TYPE_CHECKING:
     from lungline.promotion.canary import CanaryComparison
@@ -32,11 +32,11 @@ def _show_progress(text: str) -> None:
 
 
 @app.command()
-def models(home: Home = None, as_json: Json = False) -> None:
+def models(task: Task = None, home: Home = None, as_json: Json = False) -> None:
     """List the registered versions of the model, newest first."""
     from lungline.registry.versions import Registry
 
-    versions = Registry(connected(home)).versions()
+    versions = Registry(of_task(task, home)).versions()
     show([asdict(version) for version in versions], as_json, lambda: console.versions(versions))
 
 
@@ -47,6 +47,7 @@ def promote(  # noqa: PLR0917  # Typer makes options of them, whatever their kin
     ] = None,
     by: Annotated[str, typer.Option(metavar="NAME", help="Who decides; required except for a canary.")] = "",
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; required except for a canary.")] = "",
+    task: Task = None,
     on: On = None,
     context: Context = None,
     canary: Annotated[
@@ -81,7 +82,7 @@ def promote(  # noqa: PLR0917  # Typer makes options of them, whatever their kin
         raise typer.BadParameter("a promotion needs --by and --reason")
     if version and (finish or watch is not None) and canary is None:
         raise typer.BadParameter("--watch and --finish concern the running canary: give no version")
-    settings = connected(home, deployment=on and on.value, kube_context=context, prometheus_uri=prometheus)
+    settings = of_task(task, home, deployment=on and on.value, kube_context=context, prometheus_uri=prometheus)
     if trial or finish:
         named = (by, reason) if finish else None
         _on_trial(
@@ -154,7 +155,13 @@ def _show_comparison(comparison: "CanaryComparison") -> None:
 
 @app.command()
 def rollback(  # noqa: PLR0917  # Typer makes options of them, whatever their kind
-    by: By, reason: Reason, on: On = None, context: Context = None, home: Home = None, as_json: Json = False
+    by: By,
+    reason: Reason,
+    task: Task = None,
+    on: On = None,
+    context: Context = None,
+    home: Home = None,
+    as_json: Json = False,
 ) -> None:
     """Go back to the previous champion.
 
@@ -163,7 +170,7 @@ def rollback(  # noqa: PLR0917  # Typer makes options of them, whatever their ki
     from lungline.deployment.base import deployment_of
     from lungline.promotion import promotion
 
-    settings = connected(home, deployment=on and on.value, kube_context=context)
+    settings = of_task(task, home, deployment=on and on.value, kube_context=context)
     if settings.deployment == "cluster":
         from lungline.promotion import canary
 
@@ -188,6 +195,7 @@ def history(  # noqa: PLR0917  # Typer makes options of them, whatever their kin
         Path | None,
         typer.Option(metavar="FOLDER", parser=path_of, help="Write a signed page about each promotion into a folder."),
     ] = None,
+    task: Task = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -202,7 +210,7 @@ def history(  # noqa: PLR0917  # Typer makes options of them, whatever their kin
 
     if accept and not (by.strip() and reason.strip()):
         raise typer.BadParameter("--accept needs --by and --reason")
-    settings = connected(home)
+    settings = of_task(task, home)
     if accept:
         verified = promotion.accept(by=by, reason=reason, settings=settings, deployment=deployment_of(settings))
     else:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import console
-from cli.options import Home, Json, configured, connected, package_of, path_of, show, writing
+from cli.options import Home, Json, Task, configured, of_task, package_of, path_of, show, writing
 
 if TYPE_CHECKING:
     from lungline.site_validation.candidate import SavedVersion
@@ -47,6 +47,7 @@ def validate_site(  # noqa: PLR0917  # Typer makes options of them, whatever the
         bool,
         typer.Option("--save", help="Register the champion with the proposal as a version, if the gate passes it."),
     ] = False,
+    task: Task = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -64,10 +65,10 @@ def validate_site(  # noqa: PLR0917  # Typer makes options of them, whatever the
     folder = Path(model).is_dir()
     if folder and save:
         raise typer.BadParameter("--save needs the champion of the registry, not a folder")
-    settings = configured(home) if folder else connected(home)
+    settings = configured(home) if folder else of_task(task, home)
     with package_of(model, settings) as package:
-        task, trained_on = package.card.task, package.card.data.name
-        images = open_site(data, settings=settings, labels=labels, trained_on=trained_on, most=most, task=task)
+        card = package.card
+        images = open_site(data, settings=settings, labels=labels, trained_on=card.data.name, most=most, task=card.task)
         for notice in images.notices:
             console.notice(notice)
         reference = reference_in(package.folder, package.card)

@@ -42,6 +42,28 @@ def _say(checked: "Task") -> None:
     console.say(f"{checked.name} is a task: {checked.title} ({checked.kind}: {findings}).")
 
 
+@task.command("manifests")
+def task_manifests(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A task file, or a task that comes with Lungline.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FOLDER", parser=path_of, help="Folder to write [default: task-NAME]."),
+    ] = None,
+) -> None:
+    """Write what a cluster needs to serve a task beside the default one: a component of the manifests."""
+    from lungline.deployment.task_manifests import component_of
+    from lungline.task.reading import load_task
+
+    name = load_task(file).name
+    folder = output or Path(f"task-{name}")
+    files = component_of(file)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for each, text in files.items():
+            (folder / each).write_text(text, encoding="utf-8")
+    console.say(f"Wrote {folder}; next: add it to `components` of your overlay, and apply that (docs/cluster.md).")
+
+
 @task.command("new")
 def task_new(
     name: Annotated[str, typer.Argument(help="Of the task, such as rib-fracture.")],

@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import console
-from cli.options import Data, Home, Json, Set, configured, connected, package_of, path_of, show, started, writing
+from cli.options import (
+    Data,
+    Home,
+    Json,
+    Set,
+    Task,
+    configured,
+    of_task,
+    package_of,
+    path_of,
+    show,
+    started,
+    writing,
+)
 
 if TYPE_CHECKING:
     from lungline.settings import Settings
@@ -109,8 +122,9 @@ def _show_training(summary: "RunSummary", as_json: bool) -> None:
 
 
 @app.command()
-def retrain(
+def retrain(  # noqa: PLR0917  # Typer makes options of them, whatever their kind
     data: Data = None,
+    task: Task = None,
     assignments: Set = None,
     dry: Annotated[bool, typer.Option("--dry-run", help="Only report whether a run would start, and why.")] = False,
     home: Home = None,
@@ -123,7 +137,7 @@ def retrain(
     from laptop import retraining
     from laptop.retraining import drift_cause
 
-    settings = started(home, assignments, data=data)
+    settings = started(home, assignments, data=data, task=task)
     causes = [retraining.labels_cause(settings), drift_cause(settings)]
     if not as_json:
         for cause in causes:
@@ -174,12 +188,13 @@ def _schedule_on_kfp(settings: "Settings", server: "KfpServer", cron: str, as_js
 
 
 @app.command()
-def evaluate(
+def evaluate(  # noqa: PLR0917  # Typer makes options of them, whatever their kind
     model: Annotated[
         str, typer.Option(metavar="MODEL", help="champion, challenger, a version, or the folder of a package.")
     ] = "champion",
     data: Data = None,
     split: Annotated[str, typer.Option(metavar="NAME", help="The split to evaluate on.")] = "test",
+    task: Task = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -192,7 +207,7 @@ def evaluate(
     from lungline.imaging.image import Limits
 
     folder = Path(model)
-    settings = configured(home, data=data) if folder.is_dir() else connected(home, data=data)
+    settings = configured(home, data=data) if folder.is_dir() else of_task(task, home, data=data)
     with package_of(model, settings) as package:
         dataset = open_dataset(settings.data, settings=settings, require=(split,), task=package.card.task)
         if dataset.notice:
@@ -209,12 +224,13 @@ def compile(  # noqa: A001  # the command's name; the builtin is not used here
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE", parser=path_of, help="The YAML file to write.")
     ] = Path("pipeline.yaml"),
+    task: Task = None,
     assignments: Set = None,
 ) -> None:
     """Compile the pipeline for a Kubeflow Pipelines server."""
     from pipelines.compile import compile_pipeline
 
-    settings = configured(assignments=assignments)
+    settings = configured(assignments=assignments, task=task)
     with writing(output):
         compile_pipeline(output, settings)
     console.say(f"Wrote {output}; the image of every step is {settings.kfp_image}.")

@@ -81,7 +81,7 @@ def import_(  # noqa: PLR0917 - Typer passes them by name
     rows = import_batch(settings, batch, console.counter)
     records = labels(settings, rows, console.counter) if wait and not dry_run else {}
     if as_json:
-        console.dump([asdict(row) | {"label": console.label_of(records.get(row.key))} for row in rows])
+        console.dump([asdict(row) | {"label": console.label_of(records.get(row.key)).plain or None} for row in rows])
     else:
         console.batch(rows, records)
     if any(row.outcome == "failed" for row in rows):

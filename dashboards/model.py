@@ -3,12 +3,11 @@
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from dashboards.panels import Query, bars, dashboard, distribution, lines, number, row
-from lungline.task.reading import default_task
 
 PREDICTED = 'lungline_results_total{outcome="judged"}'
-LABELS = default_task().labels
-WORD = LABELS[1].lower()
-READ_SCORE = f'lungline_read_score_{{}}{{{{verdict=~"{"|".join(LABELS)}"}}}}'
+# By what verdicts say of the findings, not by their words: each task has its own.
+READ_SCORE = 'lungline_read_score_{}{{presence=~"present|absent"}}'
+WITH_FINDING = 'lungline_read_score_{}{{presence="present"}}'
 
 
 def model() -> Dashboard:
@@ -37,7 +36,7 @@ def _facts():
 def _scores():
     yield distribution(
         "Score distribution",
-        f"Calibrated probabilities of {WORD}.",
+        "Calibrated risks: probabilities that anything is there that the task looks for.",
         Query("sum by (le) (increase(lungline_score_bucket[30m]))", "{{le}}"),
     )
     yield lines(
@@ -89,26 +88,25 @@ def _readers():
     count = READ_SCORE.format("count")
     yield lines(
         "Calibration in production",
-        f"Mean score of read X-rays, and the share that readers call {WORD}: the two should agree.",
+        "Mean score of read X-rays, and the share in which readers see a finding: the two should agree.",
         "percentunit",
         Query(
             f"sum by (model_version) ({READ_SCORE.format('sum')}) / sum by (model_version) ({count})",
             "version {{model_version}}: mean score",
         ),
         Query(
-            f'sum by (model_version) (lungline_read_score_count{{verdict="{LABELS[1]}"}})'
-            f" / sum by (model_version) ({count})",
-            f"version {{{{model_version}}}}: {WORD}",
+            f"sum by (model_version) ({WITH_FINDING.format('count')}) / sum by (model_version) ({count})",
+            "version {{model_version}}: with a finding",
         ),
     )
     yield bars(
-        f"Share of {WORD} up to a score",
+        "Share with a finding up to a score",
         "By readers' verdicts; the share should rise with the score.",
         "percentunit",
         Query(
-            f'sum by (le) (lungline_read_score_bucket{{verdict="{LABELS[1]}"}})'
-            f" / (sum by (le) ({READ_SCORE.format('bucket')}) > 0)",
-            "up to {{le}}",
+            f"sum by (model_version, le) ({WITH_FINDING.format('bucket')})"
+            f" / (sum by (model_version, le) ({READ_SCORE.format('bucket')}) > 0)",
+            "version {{model_version}}: up to {{le}}",
         ),
     )
     yield lines(

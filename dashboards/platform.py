@@ -8,7 +8,7 @@ LATENCY = 'histogram_quantile({}, sum by (le) (rate(lungline_request_seconds_buc
 NAMESPACE = 'namespace="lungline"'
 CONTAINERS = f'{NAMESPACE}, container!=""'
 REVISIONS = f"kn_serving_invocation_duration_seconds_count{{{NAMESPACE}}}"
-PREDICTORS = f'{NAMESPACE}, pod=~"pneumonia-predictor.*"'
+PREDICTORS = f'{NAMESPACE}, pod=~".+-predictor-.+"'
 
 
 def platform() -> Dashboard:

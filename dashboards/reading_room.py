@@ -6,7 +6,7 @@ from dashboards.panels import Query, bars, dashboard, lines, number, row, shares
 
 LAG = (
     'sum(lungline_consumer_lag_records{topic="xray-uploads"})'
-    ' or sum(kafka_consumergroup_lag{consumergroup="knative-trigger-lungline-judge"})'
+    ' or sum(kafka_consumergroup_lag{consumergroup=~"knative-trigger-lungline-judge.*"})'
 )
 TO_RESULT = "histogram_quantile({}, sum by (le) (rate(lungline_upload_to_result_seconds_bucket[15m])))"
 TO_LIST = "histogram_quantile({}, sum by (le) (rate(lungline_upload_to_worklist_seconds_bucket[15m])))"

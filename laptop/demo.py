@@ -20,6 +20,7 @@ from laptop.uploads import Arrival, upload_and_watch
 from lungline.datasets.opening import Dataset, Example, open_dataset
 from lungline.errors import PipelineFailed
 from lungline.registry.versions import Registry
+from lungline.results.records import ResultRecord
 from lungline.settings import Settings, TrainSettings
 from pipelines.run import RunSummary, run_local
 
@@ -40,7 +41,7 @@ class Console(Protocol):
     def pipeline_event(self, event: Event) -> None:
         """Show an event of the pipeline."""
 
-    def arrival(self, label: str, risk: float | None, truth: str, right: bool, milliseconds: float) -> None:
+    def arrival(self, record: ResultRecord, truth: str, right: bool, milliseconds: float) -> None:
         """Show a result that has arrived."""
 
 
@@ -144,8 +145,7 @@ def perform(stage: Stage, console: Console) -> Report:
         upload = PredictedUpload(examples[arrival.key], arrival)
         predicted.append(upload)
         truth = dataset.task.labels[min(dataset.task.present(upload.example.label))]
-        record = arrival.record
-        console.arrival(str(record.label), record.probability, truth, upload.right, arrival.milliseconds)
+        console.arrival(arrival.record, truth, upload.right, arrival.milliseconds)
 
     images = ((key, partial(dataset.read, example)) for key, example in examples.items())
     upload_and_watch(images, stage.given, show)

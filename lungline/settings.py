@@ -77,6 +77,11 @@ class Settings(BaseSettings):
     task: str = Field(
         default=DEFAULT, description="What is looked for: a task that comes with Lungline, or a task file."
     )
+    further_tasks: Path | None = Field(
+        default=None,
+        description="Folder of the files of tasks that other predictors of a cluster serve: the one that is called as "
+        "model_name says hands their uploads on.",
+    )
     feedback: str | None = Field(
         default=None,
         description="Labels from readers to merge into the training data: a folder, a zip, s3://, or worklist.",

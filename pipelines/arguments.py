@@ -10,6 +10,11 @@ STEPS = ("prepare", "validate_data", "train", "evaluate", "gate", "register", "p
 """The steps in the order in which they run: each needs the previous ones."""
 
 
+def pipeline_name(settings: Settings) -> str:
+    """The name of the task's pipeline: of its runs, and on a server also of its versions and its schedule."""
+    return f"{DEFAULT if settings.task == DEFAULT else settings.model_name}-training"
+
+
 def _task(settings: Settings) -> dict[str, Any]:
     """The task, whole: a step in a pod has no task file. Nothing for the default."""
     if settings.task == DEFAULT:

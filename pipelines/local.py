@@ -19,7 +19,7 @@ def main() -> int:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     from kfp import local
 
-    from pipelines.training import training
+    from pipelines.training import named
 
     folder = Path(request["folder"])
     local.init(
@@ -30,7 +30,7 @@ def main() -> int:
         cache_root=str(folder / "cache"),
     )
     try:
-        training(**request["arguments"])
+        named(request["name"])(**request["arguments"])
     except RuntimeError as exc:
         # kfp.local raises this when a step fails; the step itself has reported why.
         print(exc)

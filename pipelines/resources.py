@@ -8,10 +8,14 @@ process that started it.
 # pyright: reportArgumentType=false, reportFunctionMemberAccess=false, reportOptionalMemberAccess=false
 
 import functools
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lungline.settings import Settings, TrainingPodSettings, variable
+from lungline.task.reading import DEFAULT
+from pipelines.arguments import arguments, pipeline_name
 
 SETTINGS_MAP, SECRET, SERVICE_ACCOUNT = "settings", "s3-pipeline", "lungline-pipeline"
 """Names in manifests/ of the config map, the secret and the service account of runs, all in Kubeflow's namespace."""
@@ -29,6 +33,9 @@ ADDRESSES = (
     "deployment",
 )
 """Settings that a step gets from the config map; the others are parameters of the run."""
+
+OF_TASK = ("experiment", "model_name")
+"""Those of them that belong to the default task; the pipeline of another task states its own."""
 
 SITE_SECRET, SITE_KEY = "site-key", "private"
 """The secret with the key that signs packages and promotion history."""
@@ -80,21 +87,37 @@ def cluster_pipeline(settings: Settings) -> Any:
 
     traced = training.pipeline_func
     of_step = shares(settings.training_pod)
+    own = {} if settings.task == DEFAULT else {name: str(getattr(settings, name)) for name in OF_TASK}
 
     @functools.wraps(traced)
     def equipped(*args: Any, **kwargs: Any) -> None:
         traced(*args, **kwargs)
         for name, task in Pipeline.get_default_pipeline().tasks.items():
-            equip(task, of_step[name])
+            equip(task, of_step[name], own)
             if name == "train":
                 place(task, settings.training_pod)
 
-    spec = training.pipeline_spec.pipeline_info
-    return dsl.pipeline(name=spec.name, description=training.description)(equipped)
+    if own:
+        equipped.__signature__ = _with_defaults(traced, settings)  # pyright: ignore[reportAttributeAccessIssue]
+    return dsl.pipeline(name=pipeline_name(settings), description=training.description)(equipped)
 
 
-def equip(task: Any, share: Share) -> None:
-    """Set a task's resources, and the addresses and credentials that every step may need."""
+def _with_defaults(traced: Any, settings: Settings) -> inspect.Signature:
+    """The signature with the defaults of another task: a run from the server's page must not train the default task."""
+    signature = inspect.signature(traced)
+    values = arguments(settings, data=settings.data, data_digest="", code_version="")
+    parameters = [
+        parameter.replace(default=values[name]) if name in {"task", "gate", "train"} else parameter
+        for name, parameter in signature.parameters.items()
+    ]
+    return signature.replace(parameters=parameters)
+
+
+def equip(task: Any, share: Share, own: Mapping[str, str]) -> None:
+    """Set a step's resources, and the addresses and credentials that every step may need.
+
+    `own` are settings by their names that the pipeline states itself, instead of the config map.
+    """
     from kfp import kubernetes
 
     task.set_cpu_request(share.cpu[0]).set_cpu_limit(share.cpu[1])
@@ -103,8 +126,12 @@ def equip(task: Any, share: Share) -> None:
     kubernetes.set_timeout(task, share.seconds)
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.use_config_map_as_env(
-        task, config_map_name=SETTINGS_MAP, config_map_key_to_env={variable(name): variable(name) for name in ADDRESSES}
+        task,
+        config_map_name=SETTINGS_MAP,
+        config_map_key_to_env={variable(name): variable(name) for name in ADDRESSES if name not in own},
     )
+    for name, value in own.items():
+        task.set_env_variable(variable(name), value)
     for secret, names in ((SECRET, CREDENTIALS), (MLFLOW_SECRET, MLFLOW_LOGIN)):
         variables = {key: variable(name) for key, name in names.items()}
         kubernetes.use_secret_as_env(task, secret_name=secret, secret_key_to_env=variables)

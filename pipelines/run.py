@@ -24,8 +24,9 @@ from lungline.evaluation.gate import GateVerdict
 from lungline.evaluation.metrics import Evaluation
 from lungline.registry.provenance import code_version
 from lungline.settings import PREFIX, Settings, setting_names, variable
+from lungline.task.overrides import task_option
 from lungline.task.reading import packaged
-from pipelines.arguments import STEPS, arguments
+from pipelines.arguments import STEPS, arguments, pipeline_name
 
 GRACE_SECONDS = 5
 
@@ -82,7 +83,8 @@ def run_local(
     run = folder / "runs" / f"{datetime.now(UTC):%Y%m%dT%H%M%S-%f}"
     run.mkdir(parents=True)
     events = _EventReader(on_event)
-    request = {"folder": str(folder), "run": str(run), "reuse": reuse, "arguments": parameters}
+    place = {"folder": str(folder), "run": str(run), "name": pipeline_name(settings)}
+    request = {**place, "reuse": reuse, "arguments": parameters}
     log = run / "pipeline.log"
     with log.open("w") as sink, _running(request, _environment(settings, run)) as process:
         for line in cast("IO[str]", process.stdout):
@@ -160,7 +162,7 @@ def _next(settings: Settings, version: str | None, verdict: str) -> str:
         return f"Nothing was registered: {verdict}"
     return (
         f"Version {version} of {settings.model_name} is the challenger; "
-        f"`lungline promote {version} --by NAME --reason TEXT` puts it into service."
+        f"`lungline promote {version}{task_option(settings)} --by NAME --reason TEXT` puts it into service."
     )
 
 

@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from components.step_events import Event
-from lungline.errors import DataError, SettingsError, TaskError
+from lungline.errors import DataError, SettingsError
 from lungline.registry.provenance import code_version
 from lungline.settings import Settings
-from lungline.task.reading import DEFAULT
-from pipelines.arguments import arguments
+from pipelines.arguments import arguments, pipeline_name
 from pipelines.compile import compile_pipeline
 from pipelines.following import follow
 from pipelines.server import KfpServer, connected, pages, quiet
 
-NAME = "pneumonia-training"
 POLL_SECONDS = 5.0
 REMOTE = re.compile(r"auto$|medmnist:\d+$|phantom(:\d+)?$|s3://.+")
 
@@ -66,7 +64,7 @@ def submit(
             version = _version(client, settings, server)
             run = client.run_pipeline(
                 experiment_id=_experiment(client, settings, server),
-                job_name=f"{NAME} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}",
+                job_name=f"{pipeline_name(settings)} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}",
                 params=parameters,
                 pipeline_id=version.pipeline,
                 version_id=version.id,
@@ -84,17 +82,17 @@ def submit(
 def schedule(settings: Settings, server: KfpServer, cron: str) -> Scheduled:
     """Run the pipeline on a cron schedule (minute hour day month weekday, UTC); raises what `submit` raises.
 
-    There is a single schedule: a new one replaces it.
+    Each task has a single schedule: a new one replaces it.
     """
-    expression = _six_fields(cron)
+    expression, name = _six_fields(cron), pipeline_name(settings)
     parameters = _arguments(settings)
     with connected(server) as client, quiet():
         version = _version(client, settings, server)
         experiment = _experiment(client, settings, server)
-        earlier = [run.recurring_run_id for run in _schedules(client, experiment) if run.display_name == NAME]
+        earlier = [run.recurring_run_id for run in _schedules(client, experiment) if run.display_name == name]
         made = client.create_recurring_run(
             experiment_id=experiment,
-            job_name=NAME,
+            job_name=name,
             description=f"{cron} (UTC), by lungline train --schedule",
             cron_expression=expression,
             max_concurrency=1,
@@ -119,8 +117,6 @@ class _Version:
 
 
 def _arguments(settings: Settings) -> dict[str, Any]:
-    if settings.task != DEFAULT:
-        raise TaskError(f"A cluster trains and serves the task {DEFAULT} only; train {settings.task} on a laptop.")
     if not REMOTE.match(settings.data):
         raise DataError(
             f"A cluster cannot read {settings.data}: put the data into a bucket and name it as s3://bucket/prefix."
@@ -151,14 +147,15 @@ def _version(client: Any, settings: Settings, server: KfpServer) -> _Version:
         compile_pipeline(path, settings)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         name = f"{code_version()[:40]}-{digest[:12]}"
-        pipeline = _pipeline(client, server)
+        ours = pipeline_name(settings)
+        pipeline = _pipeline(client, server, ours)
         if pipeline is None:
             # The first upload creates the pipeline and a version with the same name and description.
-            made = client.upload_pipeline(str(path), NAME, description=f"sha256 {digest}", namespace=server.namespace)
+            made = client.upload_pipeline(str(path), ours, description=f"sha256 {digest}", namespace=server.namespace)
             (version, *_) = _versions(client, made.pipeline_id)
             return _Version(made.pipeline_id, version.pipeline_version_id, version.display_name, uploaded=True)
         for version in _versions(client, pipeline.pipeline_id):
-            first = version.display_name == NAME and f"sha256 {digest}" in (pipeline.description or "")
+            first = version.display_name == ours and f"sha256 {digest}" in (pipeline.description or "")
             if first or version.display_name.endswith(digest[:12]):
                 return _Version(pipeline.pipeline_id, version.pipeline_version_id, version.display_name, uploaded=False)
         made = client.upload_pipeline_version(
@@ -167,11 +164,11 @@ def _version(client: Any, settings: Settings, server: KfpServer) -> _Version:
         return _Version(pipeline.pipeline_id, made.pipeline_version_id, name, uploaded=True)
 
 
-def _pipeline(client: Any, server: KfpServer) -> Any | None:
+def _pipeline(client: Any, server: KfpServer, name: str) -> Any | None:
     def page(token: str) -> Any:
         return client.list_pipelines(page_token=token, page_size=100, namespace=server.namespace)
 
-    return next((pipeline for pipeline in pages(page, "pipelines") if pipeline.display_name == NAME), None)
+    return next((pipeline for pipeline in pages(page, "pipelines") if pipeline.display_name == name), None)
 
 
 def _versions(client: Any, pipeline: str) -> list[Any]:

@@ -14,6 +14,7 @@ from lungline.imaging.image import Limits
 from lungline.memory import budget_of_process
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
+from lungline.task.folder import TaskFolder
 from serving.kserve_imports import without_pydantic_1
 from serving.model_loader import ModelLoader
 from serving.package_guard import PackageGuard
@@ -41,8 +42,12 @@ def main(settings: Settings) -> None:
     def load(link: Path) -> ModelLoader:
         return ModelLoader(link, limits, PackageGuard.from_settings(link, settings))
 
-    name = arguments.model_name or settings.model_name
-    models = ServedModels(name, load(arguments.model_dir), arguments.more_models, load)
+    # A second opinion has an InferenceService of its own, and is one of the model that the settings name.
+    name = (settings.purpose == "answer" and arguments.model_name) or settings.model_name
+    # Others only take what is handed on to them, so that no upload goes round in circles.
+    further = settings.further_tasks if name == settings.model_name else None
+    elsewhere = TaskFolder(further).tasks if further else tuple
+    models = ServedModels(name, load(arguments.model_dir), arguments.more_models, load, elsewhere)
     models.start()
 
     from lungline.deidentification.background import BackgroundCopies

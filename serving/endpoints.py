@@ -9,14 +9,15 @@ from typing import Any
 import orjson
 
 from lungline import tracing
-from lungline.diagnosis.routing import Routing
+from lungline.diagnosis.routing import Routing, ServedElsewhere
 from lungline.diagnosis.upload import KeepUnsure, diagnose_upload
 from lungline.errors import UploadErased
 from lungline.events import cloudevents
+from lungline.events.handed_on import handed_on
 from lungline.events.proof import ProofRefused
 from lungline.events.proof_layer import NEEDED
 from lungline.events.uploads import Upload, parse, require_bucket
-from lungline.results.events import ResultEvent, opinion_event, result_event
+from lungline.results.events import opinion_event, result_event
 from lungline.results.listing import SharedListing
 from lungline.results.opinions import place
 from lungline.results.records import ResultRecord, load_or_none, record_key
@@ -59,11 +60,11 @@ class Endpoints:
 
     def predict(self, request: Request, *, heatmap: bool = False) -> Reply:
         """Predict the uploads of an event, or images in the request (V1)."""
-        diagnoser = self.models.named(request.model).current()
+        loader = self.models.named(request.model)
         _refuse_event_formats(request)
         value = decode_json(request.body, request.headers, _V1_EXPECTED, MOST_VALUES)
         if isinstance(value, dict) and "instances" in value:
-            return _v1_reply(predictions.predict_instances(value, diagnoser, heatmap=heatmap))
+            return _v1_reply(predictions.predict_instances(value, loader.current(), heatmap=heatmap))
         if not _may_be_event(value, request):
             raise RequestMalformed(f"{_misplaced(value)} Expected {_V1_EXPECTED}.")
         return self.upload_events.predict(value, request, self.models.routing(_task_of(value, request), request.model))
@@ -174,6 +175,10 @@ class UploadEvents:
 
         Raises EventMalformed, ProofRefused, and StorageUnavailable, after which the whole event may be delivered again:
         an upload that already has a result is predicted again, but its stored record is kept and returned.
+
+        Uploads of a task that another predictor serves are handed on to it by the reply, which the broker of a cluster
+        delivers. A reply is one event: an upload that finds it taken, by results or by another task, gets its own event
+        from `lungline reconcile`.
         """
         if self.settings.event_key and not request.proved:
             raise ProofRefused(NEEDED)
@@ -182,18 +187,30 @@ class UploadEvents:
         require_bucket(uploads, self.settings.uploads_bucket)
         if not uploads:
             return Reply(204)
-        trace = cloudevents.trace_of(request.headers, value)
-        several = len(uploads) > 1
-        judged = (self._result(upload, routing, request.received, trace, again=several) for upload in uploads)
-        results = [result for result in judged if result]
-        if not results:  # all of them were erased
-            return Reply(204)
+        trace, mode = cloudevents.trace_of(request.headers, value), cloudevents.mode_of(request.headers, value)
+        results, elsewhere = self._results(uploads, routing, request.received, trace)
+        if not results:  # all of them were erased, or are of another task
+            return self._hand_on(elsewhere, trace, mode)
         records = [record for record, _ in results]
         for record in records:
             _count(record, request.received)
         if self._is_refusal(records):
             return _refusal(records)
-        return self._reply(records, cloudevents.mode_of(request.headers, value), results[0][1])
+        return _reply(self._event(records, results[0][1]), mode)
+
+    def _results(
+        self, uploads: list[Upload], routing: Routing, received: datetime, trace: str | None
+    ) -> tuple[list[tuple[ResultRecord, str]], list[tuple[str, Upload]]]:
+        """The results, each with its `traceparent`, and the uploads that another predictor serves, with their tasks."""
+        results: list[tuple[ResultRecord, str]] = []
+        elsewhere: list[tuple[str, Upload]] = []
+        for upload in uploads:
+            try:
+                if result := self._result(upload, routing, received, trace, again=len(uploads) > 1):
+                    results.append(result)
+            except ServedElsewhere as exc:
+                elsewhere.append((exc.task, upload))
+        return results, elsewhere
 
     def _is_refusal(self, records: list[ResultRecord]) -> bool:
         """Whether nothing of an event could be judged; a second opinion that refuses an image is one all the same."""
@@ -214,7 +231,7 @@ class UploadEvents:
             try:
                 record = record or diagnose_upload(
                     upload,
-                    routing.models[0],
+                    routing.loaded[0],
                     self.storage,
                     self.settings,
                     received,
@@ -230,7 +247,7 @@ class UploadEvents:
 
     def _stored(self, upload: Upload, routing: Routing) -> ResultRecord | None:
         """The record of an upload that was predicted before, by whichever of the models."""
-        for model in routing.models:
+        for model in routing.loaded:
             key = self._key(upload, model.record_version)
             record = load_or_none(self.storage, self.settings.results_bucket, key)
             if record and record.outcome == "judged":
@@ -241,17 +258,28 @@ class UploadEvents:
         purpose = self.settings.purpose
         return record_key(upload.identity, version) if purpose == "answer" else place(upload.identity, version, purpose)
 
-    def _reply(self, records: list[ResultRecord], mode: cloudevents.Mode, traceparent: str) -> Reply:
-        event = self._event(records, traceparent)
-        if mode == "binary":
-            return Reply(200, event.data.encode(), cloudevents.http_headers(event.attributes, "application/json"))
-        value = {**event.attributes, "datacontenttype": "application/json", "data": orjson.Fragment(event.data)}
-        return Reply(200, orjson.dumps(value), {"content-type": cloudevents.STRUCTURED})
-
-    def _event(self, records: list[ResultRecord], traceparent: str) -> ResultEvent:
+    def _event(self, records: list[ResultRecord], traceparent: str) -> cloudevents.OutgoingEvent:
         if self.settings.purpose != "answer":
             return opinion_event(records, traceparent, self.settings.purpose)
         return result_event(records, traceparent, kind=self.type, source=self.source)
+
+    def _hand_on(self, elsewhere: list[tuple[str, Upload]], trace: str | None, mode: cloudevents.Mode) -> Reply:
+        """The reply that hands the uploads of the first task on; who gives second opinions hands nothing on."""
+        if not elsewhere or self.settings.purpose != "answer":
+            return Reply(204)
+        task = elsewhere[0][0]
+        uploads = [upload for name, upload in elsewhere if name == task]
+        metrics.HANDED_ON.labels(task).inc(len(uploads))
+        for upload in uploads:
+            _log.info("upload handed on", extra={"identity": upload.identity, "task": task})
+        return _reply(handed_on(uploads, task, trace), mode)
+
+
+def _reply(event: cloudevents.OutgoingEvent, mode: cloudevents.Mode) -> Reply:
+    if mode == "binary":
+        return Reply(200, event.data.encode(), cloudevents.http_headers(event.attributes, "application/json"))
+    value = {**event.attributes, "datacontenttype": "application/json", "data": orjson.Fragment(event.data)}
+    return Reply(200, orjson.dumps(value), {"content-type": cloudevents.STRUCTURED})
 
 
 def _refusal(records: list[ResultRecord]) -> Reply:

@@ -33,6 +33,7 @@ RESULTS = Counter(
     "lungline_results_total", "Uploads that got a result, each counted once.", ["outcome", "label", "model_version"]
 )
 DUPLICATES = Counter("lungline_duplicates_total", "Uploads delivered again after they had their result.")
+HANDED_ON = Counter("lungline_handed_on_total", "Uploads handed on to the predictor of another task.", ["task"])
 REFUSALS = Counter("lungline_refusals_total", "Uploads that were refused, by reason code.", ["reason"])
 LAST_RESULT = Gauge("lungline_last_result_timestamp_seconds", "When the last result was saved.")
 RESULT_SECONDS = Histogram(

@@ -10,8 +10,9 @@ from pathlib import Path
 from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.errors import LunglineError, ModelNotReady, PackageError
 from lungline.imaging.image import Limits
-from lungline.package.card import CARD, MODEL
+from lungline.package.card import CARD, MODEL, read_card
 from lungline.package.signature import SIGNATURE
+from lungline.task.task import Task
 from serving.http import RouteNotFound
 from serving.package_guard import PackageGuard
 
@@ -61,6 +62,16 @@ class ModelLoader:
     def ready(self) -> bool:
         """Whether a package is loaded and has predicted the test image."""
         return self._current is not None
+
+    @property
+    def task(self) -> Task | None:
+        """The task of the model, also of one that is not loaded; None where its card cannot be read."""
+        if self._current is not None:
+            return self._current.package.card.task
+        try:
+            return read_card(self._folder)[0].task
+        except (PackageError, OSError):
+            return None
 
     @property
     def signed_by(self) -> str | None:

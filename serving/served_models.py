@@ -1,7 +1,8 @@
 """The models of one predictor: the first, and further ones of other tasks, each with its folder and its own champion.
 
 A stack has a folder of further models; each folder in it that has a link `current` is a model, by the folder's name.
-Models that come while the predictor runs are served too.
+Models that come while the predictor runs are served too. A cluster has a predictor for each model instead, and the
+first knows the tasks of the others.
 """
 
 import logging
@@ -9,9 +10,9 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.diagnosis.routing import Routing
 from lungline.home import models_in
+from lungline.task.task import Task
 from serving.http import RouteNotFound
 from serving.model_loader import ModelLoader
 
@@ -35,12 +36,17 @@ class ServedModels:
         first: ModelLoader,
         folder: Path | None = None,
         load: Callable[[Path], ModelLoader] | None = None,
+        elsewhere: Callable[[], tuple[Task, ...]] = tuple,
     ) -> None:
-        """`folder` has the further models, and `load` makes the loader of one."""
+        """`folder` has the further models, and `load` makes the loader of one.
+
+        `elsewhere` gives the tasks that other predictors serve now.
+        """
         self.name = name
         self.first = first
         self._folder = folder
         self._load = load
+        self._elsewhere = elsewhere
         self._further: dict[str, ModelLoader] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="further-models", daemon=True)
@@ -76,26 +82,31 @@ class ServedModels:
 
     @property
     def ready(self) -> bool:
-        """Whether the first model is loaded, and loading the further ones was tried.
+        """Whether loading each model was tried, and there is one that can judge.
 
-        One that is refused or gone does not keep the others' uploads waiting.
+        One that is refused or gone does not keep the others' uploads waiting, not even the first.
         """
-        return self.first.ready and all(loader.has_tried for loader in self._further.values())
+        loaders = [loader for _, loader in self]
+        return any(loader.ready for loader in loaders) and all(loader.has_tried for loader in loaders)
 
     def routing(self, task: str | None = None, model: str | None = None) -> Routing:
         """The models as they serve now, for an event that may name its task, or whose path names a model.
 
-        Raises ModelNotReady before the first model is loaded, and RouteNotFound.
+        Raises ModelNotReady while no model is loaded, and RouteNotFound.
         """
         if model is not None:
             return Routing((self.named(model).current(),))
-        first = self.first.current()
-        if not self._further:
-            return Routing((first,), task=task)
-        further = dict(self._further)
-        loaded: list[Diagnoser] = [loader.current() for loader in further.values() if loader.ready]
-        missing = frozenset(name for name, loader in further.items() if not loader.ready)
-        return Routing((first, *loaded), missing, task)
+        loaders = list(self)
+        if not any(loader.ready for _, loader in loaders):
+            self.first.current()
+        served = [(name, loader.current() if loader.ready else loader.task) for name, loader in loaders]
+        return Routing(
+            tuple(model for _, model in served if model),
+            frozenset(name for name, model in served if not model),
+            task,
+            self._elsewhere(),
+            lacks_first=served[0][1] is None,
+        )
 
     def _watch(self) -> None:
         while not self._stopping.wait(SCAN_SECONDS):

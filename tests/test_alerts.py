@@ -31,6 +31,7 @@ CLUSTER_LAG = 'kafka_consumergroup_lag{consumergroup="knative-trigger-lungline-j
 LETTERS = 'lungline_dead_letters_total{route="predictor"}'
 CLUSTER_LETTERS = 'kafka_topic_partition_current_offset{topic="xray-dead-letters"}'
 KNATIVE = 'kn_serving_invocation_duration_seconds_count{{http_response_status_code="{}", namespace="lungline"}}'
+PODS = 'kube_pod_status_ready{{condition="true", namespace="lungline", pod="{}-predictor-00001-deployment-x"}}'
 CERTIFICATE = "certmanager_certificate_expiration_timestamp_seconds"
 VOLUME = 'kubelet_volume_stats_{}_bytes{{namespace="lungline", persistentvolumeclaim="data"}}'
 SHOWN = ('lungline_worklist_results_total{label="Normal"}', "0+5x400")
@@ -105,6 +106,9 @@ CASES: list[tuple[str, list[tuple[str, str]], int, bool]] = [
         6,
         False,
     ),
+    ("PredictorNotReady", [(PODS.format("pneumonia"), "1x60"), (PODS.format("rib-fracture"), "0x60")], 6, True),
+    ("PredictorNotReady", [(PODS.format("pneumonia"), "1x60"), (PODS.format("rib-fracture"), "1x60")], 6, False),
+    ("UploadsPileUp", [(CLUSTER_LAG.replace("judge", "judge-rib-fracture"), "501x60")], 12, True),
     ("PredictorFails", [(KNATIVE.format(503), "0+6x60"), (KNATIVE.format(200), "0+60x60")], 12, True),
     ("PredictorFails", [(KNATIVE.format(503), "0+1x60"), (KNATIVE.format(200), "0+60x60")], 12, False),
     (

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cli import main
-from lungline.deployment.cluster_doctor import KINDS, READY, SECRETS, examine
+from lungline.deployment.cluster_doctor import KINDS, READY, SECRETS, examine, ready_of_task
 from tests.support.kubernetes_api import Cluster, api_of, write_kubeconfig
 from tests.support.manifests_of import generated_secrets, objects
 
@@ -59,6 +59,9 @@ BINDINGS = "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings"
 RUNNER = "/apis/rbac.authorization.k8s.io/v1/namespaces/kubeflow/roles/pipeline-runner"
 
 
+NEEDED = (*READY, *ready_of_task("pneumonia"))
+
+
 def knative(config: str) -> str:
     return f"/api/v1/namespaces/knative-serving/configmaps/{config}"
 
@@ -78,7 +81,7 @@ def healthy() -> dict[str, Any]:
         answers.setdefault(f"/apis/{group}", {"resources": []})["resources"].append({"name": plural})
     answers |= {f"/api/v1/namespaces/{namespace}/secrets/{secret}": {} for namespace, secret in SECRETS}
     ready = {"metadata": {"name": "x"}} | conditions("Ready", "Available")
-    answers |= {f"/apis/{group}/namespaces/lungline/{plural}/{name}": ready for group, plural, name in READY}
+    answers |= {f"/apis/{group}/namespaces/lungline/{plural}/{name}": ready for group, plural, name in NEEDED}
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     model = {"storageUri": "s3://lungline-models/pneumonia/1/"}
     return answers | {
@@ -147,6 +150,22 @@ def test_before_the_first_promotion_a_cluster_is_well() -> None:
         assert checks[name].finding == "waits for the first promotion: lungline promote"
     answers[JUDGE.replace("judge", "show")] = unready
     assert list(faults(answers)) == ["triggers/show"]
+
+
+def test_each_task_of_the_cluster_is_looked_at() -> None:
+    """Those whose files the config map has: what is missing, and what waits for a first promotion of its own."""
+    answers = healthy()
+    answers["/api/v1/namespaces/lungline/configmaps/tasks"] = {"data": {"about": "x", "rib-fracture.toml": "..."}}
+    assert set(faults(answers)) == {"triggers/judge-rib-fracture", "inferenceservices/rib-fracture"}
+    unready = conditions("Ready", status="Unknown")
+    answers[SERVICE.replace("pneumonia", "rib-fracture")] = {"spec": {"predictor": {"model": {}}}} | unready
+    answers[JUDGE.replace("judge", "judge-rib-fracture")] = unready
+    with api_server(answers) as there:
+        checks = {check.name: check for check in examine(api_of(there))}
+    assert all(check.passed for check in checks.values())
+    waits = "waits for the first promotion: lungline promote --task rib-fracture"
+    assert checks["inferenceservices/rib-fracture"].finding == checks["triggers/judge-rib-fracture"].finding == waits
+    assert checks["inferenceservices/pneumonia"].finding == "ready"
 
 
 @pytest.mark.parametrize(
@@ -347,7 +366,7 @@ def test_it_looks_for_what_the_manifests_have() -> None:
     of_components = {("lungline", name) for name in ("seaweedfs-identities", "worklist-viewers")}
     assert set(SECRETS) == made - of_components
     here = {(item["apiVersion"], item["metadata"]["name"]) for item in objects("minikube")}
-    assert {(group, name) for group, _, name in READY} <= here
+    assert {(group, name) for group, _, name in NEEDED} <= here
     kinds = {item["apiVersion"] for item in objects("production") if "." in item["apiVersion"].partition("/")[0]}
     custom = {kind for kind in kinds if not kind.split("/")[0].endswith("k8s.io")}
     assert custom <= {group for _, group, _ in KINDS} | {"serving.kserve.io/v1alpha1"}

@@ -40,15 +40,19 @@ def registered(services: dict[str, str], tmp_path_factory: pytest.TempPathFactor
         "home": str(folder / "home"),
         "site_key": generate_key().pem,
     }
-    settings = load_settings(named)
-    for number in "12":
-        write_tiny_package(folder / number, seed=int(number), version=None, data=REAL)
-        (folder / f"run-{number}").mkdir()
-        tracking.new_record(settings, REAL, CodeFacts(version="0.1.0")).save(folder / f"run-{number}")
-        run = tracking.settle(settings, folder / f"run-{number}")
-        tracking.note(settings, run, tags={tracking.GATE: "passed"})
-        Registry(settings).register(folder / number, run_id=run, pipeline_run="pipe/7", metrics={"auc": 0.98})
+    for number in (1, 2):
+        register(load_settings(named), folder / str(number), seed=number)
     return named
+
+
+def register(settings: Settings, folder: Path, *, seed: int) -> None:
+    """Register a version of the settings' model that was trained on real films."""
+    write_tiny_package(folder / "package", seed=seed, version=None, data=REAL)
+    (folder / "run").mkdir()
+    tracking.new_record(settings, REAL, CodeFacts(version="0.1.0")).save(folder / "run")
+    run = tracking.settle(settings, folder / "run")
+    tracking.note(settings, run, tags={tracking.GATE: "passed"})
+    Registry(settings).register(folder / "package", run_id=run, pipeline_run="pipe/7", metrics={"auc": 0.98})
 
 
 @pytest.fixture
@@ -133,6 +137,46 @@ def test_a_version_is_promoted_tried_finished_and_taken_back(
     assert (back["version"], back["replaced"]) == ("1", "2")
     monkeypatch.setenv("LUNGLINE_DEPLOYMENT", "cluster")  # no laptop stack is asked for
     assert [entry["version"] for entry in terminal.run("history") if entry["act"] == "promoted"] == ["1", "2", "1"]
+
+
+def test_another_task_is_promoted_by_its_name(
+    cluster: Cluster, registered: dict[str, str], terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file is not at hand: the registry has a model of that name. Without --task all is as before."""
+    name, task = "rib-fracture", ("--task", "rib-fracture")
+    its = load_settings({**registered, "model_name": name, "experiment": name})
+    for number in (1, 2):
+        register(its, tmp_path / str(number), seed=number)
+    for number in "12":
+        done = terminal.run("promote", number, *task, *HERE, *WHO)
+        assert done["sentence"] == f"Version {number} serves as lungline/{name}."
+    assert terminal.run("rollback", *task, *HERE, *WHO)["version"] == "1"
+    assert list(cluster.services) == [name]
+    assert cluster.services[name]["spec"]["predictor"]["model"]["storageUri"] == f"s3://lungline-models/{name}/1/"
+    monkeypatch.setenv("LUNGLINE_DEPLOYMENT", "cluster")
+    assert {version["package"] for version in terminal.run("models", *task)} == {
+        f"s3://lungline-models/{name}/{number}/" for number in "12"
+    }
+    assert [entry["version"] for entry in terminal.run("history", *task) if entry["act"] == "promoted"] == [
+        "1",
+        "2",
+        "1",
+    ]
+    assert all(f"/{MODEL}/" in version["package"] for version in terminal.run("models"))
+    # The environment names the model of the default task, and not that of another.
+    assert terminal.run("models", "--task", "pneumonia-kind") == []
+
+
+def test_an_unknown_task_is_told_with_those_that_exist(
+    cluster: Cluster, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUNGLINE_DEPLOYMENT", "cluster")
+    assert terminal.code("models", "--task", "rib-fractur") == 1
+    sentence = terminal.err.strip()
+    assert sentence.startswith("Error: There is no task rib-fractur: expected a task file, or one of ")
+    assert f"{MODEL}, " in sentence
+    assert "pneumonia, pneumonia-kind" in sentence
+    assert cluster.requests == []
 
 
 def test_a_worse_canary_is_withdrawn(cluster: Cluster, terminal: Terminal) -> None:

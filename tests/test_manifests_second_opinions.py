@@ -10,7 +10,7 @@ import yaml
 
 from lungline.results.events import OPINION_TYPE, RESULT_TYPE
 from lungline.settings import Settings, variable
-from tests.support.manifests_of import SHARED, Object, named, objects, rights_of, walk, with_component
+from tests.support.manifests_of import SHARED, Object, named, objects, rights_of, selects, walk, with_component
 
 PURPOSES = {"shadow": "shadow", "rejudge": "rejudged"}
 
@@ -54,22 +54,29 @@ def test_its_opinions_go_to_the_worklist_alone(changed: list[Object], place: tup
     assert not OPINION_TYPE.startswith(prefix)
 
 
-def test_every_policy_of_the_predictor_has_one_for_it(changed: list[Object], place: tuple[str, str]) -> None:
+def test_every_policy_of_the_predictor_holds_for_it(changed: list[Object], place: tuple[str, str]) -> None:
     """What the network lets the predictor do that serves, it lets this one do, and no more."""
 
-    def rules(manifests: list[Object], name: str) -> list[Any]:
+    def policies(name: str) -> list[str]:
         label = {"serving.kserve.io/inferenceservice": name}
-        policies = [each["spec"] for each in manifests if each["kind"] == "NetworkPolicy"]
-        own = [each for each in policies if each["podSelector"].get("matchLabels") == label]
-        ways_in = [each for each in policies if any(value == label for _, value in walk(each.get("ingress", [])))]
-        return [
-            sorted((each["policyTypes"], each.get("ingress"), each.get("egress")) for each in own),
-            len(ways_in),
-        ]
+        selectors = (
+            (policy, path)
+            for policy, each in named(place[0], "NetworkPolicy").items()
+            for path, value in walk(each["spec"])
+            if path.endswith("podSelector") and value and selects(value, label)
+        )
+        return [f"{policy}{path}" for policy, path in selectors]
 
-    key = repr
-    ours, base = rules(changed, f"pneumonia-{place[1]}"), rules([*objects("minikube")], "pneumonia")
-    assert key(ours) == key(base)
+    assert only(changed, "NetworkPolicy") == {}
+    assert policies(f"pneumonia-{place[1]}") == policies("pneumonia")
+    assert len(policies("pneumonia")) == 3
+
+
+def test_its_pods_are_not_counted_as_those_that_serve(place: tuple[str, str]) -> None:
+    """Neither their results in metrics nor their readiness in alerts."""
+    selector = named(place[0], "PodMonitor")["predictor"]["spec"]["selector"]
+    assert selects(selector, {"serving.kserve.io/inferenceservice": "pneumonia"})
+    assert not selects(selector, {"serving.kserve.io/inferenceservice": f"pneumonia-{place[1]}"})
 
 
 def test_old_uploads_have_a_topic_and_rights_of_their_own(tmp_path: Path) -> None:

@@ -14,6 +14,9 @@ from cli import main
 from components.step_events import Event
 from lungline.errors import DataError, LunglineError, PipelineFailed, SettingsError
 from lungline.settings import Settings, load_settings, variable
+from lungline.task.reading import load_task
+from lungline.task.task import Task
+from lungline.task.writing import begin
 from pipelines.arguments import STEPS
 from pipelines.compile import compile_pipeline
 from pipelines.resources import ADDRESSES, MLFLOW_SECRET, SECRET, SERVICE_ACCOUNT, SETTINGS_MAP, SITE_SECRET, shares
@@ -241,6 +244,50 @@ def test_what_is_no_schedule_is_refused(kubeflow: PipelinesServer, cron: str) ->
     with pytest.raises(SettingsError, match="five fields"):
         schedule(settings(), KfpServer(kubeflow.host), cron)
     assert kubeflow.uploads == []
+
+
+# -------------------------------------------------------------------------------------------------------- another task
+
+
+@pytest.fixture
+def rib_fracture(tmp_path: Path) -> Settings:
+    file = tmp_path / "rib-fracture.toml"
+    file.write_text(begin("rib-fracture", "binary"))
+    return settings(task=str(file))
+
+
+def test_another_task_has_a_pipeline_and_a_model_of_its_own(kubeflow: PipelinesServer, rib_fracture: Settings) -> None:
+    """Its steps need no task file, and never the names that the config map has for the default task."""
+    run(kubeflow, wait=False)
+    run(kubeflow, rib_fracture, wait=False)
+    assert [pipeline["display_name"] for pipeline in kubeflow.pipelines] == [
+        "pneumonia-training",
+        "rib-fracture-training",
+    ]
+    assert [experiment["display_name"] for experiment in kubeflow.experiments] == ["pneumonia", "rib-fracture"]
+    pipeline, platform = yaml.safe_load_all(kubeflow.uploads[1])
+    own = {"LUNGLINE_MODEL_NAME": "rib-fracture", "LUNGLINE_EXPERIMENT": "rib-fracture"}
+    for executor in pipeline["deploymentSpec"]["executors"].values():
+        assert {entry["name"]: entry["value"] for entry in executor["container"]["env"]} == own
+    for step in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+        (from_map,) = step["configMapAsEnv"]
+        names = {entry["envVar"] for entry in from_map["keyToEnv"]}
+        assert names == {variable(name) for name in ADDRESSES} - set(own)
+    *_, request = kubeflow.runs.values()
+    assert Task.model_validate(request["runtime_config"]["parameters"]["task"]) == load_task(rib_fracture.task)
+    # A run that somebody starts on the server's page trains the same task.
+    defaults = pipeline["root"]["inputDefinitions"]["parameters"]
+    assert Task.model_validate(defaults["task"]["defaultValue"]) == load_task(rib_fracture.task)
+    assert pipeline["pipelineInfo"]["name"] == "rib-fracture-training"
+
+
+def test_each_task_has_a_schedule_of_its_own(kubeflow: PipelinesServer, rib_fracture: Settings) -> None:
+    for chosen in (settings(), rib_fracture, rib_fracture):
+        schedule(chosen, KfpServer(kubeflow.host), "0 3 * * 1")
+    assert sorted(kept["display_name"] for kept in kubeflow.schedules) == [
+        "pneumonia-training",
+        "rib-fracture-training",
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------- the command line

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lungline.diagnosis.diagnoser import Diagnoser
-from lungline.diagnosis.routing import Routing
+from lungline.diagnosis.routing import Routing, ServedElsewhere
 from lungline.errors import ModelNotReady
 from lungline.imaging.dicom_facts import NEEDED
 from lungline.imaging.dicom_header import DicomFile, find_header
@@ -27,6 +27,11 @@ FROM_ABOVE = new_task("device").model_copy(update={"images": Images(view=("AP",)
 def routing(*tasks: Task, task: str | None = None, missing: frozenset[str] = frozenset()) -> Routing:
     """Models of these tasks; only their cards count here."""
     return Routing(tuple(map(_model, tasks)), missing, task)
+
+
+def unloaded(*tasks: Task, loaded: tuple[Task, ...] = (), task: str | None = None) -> Routing:
+    """Tasks whose models are not loaded, before those of loaded ones."""
+    return Routing((*tasks, *map(_model, loaded)), task=task)
 
 
 def _model(task: Task) -> Diagnoser:
@@ -91,6 +96,60 @@ def test_the_uploads_of_a_task_wait_for_its_model() -> None:
     assert task_of(waiting.of("ward 7/1.png")) == "pneumonia"
     with pytest.raises(ModelNotReady, match="task pneumonia-kind is not loaded yet"):
         waiting.of("pneumonia-kind/1.png")
+
+
+def test_uploads_wait_by_prefix_and_header_of_their_task() -> None:
+    """Its file says which they are, loaded or not."""
+    waiting = unloaded(OWN_KEYS, FROM_BEHIND, loaded=(default_task(),))
+    for key, of in (("trauma/1.dcm", header()), ("ward 7/1.dcm", header(view="PA")), ("rib-fracture/1.png", None)):
+        with pytest.raises(ModelNotReady, match="is not loaded yet"):
+            waiting.of(key, of)
+    assert task_of(waiting.of("ward 7/1.dcm", header(view="AP"))) == "pneumonia"
+
+
+def test_without_the_first_model_other_tasks_are_judged() -> None:
+    several = unloaded(default_task(), loaded=(OWN_KEYS, FROM_BEHIND))
+    assert task_of(several.of("trauma/1.png")) == "rib-fracture"
+    assert task_of(several.of("1.dcm", header(view="PA"))) == "effusion"
+    for key, of in (("ward 7/1.png", None), ("1.dcm", header(view="AP")), ("pneumonia/1.dcm", header(view="PA"))):
+        with pytest.raises(ModelNotReady, match="the task pneumonia is not loaded yet"):
+            several.of(key, of)
+
+
+def test_a_first_model_without_a_card_leaves_only_names() -> None:
+    """What it takes cannot be told then: what neither event nor key decide has to wait."""
+    lacking = Routing((_model(OWN_KEYS), _model(FROM_BEHIND)), frozenset({"pneumonia"}), lacks_first=True)
+    assert task_of(lacking.of("trauma/1.png")) == "rib-fracture"
+    assert task_of(lacking.of("effusion/1.dcm", header())) == "effusion"
+    for key in ("ward 7/1.dcm", "pneumonia/1.dcm"):
+        with pytest.raises(ModelNotReady):
+            lacking.of(key, header())
+
+
+def test_what_another_predictor_serves_is_told_apart() -> None:
+    """By event, key and header, as where one predictor serves all; the rest is judged here, or fits no task."""
+
+    def chosen(key: str, of: DicomFile | None = None, task: str | None = None) -> str | None:
+        cluster = Routing((_model(default_task()),), task=task, elsewhere=(OWN_KEYS, FROM_BEHIND))
+        try:
+            return task_of(cluster.of(key, of))
+        except ServedElsewhere as exc:
+            return f"{exc.task} elsewhere"
+
+    assert chosen("ward 7/1.png") == chosen("pneumonia/1.png") == "pneumonia"
+    assert chosen("ward 7/1.dcm", header(view="AP")) == "pneumonia"
+    assert chosen("ward 7/1.dcm", header(view="PA")) == "effusion elsewhere"
+    assert chosen("trauma/1.png") == chosen("rib-fracture/1.png") == "rib-fracture elsewhere"
+    assert chosen("ward 7/1.png", task="rib-fracture") == "rib-fracture elsewhere"
+    assert chosen("trauma/1.png", task="pneumonia") == "pneumonia"
+    assert chosen("ward 7/1.png", task="fracture") is None
+
+
+def test_before_the_header_is_read_only_names_decide() -> None:
+    cluster = Routing((_model(FROM_ABOVE),), elsewhere=(default_task(), OWN_KEYS))
+    assert task_of(cluster.before_fetching("ward 7/1.dcm")) == "device"
+    with pytest.raises(ServedElsewhere):
+        cluster.before_fetching("trauma/1.dcm")
 
 
 def test_records_of_another_task_say_its_model_in_their_version() -> None:

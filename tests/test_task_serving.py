@@ -123,3 +123,27 @@ def test_a_model_whose_package_is_gone_keeps_only_its_own_uploads_waiting(tmp_pa
             models.routing().of("pneumonia-kind/1.png")
     finally:
         models.stop()
+
+
+def test_a_first_model_that_is_refused_keeps_only_its_own_uploads_waiting(tmp_path: Path) -> None:
+    """As after a restart with a damaged package: the other tasks are judged, and the predictor is ready for them."""
+    write_tiny_package(tmp_path / "1")
+    (tmp_path / "1" / "model.tflite").write_bytes(b"damaged")
+    kind = tmp_path / "models" / KIND.name
+    write_tiny_package(kind / "packages" / "1", task=KIND)
+    (kind / "current").symlink_to("packages/1")
+    first = ModelLoader(tmp_path / "1", Limits())
+    models = ServedModels("pneumonia", first, tmp_path / "models", lambda link: ModelLoader(link, Limits()))
+    models.start()
+    try:
+        eventually(lambda: models.ready)
+        assert not first.ready
+        judged = models.routing().of("pneumonia-kind/1.png")
+        assert judged is not None
+        assert judged.package.card.task == KIND
+        with pytest.raises(ModelNotReady, match="the task pneumonia is not loaded yet"):
+            models.routing().of("ward 7/1.png")
+        with pytest.raises(ModelNotReady):
+            models.named("pneumonia").current()
+    finally:
+        models.stop()

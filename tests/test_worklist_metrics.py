@@ -27,7 +27,7 @@ def samples() -> tuple[float, float, float]:
     """Values of this process, in which other tests may have run before."""
     return (
         count("lungline_readings_total", label="Pneumonia", verdict="Normal", model_version="1"),
-        count("lungline_read_score_bucket", verdict="Pneumonia", model_version="1", le="0.9"),
+        count("lungline_read_score_bucket", verdict="Pneumonia", presence="present", model_version="1", le="0.9"),
         count("http_requests_total", method="GET", route="/x/{identity}", code="200"),
     )
 

@@ -17,7 +17,7 @@ from lungline.errors import LunglineError
 from lungline.metrics_server import serve_metrics
 from lungline.results.records import REFUSED as REFUSED_LABEL
 from lungline.results.records import UNSURE, ResultRecord
-from lungline.task.terms import default_terms
+from lungline.task.terms import TaskTerms, default_terms
 from worklist.database import deliveries, notices
 from worklist.database.deliveries import DeliveryCount
 from worklist.database.losses import Losses
@@ -58,8 +58,8 @@ READINGS = Counter(
 )
 READ_SCORES = Histogram(
     "lungline_read_score",
-    "Predicted probabilities of read X-rays, by the reader's verdict.",
-    ["verdict", "model_version"],
+    "Predicted probabilities of read X-rays, by the reader's verdict, and by whether that is a finding of the task.",
+    ["verdict", "presence", "model_version"],
     buckets=tuple(step / 10 for step in range(1, 11)),
     registry=REGISTRY,
 )
@@ -93,14 +93,16 @@ def count_refused(reason: str) -> None:
     REFUSED.labels(reason).inc()
 
 
-def count_reading(reading: ReadingRow) -> None:
-    """Count a reading with a verdict; others say nothing about the model."""
+def count_reading(reading: ReadingRow, terms: TaskTerms) -> None:
+    """Count a reading with a verdict; others say nothing about the model. `terms` are those of its result's task."""
     if reading.verdict is None:
         return
     version = _bounded(reading.version, _versions, MAX_VERSIONS)
     READINGS.labels(reading.label or "", reading.verdict, version).inc()
     if reading.probability is not None:
-        READ_SCORES.labels(reading.verdict, version).observe(reading.probability)
+        finding = terms.labelled(reading.verdict)
+        presence = ("absent" if finding.negative else "present") if finding else "unknown"
+        READ_SCORES.labels(reading.verdict, presence, version).observe(reading.probability)
 
 
 def _bounded(value: str, seen: set[str], most: int) -> str:

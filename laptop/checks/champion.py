@@ -10,6 +10,7 @@ from lungline.errors import LunglineError
 from lungline.health_check import Check
 from lungline.home import Home
 from lungline.settings import Settings
+from lungline.task.overrides import task_option
 from lungline.wording import count
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ def check_champions(settings: Settings, status: StackStatus) -> Iterator[Check]:
 
     served = served_models(Home(status.home)) or [settings.model_name]
     for model in served:
-        checks = _check_champion(settings.model_copy(update={"model_name": model}))
+        named = {} if model == settings.model_name else {"model_name": model, "task": model}
+        checks = _check_champion(settings.model_copy(update=named))
         # A stack of several says of which each check is.
         yield from checks if len(served) == 1 else (replace(each, name=f"{model}: {each.name}") for each in checks)
 
@@ -44,7 +46,7 @@ def _check_champion(settings: Settings) -> Iterator[Check]:
         yield Check("champion", False, "none yet", "lungline train")
     else:
         finding = f"version {champion}; the predictor serves {serving or 'nothing'}"
-        cure = f"lungline promote {champion} --by NAME --reason TEXT"
+        cure = f"lungline promote {champion}{task_option(settings)} --by NAME --reason TEXT"
         yield Check("champion", champion == serving, finding, cure)
         yield from _history(connected, champion, cure)
 
@@ -63,7 +65,8 @@ def _history(connected: Settings, champion: str, cure: str) -> Iterator[Check]:
     finding = (
         " ".join((*history.lost, *history.notices)) or f"{count(len(history.entries), 'entry', 'entries')} verified"
     )
-    yield Check("history", not history.lost, finding, "lungline history --accept --by NAME --reason TEXT")
+    accept = f"lungline history --accept{task_option(connected)} --by NAME --reason TEXT"
+    yield Check("history", not history.lost, finding, accept)
     (*_, promoted) = (entry for entry in history.entries if entry.act == "promoted" and entry.version == champion)
     yield _package(promoted.facts, place.loaded_sha256(), cure)
 

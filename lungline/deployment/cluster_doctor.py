@@ -6,8 +6,10 @@ from functools import partial
 from lungline.deployment import cluster_platform, cluster_pods
 from lungline.deployment.inference_service import ModelFields
 from lungline.deployment.kubernetes_api import ClusterRefused, Json, KubernetesApi
-from lungline.deployment.status import conditions_of, parts
+from lungline.deployment.status import conditions_of, part, parts
+from lungline.deployment.task_manifests import CONFIG_MAP, trigger_name
 from lungline.health_check import Check
+from lungline.task.reading import DEFAULT, SUFFIX
 
 NAMESPACE, PIPELINES, ACCOUNT = "lungline", "kubeflow", "lungline-pipeline"
 # Component, API group and resource that it must have registered; docs/cluster.md has the versions.
@@ -37,17 +39,13 @@ READY = (
     ("sources.knative.dev/v1", "kafkasources", "dead-letters"),
     ("eventing.knative.dev/v1alpha1", "kafkasinks", "results"),
     ("eventing.knative.dev/v1alpha1", "kafkasinks", "dead-letters"),
-    ("eventing.knative.dev/v1", "triggers", "judge"),
     ("eventing.knative.dev/v1", "triggers", "show"),
     ("eventing.knative.dev/v1", "triggers", "publish"),
     ("apps/v1", "deployments", "mlflow"),
     ("apps/v1", "deployments", "worklist"),
     ("apps/v1", "deployments", "worklist-events"),
     ("apps/v1", "deployments", "dicom-gateway"),
-    ("serving.kserve.io/v1beta1", "inferenceservices", "pneumonia"),
 )
-# Neither is ready before a model was promoted: KServe sets no address for the trigger to resolve.
-UNTIL_PROMOTED = ("inferenceservices/pneumonia", "triggers/judge")
 APPLY = "kubectl apply --server-side -k manifests/overlays/minikube"
 
 
@@ -70,11 +68,10 @@ def examine(api: KubernetesApi, runs: str = PIPELINES) -> Iterator[Check]:
         yield _there(api, f"Secret {place}/{secret}", secret_path, cure)
     yield from _pipelines(api, runs)
     if complete:
-        service = _service(api)
-        unpromoted = service is not None and ModelFields.of(service).uri is None
         for group, plural, name in READY:
-            check = _readable(f"{plural}/{name}", partial(_readiness, api, group, plural, name))
-            yield _waiting(check) if unpromoted and check.name in UNTIL_PROMOTED else check
+            yield _readable(f"{plural}/{name}", partial(_readiness, api, group, plural, name))
+        for task in _tasks(api):
+            yield from _served(api, task)
     yield from (_readable(name, partial(look, api, (NAMESPACE, runs))) for name, look in cluster_pods.CHECKS.items())
 
 
@@ -110,17 +107,45 @@ def _pipelines(api: KubernetesApi, runs: str) -> Iterator[Check]:
     yield _readable(name, partial(cluster_platform.rights_of_runs, api, name, runs, ACCOUNT))
 
 
-def _service(api: KubernetesApi) -> Json | None:
+def ready_of_task(task: str) -> tuple[tuple[str, str, str], ...]:
+    """What must be ready for a task: API group, resource, name."""
+    return (
+        ("eventing.knative.dev/v1", "triggers", trigger_name(task)),
+        ("serving.kserve.io/v1beta1", "inferenceservices", task),
+    )
+
+
+def _tasks(api: KubernetesApi) -> tuple[str, ...]:
+    """The default task, and those whose files the cluster has."""
     try:
-        return api.get(f"/apis/serving.kserve.io/v1beta1/namespaces/{NAMESPACE}/inferenceservices/pneumonia")
+        config = api.get(f"/api/v1/namespaces/{NAMESPACE}/configmaps/{CONFIG_MAP}") or {}
+    except ClusterRefused:
+        config = {}
+    files = sorted(file for file in part(config, "data") if file.endswith(SUFFIX))
+    return (DEFAULT, *(file.removesuffix(SUFFIX) for file in files))
+
+
+def _served(api: KubernetesApi, task: str) -> Iterator[Check]:
+    """Neither is ready before a model was promoted: KServe sets no address for the trigger to resolve."""
+    service = _service(api, task)
+    unpromoted = service is not None and ModelFields.of(service).uri is None
+    for group, plural, name in ready_of_task(task):
+        check = _readable(f"{plural}/{name}", partial(_readiness, api, group, plural, name))
+        yield _waiting(check, task) if unpromoted else check
+
+
+def _service(api: KubernetesApi, task: str) -> Json | None:
+    try:
+        return api.get(f"/apis/serving.kserve.io/v1beta1/namespaces/{NAMESPACE}/inferenceservices/{task}")
     except ClusterRefused:
         return None
 
 
-def _waiting(check: Check) -> Check:
+def _waiting(check: Check, task: str) -> Check:
     if check.passed:
         return check
-    return Check(check.name, passed=True, finding="waits for the first promotion: lungline promote")
+    of_task = "" if task == DEFAULT else f" --task {task}"
+    return Check(check.name, passed=True, finding=f"waits for the first promotion: lungline promote{of_task}")
 
 
 def _readiness(api: KubernetesApi, group: str, plural: str, name: str) -> Check:

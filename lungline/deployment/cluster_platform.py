@@ -6,6 +6,7 @@ from collections.abc import Callable
 from lungline.deployment.kubernetes_api import Json, KubernetesApi
 from lungline.deployment.status import conditions_of, name_of, part, parts
 from lungline.health_check import Check
+from lungline.task.reading import DEFAULT
 
 NAMESPACE = "lungline"
 OLDEST = ("1", 34)
@@ -183,7 +184,7 @@ def _missing(context: Json) -> list[str]:
 
 
 def _pod_profile(api: KubernetesApi) -> bool:
-    service = api.get(f"/apis/serving.kserve.io/v1beta1/namespaces/{NAMESPACE}/inferenceservices/pneumonia") or {}
+    service = api.get(f"/apis/serving.kserve.io/v1beta1/namespaces/{NAMESPACE}/inferenceservices/{DEFAULT}") or {}
     profile = part(service, "spec", "predictor", "securityContext", "seccompProfile")
     return profile.get("type") in PROFILES
 

@@ -80,16 +80,19 @@ def render(model_name: str, namespace: str) -> Json:
     return {**manifest, "metadata": {**manifest["metadata"], "name": model_name, "namespace": namespace}}
 
 
-@cache
 def _manifest() -> Json:
+    (manifest,) = base_manifests("inference", "inference_service.yaml")
+    return manifest
+
+
+@cache
+def base_manifests(place: str, file: str) -> tuple[Json, ...]:
+    """The objects in a file of manifests/base/; not to be changed. Raises PackageError."""
     import yaml
 
     folder = Path(__file__).parent
     # Beside this file in an installed wheel, in manifests/ in a checkout.
-    for path in (
-        folder / "inference_service.yaml",
-        folder.parents[1] / "manifests" / "base" / "inference" / "inference_service.yaml",
-    ):
+    for path in (folder / file, folder.parents[1] / "manifests" / "base" / place / file):
         if path.exists():
-            return cast("Json", yaml.safe_load(path.read_text(encoding="utf-8")))
-    raise PackageError("The manifest of the InferenceService is missing from this installation of Lungline.")
+            return tuple(cast("list[Json]", yaml.safe_load_all(path.read_text(encoding="utf-8"))))
+    raise PackageError(f"The manifest {file} is missing from this installation of Lungline.")

@@ -10,6 +10,7 @@ previous revision is never taken for that of the new one.
 """
 
 import contextlib
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -241,7 +242,9 @@ class ClusterDeployment:
         """The predictor's revisions by name, oldest first."""
         resources = self._list(f"/apis/serving.knative.dev/v1/namespaces/{self._namespace}/revisions")
         revisions = {name_of(resource): revision_of(resource) for resource in resources}
-        return {name: rest for name, rest in revisions.items() if name.startswith(f"{self._name}-predictor-")}
+        # Not by the beginning alone: the name of another task may begin like this, too.
+        ours = re.compile(rf"{re.escape(self._name)}-predictor-\d+")
+        return {name: rest for name, rest in revisions.items() if ours.fullmatch(name)}
 
     def _trouble(self) -> str:
         """Why the newest failing pod does not start, in its own words; empty when no pod reports a problem."""

@@ -55,12 +55,13 @@ def diagnose_upload(
     task. With another `purpose` of the settings than answers, the record is kept as a second opinion, and nothing else.
     Idempotent: another call for the same upload and model version, concurrent or later, returns the stored record.
     Raises EventMalformed when the upload is not in the uploads bucket, UploadErased when it was erased,
-    StorageUnavailable and Busy when a retry may help.
+    StorageUnavailable, ModelNotReady and Busy when a retry may help, and ServedElsewhere where the routing has tasks of
+    other predictors.
     """
     require_bucket([upload], settings.uploads_bucket)
     routing = routing or Routing((diagnoser,))
     # By its key alone: what is gone or too large has no header.
-    first = routing.of(upload.key) or diagnoser
+    first = routing.before_fetching(upload.key) or diagnoser
     case = _Case(first, storage, settings, received or datetime.now(UTC), listing, routing)
 
     def keep_now(record: ResultRecord, stored: StoredObject) -> None:

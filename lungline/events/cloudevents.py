@@ -42,6 +42,14 @@ class CloudEvent:
     """The W3C trace that it belongs to."""
 
 
+@dataclass(frozen=True, slots=True)
+class OutgoingEvent:
+    """The attributes of a CloudEvent to send, and its data as JSON text."""
+
+    attributes: dict[str, str]
+    data: str = field(repr=False)
+
+
 def require_size(body: bytes | str) -> None:
     """Raise EventMalformed for an event that no Kafka broker would take by default."""
     if len(body) > MAX_EVENT_BYTES:

@@ -37,6 +37,7 @@ from lungline.registry.verification import Anchor, VerifiedHistory
 from lungline.registry.versions import Registry
 from lungline.settings import Settings
 from lungline.site_key import PublicKey
+from lungline.task.overrides import task_option
 
 LEASE = timedelta(minutes=8)
 """How long a promotion may take; longer than any deployment waits for its predictor and for its revert."""
@@ -380,5 +381,5 @@ class _Change:
         except LunglineError as exc:
             raise RegistryUnavailable(
                 f"Version {self.version} is in service, but MLflow's alias champion could not follow: {exc} "
-                f"`lungline promote {self.version}` moves it."
+                f"`lungline promote {self.version}{task_option(self.registry.settings)}` moves it."
             ) from exc

@@ -5,14 +5,13 @@ Those of second opinions carry none: they say where one lies, and go to nobody b
 
 import re
 import uuid
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lungline import bounds, tracing
 from lungline.errors import EventMalformed
-from lungline.events.cloudevents import CloudEvent
+from lungline.events.cloudevents import CloudEvent, OutgoingEvent
 from lungline.events.uploads import Upload
 from lungline.results.opinions import Purpose
 from lungline.results.records import REFUSED, UNSURE, ResultRecord
@@ -25,15 +24,7 @@ RESULT_SOURCE = "/lungline/predictor"
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
-@dataclass(frozen=True, slots=True)
-class ResultEvent:
-    """Attributes of a result event, and its data as JSON text."""
-
-    attributes: dict[str, str]
-    data: str = field(repr=False)
-
-
-def result_event(records: list[ResultRecord], trace: str, *, kind: str = "", source: str = "") -> ResultEvent:
+def result_event(records: list[ResultRecord], trace: str, *, kind: str = "", source: str = "") -> OutgoingEvent:
     """The event that answers an upload event: one record with its trace, or several under `records`.
 
     `kind` and `source` replace the attributes `type` and `source`, as KServe's CE_TYPE and CE_SOURCE do.
@@ -48,9 +39,9 @@ def result_event(records: list[ResultRecord], trace: str, *, kind: str = "", sou
         "time": records[-1].times.done.isoformat().replace("+00:00", "Z"),
     }
     if single is None:
-        return ResultEvent(attributes, f'{{"records":[{",".join(record.model_dump_json() for record in records)}]}}')
+        return OutgoingEvent(attributes, f'{{"records":[{",".join(record.model_dump_json() for record in records)}]}}')
     attributes |= {"subject": single.upload.identity, tracing.HEADER: trace}
-    return ResultEvent(attributes, single.model_dump_json())
+    return OutgoingEvent(attributes, single.model_dump_json())
 
 
 class OpinionHint(BaseModel):
@@ -67,7 +58,7 @@ class _Opinions(BaseModel):
     opinions: list[OpinionHint] = Field(min_length=1)
 
 
-def opinion_event(records: list[ResultRecord], trace: str, purpose: Purpose) -> ResultEvent:
+def opinion_event(records: list[ResultRecord], trace: str, purpose: Purpose) -> OutgoingEvent:
     """The event that answers an upload event where the predictor gives second opinions; it names no object."""
     hints = [
         OpinionHint(purpose=purpose, identity=record.upload.identity, version=record.model.version)
@@ -81,7 +72,7 @@ def opinion_event(records: list[ResultRecord], trace: str, purpose: Purpose) -> 
         "time": records[-1].times.done.isoformat().replace("+00:00", "Z"),
         tracing.HEADER: trace,
     }
-    return ResultEvent(attributes, _Opinions(opinions=hints).model_dump_json())
+    return OutgoingEvent(attributes, _Opinions(opinions=hints).model_dump_json())
 
 
 def opinions_of(event: CloudEvent) -> list[OpinionHint]:

@@ -29,6 +29,7 @@ from lungline.registry.versions import Registry
 from lungline.settings import GateSettings, Settings
 from lungline.site_validation.proposal import SiteProposal
 from lungline.site_validation.validation import SiteValidation, Validated
+from lungline.task.overrides import task_option
 
 EVALUATION = "evaluation"
 """Artifact folder of a run with the predictions for its test split."""
@@ -89,9 +90,8 @@ def save(validated: Validated, package: Package, settings: Settings, page: str) 
             metrics=after.evaluation.metrics(),
             confusion=after.evaluation.confusion,
         )
-    following = (
-        f"Version {registered.version} is the challenger: lungline promote {registered.version} --by NAME --reason TEXT"
-    )
+    command = f"lungline promote {registered.version}{task_option(settings)} --by NAME --reason TEXT"
+    following = f"Version {registered.version} is the challenger: {command}"
     return SavedVersion(version=registered.version, parent=parent, verdict=verdict, mlflow_run=run, next=following)
 
 

@@ -21,6 +21,11 @@ def default_model(settings: _Settings) -> str:
     return settings.model_name if settings.task == DEFAULT else DEFAULT
 
 
+def task_option(settings: _Settings) -> str:
+    """The option that names the settings' task in a command that a message recommends; empty for the default task."""
+    return "" if settings.task == DEFAULT else f" --task {settings.model_name}"
+
+
 def overrides_of(settings: _Settings) -> dict[str, Any]:
     """Values for settings that nobody set, from their task: floors, targets, and names of model and experiment.
 

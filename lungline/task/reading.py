@@ -38,15 +38,24 @@ def default_task() -> Task:
 
 def load_task(spec: str) -> Task:
     """The task that `spec` names: one that comes with the package, or a file. Raises TaskError."""
+    return parse_task(text_of(spec), spec)
+
+
+def text_of(spec: str) -> str:
+    """The text of the task that `spec` names; raises TaskError where there is none."""
     if spec in packaged():
-        text = resources.files("lungline.task").joinpath(spec + SUFFIX).read_text(encoding="utf-8")
-        return parse_task(text, spec)
+        return resources.files("lungline.task").joinpath(spec + SUFFIX).read_text(encoding="utf-8")
     path = _path(spec)
     if path is None:
         near = get_close_matches(spec, packaged(), 1)
         hint = f"did you mean {near[0]}?" if near else f"expected a file, or one of {', '.join(packaged())}."
         raise TaskError(f"There is no task {spec!r}; {hint}")
-    return parse_task(_text_of(path), str(path))
+    return _text_of(path)
+
+
+def is_name(spec: str) -> bool:
+    """Whether a text names a task, and no file."""
+    return "/" not in spec and not spec.endswith(SUFFIX)
 
 
 def parse_task(text: str, name: str) -> Task:
@@ -84,7 +93,7 @@ def _path(spec: str) -> Path | None:
     """The file that `spec` names, which may not be there; None for what looks like a task's name."""
     try:
         path = Path(spec).expanduser()
-        return path if "/" in spec or spec.endswith(SUFFIX) or path.exists() else None
+        return path if not is_name(spec) or path.exists() else None
     except (OSError, RuntimeError, ValueError):  # too long; a home of nobody; a zero in it
         raise TaskError(f"There is no task {_excerpt(spec)}: it is no name of a file.") from None
 

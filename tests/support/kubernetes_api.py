@@ -212,15 +212,16 @@ def _remove(value: Object, path: Path_) -> None:
 
 
 @cache
-def _validator() -> Any:
+def validator_of(*schemas: str) -> Any:
+    """The strict check of a manifest against these files of schemas; reading all of them takes ten seconds."""
     spec = importlib.util.spec_from_file_location("validate", SHARED / "validate.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    with tempfile.TemporaryDirectory() as folder:  # one schema of many: reading all takes ten seconds
-        name = "serving.kserve.io_InferenceService.yaml"
-        (Path(folder) / name).symlink_to(SHARED / "crds" / name)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in schemas:
+            (Path(folder) / name).symlink_to(SHARED / "crds" / name)
         crds = module.load_crds(Path(folder))
     return lambda manifest: module.check(manifest, crds, "1.34")
 
@@ -235,5 +236,5 @@ def _check(service: Object) -> None:
 
 @cache
 def _errors(text: str) -> list[str]:
-    errors, _ = _validator()(json.loads(text))
+    errors, _ = validator_of("serving.kserve.io_InferenceService.yaml")(json.loads(text))
     return [error for error in errors if error != "status: must not be set in a manifest"]

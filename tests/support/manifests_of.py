@@ -197,11 +197,17 @@ def matches(selector: dict[str, str], labels: dict[str, str]) -> bool:
 
 
 def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
-    """Whether labels fulfil a selector of labels and expressions (`In` only)."""
+    """Whether labels fulfil a selector of labels and expressions."""
     expressions = selector.get("matchExpressions", [])
-    return matches(selector.get("matchLabels", {}), labels) and all(
-        labels.get(expression["key"]) in expression["values"] for expression in expressions
-    )
+    return matches(selector.get("matchLabels", {}), labels) and all(_holds(each, labels) for each in expressions)
+
+
+def _holds(expression: Object, labels: dict[str, str]) -> bool:
+    key, operator, values = expression["key"], expression["operator"], expression.get("values", [])
+    if operator == "Exists":
+        return key in labels
+    assert operator in {"In", "NotIn"}
+    return (labels.get(key) in values) == (operator == "In")
 
 
 def rights_of(user: Object) -> dict[str, set[str]]:

@@ -55,7 +55,10 @@ class PipelinesServer:
                 versions = [version for version in self.versions if version["pipeline_id"] == pipeline]
                 return 200, {"pipeline_versions": versions[::-1]}
             case "GET", ["experiments"]:
-                return 200, {"experiments": self.experiments}
+                wanted = json.loads(query.get("filter", ["{}"])[0]).get("predicates", [])
+                names = {predicate.get("stringValue", predicate.get("string_value")) for predicate in wanted}
+                chosen = [each for each in self.experiments if not names or each["display_name"] in names]
+                return 200, {"experiments": chosen}
             case "POST", ["experiments"]:
                 self.experiments.append({"experiment_id": f"e{len(self.experiments)}", **json.loads(body)})
                 return 200, self.experiments[-1]

@@ -33,7 +33,7 @@ WITH_VERSION = tuple(
 VERSION = re.compile(r"(lungline/[a-z-]+:|lungline/[a-z-]+\n +newTag: |ARG VERSION=|targetRevision: v)\d+\.\d+\.\d+\S*")
 # Titles of docs/settings.md, and what the names of their settings match; a setting stands under the first that fits.
 TOPICS = {
-    "Home and data": r"home|retention_rules|data|task|feedback|offline|hang_seconds",
+    "Home and data": r"home|retention_rules|data|task|further_tasks|feedback|offline|hang_seconds",
     "Object store": r"s3_.*|.*_bucket|research_secret",
     "Kafka and events": r"kafka_.*|.*_topic|event_key",
     "Registry and deployment": (

@@ -172,7 +172,8 @@ def _store(
     destinations: Sequence[Destination],
 ) -> None:
     readings.require_shown(entry, submitted.record, submitted.label)
-    judgement = submitted.judgement(record_of(session, entry))
+    record = record_of(session, entry)
+    judgement = submitted.judgement(record)
     free = submitted.id if submitted.id and readings.find(session, submitted.id) is None else None
     reading = readings.read(
         session,
@@ -184,7 +185,7 @@ def _store(
         comment=submitted.comment,
         reading_id=free,
     )
-    metrics.count_reading(reading)
+    metrics.count_reading(reading, record.task_terms)
     if judgement.action != "reopened":
         notices.cancel(session, entry.identity, person.who)
     deliveries.queue_reading(session, destinations, entry.record, judgement.action)
