@@ -11,6 +11,7 @@ from lungline.dossier.making import Signed, make_dossier
 from lungline.dossier.naming import identity_of
 from lungline.dossier.parts import AuditFacts, EventSeen, NoticeFacts, WorklistPart
 from lungline.dossier.signing import sign_document, sign_page, verify, written
+from lungline.dossier.sources import Sources
 from lungline.errors import KafkaUnavailable, LunglineError
 from lungline.events.uploads import Upload
 from lungline.site_key import generate_key, trusted_keys
@@ -100,6 +101,28 @@ def test_nothing_names_the_patient_where_none_shall(case: Case) -> None:
         assert secret not in everything, secret
     assert "data:image/jpeg" not in made.page, "names may be burned into an X-ray"
     assert "may name the patient" in made.page
+
+
+def test_a_process_without_keys_makes_unsigned_pages(case: Case, tmp_path: Path) -> None:
+    """As the worklist's pod of a cluster."""
+    keyless = case.settings.model_copy(update={"home": tmp_path, "deployment": "cluster"})
+    made = make_dossier(case.identity, Sources(keyless, case.storage), by="ada")
+    assert (made.document["key"], made.document["signature"]) == ("", "")
+    text = text_of(made.page)
+    assert "its signatures were not checked: the site's public key is not here" in text
+    assert "This page is not signed" in made.page
+    with pytest.raises(LunglineError, match="has no signature at its end"):
+        verify(made.page.encode(), trusted_keys(case.settings))
+
+
+def test_hostile_text_stays_text(tmp_path: Path, store: Storage) -> None:
+    hostile = "</script><script>window.hacked=1</script>\"'><img src=x onerror=window.hacked=1>"
+    case = build(tmp_path, store, comment=hostile, key=f"{hostile}.jpeg")
+    made = make_dossier(case.identity, case.sources(), by=hostile)
+    assert "<script>window" not in made.page
+    assert "<img src=x" not in made.page
+    assert hostile in text_of(made.page)
+    assert verify(made.page.encode(), trusted_keys(case.settings)).content == made.document
 
 
 def test_an_upload_that_nobody_knows_is_refused(case: Case) -> None:

@@ -73,7 +73,7 @@ def card_of(version: str, **changes: Any) -> Card:
     return Card(**(values | changes))
 
 
-def build(folder: Path, storage: Storage) -> Case:
+def build(folder: Path, storage: Storage, *, comment: str = COMMENT, key: str = "DOE_JANE.jpeg") -> Case:
     """Write the case into a store; both versions judged the upload, the second is in service.
 
     Each call has a history, results and an object of its own.
@@ -86,11 +86,11 @@ def build(folder: Path, storage: Storage) -> Case:
     storage.ensure_buckets(settings.models_bucket, settings.results_bucket)
     for version in "12":
         _promote(settings, storage, version)
-    key = f"ward/{own}/DOE_JANE.jpeg"
+    key = f"ward/{own}/{key}"
     etag = storage.put(settings.uploads_bucket, key, jpeg(3, opacities=True))
     results = [_result(settings, storage, version, key, etag) for version in "12"]
     identity = results[0].upload.identity
-    _read(settings, storage, results[1])
+    _read(settings, storage, results[1], comment)
     opinion = results[1].model_copy(update={"label": "Unsure", "probability": 0.5})
     for purpose in opinions.PURPOSES:
         opinions.save(storage, settings.results_bucket, opinion, purpose)
@@ -131,10 +131,10 @@ def _result(settings: Settings, storage: Storage, version: str, key: str, etag: 
     return made
 
 
-def _read(settings: Settings, storage: Storage, result: ResultRecord) -> None:
+def _read(settings: Settings, storage: Storage, result: ResultRecord, comment: str) -> None:
     reading = ReadingRecord(
         id="5f0c", identity=result.upload.identity, record=result.id, version=result.model.version, label=result.label,
-        probability=result.probability, action="confirmed", verdict="Pneumonia", comment=COMMENT, reader="dr.adams",
+        probability=result.probability, action="confirmed", verdict="Pneumonia", comment=comment, reader="dr.adams",
         at=datetime.now(UTC),
     )  # fmt: skip
     storage.put(settings.results_bucket, reading.key, reading.model_dump_json().encode())
