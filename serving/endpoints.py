@@ -160,6 +160,16 @@ def _v1_reply(instances: list[dict[str, Any]]) -> Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class _Arrival:
+    """When and in which trace an event came, where it lies in Kafka, and whether it holds several uploads."""
+
+    received: datetime
+    trace: str | None
+    place: str | None
+    several: bool
+
+
+@dataclass(frozen=True, slots=True)
 class UploadEvents:
     """Predicts the uploads of an event and answers with a result event of this `type` and `source`."""
 
@@ -188,7 +198,9 @@ class UploadEvents:
         if not uploads:
             return Reply(204)
         trace, mode = cloudevents.trace_of(request.headers, value), cloudevents.mode_of(request.headers, value)
-        results, elsewhere = self._results(uploads, routing, request.received, trace)
+        event = cloudevents.place_of(request.headers, value)
+        came = _Arrival(request.received, trace, event, several=len(uploads) > 1)
+        results, elsewhere = self._results(uploads, routing, came)
         if not results:  # all of them were erased, or are of another task
             return self._hand_on(elsewhere, trace, mode)
         records = [record for record, _ in results]
@@ -199,14 +211,14 @@ class UploadEvents:
         return _reply(self._event(records, results[0][1]), mode)
 
     def _results(
-        self, uploads: list[Upload], routing: Routing, received: datetime, trace: str | None
+        self, uploads: list[Upload], routing: Routing, came: _Arrival
     ) -> tuple[list[tuple[ResultRecord, str]], list[tuple[str, Upload]]]:
         """The results, each with its `traceparent`, and the uploads that another predictor serves, with their tasks."""
         results: list[tuple[ResultRecord, str]] = []
         elsewhere: list[tuple[str, Upload]] = []
         for upload in uploads:
             try:
-                if result := self._result(upload, routing, received, trace, again=len(uploads) > 1):
+                if result := self._result(upload, routing, came):
                     results.append(result)
             except ServedElsewhere as exc:
                 elsewhere.append((exc.task, upload))
@@ -217,27 +229,26 @@ class UploadEvents:
         answers = self.settings.purpose == "answer"
         return answers and all(record.outcome == "refused" and not record.is_set_aside for record in records)
 
-    def _result(
-        self, upload: Upload, routing: Routing, received: datetime, trace: str | None, *, again: bool
-    ) -> tuple[ResultRecord, str] | None:
+    def _result(self, upload: Upload, routing: Routing, came: _Arrival) -> tuple[ResultRecord, str] | None:
         """The saved record, and the `traceparent` of its span; None of an upload that was erased.
 
-        Of an event that may have come `again`, what was predicted the last time is not predicted anew: a large event
-        must make progress each time that its sender gives up waiting.
+        Of an event with several uploads, which may have come before, what was predicted the last time is not predicted
+        anew: a large event must make progress each time that its sender gives up waiting.
         """
-        parent = trace or tracing.of_upload(upload.identity)
+        parent = came.trace or tracing.of_upload(upload.identity)
         with tracing.span("predict", parent, "server") as span:
-            record = self._stored(upload, routing) if again else None
+            record = self._stored(upload, routing) if came.several else None
             try:
                 record = record or diagnose_upload(
                     upload,
                     routing.loaded[0],
                     self.storage,
                     self.settings,
-                    received,
+                    came.received,
                     keep_unsure=self.keep_unsure,
                     listing=self.listing,
                     routing=routing,
+                    event=came.place,
                 )
             except UploadErased:
                 _log.info("event of an erased upload", extra={"identity": upload.identity})

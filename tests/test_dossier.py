@@ -47,7 +47,9 @@ def test_one_page_tells_all_that_happened(made: Signed, case: Case) -> None:
     text = text_of(made.page)
     for part in (
         "Pneumonia risk 91.0%", "Doe, Jane", "A-9", case.key, "The DICOM names a lateral view.",
-        "xray-uploads 0/41", "urgent at night", "dr.baker", "Confirmed: Pneumonia", COMMENT,
+        "xray-uploads 0/41",
+        "The predictor received the event xray-uploads/0/40, with version 1",
+        "urgent at night", "dr.baker", "Confirmed: Pneumonia", COMMENT,
         "opened", "Result of version 2 (shown on the worklist)", "Result of version 1", "films.zip", "2" * 64,
         "FINISHED", "All 11 rules passed.", "The chain of 4 entries holds", "version 2, entry 4 of the history, by Ada",
         "the same", "0.9400",
@@ -80,6 +82,14 @@ def test_what_cannot_be_reached_is_said(case: Case, store: Storage) -> None:
     assert "Not found: events in Kafka (No broker answers)." in text
     assert f"Not found: training run {'r' * 32} (MLflow has no run with this id)." in text
     assert "Not found: worklist (it cannot be read from here" in text
+
+
+def test_events_that_kafka_forgot_are_named_by_records(case: Case, made: Signed) -> None:
+    """A laptop's broker forgets an upload's event once it was delivered."""
+    places = [(event["offset"], event["remark"][:24]) for event in made.document["events"]]
+    assert places == [(40, "as the record names it; "), (41, "")]
+    document = make_dossier(case.identity, case.sources(), by="ada").document
+    assert [event["offset"] for event in document["events"]] == [40, 41]
 
 
 def test_a_lost_object_is_said(tmp_path: Path, store: Storage) -> None:

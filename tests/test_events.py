@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lungline.errors import EventMalformed
-from lungline.events.cloudevents import MAX_EVENT_BYTES
+from lungline.events.cloudevents import MAX_EVENT_BYTES, place_of
 from lungline.events.uploads import Upload, kafka_key, minio_record, parse, readable_key
 
 KEY = "ward 7/Ünïcode + 100%/a=b&c.jpeg"
@@ -406,3 +406,21 @@ def test_the_key_stays_out_of_repr_and_identity() -> None:
     upload = Upload("b", "Doe-Jane.jpeg")
     assert "Doe" not in repr(upload)
     assert "Doe" not in upload.identity
+
+
+@pytest.mark.parametrize("mode", ["binary", "structured"])
+def test_an_event_says_where_it_lies_in_kafka(mode: str) -> None:
+    attributes = {"id": "partition:0/offset:7", "source": "/apis/v1/namespaces/x/kafkasources/y#xray-uploads"}
+
+    def place(**changes: Any) -> str | None:
+        values = attributes | changes
+        return (
+            place_of({f"ce-{name}": value for name, value in values.items()})
+            if mode == "binary"
+            else place_of({}, values)
+        )
+
+    assert place() == "xray-uploads/0/7"
+    for changes in ({"id": "7"}, {"id": "partition:0/offset:-1"}, {"source": "/x"}, {"source": "/x#a/b"}, {"id": ""}):
+        assert place(**changes) is None
+    assert place_of({}) is None

@@ -40,6 +40,7 @@ def test_a_binary_event_is_answered_with_a_binary_result_event(
     record = ResultRecord.model_validate_json(reply.content)
     assert (record.outcome, record.probability) == ("judged", diagnoser.diagnose(IMAGE).probability)
     assert [record] == results.find(store, RESULTS, upload.identity)
+    assert record.event == "xray-uploads/0/7"
     assert reply.headers["ce-type"] == RESULT_TYPE
     assert reply.headers["ce-source"] == RESULT_SOURCE
     assert (reply.headers["ce-specversion"], reply.headers["ce-id"]) == ("1.0", record.id)

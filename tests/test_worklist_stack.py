@@ -151,6 +151,7 @@ def test_dossier_tells_all_from_event_to_look(
     document = json.loads(capsys.readouterr().out)
     assert document["subject"] == identity
     assert [event["kind"] for event in document["events"]] == ["upload", "result"]
+    assert document["results"][0]["event"].startswith("xray-uploads/0/")
     assert "opened" in [entry["act"] for entry in document["worklist"]["audit"]]
     assert "exported" in [entry["act"] for entry in document["worklist"]["audit"]]
     # There is no MLflow in this stack, and nothing was ever promoted.

@@ -46,13 +46,15 @@ def diagnose_upload(
     keep_unsure: KeepUnsure | None = None,
     listing: SharedListing | None = None,
     routing: Routing | None = None,
+    event: str | None = None,
 ) -> ResultRecord:
     """Fetch, diagnose and save one upload; `received` is when its event arrived, now by default.
 
-    Without `keep_unsure`, the image of an unsure record is copied to the research bucket before this returns. A
-    `listing`, where given, lists the record among the latest during the diagnosis, with others if there are any.
-    Where several models serve, `routing` says which of them judges; `diagnoser` then stands for uploads that fit no
-    task. With another `purpose` of the settings than answers, the record is kept as a second opinion, and nothing else.
+    `event` is where that lies in Kafka. Without `keep_unsure`, the image of an unsure record is copied to the research
+    bucket before this returns. A `listing`, where given, lists the record among the latest during the diagnosis, with
+    others if there are any. Where several models serve, `routing` says which of them judges; `diagnoser` then stands
+    for uploads that fit no task. With another `purpose` of the settings than answers, the record is kept as a second
+    opinion, and nothing else.
     Idempotent: another call for the same upload and model version, concurrent or later, returns the stored record.
     Raises EventMalformed when the upload is not in the uploads bucket, UploadErased when it was erased,
     StorageUnavailable, ModelNotReady and Busy when a retry may help, and ServedElsewhere where the routing has tasks of
@@ -62,7 +64,7 @@ def diagnose_upload(
     routing = routing or Routing((diagnoser,))
     # By its key alone: what is gone or too large has no header.
     first = routing.before_fetching(upload.key) or diagnoser
-    case = _Case(first, storage, settings, received or datetime.now(UTC), listing, routing)
+    case = _Case(first, storage, settings, received or datetime.now(UTC), listing, routing, event)
 
     def keep_now(record: ResultRecord, stored: StoredObject) -> None:
         from lungline.deidentification import research
@@ -120,6 +122,7 @@ class _Case:
     received: datetime
     listing: SharedListing | None
     routing: Routing
+    event: str | None
 
     @property
     def is_answer(self) -> bool:
@@ -206,6 +209,7 @@ class _Case:
             doubts=diagnosis.prediction.doubts if diagnosis and diagnosis.prediction else (),
             findings=diagnosis.finding_facts if diagnosis else (),
             terms=terms_to_keep(package.card.task),
+            event=self.event,
             times=Times(
                 uploaded=upload.uploaded_at or (stored and stored.modified),
                 received=self.received,

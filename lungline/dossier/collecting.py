@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+from lungline.dossier.event_parts import with_named
 from lungline.dossier.gaps import Gaps
 from lungline.dossier.model_parts import Models
 from lungline.dossier.parts import Dossier
@@ -53,7 +54,7 @@ def _collected(identity: str, sources: Sources, by: str) -> Collected:
         "patient": patient_of(results, sources, gaps),
         "models": models.sheets([*results, *(opinion.record for opinion in bare.opinions)]),
         "history": models.history(latest) if latest else None,
-        "events": tuple(gaps.lent("events in Kafka", search and (lambda: search(identity, facts))) or ()),
+        "events": with_named(gaps.lent("events in Kafka", search and (lambda: search(identity, facts))) or (), bare),
         "pictures": tuple(picture.facts for picture in pictures),
     }
     return bare.model_copy(update=parts | {"missing": gaps.missing}), pictures

@@ -60,13 +60,9 @@ def _summary(dossier: Dossier, pictures: Sequence[Picture]) -> Markup:
         ("Promotion in force", _promotion(dossier)),
     ]
     films = "".join(_film(picture, record) for picture in pictures)
-    warnings = "".join(paragraph(text, "notice") for text in (*_phantoms(record), *record.warnings))
+    warnings = "".join(paragraph(f"{text[:1].upper()}{text[1:]}", "notice") for text in record.warnings)
     body = f'<div class="summary"><div>{answer}{facts(rows)}{warnings}</div><div class="films">{films}</div></div>'
     return section("Answer", Markup(body))
-
-
-def _phantoms(record: ResultRecord) -> list[str]:
-    return ["The model was trained on drawn phantoms, not on X-rays."] if record.model.synthetic else []
 
 
 def _took(record: ResultRecord) -> str | None:

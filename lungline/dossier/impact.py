@@ -27,7 +27,7 @@ def impact(change: Change) -> Iterator[Markup]:
     yield Markup("<h3>Figures on the test split</h3>")
     yield _metrics(change)
     if after:
-        yield from _expected(before, after)
+        yield from _expected(before, after, is_first=change.before is None)
     yield Markup("<h3>Seen in service</h3>")
     yield _service(change)
 
@@ -43,7 +43,9 @@ def _way_back(change: Change) -> Markup | str:
 
 def _metrics(change: Change) -> Markup:
     new = change.after.entry.facts.metrics
-    old = change.before.entry.facts.metrics if change.before else {}
+    if change.before is None:
+        return facts((name, _number(value)) for name, value in new.items())
+    old = change.before.entry.facts.metrics
     rows = [
         (name, _number(old.get(name)), _number(new.get(name)), _difference(old.get(name), new.get(name)))
         for name in dict.fromkeys((*old, *new))
@@ -59,7 +61,7 @@ def _difference(old: float | None, new: float | None) -> str:
     return _signed(old, new, ".4f")
 
 
-def _expected(before: Card | None, after: Card) -> Iterator[Markup]:
+def _expected(before: Card | None, after: Card, *, is_first: bool) -> Iterator[Markup]:
     """What the figures mean for a thousand images, at the share of positives that the new version's risks are for."""
     share = after.prior.share if after.prior else None
     yield Markup(f"<h3>Expected among {IMAGES:,} images</h3>")
@@ -68,8 +70,11 @@ def _expected(before: Card | None, after: Card) -> Iterator[Markup]:
         return
     basis = "with sensitivity and specificity of the test split at the operating point"
     yield paragraph(f"At a share of {share:.1%} positives, {basis}.")
-    old, new = (_counts(card, share) if card else (None, None, None) for card in (before, after))
     names = ("Findings missed", "False alarms", "Left to readers as Unsure")
+    old, new = (_counts(card, share) if card else (None, None, None) for card in (before, after))
+    if is_first:
+        yield facts((name, _count(value)) for name, value in zip(names, new, strict=True))
+        return
     rows = [(name, _count(a), _count(b), _more(a, b)) for name, a, b in zip(names, old, new, strict=True)]
     yield table(("", "Before", "After", "Difference"), rows)
 

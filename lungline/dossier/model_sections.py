@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from lungline.dossier.page import Code, Markup, facts, paragraph, section, table
+from lungline.dossier.page import Code, Markup, facts, paragraph, section
 from lungline.dossier.parts import Dossier, ModelSheet
 from lungline.package.card import Card
 from lungline.registry.history import PromotionEntry
@@ -28,8 +28,7 @@ def sections(dossier: Dossier) -> Iterator[Markup]:
 
 def figures(card: Card) -> Markup:
     """The metrics of a card."""
-    rows = [(name, f"{value:.4f}") for name, value in card.metrics.items()]
-    return table(("Figure", "Value"), rows, "The card has none.")
+    return facts((name, f"{value:.4f}") for name, value in card.metrics.items())
 
 
 def promotion_rows(entry: PromotionEntry) -> list[tuple[str, Any]]:

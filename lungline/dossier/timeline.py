@@ -63,7 +63,8 @@ def _result(record: ResultRecord, *, is_first: bool) -> Iterator[Moment]:
     if is_first and times.uploaded:
         where = f" as {readable_key(record.upload.key)}" if record.upload.key else ""
         yield Moment(times.uploaded, f"The object was stored{where}", f"bucket {record.upload.bucket}")
-    yield Moment(times.received, f"The predictor received the event, with version {version}", "result record")
+    event = f"the event {record.event}" if record.event else "the event"
+    yield Moment(times.received, f"The predictor received {event}, with version {version}", "result record")
     yield Moment(times.done, answer_of(record), "result record")
 
 

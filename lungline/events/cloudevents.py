@@ -24,6 +24,8 @@ STRUCTURED = "application/cloudevents+json"
 BATCHED = "application/cloudevents-batch+json"
 
 # What stands for itself in a header.
+_KAFKA_ID = re.compile(r"partition:([0-9]{1,10})/offset:([0-9]{1,20})")
+_KAFKA_SOURCE = re.compile(r"[^#]{1,1000}#([A-Za-z0-9._-]{1,249})")
 _PLAIN = re.compile(r"[!#$&-~]*")
 
 Mode = Literal["binary", "structured"]
@@ -122,6 +124,17 @@ def trace_of(headers: Mapping[str, str], value: Any = None) -> str | None:
         return trace
     attribute = cast("dict[str, Any]", value).get(tracing.HEADER) if isinstance(value, dict) else None
     return tracing.parent_of({tracing.HEADER: attribute}) if isinstance(attribute, str) else None
+
+
+def place_of(headers: Mapping[str, str], value: Any = None) -> str | None:
+    """Where an event lies in Kafka, as `topic/partition/offset`; None unless id and source are of a Kafka source."""
+    attributes = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+    name, source = (headers.get(f"ce-{each}") or attributes.get(each) for each in ("id", "source"))
+    offset, topic = (
+        pattern.fullmatch(text) if isinstance(text, str) else None
+        for pattern, text in ((_KAFKA_ID, name), (_KAFKA_SOURCE, source))
+    )
+    return f"{topic[1]}/{offset[1]}/{offset[2]}" if offset and topic else None
 
 
 def http_headers(attributes: Mapping[str, str], content_type: str | None = None) -> dict[str, str]:

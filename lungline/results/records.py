@@ -152,7 +152,8 @@ class ResultRecord(_Part):
     nothing of it is in here. `doubts` are the kinds of reasons for which a result is Unsure whatever its probability;
     `warnings` say them in words. `task` is the name of the model's task, `probability` the risk of anything but its
     negative finding; `findings` are the answers about each positive finding, where the task has several; `terms` are
-    what people read, press and send about them, of any task but the default one.
+    what people read, press and send about them, of any task but the default one. `event` is where the event of the
+    upload lay in Kafka, as topic/partition/offset: topics forget it.
     """
 
     schema_version: Literal[3] = 3
@@ -178,6 +179,7 @@ class ResultRecord(_Part):
     doubts: tuple[str, ...] = ()
     findings: tuple[FindingFacts, ...] = Field(default=(), max_length=MOST_FINDINGS)
     terms: TaskTerms | None = None
+    event: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]{1,249}/[0-9]{1,10}/[0-9]{1,20}$")
     times: Times
     timings: dict[str, float] = {}
     image_statistics: ImageStatistics | None = None

@@ -125,7 +125,7 @@ def _result(settings: Settings, storage: Storage, version: str, key: str, etag: 
         warnings=("The DICOM names a lateral view.",),
     )  # fmt: skip
     model = ModelFacts(name="pneumonia", version=version, run_id="r" * 32, sha256=digest, synthetic=False)
-    made = made.model_copy(update={"model": model})
+    made = made.model_copy(update={"model": model, "event": f"xray-uploads/0/{39 + int(version)}"})
     list_record(storage, settings.results_bucket, made)
     storage.put(settings.results_bucket, made.key, made.model_dump_json().encode())
     return made
