@@ -94,6 +94,16 @@ def _register(settings: Settings, storage: Storage) -> None:
 
 
 @pytest.mark.stack
+def test_a_shadow_comes_back_with_the_stack(settings: Settings, storage: Storage) -> None:
+    stack.down(settings)
+    stack.up(settings, attached=True)
+    stack.wait(settings, "shadow-predictor")
+    stack.wait(settings, "shadow-trigger")
+    upload(settings, {"live/b.jpg": jpeg(8, opacities=False)})
+    eventually(lambda: len(list(opinions.places(storage, RESULTS, "shadow", "2"))) == 2, 30)
+
+
+@pytest.mark.stack
 def test_what_has_stopped_leaves_nothing_running(settings: Settings) -> None:
     stopped = challengers.stop(settings, "shadow")
     assert stopped
