@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import random
 import signal
 import time
 from collections.abc import Iterator
@@ -28,6 +29,10 @@ from lungline.results import records as results
 from lungline.storage.s3 import Storage
 from tests.support.chaos_run import PATIENT, SERVICES, Chaos, eventually, image, key_of, shuffled_pairs
 from tests.support.chaos_stack import champion, install, running
+from tests.support.history import seeded_run
+from tests.support.history.checker import Verdict
+from tests.support.history.proof import prove
+from tests.support.history.seeded_run import Plan, install_versions
 from tests.support.kafka_tail import tail
 from tests.support.open_ports import command_line, family
 from tests.test_privacy import leaks, named_film
@@ -82,7 +87,7 @@ def test_every_upload_has_one_result_under_chaos(chaos: Chaos) -> None:
 
 
 def test_an_event_sent_fifty_times_has_one_result(chaos: Chaos) -> None:
-    """And at most one notice."""
+    """And one notice."""
     upload = chaos.upload(key_of("fifty", 1), image(1))
     producer = Producer(client_options(chaos.connected))
     for _ in range(50):
@@ -90,7 +95,7 @@ def test_an_event_sent_fifty_times_has_one_result(chaos: Chaos) -> None:
     assert producer.flush(60) == 0
     chaos.settle(120)
     assert len(chaos.records()[upload.key]) == 1
-    assert chaos.notices(len(chaos.sent))[upload.identity] <= 1
+    assert len([each for each in chaos.prove().history.of("worklist notice") if each.subject == upload.identity]) == 1
 
 
 def test_a_lost_event_is_sent_again_after_a_restart(chaos: Chaos) -> None:
@@ -129,6 +134,41 @@ def test_reconcile_finds_nothing_and_replay_replays_dead_letters(chaos: Chaos) -
     assert len(latest) == 3
     assert latest[0]["upload"]["key"] == key_of("lost", 1)
     chaos.check()
+
+
+def test_readings_and_promotions_survive_kills(chaos: Chaos, packages: tuple[Path, Path]) -> None:
+    """While X-rays are uploaded, read and judged by two versions in turn."""
+    install_versions(chaos.settings.home, packages)
+    plan = Plan.of(3, uploads=24, kills=3)
+    _require(seeded_run.run(chaos, plan), plan)
+
+
+def _require(verdict: Verdict, plan: Plan) -> None:
+    assert verdict.holds, f"{verdict}\nTo repeat it: {plan.repeat}"
+    counts = verdict.history.counts()
+    assert {"reader say", "promoter promote", "receiver notice", "store reading"} <= counts.keys()
+    assert all(counts[name] >= len(plan.images) for name in ("scanner put", "predictor record", "worklist entry"))
+
+
+def test_what_is_done_behind_the_stack_is_seen(chaos: Chaos) -> None:
+    """A record that is deleted, and one that is filed again under another identity."""
+    bucket = chaos.settings.results_bucket
+    with closing(Storage.from_settings(chaos.connected)) as storage:
+        record = next(each for each in results.every(storage, bucket) if each.label == "Normal")
+        data, elsewhere = record.model_dump_json().encode(), results.record_key("0" * 32, record.model.version)
+        storage.delete(bucket, record.key)
+        without = prove(chaos.settings, chaos.journal, chaos.topics, seconds=0)
+        storage.put(bucket, record.key, data)
+        storage.put(bucket, elsewhere, data)
+        repeated = prove(chaos.settings, chaos.journal, chaos.topics, seconds=0)
+        storage.delete(bucket, elsewhere)
+    lost = ("acknowledged uploads have results", "replies have results", "list shows every result once")
+    assert without.by_rule == dict.fromkeys(lost, 1)
+    assert record.upload.identity[:8] in str(without)
+    assert "uploads have one result for each version" in repeated.by_rule
+    assert "results lie where they belong" in repeated.by_rule
+    assert leaks(str(without), str(repeated)) == []
+    assert prove(chaos.settings, chaos.journal, chaos.topics).holds
 
 
 def _run(*arguments: str) -> str:
@@ -217,6 +257,19 @@ def test_300_uploads_while_all_services_are_killed(tmp_path: Path, packages: tup
         for line in Home(chaos.settings.home).log("supervisor").read_text().splitlines():
             if "has restarted" in line or "lost uploads failed" in line:
                 print("         ", line)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+def test_readings_and_promotions_survive_any_kill(tmp_path: Path, packages: tuple[Path, Path]) -> None:
+    """With a seed that is new each time, and that a failure names."""
+    plan = Plan.of(random.randrange(10**6), uploads=150, kills=15)
+    print("          to repeat it:", plan.repeat)
+    with running(tmp_path / "home", packages[0]) as chaos:
+        install_versions(chaos.settings.home, packages)
+        verdict = seeded_run.run(chaos, plan)
+        chaos.say(f"{verdict}")
+        _require(verdict, plan)
 
 
 @pytest.mark.chaos

@@ -25,6 +25,10 @@ from lungline.package.package import Package
 from lungline.settings import Settings
 from tests.support.chaos_run import Chaos, eventually, image
 from tests.support.flaky_store import flaky_proxy
+from tests.support.history.actors import Scanner
+from tests.support.history.operations import Journal
+from tests.support.history.receiver import notice_receiver
+from tests.support.history.witness import witness
 from tests.support.open_ports import family
 
 # Nothing listens there: MLflow is down throughout.
@@ -50,23 +54,29 @@ def champion(home: Path, package: Path, **others: Any) -> Settings:
 @contextmanager
 def running(home: Path, package: Path, **others: Any) -> Iterator[Chaos]:
     """A stack with a champion; afterwards none of its processes and ports is left."""
-    settings = champion(home, package, **others)
-    with flaky_proxy(lambda: ports_of(home).s3) as proxy, _supervised(home, settings, proxy.port) as pids:
-        environment = stack.env(settings, scanner=True)
-        scanner = boto3.client(
-            "s3",
-            endpoint_url=f"http://127.0.0.1:{proxy.port}",
-            region_name=environment["AWS_DEFAULT_REGION"],
-            aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
-            config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=15),
-        )
-        chaos = Chaos(settings, proxy, scanner)
-        yield chaos
-        scanner.close()
-        pids.update(family(stack.status(settings).pid or 0))
+    journal = Journal()
+    with notice_receiver(journal, home.parent) as rules, flaky_proxy(lambda: ports_of(home).s3) as proxy:
+        settings = champion(home, package, worklist={"notice_rules": rules}, **others)
+        with _supervised(home, settings, proxy.port) as pids:
+            client = _scanner_client(stack.env(settings, scanner=True), proxy.port)
+            scanner = Scanner(client, settings.uploads_bucket, journal)
+            with witness(stack.connect(settings), journal) as topics:
+                yield Chaos(settings, proxy, scanner, journal, topics)
+            client.close()
+            pids.update(family(stack.status(settings).pid or 0))
     assert not {pid for pid in pids if birth(pid)}
     assert all(is_free(port) for port in astuple(ports_of(home)))
+
+
+def _scanner_client(environment: dict[str, str], port: int) -> Any:
+    return boto3.client(
+        "s3",
+        endpoint_url=f"http://127.0.0.1:{port}",
+        region_name=environment["AWS_DEFAULT_REGION"],
+        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+        config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=15),
+    )
 
 
 @contextmanager

@@ -1,0 +1,100 @@
+"""A run of a stack in which an integer decides what is uploaded, read, promoted and killed, and in which order.
+
+The seed chooses the moves of every actor; it does not choose how processes take turns, so a run is like another with
+its seed, and not the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from random import Random
+
+from laptop import stack
+from lungline.errors import LunglineError
+from lungline.package.card import amend_card
+from tests.support.chaos_run import SERVICES, Chaos, eventually, image, key_of
+from tests.support.chaos_stack import install
+from tests.support.history.actors import AWAY, Crew, Promoter, reader
+from tests.support.history.checker import Verdict
+from tests.support.history.proof import prove
+
+VERSIONS = ("11", "12")
+"""Versions that are promoted in turn."""
+_KILLED = (*SERVICES, "worklist")
+_UPLOAD_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a seed decides."""
+
+    seed: int
+    images: Sequence[int]
+    """The X-rays, in the order of their uploads."""
+    kills: Sequence[Sequence[str]]
+    """Services that are killed at once, one group after another."""
+    pause: float
+    """Seconds between promotions."""
+
+    @classmethod
+    def of(cls, seed: int, uploads: int, kills: int) -> "Plan":
+        """The plan of a seed."""
+        chance = Random(seed)
+        images = chance.sample(range(10 * uploads), uploads)
+        killed = [chance.sample(_KILLED, chance.choice((1, 1, 2))) for _ in range(kills)]
+        return cls(seed, images, killed, chance.uniform(0.5, 3))
+
+    @property
+    def repeat(self) -> str:
+        """The command that runs the plan again."""
+        sizes = f"--uploads {len(self.images)} --kills {len(self.kills)}"
+        return f".venv/bin/python -m tests.support.history --seed {self.seed} {sizes}"
+
+
+def install_versions(home: Path, packages: Sequence[Path]) -> None:
+    """Put packages into a home as the versions that are promoted in turn."""
+    for version, package in zip(VERSIONS, packages, strict=True):
+        amend_card(install(home, package, version), version=version)
+
+
+def run(chaos: Chaos, plan: Plan) -> Verdict:
+    """Let everybody work while services are killed; what all rules say once everything has arrived."""
+    stack.wait(chaos.settings, "worklist")
+    promoter = Promoter(chaos.settings, chaos.journal)
+    promoter.store(*VERSIONS)
+    turns, crew, left = cycle(VERSIONS), Crew(), list(reversed(plan.images))
+    # Once there is a history, the worklist shows no result of a version that it does not name.
+    promoter.promote(next(turns))
+
+    def scan() -> None:
+        while left and not crew.stop.is_set():
+            number = left.pop()
+            chaos.upload(key_of(f"seed {plan.seed}", number), image(number))
+            crew.stop.wait(0.1)
+
+    with reader(chaos.settings, chaos.journal, plan.seed) as doctor:
+        crew.start(scan)
+        crew.repeat(doctor.look, 0.1, AWAY)
+        crew.repeat(lambda: promoter.promote(next(turns)), plan.pause, AWAY)
+        try:
+            for names in plan.kills:
+                chaos.kill(*names)
+                crew.stop.wait(plan.pause)
+            eventually(lambda: not left or crew.failures, _UPLOAD_SECONDS, "all X-rays are uploaded")
+            chaos.settle(120)
+            eventually(lambda: len(doctor.seen) >= len(plan.images), 60, "the reader has looked at as many")
+        finally:
+            crew.end()
+    assert not crew.failures, crew.failures
+    eventually(lambda: _promotes(promoter, next(turns)), 120, "a version is promoted")
+    return prove(chaos.settings, chaos.journal, chaos.topics)
+
+
+def _promotes(promoter: Promoter, version: str) -> bool:
+    """Whether a promotion succeeds now that nothing is killed: the last word is said by somebody."""
+    try:
+        promoter.promote(version)
+    except LunglineError:
+        return False
+    return True
