@@ -14,6 +14,7 @@ from lungline.dossier.signing import sign_document, sign_page, verify, written
 from lungline.dossier.sources import Sources
 from lungline.errors import KafkaUnavailable, LunglineError
 from lungline.events.uploads import Upload
+from lungline.retention.tombstones import put
 from lungline.site_key import generate_key, trusted_keys
 from lungline.storage.s3 import Storage
 from tests.support.dossier_case import COMMENT, NAME, RUN, Case, build, text_of
@@ -54,6 +55,7 @@ def test_one_page_tells_all_that_happened(made: Signed, case: Case) -> None:
         "FINISHED", "All 11 rules passed.", "The chain of 4 entries holds", "version 2, entry 4 of the history, by Ada",
         "the same", "0.9400",
         "Second opinion, from the shadow: Unsure, risk 50.0%, by version 2", "rejudged 2 Unsure 0.5",
+        "Legal hold on the upload: case 3", "Dr. Law",
     ):  # fmt: skip
         assert part in text, part
     assert "Not found" not in text
@@ -136,6 +138,9 @@ def test_hostile_text_stays_text(tmp_path: Path, store: Storage) -> None:
 
 
 def test_an_upload_that_nobody_knows_is_refused(case: Case) -> None:
+    put(["1" * 32], case.storage, case.settings)
+    with pytest.raises(LunglineError, match="was erased; the worklist's audit log"):
+        make_dossier("1" * 32, case.sources(), by="ada")
     with pytest.raises(LunglineError, match=f"There is no result, event or worklist entry of upload {'0' * 32}"):
         make_dossier("0" * 32, case.sources(), by="ada")
 

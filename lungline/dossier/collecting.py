@@ -9,9 +9,10 @@ from lungline.dossier.parts import Dossier
 from lungline.dossier.pictures import Picture
 from lungline.dossier.privacy import without_patient
 from lungline.dossier.sources import Sources
-from lungline.dossier.upload_parts import object_and_pictures, opinions_of, patient_of, readings_of
+from lungline.dossier.upload_parts import holds_on, object_and_pictures, opinions_of, patient_of, readings_of
 from lungline.errors import LunglineError
 from lungline.results import records
+from lungline.retention.tombstones import is_erased
 
 Collected = tuple[Dossier, tuple[Picture, ...]]
 
@@ -24,6 +25,8 @@ def collect(identity: str, sources: Sources, *, by: str, patient: bool = True) -
     """
     dossier, pictures = _collected(identity, sources, by)
     if dossier.is_empty:
+        if is_erased(identity, sources.storage, sources.settings):
+            raise LunglineError(f"Upload {identity} was erased; the worklist's audit log says by whom.")
         raise LunglineError(f"There is no result, event or worklist entry of upload {identity}.")
     return (dossier, pictures) if patient else without_patient(dossier)
 
@@ -49,9 +52,11 @@ def _collected(identity: str, sources: Sources, by: str) -> Collected:
     latest, models, search = bare.latest, Models(sources, gaps), sources.events
     facts = latest.upload if latest else None
     stored, pictures = object_and_pictures(latest, sources, gaps) if latest else (None, ())
+    patient = patient_of(results, sources, gaps)
     parts = {
         "object": stored,
-        "patient": patient_of(results, sources, gaps),
+        "patient": patient,
+        "holds": holds_on(identity, patient, sources, gaps),
         "models": models.sheets([*results, *(opinion.record for opinion in bare.opinions)]),
         "history": models.history(latest) if latest else None,
         "events": with_named(gaps.lent("events in Kafka", search and (lambda: search(identity, facts))) or (), bare),

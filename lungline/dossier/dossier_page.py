@@ -5,7 +5,7 @@ from typing import Any
 
 from lungline.dossier import model_sections
 from lungline.dossier.page import Code, Markup, bullets, cell, facts, figure, paragraph, section, standalone, table
-from lungline.dossier.parts import Dossier, OpinionFacts, WorklistPart
+from lungline.dossier.parts import Dossier, HoldFacts, OpinionFacts, WorklistPart
 from lungline.dossier.pictures import XRAY, Picture
 from lungline.dossier.timeline import timeline
 from lungline.events.uploads import readable_key
@@ -35,6 +35,7 @@ def _sections(dossier: Dossier, pictures: Sequence[Picture]) -> Iterator[Markup]
         yield _result(record, is_shown=record is dossier.latest and len(dossier.results) > 1)
     yield _opinions(dossier.opinions)
     yield from model_sections.sections(dossier)
+    yield _holds(dossier.holds)
     yield _events(dossier)
     yield _readings(dossier.readings)
     if dossier.worklist:
@@ -172,6 +173,12 @@ def _heat(record: ResultRecord) -> str:
     inside = record.lungs.heat_inside if record.lungs else None
     where = f"drawn from a map of {record.evidence.width} × {record.evidence.height}" if record.evidence else "stored"
     return where if inside is None else f"{where}, {inside:.0%} of the heat inside the lungs"
+
+
+def _holds(holds: Sequence[HoldFacts]) -> Markup:
+    rows = [(each.at, each.id, each.on, each.by, each.reason) for each in holds]
+    titles = ("Since (UTC)", "Hold", "On", "By", "Reason")
+    return section("Legal holds", table(titles, rows, "None: it may be erased."))
 
 
 def _events(dossier: Dossier) -> Markup:

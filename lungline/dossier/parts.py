@@ -73,6 +73,16 @@ class HistoryFacts(Part):
     sentence: str = Field(description="Whether chain and signatures hold.")
 
 
+class HoldFacts(Part):
+    """A legal hold that forbids to erase the upload: on it, or on all of its patient."""
+
+    id: str
+    on: Literal["upload", "patient"]
+    by: str
+    reason: str
+    at: datetime
+
+
 class OpinionFacts(Part):
     """A second opinion: what another version says, and what for; it is no answer."""
 
@@ -160,6 +170,7 @@ class Dossier(Part):
     history: HistoryFacts | None = None
     events: tuple[EventSeen, ...] = ()
     readings: tuple[ReadingRecord, ...] = ()
+    holds: tuple[HoldFacts, ...] = ()
     worklist: WorklistPart | None = None
     pictures: tuple[PictureFacts, ...] = ()
     missing: tuple[Missing, ...] = ()

@@ -9,7 +9,7 @@ LEFT_OUT = "left out, because it may name the patient"
 
 
 def without_patient(dossier: Dossier) -> tuple[Dossier, tuple[Picture, ...]]:
-    """The dossier without patient record, object key, comments of readers and the X-ray, and the pictures that stay.
+    """The dossier without patient record, object key, words of persons and the X-ray, and the pictures that stay.
 
     An X-ray may have a name burned in, a key or a comment may hold it; the heatmap alone shows none.
     """
@@ -27,6 +27,7 @@ def without_patient(dossier: Dossier) -> tuple[Dossier, tuple[Picture, ...]]:
         "object": dossier.object and dossier.object.model_copy(update={"key": ""}),
         "results": tuple(map(_keyless, dossier.results)),
         "opinions": tuple(each.model_copy(update={"record": _keyless(each.record)}) for each in dossier.opinions),
+        "holds": tuple(each.model_copy(update={"reason": ""}) for each in dossier.holds),
         "readings": tuple(map(_uncommented, dossier.readings)),
         "worklist": worklist,
         "pictures": tuple(picture.facts for picture in pictures),

@@ -32,10 +32,7 @@ _PURPOSES: dict[Purpose, str] = {"shadow": "from the shadow", "rejudged": "back-
 
 def timeline(dossier: Dossier) -> list[Moment]:
     """The moments of a dossier, the earliest first."""
-    moments = [*_promotions(dossier), *_events(dossier), *_readings(dossier)]
-    for opinion in dossier.opinions:
-        what = f"Second opinion, {_PURPOSES[opinion.purpose]}: {answer_of(opinion.record)}"
-        moments.append(Moment(opinion.record.times.done, what, opinion.purpose))
+    moments = [*_promotions(dossier), *_events(dossier), *_readings(dossier), *_holds(dossier), *_opinions(dossier)]
     for number, record in enumerate(reversed(dossier.results)):
         moments += _result(record, is_first=number == 0)
     if dossier.worklist:
@@ -79,6 +76,18 @@ def _readings(dossier: Dossier) -> Iterator[Moment]:
         verdict = f": {reading.verdict}" if reading.verdict else ""
         comment = f" “{reading.comment}”" if reading.comment else ""
         yield Moment(reading.at, f"{reading.action.capitalize()}{verdict}{comment}", "reading record", reading.reader)
+
+
+def _holds(dossier: Dossier) -> Iterator[Moment]:
+    for hold in dossier.holds:
+        reason = f": {hold.reason}" if hold.reason else ""
+        yield Moment(hold.at, f"Legal hold on the {hold.on}{reason}", f"hold {hold.id}", hold.by)
+
+
+def _opinions(dossier: Dossier) -> Iterator[Moment]:
+    for opinion in dossier.opinions:
+        what = f"Second opinion, {_PURPOSES[opinion.purpose]}: {answer_of(opinion.record)}"
+        yield Moment(opinion.record.times.done, what, opinion.purpose)
 
 
 def _worklist(part: WorklistPart) -> Iterator[Moment]:

@@ -4,13 +4,15 @@ import hashlib
 from collections.abc import Sequence
 
 from lungline.dossier.gaps import Gaps
-from lungline.dossier.parts import ObjectFacts, OpinionFacts, WorklistPart
+from lungline.dossier.parts import HoldFacts, ObjectFacts, OpinionFacts, WorklistPart
 from lungline.dossier.pictures import Picture, pictures_of
 from lungline.dossier.sources import Sources
 from lungline.errors import ObjectGone
 from lungline.results import opinions, patients, readings
 from lungline.results.readings import ReadingRecord
 from lungline.results.records import ResultRecord
+from lungline.retention.holds import Holds
+from lungline.retention.subjects import Subject
 from lungline.storage.objects import StoredObject
 
 
@@ -43,6 +45,19 @@ def patient_of(results: Sequence[ResultRecord], sources: Sources, gaps: Gaps) ->
     bucket, identity = sources.settings.patients_bucket, named.upload.identity
     lost = "the patients bucket has no record of this upload"
     return gaps.attempt("patient", lambda: patients.load(sources.storage, bucket, identity), lost)
+
+
+def holds_on(
+    identity: str, patient: patients.PatientRecord | None, sources: Sources, gaps: Gaps
+) -> tuple[HoldFacts, ...]:
+    """The legal holds on the upload or its patient, the oldest first."""
+    subject = Subject.of(identity, None, patient)
+    every = gaps.attempt("legal holds", Holds(sources.storage, sources.settings).every) or []
+    return tuple(
+        HoldFacts(id=hold.id, on="upload" if hold.identity else "patient", by=hold.by, reason=hold.reason, at=hold.at)
+        for hold in every
+        if hold.is_on(subject)
+    )
 
 
 def opinions_of(identity: str, sources: Sources, gaps: Gaps) -> tuple[OpinionFacts, ...]:

@@ -23,6 +23,7 @@ from lungline.results import opinions
 from lungline.results.patients import PatientRecord, save
 from lungline.results.readings import ReadingRecord
 from lungline.results.records import LungFacts, ModelFacts, ResultRecord, list_record
+from lungline.retention.holds import Holds
 from lungline.settings import Settings
 from lungline.site_key import site_key
 from lungline.storage.s3 import Storage
@@ -96,6 +97,7 @@ def build(folder: Path, storage: Storage, *, comment: str = COMMENT, key: str = 
         opinions.save(storage, settings.results_bucket, opinion, purpose)
     patient = PatientRecord(identity=identity, name=NAME, patient_id="P-17", accession="A-9")
     save(storage, settings.patients_bucket, patient)
+    Holds(storage, settings).add(identity=identity, by="Dr. Law", reason="case 3")
     return Case(settings, storage, identity, key)
 
 
