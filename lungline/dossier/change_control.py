@@ -48,7 +48,8 @@ class Promotions:
         before = self._sheet(earlier, gaps) if earlier else None
         run_id, runs = entry.facts.mlflow_run, self._sources.runs
         run = gaps.lent("training run", runs and (lambda: runs(run_id)), "MLflow has none") if run_id else None
-        live = gaps.attempt("results in service", self._live) or {}
+        task = after.card.task.name if after.card else load_task(self._sources.settings.task).name
+        live = gaps.attempt("results in service", lambda: self._live(task)) or {}
         return Change(
             subject=f"promotion {entry.number} of {self._model}",
             made=datetime.now(UTC),
@@ -62,7 +63,7 @@ class Promotions:
             differences=tuple(differences(before.card if before else None, after.card)) if after.card else (),
             limits=tuple(limits(after.card)) if after.card else (),
             run=run,
-            opinions=gaps.attempt("second opinions", lambda: self._opinions(entry.version)) or (),
+            opinions=gaps.attempt("second opinions", lambda: self._opinions(entry.version, task)) or (),
             live=live.get(entry.version),
             live_before=live.get(earlier.version) if earlier else None,
             history=self.verdict,
@@ -77,9 +78,9 @@ class Promotions:
         digest = hashlib.sha256(data).hexdigest() if data else None
         return VersionSheet(entry=entry, card=card, stored_sha256=digest)
 
-    def _opinions(self, version: str) -> tuple[OpinionFigures, ...]:
+    def _opinions(self, version: str, task: str) -> tuple[OpinionFigures, ...]:
         storage, bucket = self._sources.storage, self._sources.settings.results_bucket
-        recorded = self._recorded(version)
+        recorded = record_version(self._model, task, version)
         compared: dict[Purpose, Comparison] = {
             each: shadow_of(storage, bucket, recorded, MOST_COMPARED, each) for each in PURPOSES
         }
@@ -96,12 +97,8 @@ class Promotions:
             if each.results
         )
 
-    def _recorded(self, version: str) -> str:
-        """A version as result records name it."""
-        return record_version(self._model, load_task(self._sources.settings.task).name, version)
-
-    def _read_live(self) -> dict[str, LiveFigures]:
-        named = {self._recorded(entry.version): entry.version for entry in self.promoted}
+    def _read_live(self, task: str) -> dict[str, LiveFigures]:
+        named = {record_version(self._model, task, entry.version): entry.version for entry in self.promoted}
         figures = live_figures(self._sources.storage, self._sources.settings.results_bucket, named)
         return {number: figures[version] for version, number in named.items()}
 
