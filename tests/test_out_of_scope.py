@@ -55,7 +55,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
         code=CodeFacts(version="0"),
     )
     folder = tmp_path_factory.mktemp("package") / "1"
-    write_package(folder, keras_model=network, card=card)
+    write_package(folder, keras_model=network, card=card, way="direct")
     return Package.load(folder)
 
 

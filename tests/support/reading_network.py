@@ -50,7 +50,7 @@ def reader_of(region: tuple[slice, slice], folder: Path, *, segments: bool = Tru
     }
     if not segments:  # as networks of earlier releases
         del outputs["lungs"]
-    write_package(folder, keras_model=keras.Model(image, outputs), card=card_of(**card))
+    write_package(folder, keras_model=keras.Model(image, outputs), card=card_of(**card), way="direct")
     return Package.load(folder)
 
 
