@@ -201,7 +201,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         with pytest.raises(TaskError, match=reason):
             load_task(str(tmp_path / name))
     for spec in ("a" * 300, "~nobody-of-this-name/task.toml"):
-        with pytest.raises(TaskError, match="it is no name of a file"):
+        with pytest.raises(TaskError, match=r"There is no task '[a~][^']{1,70}\W*[;:]"):
             load_task(spec)
 
 

@@ -49,7 +49,7 @@ def text_of(spec: str) -> str:
     if path is None:
         near = get_close_matches(spec, packaged(), 1)
         hint = f"did you mean {near[0]}?" if near else f"expected a file, or one of {', '.join(packaged())}."
-        raise TaskError(f"There is no task {spec!r}; {hint}")
+        raise TaskError(f"There is no task {_excerpt(spec)}; {hint}")
     return _text_of(path)
 
 
