@@ -3,28 +3,28 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import select
+from typer.testing import CliRunner
 
+from cli.main import app
 from laptop import stack
-from laptop.erasing.home_files import BrokerEvents
 from laptop.uploads import upload_and_watch
-from lungline.events.uploads import Upload
-from lungline.home import Home
-from lungline.registry.history import GENESIS
+from lungline.deidentification.pseudonyms import Pseudonyms
+from lungline.deidentification.research import research_name
+from lungline.errors import LunglineError
 from lungline.results.records import ResultRecord
-from lungline.retention.subjects import Subject
+from lungline.retention.holds import OnHold
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from tests.support.dicom_files import film, write
-from tests.support.laptop_stack import running_stack
 from tests.support.waiting import eventually
 from worklist.commands import verify_audit
-from worklist.database.models import PatientRow, ResultRow
+from worklist.database.models import ResultRow
 from worklist.database.session import Database
 
 pytestmark = pytest.mark.stack
@@ -32,42 +32,42 @@ pytestmark = pytest.mark.stack
 PATIENT, NAME = "PID4471123", "MUSTERMANN^Erika"
 KEYS = ("ward 7/Mustermann-1.dcm", "ward 7/Mustermann-2.dcm")
 WORDS = (b"MUSTERMANN", b"Mustermann", PATIENT.encode())
-OTHER = "ward 7/other.dcm"
+OTHER = "ward 7/erasure-other.dcm"
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory, packages: tuple[Path, Path]) -> Iterator[Settings]:
-    """A stack with a champion that is unsure of everything, so that research has copies."""
-    with running_stack(tmp_path_factory.mktemp("stack"), packages[0]) as running:
-        yield running
+def settings(stack_settings: Settings) -> Settings:
+    """A stack whose champion is unsure of everything, so that research has copies; other tests use it, too."""
+    return stack_settings
 
 
 @pytest.fixture(scope="module")
 def results(settings: Settings) -> dict[str, ResultRecord]:
-    """Three uploads, two of the patient, once the worklist has everything that is made of them."""
+    """Three uploads, two of the patient, once the worklist and research have everything that is made of them."""
     images = {key: write(film(64, seed=at), PatientID=PATIENT, PatientName=NAME) for at, key in enumerate(KEYS)}
     images[OTHER] = write(film(64, seed=9), PatientID="PID8", PatientName="Doe^Jane")
-    arrivals = upload_and_watch(
-        [(key, lambda data=data: data) for key, data in images.items()], settings, lambda _: None
-    )
+    pairs = [(key, lambda data=data: data) for key, data in images.items()]
+    arrived = {each.key: each.record for each in upload_and_watch(pairs, settings, lambda _: None)}
     connected = stack.connect(settings)
+    identities = [each.upload.identity for each in arrived.values()]
+    names = [research_name(each, Pseudonyms.from_settings(connected)) for each in identities]
     with closing(Database.open(connected)) as database, closing(Storage.from_settings(connected)) as storage:
 
         def is_settled() -> bool:
             with database.reading() as session:
-                patients = session.scalar(select(func.count()).select_from(PatientRow))
-                waiting = session.scalar(select(func.count()).select_from(ResultRow).where(ResultRow.capture == 1))
-            copies = sum(info.key.endswith(".json") for info in storage.list(connected.research_bucket))
-            owed = sum(1 for _ in storage.list(connected.results_bucket, "owed/"))
-            return (patients, waiting, owed) == (3, 0, 0) and copies == 3
+                rows = session.scalars(select(ResultRow).where(ResultRow.identity.in_(identities))).all()
+            copied = all(storage.exists(connected.research_bucket, f"{name}.json") for name in names)
+            return copied and [row.capture for row in rows] == [0, 0, 0]
 
         eventually(is_settled, 60)
-    return {arrival.key: arrival.record for arrival in arrivals}
+    return arrived
 
 
-def command(settings: Settings, *arguments: str, given: str = "") -> "subprocess.CompletedProcess[str]":
-    line = [sys.executable, "-m", "cli", *arguments, "--home", str(settings.home), "--json"]
-    return subprocess.run(line, input=given, capture_output=True, text=True, timeout=120, check=False)
+def command(settings: Settings, *arguments: str, given: str = "") -> Any:
+    """What a command printed as JSON; raises what it raises."""
+    done = CliRunner().invoke(app, [*arguments, "--home", str(settings.home), "--json"], given, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
 
 
 def stored(settings: Settings) -> dict[str, bytes]:
@@ -96,37 +96,34 @@ def holding(contents: dict[str, bytes], *words: bytes) -> set[str]:
 
 def test_a_patient_leaves_a_running_stack(settings: Settings, results: dict[str, ResultRecord], tmp_path: Path) -> None:
     identities = [results[key].upload.identity.encode() for key in KEYS]
-    before = files(settings)
-    database = {"worklist/worklist.db", "worklist/worklist.db-wal"}
-    assert holding(before, *WORDS) >= {"broker/log.db-wal"} or holding(before, *WORDS) >= {"broker/log.db"}
-    assert holding(before, *WORDS) & database
-    hold = json.loads(command(settings, "hold", "add", results[KEYS[0]].upload.identity, "--by=A", "--reason=b").stdout)
-    refused = command(settings, "erase", "--patient", "-", "--by=A", "--reason=b", given=PATIENT)
-    assert refused.returncode == 1
-    assert refused.stderr.splitlines()[-1] == (
-        f"Error: Nothing is erased: legal hold {hold['id']} is on 1 of 2 uploads."
-    )
-    assert command(settings, "hold", "remove", hold["id"]).returncode == 0
+    before = holding(files(settings), *WORDS)
+    database, log = ({f"{name}{end}" for end in ("", "-wal")} for name in ("worklist/worklist.db", "broker/log.db"))
+    assert before & database
+    assert before & log
+    hold = command(settings, "hold", "add", results[KEYS[0]].upload.identity, "--by=A", "--reason=b")
+    assert command(settings, "hold", "list") == [hold]
+    with pytest.raises(OnHold, match=f"legal hold {hold['id']} is on 1 of 2 uploads") as refused:
+        command(settings, "erase", "--patient=-", "--by=A", "--reason=b", given=PATIENT)
+    assert PATIENT not in str(refused.value)
+    command(settings, "hold", "remove", hold["id"])
+    planned = command(settings, "erase", "--patient=-", "--dry-run", given=PATIENT)
 
     path = tmp_path / "proof.json"
-    done = command(settings, "erase", "--patient=-", "--by=A", "--reason=b", f"--proof={path}", given=PATIENT)
-    assert done.returncode == 0, done.stderr
+    line = [sys.executable, "-m", "cli", "erase", "--patient=-", "--by=A", "--reason=b", f"--proof={path}", "--json"]
+    line += ["--home", str(settings.home)]
+    done = subprocess.run(line, input=PATIENT, capture_output=True, text=True, timeout=120, check=True)
     proof = json.loads(done.stdout)
-    assert (len(proof["uploads"]), set(proof["after"].values())) == (2, {0})
+    assert (len(proof["uploads"]), set(proof["after"].values())) == (planned["uploads"], {0}) == (2, {0})
     assert proof["before"]["X-rays"] == 2
     assert proof["before"]["events in the broker's log"] >= 2
-    assert command(settings, "erase", f"--verify={path}").returncode == 0
-    path.write_text(path.read_text().replace(proof["id"], GENESIS[:8]))
-    assert command(settings, "erase", f"--verify={path}").returncode == 1
+    assert command(settings, "erase", f"--verify={path}") == proof
 
     assert holding(stored(settings), *WORDS, *identities) == set()
     after = files(settings)
     assert holding(after, *WORDS) == set()
     # By identity, which names nobody, the audit log and the logs of services may.
-    assert {name for name in holding(after, *identities) if not name.startswith("logs/")} <= {
-        *database,
-        "worklist/notices.log",
-    }
+    allowed = {*database, "worklist/notices.log"}
+    assert {name for name in holding(after, *identities) if not name.startswith("logs/")} <= allowed
     assert "files of the object store in the home" in {rest["where"] for rest in proof["remains"]}
     kept = results[OTHER].upload.identity.encode()
     assert len(holding(stored(settings), kept)) >= 4
@@ -134,13 +131,12 @@ def test_a_patient_leaves_a_running_stack(settings: Settings, results: dict[str,
 
 
 def test_the_stack_goes_on_after_an_erasure(settings: Settings, results: dict[str, ResultRecord]) -> None:
-    """Its broker takes and delivers events, and one whose record was taken out disturbs nobody."""
+    """Its broker takes and delivers events, rules find nothing due, and nothing has come back."""
     data = write(film(64, seed=20), PatientID="PID9", PatientName="Roe^Jim")
-    (arrival,) = upload_and_watch([("later.dcm", lambda: data)], settings, lambda _: None)
+    (arrival,) = upload_and_watch([("erasure/later.dcm", lambda: data)], settings, lambda _: None)
     assert arrival.record.outcome == "judged"
-    key = results[KEYS[0]].upload.key
-    subject = Subject(identity=results[KEYS[0]].upload.identity, bucket=settings.uploads_bucket, key=key)
-    assert not BrokerEvents(Home(settings.home)).look([subject])
-    assert Upload(settings.uploads_bucket, "later.dcm", None, arrival.record.upload.etag).identity == (
-        arrival.record.upload.identity
-    )
+    assert command(settings, "retention", "run")["rules"] == 0
+    assert holding(files(settings), *WORDS) == set()
+    erased = results[KEYS[0]].upload
+    with pytest.raises(LunglineError, match="Nothing is stored"):
+        command(settings, "erase", erased.identity, "--dry-run")
