@@ -24,7 +24,7 @@ from lungline.package.expectation import Expectation, write_expectation
 from lungline.package.package import Package
 from lungline.package.signature import is_signed
 from lungline.registry.versions import Registry
-from lungline.results.opinions import Purpose
+from lungline.results.purposes import Purpose
 from lungline.results.records import record_version, version_of
 from lungline.settings import Settings
 

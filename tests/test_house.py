@@ -138,6 +138,18 @@ def test_help_imports_no_heavy_library() -> None:
     assert done.stdout.rstrip().endswith("imported: []")
 
 
+def test_starting_a_stack_imports_no_arrays() -> None:
+    """Numpy and Pillow are a third of what `lungline up` and the supervisor would import."""
+    script = (
+        "import sys, laptop.stack, laptop.supervision.supervisor\n"
+        "print('imported:', [name for name in ('numpy', 'PIL', 'boto3') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "imported: []\n"
+
+
 def tracked() -> list[Path]:
     listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listing.returncode:

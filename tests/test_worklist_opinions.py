@@ -11,7 +11,7 @@ import pytest
 from lungline.results import opinions
 from lungline.results import records as results
 from lungline.results.events import OPINION_TYPE, opinion_event
-from lungline.results.opinions import Purpose
+from lungline.results.purposes import Purpose
 from lungline.results.records import ResultRecord
 from lungline.storage.s3 import Storage
 from tests.support.predictor import RESULTS

@@ -12,7 +12,7 @@ from lungline.dossier.parts import WorklistPart
 from lungline.errors import SettingsError
 from lungline.evaluation.disagreement import Comparison, compare
 from lungline.home import write_private
-from lungline.results.opinions import Purpose
+from lungline.results.purposes import Purpose
 from lungline.rule_file import suggestion
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from lungline.home import Home, ModelFolder, read_json, write_json
-from lungline.results.opinions import PURPOSES, Purpose
+from lungline.results.purposes import PURPOSES, Purpose
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from laptop.services.challenger import Wiring
 from laptop.services.service import Service
 from laptop.supervision.listeners import Listeners, open_listeners
 from lungline.errors import LunglineError
-from lungline.results.opinions import Purpose
+from lungline.results.purposes import Purpose
 
 LOOK_SECONDS = 0.5
 

@@ -40,7 +40,7 @@ from laptop.supervision.silence import Silence
 from laptop.supervision.status import REPORT_SECONDS, ServiceStatus, StackStatus, write_status
 from lungline import program
 from lungline.home import Home
-from lungline.results.opinions import PURPOSES
+from lungline.results.purposes import PURPOSES
 from lungline.service_state import State
 from lungline.settings import Settings
 

@@ -14,7 +14,7 @@ from lungline.dossier.sources import Sources
 from lungline.evaluation.disagreement import Comparison
 from lungline.promotion.shadow_rule import MOST_COMPARED, shadow_of
 from lungline.registry.history import History, PromotionEntry
-from lungline.results.opinions import PURPOSES, Purpose
+from lungline.results.purposes import PURPOSES, Purpose
 from lungline.results.records import record_version
 from lungline.task.reading import load_task
 

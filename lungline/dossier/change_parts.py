@@ -13,7 +13,7 @@ from lungline.dossier.parts import Missing, Part
 from lungline.package.card import Card
 from lungline.registry.history import PromotionEntry
 from lungline.registry.runs import RunFacts
-from lungline.results.opinions import Purpose
+from lungline.results.purposes import Purpose
 
 
 class Difference(Part):

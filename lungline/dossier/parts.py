@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from lungline.package.card import Card
 from lungline.registry.history import PromotionEntry
 from lungline.registry.runs import RunFacts
-from lungline.results.opinions import Purpose
 from lungline.results.patients import PatientRecord
+from lungline.results.purposes import Purpose
 from lungline.results.readings import ReadingRecord
 from lungline.results.records import ResultRecord
 

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from lungline.dossier.parts import Dossier, EventKind, WorklistPart
 from lungline.events.uploads import readable_key
-from lungline.results.opinions import Purpose
+from lungline.results.purposes import Purpose
 from lungline.results.records import ResultRecord
 
 

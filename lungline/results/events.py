@@ -13,7 +13,7 @@ from lungline import bounds, tracing
 from lungline.errors import EventMalformed
 from lungline.events.cloudevents import CloudEvent, OutgoingEvent
 from lungline.events.uploads import Upload
-from lungline.results.opinions import Purpose
+from lungline.results.purposes import Purpose
 from lungline.results.records import REFUSED, UNSURE, ResultRecord
 
 RESULT_TYPE = "org.lungline.result.v1"

@@ -11,15 +11,12 @@ so that it is read, and deleted, as fast with many records as with few.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, get_args
 
 from lungline.results import records
+from lungline.results.purposes import PURPOSES, Purpose
 from lungline.results.records import ResultRecord
 from lungline.storage.s3 import Storage
 
-Purpose = Literal["shadow", "rejudged"]
-"""Beside live uploads, unseen; or of old uploads, shown as the answer of another version."""
-PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 PREFIXES: dict[Purpose, str] = {"shadow": "shadow/", "rejudged": "rejudged/"}
 """Under which the records of each purpose lie in the results bucket."""
 

@@ -9,7 +9,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from lungline.evaluation.disagreement import Pair
-from lungline.results.opinions import Opinion, Purpose
+from lungline.results.opinions import Opinion
+from lungline.results.purposes import Purpose
 from worklist.database.models import OpinionRow, WorklistEntry
 from worklist.database.session import Database
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 
 from lungline.evaluation.disagreement import Pair, compare, reading_list
-from lungline.results.opinions import Purpose
+from lungline.results.purposes import Purpose
 from worklist.database import entries, opinions
 from worklist.database.access import Person
 from worklist.database.opinions import Judge
