@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--old", type=int, default=1000, help="old uploads")
     parser.add_argument("--rate", type=float, default=5, help="live uploads a second")
     parser.add_argument("--seconds", type=float, default=120, help="of live uploads in each phase")
-    parser.add_argument("--rejudge_rate", type=float, default=5, help="old uploads a second")
+    parser.add_argument("--rejudge_rate", type=float, default=2, help="old uploads a second")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         metrics = measure(

@@ -1,5 +1,6 @@
 """Second opinions: another version judges live uploads unseen, or old ones once more."""
 
+import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -109,6 +110,7 @@ def rejudge(  # noqa: PLR0917 - Typer passes them by name
     if stop:
         _stop_rejudging(home, as_json)
         return
+    os.nice(10)  # this process lists and sends beside live uploads
     labels = frozenset(label or ())
     done = rejudge_uploads(
         settings, version, since=_moment(since), until=_moment(until), labels=labels, most=most, rate=rate,

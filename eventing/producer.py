@@ -32,18 +32,20 @@ Delivered = Callable[["KafkaError | None", "Message"], None]
 
 
 class Sender:
-    """Sends messages; `flush` returns when all have arrived.
+    """Sends messages, those of `linger_milliseconds` together; `flush` returns when all have arrived.
 
     Every call raises KafkaUnavailable when a message did not arrive within `patience_seconds`.
     """
 
-    def __init__(self, settings: Settings, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    def __init__(
+        self, settings: Settings, patience_seconds: float = PATIENCE_SECONDS, linger_milliseconds: int = 20
+    ) -> None:
         self._settings = settings
         self._patience = patience_seconds
         self._connection = ConnectionErrors()
         self._fault: KafkaUnavailable | None = None
         options = {
-            "linger.ms": 20,
+            "linger.ms": linger_milliseconds,
             "message.timeout.ms": int(patience_seconds * 1000),
             "queue.buffering.max.messages": HELD,
             "error_cb": self._connection.report,
@@ -81,11 +83,13 @@ class Sender:
 class Outbox:
     """Keeps each message until the broker has it, however long the broker is away; may be shared by threads.
 
-    Under high load a message waits up to `gathering_milliseconds` for others.
+    Under high load a message waits up to `gathering_milliseconds` for others, at low load `prompt_milliseconds`.
     """
 
-    def __init__(self, settings: Settings, gathering_milliseconds: int = BATCH_MILLISECONDS) -> None:
-        self._prompt = _make_patient_producer(settings, 0)
+    def __init__(
+        self, settings: Settings, gathering_milliseconds: int = BATCH_MILLISECONDS, prompt_milliseconds: int = 0
+    ) -> None:
+        self._prompt = _make_patient_producer(settings, prompt_milliseconds)
         self._batching = _make_patient_producer(settings, gathering_milliseconds)
         self._times: deque[float] = deque(maxlen=BUSY)
 

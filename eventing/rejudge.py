@@ -23,6 +23,8 @@ from lungline.storage.s3 import Storage
 # As long as a predictor may take to come back.
 PATIENCE_SECONDS = 120.0
 YIELD_SECONDS = 0.2
+# Nobody waits for the events; each write costs the broker as much as one of fifty.
+LINGER_MILLISECONDS = 1000
 _EVER = datetime(1970, 1, 2, tzinfo=UTC)
 
 
@@ -77,7 +79,7 @@ def rejudge(
     report = Rejudged()
     waiting: list[str] = []
     with closing(Storage.from_settings(settings)) as storage:
-        sender = Sender(settings)
+        sender = Sender(settings, linger_milliseconds=LINGER_MILLISECONDS)
         due = time.monotonic()
         for upload in _to_send(storage, settings, wanted, report):
             while (left := due - time.monotonic()) > 0 or not may_send():

@@ -19,6 +19,8 @@ from lungline.settings import Settings
 
 BATCH = 50
 """A multiple of it in flight is what a kill delivers again."""
+REST_SECONDS = 0.5
+"""Second opinions leave the broker alone while a live upload passes: a fetch that waits would be answered with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ class Route:
     """Requests at once."""
     batch: int = 1
     """How many records that wait may share a request, if the sink takes CloudEvents in batched mode."""
+    rest_seconds: float = 0.0
+    """For how long it asks for nothing once everything is read; 0 waits for the next record."""
     retry: RetryPolicy = field(default_factory=RetryPolicy)
 
     @property
@@ -122,6 +126,7 @@ def _second_opinions(settings: Settings, worklist: str | None, retry: RetryPolic
         sender=_sender(settings, "predictor"),
         replies=replies,
         concurrency=1,
+        rest_seconds=REST_SECONDS,
         retry=retry,
     )
     if not worklist:
@@ -136,6 +141,7 @@ def _second_opinions(settings: Settings, worklist: str | None, retry: RetryPolic
         sender,
         concurrency=1,
         batch=BATCH,
+        rest_seconds=REST_SECONDS,
         retry=retry,
     )
     return judged, shown

@@ -24,6 +24,8 @@ HELD = 10_000  # records read and not done: in flight, or waiting for a retry
 COMMIT_SECONDS = 2.0
 # A record ends both waits. The first is what a stop may have to wait for.
 POLL_SECONDS, FETCH_MILLISECONDS = 0.2, 2000
+# Of routes that rest.
+SHORT_FETCH_MILLISECONDS = 20
 WATERMARK_SECONDS = 0.5
 PARTITIONS_SECONDS, LOOK_SECONDS = 30.0, 2.0
 # The broker must prove itself this often, and has failed when its last proof is older than the second.
@@ -56,6 +58,8 @@ class Subscription:
         self._commit_fault = ""
         """Why the last commit failed; logged once."""
         self._watermarks: dict[int, tuple[int, int]] = {}
+        self._at_end: set[int] = set()
+        """Partitions that were read to their end since the last rest."""
         self._ahead: KafkaRecord | None = None
         """A record that was read and could not share a request with those before it."""
         self._beyond: dict[int, int] = {}
@@ -211,6 +215,8 @@ class Subscription:
     def _waiting(self) -> list[KafkaRecord]:
         """The next record, and those that wait behind it and may share its request; empty when there is none."""
         first, self._ahead = self._ahead or self._read(POLL_SECONDS), None
+        if first is None and self.route.rest_seconds and len(self._at_end) >= len(self._trackers):
+            self._rest()
         records = [first] if first else []
         while first and len(records) < self.route.batch and (record := self._read(0)):
             if not joins(records, record, self.route.batch):
@@ -220,11 +226,26 @@ class Subscription:
         return records
 
     def _read(self, seconds: float) -> KafkaRecord | None:
+        from confluent_kafka import KafkaError
+
         message = self._consumer.poll(seconds)
         if message and (error := message.error()):
+            if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - so the client names it
+                self._at_end.add(message.partition() or 0)
+                return None
             log.warning("%s", unavailable(self._settings, error, topic=self.route.topic))
             return None
         return KafkaRecord.of(message) if message else None
+
+    def _rest(self) -> None:
+        """Let no fetch wait at the broker for a while."""
+        from confluent_kafka import TopicPartition
+
+        partitions = [TopicPartition(self.route.topic, number) for number in self._trackers]
+        self._consumer.pause(partitions)
+        self._stopping.wait(self.route.rest_seconds)
+        self._consumer.resume(partitions)
+        self._at_end.clear()
 
     def _tracker_of(self, record: KafkaRecord) -> OffsetTracker:
         if record.offset <= self._trackers[record.partition].done:
@@ -277,7 +298,8 @@ class Subscription:
     def _make_consumer(self) -> "Consumer":
         options = {
             # A record ends the wait: brokers see to that, and the embedded one's gate.
-            "fetch.wait.max.ms": FETCH_MILLISECONDS,
+            "fetch.wait.max.ms": SHORT_FETCH_MILLISECONDS if self.route.rest_seconds else FETCH_MILLISECONDS,
+            "enable.partition.eof": bool(self.route.rest_seconds),
             "queued.min.messages": 100,
             "queued.max.messages.kbytes": 4096,
             # Records are read when there is room for them, however long that takes.

@@ -26,6 +26,8 @@ from lungline.settings import Settings
 POLL_SECONDS = 0.1
 # For how long results wait for others under high load: they are saved already, and pages gather them as well.
 GATHERING_MILLISECONDS = 150
+# Nobody waits for second opinions; each write costs the broker as much as one of fifty.
+OPINIONS_MILLISECONDS = 1000
 # How often counters are saved while they change; a state is saved at once.
 COUNTERS_SECONDS = 0.5
 
@@ -46,7 +48,8 @@ class Trigger:
         self._name = trigger_name(settings)
         self._stopping = threading.Event()
         self._ended = threading.Event()
-        self._outbox = Outbox(settings, GATHERING_MILLISECONDS)
+        waits = (GATHERING_MILLISECONDS, 0) if settings.purpose == "answer" else (OPINIONS_MILLISECONDS,) * 2
+        self._outbox = Outbox(settings, *waits)
         planned = routes(settings, worklist, retry, plain_predictor=plain_predictor)
         self._subscriptions = [Subscription(settings, route, self._outbox, self._stopping) for route in planned]
         self._fault: Exception | None = None
