@@ -36,7 +36,7 @@ def test_a_page_has_the_three_parts_of_a_plan(case: Case) -> None:
     assert "data.name" not in modifications, "what is the same in both is no modification"
     assert "passed: All 11 rules passed." in protocol
     assert "auc 0.9700 at least 0.9 (lowered) yes" in protocol
-    assert "shadow 1 100.0% 0.410 -0.410 Pneumonia, Unsure: 1" in protocol
+    assert "shadow 1 100.0% 0.4100 -0.4100 Pneumonia → Unsure 1" in protocol
     assert "finished, from 2026-03-01 08:00:00 UTC" in protocol
     assert "sensitivity 0.9200 0.9400 +0.0200" in impact
     assert "Findings missed 16 12 -4" in impact

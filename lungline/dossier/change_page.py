@@ -64,7 +64,7 @@ def _period(since: datetime, until: datetime | None) -> str:
 def _way_past(entry: PromotionEntry) -> str:
     gate, reason = entry.facts.gate, entry.facts.without_gate
     verdict = f"{'passed' if gate.passed else 'failed'}: {gate.sentence}" if gate else "no verdict"
-    return f"{verdict}{f' Promoted all the same, because: {reason}' if reason else ''}"
+    return f"{verdict}{f' Why it may serve without: {reason}' if reason else ''}"
 
 
 def _modifications(change: Change) -> Markup:
@@ -124,7 +124,7 @@ def _protocol(change: Change) -> Markup:
         ("Stored package", _stored(change.after)),
     ]
     limits = table(("Figure on the test split", "Measured", "Limit", "Kept"), map(_limit, change.limits), NOT_RECORDED)
-    titles = ("Purpose", "Uploads", "Another label", "Risks apart", "Risk moved by", "Answer, then second opinion")
+    titles = ("Purpose", "Uploads", "Another label", "Risks apart", "Risk moved by", "Answer → second opinion")
     opinions = table(titles, map(_opinion, change.opinions), "The version gave none beside the one in service.")
     heads = (Markup("<h3>Limits of the gate</h3>"), Markup("<h3>Second opinions beside the version in service</h3>"))
     return section("2 · Modification protocol", facts(rows), heads[0], limits, heads[1], opinions)
@@ -162,9 +162,10 @@ def _stored(sheet: VersionSheet) -> Markup | str | None:
 
 def _opinion(figures: OpinionFigures) -> tuple[Any, ...]:
     share = f"{figures.different / figures.results:.1%}"
-    labels = ", ".join(f"{answer}, {opinion}: {uploads}" for answer, opinion, uploads in figures.labels)
-    apart, moved = (None if each is None else f"{each:+.3f}" for each in (figures.distance, figures.shift))
-    return figures.purpose, f"{figures.results:,}", share, apart and apart.lstrip("+"), moved, labels
+    labels = ", ".join(f"{answer} → {opinion} {uploads:,}" for answer, opinion, uploads in figures.labels)
+    apart = None if figures.distance is None else f"{figures.distance:.4f}"
+    moved = None if figures.shift is None else f"{figures.shift:+.4f}"
+    return figures.purpose, f"{figures.results:,}", share, apart, moved, labels
 
 
 def _limit(limit: Limit) -> tuple[Any, ...]:

@@ -88,6 +88,10 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         for at, part in enumerate(cast("list[Any]", value)):
             yield from _flat(part, f"{name}.{at}")
     elif isinstance(value, list):
-        yield name, ", ".join(map(str, cast("list[Any]", value)))
+        yield name, ", ".join(map(_text, cast("list[Any]", value)))
     elif value is not None:
-        yield name, f"{value:.6g}" if isinstance(value, float) else str(value)
+        yield name, _text(value)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -26,7 +26,7 @@ th { text-align: left; font-weight: 600; color: var(--dim); white-space: nowrap 
 th, td { padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top;
   overflow-wrap: anywhere; font-variant-numeric: tabular-nums }
 tbody tr:last-child td { border-bottom: 0 }
-td time { white-space: nowrap }
+td:first-child { overflow-wrap: break-word } td time { white-space: nowrap }
 .summary { display: grid; grid-template-columns: minmax(0, 1fr) auto; gap: 2rem; align-items: start }
 .answer { font-size: 1.9rem; font-weight: 700; margin: 0 0 .5rem; line-height: 1.2 }
 .answer small { font-size: 1rem; font-weight: 400; color: var(--dim); margin-left: .6rem }
