@@ -1,10 +1,11 @@
 """Erasing an upload leaves nothing of it, spares all others, outlives crashes and late events, and yields to holds."""
 
 import json
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,25 @@ def test_a_hold_that_cannot_be_read_forbids_everything(site: KeptUploads) -> Non
         erase(site, result)
 
 
+def test_a_research_copy_that_is_being_made_is_awaited(site: KeptUploads) -> None:
+    result = site.add(KEY)
+    bucket, owed = site.settings.results_bucket, [f"owed/{result.upload.identity}-{version}" for version in "12"]
+    plan = site.eraser.plan(of_identities([result.upload.identity], site.storage, site.settings), **WHO)
+    done = threading.Event()
+
+    def copy() -> None:
+        done.wait(0.5)
+        for key in owed:
+            site.storage.delete(bucket, key)
+        done.set()
+
+    thread = threading.Thread(target=copy)
+    thread.start()
+    replace(site.eraser, copy_seconds=30).carry_out(plan)
+    assert done.is_set()
+    thread.join()
+
+
 class Killed(Exception):
     """As if the process had died."""
 
@@ -202,7 +222,7 @@ class Deadly:
 def test_an_erasure_that_was_cut_short_is_finished(site: KeptUploads, number: int) -> None:
     erased, kept = site.add(KEY, "PID-4711"), site.add(OTHER, "PID-8")
     plan = site.eraser.plan(of_identities([erased.upload.identity], site.storage, site.settings), **WHO)
-    cut = Eraser(site.storage, site.settings, Deadly(site, number))
+    cut = Eraser(site.storage, site.settings, Deadly(site, number), 0)
     with pytest.raises(Killed):
         cut.carry_out(plan)
     assert list(plans.unfinished(site.storage, site.settings)) == [plan]

@@ -4,7 +4,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import yaml
 
+from gateway import ledger
+from laptop.erasing import site
 from lungline.errors import SettingsError
 from lungline.retention.rules import RetentionRules, load_rules
 from tests.support.worklist_site import record
@@ -66,3 +69,12 @@ def test_what_is_wrong_is_named(tmp_path: Path, line: str, instead: str, message
     with pytest.raises(SettingsError) as refused:
         loaded(tmp_path, GOOD.replace(line, instead))
     assert message in str(refused.value)
+
+
+def test_the_dates_in_a_proof_are_those_of_topics_and_ledger() -> None:
+    path = Path(__file__).parent.parent / "manifests/base/kafka/topics.yaml"
+    topics = {each["metadata"]["name"]: each["spec"]["config"] for each in yaml.safe_load_all(path.read_text())}
+    days = {name: config["retention.ms"] / 86_400_000 for name, config in topics.items()}
+    assert days.pop("xray-dead-letters") == site.DEAD_LETTER_DAYS
+    assert set(days.values()) == {site.EVENT_DAYS}
+    assert ledger._KEPT_SECONDS == site.LEDGER_DAYS * 86_400  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,14 @@ from pydantic import SecretStr
 from eventing.kafka import ensure_topics
 from laptop.services.broker import running_broker
 from lungline.errors import LunglineError
+from lungline.results.records import is_known
+from lungline.retention.holds import Holds
+from lungline.retention.subjects import of_patient
 from lungline.settings import PREFIX, Settings
+from lungline.site_key import generate_key
 from lungline.storage.s3 import Storage
 from tests.support.kafka_tail import tail
+from tests.support.kept_uploads import KeptUploads
 from tests.support.manifests_of import generated_secrets, named
 from tests.support.object_store import free_ports
 
@@ -142,7 +147,7 @@ MAY: list[tuple[str, str, str, str]] = [
     ("retention", "get", RESULTS, "results/aa/1.json"),
     ("retention", "latest", UPLOADS, ""),
     ("retention", "put", RESULTS, "erased/bb/b"),
-    ("retention", "put", PATIENTS, "holds/1.json"),
+    ("retention", "put", PATIENTS, "erasures/1.json"),
     ("retention", "put", RESULTS, "latest/8-aa-1"),
     ("retention", "delete", UPLOADS, "gone.jpeg"),
     ("retention", "delete", RESULTS, "results/cc/1.json"),
@@ -221,6 +226,26 @@ def test_the_policies_are_the_ones_that_minio_is_given(store: Callable[[str], St
     assert {f"{policy['name']}.json" for policy in identities["policies"]} == {
         name for name in files if name.endswith(".json")
     }
+
+
+def test_the_user_of_retention_may_erase_everything_of_an_upload(
+    store: Callable[[str], Storage], tmp_path: Path
+) -> None:
+    values = {"deployment": "cluster", "site_key": generate_key().pem}
+    as_root = KeptUploads.there(store("root"), tmp_path, **values)
+    result = as_root.add("retention/Doe-Jane.dcm", "PID-4711")
+    site = replace(as_root, storage=store("retention"))
+    hold = Holds(site.storage, site.settings).add(identity="another", by="A", reason="b")
+    (subject,) = of_patient("PID-4711", site.storage, site.settings)
+    plan = site.eraser.plan([subject], by="A", reason="b")
+    proof = site.eraser.carry_out(plan)
+    assert set(proof.after.values()) == {0}
+    assert as_root.names("Doe-Jane", "PID-4711") == []
+    assert not is_known(store("root"), RESULTS, result.upload.identity)
+    ends = {rest.where: rest.until for rest in proof.remains if rest.until}
+    assert {"upload and result events in Kafka", "dead letters in Kafka"} <= set(ends)
+    Holds(site.storage, site.settings).remove(hold.id)
+    as_root.database.close()
 
 
 @pytest.mark.stack

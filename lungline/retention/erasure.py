@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lungline.errors import LunglineError
+from lungline.results.records import OWED
 from lungline.retention import plan as plans
 from lungline.retention import tombstones
 from lungline.retention.holds import Holds
@@ -25,6 +26,8 @@ from lungline.site_key import site_key
 from lungline.storage.s3 import Storage
 
 ROUNDS, PAUSE_SECONDS = 5, 1.0
+# The predictor copies an unsure image for research right after its answer; a copy that waits longer is not being made.
+COPY_SECONDS, LOOK_SECONDS = 5.0, 0.2
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +67,7 @@ class Eraser:
     storage: Storage
     settings: Settings
     places: Places
+    copy_seconds: float = COPY_SECONDS
 
     def look(self, subjects: Sequence[Subject], kinds: Sequence[Kind] = EVERYWHERE) -> Counter[str]:
         """How much there is of these uploads, by what it is called."""
@@ -95,6 +99,7 @@ class Eraser:
         plan.save(self.storage, self.settings)
         if plan.is_whole:
             tombstones.put((subject.identity for subject in plan.subjects), self.storage, self.settings)
+        self._await_copies(plan)
         after = self._erase(plan)
         proof = make_proof(plan, dict(after), self.places.remains(plan), self.settings)
         self.places.note(plan)
@@ -107,6 +112,15 @@ class Eraser:
     def finish(self) -> list[Proof]:
         """Carry out what a crash has left."""
         return [self.carry_out(plan) for plan in plans.unfinished(self.storage, self.settings)]
+
+    def _await_copies(self, plan: Plan) -> None:
+        """Let research copies that are being made come to their end: nothing could tell their maker to stop."""
+        deadline = time.monotonic() + self.copy_seconds
+        bucket, prefixes = self.settings.results_bucket, [f"{OWED}{each.identity}-" for each in plan.subjects]
+        while any(True for prefix in prefixes for _ in self.storage.list(bucket, prefix)):
+            if time.monotonic() > deadline:
+                return
+            time.sleep(LOOK_SECONDS)
 
     def _erase(self, plan: Plan) -> Counter[str]:
         """Erase until a look finds nothing more; returns how much is left of what there was: 0."""

@@ -44,8 +44,13 @@ class KeptUploads:
         kinds = ("uploads", "results", "patients", "research")
         buckets = {f"{kind}_bucket": f"{name}-{kind}" for kind in kinds}
         storage.ensure_buckets(*buckets.values())
+        return cls.there(storage, folder, **buckets, **values)
+
+    @classmethod
+    def there(cls, storage: Storage, folder: Path, **values: Any) -> "KeptUploads":
+        """In buckets that are there; `values` are settings."""
         secret = {"research_secret": SecretStr("a secret of the tests")}
-        settings = Settings.model_validate({"home": folder, **buckets, **secret, **values})
+        settings = Settings.model_validate({"home": folder, **secret, **values})
         return cls(storage, settings, Database.open(settings))
 
     def empty(self) -> None:
@@ -64,7 +69,7 @@ class KeptUploads:
 
     @property
     def eraser(self) -> Eraser:
-        return Eraser(self.storage, self.settings, SitePlaces(self.storage, self.settings, self.database))
+        return Eraser(self.storage, self.settings, SitePlaces(self.storage, self.settings, self.database), 0)
 
     def add(self, key: str, patient: str = "", *, days: float = 0, data: bytes = b"", **changes: Any) -> ResultRecord:
         """An upload with two results, a reading and copies in every bucket; of a patient where one is named."""
