@@ -139,7 +139,7 @@ def test_reconcile_finds_nothing_and_replay_replays_dead_letters(chaos: Chaos) -
 def test_readings_and_promotions_survive_kills(chaos: Chaos, packages: tuple[Path, Path]) -> None:
     """While X-rays are uploaded, read and judged by two versions in turn."""
     install_versions(chaos.settings.home, packages)
-    plan = Plan.of(3, uploads=24, kills=3)
+    plan = Plan.of(3, uploads=16, kills=2)
     _require(seeded_run.run(chaos, plan), plan)
 
 
@@ -154,7 +154,7 @@ def test_what_is_done_behind_the_stack_is_seen(chaos: Chaos) -> None:
     """A record that is deleted, and one that is filed again under another identity."""
     bucket = chaos.settings.results_bucket
     with closing(Storage.from_settings(chaos.connected)) as storage:
-        record = next(each for each in results.every(storage, bucket) if each.label == "Normal")
+        record = next(each for each in results.every(storage, bucket) if each.label == "Unsure")
         data, elsewhere = record.model_dump_json().encode(), results.record_key("0" * 32, record.model.version)
         storage.delete(bucket, record.key)
         without = prove(chaos.settings, chaos.journal, chaos.topics, seconds=0)
@@ -263,7 +263,7 @@ def test_300_uploads_while_all_services_are_killed(tmp_path: Path, packages: tup
 @pytest.mark.timeout(1800)
 def test_readings_and_promotions_survive_any_kill(tmp_path: Path, packages: tuple[Path, Path]) -> None:
     """With a seed that is new each time, and that a failure names."""
-    plan = Plan.of(random.randrange(10**6), uploads=150, kills=15)
+    plan = Plan.of(random.randrange(10**6), uploads=150, kills=15, second_opinions=True)
     print("          to repeat it:", plan.repeat)
     with running(tmp_path / "home", packages[0]) as chaos:
         install_versions(chaos.settings.home, packages)

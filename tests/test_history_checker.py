@@ -86,6 +86,7 @@ FAULTS: dict[str, tuple[Fault, set[str]]] = {
         twice("predictor record", OTHER, **ANSWER),
         {
             "results have uploads",
+            "back fills judge every old upload",
             "results lie where they belong",
             "results were announced",
             "list shows every result once",
@@ -147,7 +148,7 @@ FAULTS: dict[str, tuple[Fault, set[str]]] = {
         {"promotions are in the history"},
     ),
     "an earlier version judges later": (
-        swapped("predictor record", "version", outcome="judged"),
+        swapped("predictor record", "version", place="results", outcome="judged"),
         {
             "versions serve in the order of the history",
             "results lie where they belong",
@@ -155,6 +156,19 @@ FAULTS: dict[str, tuple[Fault, set[str]]] = {
             "replies have results",
             "list shows every result once",
         },
+    ),
+    "the shadow misses an upload": (
+        without("predictor record", place="shadow"),
+        {"shadows judge every upload", "worklist has every second opinion"},
+    ),
+    "the back-fill misses an upload": (
+        without("predictor record", place="rejudged"),
+        {"back fills judge every old upload", "worklist has every second opinion"},
+    ),
+    "the worklist misses a second opinion": (without("worklist opinion"), {"worklist has every second opinion"}),
+    "a second opinion is shown as the answer": (
+        changed("worklist entry", {"record": "s"}, label="Normal"),
+        {"list shows every result once"},
     ),
     "another version serves": (changed("predictor serving", {"version": "3"}), {"the last champion serves"}),
     "promotions trade their numbers": (
@@ -198,6 +212,18 @@ def test_an_overwritten_upload_needs_no_result() -> None:
     assert other.value["object"] == "object 1"
     assert check(History([*history.operations, replace(lost, invoked=other.invoked - 1)])).holds
     assert not check(History([*history.operations, replace(lost, invoked=other.invoked + 5)])).holds
+
+
+def test_an_answer_that_another_version_replaced_needs_no_reply() -> None:
+    """The predictor was killed before its reply, and the event came again after a promotion."""
+    history = generated(1)
+    answer = next(each for each in history.of("predictor record") if ANSWER.items() <= each.value.items())
+    value = answer.value | {"version": "before", "label": "Pneumonia", "filed": f"{answer.subject}/before"}
+    earlier = replace(answer, value=value, returned=answer.invoked)
+    assert check(History([*history.operations, earlier])).holds
+    later = replace(earlier, returned=answer.returned + 1)
+    seen = check(History([*history.operations, later])).by_rule
+    assert seen.keys() == {"results were announced", "list shows every result once"}
 
 
 def test_histories_are_read_back(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="run a stack with this seed")
     parser.add_argument("--uploads", type=int, default=60)
     parser.add_argument("--kills", type=int, default=8)
+    more = "let another version judge the same uploads unseen, and again afterwards"
+    parser.add_argument("--second-opinions", action="store_true", help=more)
     parser.add_argument("--save", type=Path, help="where to write the history of the run")
     arguments = parser.parse_args()
     if (arguments.file is None) == (arguments.seed is None):
@@ -29,13 +31,18 @@ def main() -> int:
     else:
         built = once.begin()
         try:
-            verdict = _run(Plan.of(arguments.seed, arguments.uploads, arguments.kills))
+            verdict = _run(_plan(arguments))
         finally:
             once.end(built)
     if arguments.save:
         verdict.history.save(arguments.save)
     print(verdict)
     return int(not verdict.holds)
+
+
+def _plan(arguments: argparse.Namespace) -> Plan:
+    sizes = arguments.uploads, arguments.kills
+    return Plan.of(arguments.seed, *sizes, second_opinions=arguments.second_opinions)
 
 
 def _run(plan: Plan) -> Verdict:

@@ -12,7 +12,8 @@ import httpx
 from botocore.exceptions import BotoCoreError, ClientError
 
 from cli.stack import sign_in_link
-from laptop import stack
+from laptop import challengers, stack
+from laptop.rejudging import rejudge_uploads
 from lungline.deployment.laptop import LaptopDeployment
 from lungline.deployment.release import Release
 from lungline.errors import LunglineError, PromotionConflict
@@ -149,6 +150,27 @@ def promoted(connected: Settings, version: str) -> PromotionEntry:
     entry = history.append(began, act="promoted", champion=version, **values)
     deployment.keep_anchor(entry.anchor)
     return entry
+
+
+class Operator:
+    """Lets another version give second opinions, as `lungline shadow` and `lungline rejudge` do."""
+
+    def __init__(self, settings: Settings, journal: Journal, version: str) -> None:
+        self._settings, self._journal, self._version = settings, journal, version
+
+    def begin_shadow(self) -> None:
+        """Let the version judge what is uploaded from now on."""
+        with self._journal.attempt("operator shadow", version=self._version) as attempt:
+            challengers.start(self._settings, self._version, "shadow")
+            attempt.answer("ok")
+
+    def rejudge(self) -> None:
+        """Let the version judge all old uploads."""
+        with self._journal.attempt("operator rejudge", version=self._version) as attempt:
+            everything = {"since": None, "until": None, "labels": frozenset(), "most": None, "rate": 50.0}
+            done = rejudge_uploads(self._settings, self._version, **everything)
+            if done.judged == done.sent:
+                attempt.answer("ok")
 
 
 class Crew:

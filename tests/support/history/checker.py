@@ -4,12 +4,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tests.support.history import notice_rules, promotion_rules, reading_rules, upload_rules
+from tests.support.history import notice_rules, opinion_rules, promotion_rules, reading_rules, upload_rules
 from tests.support.history.operations import History
 from tests.support.history.violation import Violation
 
 Rule = Callable[[History], Iterator[Violation]]
-RULES: Sequence[Rule] = (*upload_rules.RULES, *notice_rules.RULES, *reading_rules.RULES, *promotion_rules.RULES)
+RULES: Sequence[Rule] = (
+    *upload_rules.RULES,
+    *notice_rules.RULES,
+    *reading_rules.RULES,
+    *promotion_rules.RULES,
+    *opinion_rules.RULES,
+)
 _MOST_SENTENCES = 20
 
 

@@ -55,10 +55,17 @@ class Generator:
         else:
             self.add("trigger reply", identity, version=value["version"])
         verdict = self._read(identity, number) if number % 2 else None
+        self._opinion(identity, "shadow", "s", value)
+        self._opinion(identity, "rejudged", "b", value)
         record = f"{identity}-{value['version']}"
         self.add("worklist entry", identity, record=record, label=label, verdict=verdict)
         if label == "Pneumonia":
             self._notice(identity)
+
+    def _opinion(self, identity: str, place: str, version: str, first: dict[str, Any]) -> None:
+        value: dict[str, Any] = first | {"place": place, "version": version}
+        self.add("predictor record", identity, filed=f"{identity}/{version}", consistent=True, **value)
+        self.add("worklist opinion", identity, place=place, version=version, label=value["label"])
 
     def _read(self, identity: str, number: int) -> str:
         name, verdict = f"{number:032x}", self.chance.choice(("Normal", "Pneumonia"))
@@ -97,6 +104,7 @@ def generated(seed: int, uploads: int = 12) -> History:
     """A run in which everything holds."""
     run = Generator(Random(seed))
     run.add("settings rule", **_RULE, hook=True)
+    run.add("operator shadow", version="s")
     for number, version in zip(range(uploads), _versions(), strict=False):
         if number % 4 == 2:
             run.promote(version, completed=number % 8 != 6)
@@ -104,6 +112,7 @@ def generated(seed: int, uploads: int = 12) -> History:
     run.add("scanner put", "f" * 32, answer="unknown", object="never taken")
     run.add("scanner put", "e" * 32, answer="fail", object="refused")
     run.promote("last")
+    run.add("operator rejudge", version="b")
     run.add("predictor serving", version="last")
     return History(run.operations)
 

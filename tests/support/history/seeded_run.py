@@ -15,13 +15,16 @@ from lungline.errors import LunglineError
 from lungline.package.card import amend_card
 from tests.support.chaos_run import SERVICES, Chaos, eventually, image, key_of
 from tests.support.chaos_stack import install
-from tests.support.history.actors import AWAY, Crew, Promoter, reader
+from tests.support.history.actors import AWAY, Crew, Operator, Promoter, reader
 from tests.support.history.checker import Verdict
 from tests.support.history.proof import prove
 
 VERSIONS = ("11", "12")
 """Versions that are promoted in turn."""
+CHALLENGER = "13"
+"""The version that gives second opinions, where a plan has them."""
 _KILLED = (*SERVICES, "worklist")
+_SHADOWS = ("shadow-predictor", "shadow-trigger")
 _UPLOAD_SECONDS = 300
 
 
@@ -36,25 +39,29 @@ class Plan:
     """Services that are killed at once, one group after another."""
     pause: float
     """Seconds between promotions."""
+    second_opinions: bool
+    """Whether a shadow judges beside the uploads, and old uploads are judged again afterwards."""
 
     @classmethod
-    def of(cls, seed: int, uploads: int, kills: int) -> "Plan":
+    def of(cls, seed: int, uploads: int, kills: int, *, second_opinions: bool = False) -> "Plan":
         """The plan of a seed."""
         chance = Random(seed)
         images = chance.sample(range(10 * uploads), uploads)
-        killed = [chance.sample(_KILLED, chance.choice((1, 1, 2))) for _ in range(kills)]
-        return cls(seed, images, killed, chance.uniform(0.5, 3))
+        services = (*_KILLED, *_SHADOWS) if second_opinions else _KILLED
+        killed = [chance.sample(services, chance.choice((1, 1, 2))) for _ in range(kills)]
+        return cls(seed, images, killed, chance.uniform(0.5, 3), second_opinions)
 
     @property
     def repeat(self) -> str:
         """The command that runs the plan again."""
         sizes = f"--uploads {len(self.images)} --kills {len(self.kills)}"
-        return f".venv/bin/python -m tests.support.history --seed {self.seed} {sizes}"
+        more = " --second-opinions" * self.second_opinions
+        return f".venv/bin/python -m tests.support.history --seed {self.seed} {sizes}{more}"
 
 
 def install_versions(home: Path, packages: Sequence[Path]) -> None:
     """Put packages into a home as the versions that are promoted in turn."""
-    for version, package in zip(VERSIONS, packages, strict=True):
+    for version, package in zip((*VERSIONS, CHALLENGER), (*packages, packages[1]), strict=True):
         amend_card(install(home, package, version), version=version)
 
 
@@ -62,10 +69,13 @@ def run(chaos: Chaos, plan: Plan) -> Verdict:
     """Let everybody work while services are killed; what all rules say once everything has arrived."""
     stack.wait(chaos.settings, "worklist")
     promoter = Promoter(chaos.settings, chaos.journal)
-    promoter.store(*VERSIONS)
+    promoter.store(*VERSIONS, CHALLENGER)
+    operator = Operator(chaos.settings, chaos.journal, CHALLENGER)
     turns, crew, left = cycle(VERSIONS), Crew(), list(reversed(plan.images))
     # Once there is a history, the worklist shows no result of a version that it does not name.
     promoter.promote(next(turns))
+    if plan.second_opinions:
+        operator.begin_shadow()
 
     def scan() -> None:
         while left and not crew.stop.is_set():
@@ -88,6 +98,8 @@ def run(chaos: Chaos, plan: Plan) -> Verdict:
             crew.end()
     assert not crew.failures, crew.failures
     eventually(lambda: _promotes(promoter, next(turns)), 120, "a version is promoted")
+    if plan.second_opinions:
+        operator.rejudge()
     return prove(chaos.settings, chaos.journal, chaos.topics)
 
 

@@ -14,12 +14,13 @@ from lungline.events.uploads import Upload
 from lungline.registry.history import History as Promotions
 from lungline.results import readings
 from lungline.results.events import is_consistent
+from lungline.results.opinions import PURPOSES
 from lungline.results.records import ResultRecord, load_or_none
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from tests.support.history.operations import Operation
 
-PLACES = ("results", "shadow", "rejudged")
+PLACES = ("results", *PURPOSES)
 """Where answers lie in the results bucket, and second opinions."""
 
 
@@ -96,6 +97,7 @@ _TABLES = {
     "worklist entry": "SELECT identity, done, record, label, verdict FROM entries",
     "worklist notice": "SELECT identity, created, rule, step, target, state, label, acknowledged FROM notices",
     "worklist reading": "SELECT identity, at, id, verdict, action FROM readings",
+    "worklist opinion": "SELECT identity, done, purpose AS place, version, label FROM opinions",
     "worklist audit": "SELECT identity, at, act FROM audit WHERE identity IS NOT NULL",
 }
 

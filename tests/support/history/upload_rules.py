@@ -80,12 +80,20 @@ def uploads_have_one_result_for_each_version(history: History) -> Iterator[Viola
 
 
 def results_were_announced(history: History) -> Iterator[Violation]:
-    """Each answer has a reply in the results topic, or a dead letter where the image was refused."""
-    replies = {(reply.subject, reply.value["version"]) for reply in history.of("trigger reply")}
-    letters = history.by_subject("trigger dead letter")
-    every = (record for records in answers(history).values() for record in records)
-    unseen = [record for record in every if (record.subject, record.value["version"]) not in replies]
-    silent = [each for each in unseen if each.value["outcome"] != "refused" or each.subject not in letters]
+    """Each answer has a reply in the results topic, or a dead letter where the image was refused.
+
+    A predictor that is killed between record and reply is sent the event again. If another version was promoted
+    meanwhile, that answers: the earlier answer was never given to anybody.
+    """
+    letters, given = history.by_subject("trigger dead letter"), announced(history)
+    silent = [
+        record
+        for identity, records in answers(history).items()
+        for record in records
+        if record not in given[identity]
+        and not (record.value["outcome"] == "refused" and identity in letters)
+        and not any(record.returned < later.returned for later in given[identity])
+    ]
     for record in _beyond_missed(history, "trigger reply", silent):
         yield Violation(f"The result of {short(record.subject)} was never announced", (record,))
 
@@ -119,6 +127,15 @@ def answers(history: History) -> dict[str, list[Operation]]:
     for record in history.of("predictor record"):
         if record.value["place"] == ANSWERS:
             grouped[record.subject].append(record)
+    return grouped
+
+
+def announced(history: History) -> dict[str, list[Operation]]:
+    """The answers that have a reply in the results topic, by upload."""
+    replies = {(reply.subject, reply.value["version"]) for reply in history.of("trigger reply")}
+    grouped: dict[str, list[Operation]] = defaultdict(list)
+    for identity, records in answers(history).items():
+        grouped[identity] = [each for each in records if (identity, each.value["version"]) in replies]
     return grouped
 
 
