@@ -102,10 +102,12 @@ def _sources(settings: "Settings") -> "Sources":
 
 
 def _tell(document: dict[str, Any], path: Path | None) -> None:
+    from lungline.dossier.parts import Missing
+
     signed = "signed" if document["key"] else "not signed"
     console.say(f"Wrote the dossier of upload {document['subject']} to {path}: {signed}.")
     for each in document["missing"]:
-        console.say(f"Not found: {each['part']} ({each['reason']}).", "dim")
+        console.say(Missing.model_validate(each).sentence, "dim")
 
 
 def _verify(settings: "Settings", path: Path, as_json: bool) -> None:

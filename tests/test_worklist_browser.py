@@ -243,14 +243,14 @@ def test_admin_opens_the_dossier_of_an_upload(browser: Browser, site: Site, stor
     site.send(result)
     with opened(browser, site, f"/x/{result.upload.identity}") as page:
         with page.expect_popup() as opening:
-            page.get_by_role("link", name="Dossier").click()
+            page.get_by_role("link", name="All that happened").click()
         dossier = opening.value
         expect(dossier.get_by_role("heading", level=1)).to_have_text(f"Upload {result.upload.identity}")
         assert dossier.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
         assert dossier.evaluate("getComputedStyle(document.querySelector('.facts')).display") == "grid"
         dossier.screenshot(path=tmp_path / "dossier.png", full_page=True)
     with opened(browser, site, f"/x/{result.upload.identity}", role="reader") as page:
-        expect(page.get_by_role("link", name="Dossier")).to_have_count(0)
+        expect(page.get_by_role("link", name="All that happened")).to_have_count(0)
         response = page.goto(f"{site.url}/x/{result.upload.identity}/dossier")
         assert response
         assert response.status == 403

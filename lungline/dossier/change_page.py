@@ -32,9 +32,7 @@ def title_of(entry: PromotionEntry, model: str) -> str:
 def _sections(change: Change) -> Iterator[Markup]:
     yield _summary(change)
     if change.missing:
-        yield section(
-            "What is not here", bullets(f"Not found: {each.part} ({each.reason})." for each in change.missing)
-        )
+        yield section("What is not here", bullets(each.sentence for each in change.missing))
     yield _modifications(change)
     yield _protocol(change)
     yield section("3 · Impact assessment", *impact(change))

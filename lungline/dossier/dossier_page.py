@@ -24,8 +24,7 @@ def dossier_page(dossier: Dossier, pictures: Sequence[Picture], document: dict[s
 def _sections(dossier: Dossier, pictures: Sequence[Picture]) -> Iterator[Markup]:
     yield _summary(dossier, pictures)
     if dossier.missing:
-        lines = [f"Not found: {each.part} ({each.reason})." for each in dossier.missing]
-        yield section("What is not here", bullets(lines))
+        yield section("What is not here", bullets(each.sentence for each in dossier.missing))
     moments = [(moment.at, moment.what, moment.who or Markup(""), moment.source) for moment in timeline(dossier)]
     yield section("Timeline (UTC)", table(("When", "What", "Who", "Where it is noted"), moments))
     yield _object(dossier)

@@ -27,6 +27,12 @@ class Missing(Part):
 
     part: str
     reason: str
+    left_out: bool = Field(default=False, description="Whether it was left out on purpose.")
+
+    @property
+    def sentence(self) -> str:
+        """What is not there, and why."""
+        return f"{'Left out' if self.left_out else 'Not found'}: {self.part} ({self.reason})."
 
 
 class ObjectFacts(Part):

@@ -5,7 +5,7 @@ from lungline.dossier.pictures import Picture, evidence_of
 from lungline.results.readings import ReadingRecord
 from lungline.results.records import ResultRecord
 
-LEFT_OUT = "left out, because it may name the patient"
+WHY = "it may name the patient"
 
 
 def without_patient(dossier: Dossier) -> tuple[Dossier, tuple[Picture, ...]]:
@@ -14,9 +14,9 @@ def without_patient(dossier: Dossier) -> tuple[Dossier, tuple[Picture, ...]]:
     An X-ray may have a name burned in, a key or a comment may hold it; the heatmap alone shows none.
     """
     pictures = evidence_of(dossier.latest) if dossier.latest else ()
-    left_out = [Missing(part="object key, comments and X-ray", reason=LEFT_OUT)]
+    left_out = [Missing(part="object key, comments and X-ray", reason=WHY, left_out=True)]
     if dossier.patient:
-        left_out.append(Missing(part="patient", reason=LEFT_OUT))
+        left_out.append(Missing(part="patient", reason=WHY, left_out=True))
     worklist = dossier.worklist
     if worklist:
         readings = tuple(map(_uncommented, worklist.readings))
