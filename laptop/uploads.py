@@ -10,10 +10,11 @@ import binascii
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from eventing.kafka import make_consumer, unavailable
 from eventing.kafka_errors import ConnectionErrors
@@ -133,7 +134,8 @@ class _Watch:
             if message.topic() == self.settings.dead_letters_topic:
                 self._dead_letter(message)
             else:
-                self._arrived(ResultRecord.model_validate_json(message.value() or b""))
+                with suppress(ValidationError):  # an event that an erasure has emptied
+                    self._arrived(ResultRecord.model_validate_json(message.value() or b""))
 
     def close(self) -> None:
         """Close the connections."""
