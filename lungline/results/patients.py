@@ -5,8 +5,8 @@
 It has a bucket of its own with rights of its own: predictors may only write it, the worklist may only read it, the job
 `retention` may read and delete it, and pipeline, drift monitoring and MLflow, which read results, cannot. Secondary
 Captures, which name the patient too, lie beside it, as `captures/...`. A key in the same bucket would have to be in
-every predictor that writes, would need rotation and a backup, and would protect nothing more than the original X-ray has,
-whose header says the same in the uploads bucket. The store encrypts both at rest.
+every predictor that writes, would need rotation and a backup, and would protect nothing more than the original X-ray
+has, whose header says the same in the uploads bucket. The store encrypts both at rest.
 
 Nothing in here enters topics, logs, metrics, traces, or names of objects.
 """
