@@ -24,11 +24,12 @@ KINDS = (
     ("the Prometheus Operator", "monitoring.coreos.com/v1", "prometheusrules"),
 )
 SECRETS = (
-    *((NAMESPACE, f"s3-{user}") for user in ("scanner", "predictor", "pipeline", "mlflow", "worklist", "reconcile")),
+    *((NAMESPACE, f"s3-{user}") for user in ("scanner", "predictor", "pipeline", "mlflow", "worklist")),
+    *((NAMESPACE, f"s3-{user}") for user in ("reconcile", "retention")),
     *((NAMESPACE, f"kafka-{user}") for user in ("object-store", "eventing", "tools")),
     *((NAMESPACE, name) for name in ("object-store-root", "xray-cluster-ca", "xray-cluster-ca-cert")),
     *((NAMESPACE, name) for name in ("postgres", "worklist", "research", "mlflow", "mlflow-people", "site-public-key")),
-    (NAMESPACE, "dicom-gateway"),
+    *((NAMESPACE, name) for name in ("dicom-gateway", "retention-key")),
     *((PIPELINES, name) for name in ("s3-pipeline", "mlflow-pipeline", "site-key")),
 )
 # Objects that must be ready: API group, resource, name.
