@@ -12,6 +12,7 @@ from lungline import program, tracing
 from lungline.diagnosis.image_rules import load_image_rules
 from lungline.imaging.image import Limits
 from lungline.memory import budget_of_process
+from lungline.results.opinions import PURPOSES
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from lungline.task.folder import TaskFolder
@@ -32,6 +33,7 @@ MEMORY_SHARE = 0.55
 def main(settings: Settings) -> None:
     """Serve until SIGTERM."""
     arguments = _arguments()
+    settings = settings.model_copy(update={"purpose": arguments.purpose or settings.purpose})
     load_image_rules(settings.image_rules)  # a wrong file ends the start, not every upload
     _silence_kserve()
     without_pydantic_1()
@@ -84,6 +86,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--more_models", type=Path, help="folder of further models, each with a link `current`")
     parser.add_argument("--model_name", help="model name in the paths (the setting model_name)")
+    parser.add_argument("--purpose", choices=("answer", *PURPOSES), help="what results are (the setting purpose)")
     parser.add_argument("--http_port", type=int, default=8080, help="port to listen on (%(default)s)")
     parser.add_argument(
         "--http_host", default="127.0.0.1", help="address to listen on; 0.0.0.0 in a container (%(default)s)"

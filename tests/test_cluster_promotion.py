@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cli import main
 from components.promote import promote as promote_step
@@ -20,7 +21,7 @@ from lungline.registry import tracking
 from lungline.registry.versions import Registry
 from lungline.settings import Settings, load_settings, variable
 from lungline.site_key import generate_key
-from tests.support.kubernetes_api import Cluster, running_cluster, write_kubeconfig
+from tests.support.kubernetes_api import ROOT, Cluster, running_cluster, write_kubeconfig
 from tests.support.tiny_package import write_tiny_package
 from tests.test_canary import prometheus
 
@@ -229,3 +230,18 @@ def test_a_context_that_is_not_there_is_one_sentence(cluster: Cluster) -> None:
     with pytest.raises(ClusterRefused, match="Cannot connect to a cluster"):
         deployment_of(settings)
     assert cluster.requests == []
+
+
+def test_a_shadow_is_named_in_a_service_of_its_own(cluster: Cluster, terminal: Terminal) -> None:
+    """One that would answer is left alone; what makes it give second opinions stays."""
+    assert terminal.code("shadow", "start", "2", *HERE) == 1
+    assert f"has no InferenceService {MODEL}-shadow for second opinions" in terminal.err
+    manifest = yaml.safe_load((ROOT / "manifests/components/shadow/inference_service.yaml").read_text())
+    name = f"{MODEL}-shadow"
+    cluster.apply(name, manifest | {"metadata": {"name": name, "namespace": "lungline"}}, "kubectl")
+    done = terminal.run("shadow", "start", "2", *HERE)
+    assert done["sentence"] == f"Version 2 serves as lungline/{name}."
+    model = cluster.services[name]["spec"]["predictor"]["model"]
+    assert model["storageUri"] == f"s3://lungline-models/{MODEL}/2/"
+    assert model["args"] == ["--purpose=shadow"]
+    assert MODEL not in cluster.services

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
+from lungline.promotion.challenger import PURPOSES
 from lungline.results.events import OPINION_TYPE, RESULT_TYPE
-from lungline.settings import Settings, variable
+from lungline.settings import Settings
 from tests.support.manifests_of import SHARED, Object, named, objects, rights_of, selects, walk, with_component
-
-PURPOSES = {"shadow": "shadow", "rejudge": "rejudged"}
 
 
 @pytest.fixture(params=[("minikube", "shadow"), ("production", "rejudge")])
@@ -35,10 +34,10 @@ def only(changed: list[Object], kind: str) -> dict[str, Object]:
 def test_its_predictor_gives_second_opinions(changed: list[Object], place: tuple[str, str]) -> None:
     """And nothing of the one that serves changes."""
     ((name, service),) = only(changed, "InferenceService").items()
-    (entry,) = service["spec"]["predictor"]["model"]["env"]
+    model = service["spec"]["predictor"]["model"]
     assert name == f"pneumonia-{place[1]}"
-    assert entry == {"name": variable("purpose"), "value": PURPOSES[place[1]]}
-    assert Settings(purpose=entry["value"]).purpose != "answer"
+    assert model["args"] == [f"--purpose={PURPOSES[place[1]]}"]
+    assert "env" not in model, "`lungline shadow start` brings the whole list"
     assert "pneumonia" in named(place[0], "InferenceService")
     assert service["spec"]["predictor"]["minReplicas"] == (1 if place[1] == "shadow" else 0)
 

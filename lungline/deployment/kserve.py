@@ -113,7 +113,9 @@ class ClusterDeployment:
         before = ModelFields.of(self._service())
         # The anchor may be behind; a new one would start the pods of a version that serves already once more.
         same = before.anchor and (before.uri, before.version, before.sha256) == (package_uri, version, release.sha256)
-        return ModelFields(package_uri, version, percent, release.sha256, before.anchor if same else release.anchor)
+        return ModelFields(
+            package_uri, version, percent, release.sha256, before.anchor if same else release.anchor or None
+        )
 
     def intact(self, version: str, sha256: str) -> bool:
         """Whether a version serves; its package is fetched again whenever a pod starts."""
@@ -140,9 +142,9 @@ class ClusterDeployment:
         self._await(withdrawn, version, None, time.monotonic() + self._ready_seconds, FormerFailure(service))
         return f"Version {version} takes no more requests; version {self._patiently(self.serving)} serves."
 
-    def exists(self) -> bool:
-        """Whether the cluster has the InferenceService."""
-        return self._service() is not None
+    def arguments(self) -> tuple[str, ...]:
+        """What the InferenceService adds to its predictor's command line; nothing where there is none."""
+        return tuple(part(self._service() or {}, "spec", "predictor", "model").get("args") or ())
 
     def serving(self) -> str | None:
         """The version that gets most of the requests; None when there is none."""

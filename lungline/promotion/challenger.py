@@ -11,10 +11,12 @@ from lungline.deployment.release import Release
 from lungline.errors import PackageError
 from lungline.package.signature import is_signed
 from lungline.registry.versions import Registry
+from lungline.results.opinions import Purpose
 from lungline.settings import Settings
 
 Component = Literal["shadow", "rejudge"]
 """Of `manifests/components`, each of which brings an InferenceService."""
+PURPOSES: dict[Component, Purpose] = {"shadow": "shadow", "rejudge": "rejudged"}
 
 
 def challenge(
@@ -28,9 +30,10 @@ def challenge(
     target = registry.resolve(version)
     name = f"{settings.model_name}-{component}"
     place = ClusterDeployment(KubernetesApi.connect(settings.kube_context), name, on_progress=on_progress)
-    if not place.exists():
+    if f"--purpose={PURPOSES[component]}" not in place.arguments():  # else it would answer
         raise PackageError(
-            f"The cluster has no InferenceService {name}: add manifests/components/{component} to its overlay."
+            f"The cluster has no InferenceService {name} for second opinions: add manifests/components/{component} to "
+            "its overlay."
         )
     with tempfile.TemporaryDirectory(prefix="lungline-") as temporary:
         package = registry.fetch(target, Path(temporary) / target)
