@@ -23,6 +23,7 @@ from lungline.results import records as results
 from lungline.results.events import OPINION_TYPE, opinions_of
 from lungline.settings import GateSettings, Settings
 from lungline.storage.s3 import Storage
+from lungline.task.reading import load_task
 from serving.endpoints import UploadEvents
 from serving.http import Request
 from tests.support import dicom_files
@@ -63,6 +64,16 @@ def test_a_second_opinion_leaves_nothing_but_itself(store: Storage, second: Diag
     assert record.patient is None
     assert not list(store.list(PATIENTS))
     assert not results.is_known(store, RESULTS, upload.identity)
+
+
+def test_no_second_opinion_is_given_on_uploads_of_another_task(store: Storage, second: Diagnoser) -> None:
+    """On a cluster, where it gets every upload's event; the predictor that serves hands these on."""
+    key = "pneumonia-kind/1.jpeg"
+    upload = Upload(UPLOADS, key, etag=store.put(UPLOADS, key, jpeg(1, opacities=True)))
+    request = Request(Headers({"ce-id": "1"}), QueryParams(""), b"{}", datetime.now(UTC))
+    routing = Routing((second,), elsewhere=(load_task("pneumonia-kind"),))
+    assert UploadEvents(store, SHADOW).predict(event(upload), request, routing).status == 204
+    assert keys(store, upload) == []
 
 
 def test_second_opinions_and_answers_of_an_upload_lie_apart(
