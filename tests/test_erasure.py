@@ -292,7 +292,7 @@ def test_rules_erase_what_is_due_and_not_held(site: KeptUploads) -> None:
     stored = {each.upload.identity for each in records.every(site.storage, site.settings.results_bucket)}
     assert stored == {each.upload.identity for each in (held, young, positive)}
     assert due.upload.identity not in stored
-    assert str(run(site.eraser, rules)) == "Due by 1 rules: 0 uploads; 1 more are kept by a legal hold."
+    assert str(run(site.eraser, rules)) == "Due by 1 rule: 0 uploads; legal holds keep 1 more."
 
 
 def test_rules_may_take_the_image_and_leave_its_result(site: KeptUploads) -> None:

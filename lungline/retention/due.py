@@ -12,6 +12,7 @@ from lungline.retention.rules import EVERYWHERE, Kind, RetentionRules
 from lungline.retention.subjects import Subject, of_identities, stored_uploads
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
+from lungline.wording import count
 
 AT_ONCE = 500
 """Uploads of one plan."""
@@ -34,10 +35,11 @@ class Retention:
         """In words."""
         if not self.rules:
             return "There are no retention rules: nothing is erased."
-        kept = f"; {self.held} more are kept by a legal hold" if self.held else ""
-        listed = ", ".join(f"{count} {name}" for name, count in sorted(self.objects.items()))
+        kept = f"; legal holds keep {self.held} more" if self.held else ""
+        listed = ", ".join(f"{number} {name}" for name, number in sorted(self.objects.items()))
         verb = "would be erased" if self.dry_run else "were erased"
-        return f"Due by {self.rules} rules: {self.due} uploads{kept}." + (f" {listed} {verb}." if listed else "")
+        what = f" {listed} {verb}." if listed else ""
+        return f"Due by {count(self.rules, 'rule')}: {count(self.due, 'upload')}{kept}.{what}"
 
 
 def run(eraser: Eraser, rules: RetentionRules, *, dry_run: bool = False, now: datetime | None = None) -> Retention:
