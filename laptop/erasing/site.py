@@ -42,7 +42,7 @@ class Whose:
         if bool(self.identity) == bool(self.patient_id):
             raise LunglineError("Name either the identity of one upload, or a patient with --patient.")
         if self.identity:
-            return of_identities([self.identity], storage, settings)
+            return of_identities([self.identity], storage, settings, older=True)
         return of_patient(self.patient_id or "", storage, settings, self.issuer)
 
 

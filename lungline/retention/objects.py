@@ -15,9 +15,8 @@ from lungline.deidentification.research import research_name
 from lungline.errors import ObjectGone
 from lungline.results import opinions, patients, readings, records
 from lungline.retention.rules import EVERYWHERE, Kind
-from lungline.retention.subjects import Subject
+from lungline.retention.subjects import Subject, to_the_oldest
 from lungline.settings import Settings
-from lungline.storage.objects import ObjectInfo
 from lungline.storage.s3 import Storage
 
 CAPTURES, DELIVERIES = "captures/", "deliveries/"
@@ -83,7 +82,7 @@ class StoredObjects:
             return
         yield from (
             Trace("X-rays" if info.etag else "marks of deleted X-rays", bucket, subject.key, info.version_id or "null")
-            for info in _to_the_oldest(self.storage.versions(bucket, subject.key), subject)
+            for info in to_the_oldest(self.storage.versions(bucket, subject.key), subject)
         )
 
     def _of_results(self, identity: str) -> Iterator[Trace]:
@@ -123,16 +122,3 @@ class StoredObjects:
         for subject in subjects:
             name = research_name(subject.identity, pseudonyms)
             yield from (Trace("research copies", bucket, info.key) for info in self.storage.list(bucket, f"{name}."))
-
-
-def _to_the_oldest(versions: Sequence[ObjectInfo], subject: Subject) -> Sequence[ObjectInfo]:
-    """The versions from an upload's own on, and the marks of its deletion; what came after it is another's."""
-    own = (
-        at
-        for at, info in enumerate(versions)
-        if info.etag and (info.version_id == subject.version_id if subject.version_id else info.etag == subject.etag)
-    )
-    first = next(own, len(versions))
-    while first > 0 and not versions[first - 1].etag:
-        first -= 1
-    return versions[first:]

@@ -5,7 +5,7 @@ setting worklist.patient_pattern in an object's key. Both buckets are listed who
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -44,13 +44,21 @@ class Subject(BaseModel):
         return cls(identity=identity, **place, **named)
 
 
-def of_identities(identities: Iterable[str], storage: Storage, settings: Settings) -> list[Subject]:
-    """The uploads with these identities. Raises StorageUnavailable."""
+def of_identities(
+    identities: Iterable[str], storage: Storage, settings: Settings, *, older: bool = False
+) -> list[Subject]:
+    """The uploads with these identities, with `older` also those of older versions of their objects.
+
+    Raises StorageUnavailable.
+    """
     wanted = list(dict.fromkeys(identities))
     uploads = {each: _recorded(each, storage, settings) for each in wanted}
     if any(upload is None for upload in uploads.values()):  # never judged, or its records are gone
         listed = {upload.identity: upload for _, upload in stored_uploads(storage, settings)}
         uploads = {each: upload or listed.get(each) for each, upload in uploads.items()}
+    if older and storage.keeps_versions(settings.uploads_bucket):
+        before = [each for upload in uploads.values() if upload for each in _older(upload, storage)]
+        uploads = {each.identity: each for each in before} | uploads
     return [_subject(each, upload, storage, settings) for each, upload in uploads.items()]
 
 
@@ -64,7 +72,7 @@ def of_patient(patient_id: str, storage: Storage, settings: Settings, issuer: st
     pattern = patient_pattern(settings.worklist.patient_pattern) if settings.worklist.patient_pattern else None
     if pattern is not None:
         named |= _named_in_keys(patient_id, pattern, storage, settings)
-    return of_identities(sorted(named), storage, settings)
+    return of_identities(sorted(named), storage, settings, older=True)
 
 
 def stored_uploads(storage: Storage, settings: Settings) -> Iterator[tuple[datetime, Upload]]:
@@ -72,6 +80,26 @@ def stored_uploads(storage: Storage, settings: Settings) -> Iterator[tuple[datet
     for info in storage.latest(settings.uploads_bucket):
         if upload := _upload(settings.uploads_bucket, info):
             yield info.modified, upload
+
+
+def to_the_oldest(versions: Sequence[ObjectInfo], upload: Subject | Upload) -> Sequence[ObjectInfo]:
+    """The versions from an upload's own on, and the marks of its deletion; what came after it is another's."""
+    own = (
+        at
+        for at, info in enumerate(versions)
+        if info.etag and (info.version_id == upload.version_id if upload.version_id else info.etag == upload.etag)
+    )
+    first = next(own, len(versions))
+    while first > 0 and not versions[first - 1].etag:
+        first -= 1
+    return versions[first:]
+
+
+def _older(upload: Upload, storage: Storage) -> Iterator[Upload]:
+    """The uploads that an object was before, its own among them: each version is one of its own."""
+    for info in to_the_oldest(storage.versions(upload.bucket, upload.key), upload):
+        if info.etag:
+            yield Upload(upload.bucket, upload.key, info.version_id, info.etag)
 
 
 def _recorded(identity: str, storage: Storage, settings: Settings) -> Upload | None:
