@@ -172,7 +172,8 @@ def test_the_wheel_installs_and_every_package_imports(tmp_path: Path) -> None:
     subprocess.run(build, check=True, capture_output=True, timeout=120)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"lungline/py.typed", "lungline/deployment/inference_service.yaml"} <= set(names)
+    manifests = {f"lungline/deployment/{name}.yaml" for name in ("inference_service", "triggers")}
+    assert {"lungline/py.typed", *manifests} <= set(names)
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "notebooks/"))]
     clean = tmp_path / "clean"
     # The locked dependencies are already on this machine: a path file lends them, the wheel itself is installed clean.
