@@ -50,7 +50,7 @@ def start(settings: Settings, version: str | None, purpose: Purpose, on_change: 
             begin_at_end(connected, connected.uploads_topic, SHADOW_GROUP)
         keep_challenger(home, running)
     for name in (predictor_name(purpose), f"{purpose}-trigger"):
-        stack.wait(settings, name, START_SECONDS, on_change)
+        stack.wait(settings, name, START_SECONDS, on_change and _only(name, on_change))
     return running
 
 
@@ -83,6 +83,11 @@ def _await_end(settings: Settings, challenger: Challenger) -> None:
         if time.monotonic() > deadline:
             raise StackError(f"The services of version {challenger.version} do not end; `lungline status` shows them.")
         time.sleep(POLL_SECONDS)
+
+
+def _only(service: str, on_change: OnChange) -> OnChange:
+    """What is called for one service alone: the others have been there before."""
+    return lambda name, state: on_change(name, state) if name == service else None
 
 
 def _require_free(running: Challenger | None, purpose: Purpose) -> None:
