@@ -1,11 +1,14 @@
 """Let a version judge old uploads: start its services, send the events, stop them when everything is judged."""
 
+import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 
+from eventing.kafka import REJUDGE_GROUP, REJUDGED_OPINIONS_GROUP
 from eventing.rejudge import OnProgress, Rejudged, Wanted, rejudge
 from laptop import challengers, stack
 from laptop.stack import OnChange
+from laptop.supervision.reconciler import is_handled
 from lungline.home import Home
 from lungline.promotion.challenger import challenge
 from lungline.registry.versions import Registry
@@ -16,6 +19,8 @@ from lungline.task.reading import load_task
 
 # While so many live uploads are in work, old ones wait.
 MOST_LIVE = 2
+# What the worklist has not had by then, it gets with the next back-fill.
+SHOWN_SECONDS = 60.0
 
 
 def rejudge_uploads(
@@ -45,8 +50,19 @@ def rejudge_uploads(
     wanted = Wanted(challenger.recorded, since, until, labels, most)
     done = rejudge(connected, wanted, rate, may_send=_is_calm(Home(connected.home)), on_progress=on_progress)
     if done.judged == done.sent:  # else they go on with what is left, and so does the next call
+        _await_worklist(connected)
         challengers.stop(settings, "rejudged")
     return done
+
+
+def _await_worklist(connected: Settings) -> None:
+    """Let the worklist have what was said: the trigger that takes it there ends with the challenger."""
+    deadline = time.monotonic() + SHOWN_SECONDS
+    ways = (connected.rejudge_topic, REJUDGE_GROUP), (connected.rejudged_topic, REJUDGED_OPINIONS_GROUP)
+    for topic, group in ways:
+        until = datetime.now(UTC)
+        while not is_handled(connected, until, topic, group) and time.monotonic() < deadline:
+            time.sleep(challengers.POLL_SECONDS)
 
 
 def _is_calm(home: Home) -> Callable[[], bool]:

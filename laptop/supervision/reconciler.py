@@ -103,13 +103,13 @@ class Reconciler:
             time.sleep(DRAIN_POLL_SECONDS)
 
 
-def is_handled(settings: Settings, until: datetime) -> bool:
-    """Whether the trigger has committed every record of the uploads topic from before a moment."""
+def is_handled(settings: Settings, until: datetime, topic: str | None = None, group: str = TRIGGER_GROUP) -> bool:
+    """Whether a group, by default the trigger's, has committed every record of its topic from before a moment."""
     from confluent_kafka import KafkaError, KafkaException
 
-    consumer = make_consumer(settings, TRIGGER_GROUP, {"enable.partition.eof": True})
+    consumer = make_consumer(settings, group, {"enable.partition.eof": True})
     try:
-        unread = set(assign_uncommitted(consumer, settings.uploads_topic, KAFKA_SECONDS))
+        unread = set(assign_uncommitted(consumer, topic or settings.uploads_topic, KAFKA_SECONDS))
         while unread:
             message = consumer.poll(KAFKA_SECONDS)
             if message is None:
