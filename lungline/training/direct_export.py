@@ -46,7 +46,7 @@ class _Graph:
     operations: tuple[Any, ...]
     image: str
     outputs: dict[str, str]
-    known: dict[str, NDArray[Any]]
+    constants: dict[str, NDArray[Any]]
 
 
 def _drawn(model: "keras.Model") -> _Graph:
@@ -71,8 +71,8 @@ def _drawn(model: "keras.Model") -> _Graph:
     wanted = [name for name in _constants(operations) if name not in outputs.values()]
     with tf.compat.v1.Session(graph=graph) as session:
         feed = {image: np.zeros((1, *model.input_shape[1:]), np.float32)}
-        known = dict(zip(wanted, session.run(wanted, feed), strict=True))
-    return _Graph(operations, image, outputs, known)
+        constants = dict(zip(wanted, session.run(wanted, feed), strict=True))
+    return _Graph(operations, image, outputs, constants)
 
 
 def _needed(graph: Any, outputs: Any) -> Iterator[Any]:
@@ -113,9 +113,9 @@ class _Translation:
         for operation in graph.operations:
             self.uses.update(tensor.name for tensor in operation.inputs)
             self.tensors |= {tensor.name: (tuple(tensor.shape), tensor.dtype.name) for tensor in operation.outputs}
-        self.constants |= {name: _narrow(values) for name, values in graph.known.items()}
+        self.constants |= {name: _narrow(values) for name, values in graph.constants.items()}
         for operation in graph.operations:
-            if operation.type != "Placeholder" and operation.outputs[0].name not in graph.known:
+            if operation.type != "Placeholder" and operation.outputs[0].name not in graph.constants:
                 self._translate(operation)
         outputs = {name: self._source(tensor) for name, tensor in graph.outputs.items()}
         return Program(graph.image, outputs, tuple(self.operations), self.tensors, self.constants)

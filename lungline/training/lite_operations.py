@@ -32,15 +32,15 @@ class Call:
     output: str
     shape: Shape
     attribute: Callable[[str], Any]
-    known: Mapping[str, NDArray[Any]]
+    constants: Mapping[str, NDArray[Any]]
     added: dict[str, NDArray[Any]] = field(default_factory=dict)
     tensors: dict[str, tuple[Shape, str]] = field(default_factory=dict)
 
     def value(self, at: int) -> NDArray[Any]:
         """The values of a constant input. Raises PackageError where it is none."""
-        if self.inputs[at] not in self.known:
+        if self.inputs[at] not in self.constants:
             raise PackageError(f"The direct export expects a constant input {at} of {self.kind}.")
-        return self.known[self.inputs[at]]
+        return self.constants[self.inputs[at]]
 
     def constant(self, values: Any, kind: type = np.float32) -> str:
         """The name of a new constant."""
@@ -88,7 +88,7 @@ def _convolution(call: Call) -> list[Operation]:
 
 
 def _product(call: Call) -> list[Operation]:
-    if call.kind == "MatMul" and call.inputs[1] in call.known and not call.attribute("transpose_a"):
+    if call.kind == "MatMul" and call.inputs[1] in call.constants and not call.attribute("transpose_a"):
         kernel = call.value(1) if call.attribute("transpose_b") else call.value(1).T
         weights = call.constant(kernel), call.constant(np.zeros(call.shape[-1]))
         return call.made("FULLY_CONNECTED", call.inputs[0], *weights, table="FullyConnectedOptions")
@@ -162,7 +162,7 @@ def _extent(call: Call) -> tuple[list[int], list[int]]:
 
 def _joined(call: Call) -> list[Operation]:
     *parts, axis = call.inputs
-    return call.made("CONCATENATION", *parts, table="ConcatenationOptions", axis=int(call.known[axis]))
+    return call.made("CONCATENATION", *parts, table="ConcatenationOptions", axis=int(call.constants[axis]))
 
 
 def _packed(call: Call) -> list[Operation]:
