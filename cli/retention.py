@@ -27,7 +27,7 @@ Patient = Annotated[
         metavar="ID", help="All uploads of a patient, by the Patient ID; - reads it from standard input, out of sight."
     ),
 ]
-Issuer = Annotated[str | None, typer.Option(metavar="TEXT", help="Who gave the Patient ID [default: whoever gave it].")]
+Issuer = Annotated[str | None, typer.Option(metavar="TEXT", help="Issuer of the Patient ID [default: any].")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be erased, and erase nothing.")]
 
 

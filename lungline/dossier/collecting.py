@@ -1,4 +1,4 @@
-"""Collects a dossier: each source is asked for its part, and what none of them has is named."""
+"""Collects the parts of a dossier from its sources, and names what no source has."""
 
 from datetime import UTC, datetime
 

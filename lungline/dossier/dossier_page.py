@@ -163,7 +163,7 @@ def _opinions(opinions: Sequence[OpinionFacts]) -> Markup:
         for each in opinions
     ]
     titles = ("When (UTC)", "Purpose", "Version", "Label", "Risk", "Warnings")
-    return section("Second opinions", table(titles, rows, "No other version was asked."))
+    return section("Second opinions", table(titles, rows, "No other version has judged this upload."))
 
 
 def _heat(record: ResultRecord) -> str:
