@@ -77,6 +77,14 @@ def burst(
     settings: Settings, images: Path, name: str, *, rate: float, count: int, patience: float = PATIENCE_SECONDS
 ) -> dict[str, Any]:
     """Send `count` uploads at a rate, wait for their results, and return the metrics."""
+    metrics, _ = timed_burst(settings, images, name, rate=rate, count=count, patience=patience)
+    return metrics
+
+
+def timed_burst(
+    settings: Settings, images: Path, name: str, *, rate: float, count: int, patience: float = PATIENCE_SECONDS
+) -> tuple[dict[str, Any], list[float]]:
+    """As `burst`, with the milliseconds from upload to saved result of each upload that has one."""
     members = processes(settings)
     with _saved(settings, time.time_ns()) as saved:
         before = {service: cpu(process) for service, process in members.items()}
@@ -89,7 +97,7 @@ def burst(
     began = [upload.began for upload in sent]
     first, last = min(began), max([saved_at[name] for name in uploads if name in saved_at], default=0)
     sending = (max(began) - first) / 1e9 + 1 / rate
-    return {
+    metrics = {
         "uploads": len(sent),
         "asked_per_second": rate,
         "sent_per_second": round(len(sent) / sending, 1),
@@ -107,6 +115,7 @@ def burst(
         "resident_mb": {service: round(_resident(process) / 2**20) for service, process in members.items()},
         "stages_ms": _stages(settings, list(uploads)[-200:]),
     }
+    return metrics, latencies
 
 
 def _wait(identities: Collection[str], saved: Mapping[str, int], patience: float) -> bool:

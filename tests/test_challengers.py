@@ -1,6 +1,8 @@
 """A challenger on the laptop: it judges live uploads unseen, old ones beside their answers, and leaves nothing."""
 
+import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,6 +63,12 @@ def upload(settings: Settings, images: dict[str, bytes]) -> None:
     storage.close()
 
 
+def priorities(settings: Settings) -> dict[str, int]:
+    return {
+        service.name: os.sched_getscheduler(service.pid) for service in stack.status(settings).services if service.pid
+    }
+
+
 def services(settings: Settings) -> set[str]:
     return {service.name for service in stack.status(settings).services if service.state == "ready"}
 
@@ -91,6 +99,13 @@ def _register(settings: Settings, storage: Storage) -> None:
     """Let the registry have the version that serves, too."""
     folder = Home(settings.home).package("1")
     storage.upload_folder(folder, settings.models_bucket, f"{settings.model_name}/1")
+
+
+@pytest.mark.stack
+@pytest.mark.skipif(sys.platform != "linux", reason="Only Linux has processes that take what others leave.")
+def test_a_shadow_leaves_the_processor_to_live_uploads(settings: Settings) -> None:
+    expected = {"shadow-predictor": os.SCHED_IDLE, "shadow-trigger": os.SCHED_IDLE, "predictor": os.SCHED_OTHER}
+    assert priorities(settings) | expected == priorities(settings)
 
 
 @pytest.mark.stack

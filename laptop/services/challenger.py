@@ -1,6 +1,6 @@
 """A challenger as two services: the predictor of another version, and the trigger that brings it uploads.
 
-Both have the lowest priority: a live upload takes the processor from them.
+Both have the lowest priority, and soon take only what others leave (`lungline.program`): live uploads come first.
 """
 
 import sys
