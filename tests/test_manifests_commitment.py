@@ -1,17 +1,14 @@
 """The component that lets a cluster's gateway report on storage commitment to the addresses of senders."""
 
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from gateway.commitment_reports import addresses
 from lungline.settings import variable
 from lungline.settings_blocks import GatewaySettings
-from tests.support.manifests_of import SHARED, Object, objects, with_component
+from tests.support.manifests_of import Object, objects, with_component
+from tests.support.strict_validator import assert_valid
 
 
 @pytest.fixture(params=["minikube", "production"])
@@ -40,10 +37,4 @@ def test_gateway_may_reach_the_senders_that_its_settings_name(changed: list[Obje
 
 
 def test_the_component_is_valid(changed: list[Object]) -> None:
-    validator = SHARED / "k8s/validate.py"
-    if not validator.exists():
-        pytest.skip(f"the validator is not at {validator}: set LUNGLINE_SHARED to the folder that has it")
-    command: list[Any] = [sys.executable, validator, "--crds", SHARED / "k8s/crds", "--k8s", "1.34"]
-    body = yaml.safe_dump_all(changed)
-    done = subprocess.run(command, input=body, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert_valid(changed)

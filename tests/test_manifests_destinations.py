@@ -1,15 +1,12 @@
 """The component that lets a cluster's worklist deliver results: its file, its secret, its way out."""
 
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from lungline.settings import variable
-from tests.support.manifests_of import SHARED, Object, objects, with_component
+from tests.support.manifests_of import Object, objects, with_component
+from tests.support.strict_validator import assert_valid
 
 APP = "app.kubernetes.io/name"
 WORKLISTS = {"worklist", "worklist-events"}
@@ -47,10 +44,4 @@ def test_only_worklists_may_reach_destinations(changed: list[Object]) -> None:
 
 
 def test_the_component_is_valid(changed: list[Object]) -> None:
-    validator = SHARED / "k8s/validate.py"
-    if not validator.exists():
-        pytest.skip(f"the validator is not at {validator}: set SHARED_FOLDER to the folder that has it")
-    command: list[Any] = [sys.executable, validator, "--crds", SHARED / "k8s/crds", "--k8s", "1.34"]
-    body = yaml.safe_dump_all(changed)
-    done = subprocess.run(command, input=body, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert_valid(changed)

@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,6 @@ from tests.support.manifests_of import (
     NAMESPACE,
     OVERLAYS,
     ROOT,
-    SHARED,
     env_of,
     every_overlay,
     generated_secrets,
@@ -31,6 +28,7 @@ from tests.support.manifests_of import (
     text_of,
     walk,
 )
+from tests.support.strict_validator import assert_text_valid
 
 VALID = {variable(name) for name in setting_names()}
 
@@ -40,14 +38,7 @@ VALID = {variable(name) for name in setting_names()}
 
 @pytest.mark.parametrize("folder", [*(f"overlays/{overlay}" for overlay in OVERLAYS), "argocd"])
 def test_every_overlay_passes_the_strict_validator(folder: str) -> None:
-    validator = SHARED / "k8s/validate.py"
-    if not validator.exists():
-        pytest.skip(f"the validator and the CRDs are not at {validator}: set SHARED_FOLDER to the folder that has them")
-    command = [sys.executable, validator, "--crds", SHARED / "k8s/crds", "--k8s", "1.34"]
-    done = subprocess.run(command, input=text_of(folder), capture_output=True, text=True, check=False, timeout=120)
-    failures = [line for line in done.stdout.splitlines() if not line.startswith("ok ")]
-    assert done.returncode == 0, "\n".join(failures) + done.stderr
-    assert re.fullmatch(r"\d+ passed, 0 failed", failures[-1])
+    assert_text_valid(text_of(folder))
 
 
 # --------------------------------------------------------------------------------------------------- with the settings

@@ -1,17 +1,14 @@
 """The components that bring second opinions to a cluster: a predictor, its events, and its way through the network."""
 
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from lungline.promotion.challenger import PURPOSES
 from lungline.results.events import OPINION_TYPE, RESULT_TYPE
 from lungline.settings import Settings
-from tests.support.manifests_of import SHARED, Object, named, objects, rights_of, selects, walk, with_component
+from tests.support.manifests_of import Object, named, objects, rights_of, selects, walk, with_component
+from tests.support.strict_validator import assert_valid
 
 
 @pytest.fixture(params=[("minikube", "shadow"), ("production", "rejudge")])
@@ -91,10 +88,4 @@ def test_old_uploads_have_a_topic_and_rights_of_their_own(tmp_path: Path) -> Non
 
 
 def test_the_component_is_valid(changed: list[Object]) -> None:
-    validator = SHARED / "k8s/validate.py"
-    if not validator.exists():
-        pytest.skip(f"the validator is not at {validator}: set SHARED_FOLDER to the folder that has it")
-    command: list[Any] = [sys.executable, validator, "--crds", SHARED / "k8s/crds", "--k8s", "1.34"]
-    body = yaml.safe_dump_all(changed)
-    done = subprocess.run(command, input=body, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert_valid(changed)

@@ -20,7 +20,8 @@ from lungline.task.reading import load_task
 from lungline.task.writing import begin
 from tests.support.knative_broker import subscriber, takers
 from tests.support.kubernetes_api import api_of, running_cluster
-from tests.support.manifests_of import MANIFESTS, SHARED, Object, named, objects, selects, text_of
+from tests.support.manifests_of import MANIFESTS, Object, named, objects, selects, text_of
+from tests.support.strict_validator import VALIDATOR
 
 KIND, RIB = "pneumonia-kind", "rib-fracture"
 
@@ -129,7 +130,7 @@ def test_policies_and_monitors_of_the_predictor_hold_for_every_task() -> None:
     assert not selects(policies["from-predictor"]["spec"]["podSelector"], dict([ours]))
 
 
-@pytest.mark.skipif(not (SHARED / "k8s/validate.py").exists(), reason="the schemas of Knative and KServe are not here")
+@pytest.mark.skipif(not VALIDATOR.exists(), reason="the schemas of Knative and KServe are not here")
 def test_its_objects_fit_the_schemas_of_their_kinds(both: list[Object], tmp_path: Path) -> None:
     from tests.support.kubernetes_api import validator_of
 

@@ -85,7 +85,6 @@ ROOMS = (
     "lungline.settings",
     "lungline.task",
     "lungline.settings_blocks",
-    "lungline.settings_blocks",
     "lungline.certificates",
     "lungline.service_state",
     "lungline.scrubbing",

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -19,9 +18,9 @@ from kubernetes import client
 
 from lungline.deployment.kubernetes_api import KubernetesApi
 from tests.support.kserve_controllers import Controllers
+from tests.support.strict_validator import SCHEMAS, VALIDATOR
 
 ROOT = Path(__file__).parents[2]
-SHARED = Path(os.environ.get("SHARED_FOLDER", ROOT.parent / "shared")) / "k8s"
 Object = dict[str, Any]
 Path_ = tuple[str, ...]
 
@@ -214,21 +213,21 @@ def _remove(value: Object, path: Path_) -> None:
 @cache
 def validator_of(*schemas: str) -> Any:
     """The strict check of a manifest against these files of schemas; reading all of them takes ten seconds."""
-    spec = importlib.util.spec_from_file_location("validate", SHARED / "validate.py")
+    spec = importlib.util.spec_from_file_location("validate", VALIDATOR)
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     with tempfile.TemporaryDirectory() as folder:
         for name in schemas:
-            (Path(folder) / name).symlink_to(SHARED / "crds" / name)
+            (Path(folder) / name).symlink_to(SCHEMAS / name)
         crds = module.load_crds(Path(folder))
     return lambda manifest: module.check(manifest, crds, "1.34")
 
 
 def _check(service: Object) -> None:
     """Validate the object with KServe's own schema, where that is available. Raises ValueError."""
-    if (SHARED / "validate.py").exists():
+    if VALIDATOR.exists():
         metadata = {key: value for key, value in service["metadata"].items() if key not in {"generation", "uid"}}
         if errors := _errors(json.dumps({**service, "metadata": metadata})):
             raise ValueError("; ".join(errors))
