@@ -205,16 +205,16 @@ def history(  # noqa: PLR0917  # Typer makes options of them, whatever their kin
     verified and what it may affect.
     """
     from lungline.deployment.base import deployment_of, reachable_deployment
-    from lungline.promotion import promotion
+    from lungline.promotion import anchored_history
     from lungline.registry.history import served_at
 
     if accept and not (by.strip() and reason.strip()):
         raise typer.BadParameter("--accept needs --by and --reason")
     settings = of_task(task, home)
     if accept:
-        verified = promotion.accept(by=by, reason=reason, settings=settings, deployment=deployment_of(settings))
+        verified = anchored_history.accept(by=by, reason=reason, settings=settings, deployment=deployment_of(settings))
     else:
-        verified = promotion.examined(settings, reachable_deployment(settings))
+        verified = anchored_history.examined(settings, reachable_deployment(settings))
     entries = list(verified.entries)
     if at is not None:
         served = served_at(entries, moment_of(at))

@@ -16,7 +16,7 @@ from lungline.deployment.base import deployment_of
 from lungline.deployment.kubernetes_api import ClusterRefused
 from lungline.errors import PromotionRefused
 from lungline.package.card import CodeFacts, DataFacts
-from lungline.promotion.promotion import accept
+from lungline.promotion.anchored_history import accept
 from lungline.registry import tracking
 from lungline.registry.versions import Registry
 from lungline.settings import Settings, load_settings, variable
@@ -105,6 +105,17 @@ def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
 
 HERE = ("--on", "cluster", "--context", "here")
+
+
+def test_a_canary_needs_the_second_opinions_of_a_promotion(
+    cluster: Cluster, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers real uploads. This test comes first: a version that has served needs none."""
+    terminal.run("promote", "1", *HERE, *WHO)
+    monkeypatch.setenv("LUNGLINE_GATE__SHADOW_RESULTS", "3")
+    assert terminal.code("promote", "2", *HERE, "--canary", "10") == 1
+    assert "Version 2 has too few second opinions from the shadow: expected at least 3" in terminal.err
+    assert len(cluster.controllers.revisions) == 1
 
 
 def test_a_version_is_promoted_tried_finished_and_taken_back(

@@ -7,7 +7,8 @@ import pytest
 
 from lungline.errors import PackageError, PromotionRefused, RegistryError
 from lungline.package.signature import SIGNATURE, is_signed
-from lungline.promotion.promotion import accept, examined, promote, rollback
+from lungline.promotion.anchored_history import accept, examined
+from lungline.promotion.promotion import promote, rollback
 from lungline.registry import tracking
 from lungline.registry.history import PromotionEntry
 from lungline.registry.versions import ANCHOR, Registry

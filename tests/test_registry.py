@@ -24,7 +24,8 @@ from lungline.errors import (
 from lungline.package.card import CARD, CodeFacts, DataFacts, amend_card
 from lungline.package.package import Package, Prediction
 from lungline.promotion import promotion
-from lungline.promotion.promotion import Promotion, promote, prove, rollback
+from lungline.promotion.inspection import prove
+from lungline.promotion.promotion import Promotion, promote, rollback
 from lungline.registry import tracking
 from lungline.registry.runs import run_facts
 from lungline.registry.versions import Registry

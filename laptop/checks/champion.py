@@ -54,7 +54,7 @@ def _check_champion(settings: Settings) -> Iterator[Check]:
 def _history(connected: Settings, champion: str, cure: str) -> Iterator[Check]:
     """The promotion history, and what serves compared with what it says of the champion."""
     from lungline.deployment.laptop import LaptopDeployment
-    from lungline.promotion.promotion import examined
+    from lungline.promotion.anchored_history import examined
 
     place = LaptopDeployment.from_settings(connected)
     try:

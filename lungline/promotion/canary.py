@@ -5,12 +5,10 @@ other, or until the trial is withdrawn.
 """
 
 import json
-import tempfile
 import time
 import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 from lungline.deployment.kserve import ClusterDeployment
@@ -18,16 +16,9 @@ from lungline.deployment.kubernetes_api import ClusterUnavailable
 from lungline.deployment.release import Release
 from lungline.errors import PromotionConflict, PromotionRefused, Unavailable
 from lungline.network import open_url
-from lungline.promotion.promotion import (
-    Promotion,
-    inspection,
-    promote,
-    prove,
-    require_gate,
-    require_package,
-    rollback,
-    verified,
-)
+from lungline.promotion.anchored_history import verified
+from lungline.promotion.inspection import inspect, requirements
+from lungline.promotion.promotion import Promotion, promote, rollback
 from lungline.registry.versions import Registry
 from lungline.settings import Settings
 
@@ -90,18 +81,10 @@ def start(
     registry = Registry(settings)
     target = registry.resolve(version)
     history = verified(registry, deployment)
-    wanted = inspection(registry, target, history.entries, without_gate)
-    with tempfile.TemporaryDirectory(prefix="lungline-") as temporary:
-        package = registry.fetch(target, Path(temporary) / target)
-        signer = require_package(registry, package, wanted, target)
-        if package.card.synthetic and not deployment.accepts_synthetic:
-            raise PromotionRefused(f"Version {target} was trained on drawn phantoms, so it may serve on a laptop only.")
-        require_gate(registry, package, wanted, target)
-        prove(package)
-        if signer is None:
-            registry.sign(package, target)
+    wanted = requirements(registry, target, history.entries, without_gate)
+    facts = inspect(registry, target, wanted, accepts_synthetic=deployment.accepts_synthetic)
     anchor = history.entries[-1].anchor if history.entries else ""
-    release = Release(package.sha256, signed=True, anchor=anchor)
+    release = Release(facts.package, signed=True, anchor=anchor)
     return deployment.try_out(registry.package_uri(target), target, percent, release)
 
 
