@@ -56,6 +56,7 @@ def _programs() -> Iterator[Program]:
         needed = name not in {"activator", "queue"}
         yield Program(f"serving-{name}", "serving", f"knative.dev/serving/cmd/{name}", needed)
     yield Program("coredns", "coredns", ".", control_plane=False)
+    yield Program("victoria-logs", "victoria-logs", "github.com/VictoriaMetrics/VictoriaLogs/app/victoria-logs")
     kube_router = "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router"
     yield Program("kube-router", "kube-router", kube_router, control_plane=False)
     yield Program("kserve-manager", "kserve", "github.com/kserve/kserve/cmd/manager")
