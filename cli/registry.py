@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import console
+from cli import console, model_output
 from cli.options import By, Context, Home, Json, Reason, Task, moment_of, of_task, path_of, show
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def models(task: Task = None, home: Home = None, as_json: Json = False) -> None:
     from lungline.registry.versions import Registry
 
     versions = Registry(of_task(task, home)).versions()
-    show([asdict(version) for version in versions], as_json, lambda: console.versions(versions))
+    show([asdict(version) for version in versions], as_json, lambda: model_output.versions(versions))
 
 
 @app.command()
@@ -224,6 +224,6 @@ def history(  # noqa: PLR0917  # Typer makes options of them, whatever their kin
 
         write_pages(settings, page, as_json=as_json)
     else:
-        show([entry.model_dump(mode="json") for entry in entries], as_json, lambda: console.history(entries))
+        show([entry.model_dump(mode="json") for entry in entries], as_json, lambda: model_output.history(entries))
     for notice in (*verified.lost, *verified.notices):
         console.notice(notice)

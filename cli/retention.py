@@ -1,6 +1,7 @@
 """How long X-rays are kept: erasure with a proof, legal holds, retention rules."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ from cli.options import By, Home, Json, Reason, configured, path_of, show, writi
 
 if TYPE_CHECKING:
     from laptop.erasing.site import Whose
+    from lungline.retention.proof import Proof
 
 app = typer.Typer()
 hold = typer.Typer(help="Legal holds: what must not be erased.", no_args_is_help=True)
@@ -69,7 +71,7 @@ def erase(  # noqa: PLR0917 - Typer passes them by name
     settings = configured(home)
     if verify is not None:
         checked = site.verify_proof(settings, verify, public_key)
-        show(checked.model_dump(mode="json"), as_json, lambda: console.erasure(checked, "The proof is genuine."))
+        show(checked.model_dump(mode="json"), as_json, lambda: _show_proof(checked, "The proof is genuine."))
         return
     if not dry_run and not (by and reason):
         raise typer.BadParameter("expected --by NAME and --reason TEXT: the proof says who wanted it, and why")
@@ -77,12 +79,12 @@ def erase(  # noqa: PLR0917 - Typer passes them by name
     done = site.erase(settings, whose, by=by or "dry run", reason=reason, dry_run=dry_run)
     if not isinstance(done, Proof):
         value = {"uploads": len(done.subjects), "would_be_erased": done.before}
-        show(value, as_json, lambda: console.planned_erasure(len(done.subjects), done.before))
+        show(value, as_json, lambda: _show_plan(len(done.subjects), done.before))
         return
     if proof is not None:
         with writing(proof):
             proof.write_text(done.text(), encoding="utf-8")
-    show(done.model_dump(mode="json"), as_json, lambda: console.erasure(done, "Erased."))
+    show(done.model_dump(mode="json"), as_json, lambda: _show_proof(done, "Erased."))
 
 
 @hold.command("add")
@@ -173,3 +175,22 @@ def retention_run(dry_run: DryRun = False, home: Home = None, as_json: Json = Fa
 
     done = site.retain(configured(home), dry_run=dry_run)
     show(asdict(done), as_json, lambda: console.say(str(done)))
+
+
+def _show_plan(uploads: int, before: Mapping[str, int]) -> None:
+    """Print what an erasure would erase."""
+    console.say(f"Would be erased of {uploads} {'upload' if uploads == 1 else 'uploads'}:")
+    console.table(("number", "what"), [(number, name) for name, number in sorted(before.items())])
+
+
+def _show_proof(proof: "Proof", heading: str) -> None:
+    """Print the proof of an erasure."""
+    number = len(proof.uploads)
+    console.say(
+        f"{heading} {number} {'upload' if number == 1 else 'uploads'}, proof {proof.id}, by {proof.by}: {proof.reason}"
+    )
+    rows = [(count, proof.after.get(name, "?"), name) for name, count in sorted(proof.before.items())]
+    console.table(("before", "after", "what"), rows)
+    for rest in proof.remains:
+        until = f" until {rest.until:%Y-%m-%d}" if rest.until else ""
+        console.say(f"Not reached: {rest.where}{until}. {rest.why}", "dim")

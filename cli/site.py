@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import console
+from cli import console, model_output
 from cli.options import Home, Json, Task, configured, of_task, package_of, path_of, show, writing
 
 if TYPE_CHECKING:
@@ -112,6 +112,6 @@ def _show(validation: "SiteValidation", saved: "SavedVersion | None") -> None:
     for warning in validation.warnings:
         console.notice(warning)
     if saved:
-        console.rules(saved.verdict)
+        model_output.rules(saved.verdict)
         console.say(saved.next, "bold")
     console.say(console.DISCLAIMER, "dim")

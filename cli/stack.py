@@ -4,15 +4,19 @@ import html
 import os
 import sys
 import webbrowser
+from collections.abc import Iterable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli import console
+from cli.demo_output import DemoOutput, show_report
 from cli.options import Context, Data, Home, Json, Set, configured, show
 
 if TYPE_CHECKING:
+    from laptop.supervision.status import ServiceStatus
+    from lungline.health_check import Check
     from lungline.settings import Settings
 
 app = typer.Typer()
@@ -43,8 +47,8 @@ def demo(
     stays = sys.stdout.isatty() and not as_json if stay is None else stay
     settings = configured(home, assignments, data=data)
     with demonstration.stage(settings, console.service_changed) as stage:
-        report = demonstration.perform(stage, console)
-        show(report.value(), as_json, lambda: console.demo(report.value()))
+        report = demonstration.perform(stage, DemoOutput())
+        show(report.value(), as_json, lambda: show_report(report.value()))
         if stays:
             if not as_json:
                 _welcome(stage.settings)
@@ -107,7 +111,7 @@ def up(
 
     settings = configured(home, prometheus=prometheus or None)
     status = stack.up(settings, console.service_changed, wait_for=stack.ESSENTIAL | {"worklist"})
-    show(status.value(), as_json, lambda: console.stack(status.services))
+    show(status.value(), as_json, lambda: _show_stack(status.services))
     if loss := loss_of(status.home):
         console.notice(f"{loss} `lungline status` says what to do.")
     if not as_json:
@@ -137,7 +141,7 @@ def status(home: Home = None, as_json: Json = False) -> None:
     status = stack.status(configured(home))
     health = check_flow(status)
     value = status.value() | {"health": [asdict(check) for check in health]}
-    show(value, as_json, lambda: console.stack(status.services, health))
+    show(value, as_json, lambda: _show_stack(status.services, health))
     if status.service("worklist").state == "ready" and not as_json:
         console.notice(SIGN_IN)
     if not status.running:
@@ -196,6 +200,21 @@ def doctor(
         from laptop.doctor import examine
 
         checks = examine(configured(home))
-    show([asdict(check) for check in checks], as_json, lambda: console.checks(checks))
+    show([asdict(check) for check in checks], as_json, lambda: _show_checks(checks))
     if not all(check.passed for check in checks):
         raise typer.Exit(1)
+
+
+def _show_stack(services: "Iterable[ServiceStatus]", health: "Iterable[Check]" = ()) -> None:
+    """Print the services of the stack, one a line, and the checks of their metrics."""
+    rows = [(s.name, s.state, s.pid, s.address, s.restarts or "", s.remark) for s in services]
+    console.table(("service", "state", "pid", "address", "restarts", "note"), rows)
+    for check in health:
+        text = check.finding if check.passed else f"{check.finding}. {check.cure}"
+        console.say(f"{check.name:>14}  {text}", "" if check.passed else "red")
+
+
+def _show_checks(results: Iterable[Any]) -> None:
+    """Print the checks of `lungline doctor`."""
+    rows = [("passed" if c.passed else "failed", c.name, c.finding, c.cure if not c.passed else "") for c in results]
+    console.table(("", "check", "finding", "cure"), rows)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import console
+from cli import console, model_output
 from cli.options import (
     Data,
     Home,
@@ -116,7 +116,7 @@ def _show_training(summary: "RunSummary", as_json: bool) -> None:
     links = {"MLflow": summary.mlflow_url, "Report": summary.report}
     metrics = summary.evaluation.metrics()
     value = {name: metrics.get(name) for name in ("auc", "ece", "unsure_rate")} | summary.model_dump(mode="json")
-    show(value, as_json, lambda: console.training(summary.evaluation, summary.verdict, summary.next, links))
+    show(value, as_json, lambda: model_output.training(summary.evaluation, summary.verdict, summary.next, links))
     if summary.data.notice:
         console.notice(summary.data.notice)
 
@@ -216,7 +216,7 @@ def evaluate(  # noqa: PLR0917  # Typer makes options of them, whatever their ki
         images = ((example.label, dataset.read(example)) for example in examples)
         evaluation = evaluate_package(package, images, Limits.from_settings(settings))
         facts = {"model": package.card.version or model, "data": dataset.name, "digest": dataset.digest, "split": split}
-    show(facts | evaluation.model_dump(mode="json"), as_json, lambda: console.evaluation(facts, evaluation))
+    show(facts | evaluation.model_dump(mode="json"), as_json, lambda: model_output.evaluation(facts, evaluation))
 
 
 @app.command()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cli import console
+from cli import console, result_output
 from cli.options import Home, Json, configured, connected, moment_of, show
 
 app = typer.Typer()
@@ -50,7 +50,9 @@ def upload(
     for remark in selection.remarks:
         console.notice(remark)
     images = [(file.key, file.read) for file in selection.files]
-    arrivals = upload_and_watch(images, settings, lambda arrival: None if as_json else console.result(arrival.record))
+    arrivals = upload_and_watch(
+        images, settings, lambda arrival: None if as_json else result_output.result(arrival.record)
+    )
     if as_json:
         console.dump([arrival.record.model_dump(mode="json") for arrival in arrivals])
     if any(arrival.record.outcome != "judged" for arrival in arrivals):
@@ -81,9 +83,11 @@ def import_(  # noqa: PLR0917 - Typer passes them by name
     rows = import_batch(settings, batch, console.counter)
     records = labels(settings, rows, console.counter) if wait and not dry_run else {}
     if as_json:
-        console.dump([asdict(row) | {"label": console.label_of(records.get(row.key)).plain or None} for row in rows])
+        console.dump(
+            [asdict(row) | {"label": result_output.label_of(records.get(row.key)).plain or None} for row in rows]
+        )
     else:
-        console.batch(rows, records)
+        result_output.batch(rows, records)
     if any(row.outcome == "failed" for row in rows):
         raise typer.Exit(1)
 
@@ -100,7 +104,7 @@ def results(
 
     settings = connected(home)
     records = latest(Storage.from_settings(settings), settings.results_bucket, last)
-    show([record.model_dump(mode="json") for record in records], as_json, lambda: console.results(records))
+    show([record.model_dump(mode="json") for record in records], as_json, lambda: result_output.results(records))
 
 
 @app.command()

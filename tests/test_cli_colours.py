@@ -2,7 +2,7 @@
 
 import pytest
 
-from cli import console
+from cli import result_output
 from lungline.task.terms import TaskTerms
 from tests.support.task_records import MANY, several
 from tests.support.worklist_site import record
@@ -13,7 +13,7 @@ from tests.support.worklist_site import record
     [({"EFFUSION": 0.9}, "Effusion", "bold red"), ({"OPACITY": 0.9}, "Opacity", "yellow"), ({}, "Clear", "green")],
 )
 def test_a_finding_has_the_style_of_its_urgency(chances: dict[str, float], label: str, style: str) -> None:
-    shown = console.label_of(several(1, chances))
+    shown = result_output.label_of(several(1, chances))
     assert (shown.plain, str(shown.style)) == (label, style)
 
 
@@ -21,16 +21,20 @@ def test_the_same_label_may_be_urgent_in_another_task() -> None:
     body = MANY.model_dump()
     body["findings"][2]["urgency"] = "urgent"
     urgent = TaskTerms.model_validate(body | {"name": "trauma"})
-    styles = [str(console.label_of(several(1, {"OPACITY": 0.9}, terms)).style) for terms in (MANY, urgent)]
+    styles = [str(result_output.label_of(several(1, {"OPACITY": 0.9}, terms)).style) for terms in (MANY, urgent)]
     assert styles == ["yellow", "bold red"]
 
 
 def test_results_of_the_default_task_look_as_before() -> None:
-    assert [str(console.label_of(record(1, risk)).style) for risk in (0.9, 0.5, 0.1)] == ["bold red", "yellow", "green"]
+    assert [str(result_output.label_of(record(1, risk)).style) for risk in (0.9, 0.5, 0.1)] == [
+        "bold red",
+        "yellow",
+        "green",
+    ]
 
 
 def test_results_of_several_tasks_are_one_table(capsys: pytest.CaptureFixture[str]) -> None:
-    console.results([record(1, 0.9), several(2, {"EFFUSION": 0.9})])
+    result_output.results([record(1, 0.9), several(2, {"EFFUSION": 0.9})])
     shown = capsys.readouterr().out
     assert "Pneumonia" in shown
     assert "Effusion" in shown
