@@ -65,7 +65,7 @@ def share_a_place(site: KeptUploads, *results: ResultRecord) -> None:
 
 
 def test_nothing_of_an_upload_is_left_and_all_of_others(site: KeptUploads) -> None:
-    kept = site.add(OTHER, "PID-8", probability=0.1)
+    kept = site.add(OTHER, "PID-8", days=0.5, probability=0.1)
     after_one = Counter(site.eraser.look(of_identities([kept.upload.identity], site.storage, site.settings)))
     erased = site.add(KEY, "PID-4711")
     share_a_place(site, erased, kept)

@@ -18,7 +18,10 @@ from laptop.services.broker import running_broker
 from lungline.errors import LunglineError
 from lungline.results.records import is_known
 from lungline.retention.holds import Holds
+from lungline.retention.rules import EVERYWHERE
 from lungline.retention.subjects import of_patient
+from lungline.retention.taking_back import take_back
+from lungline.retention.tombstones import put
 from lungline.settings import PREFIX, Settings
 from lungline.site_key import generate_key
 from lungline.storage.s3 import Storage
@@ -142,6 +145,10 @@ MAY: list[tuple[str, str, str, str]] = [
     ("reconcile", "latest", UPLOADS, ""),
     ("reconcile", "delete", RESULTS, "owed/aa-1"),
     ("predictor", "get", RESULTS, "erased/aa/a"),
+    ("predictor", "put", RESULTS, "returned/aa"),
+    ("worklist", "put", RESULTS, "returned/aa"),
+    ("reconcile", "put", RESULTS, "returned/aa"),
+    ("retention", "delete", RESULTS, "returned/aa"),
     ("retention", "list", PATIENTS, ""),
     ("retention", "get", PATIENTS, "patients/aa/a.json"),
     ("retention", "get", RESULTS, "results/aa/1.json"),
@@ -245,6 +252,20 @@ def test_the_user_of_retention_may_erase_everything_of_an_upload(
     ends = {rest.where: rest.until for rest in proof.remains if rest.until}
     assert {"upload and result events in Kafka", "dead letters in Kafka"} <= set(ends)
     Holds(site.storage, site.settings).remove(hold.id)
+    as_root.database.close()
+
+
+def test_what_a_predictor_cannot_take_back_goes_next_time(store: Callable[[str], Storage], tmp_path: Path) -> None:
+    """It may not delete a result, not even that of an upload that was erased while it judged it."""
+    as_root = KeptUploads.there(store("root"), tmp_path, deployment="cluster", site_key=generate_key().pem)
+    result = as_root.add("late/Doe-Jane.dcm", "PID-4711")
+    as_root.storage.delete(UPLOADS, "late/Doe-Jane.dcm")
+    put([result.upload.identity], store("retention"), as_root.settings)
+    take_back(result.upload.identity, EVERYWHERE, store("predictor"), as_root.settings)
+    assert as_root.names("Doe-Jane", "PID-4711") == ["Doe-Jane", "PID-4711"]
+    assert replace(as_root, storage=store("retention")).eraser.finish() == []
+    assert as_root.names("Doe-Jane", "PID-4711") == []
+    assert list(store("root").list(RESULTS, "returned/")) == []
     as_root.database.close()
 
 

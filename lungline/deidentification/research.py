@@ -18,6 +18,7 @@ from lungline.deidentification.deidentify import Deidentified, deidentify
 from lungline.deidentification.pseudonyms import Pseudonyms
 from lungline.errors import ImageRefused, LunglineError, ObjectGone
 from lungline.imaging.image import Limits
+from lungline.results import returned
 from lungline.results.records import OWED, ResultRecord, load, record_key
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
@@ -85,9 +86,26 @@ def settle(
     `data` is the image that was diagnosed, where it is still at hand.
     """
     outcome = _catch_up(record, storage, settings, limits, data)
+    if outcome == "kept" and not stays(record, storage, settings):
+        outcome = "lost"
     if outcome != "failed":
         storage.delete(settings.results_bucket, OWED + record.id)
     return outcome
+
+
+def stays(record: ResultRecord, storage: Storage, settings: Settings) -> bool:
+    """Whether a copy that was just stored is to stay; it is deleted where the upload was erased meanwhile.
+
+    An erasure deletes copies before records and then looks again, so as long as the record is there it sees the copy.
+    Raises what `Storage.exists` raises.
+    """
+    if storage.exists(settings.results_bucket, record.key):
+        return True
+    identity, bucket = record.upload.identity, settings.research_bucket
+    name = research_name(identity, Pseudonyms.from_settings(settings))
+    copies = ((bucket, info.key) for info in storage.list(bucket, f"{name}."))
+    returned.delete_or_note(storage, settings.results_bucket, identity, copies)
+    return False
 
 
 def catch_up(storage: Storage, settings: Settings) -> CatchUp:

@@ -12,7 +12,7 @@ from functools import partial
 from lungline.diagnosis.diagnoser import Diagnoser, Diagnosis, model_facts, refused, timed
 from lungline.diagnosis.image_rules import load_image_rules, reason_not_meant
 from lungline.diagnosis.routing import NO_TASK, Routing
-from lungline.errors import LunglineError, ObjectGone, ObjectTooLarge, Unavailable, UploadErased
+from lungline.errors import Busy, LunglineError, ObjectGone, ObjectTooLarge, Unavailable, UploadErased
 from lungline.events.uploads import Upload, require_bucket
 from lungline.imaging import dicom, dicom_facts
 from lungline.imaging.dicom_facts import facts_of
@@ -20,7 +20,8 @@ from lungline.imaging.dicom_header import DicomFile, find_header
 from lungline.results import opinions, patients, records
 from lungline.results.listing import SharedListing
 from lungline.results.records import OperatingPoint, Outcome, ReadFacts, ResultRecord, Times, UploadFacts
-from lungline.retention.tombstones import is_erased
+from lungline.retention.taking_back import take_back
+from lungline.retention.tombstones import has_left, is_stored
 from lungline.settings import Settings
 from lungline.storage.objects import StoredObject
 from lungline.storage.s3 import Storage
@@ -69,7 +70,8 @@ def diagnose_upload(
     def keep_now(record: ResultRecord, stored: StoredObject) -> None:
         from lungline.deidentification import research
 
-        research.keep(record, stored.data, storage, settings)
+        if research.keep(record, stored.data, storage, settings):
+            research.stays(record, storage, settings)
 
     def keep_nothing(record: ResultRecord, stored: StoredObject) -> None:
         """The image of a second opinion is the answer's to keep."""
@@ -130,8 +132,12 @@ class _Case:
         return self.settings.purpose == "answer"
 
     def require_not_erased(self, upload: Upload) -> None:
-        """Raise UploadErased for an upload whose record would bring its key back."""
-        if is_erased(upload.identity, self.storage, self.settings):
+        """Raise UploadErased for an upload whose record would bring its key back.
+
+        It may have: of a predictor that died once it had saved a record, the event comes again.
+        """
+        if kinds := has_left(upload, self.storage, self.settings):
+            take_back(upload.identity, kinds, self.storage, self.settings)
             raise UploadErased(f"Upload {upload.identity} was erased.")
 
     def diagnose(self, upload: Upload, stored: StoredObject, timings: dict[str, float]) -> ResultRecord:
@@ -220,10 +226,27 @@ class _Case:
         )
         if listed is not None:
             listed()
+        return self._save_unless_erased(upload, record, listed=listed is not None)
+
+    def _save_unless_erased(self, upload: Upload, record: ResultRecord, *, listed: bool) -> ResultRecord:
+        """Save a record, and take it back where the upload was erased since its X-ray was read.
+
+        Raises UploadErased, and Busy where the same image was sent again at that very moment: what its own event has
+        saved may be gone too, so the upload must be judged once more.
+        """
+        saved = self._save(record, listed=listed)
+        if not (kinds := has_left(upload, self.storage, self.settings)):
+            return saved
+        take_back(upload.identity, kinds, self.storage, self.settings)
+        if is_stored(upload, self.storage):
+            raise Busy(f"Upload {upload.identity} was erased and sent again while it was judged; try again.")
+        raise UploadErased(f"Upload {upload.identity} was erased while it was judged.")
+
+    def _save(self, record: ResultRecord, *, listed: bool) -> ResultRecord:
         bucket, purpose = self.settings.results_bucket, self.settings.purpose
         if purpose != "answer":
             return opinions.save(self.storage, bucket, record, purpose)
-        return records.save(self.storage, bucket, record, listed=listed is not None)
+        return records.save(self.storage, bucket, record, listed=listed)
 
     def _keep_patient(self, upload: Upload, header: DicomFile) -> str | None:
         """Store whom a DICOM upload is of, before the record that points there; also of a refused one.

@@ -288,8 +288,20 @@ def list_latest(storage: Storage, bucket: str, identity: str, version: str, uplo
 
 def list_record(storage: Storage, bucket: str, record: ResultRecord) -> None:
     """List a record among the latest."""
-    at = record.read.modified if record.read else record.times.uploaded or record.times.received
-    list_latest(storage, bucket, record.upload.identity, record.model.version, at)
+    list_latest(storage, bucket, record.upload.identity, record.model.version, listed_at(record))
+
+
+def listed_at(record: ResultRecord) -> datetime:
+    """The moment under which a record is listed among the latest."""
+    return record.read.modified if record.read else record.times.uploaded or record.times.received
+
+
+def listings_of(storage: Storage, bucket: str, record: ResultRecord) -> Iterator[str]:
+    """The keys of the objects that list a record among the latest; lists the uploads of one second."""
+    second = latest_key("", "", listed_at(record)).rstrip("-")
+    for info in storage.list(bucket, f"{second}-"):
+        if record.upload.identity in listed_identities(info.key):
+            yield info.key
 
 
 def save(storage: Storage, bucket: str, record: ResultRecord, *, listed: bool = False) -> ResultRecord:

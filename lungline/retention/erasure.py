@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lungline.errors import LunglineError
+from lungline.events.uploads import Upload
+from lungline.results import returned
 from lungline.results.records import OWED
 from lungline.retention import plan as plans
 from lungline.retention import tombstones
@@ -20,7 +22,7 @@ from lungline.retention.holds import Holds
 from lungline.retention.plan import Plan
 from lungline.retention.proof import Proof, Remainder, make_proof
 from lungline.retention.rules import EVERYWHERE, Kind
-from lungline.retention.subjects import Subject
+from lungline.retention.subjects import Subject, of_identities
 from lungline.settings import Settings
 from lungline.site_key import site_key
 from lungline.storage.s3 import Storage
@@ -97,11 +99,13 @@ class Eraser:
         """
         Holds(self.storage, self.settings).require_none(plan.subjects)
         plan.save(self.storage, self.settings)
-        if plan.is_whole:
-            tombstones.put((subject.identity for subject in plan.subjects), self.storage, self.settings)
+        if "results" in plan.kinds:  # their X-rays go too, as rules and commands have it
+            identities = (subject.identity for subject in plan.subjects)
+            tombstones.put(identities, self.storage, self.settings, plan.kinds)
         self._await_copies(plan)
-        after = self._erase(plan)
-        proof = make_proof(plan, dict(after), self.places.remains(plan), self.settings)
+        self._erase(plan.subjects, plan.kinds, plan.id)
+        after = dict.fromkeys(plan.before, 0)
+        proof = make_proof(plan, after, self.places.remains(plan), self.settings)
         self.places.note(plan)
         data = proof.text().encode()
         self.storage.put(self.settings.results_bucket, proof.place, data, "application/json")
@@ -110,8 +114,24 @@ class Eraser:
         return proof
 
     def finish(self) -> list[Proof]:
-        """Carry out what a crash has left."""
-        return [self.carry_out(plan) for plan in plans.unfinished(self.storage, self.settings)]
+        """Carry out what a crash has left, and delete what has come back of uploads since their erasure."""
+        done = [self.carry_out(plan) for plan in plans.unfinished(self.storage, self.settings)]
+        for identity in list(returned.noted(self.storage, self.settings.results_bucket)):
+            self._erase_again(identity)
+        return done
+
+    def _erase_again(self, identity: str) -> None:
+        """Delete what came back of an upload, without its X-ray: what is there now was sent again.
+
+        What a hold is on stays for now. Raises LunglineError when something keeps coming back.
+        """
+        (subject,) = of_identities([identity], self.storage, self.settings)
+        if any(hold.is_on(subject) for hold in Holds(self.storage, self.settings).every()):
+            return
+        kinds = tombstones.kinds_erased(identity, self.storage, self.settings)
+        if kinds and not _is_stored(subject, self.storage):
+            self._erase([subject], [kind for kind in kinds if kind != "uploads"], "of what came back")
+        returned.forget(self.storage, self.settings.results_bucket, identity)
 
     def _await_copies(self, plan: Plan) -> None:
         """Let research copies that are being made come to their end: nothing could tell their maker to stop."""
@@ -122,19 +142,24 @@ class Eraser:
                 return
             time.sleep(LOOK_SECONDS)
 
-    def _erase(self, plan: Plan) -> Counter[str]:
-        """Erase until a look finds nothing more; returns how much is left of what there was: 0."""
-        places, left = self.places.of(plan.kinds), Counter[str]()
+    def _erase(self, subjects: Sequence[Subject], kinds: Sequence[Kind], name: str) -> None:
+        """Erase until a look finds nothing more."""
+        places, left = self.places.of(kinds), Counter[str]()
         for attempt in range(ROUNDS):
             for place in places:
-                place.erase(plan.subjects)
-            left = _sum(place.look(plan.subjects) for place in places)
+                place.erase(subjects)
+            left = _sum(place.look(subjects) for place in places)
             if not left.total():
-                return Counter(dict.fromkeys(plan.before, 0))
+                return
             time.sleep(PAUSE_SECONDS * attempt)
         raise LunglineError(
-            f"Of erasure {plan.id} something comes back: {', '.join(sorted(+left))}. Its plan stays: run it again."
+            f"Of erasure {name} something comes back: {', '.join(sorted(+left))}. Its plan stays: run it again."
         )
+
+
+def _is_stored(subject: Subject, storage: Storage) -> bool:
+    place = (subject.bucket, subject.key, subject.version_id, subject.etag)
+    return bool(subject.key) and tombstones.is_stored(Upload(*place), storage)
 
 
 def _sum(counts: Iterable[Counter[str]]) -> Counter[str]:
