@@ -18,12 +18,14 @@ def register(
 
     from components import step_events
     from lungline.evaluation.scoring import Scores
+    from lungline.registry.registration import register as register_package
     from lungline.registry.versions import Registry
     from lungline.settings import load_settings
 
     with step_events.step("register") as step:
         tested = Scores.load(Path(evaluation.path)).evaluation
-        registered = Registry(load_settings()).register(
+        registered = register_package(
+            Registry(load_settings()),
             Path(package.path),
             run_id=mlflow_run,
             pipeline_run=f"{pipeline_run}/{pipeline_id}",

@@ -23,6 +23,7 @@ from laptop.supervision.assembly import Assembly, assembled
 from laptop.supervision.status import ServiceStatus, StackStatus, read_status
 from lungline.errors import StackError
 from lungline.home import Home
+from lungline.registry import mlflow_client
 from lungline.service_state import State
 from lungline.settings import Settings
 
@@ -121,10 +122,8 @@ def env(settings: Settings, *, scanner: bool = False) -> dict[str, str]:
     assembly = _running(settings)
     connected = assembly.settings
     if not scanner:
-        from lungline.registry import tracking  # it brings numpy, which `up` does not wait for
-
         own = {name: value for name, value in settings_environment(connected).items() if name in _ADDRESSES}
-        mlflow = tracking.environment(connected)
+        mlflow = mlflow_client.environment(connected)
         return s3_environment(connected) | mlflow | own | _kafka_files(connected) | _dicomweb(assembly)
     credentials = load_credentials(Home(connected.home))
     if "store" not in {service.name for service in assembly.services} or not credentials:

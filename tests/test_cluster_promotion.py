@@ -17,7 +17,7 @@ from lungline.deployment.kubernetes_api import ClusterRefused
 from lungline.errors import PromotionRefused
 from lungline.package.card import CodeFacts, DataFacts
 from lungline.promotion.anchored_history import accept
-from lungline.registry import tracking
+from lungline.registry import registration, tracking
 from lungline.registry.versions import Registry
 from lungline.settings import Settings, load_settings, variable
 from lungline.site_key import generate_key
@@ -53,7 +53,9 @@ def register(settings: Settings, folder: Path, *, seed: int) -> None:
     tracking.new_record(settings, REAL, CodeFacts(version="0.1.0")).save(folder / "run")
     run = tracking.settle(settings, folder / "run")
     tracking.note(settings, run, tags={tracking.GATE: "passed"})
-    Registry(settings).register(folder / "package", run_id=run, pipeline_run="pipe/7", metrics={"auc": 0.98})
+    registration.register(
+        Registry(settings), folder / "package", run_id=run, pipeline_run="pipe/7", metrics={"auc": 0.98}
+    )
 
 
 @pytest.fixture

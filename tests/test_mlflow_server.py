@@ -25,7 +25,7 @@ from laptop.home.ports import Ports, load_ports
 from laptop.services.mlflow import Mlflow
 from lungline.home import Home
 from lungline.network import HOST, answers
-from lungline.registry import tracking
+from lungline.registry import mlflow_client
 from lungline.registry.mlflow_routes import is_served
 from lungline.registry.mlflow_server import is_own_location, load_accounts
 from lungline.settings import Settings, load_settings
@@ -49,7 +49,7 @@ class Site:
 
     @property
     def login(self) -> dict[str, str]:
-        variables = tracking.environment(self.settings)
+        variables = mlflow_client.environment(self.settings)
         pair = f"{variables['MLFLOW_TRACKING_USERNAME']}:{variables['MLFLOW_TRACKING_PASSWORD']}"
         return {"authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
 
@@ -71,7 +71,7 @@ class Site:
         return self.request("POST", f"/api/2.0/mlflow/{path}", self.login | JSON, body)
 
     def client(self) -> MlflowClient:
-        return tracking.connect(self.settings)
+        return mlflow_client.connect(self.settings)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_another_user_of_the_machine_is_asked_for_the_login(site: Site) -> None:
 
 
 def test_a_token_is_taken_like_the_password(site: Site) -> None:
-    password = tracking.environment(site.settings)["MLFLOW_TRACKING_PASSWORD"]
+    password = mlflow_client.environment(site.settings)["MLFLOW_TRACKING_PASSWORD"]
     path = "/api/2.0/mlflow/experiments/search?max_results=1"
     assert site.request("GET", path, {"authorization": f"Bearer {password}"}).status == 200
 

@@ -19,7 +19,7 @@ from laptop.services.store import BROKER_BUCKET
 from laptop.uploads import upload_and_watch
 from lungline.datasets.phantom import jpeg
 from lungline.monitoring import findings
-from lungline.registry import tracking
+from lungline.registry import mlflow_client
 from lungline.registry.versions import Registry
 from lungline.results import readings, records
 from lungline.settings import Settings
@@ -88,7 +88,7 @@ def test_mlflow_loads_the_old_version(settings: Settings) -> None:
         "(prediction,) = model.predict(numpy.zeros((1, 32, 32, 1), numpy.float32))\n"
         "print(json.dumps([info.flavors['python_function']['loader_module'], prediction['probability']]))\n"
     )
-    environment = os.environ | tracking.environment(settings) | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = os.environ | mlflow_client.environment(settings) | {"MLFLOW_DISABLE_TELEMETRY": "true"}
     done = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=120, env=environment
     )

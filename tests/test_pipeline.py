@@ -17,7 +17,7 @@ from laptop.retraining import labels_cause, retrain
 from lungline.datasets.phantom import jpeg
 from lungline.errors import DataError, PipelineFailed
 from lungline.package.card import CARD
-from lungline.registry import tracking
+from lungline.registry import mlflow_client
 from lungline.registry.versions import Registry
 from lungline.results.records import ResultRecord
 from lungline.settings import Settings, load_settings
@@ -98,7 +98,7 @@ def test_a_correction_is_in_the_run_that_it_caused(
     summary, settings = first[0], settings_for(worklist__retrain_labels=1)
     assert summary.data.name == "phantom:220 with 1 reader label"
     assert "Merged 1 reader label into the data." in (summary.data.notice or "")
-    run = tracking.connect(settings).get_run(summary.mlflow_run)
+    run = mlflow_client.connect(settings).get_run(summary.mlflow_run)
     assert run.data.params["data.feedback"] == run.data.tags["feedback_labels"] == "1"
     (image,) = exported(settings)
     assert image.parts[-2:] == ("PNEUMONIA", f"person41_{corrected.upload.identity}.jpeg")
@@ -135,7 +135,7 @@ def test_mlflow_shows_the_settings_and_results_of_a_run(
 ) -> None:
     summary, _ = first
     settings = settings_for()
-    client = tracking.connect(settings)
+    client = mlflow_client.connect(settings)
     logged = client.get_run(summary.mlflow_run)
     assert logged.info.status == "FINISHED"
     assert summary.mlflow_url.endswith(summary.mlflow_run)
@@ -194,7 +194,7 @@ def test_a_failed_gate_registers_nothing(
     assert "missed by" in summary.next
     assert not {"register", "promote"} & {event.step for event in reported}
     assert len(Registry(settings).versions()) == before
-    assert tracking.connect(settings).get_run(summary.mlflow_run).data.tags["gate"] == "failed"
+    assert mlflow_client.connect(settings).get_run(summary.mlflow_run).data.tags["gate"] == "failed"
 
 
 def test_the_manual_policy_leaves_a_challenger(

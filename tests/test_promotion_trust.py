@@ -9,7 +9,7 @@ from lungline.errors import PackageError, PromotionRefused, RegistryError
 from lungline.package.signature import SIGNATURE, is_signed
 from lungline.promotion.anchored_history import accept, examined
 from lungline.promotion.promotion import promote, rollback
-from lungline.registry import tracking
+from lungline.registry import mlflow_client, registration, tracking
 from lungline.registry.history import PromotionEntry
 from lungline.registry.versions import ANCHOR, Registry
 from lungline.settings import Settings
@@ -62,7 +62,7 @@ def test_a_lost_anchor_needs_a_word_that_stands_in_the_history(
     with pytest.raises(PromotionRefused, match="there is nothing to accept"):
         accept(**PERSON, settings=settings, deployment=place)
     place.remembers = None
-    tracking.connect(settings).delete_registered_model_tag(settings.model_name, ANCHOR)
+    mlflow_client.connect(settings).delete_registered_model_tag(settings.model_name, ANCHOR)
     for change in (lambda **given: promote(first, **given), rollback):
         with pytest.raises(PromotionRefused, match=r"in MLflow is lost.*where the champion serves is lost.*--accept"):
             change(**PERSON, settings=settings, deployment=place)
@@ -115,7 +115,7 @@ def test_lowered_limits_of_the_gate_stand_in_the_history(
     assert lowered == ["auc 0 instead of 0.95", "ece 0.5 instead of 0.08"]
     registry, run = Registry(settings), settled_run(settings, tmp_path / "record")
     tracking.note(settings, run, tags={tracking.LOWERED: "; ".join(lowered)})
-    registry.register(packages[0], run_id=run, pipeline_run="pipe/7", metrics={})
+    registration.register(registry, packages[0], run_id=run, pipeline_run="pipe/7", metrics={})
     promoted(settings, Place())
     gate = registry.history.entries()[-1].facts.gate
     assert gate
@@ -141,7 +141,7 @@ def test_a_champion_of_an_earlier_release_is_signed_when_promoted_again(
     registry = Registry(settings)
     version = register(settings, packages[0], tmp_path)
     registry.storage.delete(registry.bucket, f"{registry.name}/{version}/{SIGNATURE}")
-    tracking.connect(settings).delete_model_version_tag(settings.model_name, version, "signed_by")
+    mlflow_client.connect(settings).delete_model_version_tag(settings.model_name, version, "signed_by")
     facts = {"package": registry.noted(version)["package_sha256"]}
     values = {"kind": "promotion", "version": version, "champion": version, "facts": facts, **PERSON}
     old: PromotionEntry = registry.history.append(None, act="promoted", **values)

@@ -26,7 +26,7 @@ from lungline.package.package import Package, Prediction
 from lungline.promotion import promotion
 from lungline.promotion.inspection import prove
 from lungline.promotion.promotion import Promotion, promote, rollback
-from lungline.registry import tracking
+from lungline.registry import mlflow_client, registration, tracking
 from lungline.registry.runs import run_facts
 from lungline.registry.versions import Registry
 from lungline.settings import Settings, load_settings
@@ -88,7 +88,9 @@ def settled_run(settings: Settings, folder: Path, *, gate: bool = True) -> str:
 
 def register(settings: Settings, package: Path, tmp_path: Path, *, gate: bool = True) -> str:
     run_id = settled_run(settings, tmp_path / os.urandom(4).hex(), gate=gate)
-    return Registry(settings).register(package, run_id=run_id, pipeline_run="pipe/7", metrics=METRICS).version
+    return registration.register(
+        Registry(settings), package, run_id=run_id, pipeline_run="pipe/7", metrics=METRICS
+    ).version
 
 
 def promoted(settings: Settings, place: Place, version: str | None = None) -> Promotion:
@@ -101,7 +103,7 @@ def test_a_registered_package_is_the_challenger_with_provenance(
     """A registered package is the challenger and knows where it comes from."""
     registry = Registry(settings)
     run_id = settled_run(settings, tmp_path / "record")
-    registered = registry.register(packages[0], run_id=run_id, pipeline_run="pipe/7", metrics=METRICS)
+    registered = registration.register(registry, packages[0], run_id=run_id, pipeline_run="pipe/7", metrics=METRICS)
     assert registered.new
     assert registered.package == f"s3://lungline-models/{settings.model_name}/{registered.version}/"
     assert registry.resolve(None) == registry.resolve("challenger") == registered.version
@@ -127,7 +129,7 @@ def test_mlflow_loads_a_version_and_it_answers_as_serving_does(
         "print(json.dumps([row['probability'] for row in rows]))\n"
     )
     command = [sys.executable, "-c", script, f"models:/{settings.model_name}@challenger"]
-    environment = os.environ | tracking.environment(settings) | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = os.environ | mlflow_client.environment(settings) | {"MLFLOW_DISABLE_TELEMETRY": "true"}
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120, env=environment)
     package = Registry(settings).fetch(version, tmp_path / "fetched")
     expected = package.predict(np.full((2, 32, 32, 1), 0.5, np.float32))
@@ -139,8 +141,8 @@ def test_the_package_of_a_run_is_registered_once(
 ) -> None:
     registry = Registry(settings)
     run_id = settled_run(settings, tmp_path / "record")
-    first = registry.register(packages[0], run_id=run_id, pipeline_run="a", metrics=METRICS)
-    again = registry.register(packages[0], run_id=run_id, pipeline_run="b", metrics=METRICS)
+    first = registration.register(registry, packages[0], run_id=run_id, pipeline_run="a", metrics=METRICS)
+    again = registration.register(registry, packages[0], run_id=run_id, pipeline_run="b", metrics=METRICS)
     assert (again.version, again.new) == (first.version, False)
     assert len(registry.versions()) == 1
 
@@ -150,9 +152,9 @@ def test_a_registration_that_broke_off_is_done_anew(
 ) -> None:
     registry = Registry(settings)
     run_id = settled_run(settings, tmp_path / "record")
-    first = registry.register(packages[0], run_id=run_id, pipeline_run="a", metrics=METRICS).version
+    first = registration.register(registry, packages[0], run_id=run_id, pipeline_run="a", metrics=METRICS).version
     registry.storage.delete(registry.bucket, f"{settings.model_name}/{first}/{CARD}")
-    again = registry.register(packages[0], run_id=run_id, pipeline_run="a", metrics=METRICS)
+    again = registration.register(registry, packages[0], run_id=run_id, pipeline_run="a", metrics=METRICS)
     assert again.new
     assert [version.version for version in registry.versions()] == [again.version]
     assert registry.fetch(again.version, tmp_path / "fetched").card.version == again.version
@@ -214,7 +216,7 @@ def test_promoting_the_champion_again_changes_nothing_but_mends_what_lags(
     registry, place = Registry(settings), Place()
     version = register(settings, packages[0], tmp_path)
     promoted(settings, place)
-    client = tracking.connect(settings)
+    client = mlflow_client.connect(settings)
     client.delete_registered_model_alias(settings.model_name, "champion")
     place.version = None
     done = promoted(settings, place, version)
@@ -244,7 +246,7 @@ def test_a_rollback_works_without_mlflow(
     settings: Settings, packages: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A rollback needs no mlflow and says that the alias lags."""
-    monkeypatch.setattr(tracking, "ANSWER_SECONDS", 0.0)
+    monkeypatch.setattr(mlflow_client, "ANSWER_SECONDS", 0.0)
     place = Place()
     versions = [register(settings, package, tmp_path) for package in packages]
     for version in versions:
@@ -407,7 +409,7 @@ def test_a_run_reaches_a_server_that_starts_late(settings: Settings, tmp_path: P
     (folder / "network.keras").write_bytes(b"weights")
     run_id = tracking.settle(settings, folder)
     assert tracking.settle(settings, folder) == run_id, "a second time it is there already"
-    client = tracking.connect(settings)
+    client = mlflow_client.connect(settings)
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.tags["data_digest"] == "d" * 64
@@ -449,7 +451,7 @@ def test_a_server_that_is_away_costs_the_training_nothing(settings: Settings, tm
     assert datetime.now(UTC) - started < timedelta(seconds=30)
     recorder.record.save(tmp_path)
     run_id = tracking.settle(settings, tmp_path)
-    assert tracking.connect(settings).get_run(run_id).data.metrics == {"loss": 0.5}
+    assert mlflow_client.connect(settings).get_run(run_id).data.metrics == {"loss": 0.5}
 
 
 def test_epochs_reach_a_running_server_live(settings: Settings, tmp_path: Path) -> None:
@@ -464,7 +466,7 @@ def test_epochs_reach_a_running_server_live(settings: Settings, tmp_path: Path) 
     data = DataFacts(name="phantom", digest="d" * 64, synthetic=True)
     with tracking.Recorder(settings, tracking.new_record(settings, data, CodeFacts(version="0.1.0"))) as recorder:
         recorder.epoch(Epoch(1, 0.5, 0.1))
-        client = tracking.connect(settings)
+        client = mlflow_client.connect(settings)
         deadline = datetime.now(UTC) + timedelta(seconds=30)
         while not (live := live_metrics(client, settings)) and datetime.now(UTC) < deadline:
             pass

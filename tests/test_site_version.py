@@ -13,7 +13,7 @@ from lungline.monitoring.reference import reference_in
 from lungline.package.card import CodeFacts, DataFacts, Thresholds
 from lungline.package.package import Package
 from lungline.promotion.promotion import promote, rollback
-from lungline.registry import tracking
+from lungline.registry import mlflow_client, registration, tracking
 from lungline.registry.versions import Registry
 from lungline.settings import Settings, load_settings
 from lungline.site_validation import candidate
@@ -56,7 +56,9 @@ def champion_of(settings: Settings, trained: tuple[Path, Scores], folder: Path, 
     tracking.note(settings, run, artifacts={"evaluation": evaluation}, tags=PASSED)
     registry = Registry(settings)
     metrics, confusion = scores.evaluation.metrics(), scores.evaluation.confusion
-    version = registry.register(package, run_id=run, pipeline_run="p/1", metrics=metrics, confusion=confusion).version
+    version = registration.register(
+        registry, package, run_id=run, pipeline_run="p/1", metrics=metrics, confusion=confusion
+    ).version
     promote(version, by="Ada", reason="first", settings=settings, deployment=place)
     return registry.fetch(version, folder / "fetched")
 
@@ -144,7 +146,7 @@ def test_what_the_gate_refuses_is_not_registered(
     assert not saved.verdict.passed
     assert "sensitivity is 0.0000, required at least" in saved.verdict.sentence
     assert len(Registry(settings).versions()) == 1
-    run = tracking.connect(settings).get_run(saved.mlflow_run)
+    run = mlflow_client.connect(settings).get_run(saved.mlflow_run)
     assert run.data.tags["gate"] == "failed"
 
 
@@ -182,7 +184,7 @@ def test_a_run_without_an_evaluation_says_what_to_do(
     run = tracking.settle(settings, tmp_path / "record")
     tracking.note(settings, run, tags=PASSED)
     registry, place = Registry(settings), Place()
-    version = registry.register(trained[0], run_id=run, pipeline_run="p/1", metrics={"auc": 0.9}).version
+    version = registration.register(registry, trained[0], run_id=run, pipeline_run="p/1", metrics={"auc": 0.9}).version
     promote(version, by="Ada", reason="first", settings=settings, deployment=place)
     package = registry.fetch(version, tmp_path / "fetched")
     with pytest.raises(RegistryError, match="train again"):

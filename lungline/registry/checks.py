@@ -9,8 +9,9 @@ but `models:/pneumonia@champion` then names nothing, or another version.
 from collections.abc import Iterator, Mapping
 
 from lungline.health_check import Check
-from lungline.registry.tracking import connect, translated
-from lungline.registry.versions import CHAMPION, Registry
+from lungline.registry.mlflow_client import connect, translated
+from lungline.registry.registered_model import CHAMPION
+from lungline.registry.versions import Registry
 
 HISTORY = "history"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from lungline.registry.tracking import connect, translated
+from lungline.registry.mlflow_client import connect, translated
 from lungline.settings import Settings
 
 

@@ -7,24 +7,21 @@ new and empty costs no training, because `settle` writes whatever it lacks from 
 # MLflow's own types are incomplete.
 # pyright: reportUnknownMemberType=false
 import dataclasses
-import http.client
 import json
-import os
 import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lungline.errors import LunglineError, RegistryError, RegistryUnavailable
-from lungline.network import open_url
-from lungline.package.card import CodeFacts, DataFacts
+from lungline.errors import LunglineError
+from lungline.package.card import CodeFacts, DataFacts, GateFacts
+from lungline.registry.mlflow_client import connect, translated
 from lungline.settings import Settings
 
 if TYPE_CHECKING:
@@ -33,13 +30,18 @@ if TYPE_CHECKING:
 START_SECONDS = 120
 """How long a pipeline waits for a server that is starting: on a busy laptop that takes 35 s."""
 
-ANSWER_SECONDS = 10
-"""How long a person waits for a server that should be there."""
-
 RECORD = "record.json"
 
 GATE, VERDICT, LOWERED = "gate", "verdict", "gate_lowered"
 """Tags of a run: whether it passed the gate, the verdict, and the limits that were lowered for it."""
+
+
+def gate_facts(tags: Mapping[str, str]) -> GateFacts | None:
+    """The gate's verdict in the tags of a run; None for a run without one."""
+    if GATE not in tags:
+        return None
+    lowered = tuple(filter(None, tags.get(LOWERED, "").split("; ")))
+    return GateFacts(passed=tags[GATE] == "passed", sentence=tags.get(VERDICT, ""), lowered=lowered)
 
 
 class RunRecord(BaseModel):
@@ -176,77 +178,6 @@ def run_url(settings: Settings, run_id: str) -> str:
     with translated(settings):
         experiment = connect(settings).get_run(run_id).info.experiment_id
     return f"{settings.mlflow_uri}/#/experiments/{experiment}/runs/{run_id}"
-
-
-def environment(settings: Settings) -> dict[str, str]:
-    """The variables from which every client of MLflow takes the server's address and login."""
-    values = {"MLFLOW_TRACKING_URI": settings.mlflow_uri, "MLFLOW_TRACKING_USERNAME": settings.mlflow_username}
-    password = settings.mlflow_password
-    values["MLFLOW_TRACKING_PASSWORD"] = password.get_secret_value() if password else None
-    return {name: value for name, value in values.items() if value}
-
-
-def connect(
-    settings: Settings, wait: float | None = None, give_up: Callable[[], bool] = lambda: False
-) -> "MlflowClient":
-    """A client of a server that answers.
-
-    Raises RegistryUnavailable when it has not answered after `wait` seconds, or once `give_up` says so.
-    """
-    if settings.mlflow_uri is None:
-        raise RegistryUnavailable(
-            "No MLflow server is set: start the laptop stack with `lungline up`, or set LUNGLINE_MLFLOW_URI."
-        )
-    _await_answer(settings.mlflow_uri, ANSWER_SECONDS if wait is None else wait, give_up)
-    # Its clients read the login from nowhere else.
-    os.environ |= {name: value for name, value in environment(settings).items() if name != "MLFLOW_TRACKING_URI"}
-    from mlflow import MlflowClient
-    from mlflow.environment_variables import (
-        MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR,
-        MLFLOW_HTTP_REQUEST_MAX_RETRIES,
-        MLFLOW_HTTP_REQUEST_TIMEOUT,
-        MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT,
-    )
-
-    # MLflow's own seven retries would hold a step for minutes when the server goes away; here the caller decides.
-    MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(2)
-    MLFLOW_HTTP_REQUEST_TIMEOUT.set(30)
-    # Standard output belongs to the command: with --json it is one value.
-    MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)
-    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
-    return MlflowClient(tracking_uri=settings.mlflow_uri, registry_uri=settings.mlflow_uri)
-
-
-@contextmanager
-def translated(settings: Settings) -> Generator[None]:
-    """Errors of MLflow become ours."""
-    # MLflow reports its use to its makers as soon as it is imported; nothing here reports to anybody.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    from mlflow.exceptions import MlflowException
-    from requests.exceptions import RequestException
-
-    try:
-        yield
-    except RequestException as exc:
-        raise RegistryUnavailable(f"The MLflow server at {settings.mlflow_uri} does not answer.") from exc
-    except MlflowException as exc:
-        # A lost connection also arrives as an MlflowException, with status 500.
-        if exc.get_http_status_code() >= 500:
-            raise RegistryUnavailable(f"The MLflow server at {settings.mlflow_uri} cannot answer now.") from exc
-        raise RegistryError(f"MLflow refused: {str(exc).splitlines()[0]}") from exc
-
-
-def _await_answer(uri: str, wait: float, give_up: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + wait
-    while True:
-        try:
-            with open_url(f"{uri}/health", timeout=5):
-                return
-        except (OSError, http.client.HTTPException, ValueError):
-            pass
-        if time.monotonic() > deadline or give_up():
-            raise RegistryUnavailable(f"The MLflow server at {uri} does not answer.")
-        time.sleep(0.3)
 
 
 def _create(client: "MlflowClient", settings: Settings, record: RunRecord) -> str:

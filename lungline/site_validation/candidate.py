@@ -23,7 +23,7 @@ from lungline.package.answers import UNSURE, label_of
 from lungline.package.card import Card, SiteFacts, amend_card, shifted
 from lungline.package.package import Package
 from lungline.package.signature import SIGNATURE
-from lungline.registry import tracking
+from lungline.registry import registration, tracking
 from lungline.registry.provenance import code_facts
 from lungline.registry.versions import Registry
 from lungline.settings import GateSettings, Settings
@@ -83,7 +83,8 @@ def save(validated: Validated, package: Package, settings: Settings, page: str) 
                 mlflow_run=run,
                 next="The gate refused it; nothing changed.",
             )
-        registered = registry.register(
+        registered = registration.register(
+            registry,
             folders.package,
             run_id=run,
             pipeline_run=f"validate-site/{validation.site}",

@@ -13,7 +13,7 @@ import pytest
 
 from lungline.deployment.inference_service import render
 from lungline.package.card import CodeFacts, DataFacts
-from lungline.registry import tracking
+from lungline.registry import registration, tracking
 from lungline.registry.versions import Registry
 from lungline.settings import load_settings, variable
 from lungline.site_key import generate_key
@@ -65,7 +65,9 @@ def registry(services: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
         tracking.new_record(settings, REAL, CodeFacts(version="0.1.0")).save(folder / f"run-{number}")
         run = tracking.settle(settings, folder / f"run-{number}")
         tracking.note(settings, run, tags={tracking.GATE: "passed"})
-        Registry(settings).register(folder / number, run_id=run, pipeline_run="pipe/7", metrics={"auc": 0.98})
+        registration.register(
+            Registry(settings), folder / number, run_id=run, pipeline_run="pipe/7", metrics={"auc": 0.98}
+        )
     return named
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from lungline.errors import LunglineError
 from lungline.package.card import CodeFacts, DataFacts
-from lungline.registry import tracking
+from lungline.registry import registration, tracking
 from lungline.registry.versions import Registry
 from lungline.storage.s3 import Storage
 from tests.cluster import isolation
@@ -168,7 +168,9 @@ def _register(lungline: Lungline, folder: Path, *, seed: int) -> None:
     tracking.new_record(settings, REAL, CodeFacts(version="0.1.0")).save(folder / "run")
     run = tracking.settle(settings, folder / "run")
     tracking.note(settings, run, tags={tracking.GATE: "passed"})
-    Registry(settings).register(folder / "package", run_id=run, pipeline_run=f"run/{seed}", metrics={"auc": 0.98})
+    registration.register(
+        Registry(settings), folder / "package", run_id=run, pipeline_run=f"run/{seed}", metrics={"auc": 0.98}
+    )
 
 
 def _ready_pods(lungline: Lungline) -> list[dict[str, Any]]:
