@@ -26,6 +26,7 @@ from lungline.events.uploads import Upload, minio_record
 from lungline.home import Home, read_json, write_json
 from lungline.package.package import Package
 from lungline.results import records as results
+from lungline.results.purposes import Purpose
 from lungline.storage.s3 import Storage
 from tests.support.chaos_run import PATIENT, SERVICES, Chaos, eventually, image, key_of, shuffled_pairs
 from tests.support.chaos_stack import champion, install, running
@@ -270,6 +271,28 @@ def test_readings_and_promotions_survive_any_kill(tmp_path: Path, packages: tupl
         verdict = seeded_run.run(chaos, plan)
         chaos.say(f"{verdict}")
         _require(verdict, plan)
+        for purpose, rules in _OPINION_RULES.items():
+            assert _without_an_opinion(chaos, purpose) == rules
+
+
+# Which rules see that a second opinion is gone.
+_BESIDE = {"worklist has every second opinion"}
+_OPINION_RULES: dict[Purpose, set[str]] = {
+    "shadow": _BESIDE | {"shadows judge every upload"},
+    "rejudged": _BESIDE | {"back fills judge every old upload", "back fills judge what they were sent"},
+}
+
+
+def _without_an_opinion(chaos: Chaos, purpose: Purpose) -> set[str]:
+    """The rules that are violated while the store lacks the first second opinion."""
+    bucket = chaos.settings.results_bucket
+    with closing(Storage.from_settings(chaos.connected)) as storage:
+        key = next(info.key for info in storage.list(bucket, f"{purpose}/") if info.key.endswith(".json"))
+        data = storage.get(bucket, key).data
+        storage.delete(bucket, key)
+        seen = set(prove(chaos.settings, chaos.journal, chaos.topics, seconds=0).by_rule)
+        storage.put(bucket, key, data)
+    return seen
 
 
 @pytest.mark.chaos

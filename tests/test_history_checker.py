@@ -163,7 +163,11 @@ FAULTS: dict[str, tuple[Fault, set[str]]] = {
     ),
     "the back-fill misses an upload": (
         without("predictor record", place="rejudged"),
-        {"back fills judge every old upload", "worklist has every second opinion"},
+        {
+            "back fills judge every old upload",
+            "back fills judge what they were sent",
+            "worklist has every second opinion",
+        },
     ),
     "the worklist misses a second opinion": (without("worklist opinion"), {"worklist has every second opinion"}),
     "a second opinion is shown as the answer": (

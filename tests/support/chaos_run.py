@@ -8,8 +8,8 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -29,12 +29,16 @@ from lungline.storage.s3 import Storage
 from tests.support.flaky_store import FlakyProxy
 from tests.support.history.actors import Scanner
 from tests.support.history.checker import Verdict
+from tests.support.history.modality import Modality
 from tests.support.history.operations import Journal
 from tests.support.history.proof import prove
 from tests.support.history.witness import Witness
 from tests.support.kafka_tail import tail
 
 SERVICES = ("predictor", "trigger", "bridge", "broker", "store")
+SUPERVISOR = "supervisor"
+PASSING = ("rejudged-predictor", "rejudged-trigger")
+"""Services that are there only while old uploads are judged again."""
 # The patient: object keys name them, and nothing that the stack writes may.
 PATIENT = "MUSTERMANN^Erika 1957-08-12/PID4471123"
 
@@ -56,6 +60,8 @@ class Chaos:
     scanner: Scanner
     journal: Journal
     topics: Witness
+    restart: Callable[[], None]
+    """Kills the supervisor with everything that it started, and starts the stack again."""
     sent: dict[str, Upload] = field(default_factory=dict)
     poison: set[str] = field(default_factory=set)
     garbage: set[bytes] = field(default_factory=set)
@@ -84,6 +90,14 @@ class Chaos:
             else:
                 self.sent[key] = upload
                 return upload
+
+    def send_dicom(self, modality: Modality, data: bytes, seconds: float = 120) -> None:
+        """Send to the gateway as a modality does: repeat it until the answer is a yes."""
+        deadline = time.monotonic() + seconds
+        while (upload := modality.send(data)) is None:
+            assert time.monotonic() < deadline, "the gateway accepts no upload"
+            time.sleep(0.2)
+        self.sent[upload.key] = upload
 
     def send_poison(self) -> None:
         """Send what can never be predicted: three files that are no images, and two events that are none of ours."""
@@ -123,20 +137,31 @@ class Chaos:
 
     def kill(self, *names: str) -> None:
         """Kill services at once, and wait until every service is ready again."""
-        before = {name: stack.status(self.settings).service(name) for name in names}
         started = time.monotonic()
+        if SUPERVISOR in names:
+            with self.journal.attempt("chaos kill", services=[SUPERVISOR, "worklist", "all others"]) as attempt:
+                self.restart()
+                attempt.answer("ok")
+        else:
+            self._kill(names)
+        self.say(f"killed {' and '.join(names):35} all ready after {time.monotonic() - started:.1f} s")
+
+    def _kill(self, names: Sequence[str]) -> None:
+        before = {name: stack.status(self.settings).service(name) for name in names}
         with self.journal.attempt("chaos kill", services=list(names)) as attempt:
-            for service in before.values():
-                assert service.pid
-                os.kill(service.pid, signal.SIGKILL)
+            for name, service in before.items():
+                assert service.pid or name in PASSING
+                with suppress(*((ProcessLookupError,) if name in PASSING else ())):
+                    if service.pid:
+                        os.kill(service.pid, signal.SIGKILL)
             attempt.answer("ok")
         eventually(lambda: self._are_back(before), 120, f"{names} are back")
-        self.say(f"killed {' and '.join(names):22} all ready after {time.monotonic() - started:.1f} s")
 
     def _are_back(self, before: dict[str, Any]) -> bool:
         now = stack.status(self.settings)
-        again = all(now.service(name).restarts > service.restarts for name, service in before.items())
-        return again and all(now.service(name).state == "ready" for name in {*SERVICES, *before})
+        lasting = {name: service for name, service in before.items() if name not in PASSING}
+        again = all(now.service(name).restarts > service.restarts for name, service in lasting.items())
+        return again and all(now.service(name).state == "ready" for name in {*SERVICES, *lasting})
 
     def await_uploads(self, count: int) -> None:
         """Wait until `count` more X-rays are uploaded."""

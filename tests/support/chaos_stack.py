@@ -57,14 +57,14 @@ def running(home: Path, package: Path, **others: Any) -> Iterator[Chaos]:
     journal = Journal()
     with notice_receiver(journal, home.parent) as rules, flaky_proxy(lambda: ports_of(home).s3) as proxy:
         settings = champion(home, package, worklist={"notice_rules": rules}, **others)
-        with _supervised(home, settings, proxy.port) as pids:
+        with _supervised(home, settings, proxy.port) as supervisor:
             client = _scanner_client(stack.env(settings, scanner=True), proxy.port)
             scanner = Scanner(client, settings.uploads_bucket, journal)
             with witness(stack.connect(settings), journal) as topics:
-                yield Chaos(settings, proxy, scanner, journal, topics)
+                yield Chaos(settings, proxy, scanner, journal, topics, supervisor.kill)
             client.close()
-            pids.update(family(stack.status(settings).pid or 0))
-    assert not {pid for pid in pids if birth(pid)}
+            supervisor.note_family()
+    assert not {pid for pid in supervisor.pids if birth(pid)}
     assert all(is_free(port) for port in astuple(ports_of(home)))
 
 
@@ -79,31 +79,74 @@ def _scanner_client(environment: dict[str, str], port: int) -> Any:
     )
 
 
-@contextmanager
-def _supervised(home: Path, settings: Settings, port: int) -> Iterator[set[int]]:
-    made = Home.make(home)
-    environment = base_environment() | settings_environment(settings) | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    # Attached, as the other tests' stacks are, so that a killed test run leaves nothing behind.
-    command = (sys.executable, "-m", "tests.support.chaos_supervisor", str(port), "--attached")
-    with made.log("supervisor").open("wb") as log:
-        process = subprocess.Popen(
-            command, env=environment, cwd=home, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
-        )
-    pids: set[int] = set()
-    try:
-        eventually(lambda: stack.status(settings).running, 60, made.log("supervisor").read_text())
+class _Supervisor:
+    """The stack's supervisor, which can be killed with everything that it started."""
+
+    def __init__(self, settings: Settings, port: int) -> None:
+        self._settings, self._port = settings, port
+        self.pids: set[int] = set()
+        """Of the processes that must not be there at the end."""
+        self._process = self._start()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        made = Home.make(self._settings.home)
+        own = {"PYTHONPATH": str(Path(__file__).parents[2])}
+        # Attached, as the other tests' stacks are, so that a killed test run leaves nothing behind.
+        command = (sys.executable, "-m", "tests.support.chaos_supervisor", str(self._port), "--attached")
+        with made.log("supervisor").open("ab") as log:
+            return subprocess.Popen(
+                command,
+                env=base_environment() | settings_environment(self._settings) | own,
+                cwd=made.path,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def await_ready(self) -> None:
+        """Wait until the stack is ready."""
+        log = Home(self._settings.home).log("supervisor")
+        eventually(lambda: stack.status(self._settings).pid == self._process.pid, 60, f"see {log}")
         for name in stack.ESSENTIAL:
-            stack.wait(settings, name)
-        yield pids
-    finally:
-        process.terminate()
+            stack.wait(self._settings, name)
+
+    def note_family(self) -> None:
+        """Remember the processes of now."""
+        self.pids.update(family(self._process.pid))
+
+    def kill(self) -> None:
+        """Kill it, and start another, as a person does who finds the stack away."""
+        self.note_family()
+        self._process.kill()
+        self._end()
+        self._process = self._start()
+        self.await_ready()
+
+    def stop(self) -> None:
+        """Stop everything."""
+        self._process.terminate()
         try:
-            process.wait(60)
+            self._process.wait(60)
         finally:
-            process.kill()
-            process.wait()
-            if process.stdin:
-                process.stdin.close()
+            self._process.kill()
+            self._end()
+
+    def _end(self) -> None:
+        self._process.wait()
+        if self._process.stdin:
+            self._process.stdin.close()
+
+
+@contextmanager
+def _supervised(home: Path, settings: Settings, port: int) -> Iterator[_Supervisor]:
+    Home.make(home).log("supervisor").unlink(missing_ok=True)
+    supervisor = _Supervisor(settings, port)
+    try:
+        supervisor.await_ready()
+        yield supervisor
+    finally:
+        supervisor.stop()
 
 
 def ports_of(home: Path) -> Ports:

@@ -1,6 +1,7 @@
 """A power cut under a laptop stack at work: `python -m tests.support.power_cut --seeds 10`, or `make power-cut`.
 
-Scanners upload, a reader reads and acknowledges, and versions are promoted in turn. At a moment that the seed chooses
+Scanners upload, a reader reads and acknowledges, versions are promoted in turn, and another gives second opinions of
+what is uploaded and of what was. At a moment that the seed chooses
 everything stops and the disk forgets what was not synced. Then the stack starts again, and all rules of the history
 checker (tests/support/history) must hold: whatever was acknowledged is there, once.
 
@@ -35,7 +36,7 @@ from tests.support import once
 from tests.support.chaos_run import image
 from tests.support.chaos_stack import champion, install
 from tests.support.forgetful_disk import ForgetfulDisk, fault, forgetful_disk
-from tests.support.history.actors import Crew, Promoter, Scanner, reader
+from tests.support.history.actors import Crew, Operator, Promoter, Scanner, reader
 from tests.support.history.operations import Journal
 from tests.support.history.proof import prove
 from tests.support.history.receiver import notice_receiver
@@ -55,7 +56,10 @@ _ACKNOWLEDGED = {
     "readings": "reader say",
     "acknowledgements": "reader acknowledge",
     "promotions": "promoter promote",
+    "old uploads sent": "rejudger event",
 }
+CHALLENGER = "3"
+"""The version that gives second opinions."""
 
 
 @dataclass
@@ -69,12 +73,17 @@ class PowerCut:
     lost: Counter[str] = field(default_factory=Counter)
 
     def begin(self) -> None:
-        """Start the stack; both versions are in its store, and the first serves."""
+        """Start the stack; all versions are in its store, the first serves, and the last judges beside it."""
         stack.up(self.settings, attached=True, wait_for=STARTED)
         promoter = Promoter(self.settings, self.journal)
-        promoter.store("1", "2")
+        promoter.store("1", "2", CHALLENGER)
         for version in "21":
             promoter.promote(version)
+        self._operator.begin_shadow()
+
+    @property
+    def _operator(self) -> Operator:
+        return Operator(self.settings, self.journal, CHALLENGER)
 
     def work_and_cut(self) -> float:
         """Work until the moment that the seed chooses; returns after how many seconds the power went."""
@@ -84,8 +93,9 @@ class PowerCut:
                 crew.repeat(self._scanning(number), 0.1)
             crew.repeat(doctor.look, 0.05)
             crew.repeat(self._promoting(), 0)
+            crew.repeat(self._operator.rejudge, 0)
             try:
-                at_work = ("scanner put", "reader say", "promoter promote")
+                at_work = ("scanner put", "reader say", "promoter promote", "rejudger event")
                 wait(lambda: crew.failures or all(self.journal.of(name) for name in at_work), 90)
                 assert not crew.failures, crew.failures
                 time.sleep(seconds)
@@ -145,7 +155,11 @@ class PowerCut:
             return measured | {"start": str(exc)}
         started = time.monotonic()
         try:
+            # First of what was sent before the cut: whoever sends old uploads again sends what was lost with them.
             verdict = prove(self.settings, self.journal, topics, SETTLE_SECONDS)
+            if verdict.holds:
+                self._operator.rejudge()
+                verdict = prove(self.settings, self.journal, topics, SETTLE_SECONDS)
             log = Home(self.settings.home).log("supervisor").read_text(errors="replace")
         finally:
             stack.down(self.settings)
@@ -167,7 +181,8 @@ def power_cut(folder: Path, package: tuple[Path, Path], seed: int) -> Iterator[P
     with notice_receiver(journal, folder) as rules, forgetful_disk(folder) as disk:
         settings = champion(disk.path / "home", package[0], worklist={"notice_rules": rules})
         install(settings.home, package[1], "2")
-        for version in "12":
+        install(settings.home, package[1], CHALLENGER)
+        for version in ("1", "2", CHALLENGER):
             amend_card(Home(settings.home).package(version), version=version)
         os.sync()
         run = PowerCut(disk, seed, settings, journal)

@@ -30,6 +30,10 @@ def full(folder: Path) -> Iterator[None]:
     """No byte more fits on the folder's disk while the context lasts."""
     filler = folder / "filler"
     with filler.open("wb", buffering=0) as file, suppress(OSError):
+        system = os.statvfs(folder)
+        with suppress(OSError):  # at once where the file system can
+            os.posix_fallocate(file.fileno(), 0, system.f_bfree * system.f_frsize)
+        file.seek(0, os.SEEK_END)
         for size in (65536, 4096, 1):
             with suppress(OSError):
                 while file.write(bytes(size)):

@@ -56,6 +56,7 @@ class Generator:
             self.add("trigger reply", identity, version=value["version"])
         verdict = self._read(identity, number) if number % 2 else None
         self._opinion(identity, "shadow", "s", value)
+        self.add("rejudger event", identity, object=key)
         self._opinion(identity, "rejudged", "b", value)
         record = f"{identity}-{value['version']}"
         self.add("worklist entry", identity, record=record, label=label, verdict=verdict)

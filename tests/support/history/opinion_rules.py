@@ -31,6 +31,14 @@ def back_fills_judge_every_old_upload(history: History) -> Iterator[Violation]:
                 yield Violation(f"The back-fill has not judged {short(identity)}", (rejudge, latest))
 
 
+def back_fills_judge_what_they_were_sent(history: History) -> Iterator[Violation]:
+    """Whatever Kafka took: an event that counts as done and has no second opinion was lost."""
+    judged = {record.subject for record in _opinions(history) if record.value["place"] == "rejudged"}
+    for event in history.of("rejudger event"):
+        if event.subject not in judged:
+            yield Violation(f"Old upload {short(event.subject)} was sent and is not judged again", (event,))
+
+
 def worklist_has_every_second_opinion(history: History) -> Iterator[Violation]:
     """Once, with its label, and none besides."""
     stored = {_place(record): record for record in _opinions(history)}
@@ -57,4 +65,9 @@ def _place(operation: Operation) -> tuple[str, str, str]:
     return operation.subject, operation.value["place"], operation.value["version"]
 
 
-RULES = (shadows_judge_every_upload, back_fills_judge_every_old_upload, worklist_has_every_second_opinion)
+RULES = (
+    shadows_judge_every_upload,
+    back_fills_judge_every_old_upload,
+    back_fills_judge_what_they_were_sent,
+    worklist_has_every_second_opinion,
+)

@@ -4,7 +4,7 @@ The seed chooses the moves of every actor; it does not choose how processes take
 its seed, and not the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -13,18 +13,23 @@ from random import Random
 from laptop import stack
 from lungline.errors import LunglineError
 from lungline.package.card import amend_card
-from tests.support.chaos_run import SERVICES, Chaos, eventually, image, key_of
+from tests.support.chaos_run import PASSING, SERVICES, SUPERVISOR, Chaos, eventually, image, key_of
 from tests.support.chaos_stack import install
 from tests.support.history.actors import AWAY, Crew, Operator, Promoter, reader
 from tests.support.history.checker import Verdict
+from tests.support.history.modality import modality, radiograph
 from tests.support.history.proof import prove
 
 VERSIONS = ("11", "12")
 """Versions that are promoted in turn."""
 CHALLENGER = "13"
 """The version that gives second opinions, where a plan has them."""
-_KILLED = (*SERVICES, "worklist")
-_SHADOWS = ("shadow-predictor", "shadow-trigger")
+_KILLED = (*SERVICES, "worklist", "gateway", SUPERVISOR)
+_OPINIONS = ("shadow-predictor", "shadow-trigger", *PASSING)
+# Of the X-rays, those that come over the gateway.
+_DICOM_EVERY = 5
+# A back-fill that has begun ends by itself, or gives up after two minutes.
+_END_SECONDS = 180.0
 _UPLOAD_SECONDS = 300
 # The reader looks at no second page of the list.
 _FIRST_PAGE = 30
@@ -49,9 +54,8 @@ class Plan:
         """The plan of a seed."""
         chance = Random(seed)
         images = chance.sample(range(10 * uploads), uploads)
-        services = (*_KILLED, *_SHADOWS) if second_opinions else _KILLED
-        killed = [chance.sample(services, chance.choice((1, 1, 2))) for _ in range(kills)]
-        return cls(seed, images, killed, chance.uniform(0.5, 3), second_opinions)
+        services = (*_KILLED, *_OPINIONS) if second_opinions else _KILLED
+        return cls(seed, images, [*_groups(chance, services, kills)], chance.uniform(0.5, 3), second_opinions)
 
     @property
     def repeat(self) -> str:
@@ -59,6 +63,16 @@ class Plan:
         sizes = f"--uploads {len(self.images)} --kills {len(self.kills)}"
         more = " --second-opinions" * self.second_opinions
         return f".venv/bin/python -m tests.support.history --seed {self.seed} {sizes}{more}"
+
+
+def _groups(chance: Random, services: Sequence[str], count: int) -> Iterator[Sequence[str]]:
+    """Services that are killed at once: each is killed before any is killed again, the supervisor alone."""
+    left: list[str] = []
+    for _ in range(count):
+        left = left or chance.sample(services, len(services))
+        size = 1 if SUPERVISOR in left[:2] else chance.choice((1, 1, 2))
+        killed, left = left[:size], left[size:]
+        yield killed
 
 
 def install_versions(home: Path, packages: Sequence[Path]) -> None:
@@ -82,11 +96,19 @@ def run(chaos: Chaos, plan: Plan) -> Verdict:
     def scan() -> None:
         while left and not crew.stop.is_set():
             number = left.pop()
-            chaos.upload(key_of(f"seed {plan.seed}", number), image(number))
+            if len(left) % _DICOM_EVERY:
+                chaos.upload(key_of(f"seed {plan.seed}", number), image(number))
+            else:
+                chaos.send_dicom(room, radiograph(number))
             crew.stop.wait(0.1)
 
-    with reader(chaos.settings, chaos.journal, plan.seed) as doctor:
+    with (
+        reader(chaos.settings, chaos.journal, plan.seed) as doctor,
+        modality(chaos.settings, chaos.journal) as room,
+    ):
         crew.start(scan)
+        if plan.second_opinions:
+            crew.repeat(operator.rejudge, plan.pause, AWAY)
         crew.repeat(doctor.look, 0.1, AWAY)
         crew.repeat(lambda: promoter.promote(next(turns)), plan.pause, AWAY)
         try:
@@ -98,7 +120,7 @@ def run(chaos: Chaos, plan: Plan) -> Verdict:
             enough = min(len(plan.images), _FIRST_PAGE)
             eventually(lambda: len(doctor.seen) >= enough, 60, "the reader has looked at as many")
         finally:
-            crew.end()
+            crew.end(_END_SECONDS)
     assert not crew.failures, crew.failures
     eventually(lambda: _promotes(promoter, next(turns)), 120, "a version is promoted")
     if plan.second_opinions:

@@ -10,6 +10,7 @@ from typing import Any
 
 from laptop import stack
 from lungline.deployment.laptop import LaptopDeployment
+from lungline.errors import StorageUnavailable
 from lungline.events.uploads import Upload
 from lungline.registry.history import History as Promotions
 from lungline.results import readings
@@ -45,9 +46,20 @@ def object_of(upload: Upload) -> str:
 def _objects(storage: Storage, bucket: str) -> Iterator[Operation]:
     """Uploads as they can be read, by what is in them: a list may name what has no content any more."""
     for info in storage.list(bucket):
-        tag = hashlib.md5(storage.get(bucket, info.key).data, usedforsecurity=False).hexdigest()
+        if (data := _content(storage, bucket, info.key)) is None:
+            continue
+        tag = hashlib.md5(data, usedforsecurity=False).hexdigest()
         upload = Upload(bucket, info.key, etag=tag)
         yield _at("store object", upload.identity, info.modified, {"object": object_of(upload)})
+
+
+def _content(storage: Storage, bucket: str, key: str) -> bytes | None:
+    """None for an object that the store names and cannot read: its content was cut. Raises StorageUnavailable."""
+    try:
+        return storage.get(bucket, key).data
+    except StorageUnavailable:
+        storage.head(bucket, key)
+        return None
 
 
 def _records(storage: Storage, bucket: str) -> Iterator[Operation]:
@@ -56,7 +68,7 @@ def _records(storage: Storage, bucket: str) -> Iterator[Operation]:
             if not info.key.endswith(".json"):
                 continue
             filed = "/".join(info.key.removesuffix(".json").split("/")[-2:])
-            record = load_or_none(storage, bucket, info.key)
+            record = load_or_none(storage, bucket, info.key) if _content(storage, bucket, info.key) else None
             yield record_operation(place, filed, record)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 
-from eventing.kafka import PARTITIONS, client_options
+from eventing.kafka import PARTITIONS, client_options, ensure_topics
 from lungline.errors import EventMalformed
 from lungline.events.uploads import Upload, parse
 from lungline.results.records import ResultRecord
@@ -37,6 +37,7 @@ class Witness:
             connected.uploads_topic: "bridge event",
             connected.results_topic: "trigger reply",
             connected.dead_letters_topic: "trigger dead letter",
+            connected.rejudge_topic: "rejudger event",
         }
         self._consumer = Consumer(client_options(connected) | _OPTIONS)
         self._ends = {(topic, number): -1 for topic in self._topics for number in range(PARTITIONS)}
@@ -106,6 +107,7 @@ def _uploads(data: bytes) -> list[Upload]:
 @contextmanager
 def witness(connected: Settings, journal: Journal) -> Iterator[Witness]:
     """A witness for as long as the context lasts."""
+    ensure_topics(connected, [connected.rejudge_topic])  # the others are there
     reading = Witness(connected, journal)
     try:
         yield reading
