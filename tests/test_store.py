@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,10 @@ from lungline.errors import StorageUnavailable
 from lungline.home import Home, read_json
 from lungline.network import answers
 from lungline.settings import Settings
+from lungline.storage.s3 import Storage
+from tests.support import forgetful_disk
 from tests.support.open_ports import command_line, listening
+from tests.support.small_disk import full
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.stack
@@ -259,3 +263,21 @@ def test_the_secret_of_pseudonyms_stays_the_same(tmp_path: Path) -> None:
     # A home whose pseudonyms are keyed with a file of its own goes on with that.
     other.file(KEY_FILE).write_text("00")
     assert secret(other) is None
+
+
+@pytest.mark.skipif(bool(forgetful_disk.fault()), reason="a disk of its own needs Linux and root")
+def test_a_store_whose_disk_was_full_takes_writes_again(tmp_path: Path) -> None:
+    """Its database would refuse them for ever, while everything else of it answers."""
+    with forgetful_disk.forgetful_disk(tmp_path) as disk:
+        home, log = Home.make(disk.path / "home"), tmp_path / "store.log"
+        store = Store(home, Settings(home=home.path), claim_ports(home), claim_credentials(home))
+        with running(store, log) as process, closing(Storage.from_settings(store.connected())) as storage:
+            storage.put(BUCKET, "before.jpeg", b"before")
+            eventually(lambda: "WORKER STARTED" in log.read_text())  # on a full disk it would end
+            with full(disk.path), pytest.raises(StorageUnavailable):
+                storage.put(BUCKET, "not taken.jpeg", bytes(200_000))
+            eventually(lambda: process.exit_code is not None)
+        assert "only a store that starts anew takes writes" in log.read_text()
+        with running(store, log), closing(Storage.from_settings(store.connected())) as storage:
+            storage.put(BUCKET, "after.jpeg", b"after")
+            assert storage.get(BUCKET, "before.jpeg").data == b"before"

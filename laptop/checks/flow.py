@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from laptop.checks.stack_metrics import StackMetrics, read
+from laptop.home.disk import disk_fault
 from laptop.home.ports import load_ports, targets
 from laptop.supervision.status import StackStatus
 from lungline.health_check import Check
@@ -25,8 +26,12 @@ def check_flow(status: StackStatus) -> list[Check]:
 
 
 def _checks(status: StackStatus, metrics: StackMetrics) -> Iterator[Check]:
+    if fault := disk_fault(status.home):
+        cure = "Free some space there; everything goes on by itself, and nothing that was acknowledged is lost."
+        finding = f"{fault.rpartition('. Free some')[0]}: uploads fail, and the states above may be old"
+        yield Check("disk", False, finding, cure)
     yield from _contents(status, metrics)
-    if status.silence:
+    if status.silence and not fault:
         finding = f"The supervisor has written nothing for {status.silence:.0f} s: the states above are as old"
         yield Check("supervisor", False, finding, "`lungline down` ends it, `lungline up` starts the stack again.")
     yield _model(status, metrics)

@@ -15,7 +15,7 @@ from pathlib import Path
 from laptop.services.relay import CHUNK
 
 _READING = (b"GET ", b"HEAD ")
-_INTERIM = b"HTTP/1.1 100"
+_INTERIM, _FAILURE = b"HTTP/1.1 100", b"HTTP/1.1 5"
 
 
 class Disk:
@@ -49,8 +49,9 @@ class Disk:
 class Exchange:
     """The requests and answers of one HTTP connection to the store; its pumps are for `relay.hand_on`."""
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, write_failed: Callable[[], None] = lambda: None) -> None:
         self._disk = disk
+        self._write_failed = write_failed
         self._turns = Turns()
 
     async def requests(
@@ -67,6 +68,8 @@ class Exchange:
         """Hand on what the store answers, to a write once the disk has it."""
         while data := await reader.read(CHUNK):
             if not self._turns.may_pass(data):
+                if data.startswith(_FAILURE):
+                    self._write_failed()
                 await self._disk.settle()
             await _hand_on(data, writer, move, stall)
 

@@ -11,6 +11,7 @@ disk has what was written (`durable_answers`). This process starts the store and
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -26,11 +27,14 @@ import uvloop
 from laptop.services.durable_answers import Disk, Exchange
 from laptop.services.private_network import BACKLOG, PrivateNetwork, Program, free_port
 from laptop.services.relay import CHUNK, Crowd, hand_on, most_relayed
+from laptop.services.store_room import Room
 from laptop.services.store_sockets import ports_of, remove_sockets
 from lungline.listening import listen
 from lungline.network import HOST
 
 S3 = "s3.port"
+ROOM_AGAIN = 75
+"""The exit code of a gate whose store must start again, because its disk was full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,8 @@ class Door:
     inner: int
     disk: Disk | None = None
     """Where an answer to a write must be before the client gets it; None where nobody writes."""
+    room: Room | None = None
+    """What is to know of writes that fail."""
 
     @classmethod
     def parse(cls, text: str) -> "Door":
@@ -63,23 +69,29 @@ class Door:
             except OSError:  # the store is starting, or has ended
                 writer.close()
                 return
-            exchange = Exchange(self.disk) if self.disk else None
+            exchange = Exchange(self.disk, self.room.write_failed) if self.disk and self.room else None
             pumps = (exchange.requests, exchange.responses) if exchange else None
             await hand_on((reader, writer), inner, move, pumps=pumps)
 
 
 async def _run(network: PrivateNetwork, doors: Sequence[tuple[Door, socket.socket]], data: Path) -> int:
-    disk = Disk(data)
+    disk, room = Disk(data), Room(data)
     loop = asyncio.get_running_loop()
     ended = loop.create_task(asyncio.to_thread(os.waitpid, network.pid, 0))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: None)  # the store gets the same signal, and this process ends with it
     for door, listener in doors:
-        settled = replace(door, disk=disk if door.option == S3 else None)
+        settled = replace(door, disk=disk, room=room) if door.option == S3 else door
         serve = partial(settled.serve, network, Crowd(most_relayed()))
         await asyncio.start_server(serve, sock=listener, limit=CHUNK, backlog=BACKLOG)
+    again = loop.create_task(room.returned())
+    await asyncio.wait({ended, again}, return_when=asyncio.FIRST_COMPLETED)
+    if is_again := not ended.done():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(network.pid, signal.SIGKILL)  # what it has acknowledged is on the disk
     _, status = await ended
-    return os.waitstatus_to_exitcode(status)
+    again.cancel()
+    return ROOM_AGAIN if is_again else os.waitstatus_to_exitcode(status)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -99,9 +111,12 @@ def main(argv: Sequence[str]) -> int:
     network = PrivateNetwork.start(Program(program, dict(os.environ), doors[0].inner))
     arguments.report.write_text(json.dumps({"pid": os.getpid(), "private": network.is_private, "ports": ports}))
     try:
-        return uvloop.run(_run(network, list(zip(doors, listeners, strict=True)), arguments.data))
+        code = uvloop.run(_run(network, list(zip(doors, listeners, strict=True)), arguments.data))
     finally:
         remove_sockets(ports)
+    if code == ROOM_AGAIN:  # the last line of its log, which `lungline status` shows
+        print("The disk was full and has room again: only a store that starts anew takes writes.", file=sys.stderr)
+    return code
 
 
 def _ports_of_the_last_start(report: Path) -> list[int]:

@@ -4,6 +4,7 @@ The object store's messages contain keys of uploads, which may contain names of 
 name of the uploads bucket.
 """
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -38,16 +39,21 @@ class LogFile:
         self._file.close()
 
     def _append(self, data: bytes) -> None:
-        if self._file.tell() + len(data) > self._max_bytes and self._file.tell():
-            self._file.close()
-            for number in range(KEPT, 0, -1):
-                older = self._path.with_suffix(f".log.{number}")
-                newer = self._path.with_suffix(f".log.{number - 1}") if number > 1 else self._path
-                if newer.exists():
-                    newer.replace(older)
-            self._file = self._open()
-        self._file.write(data)
-        self._file.flush()
+        """What a full disk does not take is lost, and nothing else."""
+        with contextlib.suppress(OSError):
+            if self._file.tell() + len(data) > self._max_bytes and self._file.tell():
+                self._begin_another()
+            self._file.write(data)
+
+    def _begin_another(self) -> None:
+        for number in range(KEPT, 0, -1):
+            older = self._path.with_suffix(f".log.{number}")
+            newer = self._path.with_suffix(f".log.{number - 1}") if number > 1 else self._path
+            if newer.exists():
+                newer.replace(older)
+        full, self._file = self._file, self._open()
+        full.close()
 
     def _open(self):
-        return os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
+        # Without a buffer, which would keep what a full disk has refused and write it in the wrong place.
+        return os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab", buffering=0)

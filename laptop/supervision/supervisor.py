@@ -21,6 +21,7 @@ from typing import Any
 
 from eventing.metrics import expose
 from laptop.home.challengers import predictor_name
+from laptop.home.disk import disk_fault
 from laptop.home.lock import take_lock
 from laptop.home.ports import exchanged, load_ports, targets
 from laptop.home.store_files import note_store_files
@@ -283,8 +284,9 @@ class Supervisor:
         return state
 
     def _lasts(self, service: Service, process: Process, silence: Silence) -> None:
-        """Count a service's silence; it is no fault of one that waits for another."""
+        """Count a service's silence; it is no fault of one that waits for another, or cannot write its state."""
         waits = any(self._status[name].state in UNSETTLED for name in service.after if name in self._status)
+        waits = waits or disk_fault(self._home.path) is not None
         silence.lasted(works=is_working(process.pid), waits=waits)
 
     def _end_hung(self, service: Service, process: Process, seconds: float) -> None:
@@ -337,7 +339,9 @@ class Supervisor:
 
     def _write(self) -> None:
         pid = os.getpid()
-        write_status(self._home, StackStatus(self._home.path, True, pid, self.services(), birth(pid)))
+        # What a full disk does not take is written soon after it has room; who publishes a state must go on.
+        with contextlib.suppress(OSError):
+            write_status(self._home, StackStatus(self._home.path, True, pid, self.services(), birth(pid)))
 
 
 def _ending(code: int | None) -> str:
