@@ -145,11 +145,19 @@ class Bridge:
             self._read_until = self._tracker.done
             self._recent.clear()
             self._refused.clear()
+        self._follow_clock()
         certificates = Certificates.of(self._home.file("store", "config"))
         self._changes = Changes(self._port, certificates, self._settings.uploads_bucket, self._read_until)
         self._state = "ready"
         log.info("Following the changes in bucket %s.", self._settings.uploads_bucket)
         return self._changes
+
+    def _follow_clock(self) -> None:
+        """Step back with a clock that was set back: a store that has started since writes moments before ours."""
+        now = time.time_ns()
+        if self._read_until > now:
+            self._read_until = now
+            self._tracker = OffsetTracker(min(self._tracker.done, now))
 
     def _send(self, change: Change) -> None:
         self._read_until = max(self._read_until, change.moment)

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from eventing.producer import PATIENCE_SECONDS, Sender
+from lungline import bounds
 from lungline.errors import EventMalformed
 from lungline.events.uploads import Upload, kafka_key, minio_record
 from lungline.litter import is_litter
@@ -142,7 +143,7 @@ def _candidates(
         report.uploads += 1
         if since and info.modified < since:
             report.older += 1
-        elif until and info.modified > until:
+        elif until and until < info.modified <= bounds.latest():  # later only where the clock was set back
             report.recent += 1
         elif upload := _upload(bucket, info):
             yield upload

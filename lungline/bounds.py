@@ -10,6 +10,8 @@ EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 """Before the first event of any system that this one reads."""
 CLOCK_SKEW = timedelta(minutes=5)
 """By which another machine's clock may be ahead of this one."""
+CLOCK_SET_BACK = timedelta(days=1)
+"""By which this machine's own clock may have been set back since a record was written."""
 MAX_OBJECT_BYTES = 2**50
 """More than any store holds in one object."""
 MAX_UPLOADS = 500
@@ -23,7 +25,7 @@ def latest() -> datetime:
     return datetime.now(UTC) + CLOCK_SKEW
 
 
-def moment(value: datetime | None) -> datetime | None:
+def moment(value: datetime | None, ahead: timedelta = CLOCK_SKEW) -> datetime | None:
     """A time in UTC; None for none, and for one before 2000 or in the future. Without a time zone it is UTC."""
     if value is None:
         return None
@@ -31,7 +33,15 @@ def moment(value: datetime | None) -> datetime | None:
         utc = value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         return None
-    return utc if EARLIEST <= utc <= latest() else None
+    return utc if EARLIEST <= utc <= datetime.now(UTC) + ahead else None
+
+
+def recorded(value: datetime | None) -> datetime | None:
+    """A time in a record of this system: as `moment`, but the clock may have been set back since it was written.
+
+    A result is not less of a result then, and refused it would be a dead letter.
+    """
+    return moment(value, CLOCK_SET_BACK)
 
 
 def moment_of(text: str | None) -> datetime | None:

@@ -2,7 +2,9 @@
 
 import io
 import os
+import shutil
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,11 +26,12 @@ from laptop.services.process import running
 from laptop.services.store import running_store
 from lungline.events.uploads import Upload
 from lungline.home import Home
-from lungline.service_state import read_state
+from lungline.service_state import read_state, write_state
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from tests.support.kafka_tail import Tail, tail, uploads_of
 from tests.support.object_store import free_ports, s3_client
+from tests.support.worklist_site import wait
 
 pytestmark = pytest.mark.stack
 
@@ -207,6 +210,20 @@ def test_the_state_file_counts_delivered_uploads(home: Path, bridge: None, clien
     client.put_object(Bucket=BUCKET, Key="counted.jpg", Body=b"x")
     uploads.until(lambda records: "counted.jpg" in [upload.key for upload in uploads_of(records)])
     assert read_state(Home(home), "bridge")["delivered"] > 0
+
+
+def test_a_bridge_steps_back_with_the_clock(stores: Settings, uploads: Tail, tmp_path: Path, client: Any) -> None:
+    """A store that has started since the clock was set back writes moments before the bridge's position."""
+    home = Home.make(tmp_path / "home")
+    ports = load_ports(Home(stores.home))
+    assert ports
+    shutil.copytree(stores.home / "store/config", home.file("store", "config"))
+    ahead = time.time_ns() + 200 * 10**9
+    write_state(home, "bridge", "ready", position=ahead)
+    with running(BridgeService(home, stores, ports), home.log("bridge")):
+        client.put_object(Bucket=BUCKET, Key="after/chest.jpg", Body=b"x")
+        uploads.until(lambda records: bool(of("after/", records)))
+        wait(lambda: read_state(home, "bridge")["position"] < ahead)
 
 
 @pytest.mark.usefixtures("bridge")

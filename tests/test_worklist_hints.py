@@ -80,12 +80,20 @@ def test_an_event_of_another_age_is_refused(stored: Site, year: int) -> None:
 
 
 def test_a_stored_record_of_the_future_is_refused(stored: Site) -> None:
-    later = datetime.now(UTC) + timedelta(hours=1)
+    later = datetime.now(UTC) + timedelta(days=2)
     odd = record(4, 0.97, done=later)
     stored.keep(odd)
     past = Times(uploaded=None, received=odd.times.received, done=odd.times.received)
     assert stored.send_event(odd.model_copy(update={"times": past})).status_code == 400
     assert shown(stored, odd.upload.identity) is None
+
+
+def test_a_clock_that_was_set_back_hides_no_x_ray(stored: Site) -> None:
+    """What was judged before then lies in the future, and would have been a dead letter."""
+    ahead = datetime.now(UTC) + timedelta(hours=1)
+    before = record(6, 0.97, done=ahead)
+    assert stored.send(before).status_code == 204
+    assert shown(stored, before.upload.identity) == ("Pneumonia", 0.97, "1", ahead)
 
 
 def test_an_impossible_time_of_upload_hides_no_x_ray(stored: Site) -> None:

@@ -42,7 +42,7 @@ def records(storage: Storage, bucket: str, keys: list[str]) -> Iterator[ResultRe
         if record is None or record.outcome not in {"judged", "refused"} or record.is_set_aside:
             return None
         written = (record.times.received, record.times.done)
-        return record if all(bounds.moment(time) == time for time in written) else None
+        return record if all(bounds.recorded(time) == time for time in written) else None
 
     with ThreadPoolExecutor(READERS) as pool:
         for start in range(0, len(keys), _PAGE):

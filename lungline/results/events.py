@@ -115,7 +115,7 @@ def check(record: ResultRecord) -> None:
     written = (record.times.received, record.times.done)
     if any(time.tzinfo is None for time in written):
         raise EventMalformed("The result's times have no time zone.")
-    if not all(bounds.moment(time) for time in written):
+    if not all(bounds.recorded(time) for time in written):
         raise EventMalformed("The result's times lie before 2000 or in the future.")
 
 

@@ -89,7 +89,7 @@ def _loaded(
             return []
         except (ValidationError, ObjectTooLarge):
             return [None]
-        at = bounds.moment(reading.at)
+        at = bounds.recorded(reading.at)
         return [at and reading.model_copy(update={"at": at})]
 
     with ThreadPoolExecutor(READERS) as pool:

@@ -133,7 +133,7 @@ class LungFacts(_Part):
 class Times(_Part):
     """When the object was stored, when its event arrived here, and when the record was written."""
 
-    uploaded: Annotated[datetime | None, AfterValidator(bounds.moment)]
+    uploaded: Annotated[datetime | None, AfterValidator(bounds.recorded)]
     """None also for a time that cannot be."""
     received: datetime
     done: datetime

@@ -20,6 +20,10 @@ def refusal(code: str, status: int, bucket: str, *, reading: bool) -> LunglineEr
         return ObjectGone(f"The object is not in bucket {bucket}.")
     if is_busy(code, status):
         return StorageUnavailable(f"The object store cannot serve bucket {bucket} now ({code}).")
+    if code == "RequestTimeTooSkewed":
+        return StorageUnavailable(
+            f"The object store refuses requests for bucket {bucket}: this machine's clock and its own differ too much."
+        )
     if code in _CREDENTIALS:
         return LunglineError(f"The object store refuses these credentials for bucket {bucket} ({code}).")
     return LunglineError(f"The object store refused a request for bucket {bucket} ({code}).")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import ColumnElement, func, select, tuple_, update
+from sqlalchemy import ColumnElement, exists, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from lungline.results.records import ResultRecord
@@ -23,6 +23,8 @@ _GIVE_WAY_AFTER = 7
 # A notice that is never sent has no place among the groups of its rule: a later result must find theirs free.
 LATE_STEP = -1
 _IN_ONE_QUESTION = 100
+# By more than clocks are corrected while they run.
+_SET_BACK = timedelta(minutes=1)
 
 
 # A rule's name, the number of a group in it, and of a target in that group, from 0.
@@ -79,6 +81,8 @@ def note_late(session: Session, rules: Sequence[NoticeRule], record: ResultRecor
 
 def seconds_to_next(session: Session) -> float:
     """How long until there is a notice to send or to escalate; 0 when there is one, infinite when none waits."""
+    if session.scalar(select(exists().where(_is_overdue()))):
+        return 0.0
     escalates = session.scalar(select(func.min(Notice.escalates)).where(Notice.acknowledged.is_(None)))
     return min(outbox.seconds_to_next(session, Notice), outbox.seconds_until(escalates))
 
@@ -126,15 +130,20 @@ def mark_failed(session: Session, due: Due, error: str) -> None:
 def escalate(session: Session, rules: Sequence[NoticeRule]) -> int:
     """Queue the next group of notices that were not acknowledged in time or could not be sent; return how many."""
     by_name = {rule.name: rule for rule in rules}
-    now = datetime.now(UTC)
-    statement = select(Notice).where(Notice.escalates <= now, Notice.acknowledged.is_(None))
-    overdue = session.scalars(statement.with_for_update()).all()
+    overdue = session.scalars(select(Notice).where(_is_overdue()).with_for_update()).all()
     for notice in overdue:
         notice.escalates = None
         rule = by_name.get(notice.rule)
         if rule and notice.step + 1 < len(rule.to):
             _add(session, notice.identity, rule, notice.step + 1, notice.label)
     return len(overdue)
+
+
+def _is_overdue() -> ColumnElement[bool]:
+    """Whether a notice is to be escalated; of one sent before the clock was set back nobody can say how long ago."""
+    now = datetime.now(UTC)
+    was_set_back = Notice.escalates.is_not(None) & (Notice.sent > now + _SET_BACK)
+    return Notice.acknowledged.is_(None) & ((Notice.escalates <= now) | was_set_back)
 
 
 def acknowledge(session: Session, identity: str, who: str) -> int:

@@ -8,7 +8,7 @@ import math
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.orm import Session
 
 from worklist.database.models import Outgoing
@@ -16,6 +16,8 @@ from worklist.database.models import Outgoing
 SENDING_MINUTES = 5
 FIRST_WAIT = timedelta(seconds=10)
 LONGEST_WAIT = timedelta(minutes=30)
+# Whatever is due later was queued or tried before the clock was set back.
+_LATEST = LONGEST_WAIT + timedelta(minutes=1)
 # What is never sent, and says why.
 NOT_SENT = "not sent"
 
@@ -23,12 +25,20 @@ Row = TypeVar("Row", bound=Outgoing)
 
 
 def is_due(table: type[Outgoing]) -> ColumnElement[bool]:
-    """Whether a row is to be sent now."""
-    return table.state.in_(("waiting", "sending")) & (table.due <= datetime.now(UTC))
+    """Whether a row is to be sent now.
+
+    One that was never tried was due when it was queued, and none waits longer than the longest wait: a clock that was
+    set back since holds up nothing.
+    """
+    now = datetime.now(UTC)
+    is_time = (table.due <= now) | (table.attempts == 0) | (table.due > now + _LATEST)
+    return table.state.in_(("waiting", "sending")) & is_time
 
 
 def seconds_to_next(session: Session, table: type[Outgoing]) -> float:
     """How long until the next row is due; 0 when one is, infinite without any."""
+    if session.scalar(select(exists().where(is_due(table)))):
+        return 0.0
     next_due = session.scalar(select(func.min(table.due)).where(table.state.in_(("waiting", "sending"))))
     return seconds_until(next_due)
 

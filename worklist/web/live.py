@@ -238,7 +238,7 @@ class Live:
 
     def _changed(self, session: Session) -> list[WorklistEntry] | None:
         statement = select(WorklistEntry.identity, WorklistEntry.touched).where(
-            WorklistEntry.touched > self._last - _OVERLAP
+            WorklistEntry.touched > min(self._last, microseconds(datetime.now(UTC))) - _OVERLAP
         )
         touched_by_identity = {row[0]: row[1] for row in session.execute(statement)}
         fresh = [identity for identity, touched in touched_by_identity.items() if self._seen.get(identity) != touched]
