@@ -220,7 +220,8 @@ def test_a_bridge_steps_back_with_the_clock(stores: Settings, uploads: Tail, tmp
     shutil.copytree(stores.home / "store/config", home.file("store", "config"))
     ahead = time.time_ns() + 200 * 10**9
     write_state(home, "bridge", "ready", position=ahead)
-    with running(BridgeService(home, stores, ports), home.log("bridge")):
+    ours = stores.model_copy(update={"home": home.path})
+    with running(BridgeService(home, ours, ports), home.log("bridge")):
         client.put_object(Bucket=BUCKET, Key="after/chest.jpg", Body=b"x")
         uploads.until(lambda records: bool(of("after/", records)))
         wait(lambda: read_state(home, "bridge")["position"] < ahead)
