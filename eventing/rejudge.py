@@ -30,9 +30,13 @@ _EVER = datetime(1970, 1, 2, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which old uploads a version judges; `version` as records name it, `labels` those of the answers, all if empty."""
+    """Which old uploads a version judges: those that a version of its task has answered.
+
+    `version` as records name it, `labels` those of the answers, all if empty.
+    """
 
     version: str
+    task: str
     since: datetime | None = None
     until: datetime | None = None
     labels: frozenset[str] = frozenset()
@@ -116,7 +120,7 @@ def _fits(answer: ResultRecord, wanted: Wanted) -> bool:
     at = answer.times.uploaded or answer.times.received
     in_time = (wanted.until is None or at <= wanted.until) and (wanted.since is None or at >= wanted.since)
     usable = answer.outcome in ("judged", "refused") and not answer.is_set_aside
-    other = answer.model.version != wanted.version
+    other = answer.task == wanted.task and answer.model.version != wanted.version
     return in_time and usable and other and (not wanted.labels or answer.label in wanted.labels)
 
 

@@ -7,15 +7,15 @@ from datetime import UTC, datetime
 from eventing.kafka import REJUDGE_GROUP, REJUDGED_OPINIONS_GROUP
 from eventing.rejudge import OnProgress, Rejudged, Wanted, rejudge
 from laptop import challengers, stack
+from laptop.home.challengers import folder_of
 from laptop.stack import OnChange
 from laptop.supervision.reconciler import is_handled
 from lungline.home import Home
-from lungline.promotion.challenger import challenge
+from lungline.package.card import read_card
+from lungline.promotion.challenger import challenge, recorded, task_name
 from lungline.registry.versions import Registry
-from lungline.results.records import record_version
 from lungline.service_state import number_of, read_state
 from lungline.settings import Settings
-from lungline.task.reading import load_task
 
 # While so many live uploads are in work, old ones wait.
 MOST_LIVE = 2
@@ -43,11 +43,12 @@ def rejudge_uploads(
     if settings.deployment == "cluster":
         target = Registry(settings).resolve(version)
         challenge(settings, target, "rejudge")
-        recorded = record_version(settings.model_name, load_task(settings.task).name, target)
-        return rejudge(settings, Wanted(recorded, since, until, labels, most), rate, on_progress=on_progress)
+        wanted = Wanted(recorded(settings, target), task_name(settings), since, until, labels, most)
+        return rejudge(settings, wanted, rate, on_progress=on_progress)
     challenger = challengers.start(settings, version, "rejudged", on_change)
     connected = stack.connect(settings)
-    wanted = Wanted(challenger.recorded, since, until, labels, most)
+    task = read_card(folder_of(Home(connected.home), "rejudged").champion)[0].task.name
+    wanted = Wanted(challenger.recorded, task, since, until, labels, most)
     done = rejudge(connected, wanted, rate, may_send=_is_calm(Home(connected.home)), on_progress=on_progress)
     if done.judged == done.sent:  # else they go on with what is left, and so does the next call
         _await_worklist(connected)

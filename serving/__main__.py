@@ -16,6 +16,7 @@ from lungline.results.opinions import PURPOSES
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from lungline.task.folder import TaskFolder
+from serving.beside import Beside
 from serving.kserve_imports import without_pydantic_1
 from serving.model_loader import ModelLoader
 from serving.package_guard import PackageGuard
@@ -49,7 +50,8 @@ def main(settings: Settings) -> None:
     # Others only take what is handed on to them, so that no upload goes round in circles.
     further = settings.further_tasks if name == settings.model_name else None
     elsewhere = TaskFolder(further).tasks if further else tuple
-    models = ServedModels(name, load(arguments.model_dir), arguments.more_models, load, elsewhere)
+    beside = Beside(arguments.beside) if arguments.beside else None
+    models = ServedModels(name, load(arguments.model_dir), arguments.more_models, load, elsewhere, beside=beside)
     models.start()
 
     from lungline.deidentification.background import BackgroundCopies
@@ -85,6 +87,7 @@ def _arguments() -> argparse.Namespace:
         "--model_dir", type=Path, default=Path("/mnt/models"), help="folder of the model package (%(default)s)"
     )
     parser.add_argument("--more_models", type=Path, help="folder of further models, each with a link `current`")
+    parser.add_argument("--beside", type=Path, help="home of the stack beside whose models it gives second opinions")
     parser.add_argument("--model_name", help="model name in the paths (the setting model_name)")
     parser.add_argument("--purpose", choices=("answer", *PURPOSES), help="what results are (the setting purpose)")
     parser.add_argument("--http_port", type=int, default=8080, help="port to listen on (%(default)s)")

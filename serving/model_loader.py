@@ -68,10 +68,7 @@ class ModelLoader:
         """The task of the model, also of one that is not loaded; None where its card cannot be read."""
         if self._current is not None:
             return self._current.package.card.task
-        try:
-            return read_card(self._folder)[0].task
-        except (PackageError, OSError):
-            return None
+        return task_in(self._folder)
 
     @property
     def signed_by(self) -> str | None:
@@ -132,6 +129,14 @@ class ModelLoader:
             serving = self._current.version if self._current else None
             _log.error("model refused: %s", refusal, extra={"serving": serving})
         self._refusal = refusal
+
+
+def task_in(folder: Path) -> Task | None:
+    """The task of the package in a folder; None where its card cannot be read."""
+    try:
+        return read_card(folder)[0].task
+    except (PackageError, OSError):
+        return None
 
 
 def _identity(path: str) -> tuple[int, int]:

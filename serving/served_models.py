@@ -13,6 +13,7 @@ from pathlib import Path
 from lungline.diagnosis.routing import Routing
 from lungline.home import models_in
 from lungline.task.task import Task
+from serving.beside import Beside
 from serving.http import RouteNotFound
 from serving.model_loader import ModelLoader
 
@@ -37,16 +38,20 @@ class ServedModels:
         folder: Path | None = None,
         load: Callable[[Path], ModelLoader] | None = None,
         elsewhere: Callable[[], tuple[Task, ...]] = tuple,
+        *,
+        beside: Beside | None = None,
     ) -> None:
         """`folder` has the further models, and `load` makes the loader of one.
 
-        `elsewhere` gives the tasks that other predictors serve now.
+        `elsewhere` gives the tasks that other predictors serve now. With `beside` the first and only model gives second
+        opinions beside the models of a stack.
         """
         self.name = name
         self.first = first
         self._folder = folder
         self._load = load
         self._elsewhere = elsewhere
+        self._beside = beside
         self._further: dict[str, ModelLoader] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="further-models", daemon=True)
@@ -96,6 +101,8 @@ class ServedModels:
         """
         if model is not None:
             return Routing((self.named(model).current(),))
+        if self._beside is not None:
+            return self._beside.routing(self.first.current(), task)
         loaders = list(self)
         if not any(loader.ready for _, loader in loaders):
             self.first.current()

@@ -130,7 +130,7 @@ def test_what_has_stopped_leaves_nothing_running(settings: Settings) -> None:
 
 @pytest.mark.stack
 def test_old_uploads_are_judged_once_and_chosen_by_label(settings: Settings, storage: Storage) -> None:
-    everything = list(chosen(storage, RESULTS, Wanted("2")))
+    everything = list(chosen(storage, RESULTS, Wanted("2", "pneumonia")))
     assert OLD.keys() <= {answer.upload.key for answer in everything}
     label = everything[0].label or ""
     some = [answer for answer in everything if answer.label == label]

@@ -245,16 +245,53 @@ def test_a_context_that_is_not_there_is_one_sentence(cluster: Cluster) -> None:
     assert cluster.requests == []
 
 
+def install(cluster: Cluster, component: str, **model: Any) -> str:
+    """Apply the InferenceService of a component under the model's name, which is returned with its end."""
+    manifest = yaml.safe_load((ROOT / f"manifests/components/{component}/inference_service.yaml").read_text())
+    manifest["spec"]["predictor"]["model"] |= model
+    name = f"{MODEL}-{component}"
+    cluster.apply(name, manifest | {"metadata": {"name": name, "namespace": "lungline"}}, "kubectl")
+    cluster.requests.clear()
+    return name
+
+
 def test_a_shadow_is_named_in_a_service_of_its_own(cluster: Cluster, terminal: Terminal) -> None:
     """One that would answer is left alone; what makes it give second opinions stays."""
     assert terminal.code("shadow", "start", "2", *HERE) == 1
     assert f"has no InferenceService {MODEL}-shadow for second opinions" in terminal.err
-    manifest = yaml.safe_load((ROOT / "manifests/components/shadow/inference_service.yaml").read_text())
-    name = f"{MODEL}-shadow"
-    cluster.apply(name, manifest | {"metadata": {"name": name, "namespace": "lungline"}}, "kubectl")
+    name = install(cluster, "shadow")
     done = terminal.run("shadow", "start", "2", *HERE)
     assert done["sentence"] == f"Version 2 serves as lungline/{name}."
     model = cluster.services[name]["spec"]["predictor"]["model"]
     assert model["storageUri"] == f"s3://lungline-models/{MODEL}/2/"
     assert model["args"] == ["--purpose=shadow"]
     assert MODEL not in cluster.services
+    stands = terminal.run("shadow", "status", *HERE)
+    assert (stands["version"], stands["ready"], stands["stopped"], stands["results"]) == ("2", True, False, 0)
+
+
+def test_a_shadow_is_stopped_and_started_again(cluster: Cluster, terminal: Terminal) -> None:
+    """KServe takes its predictor down; a component without a version has none to stop."""
+    install(cluster, "shadow")
+    assert terminal.run("shadow", "stop", *HERE) == {"version": None}
+    assert terminal.code("shadow", "status", *HERE) == 1
+    assert f"No version is named in {MODEL}-shadow." in terminal.out
+    terminal.run("shadow", "start", "2", *HERE)
+    assert terminal.run("shadow", "stop", *HERE) == {"version": "2"}
+    assert cluster.controllers.revisions == []
+    service = cluster.services[f"{MODEL}-shadow"]
+    assert service["spec"]["predictor"]["model"]["args"] == ["--purpose=shadow"]
+    assert terminal.code("shadow", "status", *HERE) == 1
+    assert "Version 2 is stopped." in terminal.out
+    assert terminal.run("shadow", "stop", *HERE) == {"version": None}
+    terminal.run("shadow", "start", "2", *HERE)
+    assert "serving.kserve.io/stop" not in service["metadata"]["annotations"]
+    assert terminal.run("shadow", "status", *HERE)["ready"] is True
+
+
+def test_a_service_that_answers_is_never_stopped_as_a_shadow(cluster: Cluster, terminal: Terminal) -> None:
+    """As that of a task whose name ends like this."""
+    install(cluster, "shadow", args=[])
+    assert terminal.code("shadow", "stop", *HERE) == 1
+    assert "for second opinions" in terminal.err
+    assert not any(request.startswith("PATCH") for request in cluster.requests)

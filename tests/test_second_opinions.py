@@ -17,7 +17,7 @@ from lungline.events.cloudevents import CloudEvent
 from lungline.events.uploads import Upload
 from lungline.package.card import Thresholds, amend_card
 from lungline.package.package import Package
-from lungline.promotion.shadow_rule import require_shadow
+from lungline.promotion.shadow_rule import require_shadow, shadow_of
 from lungline.results import opinions
 from lungline.results import records as results
 from lungline.results.events import OPINION_TYPE, opinions_of
@@ -28,6 +28,7 @@ from serving.endpoints import UploadEvents
 from serving.http import Request
 from tests.support import dicom_files
 from tests.support.predictor import PATIENTS, RESULTS, UPLOADS, event
+from tests.support.tiny_package import write_tiny_package
 
 SHADOW, REJUDGED = Settings(purpose="shadow"), Settings(purpose="rejudged")
 
@@ -132,6 +133,23 @@ def test_a_rule_lets_the_shadow_decide_on_promotions(store: Storage, diagnoser: 
     with pytest.raises(PromotionRefused, match=r"at most 40.0% with another label .* found 100.0% of 2"):
         require_shadow(store, strict, challenger, "3")
     require_shadow(store, Settings(gate=GateSettings(shadow_results=2, shadow_disagreement=1.0)), challenger, "3")
+
+
+def test_the_rule_counts_only_opinions_of_the_version_of_its_task(
+    store: Storage, diagnoser: Diagnoser, challenger: Package, tmp_path: Path
+) -> None:
+    """Versions of two tasks may have the same number."""
+    kind = load_task("pneumonia-kind")
+    write_tiny_package(tmp_path / "3", version="3", task=kind)
+    others = Package.load(tmp_path / "3")
+    upload = put(store, "rule-of-another-task")
+    diagnose_upload(upload, diagnoser, store, Settings())
+    before = shadow_of(store, RESULTS, "3", 100).results
+    diagnose_upload(upload, Diagnoser(others), store, SHADOW)
+    assert shadow_of(store, RESULTS, "3", 100).results == before
+    rule = Settings(gate=GateSettings(shadow_results=1, shadow_disagreement=1.0))
+    with pytest.raises(PromotionRefused, match="found 0"):
+        require_shadow(store, rule, others, "3")
 
 
 def test_without_the_rule_nothing_is_read(challenger: Package) -> None:

@@ -2,20 +2,24 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import pytest
 from sqlalchemy import func, select
 
-from laptop import stack
+from eventing.kafka import SHADOW_GROUP
+from eventing.rejudge import Wanted, chosen
+from laptop import challengers, stack
+from laptop.supervision.reconciler import is_handled
 from laptop.uploads import scanner
 from lungline.datasets.phantom import jpeg
 from lungline.deployment.laptop import LaptopDeployment
 from lungline.errors import ModelNotReady
 from lungline.home import Home
 from lungline.imaging.image import Limits
-from lungline.results import records
+from lungline.results import opinions, records
 from lungline.results.records import ResultRecord
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
@@ -104,6 +108,30 @@ def test_images_are_predicted_by_the_model_that_the_path_names(both: tuple[Setti
         unknown = http.get("/v2/models/rib-fracture")
     assert unknown.status_code == 404
     assert "serves the models pneumonia, pneumonia-kind;" in unknown.json()["error"]
+
+
+def test_second_opinions_are_given_on_uploads_of_their_task_alone(both: tuple[Settings, str]) -> None:
+    """By a version of the further task: live uploads by the rules of those that serve, old ones by their answers."""
+    settings, _ = both
+    storage = Storage.from_settings(settings)
+    kind = settings.model_copy(update={"model_name": KIND.name, "task": KIND.name})
+    write_tiny_package(settings.home / "second", version="2", task=KIND)
+    storage.upload_folder(settings.home / "second", settings.models_bucket, "pneumonia-kind/2")
+    assert challengers.start(kind, "2", "shadow").recorded == "pneumonia-kind.2"
+    sender, began = scanner(settings.model_copy(update={"s3_endpoint": None})), datetime.now(UTC)
+    live = [f"{folder}/live.jpeg" for folder in ("ward 7", "pneumonia-kind", "ward 8")]
+    for key in live:
+        sender.put(settings.uploads_bucket, key, jpeg(7, opacities=True))
+    eventually(lambda: {record.upload.key for record in latest(settings, storage, "")} >= {*live}, 30)
+    eventually(lambda: is_handled(settings, datetime.now(UTC), settings.uploads_topic, SHADOW_GROUP), 60)
+    given = list(opinions.every(storage, settings.results_bucket))
+    assert [(each.record.upload.key, each.record.task) for each in given] == [("pneumonia-kind/live.jpeg", KIND.name)]
+    stopped = challengers.stop(settings, "shadow")
+    assert stopped
+    assert stopped.model == KIND.name
+    for name, key in ((KIND.name, "pneumonia-kind/live.jpeg"), ("effusion", None)):
+        answers = list(chosen(storage, settings.results_bucket, Wanted("9", name, since=began)))
+        assert [answer.upload.key for answer in answers] == ([key] if key else [])
 
 
 def test_a_model_whose_package_is_gone_keeps_only_its_own_uploads_waiting(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from lungline.dossier.parts import WorklistPart
 from lungline.errors import SettingsError
 from lungline.evaluation.disagreement import Comparison, compare
 from lungline.home import write_private
+from lungline.promotion.shadow_rule import MOST_COMPARED, shadow_of
 from lungline.results.purposes import Purpose
 from lungline.rule_file import suggestion
 from lungline.settings import Settings
@@ -56,6 +57,17 @@ def compare_opinions(settings: Settings, purpose: Purpose, version: str) -> Comp
     """How the second opinions of a version differ from the answers, as far as the worklist has both."""
     with closing(Database.open(settings)) as database, database.reading() as session:
         return compare(opinions.pairs(session, purpose, version))
+
+
+def compare_from_afar(settings: Settings, purpose: Purpose, version: str) -> Comparison:
+    """Like `compare_opinions`, where the worklist runs on a cluster: by the store alone unless a database is named.
+
+    The store has neither times nor readers' verdicts. Raises StorageUnavailable.
+    """
+    if settings.worklist.database is not None:
+        return compare_opinions(settings, purpose, version)
+    with closing(Storage.from_settings(settings)) as storage:
+        return shadow_of(storage, settings.results_bucket, version, MOST_COMPARED, purpose)
 
 
 @dataclass(frozen=True, slots=True)

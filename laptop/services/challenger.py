@@ -55,6 +55,8 @@ class ChallengerPredictor:
         folder = folder_of(self.home, self.challenger.purpose)
         argv = (*priority_of(self.settings), sys.executable, "-P", "-m", "serving", "--model_dir", str(folder.champion))
         argv += ("--http_host", HOST, "--http_port", str(self.port), "--threads", str(THREADS))
+        if self.challenger.purpose == "shadow":  # old uploads are chosen by the task of their answers
+            argv += ("--beside", str(self.home.path))
         settings = self.settings.model_copy(update={"event_key": self.event_key})
         return Command(argv, base_environment() | settings_environment(settings), folder.path)
 

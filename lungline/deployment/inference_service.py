@@ -1,6 +1,6 @@
 """The InferenceService as documents: the whole one of the manifests, and the fields that a promotion owns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import cast
@@ -14,6 +14,8 @@ DIGEST = variable("package_sha256")
 """The setting of the predictor that holds the digest."""
 HISTORY = "lungline.org/history"
 """Annotation that anchors the promotion history outside its own store."""
+STOP = "serving.kserve.io/stop"
+"""KServe's annotation that takes the predictor down and leaves the InferenceService."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +30,21 @@ class ModelFields:
     """The digest that the predictor must find in the package."""
     anchor: str | None = None
     """The entry of the promotion history that was the last one; KServe starts a new revision when it changes."""
+    stopped: bool = field(default=False, compare=False)
+    """Whether the predictor is taken down; not compared, because whoever runs the cluster may do that at any time."""
 
     @classmethod
     def of(cls, service: Json | None) -> "ModelFields":
         """The fields of an InferenceService; all None when there is none."""
         predictor = part(service or {}, "spec", "predictor")
+        annotations = part(service or {}, "metadata", "annotations")
         return cls(
             part(predictor, "model").get("storageUri"),
             version_of(service or {}),
             predictor.get("canaryTrafficPercent"),
             _digest(part(predictor, "model")),
-            part(service or {}, "metadata", "annotations").get(HISTORY),
+            annotations.get(HISTORY),
+            annotations.get(STOP) == "true",
         )
 
     def document(self, name: str, namespace: str, uid: str) -> Json:
@@ -56,7 +62,11 @@ class ModelFields:
             if self.sha256 is not None:
                 predictor["model"]["env"] = [{"name": DIGEST, "value": self.sha256}]
         if self.version is not None:
-            metadata["annotations"] = {VERSION: self.version} | ({HISTORY: self.anchor} if self.anchor else {})
+            metadata["annotations"] = {
+                VERSION: self.version,
+                **({HISTORY: self.anchor} if self.anchor else {}),
+                **({STOP: "true"} if self.stopped else {}),
+            }
         if self.canary is not None:
             predictor["canaryTrafficPercent"] = self.canary
         head = {key: manifest[key] for key in ("apiVersion", "kind")}

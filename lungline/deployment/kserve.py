@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from lungline.deployment.inference_service import ModelFields, render
 from lungline.deployment.kubernetes_api import CALL_SECONDS, ClusterUnavailable, Json, KubernetesApi
@@ -84,7 +84,7 @@ class ClusterDeployment:
         cls,
         settings: Settings,
         on_progress: Callable[[str], None] = lambda _: None,
-    ) -> "ClusterDeployment":
+    ) -> Self:
         """The deployment of the settings' model, on this process's cluster or kubectl's."""
         api = KubernetesApi.connect(settings.kube_context)
         return cls(api, settings.model_name, on_progress=on_progress, poll_seconds=POLL_SECONDS)

@@ -99,7 +99,7 @@ class Routing:
     def _by_prefix(self, key: str) -> str | None:
         """The task with the longest prefix of a key. A task that serves alone needs no prefix of its own name."""
         every = [_task(model) for model in (*self.models, *self.elsewhere)]
-        several = len(every) + len(self.missing) > 1
+        several = len(every) + len(self.missing) + self.lacks_first > 1
         own = [(f"{name}/", name) for name in self.missing]
         for task in every:
             own += [(prefix, task.name) for prefix in (*task.prefixes, *([f"{task.name}/"] if several else []))]

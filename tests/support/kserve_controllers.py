@@ -88,6 +88,9 @@ class Controllers:
         if not self.runs:
             return
         if self._is_due(service):
+            if service["metadata"].get("annotations", {}).get("serving.kserve.io/stop") == "true":
+                self._stop(service)
+                return
             self._update_knative(service)
         if self.revisions:
             service["status"] = self._status()
@@ -96,6 +99,12 @@ class Controllers:
         """Knative collects the revisions of a service that is deleted."""
         self.revisions.clear()
         self._generation, self._template, self._rolled_out = 0, "", None
+
+    def _stop(self, service: Object) -> None:
+        """Delete the Knative service with its revisions, and clear the status; so KServe's predictor.go."""
+        self.forget()
+        off = [_condition(kind, "False", "Stopped") for kind in DEPENDENTS]
+        service["status"] = {"deploymentMode": "Knative", "conditions": [*off, _condition("Stopped", "True")]}
 
     def _is_due(self, service: Object) -> bool:
         wish = json.dumps([service["spec"], service["metadata"].get("annotations")], sort_keys=True)
