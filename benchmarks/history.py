@@ -21,7 +21,7 @@ from benchmarks.filler import Filler
 from eventing.reconcile import reconcile
 from laptop.services.store import running_store
 from lungline.events.uploads import Upload
-from lungline.results import records
+from lungline.results import latest_list, record_store
 from lungline.results.records import ModelFacts, OperatingPoint, ResultRecord, Times, UploadFacts
 from lungline.settings import Settings, load_settings
 from lungline.storage.s3 import Storage
@@ -71,16 +71,16 @@ def _costs(storage: Storage, settings: Settings, size: int) -> dict[str, float]:
     def save() -> None:
         upload = _upload(settings, next(fresh))
         record = _record(upload, int(time.time()))
-        records.save(storage, bucket, record)
+        record_store.save(storage, bucket, record)
 
     def find() -> None:
-        if len(records.find(storage, bucket, next(identities))) != 1:
+        if len(record_store.find(storage, bucket, next(identities))) != 1:
             raise RuntimeError("A result was not found.")
 
     medians = {
         "save_ms": _median(save),
         "find_ms": _median(find),
-        "latest_20_ms": _median(lambda: records.latest(storage, bucket, 20), REPEATS // 3),
+        "latest_20_ms": _median(lambda: record_store.latest(storage, bucket, 20), REPEATS // 3),
     }
     began, cpu_began = time.perf_counter(), time.process_time()
     report = reconcile(storage, settings, sent.append)
@@ -139,7 +139,7 @@ def _record(upload: Upload, moment: int) -> ResultRecord:
 
 
 def _listed(record: ResultRecord) -> str:
-    return records.latest_key(record.upload.identity, VERSION, record.times.received)
+    return latest_list.latest_key(record.upload.identity, VERSION, record.times.received)
 
 
 def main() -> None:

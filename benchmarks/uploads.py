@@ -30,7 +30,7 @@ from lungline.datasets.phantom import jpeg
 from lungline.errors import StorageUnavailable
 from lungline.events.uploads import Upload
 from lungline.home import Home
-from lungline.results import records as results
+from lungline.results import record_store
 from lungline.settings import Settings, load_settings
 from lungline.storage.s3 import Storage
 
@@ -137,7 +137,7 @@ def _wait(identities: Collection[str], saved: Mapping[str, int], patience: float
 def _stages(settings: Settings, identities: list[str]) -> dict[str, float]:
     """Median milliseconds by stage, from the records; `to predictor` starts when the store has the object."""
     storage = Storage.from_settings(settings)
-    records = [record for name in identities for record in results.find(storage, settings.results_bucket, name)]
+    records = [record for name in identities for record in record_store.find(storage, settings.results_bucket, name)]
     stages: dict[str, list[float]] = {}
     for record in records:
         times = record.times

@@ -99,7 +99,7 @@ def results(
     as_json: Json = False,
 ) -> None:
     """Show the results of the latest uploads."""
-    from lungline.results.records import latest
+    from lungline.results.record_store import latest
     from lungline.storage.s3 import Storage
 
     settings = connected(home)

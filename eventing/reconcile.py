@@ -23,7 +23,7 @@ from lungline import bounds
 from lungline.errors import EventMalformed
 from lungline.events.uploads import Upload, kafka_key, minio_record
 from lungline.litter import is_litter
-from lungline.results import records
+from lungline.results import record_store
 from lungline.results.records import OWED
 from lungline.settings import Settings
 from lungline.storage.objects import ObjectInfo
@@ -161,14 +161,16 @@ def _upload(bucket: str, info: ObjectInfo) -> Upload | None:
 
 def _without_result(storage: Storage, settings: Settings, uploads: Iterator[Upload], _shard: str) -> Iterator[Upload]:
     """Uploads without a result, looked up one by one."""
-    return (upload for upload in uploads if not records.is_known(storage, settings.results_bucket, upload.identity))
+    return (
+        upload for upload in uploads if not record_store.is_known(storage, settings.results_bucket, upload.identity)
+    )
 
 
 def _missing_from_listing(
     storage: Storage, settings: Settings, uploads: Iterator[Upload], shard: str
 ) -> Iterator[Upload]:
     """Uploads that the list of results does not name; both come in the order of their identities."""
-    identities = records.identities(storage, settings.results_bucket, shard)
+    identities = record_store.identities(storage, settings.results_bucket, shard)
     current = next(identities, None)
     for upload in uploads:
         while current is not None and current < upload.identity:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from eventing.kafka import ensure_topics
 from eventing.producer import Sender
 from lungline.events.uploads import Upload, kafka_key, minio_record
-from lungline.results import opinions, records
+from lungline.results import latest_list, opinions, record_store
 from lungline.results.records import ResultRecord
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
@@ -106,12 +106,12 @@ def chosen(storage: Storage, bucket: str, wanted: Wanted) -> Iterator[ResultReco
     Without what was set aside, and without what was gone or overwritten before it was read.
     """
     seen: set[str] = set()
-    for key, _ in records.keys_since(storage, bucket, wanted.since or _EVER):
+    for key, _ in latest_list.keys_since(storage, bucket, wanted.since or _EVER):
         identity = key.split("/")[2]
         if identity in seen:
             continue
         seen.add(identity)
-        stored = records.find(storage, bucket, identity)
+        stored = record_store.find(storage, bucket, identity)
         if stored and _fits(answer := max(stored, key=lambda record: record.times.done), wanted):
             yield answer
 

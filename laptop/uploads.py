@@ -23,7 +23,7 @@ from laptop import stack
 from laptop.home.disk import disk_fault
 from lungline.errors import EventMalformed, LunglineError, StackError
 from lungline.events.uploads import parse
-from lungline.results import records
+from lungline.results import record_store
 from lungline.results.records import ResultRecord
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
@@ -155,7 +155,7 @@ class _Watch:
         for key, identity in _uploads_of(message.value() or b""):
             if key not in self.sent:
                 continue
-            stored = records.find(self._storage, self.settings.results_bucket, identity)
+            stored = record_store.find(self._storage, self.settings.results_bucket, identity)
             if stored:
                 self._arrived(max(stored, key=lambda record: record.times.done))
             else:

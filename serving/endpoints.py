@@ -20,7 +20,8 @@ from lungline.events.uploads import Upload, parse, require_bucket
 from lungline.results.events import opinion_event, result_event
 from lungline.results.listing import SharedListing
 from lungline.results.opinions import place
-from lungline.results.records import ResultRecord, load_or_none, record_key
+from lungline.results.record_store import load_or_none
+from lungline.results.records import ResultRecord, record_key
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from serving import metrics, predictions

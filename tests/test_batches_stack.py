@@ -12,7 +12,7 @@ import pytest
 
 from laptop import stack
 from lungline.datasets.phantom import jpeg
-from lungline.results import records
+from lungline.results import record_store
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from tests.support.dicom_files import film, write
@@ -60,7 +60,7 @@ def test_a_kill_in_between_loses_nothing_and_doubles_nothing(settings: Settings,
     assert sum(row["outcome"] == "uploaded" for row in rows) == FILES - before
     assert {row["label"] for row in rows if row["key"]} <= {"Normal", "Unsure", "Pneumonia", "refused"}
     assert [row["name"] for row in rows if not row["key"]] == ["letter.txt"]
-    identities = [record.upload.key for record in records.every(storage, connected.results_bucket)]
+    identities = [record.upload.key for record in record_store.every(storage, connected.results_bucket)]
     assert len(identities) == len(set(identities)) == FILES
 
 

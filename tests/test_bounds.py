@@ -12,7 +12,7 @@ from lungline import bounds
 from lungline.errors import EventMalformed
 from lungline.events.uploads import Upload, minio_record, parse
 from lungline.monitoring.monitor import record_keys, records
-from lungline.results import records as results
+from lungline.results import latest_list, record_store
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from tests.support.predictor import RESULTS
@@ -66,16 +66,16 @@ def test_an_event_of_thousands_of_records_is_refused_at_once() -> None:
 
 def test_the_name_of_a_heatmap_is_bounded_at_both_ends() -> None:
     for year in (1, 9999):
-        key = results.heatmap_key("ab", "1", datetime(year, 6, 1, tzinfo=UTC))
-        assert key.removeprefix(results.LATEST).split("-")[0].isdigit()
+        key = latest_list.heatmap_key("ab", "1", datetime(year, 6, 1, tzinfo=UTC))
+        assert key.removeprefix(latest_list.LATEST).split("-")[0].isdigit()
 
 
 def test_foreign_objects_stop_neither_monitoring_nor_listing_nor_a_rebuild(tmp_path: Path, store: Storage) -> None:
     genuine = record(1, heatmap=True)
-    results.save(store, RESULTS, genuine)
+    record_store.save(store, RESULTS, genuine)
     store.put(RESULTS, genuine.heatmap or "", b"png")
     for name in ("-243402059801-ab-1.png", "no name", "9-", f"0000000001-{'c' * 32}-1.png"):
-        store.put(RESULTS, f"{results.LATEST}{name}", b"")
+        store.put(RESULTS, f"{latest_list.LATEST}{name}", b"")
     document = json.loads(genuine.model_dump_json())
     document["times"]["done"] = "9999-01-01T00:00:00Z"
     odd = genuine.model_copy(update={"upload": genuine.upload.model_copy(update={"identity": "c" * 32})})
@@ -86,7 +86,7 @@ def test_foreign_objects_stop_neither_monitoring_nor_listing_nor_a_rebuild(tmp_p
     keys = [key for key, _ in record_keys(store, RESULTS, since)]
     assert keys == [genuine.key, odd.key]
     assert list(records(store, RESULTS, keys)) == [genuine, None]
-    assert genuine in results.latest(store, RESULTS, 5)
+    assert genuine in record_store.latest(store, RESULTS, 5)
     with closing(Database.open(home(tmp_path))) as database:
         rebuilt = rebuild(database, store, Settings())
         assert (rebuilt.added, rebuilt.odd) == (1, 3)

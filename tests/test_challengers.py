@@ -19,7 +19,7 @@ from lungline.datasets.phantom import jpeg
 from lungline.errors import RegistryError, StackError
 from lungline.home import Home
 from lungline.package.card import amend_card
-from lungline.results import opinions, records
+from lungline.results import opinions, record_store
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from tests.support.laptop_stack import running_stack, s3_client
@@ -59,7 +59,7 @@ def upload(settings: Settings, images: dict[str, bytes]) -> None:
     for key, data in images.items():
         client.put_object(Bucket=settings.uploads_bucket, Key=key, Body=data)
     storage = Storage.from_settings(stack.connect(settings))
-    eventually(lambda: images.keys() <= {record.upload.key for record in records.latest(storage, RESULTS, 20)}, 30)
+    eventually(lambda: images.keys() <= {record.upload.key for record in record_store.latest(storage, RESULTS, 20)}, 30)
     storage.close()
 
 
@@ -86,7 +86,7 @@ def test_a_shadow_judges_what_is_uploaded_from_now_on(settings: Settings, storag
 
     eventually(lambda: judged() == {"live/a.jpg"}, 30)
     eventually(lambda: compare_opinions(stack.connect(settings), "shadow", "2").results == 1, 30)
-    assert {record.model.version for record in records.every(storage, RESULTS)} == {"1"}
+    assert {record.model.version for record in record_store.every(storage, RESULTS)} == {"1"}
     assert challengers.start(settings, "2", "shadow") == started, "nothing is started twice"
     _register(settings, storage)
     with pytest.raises(StackError, match="Version 1 serves"):

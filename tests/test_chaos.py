@@ -25,6 +25,7 @@ from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.events.uploads import Upload, minio_record
 from lungline.home import Home, read_json, write_json
 from lungline.package.package import Package
+from lungline.results import record_store
 from lungline.results import records as results
 from lungline.results.purposes import Purpose
 from lungline.storage.s3 import Storage
@@ -155,7 +156,7 @@ def test_what_is_done_behind_the_stack_is_seen(chaos: Chaos) -> None:
     """A record that is deleted, and one that is filed again under another identity."""
     bucket = chaos.settings.results_bucket
     with closing(Storage.from_settings(chaos.connected)) as storage:
-        record = next(each for each in results.every(storage, bucket) if each.label == "Unsure")
+        record = next(each for each in record_store.every(storage, bucket) if each.label == "Unsure")
         data, elsewhere = record.model_dump_json().encode(), results.record_key("0" * 32, record.model.version)
         storage.delete(bucket, record.key)
         without = prove(chaos.settings, chaos.journal, chaos.topics, seconds=0)
@@ -313,11 +314,11 @@ def test_a_wiped_broker_loses_no_upload(tmp_path: Path, packages: tuple[Path, Pa
         path.unlink()
     with running_store(settings.home, settings) as stored:
         old = Storage.from_settings(stored)
-        assert not results.is_known(old, "lungline-results", upload.identity)
+        assert not record_store.is_known(old, "lungline-results", upload.identity)
         old.close()
     stack.up(settings, attached=True)
     try:
-        eventually(lambda: results.is_known(storage, "lungline-results", upload.identity), 60, "it has a result")
+        eventually(lambda: record_store.is_known(storage, "lungline-results", upload.identity), 60, "it has a result")
     finally:
         stack.down(settings)
         storage.close()

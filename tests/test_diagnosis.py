@@ -23,8 +23,7 @@ from lungline.imaging.image import DecodedImage, Limits
 from lungline.imaging.preparation import Preparation
 from lungline.package.card import Thresholds, amend_card
 from lungline.package.package import Package
-from lungline.results import heatmaps
-from lungline.results import records as results
+from lungline.results import heatmaps, latest_list, record_store
 from lungline.results.listing import SharedListing
 from lungline.results.records import ResultRecord
 from lungline.settings import Settings
@@ -66,7 +65,7 @@ def put(store: Storage, key: str, data: bytes) -> Upload:
 
 
 def records(store: Storage, upload: Upload) -> list[ResultRecord]:
-    return results.find(store, RESULTS, upload.identity)
+    return record_store.find(store, RESULTS, upload.identity)
 
 
 def test_an_image_is_diagnosed_with_a_heatmap(diagnoser: Diagnoser) -> None:
@@ -150,7 +149,7 @@ def test_an_upload_is_diagnosed_and_saved(store: Storage, diagnoser: Diagnoser, 
     assert upload.uploaded_at == record.times.uploaded
     assert received == record.times.received <= record.times.done
     assert record.evidence == direct.evidence
-    assert results.load(store, RESULTS, record.key) == record
+    assert record_store.load(store, RESULTS, record.key) == record
     assert set(record.timings) == {"fetch", "decode", "prepare", "predict", "observe", "explain"}
 
 
@@ -279,13 +278,13 @@ def test_200_different_images_at_once_each_get_their_own_result(store: Storage, 
 def test_a_damaged_record_is_reported(store: Storage) -> None:
     store.put(RESULTS, "results/00/0/1.json", b"{}")
     with pytest.raises(LunglineError, match="is not a result record"):
-        results.load(store, RESULTS, "results/00/0/1.json")
+        record_store.load(store, RESULTS, "results/00/0/1.json")
     store.delete(RESULTS, "results/00/0/1.json")
 
 
 def test_every_record_can_be_listed(store: Storage, diagnoser: Diagnoser, upload: Upload) -> None:
     record = diagnose_upload(upload, diagnoser, store, SETTINGS)
-    assert record in list(results.every(store, RESULTS))
+    assert record in list(record_store.every(store, RESULTS))
 
 
 def test_the_latest_results_come_first_whatever_their_outcome(store: Storage, diagnoser: Diagnoser) -> None:
@@ -297,21 +296,21 @@ def test_the_latest_results_come_first_whatever_their_outcome(store: Storage, di
     records = [diagnose_upload(upload, diagnoser, store, ours) for upload in uploads]
     diagnose_upload(uploads[0], diagnoser, store, ours)  # a duplicate is no later result
     gone = diagnose_upload(Upload(UPLOADS, "latest/gone.jpeg", etag="e"), diagnoser, store, ours)
-    latest = results.latest(store, bucket, 10)
+    latest = record_store.latest(store, bucket, 10)
     assert sorted(latest, key=lambda record: record.times.done) == [*records, gone]
-    assert results.latest(store, bucket, 10)[:2] == results.latest(store, bucket, 2)
-    store.put(bucket, results.heatmap_key("0" * 32, "1", datetime.now(UTC)), b"its record was never written")
-    assert results.latest(store, bucket, 10) == latest
+    assert record_store.latest(store, bucket, 10)[:2] == record_store.latest(store, bucket, 2)
+    store.put(bucket, latest_list.heatmap_key("0" * 32, "1", datetime.now(UTC)), b"its record was never written")
+    assert record_store.latest(store, bucket, 10) == latest
 
 
 def test_an_upload_is_known_by_its_record_alone(store: Storage, diagnoser: Diagnoser, upload: Upload) -> None:
     """A heatmap without a record does not make an upload known."""
-    assert not results.is_known(store, RESULTS, upload.identity)
-    store.put(RESULTS, results.heatmap_key(upload.identity, "1", datetime.now(UTC)), b"png")
-    assert not results.is_known(store, RESULTS, upload.identity)
+    assert not record_store.is_known(store, RESULTS, upload.identity)
+    store.put(RESULTS, latest_list.heatmap_key(upload.identity, "1", datetime.now(UTC)), b"png")
+    assert not record_store.is_known(store, RESULTS, upload.identity)
     diagnose_upload(upload, diagnoser, store, SETTINGS)
-    assert results.is_known(store, RESULTS, upload.identity)
-    identities = list(results.identities(store, RESULTS, upload.identity[:2]))
+    assert record_store.is_known(store, RESULTS, upload.identity)
+    identities = list(record_store.identities(store, RESULTS, upload.identity[:2]))
     assert upload.identity in identities
     assert identities == sorted(identities)
 
@@ -327,7 +326,7 @@ def test_a_result_is_drawn_over_the_upload_of_its_record(store: Storage, diagnos
     images = ImageRenderer(store, SETTINGS)
     assert images.overlaid(record, data) == png
     assert Image.open(io.BytesIO(images.heat(record).data)).mode == "RGBA"
-    listed = [info for info in store.list(RESULTS, results.LATEST) if record.upload.identity in info.key]
+    listed = [info for info in store.list(RESULTS, latest_list.LATEST) if record.upload.identity in info.key]
     assert [(info.size, info.key.endswith(".png")) for info in listed] == [(0, False)]
 
 
@@ -335,7 +334,7 @@ def test_the_heatmap_of_an_earlier_version_is_still_shown(store: Storage, diagno
     data = jpeg(2, opacities=True)
     record = diagnose_upload(put(store, "heat/earlier.jpeg", data), diagnoser, store, SETTINGS)
     assert record.read is not None
-    key = results.heatmap_key(record.upload.identity, record.model.version, record.read.modified)
+    key = latest_list.heatmap_key(record.upload.identity, record.model.version, record.read.modified)
     earlier = record.model_copy(update={"evidence": None, "heatmap": key})
     images = ImageRenderer(store, SETTINGS)
     with pytest.raises(ObjectGone):
@@ -346,7 +345,7 @@ def test_the_heatmap_of_an_earlier_version_is_still_shown(store: Storage, diagno
     assert images.overlaid(earlier, data) == png
     assert images.heat(earlier).data == lift(png)
     # It lists the same record as the empty object does, once.
-    listed = list(results.keys_since(store, RESULTS, datetime(2020, 1, 1, tzinfo=UTC)))
+    listed = list(latest_list.keys_since(store, RESULTS, datetime(2020, 1, 1, tzinfo=UTC)))
     assert listed.count((record.key, record.model.version)) == 1
 
 
@@ -364,10 +363,10 @@ def test_a_record_is_listed_before_it_is_saved(store: Storage, diagnoser: Diagno
     with ThreadPoolExecutor(1) as threads:
         with pytest.raises(StorageUnavailable):
             diagnose_upload(upload, diagnoser, store, SETTINGS, listing=SharedListing(nowhere, RESULTS, threads))
-        assert not results.is_known(store, RESULTS, upload.identity)
+        assert not record_store.is_known(store, RESULTS, upload.identity)
         listing = SharedListing(store, RESULTS, threads)
         record = diagnose_upload(upload, diagnoser, store, SETTINGS, listing=listing)
-    assert record in results.latest(store, RESULTS, 1000)
+    assert record in record_store.latest(store, RESULTS, 1000)
     with pytest.raises(RuntimeError):
         listing.add(upload.identity, "1", datetime.now(UTC)).result(5)
 
@@ -382,11 +381,13 @@ def test_records_of_a_burst_share_the_objects_that_list_them(store: Storage, dia
         judged = [callers.submit(diagnose_upload, each, diagnoser, store, ours, listing=listing) for each in uploads]
         records = [future.result(60) for future in judged]
         diagnose_upload(uploads[0], diagnoser, store, ours, listing=listing)  # delivered again, and listed alone
-    names = [info.key for info in store.list(bucket, results.LATEST)]
+    names = [info.key for info in store.list(bucket, latest_list.LATEST)]
     assert len(names) < len(uploads)
     assert max(len(name.rpartition("/")[2]) for name in names) <= 255
-    assert sorted(record.id for record in results.latest(store, bucket, 20)) == sorted(record.id for record in records)
-    keys = [key for key, _ in results.keys_since(store, bucket, datetime(2020, 1, 1, tzinfo=UTC))]
+    assert sorted(record.id for record in record_store.latest(store, bucket, 20)) == sorted(
+        record.id for record in records
+    )
+    keys = [key for key, _ in latest_list.keys_since(store, bucket, datetime(2020, 1, 1, tzinfo=UTC))]
     assert sorted(keys) == sorted(record.key for record in records)
 
 
@@ -399,8 +400,8 @@ def test_a_shared_object_has_no_longer_name_than_stores_allow(store: Storage) ->
         listed = [listing.add(f"{number:032x}", version, now) for version in ("1", "v" * 200) for number in range(20)]
         for future in listed:
             future.result(30)
-    names = [info.key.rpartition("/")[2] for info in store.list(bucket, results.LATEST)]
+    names = [info.key.rpartition("/")[2] for info in store.list(bucket, latest_list.LATEST)]
     assert max(map(len, names)) <= 255
     assert sorted(name.count(".") + 1 for name in names) == [1] * 20 + [6, 7, 7]
-    keys = {key for key, _ in results.keys_since(store, bucket, datetime(2020, 1, 1, tzinfo=UTC))}
+    keys = {key for key, _ in latest_list.keys_since(store, bucket, datetime(2020, 1, 1, tzinfo=UTC))}
     assert len(keys) == 40

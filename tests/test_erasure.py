@@ -17,7 +17,7 @@ from lungline.diagnosis.upload import diagnose_upload
 from lungline.errors import LunglineError, UploadErased
 from lungline.events.uploads import Upload
 from lungline.registry.history import GENESIS
-from lungline.results import records
+from lungline.results import latest_list, record_store
 from lungline.results.records import ResultRecord
 from lungline.retention import plan as plans
 from lungline.retention.due import run
@@ -60,7 +60,7 @@ def erase(site: KeptUploads, *results: ResultRecord) -> Proof:
 def share_a_place(site: KeptUploads, *results: ResultRecord) -> None:
     """List several results in one object, as a burst does."""
     names = ".".join(each.upload.identity for each in results)
-    key = records.latest_key(names, "1", results[0].times.received)
+    key = latest_list.latest_key(names, "1", results[0].times.received)
     site.storage.put(site.settings.results_bucket, key, b"")
 
 
@@ -77,7 +77,7 @@ def test_nothing_of_an_upload_is_left_and_all_of_others(site: KeptUploads) -> No
     assert site.names("Doe-Jane", "PID-4711", KEY) == []
     left = site.eraser.look(of_identities([kept.upload.identity], site.storage, site.settings))
     assert left == after_one + Counter({"places among the latest": 1})
-    listed = records.latest(site.storage, site.settings.results_bucket, 5)
+    listed = record_store.latest(site.storage, site.settings.results_bucket, 5)
     assert {each.upload.identity for each in listed} == {kept.upload.identity}
     assert proof.before == dict(after_one) | {"places among the latest": 3}
     assert set(proof.after.values()) == {0}
@@ -248,7 +248,7 @@ def test_a_late_event_brings_nothing_back(site: KeptUploads, diagnoser: Diagnose
     site.storage.put(site.settings.uploads_bucket, KEY, b"another image")
     with pytest.raises(UploadErased):
         diagnose_upload(upload, diagnoser, site.storage, site.settings)
-    assert not records.is_known(site.storage, site.settings.results_bucket, upload.identity)
+    assert not record_store.is_known(site.storage, site.settings.results_bucket, upload.identity)
     site.storage.delete(site.settings.uploads_bucket, KEY)
     assert len(before) < len(list(site.objects()))  # the other image has a result of its own
     site.storage.put(site.settings.uploads_bucket, KEY, IMAGE)
@@ -292,7 +292,7 @@ def test_rules_erase_what_is_due_and_not_held(site: KeptUploads) -> None:
     done = run(site.eraser, rules)
     assert (done.due, done.held, len(done.proofs), done.objects) == (1, 1, 1, planned.objects)
     assert site.names("due.jpeg") == []
-    stored = {each.upload.identity for each in records.every(site.storage, site.settings.results_bucket)}
+    stored = {each.upload.identity for each in record_store.every(site.storage, site.settings.results_bucket)}
     assert stored == {each.upload.identity for each in (held, young, positive)}
     assert due.upload.identity not in stored
     assert str(run(site.eraser, rules)) == "Due by 1 rule: 0 uploads; legal holds keep 1 more."
@@ -304,7 +304,7 @@ def test_rules_may_take_the_image_and_leave_its_result(site: KeptUploads) -> Non
     site.storage.put(site.settings.uploads_bucket, "never judged", b"x")
     done = run(site.eraser, rules)
     assert set(done.objects) == {"X-rays", "research copies"}
-    assert records.find(site.storage, site.settings.results_bucket, result.upload.identity)
+    assert record_store.find(site.storage, site.settings.results_bucket, result.upload.identity)
     assert [info.key for info in site.storage.list(site.settings.uploads_bucket)] == ["never judged"]
     later = run(site.eraser, rules, now=datetime(2100, 1, 1, tzinfo=UTC))
     assert later.objects == {"X-rays": 1}

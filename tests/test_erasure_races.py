@@ -13,7 +13,7 @@ from lungline.errors import Busy, UploadErased
 from lungline.events.uploads import Upload
 from lungline.package.card import Thresholds
 from lungline.package.package import Package
-from lungline.results import records
+from lungline.results import record_store
 from lungline.results.records import ResultRecord
 from lungline.retention.erasure import Eraser
 from lungline.retention.subjects import Subject, of_identities
@@ -138,7 +138,7 @@ def test_an_image_that_is_sent_again_is_judged(site: KeptUploads, unsure: Diagno
         if isinstance(late.error, Busy):  # whose event comes again
             again = judging(site, upload, unsure).finish()
         assert isinstance(again.result, ResultRecord)
-        assert records.find(site.storage, site.settings.results_bucket, upload.identity)
+        assert record_store.find(site.storage, site.settings.results_bucket, upload.identity)
         assert site.storage.exists(site.settings.patients_bucket, again.result.patient or "")
 
 

@@ -30,7 +30,7 @@ from lungline.monitoring.gauges import DriftCollector, families
 from lungline.monitoring.monitor import monitor
 from lungline.monitoring.reference import FILE, add_reference, fetch_reference, measure
 from lungline.package.package import Package
-from lungline.results import records
+from lungline.results import record_store
 from lungline.results.records import ModelFacts, OperatingPoint, ResultRecord, Times, UploadFacts
 from lungline.settings import Settings, load_settings
 from lungline.storage.s3 import Storage
@@ -209,7 +209,7 @@ def save(storage: Storage, version: str, at: datetime, diagnoser: Diagnoser, dat
         times=Times(uploaded=at, received=at, done=at),
         image_statistics=diagnosis.statistics,
     )
-    records.save(storage, RESULTS, record)
+    record_store.save(storage, RESULTS, record)
     return identity
 
 

@@ -12,7 +12,7 @@ from eventing.reconcile import resend
 from laptop import stack
 from lungline.datasets.phantom import jpeg
 from lungline.events.uploads import readable_key
-from lungline.results import records
+from lungline.results import record_store
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from tests.support.laptop_stack import NO_MLFLOW, running_stack
@@ -67,7 +67,7 @@ def storage(settings: Settings) -> Storage:
 
 
 def results(settings: Settings, storage: Storage) -> dict[str, str]:
-    return {record.upload.key: record.outcome for record in records.every(storage, settings.results_bucket)}
+    return {record.upload.key: record.outcome for record in record_store.every(storage, settings.results_bucket)}
 
 
 def test_every_upload_gets_a_result(settings: Settings, storage: Storage) -> None:
@@ -86,7 +86,7 @@ def test_the_worklist_shows_every_key(settings: Settings, storage: Storage) -> N
         base = stack.status(settings).service("worklist").address
         wait(lambda: client.get(f"{base}/?view=all").text.count('class="xray"') >= len(OUTCOMES), seconds=30)
         page = client.get(f"{base}/?view=all").text
-        for record in records.every(storage, settings.results_bucket):
+        for record in record_store.every(storage, settings.results_bucket):
             name = html.escape(readable_key(record.upload.key.rstrip("/").rpartition("/")[2]))
             assert name.replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in page, ascii(record.upload.key)
             # The store may send an object's event once more under another key; its row comes a moment later.

@@ -21,7 +21,7 @@ from lungline.datasets.phantom import jpeg
 from lungline.monitoring import findings
 from lungline.registry import mlflow_client
 from lungline.registry.versions import Registry
-from lungline.results import readings, records
+from lungline.results import readings, record_store
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from worklist.database.models import ReadingRow, WorklistEntry
@@ -108,7 +108,7 @@ def test_the_old_history_verifies(settings: Settings) -> None:
 
 
 def test_old_results_are_listed(settings: Settings, storage: Storage) -> None:
-    listed = {record.upload.key: record for record in records.every(storage, settings.results_bucket)}
+    listed = {record.upload.key: record for record in record_store.every(storage, settings.results_bucket)}
     assert {key: listed[key].outcome for key in OUTCOMES} == OUTCOMES
     image = listed["ward 7/person1_1.jpeg"].image
     assert image is not None

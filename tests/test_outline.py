@@ -16,7 +16,7 @@ from lungline.imaging.image import DecodedImage
 from lungline.imaging.outline import MOST_NUMBERS, MOST_OUTLINES, outlines_of
 from lungline.imaging.preparation import Preparation
 from lungline.package.card import LungModel
-from lungline.results import records
+from lungline.results import record_store, records
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from serving import metrics
@@ -102,7 +102,7 @@ def result_of(folder: Path, store: Storage, region: tuple[slice, slice], **card:
     data = films(region)[1].data
     upload = Upload(UPLOADS, f"{folder.name}.png", etag=store.put(UPLOADS, f"{folder.name}.png", data))
     saved = diagnose_upload(upload, Diagnoser(reader_of(region, folder / "1", **card)), store, SETTINGS)
-    assert records.load(store, RESULTS, saved.key) == saved
+    assert record_store.load(store, RESULTS, saved.key) == saved
     return saved
 
 

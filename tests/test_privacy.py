@@ -26,6 +26,7 @@ from lungline.events.uploads import Upload
 from lungline.imaging.decoding import decode
 from lungline.package.card import Thresholds, amend_card
 from lungline.package.package import Package
+from lungline.results import record_store
 from lungline.results import records as results
 from lungline.results.records import ModelFacts, OperatingPoint, ResultLabel, ResultRecord, Times, UploadFacts
 from lungline.settings import Settings
@@ -373,7 +374,7 @@ class TestResearchBucket:
         store.put("xray-uploads", KEY, named_film())
         records = [record(KEY), record("gone", identity="b" * 32)]
         for result in records:
-            results.save(store, "results-four", result)
+            record_store.save(store, "results-four", result)
         for expected in (research.CatchUp(kept=1, present=0, failed=1), research.CatchUp(kept=0, present=1, failed=1)):
             for result in records:
                 store.put("results-four", results.OWED + result.id, b"")

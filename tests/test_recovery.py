@@ -28,6 +28,7 @@ from lungline.errors import KafkaUnavailable
 from lungline.events.uploads import Upload, minio_record
 from lungline.package.card import Thresholds
 from lungline.package.package import Package
+from lungline.results import latest_list
 from lungline.results import records as results
 from lungline.results.events import RESULT_TYPE
 from lungline.settings import Settings
@@ -102,7 +103,7 @@ class TestReconcile:
                 diagnose_upload(upload, diagnoser, storage, ours)
         # A heatmap without a record is no result: the predictor was killed between the two.
         lost = next(upload for upload in sent if upload.key == keys[0])
-        storage.put(ours.results_bucket, results.heatmap_key(lost.identity, "1", datetime.now(UTC)), b"png")
+        storage.put(ours.results_bucket, latest_list.heatmap_key(lost.identity, "1", datetime.now(UTC)), b"png")
         counts, again = reconciled(storage, ours)
         assert counts == {"uploads": 5, "with_result": 4, "sent": 1}
         assert again == [lost]

@@ -18,8 +18,7 @@ from lungline.events.uploads import Upload
 from lungline.package.card import Thresholds, amend_card
 from lungline.package.package import Package
 from lungline.promotion.shadow_rule import require_shadow, shadow_of
-from lungline.results import opinions
-from lungline.results import records as results
+from lungline.results import latest_list, opinions, record_store
 from lungline.results.events import OPINION_TYPE, opinions_of
 from lungline.settings import GateSettings, Settings
 from lungline.storage.s3 import Storage
@@ -64,7 +63,7 @@ def test_a_second_opinion_leaves_nothing_but_itself(store: Storage, second: Diag
     assert not kept
     assert record.patient is None
     assert not list(store.list(PATIENTS))
-    assert not results.is_known(store, RESULTS, upload.identity)
+    assert not record_store.is_known(store, RESULTS, upload.identity)
 
 
 def test_no_second_opinion_is_given_on_uploads_of_another_task(store: Storage, second: Diagnoser) -> None:
@@ -84,13 +83,13 @@ def test_second_opinions_and_answers_of_an_upload_lie_apart(
     answer = diagnose_upload(upload, diagnoser, store, Settings())
     shadow = diagnose_upload(upload, second, store, SHADOW)
     diagnose_upload(upload, second, store, REJUDGED)
-    assert results.find(store, RESULTS, upload.identity) == [answer]
+    assert record_store.find(store, RESULTS, upload.identity) == [answer]
     given = list(opinions.of_upload(store, RESULTS, upload.identity))
     assert [(each.purpose, each.record.model.version) for each in given] == [("shadow", "2"), ("rejudged", "2")]
     assert given[0].record == shadow
     stored = {*opinions.keys_of_upload(store, RESULTS, upload.identity), answer.key}
     (latest,) = {*keys(store, upload)} - stored
-    assert latest.startswith(results.LATEST)
+    assert latest.startswith(latest_list.LATEST)
     assert latest.endswith("-1")
 
 

@@ -10,7 +10,7 @@ import pytest
 from lungline.datasets.phantom import jpeg
 from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.events.uploads import Upload, minio_record
-from lungline.results import records as results
+from lungline.results import record_store
 from lungline.results.events import RESULT_SOURCE, RESULT_TYPE, RESULTS_TYPE
 from lungline.results.records import ResultRecord
 from lungline.storage.s3 import Storage
@@ -39,7 +39,7 @@ def test_a_binary_event_is_answered_with_a_binary_result_event(
     assert reply.status_code == 200, reply.text
     record = ResultRecord.model_validate_json(reply.content)
     assert (record.outcome, record.probability) == ("judged", diagnoser.diagnose(IMAGE).probability)
-    assert [record] == results.find(store, RESULTS, upload.identity)
+    assert [record] == record_store.find(store, RESULTS, upload.identity)
     assert record.event == "xray-uploads/0/7"
     assert reply.headers["ce-type"] == RESULT_TYPE
     assert reply.headers["ce-source"] == RESULT_SOURCE
@@ -83,7 +83,7 @@ def test_a_duplicate_is_answered_with_the_same_event(predictor: Predictor, store
     assert {reply.status_code for reply in replies} == {200}
     assert len({reply.content for reply in replies}) == 1
     assert len({(reply.headers["ce-id"], reply.headers["ce-time"]) for reply in replies}) == 1
-    assert len(results.find(store, RESULTS, upload.identity)) == 1
+    assert len(record_store.find(store, RESULTS, upload.identity)) == 1
 
 
 def test_all_records_are_predicted_when_one_is_refused(predictor: Predictor, store: Storage) -> None:
@@ -103,7 +103,7 @@ def test_what_an_event_has_achieved_is_not_done_again(predictor: Predictor, stor
     present = replace(uploads[0], etag=store.put(UPLOADS, uploads[0].key, jpeg(3, opacities=True)))
     again = deliver(predictor, *uploads)
     assert again.json() == first.json()
-    assert results.find(store, RESULTS, present.identity) == []
+    assert record_store.find(store, RESULTS, present.identity) == []
 
 
 def test_an_event_of_thousands_of_records_is_refused_before_any_work(predictor: Predictor, store: Storage) -> None:
@@ -113,7 +113,7 @@ def test_an_event_of_thousands_of_records_is_refused_before_any_work(predictor: 
     reply = predictor.http.post(PREDICT, json={"Records": records})
     assert reply.status_code == 400, "which nobody sends again"
     assert "more than 500 records" in reply.text
-    assert results.find(store, RESULTS, upload.identity) == []
+    assert record_store.find(store, RESULTS, upload.identity) == []
 
 
 def test_a_refused_image_is_400_and_has_a_record(predictor: Predictor, store: Storage) -> None:
@@ -122,7 +122,7 @@ def test_a_refused_image_is_400_and_has_a_record(predictor: Predictor, store: St
     assert reply.status_code == 400
     assert reply.json()["reason"] == "not-an-image"
     assert "Doe" not in reply.text
-    (record,) = results.find(store, RESULTS, upload.identity)
+    (record,) = record_store.find(store, RESULTS, upload.identity)
     assert record.label == "Refused"
 
 

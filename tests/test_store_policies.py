@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from eventing.kafka import ensure_topics
 from laptop.services.broker import running_broker
 from lungline.errors import LunglineError
-from lungline.results.records import is_known
+from lungline.results.record_store import is_known
 from lungline.retention.holds import Holds
 from lungline.retention.rules import EVERYWHERE
 from lungline.retention.subjects import of_patient

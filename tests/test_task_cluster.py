@@ -11,7 +11,7 @@ import pytest
 
 from lungline.events.handed_on import HANDED_ON_TYPE
 from lungline.events.uploads import UPLOAD_TYPE, Upload, parse
-from lungline.results import records
+from lungline.results import record_store
 from lungline.results.records import ResultRecord
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
@@ -101,7 +101,7 @@ def task_of(cluster: Cluster, store: Storage, upload: Upload, **attributes: str)
     """The task whose model judged an upload, and the reason if none did; there is one record, and it is the reply."""
     extra = {f"ce-{name}": text for name, text in attributes.items()}
     (record,) = cluster.deliver(event(upload), KNATIVE | extra)
-    assert records.find(store, RESULTS, upload.identity) == [record]
+    assert record_store.find(store, RESULTS, upload.identity) == [record]
     assert record.model.version == ("1" if record.task == "pneumonia" else f"{record.task}.1")
     return record.task, record.reason
 
@@ -139,7 +139,7 @@ def test_what_is_handed_on_names_the_upload_and_no_key(predictors: dict[str, Pre
     assert "Doe" not in str(first.headers)
     (handed,) = parse(first.json())
     assert handed.identity == upload.identity
-    assert records.find(store, RESULTS, upload.identity) == []
+    assert record_store.find(store, RESULTS, upload.identity) == []
     structured = {"specversion": "1.0", "id": "7", "source": "/s", "type": UPLOAD_TYPE, "data": event(upload)}
     mode = {"content-type": "application/cloudevents+json"}
     reply = predictors["pneumonia"].http.post(path, content=json.dumps(structured), headers=mode).json()
@@ -151,7 +151,7 @@ def test_of_an_event_of_two_tasks_one_gets_its_results(cluster: Cluster, store: 
     ours, its = put(store), [put(store, key=f"{KIND}/several/{number}.jpeg") for number in range(2)]
     (record,) = cluster.deliver(event(its[0], ours), KNATIVE)
     assert record.upload.identity == ours.identity
-    assert not records.is_known(store, RESULTS, its[0].identity)
+    assert not record_store.is_known(store, RESULTS, its[0].identity)
     judged = cluster.deliver(event(*its), KNATIVE)
     assert {record.upload.identity for record in judged} == {upload.identity for upload in its}
     assert {record.task for record in judged} == {KIND}

@@ -19,7 +19,7 @@ from lungline.deployment.laptop import LaptopDeployment
 from lungline.errors import ModelNotReady
 from lungline.home import Home
 from lungline.imaging.image import Limits
-from lungline.results import opinions, records
+from lungline.results import opinions, record_store
 from lungline.results.records import ResultRecord
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
@@ -62,7 +62,7 @@ def both(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 
 def latest(settings: Settings, storage: Storage, prefix: str) -> list[ResultRecord]:
-    every = records.every(storage, settings.results_bucket)
+    every = record_store.every(storage, settings.results_bucket)
     return [record for record in every if record.upload.key.startswith(prefix)]
 
 

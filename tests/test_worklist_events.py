@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from lungline.events.uploads import Upload, minio_record
-from lungline.results import records as results
+from lungline.results import record_store
 from lungline.results.events import RESULT_TYPE
 from tests.support.object_store import running_store
 from tests.support.worklist_site import Site, headers, home, record, running_site, wait
@@ -188,7 +188,7 @@ def test_a_batch_of_events_is_shown_whole_or_not(site: Site) -> None:
 def test_dead_letter_of_refused_image_loads_its_record(tmp_path: Path) -> None:
     with running_store(tmp_path, "lungline-results") as store, running_site(home(tmp_path), store) as site:
         refused = record(outcome="refused")
-        results.save(store, "lungline-results", refused)
+        record_store.save(store, "lungline-results", refused)
         facts = refused.upload
         for sequencer in ("1", "2"):  # sent twice, it is still the same upload
             letter = minio_record(Upload(facts.bucket, facts.key, None, facts.etag, sequencer))

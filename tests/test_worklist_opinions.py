@@ -8,8 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from lungline.results import opinions
-from lungline.results import records as results
+from lungline.results import opinions, record_store
 from lungline.results.events import OPINION_TYPE, opinion_event
 from lungline.results.purposes import Purpose
 from lungline.results.records import ResultRecord
@@ -99,7 +98,7 @@ def test_an_opinion_that_is_not_stored_is_not_believed(site: Site) -> None:
 
 def test_a_rebuild_brings_second_opinions_back(store: Storage, tmp_path: Path) -> None:
     answer, opinion = record(0, 0.9), record(0, 0.2, version="2")
-    results.save(store, RESULTS, answer)
+    record_store.save(store, RESULTS, answer)
     opinions.save(store, RESULTS, opinion, "shadow")
     settings = home(tmp_path)
     with closing(Database.open(settings)) as database:

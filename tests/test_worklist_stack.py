@@ -112,7 +112,7 @@ def test_killed_worklist_misses_nothing_and_blocks_nothing(settings: Settings) -
 
 
 def _count_records(settings: Settings) -> int:
-    from lungline.results.records import every
+    from lungline.results.record_store import every
     from lungline.storage.s3 import Storage
 
     return sum(1 for _ in every(Storage.from_settings(settings), settings.results_bucket))

@@ -14,7 +14,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import select, text
 
 from lungline.errors import SettingsError
-from lungline.results import records
+from lungline.results import record_store
 from lungline.results.records import ResultRecord
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
@@ -231,7 +231,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
 def test_rebuild_restores_results_and_readings_from_the_store(tmp_path: Path, store: Storage) -> None:
     wanted = many(30)
     for result in wanted:
-        records.save(store, "lungline-results", result)
+        record_store.save(store, "lungline-results", result)
     store.put(
         "lungline-results", "results/xx/foreign.json", record(key="a").model_dump_json().replace("0.9", "9").encode()
     )

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from lungline.errors import EventMalformed, LunglineError, ObjectGone, Unavailable
 from lungline.registry.history import History
 from lungline.results import opinions as second_opinions
+from lungline.results import record_store
 from lungline.results import records as results
 from lungline.results.events import OpinionHint, check
 from lungline.results.opinions import Opinion
@@ -119,7 +120,7 @@ class Incoming:
 
     def of_upload(self, identity: str) -> list[ResultRecord]:
         """Every stored record of an upload, of whichever version, that can be shown."""
-        return list(self._showable(results.find(self._storage, self._bucket, identity)))
+        return list(self._showable(record_store.find(self._storage, self._bucket, identity)))
 
     def patients(self, records: Sequence[ResultRecord]) -> list[PatientRecord]:
         """Whom the uploads of these results are of. Raises StorageUnavailable, after which the event may come again."""
@@ -144,7 +145,7 @@ class Incoming:
 
     def _load(self, identity: str, version: str) -> ResultRecord:
         try:
-            record = results.load(self._storage, self._bucket, results.record_key(identity, version))
+            record = record_store.load(self._storage, self._bucket, results.record_key(identity, version))
         except ObjectGone:
             raise ResultMissing("The results bucket has no record of this result.") from None
         except Unavailable:

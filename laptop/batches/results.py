@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from laptop.batches.importing import Row
 from lungline.errors import ObjectGone, StackError
 from lungline.events.uploads import Upload
-from lungline.results import records
+from lungline.results import record_store
 from lungline.results.records import ResultRecord
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
@@ -72,7 +72,7 @@ def _arrived(storage: Storage, bucket: str, waiting: Sequence[Upload]) -> dict[s
     arrived: dict[str, ResultRecord] = {}
     misses = 0
     for upload in waiting:
-        if stored := records.find(storage, bucket, upload.identity):
+        if stored := record_store.find(storage, bucket, upload.identity):
             arrived[upload.key] = max(stored, key=lambda record: record.times.done)
         elif (misses := misses + 1) > _MISSES:
             break

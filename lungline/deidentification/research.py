@@ -19,7 +19,8 @@ from lungline.deidentification.pseudonyms import Pseudonyms
 from lungline.errors import ImageRefused, LunglineError, ObjectGone
 from lungline.imaging.image import Limits
 from lungline.results import returned
-from lungline.results.records import OWED, ResultRecord, load, record_key
+from lungline.results.record_store import load
+from lungline.results.records import OWED, ResultRecord, record_key
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 

@@ -17,7 +17,7 @@ from lungline.events.uploads import Upload, require_bucket
 from lungline.imaging import dicom, dicom_facts
 from lungline.imaging.dicom_facts import facts_of
 from lungline.imaging.dicom_header import DicomFile, find_header
-from lungline.results import opinions, patients, records
+from lungline.results import latest_list, opinions, patients, record_store, records
 from lungline.results.listing import SharedListing
 from lungline.results.records import OperatingPoint, Outcome, ReadFacts, ResultRecord, Times, UploadFacts
 from lungline.retention.taking_back import take_back
@@ -164,7 +164,7 @@ class _Case:
             return lambda: None
         arguments = (upload.identity, self.diagnoser.record_version, modified)
         if self.listing is None:
-            records.list_latest(self.storage, self.settings.results_bucket, *arguments)
+            latest_list.list_latest(self.storage, self.settings.results_bucket, *arguments)
             return lambda: None
         return partial(self.listing.add(*arguments).result, _LIST_SECONDS)
 
@@ -246,7 +246,7 @@ class _Case:
         bucket, purpose = self.settings.results_bucket, self.settings.purpose
         if purpose != "answer":
             return opinions.save(self.storage, bucket, record, purpose)
-        return records.save(self.storage, bucket, record, listed=listed)
+        return record_store.save(self.storage, bucket, record, listed=listed)
 
     def _keep_patient(self, upload: Upload, header: DicomFile) -> str | None:
         """Store whom a DICOM upload is of, before the record that points there; also of a refused one.

@@ -11,7 +11,7 @@ from lungline.dossier.privacy import without_patient
 from lungline.dossier.sources import Sources
 from lungline.dossier.upload_parts import holds_on, object_and_pictures, opinions_of, patient_of, readings_of
 from lungline.errors import LunglineError
-from lungline.results import records
+from lungline.results import record_store
 from lungline.retention.tombstones import is_erased
 
 Collected = tuple[Dossier, tuple[Picture, ...]]
@@ -33,7 +33,7 @@ def collect(identity: str, sources: Sources, *, by: str, patient: bool = True) -
 
 def _collected(identity: str, sources: Sources, by: str) -> Collected:
     gaps = Gaps()
-    results = records.find(sources.storage, sources.settings.results_bucket, identity)
+    results = record_store.find(sources.storage, sources.settings.results_bucket, identity)
     results.sort(key=lambda record: record.times.done, reverse=True)
     if not results:
         gaps.note("results", "the results bucket has no record of this upload")

@@ -9,7 +9,9 @@ from itertools import islice
 
 from lungline.dossier.change_parts import LiveFigures
 from lungline.results import readings
-from lungline.results.records import ResultRecord, keys_since, load_or_none
+from lungline.results.latest_list import keys_since
+from lungline.results.record_store import load_or_none
+from lungline.results.records import ResultRecord
 from lungline.storage.s3 import Storage
 
 MOST_LISTED = 100_000

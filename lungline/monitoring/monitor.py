@@ -15,7 +15,7 @@ from lungline.monitoring.comparison import ComparedResult, Sample, compare, samp
 from lungline.monitoring.findings import Feedback, ModelFindings, MonitoringFindings, Window, proportion
 from lungline.monitoring.reference import fetch_reference
 from lungline.package.card import Card
-from lungline.results import records as results
+from lungline.results import latest_list, record_store
 from lungline.results.readings import NOT_USABLE, ReadingRecord, stored
 from lungline.results.records import ResultRecord, place_of
 from lungline.settings import MonitorSettings, Settings
@@ -31,14 +31,14 @@ _PAGE = 200
 
 def record_keys(storage: Storage, bucket: str, since: datetime, most: int = MOST) -> list[tuple[str, str]]:
     """Keys and model versions of the records since a moment, the oldest first."""
-    return list(islice(results.keys_since(storage, bucket, since), most))[::-1]
+    return list(islice(latest_list.keys_since(storage, bucket, since), most))[::-1]
 
 
 def records(storage: Storage, bucket: str, keys: list[str]) -> Iterator[ResultRecord | None]:
     """The records at keys, in their order; None for one that is gone, set aside, or impossible."""
 
     def read(key: str) -> ResultRecord | None:
-        record = results.load_or_none(storage, bucket, key)
+        record = record_store.load_or_none(storage, bucket, key)
         if record is None or record.outcome not in {"judged", "refused"} or record.is_set_aside:
             return None
         written = (record.times.received, record.times.done)

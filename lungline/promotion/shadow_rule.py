@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from lungline.errors import PromotionRefused
 from lungline.evaluation.disagreement import Comparison, Pair, compare
 from lungline.package.package import Package
-from lungline.results import opinions, records
+from lungline.results import opinions, record_store
 from lungline.results.opinions import Place
 from lungline.results.records import record_version, version_of
 from lungline.settings import Settings
@@ -53,10 +53,10 @@ def shadow_of(
 
 def _pairs(storage: Storage, bucket: str, places: list[Place]) -> Iterator[Pair]:
     def read(place: Place) -> Pair | None:
-        opinion = records.load_or_none(storage, bucket, place.key)
+        opinion = record_store.load_or_none(storage, bucket, place.key)
         answers = [
             record
-            for record in records.find(storage, bucket, place.identity)
+            for record in record_store.find(storage, bucket, place.identity)
             if record.label and opinion and record.task == opinion.task and record.model.version != place.version
         ]
         if opinion is None or opinion.label is None or not answers:

@@ -11,7 +11,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from lungline.results.records import MOST_NAME_BYTES, latest_key
+from lungline.results.latest_list import MOST_NAME_BYTES, latest_key
 from lungline.storage.s3 import Storage
 
 # Judging an image of a burst takes longer than this, so nobody waits for the list.

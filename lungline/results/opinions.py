@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from lungline.results import records
+from lungline.results import record_store
 from lungline.results.purposes import PURPOSES, Purpose
 from lungline.results.records import ResultRecord
 from lungline.storage.s3 import Storage
@@ -56,12 +56,12 @@ def key_of(record: ResultRecord, purpose: Purpose) -> str:
 
 def save(storage: Storage, bucket: str, record: ResultRecord, purpose: Purpose) -> ResultRecord:
     """Store a second opinion unless one that knows as much exists; returns the one that is stored now."""
-    return records.keep(storage, bucket, key_of(record, purpose), record)
+    return record_store.keep(storage, bucket, key_of(record, purpose), record)
 
 
 def load_or_none(storage: Storage, bucket: str, identity: str, version: str, purpose: Purpose) -> ResultRecord | None:
     """The second opinion of a version; None when there is none. Raises StorageUnavailable."""
-    return records.load_or_none(storage, bucket, place(identity, version, purpose))
+    return record_store.load_or_none(storage, bucket, place(identity, version, purpose))
 
 
 def keys_of_upload(storage: Storage, bucket: str, identity: str) -> Iterator[str]:
@@ -74,7 +74,7 @@ def of_upload(storage: Storage, bucket: str, identity: str) -> Iterator[Opinion]
     """The second opinions of one upload, by every version and for every purpose. Raises StorageUnavailable."""
     for purpose in PURPOSES:
         for info in storage.list(bucket, _folder(identity, purpose)):
-            if record := records.load_or_none(storage, bucket, info.key):
+            if record := record_store.load_or_none(storage, bucket, info.key):
                 yield Opinion(purpose, record)
 
 
@@ -91,7 +91,7 @@ def every(storage: Storage, bucket: str) -> Iterator[Opinion]:
     """All second opinions, in no particular order; fetched lazily."""
     for purpose in PURPOSES:
         for each in places(storage, bucket, purpose):
-            if record := records.load_or_none(storage, bucket, each.key):
+            if record := record_store.load_or_none(storage, bucket, each.key):
                 yield Opinion(purpose, record)
 
 

@@ -1,45 +1,28 @@
-"""Result records: the outcome of an upload, as JSON in the results bucket.
+"""The result record: the outcome of an upload by a model version, as JSON in the results bucket.
 
     results/ab/abcdef.../3.json        the record of upload abcdef... by model version 3
-    latest/8236194741-abcdef...-3      an empty object, stored before the record: the record is the commit point;
-                                       those of one second share objects: `...-abcdef.123456-3` lists two
 
-There is one record per upload and model version. Its name follows from both, so saving and finding take as long with
-many records as with few. The second name begins with the seconds from the time of the upload to the year 2286: listed
-from the beginning, these objects are those of the latest uploads. Earlier versions kept the drawn heatmap there, as a
-`.png`; now the record has its map. Records contain the object's key; the bucket is protected, logs are not.
+There is one record per upload and model version, and its key follows from both. `lungline.results.record_store` saves
+and finds records. They contain the object's key; the bucket is protected, logs are not.
 """
 
-import logging
-import re
-from collections.abc import Collection, Iterator
 from datetime import datetime
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from lungline import bounds
-from lungline.errors import LunglineError, ObjectGone, Unavailable
 from lungline.imaging.heatmap import EvidenceMap
 from lungline.imaging.outline import MOST_NUMBERS, MOST_OUTLINES
 from lungline.imaging.statistics import ImageStatistics
 from lungline.package.card import Card
-from lungline.storage.s3 import Storage
 from lungline.task.reading import DEFAULT
 from lungline.task.task import MOST_FINDINGS
 from lungline.task.terms import TaskTerms, default_terms, packaged_terms
 
 PREFIX = "results/"
-LATEST = "latest/"
 # Marks of records whose image is still owed to the research bucket (lungline.deidentification.research).
 OWED = "owed/"
-
-_LAST_SECOND = 9_999_999_999
-# File systems, and so some stores, allow 255 after the last slash.
-MOST_NAME_BYTES = len(LATEST) + 255
-_LATEST_NAME = re.compile(r"(?P<second>\d{10})-(?P<identities>[^-]+)-(?P<version>.+)")
-
-_log = logging.getLogger("lungline.results")
 
 Thousandths = Annotated[int, Field(ge=0, le=1000)]
 Outcome = Literal["judged", "refused", "superseded", "gone"]
@@ -268,179 +251,3 @@ def place_of(version: str, model: str) -> tuple[str, str]:
 def record_key(identity: str, version: str) -> str:
     """The key of an upload's record in the results bucket."""
     return f"{PREFIX}{identity[:2]}/{identity}/{version}.json"
-
-
-def heatmap_key(identity: str, version: str, uploaded: datetime) -> str:
-    """The key where earlier versions kept an upload's heatmap; later uploads sort first."""
-    return f"{latest_key(identity, version, uploaded)}.png"
-
-
-def latest_key(identity: str, version: str, uploaded: datetime) -> str:
-    """The key of the empty object that lists a record among the latest; later uploads sort first."""
-    second = min(max(int(uploaded.timestamp()), 0), _LAST_SECOND)
-    return f"{LATEST}{_LAST_SECOND - second:010}-{identity}-{version}"
-
-
-def list_latest(storage: Storage, bucket: str, identity: str, version: str, uploaded: datetime) -> None:
-    """List a record among the latest, before it is saved: a record that is not listed would never be seen there."""
-    storage.put(bucket, latest_key(identity, version, uploaded), b"")
-
-
-def list_record(storage: Storage, bucket: str, record: ResultRecord) -> None:
-    """List a record among the latest."""
-    list_latest(storage, bucket, record.upload.identity, record.model.version, listed_at(record))
-
-
-def listed_at(record: ResultRecord) -> datetime:
-    """The moment under which a record is listed among the latest."""
-    return record.read.modified if record.read else record.times.uploaded or record.times.received
-
-
-def listings_of(storage: Storage, bucket: str, record: ResultRecord) -> Iterator[str]:
-    """The keys of the objects that list a record among the latest; lists the uploads of one second."""
-    second = latest_key("", "", listed_at(record)).rstrip("-")
-    for info in storage.list(bucket, f"{second}-"):
-        if record.upload.identity in listed_identities(info.key):
-            yield info.key
-
-
-def save(storage: Storage, bucket: str, record: ResultRecord, *, listed: bool = False) -> ResultRecord:
-    """Store a record unless one with the same or a better outcome exists; returns the one that is stored now.
-
-    `listed` says that it has been listed among the latest.
-    """
-    if not listed:
-        list_record(storage, bucket, record)
-    return keep(storage, bucket, record.key, record)
-
-
-def keep(storage: Storage, bucket: str, key: str, record: ResultRecord) -> ResultRecord:
-    """Store a record at a key unless one with the same or a better outcome is there; returns the stored one."""
-    data = record.model_dump_json().encode()
-    if storage.put_if_absent(bucket, key, data, "application/json"):
-        return record
-    stored = load(storage, bucket, key)
-    if not knows_more(record.outcome, stored.outcome):
-        return stored
-    storage.put(bucket, key, data, "application/json")
-    return record
-
-
-def load(storage: Storage, bucket: str, key: str) -> ResultRecord:
-    """The record at a key. Raises ObjectGone, or LunglineError when the object is not a record."""
-    try:
-        return ResultRecord.model_validate_json(storage.get(bucket, key, max_bytes=bounds.MAX_RECORD_BYTES).data)
-    except ValidationError as exc:
-        raise LunglineError(f"The object {key} in bucket {bucket} is not a result record.") from exc
-
-
-def find(storage: Storage, bucket: str, identity: str) -> list[ResultRecord]:
-    """The records of one upload, one per model version."""
-    return [record for record in _scan(storage, bucket, f"{PREFIX}{identity[:2]}/{identity}/") if record]
-
-
-def is_known(storage: Storage, bucket: str, identity: str) -> bool:
-    """Whether an upload has a record, by whichever model version."""
-    return any(True for _ in storage.list(bucket, f"{PREFIX}{identity[:2]}/{identity}/"))
-
-
-def identities(storage: Storage, bucket: str, shard: str) -> Iterator[str]:
-    """Identities of the uploads that have a record and begin with these two digits, in their order; reads no record."""
-    return storage.folders(bucket, f"{PREFIX}{shard}/")
-
-
-def latest(storage: Storage, bucket: str, count: int) -> list[ResultRecord]:
-    """The records of the latest uploads, the latest first; costs the same however many there are."""
-    records: dict[str, tuple[str, ResultRecord]] = {}
-    last = ""
-    for info in storage.list(bucket, LATEST, page_size=2 * count):
-        if (parts := _parts(info.key)) is None:
-            continue
-        second, keys, _ = parts
-        if len(records) >= count and second != last:
-            break  # all of one second, for the store does not say which of them came first
-        last = second
-        for key in keys:
-            # None also where the record was never written.
-            if key not in records and (record := load_or_none(storage, bucket, key)):
-                records[key] = (second, record)
-    by_time = sorted(records.values(), key=lambda pair: pair[1].times.done, reverse=True)
-    return [record for _, record in sorted(by_time, key=lambda pair: pair[0])][:count]
-
-
-def keys_since(storage: Storage, bucket: str, since: datetime) -> Iterator[tuple[str, str]]:
-    """Key and model version of the records of uploads stored since a moment, the latest first; reads no record."""
-    last = ""
-    seen: set[str] = set()
-    for info in storage.list(bucket, LATEST):
-        if (parts := _parts(info.key)) is None:
-            continue
-        second, keys, version = parts
-        if _LAST_SECOND - int(second) < int(since.timestamp()):
-            return
-        if second != last:
-            last = second
-            seen.clear()
-        # The heatmap of an earlier version lists the same record again, and so may a second delivery with others.
-        yield from ((key, version) for key in keys if key not in seen)
-        seen.update(keys)
-
-
-def _parts(key: str) -> tuple[str, list[str], str] | None:
-    """Second, records' keys and model version in a name among the latest; None for an object that is none of ours."""
-    name = _LATEST_NAME.fullmatch(key.removeprefix(LATEST).removesuffix(".png"))
-    if name is None:
-        return None
-    keys = [record_key(identity, name["version"]) for identity in name["identities"].split(".")]
-    return name["second"], keys, name["version"]
-
-
-def identities_before(storage: Storage, bucket: str, moment: datetime) -> set[str]:
-    """Identities of uploads that are listed as of before a moment, or whose record was stored before it."""
-    second = _LAST_SECOND - min(max(int(moment.timestamp()), 0), _LAST_SECOND)
-    listed = storage.list(bucket, LATEST, start_after=f"{LATEST}{second:010}")
-    early = {identity for info in listed for identity in listed_identities(info.key)}
-    stored = (info.key for info in storage.list(bucket, PREFIX) if info.modified < moment)
-    return early | {parts[2] for key in stored if len(parts := key.split("/")) == 4}
-
-
-def listed_identities(key: str) -> list[str]:
-    """The identities that an object among the latest lists; none for an object that is none of ours."""
-    name = _LATEST_NAME.fullmatch(key.removeprefix(LATEST).removesuffix(".png"))
-    return name["identities"].split(".") if name else []
-
-
-def relisted_key(key: str, without: Collection[str]) -> str | None:
-    """The key of an object that lists what another lists, without some identities; None where nothing is left."""
-    name = _LATEST_NAME.fullmatch(key.removeprefix(LATEST))
-    left = [each for each in listed_identities(key) if each not in without]
-    return f"{LATEST}{name['second']}-{'.'.join(left)}-{name['version']}" if name and left else None
-
-
-def every(storage: Storage, bucket: str) -> Iterator[ResultRecord]:
-    """All records, in no particular order; fetched lazily."""
-    return (record for record in scan(storage, bucket) if record)
-
-
-def scan(storage: Storage, bucket: str) -> Iterator[ResultRecord | None]:
-    """All records, and None for each other object among them: a foreign file hides no record."""
-    return _scan(storage, bucket, PREFIX)
-
-
-def load_or_none(storage: Storage, bucket: str, key: str) -> ResultRecord | None:
-    """The record at a key; None when it is gone or is not a record. Raises StorageUnavailable."""
-    try:
-        return load(storage, bucket, key)
-    except Unavailable:
-        raise
-    except LunglineError as exc:
-        if not isinstance(exc, ObjectGone):
-            # Without its name, which may hold anything.
-            _log.warning("An object among the results is not a result record; it is passed over.")
-        return None
-
-
-def _scan(storage: Storage, bucket: str, prefix: str) -> Iterator[ResultRecord | None]:
-    for info in storage.list(bucket, prefix):
-        if info.key.endswith(".json"):
-            yield load_or_none(storage, bucket, info.key)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from lungline.results import records
+from lungline.results import record_store
 from lungline.retention.erasure import Eraser
 from lungline.retention.holds import Holds
 from lungline.retention.rules import EVERYWHERE, Kind, RetentionRules
@@ -89,8 +89,8 @@ def _groups(
 
 def _judged(storage: Storage, settings: Settings, rules: RetentionRules, now: datetime) -> Iterator[tuple[str, Kinds]]:
     bucket = settings.results_bucket
-    for identity in records.identities_before(storage, bucket, now - timedelta(days=rules.least_days)):
-        stored = records.find(storage, bucket, identity)
+    for identity in record_store.identities_before(storage, bucket, now - timedelta(days=rules.least_days)):
+        stored = record_store.find(storage, bucket, identity)
         if stored and (kinds := rules.kinds_due(stored, now)):
             yield identity, kinds
 
@@ -102,5 +102,5 @@ def _never_judged(
     plain = [rule for rule in rules.rules if not rule.label and not rule.task and "uploads" in rule.bucket]
     for modified, upload in stored_uploads(storage, settings) if plain else ():
         due = {kind for rule in plain if now - modified >= timedelta(days=rule.days) for kind in rule.bucket}
-        if due and not records.is_known(storage, settings.results_bucket, upload.identity):
+        if due and not record_store.is_known(storage, settings.results_bucket, upload.identity):
             yield upload.identity, tuple(kind for kind in EVERYWHERE if kind in due)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from lungline.deidentification.pseudonyms import Pseudonyms
 from lungline.deidentification.research import research_name
 from lungline.errors import ObjectGone
-from lungline.results import opinions, patients, readings, records
+from lungline.results import latest_list, opinions, patients, readings, records
 from lungline.retention.rules import EVERYWHERE, Kind
 from lungline.retention.subjects import Subject, to_the_oldest
 from lungline.settings import Settings
@@ -102,10 +102,10 @@ class StoredObjects:
     def _listings(self, identities: set[str]) -> Iterator[Trace]:
         """Their places among the latest; an object that lists others as well is replaced by one that lists them."""
         bucket = self.settings.results_bucket
-        for info in self.storage.list(bucket, records.LATEST):
-            if not identities.isdisjoint(records.listed_identities(info.key)):
+        for info in self.storage.list(bucket, latest_list.LATEST):
+            if not identities.isdisjoint(latest_list.listed_identities(info.key)):
                 yield Trace(
-                    "places among the latest", bucket, info.key, instead=records.relisted_key(info.key, identities)
+                    "places among the latest", bucket, info.key, instead=latest_list.relisted_key(info.key, identities)
                 )
 
     def _of_patients(self, identity: str) -> Iterator[Trace]:

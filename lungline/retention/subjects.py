@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lungline.datasets.dataset import patient_in, patient_pattern
 from lungline.errors import EventMalformed
 from lungline.events.uploads import Upload
-from lungline.results import patients, records
+from lungline.results import patients, record_store
 from lungline.results.patients import PatientRecord
 from lungline.settings import Settings
 from lungline.storage.objects import ObjectInfo
@@ -104,7 +104,7 @@ def _older(upload: Upload, storage: Storage) -> Iterator[Upload]:
 
 def _recorded(identity: str, storage: Storage, settings: Settings) -> Upload | None:
     """The upload as one of its records has it."""
-    for record in records.find(storage, settings.results_bucket, identity):
+    for record in record_store.find(storage, settings.results_bucket, identity):
         facts = record.upload
         return Upload(facts.bucket, facts.key, facts.version_id, facts.etag)
     return None
@@ -122,7 +122,7 @@ def _named_in_keys(patient: str, pattern: re.Pattern[str], storage: Storage, set
     """Uploads in whose keys a patient stands, of those that are stored and those that have a result."""
     stored = (upload for _, upload in stored_uploads(storage, settings))
     named = {upload.identity for upload in stored if patient_in(upload.key, pattern) == patient}
-    judged = records.every(storage, settings.results_bucket)
+    judged = record_store.every(storage, settings.results_bucket)
     return named | {each.upload.identity for each in judged if patient_in(each.upload.key, pattern) == patient}
 
 

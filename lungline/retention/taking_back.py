@@ -6,7 +6,7 @@ last time. So it asks for the tombstone once it has saved, and takes back what i
 
 from collections.abc import Iterator, Sequence
 
-from lungline.results import opinions, patients, records, returned
+from lungline.results import latest_list, opinions, patients, record_store, records, returned
 from lungline.retention.rules import Kind
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
@@ -34,8 +34,8 @@ def _written(identity: str, kinds: Sequence[Kind], storage: Storage, settings: S
 
 def _listings(identity: str, storage: Storage, bucket: str) -> Iterator[str]:
     """Where the upload's records are listed; an object that lists others too is replaced first."""
-    for record in records.find(storage, bucket, identity):
-        for key in list(records.listings_of(storage, bucket, record)):
-            if instead := records.relisted_key(key, {identity}):
+    for record in record_store.find(storage, bucket, identity):
+        for key in list(latest_list.listings_of(storage, bucket, record)):
+            if instead := latest_list.relisted_key(key, {identity}):
                 storage.put(bucket, instead, b"")
             yield key

@@ -23,6 +23,7 @@ from laptop.supervision.reconciler import is_handled
 from lungline.datasets.phantom import jpeg
 from lungline.errors import StorageUnavailable
 from lungline.events.uploads import Upload, parse
+from lungline.results import record_store
 from lungline.results import records as results
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
@@ -183,7 +184,7 @@ class Chaos:
         def all_have_results() -> bool:
             for key, upload in list(left.items()):
                 try:
-                    if not results.is_known(storage, bucket, upload.identity):
+                    if not record_store.is_known(storage, bucket, upload.identity):
                         return False
                 except StorageUnavailable:
                     return False
@@ -203,7 +204,7 @@ class Chaos:
         """All result records by the key of their upload."""
         storage = Storage.from_settings(self.connected)
         by_key: dict[str, list[results.ResultRecord]] = {}
-        for record in results.every(storage, self.settings.results_bucket):
+        for record in record_store.every(storage, self.settings.results_bucket):
             by_key.setdefault(record.upload.key, []).append(record)
         storage.close()
         return by_key

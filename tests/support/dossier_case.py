@@ -20,9 +20,10 @@ from lungline.package.card import CARD, Card, CodeFacts, DataFacts, GateFacts, P
 from lungline.registry.history import Facts, History
 from lungline.registry.runs import RunFacts
 from lungline.results import opinions
+from lungline.results.latest_list import list_record
 from lungline.results.patients import PatientRecord, save
 from lungline.results.readings import ReadingRecord
-from lungline.results.records import LungFacts, ModelFacts, ResultRecord, list_record
+from lungline.results.records import LungFacts, ModelFacts, ResultRecord
 from lungline.retention.holds import Holds
 from lungline.settings import Settings
 from lungline.site_key import site_key

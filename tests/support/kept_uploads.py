@@ -13,7 +13,7 @@ from laptop.erasing.site import SitePlaces
 from lungline.deidentification.pseudonyms import Pseudonyms
 from lungline.deidentification.research import research_name
 from lungline.events.uploads import Upload
-from lungline.results import opinions, patients, records
+from lungline.results import opinions, patients, record_store
 from lungline.results.patients import PatientRecord
 from lungline.results.readings import ReadingRecord
 from lungline.results.records import ResultRecord
@@ -80,7 +80,7 @@ class KeptUploads:
             _moved(record(key=key, etag=etag, arrived=at, version=version, **changes), upload) for version in ("1", "2")
         ]
         for each in made:
-            records.save(self.storage, ours.results_bucket, each)
+            record_store.save(self.storage, ours.results_bucket, each)
             self.storage.put(ours.results_bucket, f"owed/{each.id}", b"")
             opinions.save(self.storage, ours.results_bucket, each, "shadow")
             place = f"{upload.identity[:2]}/{upload.identity}/{each.model.version}"

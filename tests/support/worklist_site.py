@@ -19,16 +19,8 @@ from psycopg import sql
 
 from lungline.events.uploads import Upload
 from lungline.results.events import RESULT_TYPE
-from lungline.results.records import (
-    ImageFacts,
-    ModelFacts,
-    OperatingPoint,
-    ReadFacts,
-    ResultRecord,
-    Times,
-    UploadFacts,
-    heatmap_key,
-)
+from lungline.results.latest_list import heatmap_key
+from lungline.results.records import ImageFacts, ModelFacts, OperatingPoint, ReadFacts, ResultRecord, Times, UploadFacts
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from tests.support.record_store import RecordStore

@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session
 
 from lungline.errors import LunglineError, ObjectTooLarge, StorageUnavailable
 from lungline.results import records as results
-from lungline.results.records import ResultRecord, list_record
+from lungline.results.latest_list import list_record
+from lungline.results.records import ResultRecord
 from lungline.storage.contents import loss_of
 from lungline.storage.s3 import Storage
 from lungline.wording import count

@@ -9,6 +9,7 @@ from sqlalchemy import delete, select
 
 from lungline.results import opinions as stored_opinions
 from lungline.results import readings as stored_readings
+from lungline.results import record_store
 from lungline.results import records as results
 from lungline.results.events import is_consistent
 from lungline.results.patients import patients_of
@@ -55,7 +56,7 @@ def rebuild(
     bucket, destinations = settings.results_bucket, load_destinations(settings.worklist.destinations, task_of(settings))
     sent = delivered.restore(database, storage, bucket)
     count = added = odd = restored = 0
-    for batch in _batched(results.scan(storage, bucket)):
+    for batch in _batched(record_store.scan(storage, bucket)):
         valid = [record for record in batch if record and is_consistent(record)]
         added += ingest(database, *valid, patients=patients_of(valid, storage, settings.patients_bucket))
         with database.writing() as session:

@@ -16,7 +16,8 @@ from lungline.registry.history import History as Promotions
 from lungline.results import readings
 from lungline.results.events import is_consistent
 from lungline.results.opinions import PURPOSES
-from lungline.results.records import ResultRecord, load_or_none
+from lungline.results.record_store import load_or_none
+from lungline.results.records import ResultRecord
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from tests.support.history.operations import Operation
