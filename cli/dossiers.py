@@ -10,6 +10,7 @@ from cli import console
 from cli.options import Home, Json, configured, connected, path_of, show, writing
 
 if TYPE_CHECKING:
+    from lungline.dossier.parts import WorklistPart
     from lungline.dossier.sources import Sources
     from lungline.settings import Settings
 
@@ -35,6 +36,10 @@ def dossier(  # noqa: PLR0917  # Typer makes options of them, whatever their kin
         Path | None,
         typer.Option(metavar="FILE", parser=path_of, help="Say whether a page or its JSON is as it was signed."),
     ] = None,
+    public_key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", parser=path_of, help="The key to check it with [default: the site's]."),
+    ] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -45,16 +50,16 @@ def dossier(  # noqa: PLR0917  # Typer makes options of them, whatever their kin
     if (name is None) == (verify is None):
         raise typer.BadParameter("expected an upload, or --verify and a file")
     if verify is not None:
-        _verify(configured(home), verify, as_json)
+        _verify(configured(home), verify, public_key, as_json)
         return
     from lungline.dossier.making import make_dossier
     from lungline.dossier.naming import identity_of
-    from worklist.commands import caller, uploads_named
+    from worklist.commands import caller, has_worklist, uploads_named
 
     settings = connected(home)
     sources = _sources(settings)
     wanted = sys.stdin.readline().rstrip("\n") if name == "-" else name or ""
-    lookup = (lambda text: uploads_named(settings, text)) if sources.worklist else None
+    lookup = (lambda text: uploads_named(settings, text)) if has_worklist(settings) else None
     identity = identity_of(wanted, settings, sources.storage, lookup)
     made = make_dossier(identity, sources, by=caller(), patient=not without_patient)
     path = output or (None if as_json else Path(f"dossier-{identity}.html"))
@@ -83,20 +88,26 @@ def write_pages(settings: "Settings", folder: Path, *, as_json: bool) -> None:
 def _sources(settings: "Settings") -> "Sources":
     """Everything that the command line can reach."""
     from eventing.event_search import events_of
+    from lungline.dossier.lender import Lender
     from lungline.dossier.sources import Sources
+    from lungline.errors import LunglineError
     from lungline.imaging.image import Limits
     from lungline.registry.runs import run_facts
     from lungline.storage.s3 import Storage
-    from worklist.commands import dossier_part
+    from worklist.commands import dossier_part, has_worklist
 
-    # Outside a cluster's pods nothing says where its worklist's database is, unless the setting does.
-    has_worklist = settings.deployment == "laptop" or settings.worklist.database is not None
+    def worklist(identity: str) -> "WorklistPart":
+        if not has_worklist(settings):
+            raise LunglineError("set LUNGLINE_WORKLIST__DATABASE to read its database from here")
+        return dossier_part(settings, identity)
+
+    lender = Lender.of(settings.worklist.dossier_sources)
     return Sources(
         settings,
         Storage.from_settings(settings),
-        events=lambda identity, upload: events_of(identity, upload, settings),
-        runs=lambda run_id: run_facts(settings, run_id),
-        worklist=(lambda identity: dossier_part(settings, identity)) if has_worklist else None,
+        events=lender.events if lender else lambda identity, state: events_of(identity, state, settings),
+        runs=lender.run if lender else lambda run_id: run_facts(settings, run_id),
+        worklist=worklist,
         limits=Limits.from_settings(settings),
     )
 
@@ -110,10 +121,10 @@ def _tell(document: dict[str, Any], path: Path | None) -> None:
         console.say(Missing.model_validate(each).sentence, "dim")
 
 
-def _verify(settings: "Settings", path: Path, as_json: bool) -> None:
+def _verify(settings: "Settings", path: Path, public_key: Path | None, as_json: bool) -> None:
     from lungline.dossier.signing import MOST_BYTES, verify
     from lungline.errors import LunglineError
-    from lungline.site_key import trusted_keys
+    from lungline.site_key import read_public_keys, trusted_keys
 
     try:
         with path.open("rb") as file:
@@ -122,6 +133,6 @@ def _verify(settings: "Settings", path: Path, as_json: bool) -> None:
         raise LunglineError(f"{path} cannot be read: {exc.strerror}.") from exc
     if len(data) > MOST_BYTES:
         raise LunglineError(f"{path} is larger than any dossier: expected at most {MOST_BYTES} bytes.")
-    signed = verify(data, trusted_keys(settings))
+    signed = verify(data, read_public_keys(public_key) if public_key else trusted_keys(settings))
     facts = {"kind": signed.content.get("kind"), "subject": signed.content.get("subject"), "key": signed.key.id}
     show(facts, as_json, lambda: console.say(signed.sentence))

@@ -19,7 +19,6 @@ from lungline import bounds
 from lungline.dossier.parts import EventKind, EventSeen
 from lungline.errors import EventMalformed, KafkaUnavailable
 from lungline.events.uploads import parse
-from lungline.results.records import UploadFacts
 from lungline.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,15 +31,15 @@ MOST_REMARK = 300
 
 
 def events_of(
-    identity: str, upload: UploadFacts | None, settings: Settings, *, timeout_seconds: float = TIMEOUT_SECONDS
+    identity: str, state: str | None, settings: Settings, *, timeout_seconds: float = TIMEOUT_SECONDS
 ) -> list[EventSeen]:
     """The events about an upload, topic by topic in the order of their offsets.
 
-    `upload` are its facts where a record has them; without them every message is parsed. Raises KafkaUnavailable.
+    `state` is that of its object (`UploadFacts.state`); without it every message is parsed. Raises KafkaUnavailable.
     """
     from confluent_kafka import KafkaException
 
-    marks = _marks(identity, upload)
+    marks = (identity.encode(), state.encode()) if state else ()
     connection = ConnectionErrors()
     consumer = make_consumer(settings, GROUP, {"enable.partition.eof": True, "error_cb": connection.report})
     topic = ""
@@ -72,12 +71,6 @@ def _topics(consumer: "Consumer", settings: Settings, timeout_seconds: float) ->
     }
     always.update((topic, kind) for topic, kind in beside.items() if topic in there)
     return always
-
-
-def _marks(identity: str, upload: UploadFacts | None) -> Sequence[bytes]:
-    """Texts of which each event of the upload holds one; none where the facts of the upload are missing."""
-    state = upload and (upload.version_id or upload.etag or upload.sequencer)
-    return (identity.encode(), state.encode()) if state else ()
 
 
 def _candidates(

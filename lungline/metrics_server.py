@@ -1,16 +1,19 @@
-"""A small HTTP server for Prometheus, of which slow connections cannot take all threads and descriptors."""
+"""A small HTTP server for other pods, of which slow connections cannot take all threads and descriptors."""
 
 # prometheus_client types its WSGI application only in part.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 import socket
 import threading
-from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler
+from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
 from lungline.listening import listen
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
 
 # A scrape takes milliseconds, and few scrape at once. Beyond that, the oldest connection makes way.
 _MOST_CONNECTIONS = 16
@@ -19,9 +22,15 @@ _SECONDS = 5.0
 
 def serve_metrics(registry: CollectorRegistry, port: int, host: str) -> None:
     """Serve the metrics of a registry from a thread. Raises StackError when the port is taken."""
-    server = _Server(listen(host, port, _Server.request_queue_size))
-    server.set_app(make_wsgi_app(registry))
+    server = make_server(make_wsgi_app(registry), port, host)
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+
+
+def make_server(application: "WSGIApplication", port: int, host: str) -> WSGIServer:
+    """A server of an application; `serve_forever` waits for requests. Raises StackError when the port is taken."""
+    server = _Server(listen(host, port, _Server.request_queue_size))
+    server.set_app(application)
+    return server
 
 
 class _Handler(WSGIRequestHandler):

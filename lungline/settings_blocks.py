@@ -250,6 +250,11 @@ class WorklistSettings(Block):
     destinations: Path | None = Field(
         default=None, description="TOML file of the systems that results are delivered to; empty delivers none."
     )
+    dossier_sources: str | None = Field(
+        default=None,
+        description="Address of `python -m eventing.dossier_sources`, which reads Kafka and MLflow for dossiers; empty "
+        "leaves events and training runs to `lungline dossier`.",
+    )
     patient_pattern: str | None = Field(
         default=None,
         description="Regular expression whose first group is the patient in a key; empty uses the folder of the key.",

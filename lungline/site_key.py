@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lungline.errors import RegistryError
+from lungline.errors import LunglineError, RegistryError
 from lungline.home import write_private
 from lungline.settings import Settings
 
@@ -91,6 +91,15 @@ def parse_public_keys(text: str) -> tuple[PublicKey, ...]:
         with contextlib.suppress(ValueError):
             keys.append(PublicKey(_text(_public(block))))
     return tuple(dict.fromkeys(keys))
+
+
+def read_public_keys(path: Path) -> tuple[PublicKey, ...]:
+    """The public keys in a file. Raises LunglineError when it cannot be read."""
+    try:
+        return parse_public_keys(path.read_text())
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is no text"
+        raise LunglineError(f"The public key {path} cannot be read: {reason}.") from exc
 
 
 def site_key(settings: Settings) -> SiteKey:

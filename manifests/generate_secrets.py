@@ -24,7 +24,7 @@ from typing import Any
 NAMESPACE, PIPELINES = "lungline", "kubeflow"
 CLUSTER = "xray"
 S3_USERS = ("scanner", "predictor", "pipeline", "mlflow", "worklist", "reconcile", "retention")
-KAFKA_USERS = ("object-store", "eventing", "tools")
+KAFKA_USERS = ("object-store", "eventing", "tools", "dossier")
 # The store for KServe's storage initializer, which reads no other setting.
 STORE = {
     "serving.kserve.io/s3-endpoint": "object-store.lungline.svc.cluster.local:9000",
@@ -160,6 +160,9 @@ def site_secrets() -> Iterator[dict[str, Any]]:
     # Not the site's key: what signs proofs of erasures must not be able to sign a model.
     private, public = _key_pair()
     yield secret("retention-key", {"private": private, "public": public})
+    # And what signs dossiers must be able to sign neither: it is in a pod that people reach.
+    private, public = _key_pair()
+    yield secret("dossier-key", {"private": private, "public": public})
 
 
 def _key_pair() -> tuple[str, str]:
@@ -174,7 +177,7 @@ def _key_pair() -> tuple[str, str]:
 
 def mlflow_secrets() -> Iterator[dict[str, Any]]:
     """MLflow's accounts for its server, and the login of each for those who use it."""
-    accounts = {name: secrets.token_urlsafe(30) for name in ("pipeline", "people")}
+    accounts = {name: secrets.token_urlsafe(30) for name in ("pipeline", "people", "dossier")}
     yield secret("mlflow", {"accounts.json": json.dumps(accounts)})
     for name, password in accounts.items():
         values = {"username": name, "password": password}

@@ -161,7 +161,7 @@ def test_another_users_account_may_run_pipelines_and_promote() -> None:
     (label,) = [
         f"{key}={value}"
         for peer in policy["spec"]["ingress"][0]["from"]
-        for key, value in peer["namespaceSelector"]["matchLabels"].items()
+        for key, value in peer.get("namespaceSelector", {}).get("matchLabels", {}).items()
         if not key.startswith("kubernetes.io/")
     ]
     assert f"kubectl label namespace radiology {label}\n" in TEXT

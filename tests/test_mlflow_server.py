@@ -1,5 +1,6 @@
 """The gate in front of MLflow: who gets in, what is served, and where artifacts may lie."""
 
+import asyncio
 import base64
 import http.client
 import json
@@ -15,6 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import boto3
+import httpx
 import pytest
 from botocore.exceptions import ClientError
 from mlflow import MlflowClient
@@ -27,7 +29,7 @@ from lungline.home import Home
 from lungline.network import HOST, answers
 from lungline.registry import mlflow_client
 from lungline.registry.mlflow_routes import is_served
-from lungline.registry.mlflow_server import is_own_location, load_accounts
+from lungline.registry.mlflow_server import Gate, Receive, Scope, Send, is_own_location, load_accounts
 from lungline.settings import Settings, load_settings
 
 NOBODY = 65534
@@ -224,6 +226,32 @@ def test_mlflows_own_keys_open_its_bucket_only(site: Site, services_home: Path) 
         with pytest.raises(ClientError, match="AccessDenied"):
             s3.list_objects_v2(Bucket=bucket)
     s3.close()
+
+
+def test_a_reader_may_look_up_and_change_nothing() -> None:
+    async def mlflow(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    accounts = {"pipeline": "p" * 16, "dossier": "d" * 16}
+    statuses = {
+        (name, method): asyncio.run(asked(Gate(mlflow, accounts, ["dossier"]), method, path, name, password))
+        for name, password in accounts.items()
+        for method, path in (("GET", "runs/get"), ("POST", "runs/delete"))
+    }
+    assert statuses == {
+        ("pipeline", "GET"): 200,
+        ("pipeline", "POST"): 200,
+        ("dossier", "GET"): 200,
+        ("dossier", "POST"): 403,
+    }
+
+
+async def asked(gate: Gate, method: str, path: str, name: str, password: str) -> int:
+    """The status of a request to a gate."""
+    transport = httpx.ASGITransport(gate)  # pyright: ignore[reportArgumentType] - the same interface by other names
+    async with httpx.AsyncClient(transport=transport, base_url="http://mlflow:5000") as client:
+        return (await client.request(method, f"/api/2.0/mlflow/{path}", auth=(name, password))).status_code
 
 
 @pytest.mark.parametrize("accounts", [None, "{}", "[]", '{"ada": "short"}', '{"": "0123456789abcdef"}'])

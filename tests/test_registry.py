@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from lungline.deployment.release import Release
+from lungline.dossier.lender import Lender
 from lungline.errors import (
     ModelNotReady,
     PackageError,
@@ -31,6 +32,7 @@ from lungline.registry.runs import run_facts
 from lungline.registry.versions import Registry
 from lungline.settings import Settings, load_settings
 from lungline.storage.s3 import Storage
+from tests.support.dossier_lending import serving
 
 METRICS = {"auc": 0.98, "accuracy": 0.93}
 
@@ -434,6 +436,9 @@ def test_a_run_can_be_looked_up_by_its_id(settings: Settings, tmp_path: Path) ->
     assert run.started <= run.ended
     assert run.address.endswith(f"/runs/{run_id}")
     assert run_facts(settings, "0" * 32) is None
+    with serving(settings) as address:
+        assert Lender(address).run(run_id) == run
+        assert Lender(address).run("0" * 32) is None
 
 
 def test_a_server_that_is_away_costs_the_training_nothing(settings: Settings, tmp_path: Path) -> None:

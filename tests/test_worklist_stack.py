@@ -19,9 +19,11 @@ from cli.dossiers import dossier
 from cli.stack import open_browser, sign_in_link
 from laptop import stack
 from lungline.datasets.phantom import jpeg
+from lungline.dossier.lender import Lender
 from lungline.dossier.signing import verify
 from lungline.settings import Settings
 from lungline.site_key import trusted_keys
+from tests.support.dossier_lending import serving
 from tests.support.laptop_stack import s3_client
 from tests.support.own_host import LoopbackTransport
 from tests.support.worklist_site import wait
@@ -158,6 +160,10 @@ def test_dossier_tells_all_from_event_to_look(
     missing = {each["part"] for each in document["missing"]}
     version = document["results"][0]["model"]["version"]
     assert missing == {"training run", f"card of model pneumonia {version}", "promotion history"}
+    with serving(stack.connect(settings)) as lends:
+        lent = Lender(lends).events(identity, document["results"][0]["upload"]["etag"])
+        assert lent[-1].kind == "result"  # the broker may have forgotten the other one by now
+        assert all(event.model_dump(mode="json") in document["events"] for event in lent)
     dossier(verify=page, home=settings.home)
     assert "is as it was signed" in capsys.readouterr().out
     dossier(broken, home=settings.home, as_json=True)

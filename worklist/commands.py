@@ -151,6 +151,11 @@ def mark_trained(settings: Settings, check: RetrainCheck) -> None:
         feedback.mark_trained(database, check.last)
 
 
+def has_worklist(settings: Settings) -> bool:
+    """Whether the worklist's database is known: outside a cluster's pods only the setting says where it is."""
+    return settings.deployment == "laptop" or settings.worklist.database is not None
+
+
 def dossier_part(settings: Settings, identity: str) -> WorklistPart:
     """What the worklist holds of an upload; that somebody wanted it is in the audit log first."""
     with closing(Database.open(settings)) as database:

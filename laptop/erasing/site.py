@@ -19,7 +19,7 @@ from lungline.retention.proof import Proof, Remainder, verify
 from lungline.retention.rules import EVERYWHERE, Kind, load_rules
 from lungline.retention.subjects import Subject, of_identities, of_patient
 from lungline.settings import Settings
-from lungline.site_key import parse_public_keys, trusted_keys
+from lungline.site_key import read_public_keys, trusted_keys
 from lungline.storage.s3 import Storage
 from worklist.database.erasure import DatabaseRows, note
 from worklist.database.session import Database
@@ -121,12 +121,7 @@ def release(settings: Settings, name: str) -> Hold:
 
 def verify_proof(settings: Settings, path: Path, public_key: Path | None) -> Proof:
     """Check a proof with a public key in a file, by default with the keys of this site. Raises LunglineError."""
-    if public_key is None:
-        return verify(path, trusted_keys(settings))
-    try:
-        return verify(path, parse_public_keys(public_key.read_text()))
-    except OSError as exc:
-        raise LunglineError(f"The public key {public_key} cannot be read: {exc.strerror}.") from exc
+    return verify(path, read_public_keys(public_key) if public_key else trusted_keys(settings))
 
 
 def _remains(is_laptop: bool, now: datetime) -> Iterator[Remainder]:

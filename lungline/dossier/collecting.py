@@ -50,7 +50,7 @@ def _collected(identity: str, sources: Sources, by: str) -> Collected:
         readings=readings_of(identity, worklist, sources, gaps),
     )
     latest, models, search = bare.latest, Models(sources, gaps), sources.events
-    facts = latest.upload if latest else None
+    state = latest.upload.state if latest else None
     stored, pictures = object_and_pictures(latest, sources, gaps) if latest else (None, ())
     patient = patient_of(results, sources, gaps)
     parts = {
@@ -59,7 +59,7 @@ def _collected(identity: str, sources: Sources, by: str) -> Collected:
         "holds": holds_on(identity, patient, sources, gaps),
         "models": models.sheets([*results, *(opinion.record for opinion in bare.opinions)]),
         "history": models.history(latest) if latest else None,
-        "events": with_named(gaps.lent("events in Kafka", search and (lambda: search(identity, facts))) or (), bare),
+        "events": with_named(gaps.lent("events in Kafka", search and (lambda: search(identity, state))) or (), bare),
         "pictures": tuple(picture.facts for picture in pictures),
     }
     return bare.model_copy(update=parts | {"missing": gaps.missing}), pictures

@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from lungline.dossier.parts import EventSeen, WorklistPart
 from lungline.imaging.image import Limits
 from lungline.registry.runs import RunFacts
-from lungline.results.records import UploadFacts
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 
-Events = Callable[[str, UploadFacts | None], Sequence[EventSeen]]
-"""The events about an upload, given by its identity, and by its facts where a record has them."""
+Events = Callable[[str, str | None], Sequence[EventSeen]]
+"""The events about an upload, given by its identity, and by the state of its object where a record has it."""
 Runs = Callable[[str], RunFacts | None]
 """The training run with an id."""
 Worklists = Callable[[str], WorklistPart]

@@ -18,7 +18,7 @@ import hmac
 import json
 import os
 import re
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -28,6 +28,8 @@ from lungline.registry.mlflow_routes import is_served
 
 ACCOUNTS = "MLFLOW_GATE_ACCOUNTS"
 """The variable with the accounts: a JSON object of passwords by name."""
+READERS = "MLFLOW_GATE_READERS"
+"""The variable with the accounts that may only read, separated by commas."""
 DATABASE, ARTIFACTS = "MLFLOW_BACKEND_STORE_URI", "MLFLOW_ARTIFACTS_DESTINATION"
 CHALLENGE, PROOF = "x-lungline-challenge", "x-lungline-proof"
 
@@ -48,10 +50,11 @@ def proof(password: str, challenge: str) -> str:
 
 
 class Gate:
-    """An ASGI application in front of MLflow's; `accounts` are passwords by name."""
+    """An ASGI application in front of MLflow's; `accounts` are passwords by name, `readers` may only read."""
 
-    def __init__(self, inner: App, accounts: Mapping[str, str]) -> None:
+    def __init__(self, inner: App, accounts: Mapping[str, str], readers: Collection[str] = ()) -> None:
         self._inner = inner
+        self._readers = frozenset(readers)
         self._digests = {name: _digest(password) for name, password in accounts.items()}
         self._first = next(iter(accounts.values()))
 
@@ -64,24 +67,29 @@ class Gate:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         if scope["path"] == "/health" and scope["method"] in ("GET", "HEAD"):
             return await _answer(send, 200, "OK", (PROOF, proof(self._first, headers.get(CHALLENGE, "")[:128])))
-        if not self._is_known(headers.get("authorization", "")):
+        account = self._account(headers.get("authorization", ""))
+        if account is None:
             return await _answer(send, 401, "Log in.", ("www-authenticate", 'Basic realm="MLflow", charset="UTF-8"'))
-        if refusal := _refusal(scope, headers):
+        changes = account in self._readers and scope["method"] not in ("GET", "HEAD")
+        refusal = (403, "This account may only read.") if changes else _refusal(scope, headers)
+        if refusal:
             return await _answer(send, *refusal)
         return await self._inner(scope, receive, send)
 
-    def _is_known(self, authorization: str) -> bool:
+    def _account(self, authorization: str) -> str | None:
+        """The name of the account that logs in; None for nobody."""
         kind, _, value = authorization.partition(" ")
         if kind.lower() == "bearer":
             given = _digest(value.strip())
-            return any(hmac.compare_digest(given, digest) for digest in self._digests.values())
+            return next((name for name, kept in self._digests.items() if hmac.compare_digest(given, kept)), None)
         if kind.lower() != "basic":
-            return False
+            return None
         try:
             name, _, password = base64.b64decode(value.strip(), validate=True).decode().partition(":")
         except (binascii.Error, ValueError):
-            return False
-        return hmac.compare_digest(_digest(password), self._digests.get(name, b"")) and name in self._digests
+            return None
+        known = hmac.compare_digest(_digest(password), self._digests.get(name, b"")) and name in self._digests
+        return name if known else None
 
 
 def _digest(password: str) -> bytes:
@@ -177,6 +185,7 @@ def application() -> App:
     from mlflow.server.handlers import initialize_backend_stores
 
     accounts = load_accounts(os.environ.pop(ACCOUNTS, None))
+    readers = [name.strip() for name in os.environ.pop(READERS, "").split(",")]
     database, artifacts = os.environ.pop(DATABASE), os.environ.pop(ARTIFACTS)
     os.environ |= {
         constants.BACKEND_STORE_URI_ENV_VAR: database,
@@ -189,7 +198,7 @@ def application() -> App:
     initialize_backend_stores(database, database, _ROOT)
     from mlflow.server.fastapi_app import app
 
-    return Gate(app, accounts)  # pyright: ignore[reportArgumentType] - Starlette's own types of the same interface
+    return Gate(app, accounts, readers)  # pyright: ignore[reportArgumentType] - Starlette's own types of the same interface
 
 
 def main() -> None:

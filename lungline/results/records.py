@@ -82,6 +82,11 @@ class UploadFacts(_Part):
     etag: str | None
     sequencer: str | None
 
+    @property
+    def state(self) -> str | None:
+        """What tells this object from others at its key; each event about it holds that."""
+        return self.version_id or self.etag or self.sequencer
+
 
 class ReadFacts(_Part):
     """The object that was actually read."""

@@ -5,6 +5,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 
 from lungline.dossier.change_control import Promotions
 from lungline.dossier.change_folder import change_of
+from lungline.dossier.lender import Lender
 from lungline.dossier.making import Signed, make_dossier
 from lungline.dossier.page import POLICY
 from lungline.dossier.parts import WorklistPart
@@ -42,7 +43,8 @@ def change(version: str, context: Context, person: Admin) -> Response:
     """What the last promotion of a version changed, how it was verified, and what it may affect."""
     model, number = place_of(version, default_model(context.settings))
     settings = context.settings.model_copy(update={"model_name": model})
-    promotions = Promotions(Sources(settings, context.storage), by=person.who)
+    lender = Lender.of(settings.worklist.dossier_sources)
+    promotions = Promotions(Sources(settings, context.storage, runs=lender and lender.run), by=person.who)
     entry = next((each for each in reversed(promotions.promoted) if each.version == number), None)
     if entry is None:
         raise NotFound("The promotion history does not name this version.")
@@ -63,5 +65,13 @@ def _made(identity: str, context: Worklist, person: Person) -> Signed:
         with context.database.reading() as session:
             return part_of(session, identity)
 
-    sources = Sources(context.settings, context.storage, worklist=part, limits=context.images.limits)
+    lender = Lender.of(context.settings.worklist.dossier_sources)
+    sources = Sources(
+        context.settings,
+        context.storage,
+        events=lender and lender.events,
+        runs=lender and lender.run,
+        worklist=part,
+        limits=context.images.limits,
+    )
     return make_dossier(identity, sources, by=person.who, patient=person.sees_patients)
