@@ -25,7 +25,7 @@ def label_of(record: "ResultRecord | None") -> Text:
 
 
 def result(record: "ResultRecord") -> None:
-    """Print one saved result: the label and the risk, or the reason why there is none."""
+    """Print one saved result: the label and the risk, or the reason why there is none; below it what it warns of."""
     from lungline.events.uploads import readable_key
 
     risk = f"{console.bar(record.probability)} {record.probability:6.1%}" if record.probability is not None else ""
@@ -34,6 +34,8 @@ def result(record: "ResultRecord") -> None:
         f"{label.plain:>10}  {risk or record.message or record.reason}  {readable_key(record.upload.key)}",
         str(label.style),
     )
+    for warning in record.warnings:
+        console.say(f"{'':>10}  {warning}", "dim")
 
 
 def results(records: "Sequence[ResultRecord]") -> None:

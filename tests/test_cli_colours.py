@@ -38,3 +38,12 @@ def test_results_of_several_tasks_are_one_table(capsys: pytest.CaptureFixture[st
     shown = capsys.readouterr().out
     assert "Pneumonia" in shown
     assert "Effusion" in shown
+
+
+def test_a_result_shows_what_it_warns_of(capsys: pytest.CaptureFixture[str]) -> None:
+    """Else `Unsure` beside a risk of 99.9 % is a riddle."""
+    doubtful = record(1, 0.999).model_copy(update={"label": "Unsure", "warnings": ("the image is unlike the others",)})
+    result_output.result(doubtful)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.split()[0] == "Unsure"
+    assert second.strip() == "the image is unlike the others"
