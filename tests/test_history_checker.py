@@ -80,7 +80,12 @@ FAULTS: dict[str, tuple[Fault, set[str]]] = {
     "an upload is deleted": (without("store object"), {"acknowledged uploads are stored"}),
     "a record is deleted": (
         without("predictor record", **ANSWER),
-        {"acknowledged uploads have results", "replies have results", "list shows every result once"},
+        {
+            "acknowledged uploads have results",
+            "replies have results",
+            "worklist has every result",
+            "list shows every result once",
+        },
     ),
     "a result is repeated under another identity": (
         twice("predictor record", OTHER, **ANSWER),
@@ -89,6 +94,7 @@ FAULTS: dict[str, tuple[Fault, set[str]]] = {
             "back fills judge every old upload",
             "results lie where they belong",
             "results were announced",
+            "worklist has every result",
             "list shows every result once",
         },
     ),
@@ -98,6 +104,11 @@ FAULTS: dict[str, tuple[Fault, set[str]]] = {
     ),
     "an event is lost": (without("bridge event"), {"acknowledged uploads were reported", "results have events"}),
     "a reply is lost": (without("trigger reply"), {"results were announced"}),
+    "the worklist misses a result": (without("worklist result"), {"worklist has every result"}),
+    "the worklist keeps a result that the store lacks": (
+        changed("worklist result", {"record": f"{OTHER}-1"}),
+        {"worklist has every result"},
+    ),
     "the list misses an upload": (without("worklist entry", label="Normal"), {"list shows every result once"}),
     "the list shows an upload twice": (twice("worklist entry", label="Normal"), {"list shows every result once"}),
     "the list shows another label": (
@@ -154,6 +165,7 @@ FAULTS: dict[str, tuple[Fault, set[str]]] = {
             "results lie where they belong",
             "results were announced",
             "replies have results",
+            "worklist has every result",
             "list shows every result once",
         },
     ),
@@ -219,14 +231,19 @@ def test_an_overwritten_upload_needs_no_result() -> None:
 
 
 def test_an_answer_that_another_version_replaced_needs_no_reply() -> None:
-    """The predictor was killed before its reply, and the event came again after a promotion."""
+    """The predictor was killed before its reply, and the event came again after a promotion: the worklist must know."""
     history = generated(1)
     answer = next(each for each in history.of("predictor record") if ANSWER.items() <= each.value.items())
     value = answer.value | {"version": "before", "label": "Pneumonia", "filed": f"{answer.subject}/before"}
     earlier = replace(answer, value=value, returned=answer.invoked)
-    assert check(History([*history.operations, earlier])).holds
+    seen = check(History([*history.operations, earlier])).by_rule
+    assert seen.keys() == {"worklist has every result", "results have their notices"}
+    row = Operation("worklist result", answer.subject, {"record": f"{answer.subject}-before"})
+    notice = replace(_first(history, "worklist notice", {}), subject=answer.subject)
+    taken_in = [row, replace(notice, value=notice.value | {"state": "waiting", "acknowledged": None})]
+    assert check(History([*history.operations, earlier, *taken_in])).holds
     later = replace(earlier, returned=answer.returned + 1)
-    seen = check(History([*history.operations, later])).by_rule
+    seen = check(History([*history.operations, later, *taken_in])).by_rule
     assert seen.keys() == {"results were announced", "list shows every result once"}
 
 

@@ -28,6 +28,7 @@ from worklist.exports.secondary_capture import capture_key
 from worklist.exports.study_instances import instances_of
 from worklist.notifier import Notifier
 from worklist.resting import Resting
+from worklist.unannounced import Unannounced
 
 EVERY_SECONDS = 1.0
 DELIVER_SECONDS = 0.25
@@ -56,6 +57,7 @@ class Jobs:
         courier: Courier,
         restoration: Restoration | None = None,
         losses: Losses | None = None,
+        unannounced: Unannounced | None = None,
     ) -> None:
         self._database = database
         self._storage = storage
@@ -65,6 +67,7 @@ class Jobs:
         self._keeper = Keeper(database, storage, settings.results_bucket, courier.destinations)
         self._restoration = restoration or Restoration()
         self._losses, self._look_due = losses or Losses(), 0.0
+        self._unannounced = unannounced
         self._images = ImageRenderer(storage, settings)
         self._former, self._move_due = FormerCaptures(storage, settings), 0.0
         self._stopping = asyncio.Event()
@@ -73,7 +76,7 @@ class Jobs:
 
     async def run(self) -> None:
         """Run rounds until stopped; notices and deliveries do not wait for the store."""
-        looked = (self.restore, self.look_for_losses)
+        looked = (self.restore, self.look_for_losses, self.look_for_unannounced)
         stored = self._resting(
             self.save_readings,
             self.save_captures,
@@ -156,6 +159,11 @@ class Jobs:
         self._look_due = time.monotonic() + LOOK_SECONDS
         if self._losses.sentence != before:
             _log.warning("%s", self._losses.sentence or "The store has what the list shows again.")
+
+    def look_for_unannounced(self) -> None:
+        """Look for results that no event has announced, once the list is whole."""
+        if self._unannounced and not self._restoration.needed:
+            self._unannounced.look_when_due()
 
     def save_readings(self) -> float:
         """Store new readings in S3."""

@@ -13,10 +13,14 @@ _ANSWER = (
 
 
 class FlakyProxy:
-    """Listens on a port of its own; `target` returns the port to forward to, for each connection."""
+    """Listens on a port of its own; `target` returns the port to forward to, for each connection.
 
-    def __init__(self, target: Callable[[], int]) -> None:
+    `watch` sees what clients send before the server does.
+    """
+
+    def __init__(self, target: Callable[[], int], watch: Callable[[bytes], object] = bytes) -> None:
         self._target = target
+        self._watch = watch
         self._refusing = False
         self._open: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
@@ -74,16 +78,19 @@ class FlakyProxy:
         pair = {writer, inner_writer}
         self._open |= pair
         try:
-            await asyncio.gather(_pump(reader, inner_writer), _pump(inner_reader, writer))
+            await asyncio.gather(_pump(reader, inner_writer, self._watch), _pump(inner_reader, writer))
         finally:
             self._open -= pair
             inner_writer.transport.abort()
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _pump(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, watch: Callable[[bytes], object] = bytes
+) -> None:
     """Copy bytes until one side ends; then end the other."""
     try:
         while data := await reader.read(2**16):
+            watch(data)
             writer.write(data)
             await writer.drain()
     finally:
@@ -91,9 +98,9 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @contextmanager
-def flaky_proxy(target: Callable[[], int]) -> Iterator[FlakyProxy]:
+def flaky_proxy(target: Callable[[], int], watch: Callable[[bytes], object] = bytes) -> Iterator[FlakyProxy]:
     """A proxy until the context ends."""
-    proxy = FlakyProxy(target)
+    proxy = FlakyProxy(target, watch)
     try:
         yield proxy
     finally:

@@ -45,6 +45,7 @@ ROOMS = (
     "worklist.jobs",
     "worklist.notifier",
     "worklist.delivery",
+    "worklist.unannounced",
     "worklist.resting",
     "worklist.worker",
     "worklist.metrics",

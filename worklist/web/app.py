@@ -45,6 +45,7 @@ from worklist.metrics import CountedRequests
 from worklist.notifier import TIMEOUT_SECONDS, Notifier
 from worklist.rules import load_rules
 from worklist.tasks import task_of
+from worklist.unannounced import Unannounced
 from worklist.web import (
     dicomweb_retrieve,
     dossiers,
@@ -99,7 +100,7 @@ def build_app(
 ) -> FastAPI:
     """Build the service; `address` is its public URL unless `worklist.uri` is set.
 
-    `restore` fills an empty database from the results bucket.
+    `restore` fills an empty database from the results bucket, and takes in results from there that no event announced.
 
     Raises SettingsError for invalid notice rules, destinations or origins, DatabaseUnavailable without a database.
     """
@@ -149,6 +150,8 @@ def build_app(
     )
     app.state.stop = lambda: None
     courier = Courier(database, storage, settings, destinations)
+    take_in = partial(events.take_in, app.state.worklist)
+    unannounced = Unannounced(database, storage, settings.results_bucket, take_in)
     app.state.jobs = Jobs(
         database,
         storage,
@@ -157,6 +160,7 @@ def build_app(
         courier=courier,
         restoration=restoration,
         losses=losses,
+        unannounced=unannounced if restore else None,
     )
     pages_of = (events, list_page, viewer, dossiers, sign_in, exports, dicomweb_retrieve, second_opinions)
     for routes in pages_of:

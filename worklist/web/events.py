@@ -154,6 +154,12 @@ def _store(context: Worklist, records: Sequence[ResultRecord], traces: Mapping[s
         _log.info("on the list", extra={"identity": record.upload.identity})
 
 
+def take_in(context: Worklist, identities: Sequence[str]) -> None:
+    """Show all stored results of uploads that no event has pointed at. Raises what a result event raises."""
+    for identity in identities:
+        _store(context, context.incoming.of_upload(identity))
+
+
 def _store_letter(context: Worklist, body: bytes, code: str) -> None:
     try:
         uploads = parse(body)

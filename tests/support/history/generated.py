@@ -59,6 +59,7 @@ class Generator:
         self.add("rejudger event", identity, object=key)
         self._opinion(identity, "rejudged", "b", value)
         record = f"{identity}-{value['version']}"
+        self.add("worklist result", identity, record=record)
         self.add("worklist entry", identity, record=record, label=label, verdict=verdict)
         if label == "Pneumonia":
             self._notice(identity)

@@ -5,15 +5,15 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 from tests.support.history.operations import History, Operation
-from tests.support.history.upload_rules import announced, answers
+from tests.support.history.upload_rules import answers
 from tests.support.history.violation import Violation, short
 
 
 def results_have_their_notices(history: History) -> Iterator[Violation]:
-    """Each answer with the label of a rule that was given to the worklist."""
+    """Each answer with the label of a rule, also one that no event has announced."""
     queued = {(notice.subject, notice.value["rule"]) for notice in history.of("worklist notice")}
     for rule in history.of("settings rule"):
-        for identity, records in announced(history).items():
+        for identity, records in answers(history).items():
             due = [record for record in records if record.value["label"] == rule.value["label"]]
             if due and (identity, rule.value["rule"]) not in queued:
                 yield Violation(f"The result of {short(identity)} has no notice", (rule, *due))

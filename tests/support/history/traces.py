@@ -107,6 +107,7 @@ def _at(name: str, subject: str, moment: datetime, value: dict[str, Any]) -> Ope
 
 # Each begins with the upload and a moment in microseconds; the other columns are values by their names.
 _TABLES = {
+    "worklist result": "SELECT identity, done, id AS record FROM records",
     "worklist entry": "SELECT identity, done, record, label, verdict FROM entries",
     "worklist notice": "SELECT identity, created, rule, step, target, state, label, acknowledged FROM notices",
     "worklist reading": "SELECT identity, at, id, verdict, action FROM readings",

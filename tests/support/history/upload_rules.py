@@ -83,7 +83,7 @@ def results_were_announced(history: History) -> Iterator[Violation]:
     """Each answer has a reply in the results topic, or a dead letter where the image was refused.
 
     A predictor that is killed between record and reply is sent the event again. If another version was promoted
-    meanwhile, that answers: the earlier answer was never given to anybody.
+    meanwhile, that answers: of the earlier record no event speaks, and the worklist finds it by itself.
     """
     letters, given = history.by_subject("trigger dead letter"), announced(history)
     silent = [
@@ -104,6 +104,16 @@ def replies_have_results(history: History) -> Iterator[Violation]:
     for reply in history.of("trigger reply"):
         if (reply.subject, reply.value["version"]) not in stored:
             yield Violation(f"A reply is about {short(reply.subject)}, which has no such result", (reply,))
+
+
+def worklist_has_every_result(history: History) -> Iterator[Violation]:
+    """Each answer, whether an event has announced it or not, and nothing else."""
+    rows = {each.value["record"]: each for each in history.of("worklist result")}
+    results = {f"{each.subject}-{each.value['version']}": each for many in answers(history).values() for each in many}
+    for name in results.keys() - rows.keys():
+        yield Violation(f"The worklist lacks a result of {short(results[name].subject)}", (results[name],))
+    for name in rows.keys() - results.keys():
+        yield Violation(f"The store lacks a result of {short(rows[name].subject)} that the worklist has", (rows[name],))
 
 
 def list_shows_every_result_once(history: History) -> Iterator[Violation]:
@@ -167,5 +177,6 @@ RULES = (
     uploads_have_one_result_for_each_version,
     results_were_announced,
     replies_have_results,
+    worklist_has_every_result,
     list_shows_every_result_once,
 )
