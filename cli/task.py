@@ -17,6 +17,14 @@ task = typer.Typer(help="Task files: what is looked for, and what it is called."
 app.add_typer(task, name="task")
 
 
+class ComponentOfTask(StrEnum):
+    """What the manifests of a task are for."""
+
+    serving = "serving"
+    shadow = "shadow"
+    rejudge = "rejudge"
+
+
 class KindOfTask(StrEnum):
     """How many findings an image may have."""
 
@@ -49,14 +57,18 @@ def task_manifests(
         Path | None,
         typer.Option("-o", "--output", metavar="FOLDER", parser=path_of, help="Folder to write [default: task-NAME]."),
     ] = None,
+    purpose: Annotated[
+        ComponentOfTask, typer.Option("--for", help="To serve it, or to give second opinions on its uploads.")
+    ] = ComponentOfTask.serving,
 ) -> None:
     """Write what a cluster needs to serve a task beside the default one: a component of the manifests."""
-    from lungline.deployment.task_manifests import component_of
+    from lungline.deployment.task_manifests import challenger_component_of, component_of
     from lungline.task.reading import load_task
 
     name = load_task(file).name
-    folder = output or Path(f"task-{name}")
-    files = component_of(file)
+    serves = purpose is ComponentOfTask.serving
+    folder = output or Path(f"task-{name}" if serves else f"task-{name}-{purpose}")
+    files = component_of(file) if serves else challenger_component_of(file, purpose)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for each, text in files.items():

@@ -14,11 +14,14 @@ from datetime import UTC, datetime
 
 from eventing.kafka import ensure_topics
 from eventing.producer import Sender
+from lungline.events.cloudevents import Headers, kafka_headers
+from lungline.events.handed_on import handed_on
 from lungline.events.uploads import Upload, kafka_key, minio_record
 from lungline.results import latest_list, opinions, record_store
 from lungline.results.records import ResultRecord
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
+from lungline.task.reading import DEFAULT
 
 # As long as a predictor may take to come back.
 PATIENCE_SECONDS = 120.0
@@ -89,7 +92,8 @@ def rejudge(
             while (left := due - time.monotonic()) > 0 or not may_send():
                 time.sleep(max(left, 0) or YIELD_SECONDS)
             due = max(due, time.monotonic() - 1 / rate) + 1 / rate
-            sender.send(settings.rejudge_topic, _event(upload), kafka_key(upload))
+            value, headers = _event(upload, wanted.task)
+            sender.send(settings.rejudge_topic, value, kafka_key(upload), headers)
             waiting.append(upload.identity)
             report.sent += 1
             on_progress(report)
@@ -143,8 +147,12 @@ def _upload(answer: ResultRecord) -> Upload:
     return Upload(facts.bucket, facts.key, facts.version_id, facts.etag, facts.sequencer, size, at)
 
 
-def _event(upload: Upload) -> str:
-    return json.dumps(minio_record(upload), ensure_ascii=False)
+def _event(upload: Upload, task: str) -> tuple[str, Headers]:
+    """The event of the store; of another task than the default the one that a cluster's broker delivers by its task."""
+    if task == DEFAULT:
+        return json.dumps(minio_record(upload), ensure_ascii=False), []
+    event = handed_on([upload], task)
+    return event.data, kafka_headers(event.attributes, "application/json")
 
 
 def _judged(

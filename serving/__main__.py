@@ -45,8 +45,7 @@ def main(settings: Settings) -> None:
     def load(link: Path) -> ModelLoader:
         return ModelLoader(link, limits, PackageGuard.from_settings(link, settings))
 
-    # A second opinion has an InferenceService of its own, and is one of the model that the settings name.
-    name = (settings.purpose == "answer" and arguments.model_name) or settings.model_name
+    name = _model_of(arguments.model_name, settings)
     # Others only take what is handed on to them, so that no upload goes round in circles.
     further = settings.further_tasks if name == settings.model_name else None
     elsewhere = TaskFolder(further).tasks if further else tuple
@@ -79,6 +78,14 @@ def main(settings: Settings) -> None:
     server.run()
     models.stop()
     tracing.end()
+
+
+def _model_of(service: str | None, settings: Settings) -> str:
+    """The model of an InferenceService; a second opinion has one of its own, whose name ends with what it is for."""
+    if settings.purpose == "answer":
+        return service or settings.model_name
+    name, _, end = (service or "").rpartition("-")
+    return name if end in {"shadow", "rejudge"} and name else settings.model_name
 
 
 def _arguments() -> argparse.Namespace:

@@ -95,14 +95,24 @@ def _manifest() -> Json:
     return manifest
 
 
-@cache
 def base_manifests(place: str, file: str) -> tuple[Json, ...]:
     """The objects in a file of manifests/base/; not to be changed. Raises PackageError."""
+    return _read(file, f"base/{place}/{file}")
+
+
+def component_manifests(component: str, file: str) -> tuple[Json, ...]:
+    """The objects in a file of a component in manifests/components/; not to be changed. Raises PackageError."""
+    place = f"components/{component}/{file}"
+    return _read(place, place)
+
+
+@cache
+def _read(shipped: str, place: str) -> tuple[Json, ...]:
     import yaml
 
     folder = Path(__file__).parent
     # Beside this file in an installed wheel, in manifests/ in a checkout.
-    for path in (folder / file, folder.parents[1] / "manifests" / "base" / place / file):
+    for path in (folder / shipped, folder.parents[1] / "manifests" / place):
         if path.exists():
             return tuple(cast("list[Json]", yaml.safe_load_all(path.read_text(encoding="utf-8"))))
-    raise PackageError(f"The manifest {file} is missing from this installation of Lungline.")
+    raise PackageError(f"The manifest {Path(shipped).name} is missing from this installation of Lungline.")

@@ -66,8 +66,10 @@ def _place(settings: Settings, component: Component, on_progress: OnProgress = l
     name = f"{settings.model_name}-{component}"
     place = ChallengerDeployment.from_settings(settings.model_copy(update={"model_name": name}), on_progress)
     if f"--purpose={PURPOSES[component]}" not in place.arguments():
-        where = f"manifests/components/{component}" if task_name(settings) == DEFAULT else "one of the task"
+        task = task_name(settings)
+        more = "" if task == DEFAULT else f", and what `lungline task manifests {task} --for {component}` writes"
         raise PackageError(
-            f"The cluster has no InferenceService {name} for second opinions: add {where} to its overlay."
+            f"The cluster has no InferenceService {name} for second opinions: add manifests/components/{component} to "
+            f"its overlay{more}."
         )
     return place

@@ -77,10 +77,14 @@ def objects(overlay: str) -> tuple[Object, ...]:
     return tuple(yaml.load_all(text_of(f"overlays/{overlay}"), Loader=yaml.CSafeLoader))
 
 
-def with_component(folder: Path, overlay: str, component: str) -> list[Object]:
-    """All objects of an overlay with one of the components, rendered by a kustomization that is written to a folder."""
+def with_component(folder: Path, overlay: str, component: str, *further: str) -> list[Object]:
+    """All objects of an overlay with one of the components, rendered by a kustomization that is written to a folder.
+
+    `further` are components that lie in this folder.
+    """
     outside = os.path.relpath(MANIFESTS, folder)  # kustomize takes no absolute paths
     lines = ["resources:", f"  - {outside}/overlays/{overlay}", "components:", f"  - {outside}/components/{component}"]
+    lines += [f"  - {name}" for name in further]
     (folder / "kustomization.yaml").write_text("\n".join(lines))
     return list(yaml.load_all(text_of(str(folder)), Loader=yaml.CSafeLoader))
 
