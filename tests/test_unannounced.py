@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from lungline.events.uploads import Upload
 from lungline.package.card import Thresholds
-from lungline.results import records
+from lungline.results import latest_list, record_store
 from lungline.storage.s3 import Storage
 from tests.support.flaky_store import flaky_proxy
 from tests.support.predictor import RESULTS, Predictor, deliver, put, running_predictor
@@ -89,7 +89,7 @@ def test_a_record_of_a_dead_predictor_is_taken_in(site: Site, store: Storage, mo
         promoted.wait(promoted.ready)
         reply = deliver(promoted, upload)
     assert httpx.post(site.url, content=reply.content, headers=headers(), timeout=20).status_code == 204
-    assert {each.model.version for each in records.find(store, RESULTS, upload.identity)} == {"1", "2"}
+    assert {each.model.version for each in record_store.find(store, RESULTS, upload.identity)} == {"1", "2"}
     assert versions_on_the_list(site, upload) == [f"{upload.identity}-2"]
     assert [look.look(), look.look()] == [0, 1]
     assert versions_on_the_list(site, upload) == [f"{upload.identity}-1", f"{upload.identity}-2"]
@@ -104,7 +104,7 @@ def test_a_record_of_a_dead_predictor_is_taken_in(site: Site, store: Storage, mo
 def test_a_result_that_is_on_its_way_is_left_alone(site: Site, store: Storage) -> None:
     look, now = looking(site, store), datetime.now(UTC)
     result = record(key="late", arrived=now, done=now)
-    records.save(store, RESULTS, result)
+    record_store.save(store, RESULTS, result)
     assert look.look() == 0
     assert site.send_event(result).status_code == 204
     assert look.look() == 0
@@ -112,5 +112,5 @@ def test_a_result_that_is_on_its_way_is_left_alone(site: Site, store: Storage) -
 
 def test_a_listed_result_that_was_never_saved_is_given_up(site: Site, store: Storage) -> None:
     look = looking(site, store)
-    records.list_latest(store, RESULTS, "0" * 32, "1", datetime.now(UTC))
+    latest_list.list_latest(store, RESULTS, "0" * 32, "1", datetime.now(UTC))
     assert [look.look() for _ in range(3)] == [0, 0, 0]

@@ -15,7 +15,7 @@ from itertools import islice
 
 from sqlalchemy import select
 
-from lungline.results.records import keys_since
+from lungline.results.latest_list import keys_since
 from lungline.storage.s3 import Storage
 from lungline.wording import count
 from worklist.database.models import ResultRow
