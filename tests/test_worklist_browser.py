@@ -283,13 +283,14 @@ def test_a_reader_reads_but_neither_exports_nor_audits(browser: Browser, site: S
         expect(page.locator(".readings")).to_contain_text("dr.adams")
 
 
-@pytest.mark.parametrize("size", [(1280, 800), (1024, 768), (820, 1180)])
+@pytest.mark.parametrize("size", [(1280, 800), (1024, 768), (820, 1180), (390, 844)])
 def test_pages_fit_supported_screens(browser: Browser, site: Site, store: Storage, size: tuple[int, int]) -> None:
     result = upload(store, 60, key="a-rather-long-folder-name/" * 5 + "and-a-long-file-name" * 5 + ".jpeg")
     site.send(result)
     for path in ("/", f"/x/{result.upload.identity}", "/audit", "/notices"):
         with opened(browser, site, path, size) as page:
             assert page.evaluate("document.documentElement.scrollWidth") <= size[0], path
+            assert page.locator(".list td.xray a").first.is_visible() or path != "/", "each row names its X-ray"
             expect(page.locator(".disclaimer")).to_be_in_viewport(ratio=1)
 
 
