@@ -1,5 +1,6 @@
 """Apache Kafka itself under our clients: logins, rights, and what a person reads when they are wrong."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,10 +8,12 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from eventing.event_search import events_of
 from eventing.kafka import ensure_topics
 from eventing.producer import Sender
 from eventing.replay import replay
 from lungline.errors import KafkaUnavailable
+from lungline.events.uploads import parse
 from lungline.settings import Settings
 from tests.support.apache_kafka import ADMIN, ApacheKafka, running_kafka
 from tests.support.kafka_manifests import topics
@@ -48,6 +51,7 @@ def test_the_manifests_topics_exist(kafka: ApacheKafka) -> None:
         ("tools", "xray-broker", True),
         ("tools", "xray-results", False),
         ("tools", "xray-dead-letters", False),
+        ("dossier", "xray-uploads", False),
     ],
 )
 def test_users_write_where_the_manifests_let_them(kafka: ApacheKafka, user: str, topic: str, *, allowed: bool) -> None:
@@ -63,6 +67,19 @@ def test_commands_of_the_cluster_have_the_rights_that_they_need(kafka: ApacheKaf
     tools = kafka.settings("tools")
     ensure_topics(tools)
     assert replay(tools).replayed == 0
+
+
+def test_dossiers_read_the_events_of_an_upload(kafka: ApacheKafka) -> None:
+    part = {"bucket": {"name": "xray-uploads"}, "object": {"key": "ward/1.jpeg", "eTag": "e" * 32}}
+    event = json.dumps({"Records": [{"eventName": "s3:ObjectCreated:Put", "s3": part}]}).encode()
+    (upload,) = parse(event)
+    sender = Sender(kafka.settings("tools"), 3)
+    sender.send("xray-uploads", event, "key")
+    sender.flush()
+    seen = events_of(upload.identity, "e" * 32, kafka.settings("dossier"))
+    assert [(each.topic, each.kind) for each in seen] == [("xray-uploads", "upload")]
+    with pytest.raises(KafkaUnavailable, match="user tools lacks a right on topic xray-uploads"):
+        events_of(upload.identity, "e" * 32, kafka.settings("tools"))
 
 
 def test_replay_names_the_right_that_is_missing(kafka: ApacheKafka, monkeypatch: pytest.MonkeyPatch) -> None:

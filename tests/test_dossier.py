@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from lungline.dossier.signing import sign_document, sign_page, verify, written
 from lungline.dossier.sources import Sources
 from lungline.errors import KafkaUnavailable, LunglineError
 from lungline.events.uploads import Upload
+from lungline.results.record_store import find
 from lungline.retention.tombstones import put
 from lungline.site_key import generate_key, trusted_keys
 from lungline.storage.s3 import Storage
 from tests.support.dossier_case import COMMENT, NAME, RUN, Case, build, text_of
-from tests.support.worklist_site import START
+from tests.support.worklist_site import START, running_site
 
 NOTICE = NoticeFacts(
     rule="urgent at night", step=0, target=0, state="sent", attempts=1, created=START, sent=START, error=None,
@@ -73,6 +75,31 @@ def test_the_same_moments_are_told_in_order(made: Signed) -> None:
     moments = re.findall(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}", table)
     assert len(moments) >= 10
     assert moments == sorted(moments)
+
+
+def test_another_task_s_model_brings_its_own_papers(tmp_path: Path, store: Storage) -> None:
+    """No option names the task: the record does."""
+    case = build(tmp_path, store)
+    model = case.settings.model_name
+    latest = max(find(store, case.settings.results_bucket, case.identity), key=lambda record: record.times.done)
+    named = latest.model.model_copy(update={"version": f"{model}.2"})
+    times = latest.times.model_copy(update={"done": latest.times.done + timedelta(seconds=1)})
+    other = latest.model_copy(update={"id": f"{case.identity}-{model}.2", "model": named, "times": times})
+    store.put(case.settings.results_bucket, other.key, other.model_dump_json().encode())
+    settings = case.settings.model_copy(update={"model_name": "without-a-history"})
+    sources = Sources(settings, store, runs=lambda _: RUN)
+    document = make_dossier(case.identity, sources, by="ada").document
+    sheets = {sheet["name"]: sheet for sheet in document["models"]}
+    assert sheets.keys() == {model, "without-a-history"}
+    assert sheets[model]["card"]["version"] == "2"
+    assert sheets[model]["in_force"]["version"] == "2"
+    assert sheets[model]["run"]["id"] == RUN.id
+    assert sheets["without-a-history"]["in_force"] is None
+    assert document["history"]["entries"] == 4
+    with running_site(settings, store) as site, site.client() as admin:
+        page = admin.get(f"/models/{model}.2/change")
+        assert (page.status_code, admin.get("/models/2/change").status_code) == (200, 404)
+    assert f"promotion 4 of {model}" in page.text
 
 
 def test_what_cannot_be_reached_is_said(case: Case, store: Storage) -> None:

@@ -1,5 +1,6 @@
 """One stack that serves two tasks: each upload is judged by the model of its task, on one worklist."""
 
+import json
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ import httpx
 import pytest
 from sqlalchemy import func, select
 
+from cli.dossiers import dossier
 from eventing.kafka import SHADOW_GROUP
 from laptop import challengers, stack
 from laptop.rejudging import rejudge_uploads
@@ -94,6 +96,19 @@ def test_each_upload_is_judged_by_the_model_of_its_task(both: tuple[Settings, st
         assert record.label in {"Normal", "Pneumonia", "Unsure"}
     assert len(latest(settings, storage, "pneumonia-kind/")) == len(latest(settings, storage, "ward 7/")) == EACH
     eventually(lambda: versions_on_the_worklist(settings) == {"1": EACH, "pneumonia-kind.1": EACH}, 60)
+
+
+def test_dossier_has_the_model_of_its_uploads_task(
+    both: tuple[Settings, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without an option: the record names it. The first champion's package is in no bucket."""
+    settings, _ = both
+    models: dict[str, str | None] = {}
+    for folder in ("pneumonia-kind", "ward 7"):
+        dossier(f"{folder}/0.jpeg", home=settings.home, as_json=True)
+        (sheet,) = json.loads(capsys.readouterr().out)["models"]
+        models[sheet["name"]] = sheet["card"] and sheet["card"]["task"]["name"]
+    assert models == {"pneumonia-kind": "pneumonia-kind", "pneumonia": None}
 
 
 def test_images_are_predicted_by_the_model_that_the_path_names(both: tuple[Settings, str]) -> None:
