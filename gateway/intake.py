@@ -88,7 +88,7 @@ class Intake:
             return Receipt("failed", str(exc), instance)
 
     def _store(self, data: bytes, instance: Instance) -> Receipt:
-        if not self._storage.put_if_absent(self._bucket, instance.key, data, "application/dicom"):
+        if not self._storage.put_once(self._bucket, instance.key, data, "application/dicom"):
             self._ledger.add(instance)
             return Receipt("repeated", instance=instance)
         etag = hashlib.md5(data, usedforsecurity=False).hexdigest()

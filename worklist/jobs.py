@@ -173,7 +173,7 @@ class Jobs:
         try:
             for reading in waiting:
                 data = reading.model_dump_json().encode()
-                self._storage.put_if_absent(self._settings.results_bucket, reading.key, data, "application/json")
+                self._storage.put_once(self._settings.results_bucket, reading.key, data, "application/json")
                 saved.append(reading.id)
         finally:
             if saved:
@@ -237,7 +237,7 @@ class Jobs:
             _log.warning("Upload %s gets no DICOM result: %s", record.upload.identity, type(exc).__name__)
             return f"The file could not be written ({type(exc).__name__})."
         bucket = self._settings.patients_bucket
-        self._storage.put_if_absent(bucket, capture_key(record), data, "application/dicom")
+        self._storage.put_once(bucket, capture_key(record), data, "application/dicom")
         return None
 
 

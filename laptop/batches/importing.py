@@ -46,7 +46,7 @@ class Target:
         """Store an image; False when it is there already. Raises LunglineError, after several attempts."""
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                return self.storage.put_if_absent(self.bucket, image.key, image.data, image.content_type)
+                return self.storage.put_once(self.bucket, image.key, image.data, image.content_type)
             except Unavailable:
                 if attempt == _ATTEMPTS:
                     raise

@@ -12,7 +12,7 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from lungline import bounds
-from lungline.errors import LunglineError, ObjectGone, Unavailable
+from lungline.errors import LunglineError, ObjectGone, StorageUnavailable, Unavailable
 from lungline.results.latest_list import LATEST, list_record, listed_before, parts_of
 from lungline.results.records import PREFIX, ResultRecord, knows_more
 from lungline.storage.s3 import Storage
@@ -35,11 +35,21 @@ def keep(storage: Storage, bucket: str, key: str, record: ResultRecord) -> Resul
     data = record.model_dump_json().encode()
     if storage.put_if_absent(bucket, key, data, "application/json"):
         return record
-    stored = load(storage, bucket, key)
-    if not knows_more(record.outcome, stored.outcome):
+    stored = _load_unless_cut(storage, bucket, key)
+    if stored and not knows_more(record.outcome, stored.outcome):
         return stored
     storage.put(bucket, key, data, "application/json")
     return record
+
+
+def _load_unless_cut(storage: Storage, bucket: str, key: str) -> ResultRecord | None:
+    """None for a record that a power cut has left without its content: nobody was told of it."""
+    try:
+        return load(storage, bucket, key)
+    except StorageUnavailable:
+        if storage.exists(bucket, key):
+            return None
+        raise
 
 
 def load(storage: Storage, bucket: str, key: str) -> ResultRecord:

@@ -89,7 +89,7 @@ class Holds:
             at=now,
         )
         data = hold.model_dump_json().encode()
-        self.storage.put_if_absent(self.settings.patients_bucket, hold.key, data, "application/json")
+        self.storage.put_once(self.settings.patients_bucket, hold.key, data, "application/json")
         return hold
 
     def remove(self, name: str) -> Hold:

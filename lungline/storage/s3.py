@@ -127,6 +127,32 @@ class Storage:
             time.sleep(0.05 * 2**attempt)
         raise StorageUnavailable(f"Other writers kept changing the same object in bucket {bucket}; try again later.")
 
+    def put_once(self, bucket: str, key: str, data: bytes, content_type: str = "application/octet-stream") -> bool:
+        """Store an object whose key always means the same content, unless it is there and can be read.
+
+        A power cut may leave the name of an object that nobody was told of, without its content: whoever sends it again
+        must not be told that it is there. Returns False when it is.
+        """
+        if self.put_if_absent(bucket, key, data, content_type):
+            return True
+        if self._is_whole(bucket, key):
+            return False
+        self.put(bucket, key, data, content_type)
+        return True
+
+    def _is_whole(self, bucket: str, key: str) -> bool:
+        """Whether an object can be read to its end; True also for who may not read it."""
+        try:
+            _, pieces = self.open(bucket, key)
+            for _ in pieces:
+                pass
+        except (ObjectGone, StorageUnavailable):
+            self.exists(bucket, key)  # raises while the store is away
+            return False
+        except LunglineError:
+            pass
+        return True
+
     def _put_if_absent(self, bucket: str, key: str, data: bytes, content_type: str) -> int:
         if self._signed:
             return self._signed.put(bucket, key, data, {"content-type": content_type, "if-none-match": "*"}).status

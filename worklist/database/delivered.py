@@ -80,7 +80,7 @@ class Keeper:
         """Store what is new. Raises StorageUnavailable and DatabaseUnavailable, after which another call goes on."""
         while rows := self._unkept():
             for number, fact in rows:
-                self.storage.put_if_absent(self.bucket, fact.key, fact.model_dump_json().encode(), "application/json")
+                self.storage.put_once(self.bucket, fact.key, fact.model_dump_json().encode(), "application/json")
                 with self.database.writing() as session:
                     # Not of a row that was sent once more in the meantime.
                     same = (Delivery.number == number) & (Delivery.sent == fact.sent)
