@@ -89,10 +89,6 @@ class Dispatcher:
         self._slots.release()
         return True
 
-    def dispatch(self, record: KafkaRecord, tracker: OffsetTracker) -> None:
-        """Deliver a record; it is finished in `tracker` when it was accepted or is a dead letter."""
-        self.dispatch_batch([(record, tracker)])
-
     def dispatch_batch(self, batch: Sequence[tuple[KafkaRecord, OffsetTracker]]) -> None:
         """Deliver records that may share a request, each of which is finished in its tracker."""
         self._submit(

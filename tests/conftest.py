@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from laptop.services.mlflow import running_mlflow
 from laptop.services.store import running_store
 from lungline.diagnosis.diagnoser import Diagnoser
 from lungline.package.package import Package
@@ -14,6 +13,7 @@ from lungline.settings import Settings, load_settings
 from lungline.storage.s3 import Storage
 from tests.support import object_store, once
 from tests.support.laptop_stack import running_stack
+from tests.support.lone_services import running_mlflow
 from tests.support.order import long_files_first
 from tests.support.predictor import PATIENTS, RESULTS, UPLOADS, Predictor, running_predictor
 from tests.support.tiny_package import write_tiny_package

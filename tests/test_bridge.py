@@ -20,7 +20,7 @@ from eventing.seaweedfs_log import Changes
 from eventing.seaweedfs_tls import Certificates
 from laptop.home.credentials import claim_credentials
 from laptop.home.ports import load_ports
-from laptop.services.bridge import BridgeService, running_bridge
+from laptop.services.bridge import BridgeService
 from laptop.services.broker import Broker, running_broker
 from laptop.services.process import running
 from laptop.services.store import running_store
@@ -30,6 +30,7 @@ from lungline.service_state import read_state, write_state
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from tests.support.kafka_tail import Tail, tail, uploads_of
+from tests.support.lone_services import running_bridge
 from tests.support.object_store import free_ports, s3_client
 from tests.support.worklist_site import wait
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from laptop.services.predictor import running_predictor
 from lungline.deployment.base import deployment_of
 from lungline.deployment.laptop import LaptopDeployment
 from lungline.errors import ModelNotReady, ObjectGone, PackageError, StackError
@@ -13,6 +12,7 @@ from lungline.home import Home
 from lungline.package.card import amend_card
 from lungline.settings import Settings, load_settings
 from lungline.storage.s3 import Storage
+from tests.support.lone_services import running_predictor
 
 BUCKET = "lungline-models"
 

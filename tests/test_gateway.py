@@ -15,7 +15,7 @@ import pytest
 from pydicom.uid import generate_uid
 
 from gateway.part10 import data_set_start
-from laptop.services.gateway import GatewayService, running_gateway
+from laptop.services.gateway import GatewayService
 from laptop.services.process import running
 from laptop.services.store import running_store
 from lungline.imaging.dicom_header import read_file
@@ -24,6 +24,7 @@ from lungline.storage.s3 import Storage
 from tests.support import dicom_files
 from tests.support.dicom_files import CAPTURE, CR, CT, DX, film, write
 from tests.support.dicom_network import HOST, dcmtk, send, storescu
+from tests.support.lone_services import running_gateway
 from tests.support.waiting import eventually
 
 OTHER_RADIOGRAPHS = (CR, DX, "1.2.840.10008.5.1.4.1.1.1.1.1", CAPTURE)

@@ -13,12 +13,13 @@ from pynetdicom.dimse_primitives import N_ACTION
 
 from gateway.commitment import MOST_INSTANCES
 from gateway.commitment_reports import INSTANCE, SOP_CLASS
-from laptop.services.gateway import GatewayService, running_gateway
+from laptop.services.gateway import GatewayService
 from laptop.services.store import running_store
 from lungline.settings import Settings
 from tests.support.commitment import Sender, listening
 from tests.support.dicom_files import CR, DX, film, write
 from tests.support.dicom_network import HOST, echo, send
+from tests.support.lone_services import running_gateway
 from tests.support.object_store import free_ports
 from tests.support.orthanc import Modality, running_orthanc
 from tests.support.waiting import eventually

@@ -7,14 +7,16 @@ import httpx
 import numpy as np
 import pytest
 
-from laptop.services.gateway import GatewayService, running_gateway
+from laptop.services.gateway import GatewayService
 from laptop.services.store import running_store
 from lungline.imaging.decoding import decode
-from lungline.imaging.dicom_origin import is_own_object
+from lungline.imaging.dicom_header import read_file
+from lungline.imaging.dicom_origin import NEEDED, is_own
 from lungline.imaging.preparation import Preparation, heatmap_png
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from tests.support import dicom_files
+from tests.support.lone_services import running_gateway
 from tests.support.orthanc import Modality, Orthanc, running_orthanc
 from tests.support.waiting import eventually
 from tests.support.worklist_site import record
@@ -103,4 +105,5 @@ def test_own_results_are_recognised_when_the_pacs_sends_them_back(
         channel.send(instances)
     eventually(lambda: own_results(gateway) == before + 2)
     keys = [info.key for info in storage.list(settings.uploads_bucket)]
-    assert not any(is_own_object(storage.get(settings.uploads_bucket, key).data) for key in keys)
+    kept = [read_file(storage.get(settings.uploads_bucket, key).data, NEEDED) for key in keys]
+    assert not any(map(is_own, kept))

@@ -21,7 +21,7 @@ from gateway.ledger import Ledger
 from gateway.multipart import MultipartMalformed, Parts
 from gateway.spool import Spool
 from gateway.stow import Stow
-from laptop.services.gateway import GatewayService, running_gateway
+from laptop.services.gateway import GatewayService
 from laptop.services.process import running
 from laptop.services.store import running_store
 from lungline.memory import MemoryBudget
@@ -29,6 +29,7 @@ from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from tests.support.dicom_files import CT, film, write
 from tests.support.dicom_network import HOST, send
+from tests.support.lone_services import running_gateway
 from tests.support.orthanc import running_orthanc
 
 TYPE = 'multipart/related; type="application/dicom"; boundary=here'

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from gateway.bound_titles import BoundTitles
 from laptop.home.gateway_certificates import authority, issue_to_sender, with_certificates
-from laptop.services.gateway import GatewayService, running_gateway
+from laptop.services.gateway import GatewayService
 from laptop.services.store import running_store
 from lungline.certificates import Authority, Pair
 from lungline.errors import SettingsError
@@ -26,6 +26,7 @@ from lungline.settings_blocks import GatewaySettings
 from tests.support.commitment import Sender, client_side, listening, server_side
 from tests.support.dicom_files import DX, film, write
 from tests.support.dicom_network import HOST, dcmtk, storescu
+from tests.support.lone_services import running_gateway
 from tests.support.object_store import free_ports
 from tests.support.orthanc import Modality, running_orthanc
 from tests.support.waiting import eventually

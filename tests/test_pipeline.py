@@ -116,7 +116,7 @@ def test_a_run_ends_with_a_champion_that_answers_for_itself(
     assert summary.verdict.passed
     assert summary.champion
     assert summary.version == registry.champion() == registry.versions()[0].version
-    last = registry.verified_history()[-1]
+    last = registry.verified({}).entries[-1]
     assert (last.by, last.reason) == ("policy:auto", summary.verdict.sentence)
     assert last.facts.data_digest == summary.data.digest
     assert last.facts.metrics == pytest.approx(summary.evaluation.metrics())

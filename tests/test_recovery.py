@@ -18,7 +18,6 @@ from eventing.kafka import client_options, ensure_topics
 from eventing.kafka_record import KafkaRecord, dead_letter_headers
 from eventing.reconcile import Candidates, Reconciliation, reconcile, resend
 from eventing.replay import replay
-from laptop.services.bridge import running_bridge
 from laptop.services.broker import running_broker
 from laptop.services.store import running_store
 from lungline.datasets.phantom import jpeg
@@ -34,6 +33,7 @@ from lungline.results.events import RESULT_TYPE
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from tests.support.kafka_tail import tail, uploads_of
+from tests.support.lone_services import running_bridge
 from tests.support.object_store import free_ports, s3_client
 from tests.support.tiny_package import write_tiny_package
 

@@ -201,7 +201,7 @@ def test_promotion_moves_the_champion_and_the_history_answers_for_it(
     assert {version.version: version.aliases for version in registry.versions()} == {second: ("champion",), first: ()}
     with pytest.raises(RegistryError, match="no challenger"):
         registry.resolve(None)
-    entries = registry.verified_history()
+    entries = registry.verified({}).entries
     assert [(entry.act, entry.version) for entry in entries] == [
         *(("began", first), ("promoted", first)),
         *(("began", second), ("promoted", second)),
@@ -225,7 +225,7 @@ def test_promoting_the_champion_again_changes_nothing_but_mends_what_lags(
     assert not done.changed
     assert place.version == version
     assert registry.versions()[0].aliases == ("champion",)
-    assert len(registry.verified_history()) == 2
+    assert len(registry.verified({}).entries) == 2
 
 
 def test_rollback_walks_back_through_the_champions(
@@ -240,7 +240,7 @@ def test_rollback_walks_back_through_the_champions(
         assert (done.version, place.version, registry.champion()) == (expected, expected, expected)
     with pytest.raises(PromotionRefused, match="no earlier champion"):
         rollback(by="Grace", reason="again", settings=settings, deployment=place)
-    last = registry.verified_history()[-1]
+    last = registry.verified({}).entries[-1]
     assert (last.kind, last.by, last.reason) == ("rollback", "Grace", "worse on ward 7")
 
 
@@ -276,7 +276,7 @@ def test_a_model_of_phantoms_stays_on_the_laptop(
     with pytest.raises(PromotionRefused, match="trained on drawn phantoms"):
         promoted(settings, cluster)
     assert cluster.deployed == []
-    assert Registry(settings).verified_history() == []
+    assert Registry(settings).verified({}).entries == ()
 
 
 def test_a_package_that_was_changed_after_registration_is_not_promoted(
@@ -321,7 +321,7 @@ def test_a_failed_deployment_leaves_the_old_champion(
     with pytest.raises(type(fault)):
         promoted(settings, place)
     assert place.version == registry.champion() == old
-    last = registry.verified_history()[-1]
+    last = registry.verified({}).entries[-1]
     assert (last.act, last.outcome) == ("failed", str(fault) or "KeyboardInterrupt")
     place.fault = None
     assert promoted(settings, place).replaced == old
@@ -371,7 +371,7 @@ def test_an_unfinished_promotion_blocks_until_its_lease_ends(
     monkeypatch.setattr(promotion, "LEASE", timedelta(0))
     promoted(settings, place)
     assert place.deployed == [old, old, new], "the champion comes back before the next change begins"
-    acts = [(entry.act, entry.by) for entry in registry.verified_history()]
+    acts = [(entry.act, entry.by) for entry in registry.verified({}).entries]
     assert acts[-3:] == [("failed", "a process that died"), ("began", "Ada"), ("promoted", "Ada")]
     assert "closed by Ada" in registry.history.entries()[-3].outcome
 

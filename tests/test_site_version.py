@@ -84,7 +84,7 @@ def test_a_version_for_a_site_is_gated_registered_and_promoted(
 
     promote(saved.version, by="Ada", reason="fits North", settings=settings, deployment=place)
     assert (registry.champion(), place.version) == (saved.version, saved.version)
-    entry = registry.verified_history()[-1]
+    entry = registry.verified({}).entries[-1]
     assert (entry.facts.site, entry.facts.parent) == ("North", parent.card.version)
     assert entry.facts.prior == pytest.approx(SHARE, abs=0.05)
 

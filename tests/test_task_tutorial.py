@@ -114,7 +114,7 @@ def test_the_model_is_registered_with_metrics_of_each_finding(outputs: tuple[Pat
     registry = Registry(settings)
     assert registry.champion() == "1"
     (version,) = registry.versions()
-    metrics = registry.verified_history()[-1].facts.metrics
+    metrics = registry.verified({}).entries[-1].facts.metrics
     assert min(metrics["auc_effusion"], metrics["auc_device"], metrics["macro_auc"]) > 0.8
     assert version.version == "1"
     card = Card.model_validate(json.loads((settings.home / "predictor/current/card.json").read_text()))

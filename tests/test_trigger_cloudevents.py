@@ -176,10 +176,10 @@ def test_burying_a_dead_letter_cannot_fail(monkeypatch: pytest.MonkeyPatch) -> N
     written = threading.Event()
     monkeypatch.setattr(outbox, "put", lambda *_: written.set() or True)
     try:
-        dispatcher.dispatch(KafkaRecord("t", 0, 0, b"x"), tracker)
+        dispatcher.dispatch_batch([(KafkaRecord("t", 0, 0, b"x"), tracker)])
         assert written.wait(10), "a letter with bare attributes"
         monkeypatch.setattr(delivery, "bare_letter_headers", broken)
-        dispatcher.dispatch(KafkaRecord("t", 0, 1, b"x"), later := OffsetTracker(0))
+        dispatcher.dispatch_batch([(KafkaRecord("t", 0, 1, b"x"), later := OffsetTracker(0))])
         deadline = threading.Event()
         for _ in range(100):
             if later.done == 1:

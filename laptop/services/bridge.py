@@ -1,13 +1,9 @@
 """The event bridge as a service of the stack."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-from laptop.home.ports import Ports, claim_ports, load_ports
-from laptop.services.process import running
+from laptop.home.ports import Ports
 from laptop.services.service import Command, base_environment, settings_environment
 from lungline.home import Home
 from lungline.service_state import STALE_SECONDS, State, state_of
@@ -45,13 +41,3 @@ class BridgeService:
 
     def maintain(self) -> None:
         """Nothing to do."""
-
-
-@contextmanager
-def running_bridge(home: Path, settings: Settings) -> Iterator[None]:
-    """A bridge alone, between a store in the same home and a broker."""
-    made = Home.make(home)
-    # The store already runs, so its ports are taken, and must not be chosen anew.
-    service = BridgeService(made, settings, load_ports(made) or claim_ports(made))
-    with running(service, made.log(service.name)):
-        yield

@@ -1,8 +1,6 @@
 """The DICOM gateway as a service of the stack."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +9,6 @@ from pydantic import SecretStr
 from laptop.home.credentials import Credentials, claim_credentials
 from laptop.home.gateway_certificates import with_certificates
 from laptop.home.ports import Ports, claim_ports, load_ports
-from laptop.services.process import running
 from laptop.services.service import Command, base_environment, settings_environment
 from lungline.home import Home
 from lungline.network import HOST
@@ -91,11 +88,3 @@ class GatewayService:
             update=blank
             | {"s3_access_key": keys[0], "s3_secret_key": keys[1], "worklist": worklist, "gateway": gateway}
         )
-
-
-@contextmanager
-def running_gateway(home: Path, settings: Settings) -> Iterator[GatewayService]:
-    """A gateway alone, before a store in the same home; yields the service."""
-    service = GatewayService.of(home, settings)
-    with running(service, service.home.log(service.name)):
-        yield service

@@ -9,16 +9,12 @@ import http.client
 import json
 import secrets
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from pydantic import SecretStr
 
-from laptop.home.credentials import MLFLOW_USER, Credentials, claim_credentials
-from laptop.home.ports import Ports, claim_ports, load_ports
-from laptop.services.process import running
+from laptop.home.credentials import MLFLOW_USER, Credentials
+from laptop.home.ports import Ports
 from laptop.services.service import Command, base_environment, s3_environment
 from lungline.home import Home
 from lungline.network import HOST
@@ -119,12 +115,3 @@ def answers_with(port: int, path: str) -> int | None:
         return None
     finally:
         connection.close()
-
-
-@contextmanager
-def running_mlflow(home: Path, settings: Settings) -> Iterator[Settings]:
-    """An MLflow server alone; yields the settings completed with its address."""
-    made = Home.make(home)
-    tracking = Mlflow(made, settings, load_ports(made) or claim_ports(made), claim_credentials(made))
-    with running(tracking, made.log(tracking.name), within=180):
-        yield tracking.connected()

@@ -1,16 +1,12 @@
 """The KServe predictor, which serves the package that the home's champion link points to."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from pydantic import SecretStr
 
 from eventing.sink import greeting
-from laptop.home.ports import Ports, claim_ports, load_ports
-from laptop.services.process import running
+from laptop.home.ports import Ports
 from laptop.services.service import Command, base_environment, settings_environment
 from lungline.home import Home
 from lungline.network import HOST
@@ -68,12 +64,3 @@ class Predictor:
 
     def maintain(self) -> None:
         """Nothing to do."""
-
-
-@contextmanager
-def running_predictor(home: Path, settings: Settings) -> Iterator[Settings]:
-    """A predictor alone, in the same home as its package; yields the settings completed with its address."""
-    made = Home.make(home)
-    predictor = Predictor(made, settings, load_ports(made) or claim_ports(made))
-    with running(predictor, made.log(predictor.name)):
-        yield predictor.connected()

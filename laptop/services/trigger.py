@@ -1,13 +1,9 @@
 """The trigger as a service of the stack."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from eventing.routes import trigger_name
-from laptop.services.process import running
 from laptop.services.service import Command, base_environment, priority_of, settings_environment
 from lungline.home import Home
 from lungline.service_state import STALE_SECONDS, State, state_of
@@ -58,12 +54,3 @@ class TriggerService:
 
     def maintain(self) -> None:
         """Nothing to do."""
-
-
-@contextmanager
-def running_trigger(home: Path, settings: Settings, worklist: str | None = None) -> Iterator[None]:
-    """A trigger alone, between a broker, a predictor and perhaps a worklist."""
-    made = Home.make(home)
-    service = TriggerService(made, settings, worklist)
-    with running(service, made.log(service.name)):
-        yield

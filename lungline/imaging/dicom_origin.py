@@ -4,8 +4,7 @@ A PACS may route everything of a study to every system that it knows. A result t
 another result, and so on without end.
 """
 
-from lungline.errors import ImageRefused
-from lungline.imaging.dicom_header import DicomFile, is_dicom, read_file
+from lungline.imaging.dicom_header import DicomFile
 
 MANUFACTURER = "Lungline"
 """Manufacturer and model name of every DICOM object that Lungline writes."""
@@ -16,11 +15,3 @@ NEEDED = frozenset((_MANUFACTURER, _MODEL_NAME))
 def is_own(file: DicomFile) -> bool:
     """Whether a header with the elements in NEEDED names Lungline as both manufacturer and model."""
     return file.words(_MANUFACTURER) == file.words(_MODEL_NAME) == MANUFACTURER
-
-
-def is_own_object(data: bytes) -> bool:
-    """Whether a file is a DICOM object that Lungline wrote; False for one that cannot be read."""
-    try:
-        return is_dicom(data) and is_own(read_file(data, NEEDED))
-    except ImageRefused:
-        return False

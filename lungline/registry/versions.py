@@ -179,10 +179,6 @@ class Registry:
         with translated(self.settings):
             connect(self.settings).set_registered_model_tag(self.name, ANCHOR, entry.anchor)
 
-    def verified_history(self) -> list[PromotionEntry]:
-        """The history's entries, checked against MLflow's note of its end; raises RegistryError when it is damaged."""
-        return list(self.verified({}).entries)
-
     def verified(self, anchors: Mapping[str, Anchor]) -> VerifiedHistory:
         """The history, its signatures and its anchors: MLflow's and the others, by where they are in a sentence.
 

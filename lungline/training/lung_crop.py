@@ -82,8 +82,3 @@ def _back(low: Any, high: Any, source: int, side: int) -> Any:
     share = (low[:, None] * -1 + steps) / ((high - low)[:, None] + 1e-6)
     at = ops.clip(share * source - 0.5, 0.0, source - 1.0)
     return ops.relu(1 - ops.abs(ops.expand_dims(at, 2) - np.arange(source, dtype=np.float32)[None, None, :]))
-
-
-def on_map(field: Any, box: Any, side: int) -> Any:
-    """The lung field inside the box at the map's resolution (N, side, side)."""
-    return crop(field, box, side)

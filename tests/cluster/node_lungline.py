@@ -14,13 +14,13 @@ from typing import Any
 import httpx
 
 from laptop.services.service import base_environment, settings_environment
-from laptop.services.trigger import running_trigger
 from lungline.settings import Settings, load_settings
 from tests.cluster.api import Object
 from tests.cluster.cluster import Cluster
 from tests.cluster.node import Node
 from tests.cluster.node_cluster import kafka_service, volumes, wait_ready
 from tests.support.apache_kafka import ApacheKafka
+from tests.support.lone_services import running_trigger
 
 NAMESPACE = "lungline"
 ISVC = f"/apis/serving.kserve.io/v1beta1/namespaces/{NAMESPACE}/inferenceservices/pneumonia"
