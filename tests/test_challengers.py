@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from cli.main import app
 from eventing.rejudge import Wanted, chosen
 from laptop import challengers, stack
 from laptop.home.challengers import Challenger, drop_challenger, folder_of, keep_challenger
@@ -155,6 +157,20 @@ def test_a_damaged_file_names_no_challenger(tmp_path: Path) -> None:
     assert drop_challenger(home, "shadow") == challenger
     home.file("challengers.json").write_text('{"shadow": {"version": 4}}')
     assert named(home) == {}
+
+
+def test_a_command_with_a_task_leaves_the_shadow_of_another(tmp_path: Path) -> None:
+    """Whether the stack runs or not; a task whose file is not at hand is a name."""
+    home = Home.make(tmp_path / "home")
+    keep_challenger(home, Challenger.now("shadow", "pneumonia-kind", "4", "pneumonia-kind.4"))
+
+    def stopped(*task: str) -> str:
+        return CliRunner().invoke(app, ["shadow", "stop", "--home", str(home.path), *task]).output.strip()
+
+    for other in ("pneumonia", "rib-fracture"):
+        assert stopped("--task", other) == f"No version of {other} is in the shadow."
+    assert stopped("--task", "pneumonia-kind") == "Version 4 judges no more uploads."
+    assert stopped() == "No version is in the shadow."
 
 
 class TestWhatTheBrokerKeeps:

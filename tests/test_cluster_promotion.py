@@ -17,6 +17,7 @@ from lungline.deployment.kubernetes_api import ClusterRefused
 from lungline.errors import PromotionRefused
 from lungline.package.card import CodeFacts, DataFacts
 from lungline.promotion.anchored_history import accept
+from lungline.promotion.challenger import challenge
 from lungline.registry import registration, tracking
 from lungline.registry.versions import Registry
 from lungline.settings import Settings, load_settings, variable
@@ -245,11 +246,11 @@ def test_a_context_that_is_not_there_is_one_sentence(cluster: Cluster) -> None:
     assert cluster.requests == []
 
 
-def install(cluster: Cluster, component: str, **model: Any) -> str:
-    """Apply the InferenceService of a component under the model's name, which is returned with its end."""
+def install(cluster: Cluster, component: str, *, model: str = MODEL, **changed: Any) -> str:
+    """Apply the InferenceService of a component under a model's name, which is returned with its end."""
     manifest = yaml.safe_load((ROOT / f"manifests/components/{component}/inference_service.yaml").read_text())
-    manifest["spec"]["predictor"]["model"] |= model
-    name = f"{MODEL}-{component}"
+    manifest["spec"]["predictor"]["model"] |= changed
+    name = f"{model}-{component}"
     cluster.apply(name, manifest | {"metadata": {"name": name, "namespace": "lungline"}}, "kubectl")
     cluster.requests.clear()
     return name
@@ -287,6 +288,24 @@ def test_a_shadow_is_stopped_and_started_again(cluster: Cluster, terminal: Termi
     terminal.run("shadow", "start", "2", *HERE)
     assert "serving.kserve.io/stop" not in service["metadata"]["annotations"]
     assert terminal.run("shadow", "status", *HERE)["ready"] is True
+
+
+def test_a_back_fill_of_another_task_is_stopped_by_its_name(
+    cluster: Cluster, registered: dict[str, str], terminal: Terminal, tmp_path: Path
+) -> None:
+    """Without --task that of the default one is meant, which is not there."""
+    name = "device-finding"
+    its = load_settings(
+        registered | {"model_name": name, "experiment": name, "deployment": "cluster", "kube_context": "here"}
+    )
+    register(its, tmp_path / "1", seed=1)
+    install(cluster, "rejudge", model=name)
+    challenge(its, "1", "rejudge")
+    stop = ("rejudge", "--stop", *HERE)
+    assert terminal.code(*stop) == 1
+    assert terminal.run(*stop, "--task", name) == {"version": "1"}
+    assert terminal.code("shadow", "start", "1", "--task", name, *HERE) == 1
+    assert f"and what `lungline task manifests {name} --for shadow` writes" in terminal.err
 
 
 def test_a_service_that_answers_is_never_stopped_as_a_shadow(cluster: Cluster, terminal: Terminal) -> None:
