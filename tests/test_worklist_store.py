@@ -169,6 +169,7 @@ def test_images_that_are_set_aside_stand_below_all_others(database: Database) ->
 def undo_tasks(connection: sqlite3.Connection) -> None:
     """Take away what version 0009 adds, and 0010."""
     connection.execute("DROP TABLE opinions")
+    connection.execute("DROP TABLE erased")
     for index in ("entries_counted", "entries_task_urgent"):
         connection.execute(f"DROP INDEX {index}")
     for table, column in (("readings", "findings"), ("readings", "task"), ("entries", "also"), ("entries", "task")):

@@ -11,11 +11,13 @@ from sqlalchemy import select, update
 from starlette.concurrency import run_in_threadpool
 
 from lungline.errors import DataError, LunglineError, ObjectGone, Unavailable
+from lungline.results import returned
+from lungline.results.readings import ReadingRecord
 from lungline.results.records import ResultRecord
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from lungline.wording import count
-from worklist.database import audit, counters, entries, readings
+from worklist.database import audit, counters, entries, erased, readings
 from worklist.database.delivered import Keeper
 from worklist.database.losses import Losses
 from worklist.database.models import ResultRow
@@ -169,16 +171,18 @@ class Jobs:
         """Store new readings in S3."""
         with self._database.reading() as session:
             waiting = readings.unsaved(session)
-        saved: list[str] = []
+        saved: list[ReadingRecord] = []
         try:
             for reading in waiting:
                 data = reading.model_dump_json().encode()
                 self._storage.put_once(self._settings.results_bucket, reading.key, data, "application/json")
-                saved.append(reading.id)
+                saved.append(reading)
         finally:
             if saved:
                 with self._database.writing() as session:
-                    readings.mark_saved(session, saved)
+                    readings.mark_saved(session, [reading.id for reading in saved])
+                bucket = self._settings.results_bucket
+                self._take_back([(reading.identity, bucket, reading.key) for reading in saved])
         return 0.0 if waiting else math.inf
 
     def save_captures(self) -> float:
@@ -190,6 +194,7 @@ class Jobs:
             with self._database.writing() as session:
                 done = {"capture": 0, "capture_error": error}
                 session.execute(update(ResultRow).where(ResultRow.id == record.id).values(**done))
+            self._take_back([(record.upload.identity, self._settings.patients_bucket, capture_key(record))])
         return 0.0 if bodies else math.inf
 
     def move_former_captures(self) -> None:
@@ -222,6 +227,14 @@ class Jobs:
             audit.save_anchor(self._storage, self._settings.results_bucket, head)
             self._anchored, self._anchor = head.number, time.monotonic() + ANCHOR_SECONDS
         return math.inf
+
+    def _take_back(self, stored: Sequence[tuple[str, str, str]]) -> None:
+        """Delete what was just stored of uploads that were erased meanwhile: identity, bucket and key of each."""
+        with self._database.reading() as session:
+            marked = erased.among(session, (identity for identity, _, _ in stored))
+        for identity, bucket, key in stored:
+            if identity in marked:
+                returned.delete_or_note(self._storage, self._settings.results_bucket, identity, [(bucket, key)])
 
     def _save_capture(self, record: ResultRecord) -> str | None:
         """Store the DICOM file of a result; return why there cannot be one, which retrying would not change."""

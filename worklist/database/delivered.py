@@ -22,10 +22,11 @@ from sqlalchemy.orm import Session
 
 from lungline import bounds
 from lungline.errors import ObjectGone, ObjectTooLarge
+from lungline.results import returned
 from lungline.results.readings import ReadingRecord
 from lungline.results.records import ResultRecord
 from lungline.storage.s3 import Storage
-from worklist.database import deliveries
+from worklist.database import deliveries, erased
 from worklist.database.models import Delivery, ReadingRow, ResultRow
 from worklist.database.readings import record_of
 from worklist.database.session import Database
@@ -85,6 +86,9 @@ class Keeper:
                     # Not of a row that was sent once more in the meantime.
                     same = (Delivery.number == number) & (Delivery.sent == fact.sent)
                     session.execute(update(Delivery).where(same).values(kept=1))
+                    is_erased = bool(erased.among(session, [fact.identity]))
+                if is_erased:  # meanwhile
+                    returned.delete_or_note(self.storage, self.bucket, fact.identity, [(self.bucket, fact.key)])
         if not self._has_rules:
             self._keep_rules()
             self._has_rules = True

@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, func, select
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy import delete, func, select, text
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from lungline.retention.plan import Plan
 from lungline.retention.rules import EVERYWHERE, Kind
 from lungline.retention.subjects import Subject
-from worklist.database import audit
+from worklist.database import audit, erased
 from worklist.database.models import (
     Audit,
     Delivery,
@@ -69,7 +69,11 @@ class DatabaseRows:
         """Delete the rows, and what the file keeps of them, also after a crash in between."""
         if not self._rows:
             return
+        if "results" in self.kinds:
+            with self.database.writing() as session:
+                erased.mark(session, (subject.identity for subject in subjects))
         with self.database.writing() as session:
+            _await_writers(session)
             for part in _parts(subjects):
                 for table, column in self._rows.values():
                     session.execute(delete(table).where(column.in_(part)))
@@ -79,6 +83,12 @@ class DatabaseRows:
     def _rows(self) -> _Rows:
         results = _OF_RESULTS if "results" in self.kinds else {}
         return results | (_OF_PATIENTS if "patients" in self.kinds else {})
+
+
+def _await_writers(session: Session) -> None:
+    """Let those end who may have looked for the mark before it was set; SQLite has one writer at a time."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("LOCK TABLE records, opinions IN SHARE ROW EXCLUSIVE MODE"))
 
 
 def note(database: Database, plan: Plan) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from lungline.results.patients import PatientRecord
 from lungline.results.records import SET_ASIDE as SET_ASIDE_REASONS
 from lungline.results.records import ResultRecord, knows_more
-from worklist.database import deliveries
+from worklist.database import deliveries, erased
 from worklist.database.models import (
     SET_ASIDE,
     SET_ASIDE_PRIORITY,
@@ -107,7 +107,7 @@ def ingested(
     destinations: Sequence[Destination],
     notice_max_age: timedelta,
 ) -> list[ResultRecord]:
-    """Ingest results; returns those that changed something."""
+    """Ingest results; returns those that changed something. Raises UploadsErased, after which none is stored."""
     store = partial(
         _ingest, database, records, patients, rules=rules, destinations=destinations, notice_max_age=notice_max_age
     )
@@ -150,6 +150,8 @@ def _ingest(
         for record in changed:
             if now - record.times.done >= notice_max_age:
                 note_late(session, rules, record, notice_max_age)
+        session.flush()
+        erased.require_none(session, (record.upload.identity for record in records))
     database.tasks = tasks
     return changed
 

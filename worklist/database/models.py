@@ -151,6 +151,15 @@ class ResultRow(Table):
     capture_error: Mapped[str | None]
 
 
+class ErasedRow(Table):
+    """An upload that was erased (`worklist.database.erased`)."""
+
+    __tablename__ = "erased"
+
+    identity: Mapped[str] = mapped_column(String(64), primary_key=True)
+    at: Mapped[datetime]
+
+
 class OpinionRow(Table):
     """A second opinion (`lungline.results.opinions`), as much of it as is compared and shown.
 

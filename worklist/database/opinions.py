@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from lungline.evaluation.disagreement import Pair
 from lungline.results.opinions import Opinion
 from lungline.results.purposes import Purpose
+from worklist.database import erased
 from worklist.database.models import OpinionRow, WorklistEntry
 from worklist.database.session import Database
 
@@ -30,7 +31,7 @@ class Judge:
 
 
 def store(database: Database, opinions: Sequence[Opinion]) -> None:
-    """Store second opinions in one transaction, in any order and however often they arrive."""
+    """Store second opinions in one transaction, in any order and however often they arrive. Raises UploadsErased."""
     try:
         _store(database, opinions)
     except IntegrityError:
@@ -42,6 +43,8 @@ def _store(database: Database, opinions: Sequence[Opinion]) -> None:
     with database.writing() as session:
         for opinion in opinions:
             session.merge(_row(opinion))
+        session.flush()
+        erased.require_none(session, (opinion.record.upload.identity for opinion in opinions))
 
 
 def judges(session: Session) -> list[Judge]:

@@ -13,9 +13,10 @@ from lungline.results import record_store
 from lungline.results import records as results
 from lungline.results.events import is_consistent
 from lungline.results.patients import patients_of
+from lungline.results.records import ResultRecord
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
-from worklist.database import counters, delivered, readings
+from worklist.database import counters, delivered, erased, readings
 from worklist.database import opinions as second_opinions
 from worklist.database.ingest import ingest
 from worklist.database.models import Checkpoint, WorklistEntry
@@ -58,6 +59,7 @@ def rebuild(
     count = added = odd = restored = 0
     for batch in _batched(record_store.scan(storage, bucket)):
         valid = [record for record in batch if record and is_consistent(record)]
+        valid = _without_erased(database, storage, valid)
         added += ingest(database, *valid, patients=patients_of(valid, storage, settings.patients_bucket))
         with database.writing() as session:
             for record in valid:
@@ -68,12 +70,21 @@ def rebuild(
         if on_progress:
             on_progress(count)
     for opinions in _batched(stored_opinions.every(storage, bucket)):
-        second_opinions.store(database, [each for each in opinions if is_consistent(each.record)])
+        consistent = [each for each in opinions if is_consistent(each.record)]
+        stay = {each.id for each in _without_erased(database, storage, [each.record for each in consistent])}
+        second_opinions.store(database, [each for each in consistent if each.record.id in stay])
     for batch in _batched(stored_readings.stored(storage, bucket)):
         with database.writing() as session:
             restored += sum(readings.restore(session, reading) for reading in batch if reading)
     due = delivered.queue_missing(database, storage, bucket, destinations)
     return Rebuilt(records=count, readings=restored, added=added, odd=odd, delivered=sent, due=due)
+
+
+def _without_erased(database: Database, storage: Storage, records: list[ResultRecord]) -> list[ResultRecord]:
+    """Without results of erased uploads that have come back, until the next erasure deletes them."""
+    with database.reading() as session:
+        marked = erased.among(session, (record.upload.identity for record in records))
+    return erased.sent_again(database, storage, records, marked) if marked else records
 
 
 @dataclass(slots=True)

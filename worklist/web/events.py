@@ -23,9 +23,10 @@ from lungline.errors import EventMalformed, LunglineError
 from lungline.events import cloudevents
 from lungline.events.uploads import UPLOAD_TYPE, parse
 from lungline.results.events import OPINION_TYPE, opinions_of, results_of
+from lungline.results.opinions import Opinion
 from lungline.results.records import ResultRecord
 from worklist import metrics
-from worklist.database import counters, opinions
+from worklist.database import counters, erased, opinions
 from worklist.web.context import Context, Forbidden, Worklist
 from worklist.web.security import DEAD_LETTERS, RESULTS, is_event
 
@@ -118,8 +119,17 @@ def _authorise(request: Request, context: Worklist) -> None:
 def _show(context: Worklist, events: Sequence[cloudevents.CloudEvent]) -> None:
     hints = [hint for event in events if event.type == OPINION_TYPE for hint in opinions_of(event)]
     if hints:
-        opinions.store(context.database, context.incoming.opinions(hints))
+        _store_opinions(context, context.incoming.opinions(hints))
     _show_results(context, [event for event in events if event.type != OPINION_TYPE])
+
+
+def _store_opinions(context: Worklist, given: Sequence[Opinion]) -> None:
+    try:
+        opinions.store(context.database, given)
+    except erased.UploadsErased as exc:
+        records = [each.record for each in given]
+        left = {each.id for each in erased.sent_again(context.database, context.storage, records, exc.identities)}
+        opinions.store(context.database, [each for each in given if each.record.id in left])
 
 
 def _show_results(context: Worklist, events: Sequence[cloudevents.CloudEvent]) -> None:
@@ -145,13 +155,22 @@ def _store(context: Worklist, records: Sequence[ResultRecord], traces: Mapping[s
             )
             for record in records
         }
-        changed = context.intake.add(records, context.incoming.patients(records)) if records else []
+        changed = _add(context, records) if records else []
         changed_ids = {record.id for record in changed}
         for name, span in by_record.items():
             span.add(changed=name in changed_ids)
     for record in changed:
         metrics.count_result(record)
         _log.info("on the list", extra={"identity": record.upload.identity})
+
+
+def _add(context: Worklist, records: Sequence[ResultRecord]) -> Sequence[ResultRecord]:
+    """Store results; of uploads that were erased since their records were read, nothing."""
+    try:
+        return context.intake.add(records, context.incoming.patients(records))
+    except erased.UploadsErased as exc:
+        left = erased.sent_again(context.database, context.storage, records, exc.identities)
+        return context.intake.add(left, context.incoming.patients(left)) if left else []
 
 
 def take_in(context: Worklist, identities: Sequence[str]) -> None:
