@@ -4,17 +4,16 @@ Nothing here harms the stack: `make attack ARGS="--home FOLDER"` runs it against
 ATTACK_HOME), else the tests start one.
 """
 
-import http.server
 import json
 import os
 import shutil
 import stat
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +28,7 @@ from lungline.home import Home, read_json
 from lungline.network import HOST
 from lungline.settings import Settings, load_settings
 from lungline.storage.s3 import Storage
+from tests.support.http_stand_in import Quiet, serving
 from tests.support.open_ports import command_line
 from tests.support.waiting import eventually
 
@@ -258,25 +258,15 @@ Promise.all(tries).then(() => { document.title = "done"; });
 def _serving(text: str) -> Iterator[str]:
     """A web site of somebody else, on a port of its own."""
 
-    class Site(http.server.BaseHTTPRequestHandler):
+    class Site(Quiet, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.send_header("content-type", "text/html")
             self.end_headers()
             self.wfile.write(text.encode())
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - inherited
-            pass
-
-    server = http.server.ThreadingHTTPServer((HOST, 0), Site)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://{HOST}:{server.server_port}/"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(10)
+    with serving(Site) as address:
+        yield f"{address}/"
 
 
 def _leaves(value: Any) -> Iterator[str]:

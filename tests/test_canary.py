@@ -1,10 +1,9 @@
 """A version on trial, compared with the champion by what Prometheus has seen."""
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -20,6 +19,7 @@ from lungline.promotion.canary import (
     revision_metrics,
     watch,
 )
+from tests.support.http_stand_in import Quiet, serving
 from tests.support.kubernetes_api import Cluster, api_of, running_cluster
 from tests.support.manifests_of import text_of
 
@@ -31,7 +31,7 @@ def prometheus(answers: dict[tuple[str, str], float]) -> Iterator[str]:
     `answers["", ""]` queries get a 503 first.
     """
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if answers.get(("", ""), 0) > 0:
                 answers["", ""] -= 1
@@ -49,18 +49,8 @@ def prometheus(answers: dict[tuple[str, str], float]) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(Handler) as address:
+        yield address
 
 
 @pytest.fixture

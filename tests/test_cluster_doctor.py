@@ -1,10 +1,9 @@
 """What `lungline doctor --cluster` finds, against an API server made small."""
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,14 @@ import pytest
 
 from cli import main
 from lungline.deployment.cluster_doctor import KINDS, READY, SECRETS, examine, ready_of_task
+from tests.support.http_stand_in import Quiet, serving
 from tests.support.kubernetes_api import Cluster, api_of, write_kubeconfig
 from tests.support.manifests_of import generated_secrets, objects
 
 
 @contextmanager
 def api_server(answers: dict[str, Any]) -> Iterator[Cluster]:
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             answer = answers.get(self.path)
             status = answer if isinstance(answer, int) else 200 if answer is not None else 404
@@ -28,18 +28,8 @@ def api_server(answers: dict[str, Any]) -> Iterator[Cluster]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield Cluster(address=f"http://127.0.0.1:{server.server_port}")
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(Handler) as address:
+        yield Cluster(address=address)
 
 
 RESTRICTED = {

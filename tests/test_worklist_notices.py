@@ -1,9 +1,8 @@
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, time, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from sqlalchemy import select, update
 
 from lungline.results.records import ResultRecord
+from tests.support.http_stand_in import Quiet, serving
 from tests.support.worklist_site import Site, home, record, running_site, wait
 from worklist.database import notices
 from worklist.database.ingest import ingest
@@ -33,7 +33,7 @@ class Service:
 def running_service() -> Iterator[tuple[Service, str]]:
     service = Service()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             if service.status == 200:
@@ -41,17 +41,8 @@ def running_service() -> Iterator[tuple[Service, str]]:
             self.send_response(service.status)
             self.end_headers()
 
-        def log_request(self, code: int | str = "-", size: int | str = "-") -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield service, f"json://127.0.0.1:{server.server_address[1]}/hook"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(Handler) as address:
+        yield service, f"json{address.removeprefix('http')}/hook"
 
 
 def rules(folder: Path, text: str) -> Path:

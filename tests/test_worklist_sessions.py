@@ -1,12 +1,12 @@
 """Sessions: on a host name of their own, over when they end, and asked for before anything is read."""
 
 import contextlib
-import http.server
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import httpx
@@ -14,6 +14,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.support.chromium import running_chromium
+from tests.support.http_stand_in import Quiet, serving
 from tests.support.own_host import LoopbackTransport
 from tests.support.worklist_browser import opened
 from tests.support.worklist_site import Site, headers, home, record, running_site, wait
@@ -76,23 +77,14 @@ def curious_server() -> Iterator[tuple[str, list[str]]]:
     """Another server of this machine, and the cookies that it is sent."""
     cookies: list[str] = []
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             cookies.append(self.headers.get("cookie", ""))
             self.send_response(200)
             self.end_headers()
 
-        def log_request(self, code: int | str = "-", size: int | str = "-") -> None: ...
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", cookies
-    finally:
-        server.shutdown()
-        thread.join(10)
-        server.server_close()
+    with serving(Handler) as address:
+        yield address, cookies
 
 
 def test_no_other_server_of_the_machine_gets_the_cookie(browser: Browser, own: Site) -> None:

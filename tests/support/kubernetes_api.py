@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -17,6 +17,7 @@ import pytest
 from kubernetes import client
 
 from lungline.deployment.kubernetes_api import KubernetesApi
+from tests.support.http_stand_in import Quiet, serving
 from tests.support.kserve_controllers import Controllers
 from tests.support.strict_validator import SCHEMAS, VALIDATOR
 
@@ -87,7 +88,7 @@ def running_cluster() -> Iterator[Cluster]:
     """The server on a free port."""
     cluster = Cluster()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self._serve()
 
@@ -112,20 +113,9 @@ def running_cluster() -> Iterator[Cluster]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
-            """Say nothing: tests print enough."""
-
     lock = threading.Lock()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    cluster.address = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with serving(Handler) as cluster.address:
         yield cluster
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def api_of(cluster: Cluster) -> KubernetesApi:
