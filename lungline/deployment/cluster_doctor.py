@@ -26,10 +26,10 @@ KINDS = (
 SECRETS = (
     *((NAMESPACE, f"s3-{user}") for user in ("scanner", "predictor", "pipeline", "mlflow", "worklist")),
     *((NAMESPACE, f"s3-{user}") for user in ("reconcile", "retention")),
-    *((NAMESPACE, f"kafka-{user}") for user in ("object-store", "eventing", "tools")),
+    *((NAMESPACE, f"kafka-{user}") for user in ("object-store", "eventing", "tools", "dossier")),
     *((NAMESPACE, name) for name in ("object-store-root", "xray-cluster-ca", "xray-cluster-ca-cert")),
     *((NAMESPACE, name) for name in ("postgres", "worklist", "research", "mlflow", "mlflow-people", "site-public-key")),
-    *((NAMESPACE, name) for name in ("dicom-gateway", "retention-key")),
+    *((NAMESPACE, name) for name in ("dicom-gateway", "retention-key", "dossier-key", "mlflow-dossier")),
     *((PIPELINES, name) for name in ("s3-pipeline", "mlflow-pipeline", "site-key")),
 )
 # Objects that must be ready: API group, resource, name.
