@@ -45,7 +45,7 @@ def main(settings: Settings) -> None:
     def load(link: Path) -> ModelLoader:
         return ModelLoader(link, limits, PackageGuard.from_settings(link, settings))
 
-    name = _model_of(arguments.model_name, settings)
+    name = model_of(arguments.model_name, settings)
     # Others only take what is handed on to them, so that no upload goes round in circles.
     further = settings.further_tasks if name == settings.model_name else None
     elsewhere = TaskFolder(further).tasks if further else tuple
@@ -80,7 +80,7 @@ def main(settings: Settings) -> None:
     tracing.end()
 
 
-def _model_of(service: str | None, settings: Settings) -> str:
+def model_of(service: str | None, settings: Settings) -> str:
     """The model of an InferenceService; a second opinion has one of its own, whose name ends with what it is for."""
     if settings.purpose == "answer":
         return service or settings.model_name

@@ -11,6 +11,7 @@ from lungline.events.uploads import UPLOAD_TYPE
 from lungline.promotion.challenger import PURPOSES
 from lungline.results.events import OPINION_TYPE, RESULT_TYPE
 from lungline.settings import Settings
+from serving.__main__ import model_of
 from tests.support.knative_broker import subscriber, takers
 from tests.support.manifests_of import Object, named, objects, rights_of, selects, walk, with_component
 from tests.support.strict_validator import assert_valid
@@ -106,6 +107,8 @@ def test_another_task_has_second_opinions_of_its_own(tmp_path: Path, component: 
         return [subscriber(each) for each in takers(triggers.values(), attributes) if each["spec"]["broker"] == broker]
 
     assert ways(type=HANDED_ON_TYPE, task=KIND) == [(written, f"/v1/models/{KIND}:predict")]
+    settings = Settings(purpose=PURPOSES["shadow" if component == "shadow" else "rejudge"])
+    assert [model_of(name, settings) for name in (written, f"pneumonia-{component}")] == [KIND, "pneumonia"]
     assert (written, f"/v1/models/{KIND}:predict") not in ways(type=UPLOAD_TYPE)
     assert triggers[f"{component}-{KIND}"]["spec"]["delivery"] == triggers[component]["spec"]["delivery"]
     assert_valid([its, triggers[f"{component}-{KIND}"]])
