@@ -151,14 +151,14 @@ def look(settings: Settings, connected: Settings) -> str:
     with httpx.Client(**options, headers={"accept": "text/html"}) as client:  # pyright: ignore[reportArgumentType]
         assert client.get(sign_in_link(settings)).status_code == 200
         eventually(lambda: client.get(f"{worklist}/?view=all&q={NUMBER}").text.count("<tr id=") >= 2, 30)
-        found = [client.get(f"{worklist}/?view=all&q={word}").text for word in WORDS]
+        lists = [client.get(f"{worklist}/?view=all&q={word}").text for word in WORDS]
         rows = [part.split('"')[0] for part in client.get(f"{worklist}/?view=all").text.split('id="e-')[1:]]
         pages = [client.get(f"{worklist}/x/{identity}").text for identity in rows]
         client.get(f"{worklist}/x/{NAME}")
         client.get(f"{worklist}/{NAME}", params={NUMBER: ACCESSION})
     pages += view(settings)
     assert connected.patients_bucket
-    return "".join((*found, *pages))
+    return "".join((*lists, *pages))
 
 
 def view(settings: Settings) -> list[str]:

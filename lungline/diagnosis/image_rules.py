@@ -77,7 +77,7 @@ def reason_not_meant(facts: DicomFacts, rules: Sequence[ImageRule], images: Imag
     if rule is None or rule.judge:
         others = [name for name, wanted in images if _is_other(facts.values[name], wanted)]
         return (
-            f"The image is kept, and is not meant for this model: its {_said(others[0])} is another."
+            f"The image is kept, and is not meant for this model: its {_in_words(others[0])} is another."
             if others
             else None
         )
@@ -85,7 +85,7 @@ def reason_not_meant(facts: DicomFacts, rules: Sequence[ImageRule], images: Imag
     return f"The image is kept, and is not meant for this model: {why}."
 
 
-def _said(name: str) -> str:
+def _in_words(name: str) -> str:
     return name.replace("_", " ")
 
 

@@ -88,8 +88,8 @@ class Gate:
             name, _, password = base64.b64decode(value.strip(), validate=True).decode().partition(":")
         except (binascii.Error, ValueError):
             return None
-        known = hmac.compare_digest(_digest(password), self._digests.get(name, b"")) and name in self._digests
-        return name if known else None
+        matches = hmac.compare_digest(_digest(password), self._digests.get(name, b"")) and name in self._digests
+        return name if matches else None
 
 
 def _digest(password: str) -> bytes:
