@@ -283,7 +283,7 @@ def test_one_stack_s_whole_life(tmp_path: Path) -> None:
         eventually(lambda: not alive(pids), seconds=10)
 
     assert not stack.status(settings).running
-    eventually(lambda: all(map(is_free, astuple(moved))), seconds=5)  # nobody holds them: so anybody can
+    eventually(lambda: all(map(is_free, astuple(moved))), seconds=30)  # nobody holds them: so anybody can
     with socket.create_server(("127.0.0.1", moved.gateway)):
         third = stack.up(settings)  # the lock of a killed supervisor is free
         assert third.running

@@ -86,16 +86,16 @@ def test_bad_target_delays_no_other(tmp_path: Path, behaviour: str) -> None:
             f'[[rule]]\nname = "bad"\nto = [["{bad}"]]\n[[rule]]\nname = "both"\nto = [["{bad}", "{good}"]]\n'
             f'[[rule]]\nname = "good"\nto = [["{good}"]]\n'
         )
-        with running_site(home(tmp_path, notice_rules=rules), notice_timeout=1.0) as site:
+        with running_site(home(tmp_path, notice_rules=rules), notice_timeout=2.0) as site:
             begin = time.monotonic()
             send(site, 5)
             wait(lambda: [state for state, _ in states(site, "good")] == ["sent"] * 5, 20)
             wait(lambda: len(received) == 10, 20)
-            assert max(received) - begin < 8
+            assert max(received) - begin < 16, "in turn with the bad one it would be 20 s at least"
             wait(lambda: all(error for _, error in states(site, "bad")), 20)
             errors = {error for _, error in states(site, "bad")}
             if behaviour in {"never answers", "trickles forever"}:
-                assert "The service did not answer within 1 seconds." in errors
+                assert "The service did not answer within 2 seconds." in errors
             assert bad not in str(errors)
 
 

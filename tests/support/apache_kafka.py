@@ -193,7 +193,7 @@ def _format(kafka: ApacheKafka, keystore: str, config: Mapping[str, object]) -> 
         _write(properties, "\n".join(f"{name}={value}" for name, value in values.items()))
         scram = f"SCRAM-SHA-512=[name={ADMIN},password={kafka.passwords[ADMIN]}]"
         command = ["java", *JVM, "-cp", class_path(), "kafka.tools.StorageTool", "format", "--add-scram", scram]
-        command += ["--cluster-id", cluster, "--config", str(properties)]
+        command += [f"--cluster-id={cluster}", "--config", str(properties)]  # an id may begin with "-"
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 0, done.stdout + done.stderr
 
