@@ -149,16 +149,16 @@ def test_notice_link_acknowledges_only_by_its_button(site: Site) -> None:
     """The page shows nothing about the patient."""
     site.send(record())
     path = f"{site.url}/acknowledge/{signer(site.settings, 'acknowledge').dumps(IDENTITY)}"
-    page = httpx.get(path)
+    page = httpx.get(path, timeout=60)
     assert page.status_code == 200
     assert "xray-0" not in page.text
     with site.database.reading() as session:
         assert session.scalar(select(Audit.number)) is None
-    assert "Acknowledge this notice?" in httpx.post(path).text  # posted by hand, it asks
+    assert "Acknowledge this notice?" in httpx.post(path, timeout=60).text  # posted by hand, it asks
     result = page.text.partition('name="result" value="')[2].partition('"')[0]
-    assert "Acknowledged" in httpx.post(path, data={"result": result}).text
+    assert "Acknowledged" in httpx.post(path, data={"result": result}, timeout=60).text
     forged = signer(site.settings, "session").dumps(IDENTITY)
-    assert httpx.get(f"{site.url}/acknowledge/{forged}").status_code == 404
+    assert httpx.get(f"{site.url}/acknowledge/{forged}", timeout=60).status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ READY = (
     ("apps/v1", "deployments", "worklist"),
     ("apps/v1", "deployments", "worklist-events"),
     ("apps/v1", "deployments", "dicom-gateway"),
+    ("apps/v1", "deployments", "dossier-sources"),
 )
 APPLY = "kubectl apply --server-side -k manifests/overlays/minikube"
 
