@@ -15,7 +15,9 @@ from lungline.package.card import Thresholds
 from lungline.package.package import Package
 from lungline.results import record_store
 from lungline.results.records import ResultRecord
+from lungline.retention.due import run
 from lungline.retention.erasure import Eraser
+from lungline.retention.rules import RetentionRules
 from lungline.retention.subjects import Subject, of_identities
 from lungline.settings import Settings
 from lungline.storage.s3 import Storage
@@ -142,16 +144,32 @@ def test_an_image_that_is_sent_again_is_judged(site: KeptUploads, unsure: Diagno
         assert site.storage.exists(site.settings.patients_bucket, again.result.patient or "")
 
 
-def test_a_predictor_that_died_leaves_nothing(site: KeptUploads, unsure: Diagnoser) -> None:
-    """It has saved and has not looked; its event comes again."""
-    steps = judging(site, begin(site), unsure).finish().calls
+def left_by_the_dead(site: KeptUploads, diagnoser: Diagnoser) -> Upload:
+    """An erased upload with a record: its predictor died before it asked for the tombstone."""
+    steps = judging(site, begin(site), diagnoser).finish().calls
     upload = begin(site)
     save, look = number_of(steps, "put_if_absent", "results/"), number_of(steps, "get", "erased/")
-    work = judging(site, upload, unsure, save, look)
+    work = judging(site, upload, diagnoser, save, look)
     erasing(site, upload).finish()
     work.go_on()
     work.die()
     assert site.names("Doe-Jane") == ["Doe-Jane"]
+    return upload
+
+
+def test_a_predictor_that_died_leaves_nothing(site: KeptUploads, unsure: Diagnoser) -> None:
+    """It has saved and has not looked; its event comes again."""
+    upload = left_by_the_dead(site, unsure)
     again = judging(site, upload, unsure).finish()
     assert isinstance(again.error, UploadErased)
     require_nothing_left(site, upload, "after the event came again")
+
+
+def test_a_run_of_the_rules_sweeps_what_nobody_took_back(site: KeptUploads, unsure: Diagnoser) -> None:
+    """The predictor died, and its event does not come again; what was sent again stays."""
+    upload = left_by_the_dead(site, unsure)
+    run(site.eraser, RetentionRules())
+    require_nothing_left(site, upload, "after the run")
+    judging(site, send(site), unsure).finish()
+    run(site.eraser, RetentionRules())
+    assert record_store.find(site.storage, site.settings.results_bucket, upload.identity)

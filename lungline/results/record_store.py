@@ -35,7 +35,7 @@ def keep(storage: Storage, bucket: str, key: str, record: ResultRecord) -> Resul
     data = record.model_dump_json().encode()
     if storage.put_if_absent(bucket, key, data, "application/json"):
         return record
-    stored = _load_unless_cut(storage, bucket, key)
+    stored = load(storage, bucket, key) if record.outcome != "judged" else _load_unless_cut(storage, bucket, key)
     if stored and not knows_more(record.outcome, stored.outcome):
         return stored
     storage.put(bucket, key, data, "application/json")
@@ -43,7 +43,10 @@ def keep(storage: Storage, bucket: str, key: str, record: ResultRecord) -> Resul
 
 
 def _load_unless_cut(storage: Storage, bucket: str, key: str) -> ResultRecord | None:
-    """None for a record that a power cut has left without its content: nobody was told of it."""
+    """None for a record that a power cut has left without its content: nobody was told of it.
+
+    Only for a record that knows as much as any: a store that is slow for a moment must not lose a better one.
+    """
     try:
         return load(storage, bucket, key)
     except StorageUnavailable:
@@ -105,6 +108,11 @@ def latest(storage: Storage, bucket: str, count: int) -> list[ResultRecord]:
                 records[key] = (second, record)
     by_time = sorted(records.values(), key=lambda pair: pair[1].times.done, reverse=True)
     return [record for _, record in sorted(by_time, key=lambda pair: pair[0])][:count]
+
+
+def every_identity(storage: Storage, bucket: str) -> set[str]:
+    """Identities of all uploads that have a record; reads none."""
+    return {parts[2] for info in storage.list(bucket, PREFIX) if len(parts := info.key.split("/")) == 4}
 
 
 def identities_before(storage: Storage, bucket: str, moment: datetime) -> set[str]:

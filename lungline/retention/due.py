@@ -47,6 +47,7 @@ def run(eraser: Eraser, rules: RetentionRules, *, dry_run: bool = False, now: da
     report = Retention(rules=len(rules.rules), dry_run=dry_run or rules.dry_run)
     if not report.dry_run:
         report.proofs += [proof.id for proof in eraser.finish()]
+        eraser.sweep()
     if not rules.rules:
         return report
     now = now or datetime.now(UTC)

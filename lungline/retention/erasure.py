@@ -14,7 +14,7 @@ from typing import Protocol
 
 from lungline.errors import LunglineError
 from lungline.events.uploads import Upload
-from lungline.results import returned
+from lungline.results import record_store, returned
 from lungline.results.records import OWED
 from lungline.retention import plan as plans
 from lungline.retention import tombstones
@@ -119,6 +119,15 @@ class Eraser:
         for identity in list(returned.noted(self.storage, self.settings.results_bucket)):
             self._erase_again(identity)
         return done
+
+    def sweep(self) -> None:
+        """Delete results of erased uploads that nobody took back: their predictor died, and no event came again.
+
+        Lists all results, so it is for the run of the rules, not for each erasure.
+        """
+        recorded = sorted(record_store.every_identity(self.storage, self.settings.results_bucket))
+        for identity in tombstones.erased_among(recorded, self.storage, self.settings):
+            self._erase_again(identity)
 
     def _erase_again(self, identity: str) -> None:
         """Delete what came back of an upload, without its X-ray: what is there now was sent again.

@@ -8,7 +8,7 @@ it is a new upload, and no X-ray may be lost.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from lungline.deidentification.pseudonyms import Pseudonyms
 from lungline.errors import LunglineError, ObjectGone, Unavailable
@@ -53,6 +53,12 @@ def kinds_erased(identity: str, storage: Storage, settings: Settings) -> tuple[K
         _log.warning("Upload %s: whether it was erased cannot be read: %s", identity, exc)
         return ()
     return tuple(kind for kind in EVERYWHERE if not data or kind in data.decode("ascii", "replace").split(","))
+
+
+def erased_among(identities: Iterable[str], storage: Storage, settings: Settings) -> Iterator[str]:
+    """Those of many uploads that were erased once, for the price of a listing. Raises StorageUnavailable."""
+    keys = {info.key for info in storage.list(settings.results_bucket, PREFIX)}
+    return (identity for identity in identities if _key(identity, settings) in keys) if keys else iter(())
 
 
 def has_left(upload: Upload, storage: Storage, settings: Settings) -> tuple[Kind, ...]:
