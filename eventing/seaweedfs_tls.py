@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from lungline.certificates import usage_of_authority, with_key_identifiers
 from lungline.network import HOST
 
 SIGNING = ("signing", "signing.read", "filer_signing", "filer_signing.read")
@@ -56,10 +57,13 @@ def _generate(certificates: Certificates) -> None:
 
     def builder(name: x509.Name, private: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
         named = x509.CertificateBuilder().subject_name(name).issuer_name(names[0]).public_key(private.public_key())
-        numbered = named.serial_number(x509.random_serial_number())
+        numbered = with_key_identifiers(
+            named.serial_number(x509.random_serial_number()), private.public_key(), authority_key.public_key()
+        )
         return numbered.not_valid_before(now - timedelta(days=1)).not_valid_after(now + _VALIDITY)
 
     root = builder(names[0], authority_key).add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    root = root.add_extension(usage_of_authority(), critical=True)
     here = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address(HOST))])
     ours = builder(names[1], key).add_extension(here, critical=False)
     pem = serialization.Encoding.PEM

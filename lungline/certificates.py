@@ -77,7 +77,7 @@ class Authority:
         from cryptography.x509.oid import ExtendedKeyUsageOID
 
         key = ec.generate_private_key(ec.SECP256R1())
-        builder = _builder(name, self.certificate.subject, key, _VALIDITY)
+        builder = _builder(name, self.certificate.subject, key, _VALIDITY, self.key)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         # A server also connects, with reports of storage commitment; a client cannot pose as the server.
         purposes = [ExtendedKeyUsageOID.SERVER_AUTH] * (host is not None) + [ExtendedKeyUsageOID.CLIENT_AUTH]
@@ -108,8 +108,9 @@ def _make_authority(pair: Pair, name: str) -> None:
 
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    builder = _builder(name, subject, key, _AUTHORITY_VALIDITY)
+    builder = _builder(name, subject, key, _AUTHORITY_VALIDITY, key)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    builder = builder.add_extension(usage_of_authority(), critical=True)
     _write(pair, builder, key, key)
 
 
@@ -125,14 +126,39 @@ def _loaded(pair: Pair) -> Authority:
     return Authority(pair, certificate, key)
 
 
+def usage_of_authority() -> "x509.KeyUsage":
+    """What the key of an authority is for: to sign certificates."""
+    from cryptography import x509
+
+    other = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
+    no = dict.fromkeys((*other, "encipher_only", "decipher_only"), False)
+    return x509.KeyUsage(key_cert_sign=True, crl_sign=True, **no)
+
+
+def with_key_identifiers(
+    builder: "x509.CertificateBuilder", key: "ec.EllipticCurvePublicKey", signer: "ec.EllipticCurvePublicKey"
+) -> "x509.CertificateBuilder":
+    """Name the key and the one that signs: RFC 5280 wants it, and Python's clients insist on it from 3.13 on."""
+    from cryptography import x509
+
+    own, issuer = x509.SubjectKeyIdentifier, x509.AuthorityKeyIdentifier
+    builder = builder.add_extension(own.from_public_key(key), critical=False)
+    return builder.add_extension(issuer.from_issuer_public_key(signer), critical=False)
+
+
 def _builder(
-    name: str, issuer: "x509.Name", key: "ec.EllipticCurvePrivateKey", validity: timedelta
+    name: str,
+    issuer: "x509.Name",
+    key: "ec.EllipticCurvePrivateKey",
+    validity: timedelta,
+    signer: "ec.EllipticCurvePrivateKey",
 ) -> "x509.CertificateBuilder":
     from cryptography import x509
 
     now = datetime.now(UTC)
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key.public_key())
+    builder = with_key_identifiers(builder, key.public_key(), signer.public_key())
     builder = builder.serial_number(x509.random_serial_number())
     return builder.not_valid_before(now - _PAST).not_valid_after(now + validity)
 
