@@ -56,8 +56,9 @@ def test_a_kill_in_between_loses_nothing_and_doubles_nothing(settings: Settings,
     said, complaint = start(settings, str(tmp_path), "--rate", "100", "--wait").communicate(timeout=120)
     rows = json.loads(said or complaint)
     assert uploads() == FILES
-    assert sum(row["outcome"] == "already there" for row in rows) == before
-    assert sum(row["outcome"] == "uploaded" for row in rows) == FILES - before
+    already = sum(row["outcome"] == "already there" for row in rows)
+    assert before <= already < FILES  # what was on its way when the call was killed may have come
+    assert sum(row["outcome"] == "uploaded" for row in rows) == FILES - already
     assert {row["label"] for row in rows if row["key"]} <= {"Normal", "Unsure", "Pneumonia", "refused"}
     assert [row["name"] for row in rows if not row["key"]] == ["letter.txt"]
     identities = [record.upload.key for record in record_store.every(storage, connected.results_bucket)]
