@@ -31,7 +31,7 @@ class ModelFields:
     anchor: str | None = None
     """The entry of the promotion history that was the last one; KServe starts a new revision when it changes."""
     stopped: bool = field(default=False, compare=False)
-    """Whether the predictor is taken down; not compared, because whoever runs the cluster may do that at any time."""
+    """Whether the predictor is taken down; not compared, because operators may do that at any time."""
 
     @classmethod
     def of(cls, service: Json | None) -> "ModelFields":

@@ -1,6 +1,6 @@
 """The sources that a pod for people does not reach itself: another pod reads Kafka and MLflow, and lends what it reads.
 
-It holds the logins, so that whoever takes over the pod for people has neither. No object key is sent or comes back.
+It holds the logins, so that an intruder in the worklist's pod has neither. No object key is sent or comes back.
 """
 
 import http.client
@@ -19,7 +19,7 @@ from lungline.network import open_url
 from lungline.registry.runs import RunFacts
 
 SECONDS = 90.0
-"""Reading whole topics takes its time; whoever waits is an administrator."""
+"""Reading whole topics takes time, and only administrators ask for it."""
 MOST_BYTES = 4 * 2**20
 
 _EVENTS = TypeAdapter(tuple[EventSeen, ...])

@@ -30,7 +30,7 @@ class Requirements:
     gate: GateFacts | None = None
     without_gate: str | None = None
     served: bool = False
-    """Whether it served before; then the gate was asked at that time."""
+    """Whether it served before; then it has passed the gate already."""
 
 
 def requirements(

@@ -43,7 +43,7 @@ def keep(storage: Storage, bucket: str, key: str, record: ResultRecord) -> Resul
 
 
 def _load_unless_cut(storage: Storage, bucket: str, key: str) -> ResultRecord | None:
-    """None for a record that a power cut has left without its content: nobody was told of it.
+    """None for a record that a power cut left without its content, before it was acknowledged.
 
     Only for a record that knows as much as any: a store that is slow for a moment must not lose a better one.
     """

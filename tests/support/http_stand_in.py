@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import ThreadingHTTPServer
+from http.server import HTTPServer, ThreadingHTTPServer
 from typing import Any
 
 
@@ -17,7 +17,13 @@ class Quiet:
 @contextmanager
 def serving(handler: Callable[..., Any]) -> Iterator[str]:
     """Serve with a handler's class on a free port of 127.0.0.1; yields the address, as `http://127.0.0.1:PORT`."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    with running(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as address:
+        yield address
+
+
+@contextmanager
+def running(server: HTTPServer) -> Iterator[str]:
+    """Serve with a server that listens on 127.0.0.1, in a thread of this process; yields its address."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
@@ -25,4 +31,4 @@ def serving(handler: Callable[..., Any]) -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
-        thread.join(10)
+        thread.join(20)
