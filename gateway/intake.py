@@ -62,7 +62,11 @@ class Intake:
         `announced` are the SOP class and instance that its sender named, `study` the only study that it stores to.
         Returns once the object store has the object, or has refused it.
         """
-        receipt = self._take(data, announced, study)
+        try:
+            receipt = self._take(data, announced, study)
+        except Exception:  # pynetdicom would answer with a failure of which no log says why
+            log.exception("An object could not be taken.")
+            receipt = Receipt("failed", "The object could not be stored; send it again.")
         metrics.count(way, receipt.outcome, len(data) if receipt.outcome in {"stored", "changed"} else 0)
         if receipt.outcome not in {"stored", "repeated", "own"}:
             log.warning("%s: %s", receipt.outcome, receipt.reason, extra={"way": way})

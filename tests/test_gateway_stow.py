@@ -202,6 +202,19 @@ def test_body_that_stops_is_408(tmp_path: Path) -> None:
     assert not list(spool.folder.iterdir())
 
 
+def test_an_object_that_fails_in_an_unforeseen_way_is_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its sender got the failure, and nothing said why: pynetdicom, whose log is off, had caught the exception."""
+    ledger, storage = Ledger(tmp_path / "ledger.db"), Storage()
+    monkeypatch.setattr(storage, "put_once", lambda *_: 1 // 0)
+    intake = Intake(storage, Settings(home=tmp_path), ledger, MemoryBudget(2**20))
+    receipt = intake.take(write(film(64)), "stow")
+    ledger.close()
+    assert receipt.outcome == "failed"
+    assert [each.exc_info[0] for each in caplog.records if each.exc_info] == [ZeroDivisionError]
+
+
 def _until(condition: object, seconds: float = 10) -> None:
     end = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]

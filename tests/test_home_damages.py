@@ -112,8 +112,8 @@ def traceback_in(home: Home) -> str | None:
     """The first traceback in the logs of a home; None when there is none."""
     for path in sorted((home.path / "logs").rglob("*")):
         text = path.read_text(errors="replace") if path.is_file() else ""
-        if "Traceback" in text:
-            return f"{path.name}: {text[text.index('Traceback') :][:3000]}"
+        if found := re.search(r"Traceback|Exception in ASGI application", text):
+            return f"{path.name}: {text[found.start() :][-3000:]}"
     return None
 
 

@@ -306,3 +306,44 @@ def test_kept_connections_survive_a_restart_of_the_store(tmp_path: Path) -> None
         storage.put("bucket", "x", b"1")
     with pytest.raises(StorageUnavailable):
         storage.get("bucket", "x")
+
+
+# The first thread is stopped within boto3's own file, where its Session is there and its version is not.
+FIRST_CALLS_OF_TWO_THREADS = """
+import sys, threading
+from concurrent.futures import ThreadPoolExecutor
+from pydantic import SecretStr
+from lungline.storage.client import s3_client
+
+half, ended = threading.Event(), threading.Event()
+
+def stop_halfway(frame, event, _):
+    names = frame.f_globals
+    if names.get("__name__") != "boto3":
+        return None
+    if event == "line" and "Session" in names and "__version__" not in names and not half.is_set():
+        half.set()
+        ended.wait(1)
+    return stop_halfway
+
+def connect():
+    s3_client("http://127.0.0.1:1", "us-east-1", SecretStr("a"), SecretStr("b"))
+
+def first():
+    sys.settrace(stop_halfway)
+    connect()
+
+def second():
+    assert half.wait(60)
+    connect()
+    ended.set()
+
+with ThreadPoolExecutor(2) as pool:
+    for job in [pool.submit(first), pool.submit(second)]:
+        job.result()
+"""
+
+
+def test_first_calls_of_two_threads_wait_for_boto3() -> None:
+    """A gateway that had just started answered senders that came together with "unable to process"."""
+    subprocess.run([sys.executable, "-c", FIRST_CALLS_OF_TWO_THREADS], check=True, timeout=120)

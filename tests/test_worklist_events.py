@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from lungline.events.uploads import Upload, minio_record
+from lungline.logs import TextFormatter
 from lungline.results import record_store
 from lungline.results.events import RESULT_TYPE
 from tests.support.object_store import running_store
@@ -237,3 +238,20 @@ def test_filter_survives_the_round_trip_through_a_url() -> None:
     wanted = Filter(view="all", label="Unsure", version="3", age="7d", q='"><b>&x=1', sort="newest")
     assert Filter.of(httpx.QueryParams(wanted.query()[1:])) == wanted
     assert Filter.of({"view": "nonsense", "label": "Cat", "sort": "", "age": "1y"}) == Filter()
+
+
+def test_a_fault_is_logged_without_its_message(
+    capsys: pytest.CaptureFixture[str], site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It goes to the log of the service, whose lines have no messages of exceptions: uvicorn's own quoted them."""
+
+    def fail(_: list[Any]) -> list[Any]:
+        raise ValueError("Jane Doe")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(site.app.state.worklist.incoming, "recorded", fail)
+        assert site.send(record()).status_code == 500
+    (line,) = wait(lambda: [each for each in caplog.records if each.exc_info])
+    assert line.name == "uvicorn.error"
+    assert "ValueError at" in TextFormatter().format(line)
+    assert "Jane" not in TextFormatter().format(line) + capsys.readouterr().err

@@ -53,10 +53,12 @@ def s3_client(endpoint: str | None, region: str, access_key: SecretStr | None, s
 
 def _session(*, own: bool) -> Any:
     """A session of its own: boto3's default one must not be shared by threads."""
-    from boto3.session import Session
+    # The package itself, not one of its modules: those can be had while another thread is still importing it, and
+    # sessions read its version.
+    import boto3
 
     if not own:
-        return Session()
+        return boto3.Session()
     import botocore.session
     from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES
 
@@ -66,7 +68,7 @@ def _session(*, own: bool) -> Any:
         for name, (_, _, default, convert) in BOTOCORE_DEFAUT_SESSION_VARIABLES.items()
     }
     files = dict.fromkeys(("config_file", "credentials_file", "profile"), (None, None, None, None))
-    return Session(botocore_session=botocore.session.Session(session_vars=variables | files))
+    return boto3.Session(botocore_session=botocore.session.Session(session_vars=variables | files))
 
 
 @contextmanager

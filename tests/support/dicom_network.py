@@ -24,9 +24,12 @@ def dcmtk(program: str, *arguments: str, seconds: float = 60) -> "subprocess.Com
 
 
 def storescu(port: int, *paths: Path, title: str = "LUNGLINE", options: Sequence[str] = ()) -> str:
-    """Send files with DCMTK's storescu in the transfer syntax that they have; returns what it says, "" for success."""
+    """Send files with DCMTK's storescu in the transfer syntax that they have; returns what it says, "" for success.
+
+    It says nothing of an object that is answered with a failure, so its exit code is a part of what it says.
+    """
     done = dcmtk("storescu", *options, "-aec", title, HOST, str(port), *map(str, paths))
-    return "" if done.returncode == 0 else done.stderr + done.stdout
+    return "" if done.returncode == 0 else f"exit code {done.returncode}: {done.stderr}{done.stdout}"
 
 
 def echo(port: int, called: str = "LUNGLINE") -> int:

@@ -286,6 +286,8 @@ class WorklistServer(uvicorn.Server):
             host=host,
             port=port,
             access_log=False,
+            # Its own would write tracebacks with messages, which may quote what was sent, and none of it as JSON.
+            log_config=None,
             log_level="warning",
             server_header=False,
             proxy_headers=False,
