@@ -38,26 +38,24 @@ QUICK = RetryPolicy(first_backoff_seconds=0.01, max_backoff_seconds=0.05)
 
 
 @pytest.fixture(scope="module")
-def broker_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("broker")
-
-
-@pytest.fixture(scope="module")
-def broker(broker_home: Path) -> Iterator[Settings]:
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """A broker that keeps its log in memory."""
-    with running_broker(broker_home, Settings()) as settings:
+    with running_broker(tmp_path_factory.mktemp("broker"), Settings()) as settings:
         yield settings
 
 
 @pytest.fixture
 def topics(broker: Settings, request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     """Topics of the test's own, with several partitions, and a home of its own."""
-    name = request.node.name[:80]
+    return topics_in(broker, request.node.name[:80], tmp_path)
+
+
+def topics_in(broker: Settings, name: str, home: Path) -> Settings:
     admin = AdminClient(client_options(broker))
     values = {"uploads_topic": name, "results_topic": f"{name}-results", "dead_letters_topic": f"{name}-dead"}
     for future in admin.create_topics([NewTopic(topic, 3, 1) for topic in values.values()]).values():
         future.result(10)
-    return broker.model_copy(update={**values, "home": tmp_path})
+    return broker.model_copy(update={**values, "home": home})
 
 
 def produce(settings: Settings, *values: str, headers: Any = None) -> None:
@@ -93,7 +91,7 @@ def running_trigger(
         assert not thread.is_alive()
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 20) -> None:
+def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -232,15 +230,20 @@ def predict(value: str, _: int) -> tuple[int, dict[str, str]]:
     return 200, {"ce-specversion": "1.0", "ce-id": value, "ce-type": "org.lungline.result.v1", "ce-source": "s"}
 
 
-def test_a_stop_does_not_wait_for_a_broker_that_is_away(
-    topics: Settings, broker: Settings, broker_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It waited for the answer to its last commit as long as the broker was away."""
+def test_a_stop_does_not_wait_for_a_broker_that_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waited for the answer to its last commit as long as the broker was away.
+
+    The broker is this test's own: where nobody could say goodbye, the group's next members wait for a while.
+    """
     for name in ("LAST_COMMIT_SECONDS", "CLOSE_SECONDS"):
         monkeypatch.setattr(subscription, name, 1.0)
-    gate = os.getpgid(json.loads((broker_home / "run" / "kafka_gate.json").read_bytes())["pid"])
     answering = threading.Event()
-    with fake_predictor(lambda *_: 200 if answering.wait(30) else 500) as fake:
+    with (
+        running_broker(tmp_path / "broker", Settings()) as broker,
+        fake_predictor(lambda *_: 200 if answering.wait(30) else 500) as fake,
+    ):
+        topics = topics_in(broker, "uploads", tmp_path)
+        gate = os.getpgid(json.loads((tmp_path / "broker" / "run" / "kafka_gate.json").read_bytes())["pid"])
         try:
             with running_trigger(topics, fake):
                 produce(topics, "x")
