@@ -33,6 +33,7 @@ from tests.support.chaos_run import PATIENT, SERVICES, Chaos, eventually, image,
 from tests.support.chaos_stack import champion, install, running
 from tests.support.history import seeded_run
 from tests.support.history.checker import Verdict
+from tests.support.history.officer import Officer
 from tests.support.history.proof import prove
 from tests.support.history.seeded_run import Plan, install_versions
 from tests.support.kafka_tail import tail
@@ -148,8 +149,10 @@ def test_readings_and_promotions_survive_kills(chaos: Chaos, packages: tuple[Pat
 def _require(verdict: Verdict, plan: Plan) -> None:
     assert verdict.holds, f"{verdict}\nTo repeat it: {plan.repeat}"
     counts = verdict.history.counts()
+    assert counts["officer erase"] >= plan.erasures > 0
     assert {"reader say", "promoter promote", "receiver notice", "store reading"} <= counts.keys()
-    assert all(counts[name] >= len(plan.images) for name in ("scanner put", "predictor record", "worklist entry"))
+    assert counts["scanner put"] >= len(plan.images)
+    assert all(counts[name] >= len(plan.images) - plan.erasures for name in ("predictor record", "worklist entry"))
 
 
 def test_what_is_done_behind_the_stack_is_seen(chaos: Chaos) -> None:
@@ -173,6 +176,23 @@ def test_what_is_done_behind_the_stack_is_seen(chaos: Chaos) -> None:
     assert "results lie where they belong" in repeated.by_rule
     assert leaks(str(without), str(repeated)) == []
     assert prove(chaos.settings, chaos.journal, chaos.topics).holds
+
+
+def test_what_comes_back_of_an_erased_upload_is_seen(chaos: Chaos) -> None:
+    upload = chaos.upload(key_of("erased", 4), image(4))
+    chaos.settle(120)
+    officer = Officer(chaos.settings, chaos.journal, 1, {upload.key: chaos.sent.pop(upload.key)}, 1)
+    officer.work()
+    assert officer.is_done
+    chaos.prove()
+    with closing(Storage.from_settings(chaos.connected)) as storage:
+        key = f"heatmaps/{upload.identity}/1.png"
+        storage.put(chaos.settings.results_bucket, key, b"")
+        assert set(prove(chaos.settings, chaos.journal, chaos.topics, seconds=0).by_rule) == {
+            "erased uploads have nothing left"
+        }
+        storage.delete(chaos.settings.results_bucket, key)
+    chaos.prove()
 
 
 def _run(*arguments: str) -> str:

@@ -74,7 +74,7 @@ def _first(history: History, name: str, value: dict[str, Any]) -> Operation:
     return next(each for each in history.of(name) if value.items() <= each.value.items())
 
 
-OTHER = "d" * 32
+OTHER, ERASED = "d" * 32, "c" * 32
 ANSWER: dict[str, Any] = {"place": "results", "label": "Normal"}
 FAULTS: dict[str, tuple[Fault, set[str]]] = {
     "an upload is deleted": (without("store object"), {"acknowledged uploads are stored"}),
@@ -187,6 +187,14 @@ FAULTS: dict[str, tuple[Fault, set[str]]] = {
         {"list shows every result once"},
     ),
     "another version serves": (changed("predictor serving", {"version": "3"}), {"the last champion serves"}),
+    "a result of an erased upload comes back": (
+        twice("predictor record", ERASED, **ANSWER),
+        {"erased uploads have nothing left"},
+    ),
+    "an erased upload keeps its heatmap": (
+        twice("store file", ERASED),
+        {"erased uploads have nothing left"},
+    ),
     "promotions trade their numbers": (
         swapped("promoter promote", "number", "version"),
         {"promotions are in their order"},
@@ -245,6 +253,16 @@ def test_an_answer_that_another_version_replaced_needs_no_reply() -> None:
     later = replace(earlier, returned=answer.returned + 1)
     seen = check(History([*history.operations, later, *taken_in])).by_rule
     assert seen.keys() == {"results were announced", "list shows every result once"}
+
+
+def test_an_erasure_without_an_answer_leaves_open_what_is_left() -> None:
+    """Nothing, everything or a part: only what somebody was told is held against the stack."""
+    history = generated(1)
+    attempt = Operation("officer erase", _first(history, "predictor record", ANSWER).subject, outcome="unknown")
+    for operations in (history.operations, without("predictor record", **ANSWER)(history)):
+        assert check(History([*operations, attempt])).holds
+    told = replace(attempt, outcome="ok")
+    assert check(History([*history.operations, told])).by_rule.keys() == {"erased uploads have nothing left"}
 
 
 def test_histories_are_read_back(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
     operations     an operation, a whole history, and the journal that actors write while they work
     actors         scanners, a reader and a promoter, which write what they wanted and what they were answered
     modality       a modality, which sends DICOM files to the gateway
+    officer        a data protection officer, who has uploads erased
     receiver       a webhook that receives notices
     witness        reads the topics while a stack works
     traces         what predictor, worklist and store have kept, and the promotion history, as operations

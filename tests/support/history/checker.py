@@ -4,18 +4,26 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tests.support.history import notice_rules, opinion_rules, promotion_rules, reading_rules, upload_rules
+from tests.support.history import (
+    erasure_rules,
+    notice_rules,
+    opinion_rules,
+    promotion_rules,
+    reading_rules,
+    upload_rules,
+)
 from tests.support.history.operations import History
 from tests.support.history.violation import Violation
 
 Rule = Callable[[History], Iterator[Violation]]
-RULES: Sequence[Rule] = (
+_OF_WHAT_STAYS: Sequence[Rule] = (
     *upload_rules.RULES,
     *notice_rules.RULES,
     *reading_rules.RULES,
     *promotion_rules.RULES,
     *opinion_rules.RULES,
 )
+RULES: Sequence[Rule] = (*_OF_WHAT_STAYS, *erasure_rules.RULES)
 _MOST_SENTENCES = 20
 
 
@@ -50,7 +58,9 @@ class Verdict:
 
 def check(history: History) -> Verdict:
     """Hold all rules against a history."""
-    return Verdict(history, [(_name(rule), violation) for rule in RULES for violation in rule(history)])
+    staying = erasure_rules.without_erased(history)
+    looks = [(rule, staying) for rule in _OF_WHAT_STAYS] + [(rule, history) for rule in erasure_rules.RULES]
+    return Verdict(history, [(_name(rule), violation) for rule, seen in looks for violation in rule(seen)])
 
 
 def _name(rule: Rule) -> str:

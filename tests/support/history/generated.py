@@ -44,6 +44,7 @@ class Generator:
             self.add("scanner put", identity, answer="unknown", object=key)
         self.add("scanner put", identity, object=key)
         self.add("store object", identity, object=key)
+        self.add("store file", identity, folder="heatmaps")
         self.add("bridge event", identity, object=key)
         label = "Refused" if number % 6 == 5 else ("Pneumonia", "Normal", "Unsure")[number % 3]
         outcome = "refused" if label == "Refused" else "judged"
@@ -63,6 +64,16 @@ class Generator:
         self.add("worklist entry", identity, record=record, label=label, verdict=verdict)
         if label == "Pneumonia":
             self._notice(identity)
+
+    def erased(self, identity: str) -> None:
+        """An upload that was noticed and then erased: at the second attempt, whose answer alone came."""
+        self.add("scanner put", identity, object="erased")
+        self.add("bridge event", identity, object="erased")
+        self.add("trigger reply", identity, version=self.champion or "0")
+        self.add("receiver notice", identity, rule=_RULE["rule"])
+        self.add("officer erase", identity, answer="unknown")
+        self.add("officer erase", identity)
+        self.add("worklist audit", identity, act="acknowledged")
 
     def _opinion(self, identity: str, place: str, version: str, first: dict[str, Any]) -> None:
         value: dict[str, Any] = first | {"place": place, "version": version}
@@ -111,6 +122,7 @@ def generated(seed: int, uploads: int = 12) -> History:
         if number % 4 == 2:
             run.promote(version, completed=number % 8 != 6)
         run.upload(number)
+    run.erased("c" * 32)
     run.add("scanner put", "f" * 32, answer="unknown", object="never taken")
     run.add("scanner put", "e" * 32, answer="fail", object="refused")
     run.promote("last")

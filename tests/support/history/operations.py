@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -70,6 +70,12 @@ class History:
     def counts(self) -> dict[str, int]:
         """How many operations of each name: a rule without operations proves nothing."""
         return {name: len(operations) for name, operations in sorted(self._by_name.items())}
+
+    def without(self, subjects: Collection[str]) -> "History":
+        """The same history without some uploads; operations keep their numbers."""
+        rest = History(())
+        rest.operations = [each for each in self.operations if each.subject not in subjects]
+        return rest
 
     def save(self, path: Path) -> None:
         """Write the history as lines of JSON."""

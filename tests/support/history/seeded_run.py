@@ -18,6 +18,7 @@ from tests.support.chaos_stack import install
 from tests.support.history.actors import AWAY, Crew, Operator, Promoter, reader
 from tests.support.history.checker import Verdict
 from tests.support.history.modality import modality, radiograph
+from tests.support.history.officer import Officer
 from tests.support.history.proof import prove
 
 VERSIONS = ("11", "12")
@@ -26,8 +27,9 @@ CHALLENGER = "13"
 """The version that gives second opinions, where a plan has them."""
 _KILLED = (*SERVICES, "worklist", "gateway", SUPERVISOR)
 _OPINIONS = ("shadow-predictor", "shadow-trigger", *PASSING)
-# Of the X-rays, those that come over the gateway.
+# Of the X-rays, those that come over the gateway, and those that are erased.
 _DICOM_EVERY = 5
+_ERASED_EVERY = 8
 # A back-fill that has begun ends by itself, or gives up after two minutes.
 _END_SECONDS = 180.0
 _UPLOAD_SECONDS = 300
@@ -56,6 +58,11 @@ class Plan:
         images = chance.sample(range(10 * uploads), uploads)
         services = (*_KILLED, *_OPINIONS) if second_opinions else _KILLED
         return cls(seed, images, [*_groups(chance, services, kills)], chance.uniform(0.5, 3), second_opinions)
+
+    @property
+    def erasures(self) -> int:
+        """How many of the uploads are erased."""
+        return len(self.images) // _ERASED_EVERY
 
     @property
     def repeat(self) -> str:
@@ -87,6 +94,7 @@ def run(chaos: Chaos, plan: Plan) -> Verdict:
     promoter = Promoter(chaos.settings, chaos.journal)
     promoter.store(*VERSIONS, CHALLENGER)
     operator = Operator(chaos.settings, chaos.journal, CHALLENGER)
+    officer = Officer(chaos.settings, chaos.journal, plan.seed, chaos.sent, plan.erasures)
     turns, crew, left = cycle(VERSIONS), Crew(), list(reversed(plan.images))
     # Once there is a history, the worklist shows no result of a version that it does not name.
     promoter.promote(next(turns))
@@ -110,14 +118,16 @@ def run(chaos: Chaos, plan: Plan) -> Verdict:
         if plan.second_opinions:
             crew.repeat(operator.rejudge, plan.pause, AWAY)
         crew.repeat(doctor.look, 0.1, AWAY)
+        crew.repeat(officer.work, plan.pause, AWAY)
         crew.repeat(lambda: promoter.promote(next(turns)), plan.pause, AWAY)
         try:
             for names in plan.kills:
                 chaos.kill(*names)
                 crew.stop.wait(plan.pause)
             eventually(lambda: not left or crew.failures, _UPLOAD_SECONDS, "all X-rays are uploaded")
+            eventually(lambda: officer.is_done or crew.failures, 120, "all uploads are erased that were to be")
             chaos.settle(120)
-            enough = min(len(plan.images), _FIRST_PAGE)
+            enough = min(len(plan.images) - plan.erasures, _FIRST_PAGE)
             eventually(lambda: len(doctor.seen) >= enough, 60, "the reader has looked at as many")
         finally:
             crew.end(_END_SECONDS)

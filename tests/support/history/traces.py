@@ -1,6 +1,7 @@
 """What a run left behind, as operations: objects, records, readings, the worklist's database, the promotion history."""
 
 import hashlib
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -22,6 +23,7 @@ from lungline.settings import Settings
 from lungline.storage.s3 import Storage
 from tests.support.history.operations import Operation
 
+_IDENTITY = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
 PLACES = ("results", *PURPOSES)
 """Where answers lie in the results bucket, and second opinions."""
 
@@ -33,6 +35,7 @@ def traces(settings: Settings) -> list[Operation]:
         return [
             *_objects(storage, connected.uploads_bucket),
             *_records(storage, connected.results_bucket),
+            *_files(storage, connected.results_bucket, connected.patients_bucket),
             *_stored_readings(storage, connected.results_bucket),
             *worklist(settings.home / "worklist/worklist.db"),
             *promotions(connected),
@@ -90,6 +93,14 @@ def record_operation(place: str, filed: str, record: ResultRecord | None) -> Ope
     }
     received, done = record.times.received.timestamp(), record.times.done.timestamp()
     return Operation("predictor record", facts.identity, value, invoked=received, returned=done)
+
+
+def _files(storage: Storage, *buckets: str) -> Iterator[Operation]:
+    """Objects that are named after an upload: heatmaps, lists, captures, patients, whatever else there may be."""
+    for bucket in buckets:
+        for info in storage.list(bucket):
+            for identity in _IDENTITY.findall(info.key):
+                yield _at("store file", identity, info.modified, {"folder": info.key.partition("/")[0]})
 
 
 def _stored_readings(storage: Storage, bucket: str) -> Iterator[Operation]:
