@@ -7,8 +7,9 @@ import logging
 import re
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
@@ -29,6 +30,7 @@ from lungline.imaging.dicom import CAPTURES, RADIOGRAPHS, SYNTAXES
 from lungline.imaging.dicom_header import EXPLICIT_LITTLE, IMPLICIT_LITTLE
 from lungline.settings_blocks import GatewaySettings
 
+T = TypeVar("T")
 STATUS: dict[Outcome, int] = {
     "stored": 0x0000,
     "repeated": 0x0000,
@@ -71,8 +73,8 @@ class StorageScp:
         server = entity.make_server(
             (host, port),
             evt_handlers=[
-                (evt.EVT_C_STORE, self._store),
-                (evt.EVT_N_ACTION, self._commitment.request),
+                (evt.EVT_C_STORE, logged(self._store, STATUS["failed"])),
+                (evt.EVT_N_ACTION, logged(self._commitment.request, (STATUS["failed"], None))),
                 (evt.EVT_ACCEPTED, _count("accepted")),
                 (evt.EVT_REJECTED, _count("rejected")),
                 (evt.EVT_ABORTED, _count("aborted")),
@@ -134,6 +136,22 @@ class StorageScp:
             metrics.count("dimse", "out-of-resources", 0)
             log.warning("An object could not be received.", exc_info=exc)
             return Receipt("out-of-resources", "The object could not be received; send it again later.")
+
+
+def logged(handler: Callable[[evt.Event], T], failure: T) -> Callable[[evt.Event], T]:
+    """A handler that answers a fault of its own with `failure`, and logs it.
+
+    pynetdicom answers such a fault too, and its log, which quotes what was received, is off.
+    """
+
+    def handle(event: evt.Event) -> T:
+        try:
+            return handler(event)
+        except Exception:
+            log.exception("A DICOM request failed.")
+            return failure
+
+    return handle
 
 
 def titles(settings: GatewaySettings) -> list[str]:

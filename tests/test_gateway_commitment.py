@@ -13,8 +13,10 @@ from pynetdicom.dimse_primitives import N_ACTION
 
 from gateway.commitment import MOST_INSTANCES
 from gateway.commitment_reports import INSTANCE, SOP_CLASS
+from gateway.storage_scp import logged
 from laptop.services.gateway import GatewayService
 from laptop.services.store import running_store
+from lungline.logs import TextFormatter
 from lungline.settings import Settings
 from tests.support.commitment import Sender, listening
 from tests.support.dicom_files import CR, DX, film, write
@@ -64,6 +66,18 @@ def listed(information: Dataset) -> tuple[set[str], dict[str, int]]:
     good = {str(item.ReferencedSOPInstanceUID) for item in information.get("ReferencedSOPSequence", ())}
     failed = information.get("FailedSOPSequence", ())
     return good, {str(item.ReferencedSOPInstanceUID): int(item.FailureReason) for item in failed}
+
+
+def test_a_fault_is_answered_and_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """pynetdicom would answer it, and nobody would learn why."""
+
+    def fail(_: object) -> int:
+        raise ZeroDivisionError("Jane Doe")
+
+    event: Any = None
+    assert logged(fail, 0x0110)(event) == 0x0110
+    (line,) = caplog.records
+    assert TextFormatter().format(line).partition("A DICOM request failed. exception=ZeroDivisionError at ")[2]
 
 
 def test_report_follows_along_the_same_association(gateway: GatewayService) -> None:
