@@ -11,6 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from gateway.part10 import Instance
@@ -70,16 +71,19 @@ class Ledger:
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-    path.chmod(0o600)
-    # What a power cut takes from it is stored in the bucket all the same.
-    database.execute("PRAGMA journal_mode=WAL")
-    database.execute("PRAGMA synchronous=NORMAL")
-    database.execute(
-        "CREATE TABLE IF NOT EXISTS stored (instance TEXT, sop_class TEXT, digest TEXT, at REAL, "
-        "PRIMARY KEY (instance, digest)) WITHOUT ROWID"
-    )
-    database.execute("DELETE FROM stored WHERE at < ?", (time.time() - _KEPT_SECONDS,))
+    with ExitStack() as unless_made:
+        database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        unless_made.enter_context(closing(database))
+        path.chmod(0o600)
+        # What a power cut takes from it is stored in the bucket all the same.
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=NORMAL")
+        database.execute(
+            "CREATE TABLE IF NOT EXISTS stored (instance TEXT, sop_class TEXT, digest TEXT, at REAL, "
+            "PRIMARY KEY (instance, digest)) WITHOUT ROWID"
+        )
+        database.execute("DELETE FROM stored WHERE at < ?", (time.time() - _KEPT_SECONDS,))
+        unless_made.pop_all()
     return database
 
 

@@ -173,7 +173,7 @@ DICOM = bytes(128) + b"DICM" + bytes(64)
         (b'{"instances": [1,}', "application/json", "The body is not JSON: Expecting value at line 1, column 18."),
         (b'{"a": "\xe9"}', "application/json", "The body is not JSON: it is not UTF-8 text."),
         (b"{}\n{}", "application/x-ndjson", "The body is not JSON: Extra data at line 2, column 1."),
-        (b"[" * 5000, "application/json", "The body is not JSON: it is nested too deeply."),
+        (b"[" * 100_000, "application/json", "The body is not JSON: it is nested too deeply."),
     ],
 )
 def test_a_body_that_is_no_json_is_named(predictor: Predictor, body: bytes, content_type: str, sentence: str) -> None:

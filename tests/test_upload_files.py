@@ -98,7 +98,7 @@ def test_bytes_that_no_key_can_have_are_escaped(name: bytes, key: str, tmp_path:
         ("pipe", "pipe is not a file or folder."),
         ("/dev/zero", "/dev/zero is not a file or folder."),
         ("loop", "'loop' cannot be read: Too many levels of symbolic links."),
-        ("nul\0.png", "cannot be read: embedded null byte."),
+        ("nul\0.png", "embedded null"),
         ("x" * 300, "cannot be read: File name too long."),
     ],
 )

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,7 @@ def test_rebuild_gives_the_same_page(settings: Settings, reader: httpx.Client, t
     form = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', page))
     response = reader.post(f"{address}/x/{identity}/readings", data=form | {"say": "Normal", "comment": "clear"})
     assert response.status_code == 200
-    with sqlite3.connect(settings.home / "worklist" / "worklist.db") as database:
+    with closing(sqlite3.connect(settings.home / "worklist" / "worklist.db")) as database:
         wait(lambda: database.execute("SELECT count(*) FROM readings WHERE saved = 0").fetchone() == (0,), 60)
     lost = stack.connect(settings).model_copy(update={"home": tmp_path})
     rebuild_worklist(lost)

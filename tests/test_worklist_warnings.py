@@ -57,7 +57,7 @@ def test_reasons_of_an_unsure_result_stand_on_row_and_page(tmp_path: Path) -> No
 def test_migration_fills_the_list_from_stored_records(tmp_path: Path) -> None:
     with closing(Database.open(home(tmp_path))) as database:
         ingest(database, record(warnings=("window applied", LATERAL)), record(1, warnings=("window applied",)))
-    with sqlite3.connect(tmp_path / "worklist/worklist.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "worklist/worklist.db")) as connection, connection:
         undo_tasks(connection)
         for statement in (
             "DROP TABLE deliveries",

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import sqlite3
 import time
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from lungline.errors import LunglineError
@@ -64,11 +65,14 @@ class Journal:
 
 
 def _database(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, isolation_level=None, timeout=30)
-    path.chmod(0o600)
-    database.execute("PRAGMA journal_mode=WAL")
-    # A power cut may take the last notes: those files are then sent again, and recognised.
-    database.execute("PRAGMA synchronous=NORMAL")
-    database.execute("CREATE TABLE IF NOT EXISTS stored (mark TEXT PRIMARY KEY, key TEXT, at REAL) WITHOUT ROWID")
-    database.execute("DELETE FROM stored WHERE at < ?", (time.time() - _KEPT_SECONDS,))
+    with ExitStack() as unless_made:
+        database = sqlite3.connect(path, isolation_level=None, timeout=30)
+        unless_made.enter_context(closing(database))
+        path.chmod(0o600)
+        database.execute("PRAGMA journal_mode=WAL")
+        # A power cut may take the last notes: those files are then sent again, and recognised.
+        database.execute("PRAGMA synchronous=NORMAL")
+        database.execute("CREATE TABLE IF NOT EXISTS stored (mark TEXT PRIMARY KEY, key TEXT, at REAL) WITHOUT ROWID")
+        database.execute("DELETE FROM stored WHERE at < ?", (time.time() - _KEPT_SECONDS,))
+        unless_made.pop_all()
     return database

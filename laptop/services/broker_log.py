@@ -10,6 +10,7 @@ and then the batch that it has made room for, and answers after the second: only
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,15 +65,18 @@ class BrokerLog:
 
     def __init__(self, path: Path) -> None:
         self._database = sqlite3.connect(path, timeout=_PATIENCE_SECONDS, isolation_level=None, check_same_thread=False)
-        for pragma in (
-            "journal_mode = WAL",
-            f"journal_size_limit = {_JOURNAL_BYTES}",
-            "wal_autocheckpoint = 0",  # it would come in the middle of somebody's write
-            "synchronous = FULL",
-        ):
-            self._database.execute(f"PRAGMA {pragma}")
-        self._database.execute(_SCHEMA)
-        (last,) = self._database.execute("SELECT COALESCE(MAX(version), 0) FROM objects").fetchone()
+        with ExitStack() as unless_made:
+            unless_made.enter_context(closing(self._database))
+            for pragma in (
+                "journal_mode = WAL",
+                f"journal_size_limit = {_JOURNAL_BYTES}",
+                "wal_autocheckpoint = 0",  # it would come in the middle of somebody's write
+                "synchronous = FULL",
+            ):
+                self._database.execute(f"PRAGMA {pragma}")
+            self._database.execute(_SCHEMA)
+            (last,) = self._database.execute("SELECT COALESCE(MAX(version), 0) FROM objects").fetchone()
+            unless_made.pop_all()
         self._last = int(last)
         self._waits = True
 

@@ -107,6 +107,7 @@ def build_app(
     own = task_of(settings)
     rules = load_rules(settings.worklist.notice_rules, own)
     destinations = load_destinations(settings.worklist.destinations, own)
+    provider = oidc.client_of(settings.worklist) if settings.worklist.login == "oidc" else None
     database = Database.open(settings, busy_seconds)
     storage = storage or Storage.from_settings(settings)
     pages = Jinja2Templates(env=_environment())
@@ -167,8 +168,8 @@ def build_app(
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=FOLDER / "static"))
     _add_handlers(app)
-    if settings.worklist.login == "oidc":
-        oidc.install(app, settings)
+    if provider:
+        oidc.install(app, settings, provider)
     hosts = [host.strip() for host in settings.worklist.hosts.split(",") if host.strip()]
     app.add_middleware(Forms, is_signed_in=lambda cookie: access.person(cookie) is not None)
     if allowed := origins(settings.worklist.viewer_origins):

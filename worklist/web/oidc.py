@@ -28,9 +28,8 @@ class ProviderUnavailable(Unavailable):
     """The OpenID provider does not answer."""
 
 
-def install(app: FastAPI, settings: Settings) -> None:
-    """Add the two routes of the code flow. Raises SettingsError when the provider is not fully configured."""
-    client = _client(settings.worklist)
+def install(app: FastAPI, settings: Settings, client: Any) -> None:
+    """Add the two routes of the code flow; `client` as from `client_of`."""
     router = APIRouter()
 
     @router.get("/login/oidc")
@@ -97,7 +96,8 @@ def _groups(claims: Mapping[str, Any], settings: WorklistSettings) -> set[str]:
     return {claim} if isinstance(claim, str) else {str(group) for group in claim}
 
 
-def _client(settings: WorklistSettings) -> Any:
+def client_of(settings: WorklistSettings) -> Any:
+    """The provider's client. Raises SettingsError when the provider is not fully configured."""
     from authlib.integrations.starlette_client import OAuth
 
     if not (settings.oidc_issuer and settings.oidc_client_id and settings.oidc_client_secret):
