@@ -64,7 +64,7 @@ class Intake:
         """
         try:
             receipt = self._take(data, announced, study)
-        except Exception:  # pynetdicom would answer with a failure of which no log says why
+        except Exception:  # whichever way the object came, it is counted and answered as one that failed
             log.exception("An object could not be taken.")
             receipt = Receipt("failed", "The object could not be stored; send it again.")
         metrics.count(way, receipt.outcome, len(data) if receipt.outcome in {"stored", "changed"} else 0)

@@ -17,6 +17,7 @@ from lungline.metrics_server import serve_metrics
 from lungline.storage.s3 import Storage
 from tests.support.object_store import free_ports
 from tests.support.predictor import IMAGE, INFER, PREDICT, Predictor, b64, deliver, event, put
+from tests.support.waiting import eventually
 from tests.support.worklist_site import home, running_site
 
 pytestmark = [pytest.mark.attack, pytest.mark.stack]
@@ -154,7 +155,8 @@ def test_slow_connections_do_not_shut_metrics() -> None:
         client.request("GET", "/metrics")
         assert client.getresponse().status == 200
         client.close()
-        assert threading.active_count() - before < 40
+        # The thread of a connection that made way ends a moment after it.
+        eventually(lambda: threading.active_count() - before < 40, 3)
 
 
 def port_of(predictor: Predictor) -> int:

@@ -256,13 +256,13 @@ def test_an_answer_that_another_version_replaced_needs_no_reply() -> None:
 
 
 def test_an_erasure_without_an_answer_leaves_open_what_is_left() -> None:
-    """Nothing, everything or a part: only what somebody was told is held against the stack."""
+    """Nothing, everything or a part: only a confirmed erasure must have left nothing."""
     history = generated(1)
     attempt = Operation("officer erase", _first(history, "predictor record", ANSWER).subject, outcome="unknown")
     for operations in (history.operations, without("predictor record", **ANSWER)(history)):
         assert check(History([*operations, attempt])).holds
-    told = replace(attempt, outcome="ok")
-    assert check(History([*history.operations, told])).by_rule.keys() == {"erased uploads have nothing left"}
+    confirmed = replace(attempt, outcome="ok")
+    assert check(History([*history.operations, confirmed])).by_rule.keys() == {"erased uploads have nothing left"}
 
 
 def test_histories_are_read_back(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ KEPT = (
 
 
 def erased_uploads_have_nothing_left(history: History) -> Iterator[Violation]:
-    """Once somebody was told that they are erased."""
+    """Once the erasure was confirmed."""
     erased = {erase.subject: erase for erase in history.of("officer erase") if erase.outcome == "ok"}
     for name in KEPT:
         for left in history.of(name):

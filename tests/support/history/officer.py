@@ -43,7 +43,7 @@ class Officer:
     def _erase(self, identity: str) -> None:
         with self._journal.attempt("officer erase", identity) as attempt:
             try:
-                site.erase(self._settings, Whose(identity), by="Ada", reason="asked for")
+                site.erase(self._settings, Whose(identity), by="Ada", reason="patient request")
             except LunglineError as exc:
                 # An earlier attempt, of which nobody knew how it ended, has done it.
                 if not str(exc).startswith(_ABSENT):
